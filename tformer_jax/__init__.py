@@ -1,0 +1,18 @@
+"""Transformers in JAX: pure functions first, Flax modules around them."""
+
+import importlib
+
+from .config import TransformerConfig
+
+__version__ = "0.1.0"
+
+_ROOMS = ("analysis", "data", "decoding", "functional", "models", "nn", "tasks", "training")
+
+__all__ = ["TransformerConfig", *_ROOMS]
+
+
+def __getattr__(name: str):
+    # Lazily, so that `import tformer_jax.functional` costs jax alone.
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,169 @@
+"""Scaled dot-product and multi-head attention (equations 2, 3, 4 and 9).
+
+GQA and MQA are the general case: N query heads share K key/value heads, N a multiple of K;
+plain multi-head attention is K = N.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from .kernels import choose
+from .kernels.reference import attention_probabilities
+from .masks import as_mask
+
+
+class AttentionParams(NamedTuple):
+    """The projections of multi-head attention; a bias is an array or None.
+
+    Shapes: w_q [D N H], w_k and w_v [C K H] with C the width of the context (D in
+    self-attention), w_o [N H D], b_q [N H], b_k and b_v [K H], b_o [D].
+    """
+
+    w_q: Any
+    w_k: Any
+    w_v: Any
+    w_o: Any
+    b_q: Any = None
+    b_k: Any = None
+    b_v: Any = None
+    b_o: Any = None
+
+
+def scaled_dot_product_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    *,
+    mask: Any = None,
+    bias: Float[Array, "..."] | None = None,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
+    implementation: str = "auto",
+) -> Float[Array, "B T N H"]:
+    """Attention (equation 2): softmax(Q Kᵀ / √d_k) V, per head.
+
+    The softmax is in float32 whatever the inputs' dtype. A query that may attend no key
+    gets zeros, in the value and in the gradient.
+
+    Source: Vaswani et al., 2017, section 3.2.1; for N > K, Ainslie et al., 2023.
+
+    Args:
+      q: queries; N is a multiple of K.
+      k, v: keys and values.
+      mask: `AttentionMask`, or booleans [T S] or broadcastable to [B N T S], True = may attend.
+      bias: added to the scaled scores; broadcastable to [B N T S].
+      scale: multiplies q kᵀ; default 1 / √H.
+      dropout_rate: of the attention weights; needs `key` (None means no dropout).
+      key: a typed key.
+      implementation: "reference" (dense), "blockwise" (O(T) memory, reverse-mode gradients
+        only) or "auto".
+
+    Returns:
+      [B T N H] in q's dtype.
+
+    Raises:
+      ValueError: heads that do not divide, or an unknown implementation.
+    """
+    _check_heads(q, k)
+    kernel = choose(implementation, q.shape[1], k.shape[1])
+    return kernel(q, k, v, as_mask(mask), _rank4(bias), _scale(scale, q), dropout_rate, key)
+
+
+def attention_weights(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    *,
+    mask: Any = None,
+    bias: Float[Array, "..."] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B N T S"]:
+    """The weights of equation 2, softmax(Q Kᵀ / √d_k), float32: what `scaled_dot_product_attention` averages with.
+
+    Arguments and errors are those of `scaled_dot_product_attention`. A row sums to 1, or to 0
+    where the query may attend no key.
+    """
+    _check_heads(q, k)
+    return attention_probabilities(q, k, as_mask(mask), _rank4(bias), _scale(scale, q))
+
+
+def project_heads(
+    x: Float[Array, "B T D"], w: Float[Array, "D N H"], b: Float[Array, "N H"] | None = None
+) -> Float[Array, "B T N H"]:
+    """One projection of equation 3, X W + b, split into heads."""
+    out = jnp.einsum("BTD,DNH->BTNH", x, w)
+    return out if b is None else out + b
+
+
+def project_qkv(
+    x: Float[Array, "B T D"],
+    context: Float[Array, "B S C"],
+    params: AttentionParams,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+    """The projections (equation 3): Q = X W_Q, K = C W_K, V = C W_V, split into heads.
+
+    Self-attention passes `x` as its own context C; cross-attention passes the encoder's memory.
+    """
+    return (
+        project_heads(x, params.w_q, params.b_q),
+        project_heads(context, params.w_k, params.b_k),
+        project_heads(context, params.w_v, params.b_v),
+    )
+
+
+def combine_heads(heads: Float[Array, "B T N H"], params: AttentionParams) -> Float[Array, "B T D"]:
+    """Concat(head_1 … head_h) W_O (equation 4), as one contraction over heads and their width."""
+    out = jnp.einsum("BTNH,NHD->BTD", heads, params.w_o)
+    return out if params.b_o is None else out + params.b_o
+
+
+def multi_head_attention(
+    x: Float[Array, "B T D"],
+    context: Float[Array, "B S C"],
+    params: AttentionParams,
+    *,
+    mask: Any = None,
+    bias: Float[Array, "..."] | None = None,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
+    implementation: str = "auto",
+) -> Float[Array, "B T D"]:
+    """Multi-head attention (equation 4), and cross-attention (equation 9) where `context` is the memory.
+
+        MHA(X, C) = Concat(head_1 … head_h) W_O
+        head_i    = Attention(X W_i^Q, C W_i^K, C W_i^V)
+
+    Source: Vaswani et al., 2017, section 3.2.2.
+
+    Args:
+      x: where the queries come from.
+      context: where keys and values come from; `x` itself for self-attention.
+      params: the projections.
+      mask, bias, scale, dropout_rate, key, implementation: as in `scaled_dot_product_attention`.
+
+    Raises:
+      ValueError: as `scaled_dot_product_attention`.
+    """
+    q, k, v = project_qkv(x, context, params)
+    heads = scaled_dot_product_attention(
+        q, k, v, mask=mask, bias=bias, scale=scale, dropout_rate=dropout_rate, key=key, implementation=implementation
+    )
+    return combine_heads(heads, params)
+
+
+def _scale(scale: float | None, q: Array) -> float:
+    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+
+
+def _rank4(bias: Array | None) -> Array | None:
+    return bias if bias is None else bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
+
+
+def _check_heads(q: Array, k: Array) -> None:
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key/value heads")

@@ -1,0 +1,35 @@
+"""The implementations behind `scaled_dot_product_attention(implementation=...)`.
+
+A kernel is `kernel(q, k, v, mask, bias, scale, dropout_rate, key) -> [B T N H]` with an
+`AttentionMask`. To add one, write it in a file of its own and put it in the table.
+"""
+
+from collections.abc import Callable
+
+from jax import Array
+
+from .blockwise import blockwise_attention
+from .reference import reference_attention
+
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "reference": reference_attention,
+    "blockwise": blockwise_attention,
+}
+
+# Below this many scores the dense softmax is faster on every device that was measured
+# (`experiments/benchmark.py attention`), and its memory does not matter yet.
+_DENSE_SCORES_PER_HEAD = 1024 * 1024
+
+
+def choose(implementation: str, query_length: int, key_length: int) -> Callable[..., Array]:
+    """The kernel called `implementation`; "auto" decides by the number of scores per head.
+
+    Raises:
+      ValueError: no such implementation.
+    """
+    if implementation == "auto":
+        dense = query_length * key_length <= _DENSE_SCORES_PER_HEAD
+        implementation = "reference" if dense else "blockwise"
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation must be one of {['auto', *IMPLEMENTATIONS]}, got {implementation!r}")
+    return IMPLEMENTATIONS[implementation]

@@ -1,0 +1,122 @@
+"""Log-probabilities and losses, in float32 whatever the model's compute dtype."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+
+def output_log_probs(hidden: Float[Array, "*batch D"], w_out: Float[Array, "D V"]) -> Float[Array, "*batch V"]:
+    """log P(y_t | y_<t, X) = log softmax(W_o h_t) (equation 10), float32.
+
+    Args:
+      hidden: the decoder's last states h_t.
+      w_out: output projection; a tied embedding [V D] goes in transposed.
+    """
+    logits = jnp.einsum("...D,DV->...V", hidden, w_out, preferred_element_type=jnp.float32)
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def cross_entropy(
+    logits: Float[Array, "*batch V"],
+    targets: Int[Array, "*batch"],
+    *,
+    weights: Float[Array, "*batch"] | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Float[Array, ""]:
+    """Cross-entropy (equation 11), the mean over the weights, float32, in nats.
+
+        L = -sum_t y_t log yhat_t,   yhat = softmax(logits)
+
+    With label smoothing e the target distribution is (1 - e) onehot(y) + e / V (Szegedy et
+    al., 2016); z_loss adds z_loss * logsumexp(logits)^2 (Chowdhery et al., 2022), which keeps
+    the normaliser near 1.
+
+    Args:
+      logits: unnormalised scores.
+      targets: class indices in [0, V). One outside makes the loss NaN (unless weighted 0),
+        rather than being clamped to a class that nobody meant.
+      weights: how much each target counts, 0 for padding; default 1. All zero gives loss 0.
+      label_smoothing: e, in [0, 1).
+      z_loss: coefficient.
+
+    Raises:
+      ValueError: `label_smoothing` outside [0, 1).
+    """
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    logits = logits.astype(jnp.float32)
+    vocab_size = logits.shape[-1]
+    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+    # A negative index would count from the end; V is out of range and fills with NaN.
+    index = jnp.where(targets < 0, vocab_size, targets)[..., None]
+    target_logit = jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+    if label_smoothing:
+        target_logit = (1 - label_smoothing) * target_logit + label_smoothing * logits.mean(-1)
+    loss = log_normaliser - target_logit
+    if z_loss:
+        loss += z_loss * jnp.square(log_normaliser)
+    if weights is None:
+        return loss.mean()
+    return weighted_mean(loss, weights)
+
+
+def weighted_mean(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Float[Array, ""]:
+    """sum(weights * values) / sum(weights), float32; 0 where every weight is 0."""
+    weights = weights.astype(jnp.float32)
+    total = jnp.where(weights == 0, 0.0, values * weights).sum()
+    return total / jnp.where(weights.sum() == 0, 1.0, weights.sum())
+
+
+def causal_lm_loss(
+    logits: Float[Array, "B T V"],
+    tokens: Int[Array, "B T"],
+    *,
+    weights: Float[Array, "B T"] | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Float[Array, ""]:
+    """Causal language modelling (equation 14): -sum_t log P(x_t | x_<t), as a mean, in nats.
+
+    The shift happens here: logits at t predict the token at t + 1, so the first token is
+    never a target and the last logits are not used.
+
+    Source: Radford et al., 2018.
+
+    Args:
+      logits: of the same positions as `tokens`.
+      tokens: the sequence itself.
+      weights: per token, as a target; default 1.
+      label_smoothing, z_loss: as in `cross_entropy`.
+    """
+    return cross_entropy(
+        logits[:, :-1],
+        tokens[:, 1:],
+        weights=None if weights is None else weights[:, 1:],
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+    )
+
+
+def masked_lm_loss(
+    logits: Float[Array, "B T V"],
+    targets: Int[Array, "B T"],
+    masked: Bool[Array, "B T"] | Float[Array, "B T"],
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Float[Array, ""]:
+    """Masked language modelling (equation 14): -sum_{i in M} log P(x_i | X_without_M), as a mean.
+
+    Source: Devlin et al., 2018.
+
+    Args:
+      logits: the model's output for the corrupted sequence.
+      targets: the original tokens; only those in M are read.
+      masked: the set M as booleans (or weights).
+      label_smoothing, z_loss: as in `cross_entropy`.
+    """
+    return cross_entropy(
+        logits, targets, weights=masked.astype(jnp.float32), label_smoothing=label_smoothing, z_loss=z_loss
+    )

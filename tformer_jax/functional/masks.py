@@ -1,0 +1,188 @@
+"""Who may attend whom. True = may attend, everywhere.
+
+A mask is a value: `AttentionMask` *describes* the relation (causal, windowed, ragged,
+segmented, ...) and a kernel asks it for the tiles that it needs, so that a blockwise
+kernel can skip what a dense mask would only hide.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+
+def _static(default):
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttentionMask:
+    """Which key s each query t may attend: the conjunction of every field that is set.
+
+    Causality and windows compare *positions*, never array indices, so the same description
+    is right for a whole sequence and for one query against a cache. Combine with `&`; a
+    boolean array is accepted on either side.
+
+    Attributes:
+      causal: static; key position <= query position.
+      window: static; |query position - key position| < window, so a causal window of w
+        sees w keys, the query's own among them.
+      lengths: [B] int; row b has its first `lengths[b]` keys (by index), the rest is padding.
+      segments: [B T] int, or a pair ([B T], [B S]); query and key in the same segment.
+      explicit: bool, broadcastable to [B N T S].
+      query_positions: [T] or [B T] int; default 0 .. T-1.
+      key_positions: [S] or [B S] int; default 0 .. S-1.
+
+    Raises:
+      ValueError: `window` is not positive.
+    """
+
+    causal: bool = _static(False)
+    window: int | None = _static(None)
+    lengths: Any = None
+    segments: Any = None
+    explicit: Any = None
+    query_positions: Any = None
+    key_positions: Any = None
+
+    # Lets `numpy_array & mask` reach __rand__ instead of broadcasting over the mask.
+    __array_ufunc__ = None
+
+    def __post_init__(self):
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
+
+    @property
+    def hides_nothing(self) -> bool:
+        """No field is set that could forbid anything."""
+        hiding = (self.window, self.lengths, self.segments, self.explicit)
+        return not self.causal and all(field is None for field in hiding)
+
+    def __and__(self, other: "AttentionMask | Array | None") -> "AttentionMask":
+        if other is None:
+            return self
+        other = as_mask(other)
+        explicit = _both(self.explicit, other.explicit, jnp.logical_and)
+        segments = self.segments if self.segments is not None else other.segments
+        if self.segments is not None and other.segments is not None:
+            explicit = _both(explicit, _same_segment(*_pair(other.segments)), jnp.logical_and)
+        return AttentionMask(
+            causal=self.causal or other.causal,
+            window=_both(self.window, other.window, min),
+            lengths=_both(self.lengths, other.lengths, jnp.minimum),
+            segments=segments,
+            explicit=explicit,
+            query_positions=_only(self.query_positions, other.query_positions, "query_positions"),
+            key_positions=_only(self.key_positions, other.key_positions, "key_positions"),
+        )
+
+    __rand__ = __and__
+
+    def to_array(self, query_length: int, key_length: int) -> Bool[Array, "..."]:
+        """The mask as booleans [b n T S]; b and n are 1 where the mask does not depend on them."""
+        return self.tile(0, query_length, 0, key_length)
+
+    def tile(self, q_start, q_size: int, k_start, k_size: int) -> Bool[Array, "..."]:
+        """Queries [q_start, q_start + q_size) x keys [k_start, k_start + k_size), as [b n q k].
+
+        The starts may be traced; `lax.dynamic_slice` clamps a tile that leaves the arrays.
+        """
+        q_pos, k_pos = self.query_block(q_start, q_size), self.key_block(k_start, k_size)
+        q_pos, k_pos = q_pos[:, None, :, None], k_pos[:, None, None, :]
+        allowed = jnp.ones((1, 1, q_size, k_size), bool)
+        if self.causal:
+            allowed &= k_pos <= q_pos
+        if self.window is not None:
+            allowed &= jnp.abs(q_pos - k_pos) < self.window
+        if self.lengths is not None:
+            index = k_start + jnp.arange(k_size)
+            allowed &= index < jnp.asarray(self.lengths)[:, None, None, None]
+        if self.segments is not None:
+            q_seg, k_seg = _pair(self.segments)
+            q_seg = lax.dynamic_slice_in_dim(q_seg, q_start, q_size, axis=1)
+            k_seg = lax.dynamic_slice_in_dim(k_seg, k_start, k_size, axis=1)
+            allowed &= _same_segment(q_seg, k_seg)
+        if self.explicit is not None:
+            explicit = jnp.asarray(self.explicit)
+            explicit = explicit.reshape((1,) * (4 - explicit.ndim) + explicit.shape)
+            explicit = slice_if_wide(explicit, q_start, q_size, axis=2)
+            allowed &= slice_if_wide(explicit, k_start, k_size, axis=3)
+        return allowed
+
+    def query_block(self, start, size: int) -> Int[Array, "b q"]:
+        """Positions of the queries [start, start + size); b is 1 where rows do not differ."""
+        return _positions(self.query_positions, start, size)
+
+    def key_block(self, start, size: int) -> Int[Array, "b k"]:
+        """Positions of the keys [start, start + size); b is 1 where rows do not differ."""
+        return _positions(self.key_positions, start, size)
+
+
+def as_mask(mask: Any) -> AttentionMask:
+    """`mask` itself, or an `AttentionMask` around a boolean array or None.
+
+    Raises:
+      TypeError: an array that is not boolean (an additive mask is a `bias`).
+      ValueError: an array of rank 3: [B T S] and [N T S] cannot be told apart.
+    """
+    if mask is None or isinstance(mask, AttentionMask):
+        return mask or AttentionMask()
+    mask = jnp.asarray(mask)
+    if mask.dtype != bool:
+        raise TypeError(f"mask must be boolean (True = may attend), got {mask.dtype}; pass an additive mask as bias")
+    if mask.ndim not in (2, 4):
+        raise ValueError(f"a mask array must be [T S] or broadcastable [B N T S], got shape {mask.shape}")
+    return AttentionMask(explicit=mask)
+
+
+def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:
+    """True where key j <= query i (equation 8); S defaults to T.
+
+    `AttentionMask(causal=True)` says the same without an array, and lets a kernel skip blocks.
+    """
+    return jnp.arange(T)[:, None] >= jnp.arange(T if S is None else S)
+
+
+def padding_mask(tokens: Int[Array, "B S"], pad_id: int) -> Bool[Array, "B 1 1 S"]:
+    """True where a key is a token rather than padding, ready to broadcast over heads and queries."""
+    return (tokens != pad_id)[:, None, None, :]
+
+
+def mask_to_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
+    """The additive form of a mask: 0 where it is True, -inf where it is False (equation 8), float32."""
+    return jnp.where(mask, 0.0, -jnp.inf).astype(jnp.float32)
+
+
+def slice_if_wide(x: Array, start, size: int, axis: int) -> Array:
+    """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts."""
+    return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
+
+
+def _positions(positions, start, size: int):
+    if positions is None:
+        return (start + jnp.arange(size))[None]
+    return lax.dynamic_slice_in_dim(jnp.atleast_2d(positions), start, size, axis=1)
+
+
+def _pair(segments):
+    return segments if isinstance(segments, tuple) else (segments, segments)
+
+
+def _same_segment(q_segments, k_segments):
+    return (jnp.asarray(q_segments)[:, :, None] == jnp.asarray(k_segments)[:, None, :])[:, None]
+
+
+def _both(a, b, combine):
+    if a is None or b is None:
+        return b if a is None else a
+    return combine(a, b)
+
+
+def _only(a, b, name: str):
+    if a is not None and b is not None and a is not b:
+        raise ValueError(f"both masks set {name}; set it on one of them")
+    return b if a is None else a

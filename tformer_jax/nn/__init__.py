@@ -1,0 +1,11 @@
+"""Flax NNX modules: they hold parameters and call `tformer_jax.functional`.
+
+A module is a pytree; `jax.jit`, `jax.grad`, `jax.vmap` and `optax` take it as it is. Nothing
+is mutated in `__call__`, and randomness is an argument.
+"""
+
+from .attention import Attention
+from .blocks import DecoderLayer, EncoderLayer, Stack
+from .layers import Embedding, FeedForward, LayerNorm, Positions
+
+__all__ = ["Attention", "DecoderLayer", "Embedding", "EncoderLayer", "FeedForward", "LayerNorm", "Positions", "Stack"]

@@ -1,0 +1,156 @@
+"""Encoder and decoder layers (equations 7 and 9), and the stack that scans over them."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+from jaxtyping import Float
+
+from .. import functional as F
+from ..config import TransformerConfig
+from .attention import Attention, KeysValues
+from .layers import FeedForward, LayerNorm, split_key
+
+Captured = dict[str, Array]
+
+_REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_saveable, "full": None}
+
+
+class Residual(nnx.Module):
+    """x and a sublayer, with the norm where the config puts it and dropout on the sublayer's output.
+
+    "post" (equation 7): LayerNorm(x + sublayer(x)).   "pre": x + sublayer(LayerNorm(x)).
+    """
+
+    def __init__(self, config: TransformerConfig):
+        self.norm = LayerNorm(config)
+        self.post = config.norm_position == "post"
+        self.rate = config.dropout_rate
+
+    def inner(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """What the sublayer sees."""
+        return x if self.post else self.norm(x)
+
+    def __call__(self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], key: Array | None):
+        """The stream after the sublayer's output `update`."""
+        x = x + F.dropout(update, self.rate, key)
+        return self.norm(x) if self.post else x
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention, then the feed-forward network (equation 7).
+
+        Z' = LayerNorm(X + MHA(X, X));  Z = LayerNorm(Z' + FFN(Z'))          (post-norm)
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.attention = Attention(config, rngs=rngs)
+        self.feed_forward = FeedForward(config, rngs=rngs)
+        self.attention_residual = Residual(config)
+        self.feed_forward_residual = Residual(config)
+
+    def __call__(
+        self, x: Float[Array, "B T D"], *, mask: Any = None, key: Array | None = None, capture: Collection[str] = ()
+    ) -> tuple[Float[Array, "B T D"], Captured]:
+        """The next stream, and what was asked for of "attention_weights" and "residual"."""
+        keys = split_key(key, 4)
+        inner = self.attention_residual.inner(x)
+        kv = self.attention.keys_values(inner)
+        captured = {}
+        if "attention_weights" in capture:
+            captured["attention_weights"] = self.attention.weights(inner, kv, mask=mask)
+        x = self.attention_residual(x, self.attention(inner, kv, mask=mask, key=keys[0]), keys[1])
+        x = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.inner(x), key=keys[2]), keys[3])
+        if "residual" in capture:
+            captured["residual"] = x
+        return x, captured
+
+
+class DecoderLayer(nnx.Module):
+    """Causal self-attention, cross-attention to the memory (equation 9), feed-forward.
+
+        Z'  = LayerNorm(Y + MHA(Y, Y; causal))
+        Z'' = LayerNorm(Z' + MHA(Z', memory)),   softmax(Q_dec K_encᵀ / √d_k) V_enc per head
+        Z   = LayerNorm(Z'' + FFN(Z''))                                        (post-norm)
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.attention = Attention(config, rngs=rngs)
+        self.cross_attention = Attention(config, rngs=rngs)
+        self.feed_forward = FeedForward(config, rngs=rngs)
+        self.attention_residual = Residual(config)
+        self.cross_attention_residual = Residual(config)
+        self.feed_forward_residual = Residual(config)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        memory_kv: KeysValues,
+        *,
+        mask: Any,
+        memory_mask: Any = None,
+        extend_cache: Callable[[KeysValues], KeysValues] | None = None,
+        key: Array | None = None,
+        capture: Collection[str] = (),
+    ) -> tuple[Float[Array, "B T D"], KeysValues, Captured]:
+        """The next stream, the self-attention's keys and values, and what was asked for.
+
+        Args:
+          x: the target side's stream.
+          memory_kv: `cross_attention.keys_values(memory)`.
+          mask: over the target side's keys (causal).
+          memory_mask: over the memory.
+          extend_cache: maps the new keys and values to all of them, old ones included.
+          key: for dropout.
+          capture: of "attention_weights", "cross_attention_weights", "residual".
+        """
+        keys = split_key(key, 6)
+        captured = {}
+        inner = self.attention_residual.inner(x)
+        kv = self.attention.keys_values(inner)
+        kv = kv if extend_cache is None else extend_cache(kv)
+        if "attention_weights" in capture:
+            captured["attention_weights"] = self.attention.weights(inner, kv, mask=mask)
+        x = self.attention_residual(x, self.attention(inner, kv, mask=mask, key=keys[0]), keys[1])
+
+        inner = self.cross_attention_residual.inner(x)
+        if "cross_attention_weights" in capture:
+            captured["cross_attention_weights"] = self.cross_attention.weights(inner, memory_kv, mask=memory_mask)
+        update = self.cross_attention(inner, memory_kv, mask=memory_mask, key=keys[2])
+        x = self.cross_attention_residual(x, update, keys[3])
+
+        x = self.feed_forward_residual(x, self.feed_forward(self.feed_forward_residual.inner(x), key=keys[4]), keys[5])
+        if "residual" in capture:
+            captured["residual"] = x
+        return x, kv, captured
+
+
+class Stack(nnx.Module):
+    """`num_layers` layers as one module, each parameter with a leading layer axis, run by `lax.scan`."""
+
+    def __init__(self, layer: type[nnx.Module], num_layers: int, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.layers = jax.vmap(lambda key: layer(config, rngs=nnx.Rngs(key)))(
+            jax.random.split(rngs.params(), num_layers)
+        )
+        self.num_layers = num_layers
+        self.final_norm = LayerNorm(config) if config.norm_position == "pre" else None
+
+    def __call__(self, body: Callable, x: Float[Array, "B T D"], per_layer: Any = None, *, key: Array | None = None):
+        """Scans `body(layer, x, per_layer_slice, key) -> (x, outputs)` over the layers.
+
+        Returns the last stream (normed, under pre-norm) and the outputs, stacked over layers.
+        """
+
+        def step(x, slices):
+            layer, extra, layer_key = slices
+            return body(layer, x, extra, layer_key)
+
+        if self.config.remat != "none":
+            step = jax.checkpoint(step, policy=_REMAT_POLICIES[self.config.remat])
+        keys = None if key is None else jax.random.split(key, self.num_layers)
+        unroll = min(self.config.scan_unroll, self.num_layers)
+        x, outputs = jax.lax.scan(step, x, (self.layers, per_layer, keys), unroll=unroll)
+        return x if self.final_norm is None else self.final_norm(x), outputs
