@@ -10,11 +10,15 @@ _T = TypeVar("_T")
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
+class ConfigError(ValueError):
+    """A config that cannot be; the message names the field, what it got and what it wants."""
+
+
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises a ValueError that lists the choices and names the nearest one."""
+    """Raises a ConfigError that lists the choices and names the nearest one."""
     choices = list(choices)
     if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}{nearest(str(value), choices)}")
+        raise ConfigError(f"{name} must be one of {choices}, got {value!r}{nearest(str(value), choices)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -32,17 +36,17 @@ def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
       where: what the user calls this group of fields, for the message.
 
     Raises:
-      ValueError: a field that `cls` does not have (the nearest one is suggested), or a
+      ConfigError: a field that `cls` does not have (the nearest one is suggested), or a
         required one that is missing.
     """
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in fields:
         if name not in known:
-            raise ValueError(f"{where} has no field {name!r}{nearest(name, known)}")
+            raise ConfigError(f"{where} has no field {name!r}{nearest(name, known)}")
     required = (n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING)
     missing = [name for name in required if name not in fields]
     if missing:
-        raise ValueError(f"{where} needs {', '.join(missing)}")
+        raise ConfigError(f"{where} needs {', '.join(missing)}")
     return cls(**fields)
 
 
@@ -64,7 +68,7 @@ class Precision:
         try:
             fields = dict(part.split("=") for part in policy.replace(" ", "").split(",") if part)
         except ValueError:
-            raise ValueError(f"precision must read 'params=...,compute=...,output=...', got {policy!r}") from None
+            raise ConfigError(f"precision must read 'params=...,compute=...,output=...', got {policy!r}") from None
         return build(cls, fields, "precision")
 
 
@@ -101,7 +105,7 @@ class TransformerConfig:
       precision: "params=...,compute=...,output=...".
 
     Raises:
-      ValueError: a value that cannot be, by the field's name.
+      ConfigError: a value that cannot be, by the field's name.
     """
 
     vocab_size: int
@@ -134,23 +138,23 @@ class TransformerConfig:
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+                raise ConfigError(f"{name} must be a positive integer, got {value!r}")
         for name in ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
+                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         if self.norm_eps <= 0:
-            raise ValueError(f"norm_eps must be positive, got {self.norm_eps!r}")
+            raise ConfigError(f"norm_eps must be positive, got {self.norm_eps!r}")
         if self.head_dim is None and self.d_model % self.num_heads:
-            raise ValueError(
+            raise ConfigError(
                 f"d_model must be divisible by num_heads unless head_dim is given, "
                 f"got d_model={self.d_model}, num_heads={self.num_heads}"
             )
         if self.num_heads % self.kv_heads:
-            raise ValueError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+            raise ConfigError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
         if self.share_embeddings and self.source_vocab_size is not None:
-            raise ValueError(
+            raise ConfigError(
                 f"share_embeddings needs one vocabulary, got source_vocab_size={self.source_vocab_size} "
                 f"beside vocab_size={self.vocab_size}; leave it None or set share_embeddings=False"
             )

@@ -18,7 +18,7 @@ from .feed_forward import feed_forward
 from .losses import causal_lm_loss, cross_entropy, masked_lm_loss, output_log_probs, weighted_mean
 from .masks import AttentionMask, causal_mask, mask_to_bias, padding_mask
 from .normalization import layer_norm
-from .positions import sinusoidal_positions
+from .positions import positions_in_segments, sinusoidal_positions
 
 __all__ = [
     "AttentionMask",
@@ -36,6 +36,7 @@ __all__ = [
     "multi_head_attention",
     "output_log_probs",
     "padding_mask",
+    "positions_in_segments",
     "project_heads",
     "project_qkv",
     "scaled_dot_product_attention",

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from .kernels import choose
 from .kernels.reference import attention_probabilities
-from .masks import as_mask
+from .masks import AttentionMask, as_mask, broadcasts, check_fits
 
 
 class AttentionParams(NamedTuple):
@@ -67,11 +67,13 @@ def scaled_dot_product_attention(
       [B T N H] in q's dtype.
 
     Raises:
-      ValueError: heads that do not divide, or an unknown implementation.
+      ValueError: heads that do not divide, a mask or a bias that does not fit the scores, or an
+        unknown implementation.
     """
-    _check_heads(q, k)
+    mask = as_mask(mask)
+    _check(q, k, mask, bias)
     kernel = choose(implementation, q.shape[1], k.shape[1])
-    return kernel(q, k, v, as_mask(mask), _rank4(bias), _scale(scale, q), dropout_rate, key)
+    return kernel(q, k, v, mask, _rank4(bias), _scale(scale, q), dropout_rate, key)
 
 
 def attention_weights(
@@ -87,8 +89,9 @@ def attention_weights(
     Arguments and errors are those of `scaled_dot_product_attention`. A row sums to 1, or to 0
     where the query may attend no key.
     """
-    _check_heads(q, k)
-    return attention_probabilities(q, k, as_mask(mask), _rank4(bias), _scale(scale, q))
+    mask = as_mask(mask)
+    _check(q, k, mask, bias)
+    return attention_probabilities(q, k, mask, _rank4(bias), _scale(scale, q))
 
 
 def project_heads(
@@ -164,6 +167,11 @@ def _rank4(bias: Array | None) -> Array | None:
     return bias if bias is None else bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
 
 
-def _check_heads(q: Array, k: Array) -> None:
-    if q.shape[2] % k.shape[2]:
-        raise ValueError(f"{q.shape[2]} query heads are not a multiple of {k.shape[2]} key/value heads")
+def _check(q: Array, k: Array, mask: AttentionMask, bias: Array | None) -> None:
+    B, T, N, _ = q.shape
+    S, K = k.shape[1], k.shape[2]
+    if N % K:
+        raise ValueError(f"{N} query heads are not a multiple of {K} key/value heads")
+    if bias is not None and not broadcasts(bias, (B, N, T, S)):
+        raise ValueError(f"bias must broadcast to [B N T S] = {(B, N, T, S)}, got shape {bias.shape}")
+    check_fits(mask, B, N, T, S)

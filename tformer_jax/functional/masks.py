@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
@@ -132,11 +133,36 @@ def as_mask(mask: Any) -> AttentionMask:
     if mask is None or isinstance(mask, AttentionMask):
         return mask or AttentionMask()
     mask = jnp.asarray(mask)
-    if mask.dtype != bool:
-        raise TypeError(f"mask must be boolean (True = may attend), got {mask.dtype}; pass an additive mask as bias")
-    if mask.ndim not in (2, 4):
-        raise ValueError(f"a mask array must be [T S] or broadcastable [B N T S], got shape {mask.shape}")
+    _check_boolean(mask)
     return AttentionMask(explicit=mask)
+
+
+def check_fits(mask: AttentionMask, B: int, N: int, T: int, S: int) -> None:
+    """Refuses a mask that was not made for scores [B N T S]: a slice of it would be taken without a word.
+
+    Raises:
+      TypeError: `explicit` is not boolean.
+      ValueError: a field of another shape.
+    """
+    query_segments, key_segments = (None, None) if mask.segments is None else _pair(mask.segments)
+    for name, field, *shapes in (
+        ("query_positions", mask.query_positions, (T,), (1, T), (B, T)),
+        ("key_positions", mask.key_positions, (S,), (1, S), (B, S)),
+        ("segments of the queries", query_segments, (1, T), (B, T)),
+        ("segments of the keys", key_segments, (1, S), (B, S)),
+        ("lengths", mask.lengths, (1,), (B,)),
+    ):
+        if field is not None and np.shape(field) not in shapes:
+            raise ValueError(f"{name} must have one of the shapes {shapes}, got {np.shape(field)}")
+    if mask.explicit is not None:
+        _check_boolean(mask.explicit)
+        if not broadcasts(mask.explicit, (B, N, T, S)):
+            raise ValueError(f"mask must broadcast to [B N T S] = {(B, N, T, S)}, got shape {mask.explicit.shape}")
+
+
+def broadcasts(x: Array, shape: tuple[int, ...]) -> bool:
+    """Whether `x` broadcasts to exactly `shape`."""
+    return x.ndim <= len(shape) and all(a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False))
 
 
 def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:
@@ -174,6 +200,13 @@ def _pair(segments):
 
 def _same_segment(q_segments, k_segments):
     return (jnp.asarray(q_segments)[:, :, None] == jnp.asarray(k_segments)[:, None, :])[:, None]
+
+
+def _check_boolean(mask) -> None:
+    if mask.dtype != bool:
+        raise TypeError(f"mask must be boolean (True = may attend), got {mask.dtype}; pass an additive mask as bias")
+    if mask.ndim not in (2, 4):
+        raise ValueError(f"a mask array must be [T S] or broadcastable [B N T S], got shape {mask.shape}")
 
 
 def _both(a, b, combine):

@@ -4,8 +4,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Float
+from jax import Array, lax
+from jaxtyping import Float, Int
 
 
 def sinusoidal_positions(
@@ -45,3 +45,10 @@ def sinusoidal_positions(
     else:
         raise ValueError(f"layout must be 'interleaved' or 'concatenated', got {layout!r}")
     return jnp.asarray(table, jnp.float32)
+
+
+def positions_in_segments(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Each token's distance from the start of its segment: 0, 1, 2, ... anew wherever the id changes."""
+    index = jnp.arange(segments.shape[1])
+    starts = jnp.concatenate([jnp.ones_like(segments[:, :1]), segments[:, 1:] - segments[:, :-1]], axis=1) != 0
+    return index - lax.cummax(jnp.where(starts, index, 0), axis=1)

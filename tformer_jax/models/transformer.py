@@ -1,7 +1,7 @@
 """The encoder-decoder Transformer (equation 1; Vaswani et al., 2017)."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from ..nn import DecoderLayer, Embedding, EncoderLayer, Positions, Stack
 from ..nn.layers import glorot, split_key
 
 CAPTURES = ("attention_weights", "cross_attention_weights", "residual")
-_CAUSAL = F.AttentionMask(causal=True)
 
 
 @jax.tree_util.register_dataclass
@@ -27,7 +26,7 @@ class DecoderCache:
     Attributes:
       keys_values: of the target, a pair of [L B T K H] with room for T tokens.
       memory_keys_values: of the memory, a pair of [L B S K H].
-      memory_mask: over the memory.
+      memory_mask: over the memory, booleans [B 1 1 S], or None.
       length: tokens in the cache, the same for every row.
     """
 
@@ -36,14 +35,26 @@ class DecoderCache:
     memory_mask: Any
     length: Any
 
+    def map_history(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
+        """`change(array, batch axis)` applied to what was decoded so far: how a beam reorders its rows."""
+        return dataclasses.replace(self, keys_values=jax.tree.map(lambda x: change(x, 1), self.keys_values))
+
+    def map_rows(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
+        """`change(array, batch axis)` applied to everything that has rows."""
+        memory = jax.tree.map(lambda x: change(x, 1), self.memory_keys_values)
+        mask = jax.tree.map(lambda x: change(x, 0), self.memory_mask)
+        return dataclasses.replace(self.map_history(change), memory_keys_values=memory, memory_mask=mask)
+
 
 class Transformer(nnx.Module):
     """Encoder: source to contextual embeddings. Decoder: memory and tokens so far to the next token.
 
     In every method, `source_mask` says which source tokens may be attended (by the encoder and by
     the decoder's cross-attention): `AttentionMask(lengths=...)`, or booleans [B S] or [B 1 1 S]
-    (`F.padding_mask`). `target_mask` is the same for the target, beside causality. `key` is for
-    dropout; None means deterministic. `capture` names what to hand out beside the result, of
+    (`F.padding_mask`). `target_mask` is the same for the target, beside causality. Segments, ids
+    [B S] and [B T], pack several examples into a row: attention stays within a segment (source
+    and target of an example share its id) and positions restart at each. `key` is for dropout;
+    None means deterministic. `capture` names what to hand out beside the result, of
     "attention_weights", "cross_attention_weights" [L B N T S] and "residual" [L B T D].
     """
 
@@ -66,6 +77,8 @@ class Transformer(nnx.Module):
         *,
         source_mask: Any = None,
         target_mask: Any = None,
+        source_segments: Int[Array, "B S"] | None = None,
+        target_segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
         capture: Collection[str] = (),
     ) -> Any:
@@ -74,23 +87,38 @@ class Transformer(nnx.Module):
         With `capture`, (logits, {"encoder": {name: array}, "decoder": {name: array}}).
         """
         encoder_key, decoder_key = split_key(key, 2)
-        memory = self.encode(source, mask=source_mask, key=encoder_key, capture=capture)
+        memory = self.encode(source, mask=source_mask, segments=source_segments, key=encoder_key, capture=capture)
         memory, encoder_captured = memory if capture else (memory, {})
-        masks = {"source_mask": source_mask, "target_mask": target_mask}
-        logits = self.decode(target, memory, **masks, key=decoder_key, capture=capture)
+        logits = self.decode(
+            target,
+            memory,
+            source_mask=source_mask,
+            target_mask=target_mask,
+            source_segments=source_segments,
+            target_segments=target_segments,
+            key=decoder_key,
+            capture=capture,
+        )
         if not capture:
             return logits
         return logits[0], {"encoder": encoder_captured, "decoder": logits[1]}
 
     def encode(
-        self, source: Int[Array, "B S"], *, mask: Any = None, key: Array | None = None, capture: Collection[str] = ()
+        self,
+        source: Int[Array, "B S"],
+        *,
+        mask: Any = None,
+        segments: Int[Array, "B S"] | None = None,
+        key: Array | None = None,
+        capture: Collection[str] = (),
     ) -> Any:
         """The memory [B S D]; with `capture`, (memory, {name: array})."""
         _check_captures(capture)
         embed_key, layers_key = split_key(key, 2)
-        embedding = self.source_embedding or self.target_embedding
-        x = self._drop(self.source_positions(embedding(source)), embed_key)
-        mask = _token_mask(mask)
+        embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
+        positions = None if segments is None else F.positions_in_segments(segments)
+        x = self._drop(self.source_positions(embedding(source), positions), embed_key)
+        mask = _token_mask(mask) & F.AttentionMask(segments=segments)
 
         def body(layer, x, _, layer_key):
             return layer(x, mask=mask, key=layer_key, capture=capture)
@@ -105,14 +133,19 @@ class Transformer(nnx.Module):
         *,
         source_mask: Any = None,
         target_mask: Any = None,
+        source_segments: Int[Array, "B S"] | None = None,
+        target_segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
         capture: Collection[str] = (),
     ) -> Any:
         """Logits [B T V] given the memory; with `capture`, (logits, {name: array})."""
         _check_captures(capture)
         embed_key, layers_key = split_key(key, 2)
-        x = self._drop(self.target_positions(self.target_embedding(target)), embed_key)
-        mask, memory_mask = _CAUSAL & _token_mask(target_mask), _token_mask(source_mask)
+        positions = None if target_segments is None else F.positions_in_segments(target_segments)
+        x = self._drop(self.target_positions(self.target_embedding(target), positions), embed_key)
+        across = None if target_segments is None else (target_segments, source_segments)
+        mask = F.AttentionMask(causal=True, segments=target_segments) & _token_mask(target_mask)
+        memory_mask = F.AttentionMask(segments=across) & _token_mask(source_mask)
 
         def body(layer, x, _, layer_key):
             kv = layer.cross_attention.keys_values(memory)
@@ -128,7 +161,13 @@ class Transformer(nnx.Module):
         config, B = self.config, memory.shape[0]
         memory_kv = jax.vmap(lambda layer: layer.cross_attention.keys_values(memory))(self.decoder.layers)
         empty = jnp.zeros((self.decoder.num_layers, B, length, config.kv_heads, config.head_width), memory.dtype)
-        return DecoderCache((empty, empty), memory_kv, _token_mask(source_mask), jnp.int32(0))
+        mask = _token_mask(source_mask)
+        if mask.hides_nothing:
+            allowed = None
+        else:
+            allowed = mask.to_array(1, memory.shape[1])
+            allowed = jnp.broadcast_to(allowed, (B, *allowed.shape[1:]))
+        return DecoderCache((empty, empty), memory_kv, allowed, jnp.int32(0))
 
     def extend(self, target: Int[Array, "B T"], cache: DecoderCache) -> tuple[Float[Array, "B T V"], DecoderCache]:
         """Logits of the next T tokens after those in the cache, and the cache with them.
@@ -136,14 +175,17 @@ class Transformer(nnx.Module):
         The caller sees to it that they fit: past its end, the last entries would be overwritten.
         """
         T = target.shape[1]
-        x = self.target_positions(self.target_embedding(target), cache.length)
-        mask = F.AttentionMask(causal=True, query_positions=cache.length + jnp.arange(T))
+        positions = cache.length + jnp.arange(T)
+        x = self.target_positions(self.target_embedding(target), positions)
+        mask = F.AttentionMask(causal=True, query_positions=positions)
 
         def body(layer, x, per_layer, _):
             cached, memory_kv = per_layer
 
             def append(new):
-                return jax.tree.map(lambda c, n: jax.lax.dynamic_update_slice(c, n, (0, cache.length, 0, 0)), cached, new)
+                return jax.tree.map(
+                    lambda c, n: jax.lax.dynamic_update_slice(c, n, (0, cache.length, 0, 0)), cached, new
+                )
 
             x, kv, _ = layer(x, memory_kv, mask=mask, memory_mask=cache.memory_mask, extend_cache=append)
             return x, kv

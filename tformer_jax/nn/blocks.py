@@ -42,7 +42,7 @@ class Residual(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Self-attention, then the feed-forward network (equation 7).
 
-        Z' = LayerNorm(X + MHA(X, X));  Z = LayerNorm(Z' + FFN(Z'))          (post-norm)
+    Z' = LayerNorm(X + MHA(X, X));  Z = LayerNorm(Z' + FFN(Z'))          (post-norm)
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
@@ -71,9 +71,9 @@ class EncoderLayer(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Causal self-attention, cross-attention to the memory (equation 9), feed-forward.
 
-        Z'  = LayerNorm(Y + MHA(Y, Y; causal))
-        Z'' = LayerNorm(Z' + MHA(Z', memory)),   softmax(Q_dec K_encᵀ / √d_k) V_enc per head
-        Z   = LayerNorm(Z'' + FFN(Z''))                                        (post-norm)
+    Z'  = LayerNorm(Y + MHA(Y, Y; causal))
+    Z'' = LayerNorm(Z' + MHA(Z', memory)),   softmax(Q_dec K_encᵀ / √d_k) V_enc per head
+    Z   = LayerNorm(Z'' + FFN(Z''))                                        (post-norm)
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):

@@ -92,10 +92,15 @@ class Positions(nnx.Module):
             std = 1.0 if config.scale_embeddings else config.d_model**-0.5
             self.table = nnx.Param(std * jax.random.normal(rngs.params(), shape, config.dtypes.params))
 
-    def __call__(self, x: Float[Array, "B T D"], start: int | Int[Array, ""] = 0) -> Float[Array, "B T D"]:
-        """x plus the vectors of positions start .. start + T - 1."""
+    def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "T"] | Int[Array, "B T"] | None = None):
+        """x plus the vectors of its positions, by default 0 .. T-1.
+
+        Raises:
+          ValueError: T exceeds max_length. Positions themselves are not checked: see to it that
+            they are smaller than max_length.
+        """
         length, limit = x.shape[1], self.config.max_length
-        if length > limit:
+        if positions is None and length > limit:
             raise ValueError(f"a sequence of {length} tokens does not fit max_length={limit}")
         table = F.sinusoidal_positions(limit, self.config.d_model) if self.table is None else self.table[...]
-        return x + jax.lax.dynamic_slice_in_dim(table, start, length).astype(x.dtype)
+        return x + table[jnp.arange(length) if positions is None else positions].astype(x.dtype)

@@ -19,6 +19,7 @@ from jax import Array, lax
 
 from ..dropout import dropout
 from ..masks import AttentionMask, slice_if_wide
+from .reference import late_scale
 
 _BLOCK_Q = 256
 _BLOCK_K = 256
@@ -63,6 +64,7 @@ def _attention(blocks: _Blocks, q, k, v, bias, mask, key):
 def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
     """Output [B T K G H] and what the backward pass needs: the inputs, the output, m and l."""
     first, last = _needed_blocks(blocks, mask)
+    factor = late_scale(blocks.scale, bias)
     B, _, K, G, H = q.shape
 
     def query_block(i):
@@ -72,8 +74,8 @@ def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
             m, l, out = state
             scores = _scores(blocks, q_i, blocks.keys(k, j), bias, mask, i, j)
             m_new = jnp.maximum(m, scores.max(-1))
-            p = jnp.exp(scores - _finite(m_new)[..., None])
-            kept = jnp.exp(m - _finite(m_new))
+            p = jnp.exp((scores - _finite(m_new)[..., None]) * factor)
+            kept = jnp.exp((m - _finite(m_new)) * factor)
             weights = dropout(p, blocks.dropout_rate, _tile_key(blocks, key, i, j)).astype(v.dtype)
             seen = jnp.einsum("BKGTS,BSKH->BKGTH", weights, blocks.keys(v, j), preferred_element_type=jnp.float32)
             return m_new, l * kept + p.sum(-1), out * kept[..., None] + seen
@@ -93,6 +95,7 @@ def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
 def _backward(blocks: _Blocks, residuals, d_out):
     q, k, v, bias, mask, key, out, m, l = residuals
     first, last = _needed_blocks(blocks, mask)
+    factor = late_scale(blocks.scale, bias)
     # sum_s P dP of each query, from the output alone (Dao et al., equation 4).
     delta = jnp.einsum("BTKGH,BTKGH->BTKG", d_out, out, preferred_element_type=jnp.float32)
 
@@ -103,7 +106,8 @@ def _backward(blocks: _Blocks, residuals, d_out):
         def key_block(j, state):
             dq_i, dk, dv, d_bias = state
             k_j, v_j, tile_key = blocks.keys(k, j), blocks.keys(v, j), _tile_key(blocks, key, i, j)
-            p = jnp.exp(_scores(blocks, q_i, k_j, bias, mask, i, j) - m[i][..., None]) / l[i][..., None]
+            scores = _scores(blocks, q_i, k_j, bias, mask, i, j)
+            p = jnp.exp((scores - m[i][..., None]) * factor) / l[i][..., None]
             weights = dropout(p, blocks.dropout_rate, tile_key).astype(d_out.dtype)
             dv = _add_at(dv, jnp.einsum("BKGTS,BTKGH->BSKH", weights, d_out_i, **_F32), (0, j * blocks.k_size))
             dp = jnp.einsum("BTKGH,BSKH->BKGTS", d_out_i, v_j, **_F32)
@@ -132,8 +136,10 @@ _F32: dict[str, Any] = {"preferred_element_type": jnp.float32}
 
 
 def _scores(blocks: _Blocks, q_i, k_j, bias, mask: AttentionMask, i, j):
-    """Tile (i, j) of the masked scores, [B K G q k], float32."""
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q_i, k_j, **_F32) * blocks.scale
+    """Tile (i, j) of the masked scores, [B K G q k], float32, still to be multiplied by `late_scale`."""
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q_i, k_j, **_F32)
+    if late_scale(blocks.scale, bias) != blocks.scale:
+        scores *= blocks.scale
     if bias is not None:
         tile = slice_if_wide(bias, i * blocks.q_size, blocks.q_size, axis=2)
         tile = slice_if_wide(tile, j * blocks.k_size, blocks.k_size, axis=3)

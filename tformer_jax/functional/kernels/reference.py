@@ -20,15 +20,27 @@ def attention_probabilities(
     S, K = k.shape[1], k.shape[2]
     grouped = q.reshape(B, T, K, N // K, H)
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, N, T, S) * scale
+    scores = scores.reshape(B, N, T, S)
+    factor = late_scale(scale, bias)
+    if factor != scale:
+        scores *= scale
     if bias is not None:
         scores += bias
     if not mask.hides_nothing:
         scores = jnp.where(mask.to_array(T, S), scores, -jnp.inf)
     highest = lax.stop_gradient(scores.max(-1, keepdims=True))
-    unnormalised = jnp.exp(scores - jnp.where(highest == -jnp.inf, 0.0, highest))
+    unnormalised = jnp.exp((scores - jnp.where(highest == -jnp.inf, 0.0, highest)) * factor)
     total = unnormalised.sum(-1, keepdims=True)
     return unnormalised / jnp.where(total == 0.0, 1.0, total)
+
+
+def late_scale(scale: float, bias: Array | None) -> float:
+    """What is left to multiply by after the maximum is subtracted: the scale itself where that is the same.
+
+    Subtracting first matters: a compiler may fuse `scores * scale - highest` into one rounding, while
+    `highest` had two, and at scores of 1e9 the difference overflows exp.
+    """
+    return scale if bias is None and scale > 0 else 1.0
 
 
 def reference_attention(q, k, v, mask: AttentionMask, bias, scale: float, dropout_rate: float, key) -> Array:

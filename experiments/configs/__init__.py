@@ -1,0 +1,1 @@
+"""Experiment configs: `get_config(preset)` returns a locked ConfigDict."""

@@ -1,0 +1,59 @@
+"""Translation with the encoder-decoder Transformer.
+
+    python -m experiments.train --config=experiments/configs/translation.py:tiny --workdir=runs/t1
+
+Presets:
+  tiny    English to German interface strings on two CPU cores.
+  verses  English to French verses, long sentences, on two CPU cores.
+  base, big  the paper's models on the user's own WMT files (data.source_file, data.target_file).
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.sections import section
+from tformer_jax.config import TransformerConfig, check_choice
+from tformer_jax.data.translation import TranslationDataConfig
+from tformer_jax.tasks import TranslationConfig
+from tformer_jax.training.checkpoints import CheckpointConfig
+from tformer_jax.training.loop import TrainingConfig
+from tformer_jax.training.optimizers import OptimizerConfig
+
+_FROM_DATA = ("vocab_size", "source_vocab_size", "precision")
+
+
+def get_config(preset: str = "tiny") -> ConfigDict:
+    """The locked config of a preset."""
+    check_choice("preset", preset, _PRESETS)
+    return ConfigDict(_PRESETS[preset]()).lock()
+
+
+def _tiny() -> dict:
+    return {
+        "task": section(TranslationConfig),
+        "data": section(
+            TranslationDataConfig,
+            source="interface_en_de",
+            vocab_size=4000,
+            batching="packed",
+            batch_tokens=1024,
+            row_length=64,
+        ),
+        "model": section(
+            TransformerConfig,
+            without=_FROM_DATA,
+            d_model=128,
+            num_heads=4,
+            d_ff=512,
+            num_layers=2,
+            norm_position="pre",
+            max_length=256,
+            scan_unroll=2,
+        ),
+        "optimizer": section(OptimizerConfig, learning_rate=3e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
+        "training": section(TrainingConfig, steps=2000, evaluate_every=500),
+        "checkpoint": section(CheckpointConfig, every=500),
+        "precision": "params=float32,compute=float32,output=float32",
+    }
+
+
+_PRESETS = {"tiny": _tiny}

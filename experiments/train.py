@@ -1,0 +1,28 @@
+"""Trains an experiment, or goes on with it, then reports on the test split.
+
+    python -m experiments.train --config=experiments/configs/translation.py:tiny --workdir=runs/t1 \
+        --config.optimizer.learning_rate=3e-4
+"""
+
+from ml_collections import config_flags
+
+from tformer_jax.training.experiment import Experiment, run_training
+from tformer_jax.training.run import Run
+
+from . import cli
+from .evaluate import report
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "File and preset: experiments/configs/translation.py:tiny.")
+
+
+def main() -> None:
+    config = CONFIG.value.to_dict()
+    Experiment.from_config(config)  # before anything is written
+    run = Run.start(cli.WORKDIR.value, config)
+    task, data, model = run_training(run, cli.say)
+    report(run, task, data, model, "test")
+
+
+if __name__ == "__main__":
+    cli.flags.mark_flag_as_required("config")
+    cli.run(main)

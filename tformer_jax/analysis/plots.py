@@ -1,0 +1,52 @@
+"""Pictures of a run: the loss curve, and where one sentence attends."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def plot_loss(rows: Sequence[dict[str, float]], file: Path) -> None:
+    """Training and validation loss against the step, from the rows of a metrics.jsonl, as a PNG."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for name, label, style in (
+        ("loss", "training (smoothed labels, dropout)", "-"),
+        ("validation_loss", "validation", "o-"),
+    ):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.2, markersize=3.5)
+    axes.set(xlabel="step", ylabel="nats per target token", title="Loss")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=150)
+
+
+def plot_attention(weights: np.ndarray, queries: Sequence[str], keys: Sequence[str], title: str, file: Path) -> None:
+    """Attention weights [N T S], a panel a head, with the tokens on the axes, as a PNG.
+
+    Args:
+      weights: of one sentence and one layer.
+      queries, keys: the T and S tokens as text.
+      title: above all panels.
+      file: where the PNG goes.
+    """
+    heads = len(weights)
+    columns = min(4, heads)
+    rows = -(-heads // columns)
+    width, height = 0.28 * len(keys) + 1.2, 0.28 * len(queries) + 1.1
+    figure = Figure(figsize=(columns * max(width, 2.2), rows * max(height, 2.0) + 0.4), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for head, axes in enumerate(panels.flat):
+        if head >= heads:
+            axes.set_axis_off()
+            continue
+        image = axes.imshow(weights[head], vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
+        axes.set_title(f"head {head + 1}", fontsize=9)
+        axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(queries)), queries, fontsize=8)
+    figure.colorbar(image, ax=panels, shrink=0.8, label="weight")
+    figure.savefig(file, dpi=150)

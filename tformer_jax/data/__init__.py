@@ -1,0 +1,1 @@
+"""Data without JAX: batch i is a pure function of (seed, i)."""

@@ -1,0 +1,227 @@
+"""From pairs of sentences to batches. Batch i is a pure function of (seed, i)."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .sources import DataError, Pair
+
+Batch = dict[str, np.ndarray]
+
+
+class Splits(NamedTuple):
+    """Train, validation and test pairs; no training source stands in the other two."""
+
+    train: list[Pair]
+    validation: list[Pair]
+    test: list[Pair]
+
+
+def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_size: int, seed: int) -> Splits:
+    """Held-out pairs, taken by whole groups.
+
+    Args:
+      pairs: all of them.
+      by: "group" holds out whole documents (components, books); "sentence" holds out single
+        source sentences, with all their translations.
+      validation_size, test_size: at least this many pairs each, as whole groups come.
+      seed: decides the order in which groups are taken, by a hash, so that one more pair
+        leaves the other groups where they were.
+
+    Raises:
+      DataError: no pair would be left to train on, or "group" is asked of pairs without groups.
+    """
+    if by == "group" and any(pair.group is None for pair in pairs):
+        raise DataError("these pairs have no groups; split them by 'sentence'")
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.group if by == "group" else pair.source, []).append(pair)
+    order = iter(sorted(groups, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()))
+    held_out: list[list[Pair]] = []
+    for size in (test_size, validation_size):
+        held_out.append([])
+        while len(held_out[-1]) < size and (name := next(order, None)) is not None:
+            held_out[-1] += groups[name]
+    sources = {pair.source for part in held_out for pair in part}
+    train = [pair for name in order for pair in groups[name] if pair.source not in sources]
+    if not train:
+        raise DataError(
+            f"nothing is left to train on: {len(pairs)} pairs, test_size={test_size}, validation_size={validation_size}"
+        )
+    return Splits(train, held_out[1], held_out[0])
+
+
+def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
+    """The at most `count` bucket lengths that pad the fewest tokens, ascending; by dynamic programming.
+
+    Each example goes into the shortest bucket that holds it; the last is the longest example.
+    """
+    sizes, number = np.unique(np.asarray(lengths), return_counts=True)
+    before = np.concatenate([[0], np.cumsum(number)])
+    # cost[j]: tokens, padding included, when the first j sizes are covered by the buckets so far.
+    cost, choice = np.where(np.arange(len(sizes) + 1) == 0, 0.0, np.inf), []
+    for _ in range(min(count, len(sizes))):
+        total = cost[:, None] + (before[None, 1:] - before[:, None]) * sizes[None, :]
+        total[np.tril_indices(len(sizes), -1, len(sizes))] = np.inf
+        choice.append(total.argmin(0))
+        cost = np.concatenate([[0.0], total.min(0)])
+    buckets, end = [], len(sizes)
+    for start in reversed(choice):
+        if end == 0:
+            break
+        buckets.append(int(sizes[end - 1]))
+        end = int(start[end - 1])
+    return buckets[::-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """Parallel sequences in batches of like length, random-access: `buckets.batch(i)`.
+
+    An epoch holds every example once. Example order, and the order of batches, are drawn from
+    (seed, epoch), so batch i follows from (seed, i) alone and a run resumes from its step number.
+    The last batch of a bucket may have rows of length 0: padding like any other.
+
+    Attributes:
+      sequences: one list of token lists per side; example e is the e-th of each.
+      names: what a batch calls the sides: `name` [B T] and `name + "_lengths"` [B].
+      lengths: of the buckets, ascending (`choose_buckets`).
+      batch_tokens: about how many tokens, padding included, one side of a batch has.
+      seed: of the shuffle; None keeps the examples in order, for evaluation.
+      pad_id: fills the rows.
+    """
+
+    sequences: tuple[list[list[int]], ...]
+    names: tuple[str, ...]
+    lengths: list[int]
+    batch_tokens: int
+    seed: int | None
+    pad_id: int = 0
+
+    def __post_init__(self):
+        longest = [max(map(len, example)) for example in zip(*self.sequences, strict=True)]
+        bucket = np.searchsorted(self.lengths, longest)
+        members = [np.flatnonzero(bucket == b) for b in range(len(self.lengths))]
+        rows = [
+            max(1, min(self.batch_tokens // length, len(group)))
+            for length, group in zip(self.lengths, members, strict=True)
+        ]
+        # The (bucket, first row) of each batch of an epoch, before it is shuffled.
+        plan = [(b, at) for b in range(len(rows)) for at in range(0, len(members[b]), rows[b])]
+        for name, value in (("_members", members), ("_rows", rows), ("_plan", plan)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._plan)
+
+    def indices(self, i: int) -> tuple[int, np.ndarray]:
+        """The bucket of batch i and the examples in it."""
+        epoch, position = divmod(i, len(self))
+        if self.seed is None:
+            b, at = self._plan[position]
+            return b, self._members[b][at : at + self._rows[b]]
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self))
+        b, at = self._plan[order[position]]
+        shuffled = np.random.default_rng((self.seed, epoch, b)).permutation(self._members[b])
+        return b, shuffled[at : at + self._rows[b]]
+
+    def batch(self, i: int) -> Batch:
+        """Batch i, counted on through the epochs: `name` int32 [B T], `name_lengths` int32 [B] for each side."""
+        b, examples = self.indices(i)
+        arrays: Batch = {}
+        for name, side in zip(self.names, self.sequences, strict=True):
+            tokens = np.full((self._rows[b], self.lengths[b]), self.pad_id, np.int32)
+            lengths = np.zeros(self._rows[b], np.int32)
+            for row, example in enumerate(examples):
+                lengths[row] = len(side[example])
+                tokens[row, : lengths[row]] = side[example]
+            arrays |= {name: tokens, f"{name}_lengths": lengths}
+        return arrays
+
+    def padding_share(self) -> float:
+        """The share of an epoch's token slots, over all sides, that hold padding."""
+        slots = len(self.sequences) * sum(self._rows[b] * self.lengths[b] for b, _ in self._plan)
+        return 1 - sum(len(tokens) for side in self.sequences for tokens in side) / slots
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Parallel sequences packed several to a row, so that almost nothing is padding: `packed.batch(i)`.
+
+    Which examples share a row is decided once, from the seed; the order of the rows is drawn from
+    (seed, epoch), so batch i follows from (seed, i) alone. Rows that do not fill a batch sit out an
+    epoch, other ones each time. One shape, so one compiled program.
+
+    Attributes:
+      sequences, names, pad_id: as in `Buckets`.
+      lengths: of a row, for each side.
+      rows: in a batch.
+      seed: of both orders.
+    """
+
+    sequences: tuple[list[list[int]], ...]
+    names: tuple[str, ...]
+    lengths: tuple[int, ...]
+    rows: int
+    seed: int
+    pad_id: int = 0
+
+    def __post_init__(self):
+        plan = _pack([list(map(len, side)) for side in self.sequences], self.lengths, self.seed)
+        if len(plan) < self.rows:
+            raise DataError(f"{len(plan)} packed rows do not fill a batch of {self.rows}")
+        object.__setattr__(self, "_plan", plan)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._plan) // self.rows
+
+    def batch(self, i: int) -> Batch:
+        """Batch i, counted on through the epochs: `name` int32 [B T] and `name_segments` int32 [B T].
+
+        The segments of a row are numbered from 1 and the same on all sides; 0 is padding.
+        """
+        epoch, position = divmod(i, len(self))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self._plan))
+        chosen = order[position * self.rows : (position + 1) * self.rows]
+        arrays: Batch = {}
+        for name, side, length in zip(self.names, self.sequences, self.lengths, strict=True):
+            tokens = np.full((self.rows, length), self.pad_id, np.int32)
+            segments = np.zeros((self.rows, length), np.int32)
+            for row, examples in enumerate(self._plan[r] for r in chosen):
+                at = 0
+                for segment, example in enumerate(examples, 1):
+                    end = at + len(side[example])
+                    tokens[row, at:end], segments[row, at:end] = side[example], segment
+                    at = end
+            arrays |= {name: tokens, f"{name}_segments": segments}
+        return arrays
+
+    def padding_share(self) -> float:
+        """The share of token slots, over all rows and sides, that hold padding."""
+        return 1 - sum(len(tokens) for side in self.sequences for tokens in side) / (
+            sum(self.lengths) * len(self._plan)
+        )
+
+
+def _pack(lengths: list[list[int]], capacity: tuple[int, ...], seed: int, open_rows: int = 64) -> list[list[int]]:
+    """Examples by row: each goes, in a random order, into the fullest open row that still holds it."""
+    sizes = np.asarray(lengths).T
+    room = np.tile(np.asarray(capacity), (open_rows, 1))
+    rows: list[list[int]] = [[] for _ in range(open_rows)]
+    done = []
+    for example in np.random.default_rng(seed).permutation(len(sizes)):
+        left = (room - sizes[example]).min(1)
+        if (left >= 0).any():
+            row = int(np.where(left >= 0, left, np.iinfo(left.dtype).max).argmin())
+        else:
+            row = int(room.sum(1).argmin())  # close the fullest row and open a new one in its place
+            done.append(rows[row])
+            rows[row], room[row] = [], capacity
+        rows[row].append(int(example))
+        room[row] -= sizes[example]
+    return done + [row for row in rows if row]

@@ -1,0 +1,209 @@
+"""Sentence pairs, from where they lie to batches of tokens."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+from ..config import ConfigError, check_choice
+from . import pipelines, sources, tokenizers
+from .sources import DataError, Pair
+
+_NAMES = ("source", "target")
+_EVALUATION_TOKENS, _EVALUATION_BUCKETS = 4096, 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslationDataConfig:
+    """The `data` section of a translation experiment.
+
+    Attributes:
+      source: a name in `sources.SOURCES`, or "files" for the user's own.
+      source_file, target_file: two line-aligned text files; with source="files".
+      tsv_file: or one file of source, tab, target; with source="files".
+      split: hold out whole documents ("group") or single sentences ("sentence").
+      validation_size, test_size: pairs to hold out, at least.
+      seed: of split, packing and shuffling.
+      vocab_size: of the BPE that is trained on the training split.
+      source_vocab_size: of a second BPE for the source side; None: both sides share one.
+      batch_tokens: token slots of the target side of a training batch.
+      batching: "buckets" (a row a pair, rows of like length together) or "packed" (several pairs
+        to a row: less padding and one compiled program, for short sentences).
+      num_buckets: with batching="buckets".
+      row_length: target tokens in a row, with batching="packed"; longer pairs are left out.
+
+    Raises:
+      ConfigError: a value that cannot be, or goes with another one, by the field's name.
+    """
+
+    source: str
+    source_file: str | None = None
+    target_file: str | None = None
+    tsv_file: str | None = None
+    split: str = "group"
+    validation_size: int = 500
+    test_size: int = 1000
+    seed: int = 0
+    vocab_size: int
+    source_vocab_size: int | None = None
+    batch_tokens: int
+    batching: str = "buckets"
+    num_buckets: int | None = None
+    row_length: int | None = None
+
+    def __post_init__(self):
+        check_choice("data.source", self.source, [*sources.SOURCES, "files"])
+        check_choice("data.split", self.split, ("group", "sentence"))
+        check_choice("data.batching", self.batching, ("buckets", "packed"))
+        for name, batching in (("num_buckets", "buckets"), ("row_length", "packed")):
+            if (getattr(self, name) is not None) != (self.batching == batching):
+                raise ConfigError(f"data.{name} goes with data.batching={batching!r}, and is needed there")
+        for name in ("validation_size", "test_size", "batch_tokens", "num_buckets", "row_length"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"data.{name} must be positive, got {value}")
+        given = tuple(file is not None for file in (self.source_file, self.target_file, self.tsv_file))
+        if self.source != "files" and any(given):
+            raise ConfigError(f"data.source_file, target_file and tsv_file go with source='files', not {self.source!r}")
+        if self.source == "files" and given not in ((True, True, False), (False, False, True)):
+            raise ConfigError("data.source='files' needs source_file and target_file, or tsv_file alone")
+
+    def pairs(self) -> list[Pair]:
+        """All the pairs, before the split.
+
+        Raises:
+          DataError: they cannot be read or fetched.
+        """
+        if self.source != "files":
+            return sources.SOURCES[self.source]()
+        if self.tsv_file is not None:
+            return sources.read_tsv(Path(self.tsv_file))
+        return sources.read_parallel(Path(self.source_file), Path(self.target_file))
+
+
+class Tokenizers(NamedTuple):
+    """One tokenizer for each side; the same one when the sides share a vocabulary."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @classmethod
+    def train(cls, pairs: Sequence[Pair], config: TranslationDataConfig) -> "Tokenizers":
+        """On both sides together, or on each alone."""
+        source, target = [p.source for p in pairs], [p.target for p in pairs]
+        if config.source_vocab_size is None:
+            shared = tokenizers.train_bpe(source + target, config.vocab_size)
+            return cls(shared, shared)
+        return cls(
+            tokenizers.train_bpe(source, config.source_vocab_size), tokenizers.train_bpe(target, config.vocab_size)
+        )
+
+    def save(self, directory: Path) -> None:
+        """tokenizer.json, and source_tokenizer.json where the source has its own."""
+        self.target.save(str(directory / "tokenizer.json"))
+        if self.source is not self.target:
+            self.source.save(str(directory / "source_tokenizer.json"))
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizers":
+        """What `save` wrote.
+
+        Raises:
+          ConfigError: it is not there.
+        """
+        target = tokenizers.load(directory / "tokenizer.json")
+        own = directory / "source_tokenizer.json"
+        return cls(tokenizers.load(own) if own.exists() else target, target)
+
+    def encode_sources(self, texts: list[str]) -> list[list[int]]:
+        """Token ids, without start or end: the encoder sees the whole sentence at once."""
+        return tokenizers.encode(self.source, texts)
+
+    def encode_targets(self, texts: list[str]) -> list[list[int]]:
+        """Token ids between the start and the end token."""
+        return [[tokenizers.BOS_ID, *ids, tokenizers.EOS_ID] for ids in tokenizers.encode(self.target, texts)]
+
+
+class TranslationData:
+    """The splits of one experiment, its tokenizers, and the batches of both.
+
+    Attributes:
+      splits: pairs of text.
+      tokenizers: trained on the training split, or read from where they were saved.
+      report: what a person should know of the data, a line each.
+    """
+
+    def __init__(self, config: TranslationDataConfig, max_length: int, directory: Path):
+        """`max_length`: of the model, in tokens. `directory`: keeps the tokenizers.
+
+        Raises:
+          DataError: the data cannot be read, or nothing is left to train on.
+        """
+        self.config, self.max_length = config, max_length
+        self.splits = pipelines.split_pairs(
+            config.pairs(),
+            by=config.split,
+            validation_size=config.validation_size,
+            test_size=config.test_size,
+            seed=config.seed,
+        )
+        if (directory / "tokenizer.json").exists():
+            self.tokenizers = Tokenizers.load(directory)
+        else:
+            self.tokenizers = Tokenizers.train(self.splits.train, config)
+            self.tokenizers.save(directory)
+        sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits._asdict().items())
+        self.report = [f"{sizes} pairs ({config.source}, split by {config.split})"]
+
+    def train_batches(self) -> pipelines.Buckets | pipelines.Packed:
+        """Random-access training batches; adds their padding, and what was too long, to the report."""
+        config = self.config
+        limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
+        _, source, target = self.encode("train", limit)
+        if config.batching == "packed":
+            lengths = (_source_row(source, target, limit), limit + 1)
+            rows = max(1, config.batch_tokens // config.row_length)
+            batches = pipelines.Packed((source, target), _NAMES, lengths, rows, config.seed, tokenizers.PAD_ID)
+        else:
+            batches = _buckets(source, target, config.num_buckets, config.batch_tokens, config.seed)
+        self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
+        return batches
+
+    def evaluation_batches(self, split: str) -> pipelines.Buckets:
+        """The batches of one pass over a split, in order."""
+        _, source, target = self.encode(split, self.max_length)
+        return _buckets(source, target, _EVALUATION_BUCKETS, _EVALUATION_TOKENS, seed=None)
+
+    def encode(self, split: str, limit: int) -> tuple[list[Pair], list[list[int]], list[list[int]]]:
+        """The pairs of a split whose sides have at most `limit` tokens, as text and as tokens.
+
+        Pairs that are longer are counted in the report, once.
+
+        Raises:
+          DataError: none is left.
+        """
+        pairs = getattr(self.splits, split)
+        source = self.tokenizers.encode_sources([p.source for p in pairs])
+        target = self.tokenizers.encode_targets([p.target for p in pairs])
+        # The model reads a target but for its last token, and the source whole.
+        fits = [len(s) <= limit and len(t) - 1 <= limit for s, t in zip(source, target, strict=True)]
+        if not any(fits):
+            raise DataError(f"none of the {len(pairs)} {split} pairs fits into {limit} tokens a side")
+        if not all(fits):
+            line = f"{fits.count(False)} of {len(pairs):,} {split} pairs exceed {limit} tokens a side and are left out"
+            if line not in self.report:
+                self.report.append(line)
+        return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (pairs, source, target))
+
+
+def _buckets(source, target, count: int, batch_tokens: int, seed: int | None) -> pipelines.Buckets:
+    lengths = pipelines.choose_buckets([max(map(len, pair)) for pair in zip(source, target, strict=True)], count)
+    return pipelines.Buckets((source, target), _NAMES, lengths, batch_tokens, seed, tokenizers.PAD_ID)
+
+
+def _source_row(source, target, row_length: int) -> int:
+    """A source row as long as its share of the tokens, and 5 % for uneven packing; long enough for each."""
+    share = sum(map(len, source)) / sum(map(len, target))
+    return max(max(map(len, source)), math.ceil(1.05 * share * row_length))

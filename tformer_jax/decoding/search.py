@@ -1,0 +1,210 @@
+"""Greedy and beam search over an encoder-decoder model, each one compiled program with a KV cache.
+
+They use three methods of a model, all pure: `encode`, `start_cache` and `extend`.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+_STATIC = ("beam_size", "max_length", "length_penalty", "bos_id", "eos_id", "num_results")
+
+
+class Hypotheses(NamedTuple):
+    """The best hypotheses of each source, best first.
+
+    Attributes:
+      tokens: [B num_results max_length], without the start token; all `eos_id` after the end.
+      scores: [B num_results], log P(tokens | source) / length_penalty(tokens), in nats.
+    """
+
+    tokens: Int[Array, "B K T"]
+    scores: Float[Array, "B K"]
+
+
+@functools.partial(jax.jit, static_argnames=("max_length", "bos_id", "eos_id"))
+def greedy_search(
+    model: Any, source: Int[Array, "B S"], *, max_length: int, bos_id: int, eos_id: int, source_mask: Any = None
+) -> Int[Array, "B T"]:
+    """The most probable token at every step, until every row has ended or `max_length`.
+
+    Args:
+      model: an encoder-decoder model.
+      source: token ids.
+      max_length: T, the most tokens to produce, the end-of-sequence token included.
+      bos_id: the token that starts a target.
+      eos_id: the token that ends it.
+      source_mask: as in the model.
+
+    Returns:
+      [B max_length] token ids without the start token; all `eos_id` after the end.
+
+    Raises:
+      ValueError: `max_length` exceeds the model's.
+    """
+    _check_length(model, max_length)
+    B = source.shape[0]
+    memory = model.encode(source, mask=source_mask)
+    cache = model.start_cache(memory, max_length, source_mask=source_mask)
+
+    def unfinished(state):
+        step, _, _, done, _ = state
+        return (step < max_length) & ~done.all()
+
+    def advance(state):
+        step, last, tokens, done, cache = state
+        logits, cache = model.extend(last[:, None], cache)
+        last = jnp.where(done, eos_id, jnp.argmax(logits[:, 0], axis=-1)).astype(jnp.int32)
+        return step + 1, last, tokens.at[:, step].set(last), done | (last == eos_id), cache
+
+    start = jnp.full((B,), bos_id, jnp.int32), jnp.full((B, max_length), eos_id, jnp.int32), jnp.zeros((B,), bool)
+    return lax.while_loop(unfinished, advance, (0, *start, cache))[2]
+
+
+class _Beams(NamedTuple):
+    """The state of a beam search; K hypotheses a row, alive and finished.
+
+    Alive ones have log-probabilities, finished ones have scores; an empty place has -inf.
+    """
+
+    step: Array
+    tokens: Int[Array, "B K T"]
+    log_probs: Float[Array, "B K"]
+    cache: Any
+    finished: Hypotheses
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def beam_search(
+    model: Any,
+    source: Int[Array, "B S"],
+    *,
+    beam_size: int = 4,
+    max_length: int,
+    length_penalty: float = 0.6,
+    bos_id: int,
+    eos_id: int,
+    source_mask: Any = None,
+    num_results: int | None = None,
+) -> Hypotheses:
+    """The hypotheses of highest score that a beam of K finds.
+
+        score(y) = log P(y | x) / ((5 + |y|) / 6)^length_penalty
+
+    with |y| counting the end-of-sequence token. Hypotheses that have not ended by `max_length`
+    compete as they are. The search stops once no alive hypothesis can still enter the results
+    of any row, so stopping early never changes them.
+
+    Source: Wu et al., 2016, section 7.
+
+    Args:
+      model: an encoder-decoder model.
+      source: token ids.
+      beam_size: K, hypotheses kept and returned.
+      max_length: T, the most tokens to produce, the end-of-sequence token included.
+      length_penalty: the exponent; 0 scores by log-probability alone.
+      bos_id: the token that starts a target.
+      eos_id: the token that ends it.
+      source_mask: as in the model.
+      num_results: hypotheses to return, at most K; None: K. With fewer, the search ends earlier.
+
+    Raises:
+      ValueError: `max_length` exceeds the model's, no beam, more results than beams, or a
+        negative length penalty.
+    """
+    _check_length(model, max_length)
+    if beam_size < 1:
+        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
+    if length_penalty < 0:
+        raise ValueError(f"length_penalty must not be negative, got {length_penalty}")
+    num_results = beam_size if num_results is None else num_results
+    if not 1 <= num_results <= beam_size:
+        raise ValueError(f"num_results must be between 1 and beam_size={beam_size}, got {num_results}")
+
+    def penalty(length):
+        return ((5.0 + length) / 6.0) ** length_penalty
+
+    def unfinished(state: _Beams):
+        # Log-probabilities only fall, and the largest penalty makes the most of them.
+        attainable = state.log_probs.max(-1) / penalty(max_length)
+        return (state.step < max_length) & (attainable > state.finished.scores[:, num_results - 1]).any()
+
+    def advance(state: _Beams):
+        logits, cache = model.extend(_last_tokens(state, bos_id), state.cache)
+        candidates = _best_continuations(state, logits[:, 0], min(2 * beam_size, beam_size * logits.shape[-1]))
+        ended = candidates.tokens[:, :, state.step] == eos_id
+        scores = jnp.where(ended, candidates.log_probs / penalty(state.step + 1.0), -jnp.inf)
+        finished = _best(_join(state.finished, Hypotheses(candidates.tokens, scores)), beam_size)
+        log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, candidates.log_probs), beam_size)
+        return _Beams(
+            state.step + 1,
+            jnp.take_along_axis(candidates.tokens, chosen[:, :, None], axis=1),
+            log_probs,
+            _reorder(cache, jnp.take_along_axis(candidates.parents, chosen, axis=1)),
+            finished,
+        )
+
+    last = lax.while_loop(unfinished, advance, _start(model, source, source_mask, beam_size, max_length, eos_id))
+    cut = Hypotheses(last.tokens, last.log_probs / penalty(max_length))
+    return _best(_join(last.finished, cut), num_results)
+
+
+class _Candidates(NamedTuple):
+    tokens: Array
+    log_probs: Array
+    parents: Array
+
+
+def _start(model, source, source_mask, beam_size: int, max_length: int, eos_id: int) -> _Beams:
+    B = source.shape[0]
+    memory = model.encode(source, mask=source_mask)
+    cache = model.start_cache(memory, max_length, source_mask=source_mask)
+    cache = cache.map_rows(lambda x, axis: jnp.repeat(x, beam_size, axis))
+    tokens = jnp.full((B, beam_size, max_length), eos_id, jnp.int32)
+    # One hypothesis, the empty one: K copies of it would stay copies.
+    log_probs = jnp.full((B, beam_size), -jnp.inf).at[:, 0].set(0.0)
+    return _Beams(jnp.int32(0), tokens, log_probs, cache, Hypotheses(tokens, jnp.full((B, beam_size), -jnp.inf)))
+
+
+def _last_tokens(state: _Beams, bos_id: int) -> Int[Array, "BK 1"]:
+    last = lax.dynamic_index_in_dim(state.tokens, jnp.maximum(state.step - 1, 0), axis=2, keepdims=False)
+    return jnp.where(state.step == 0, bos_id, last).reshape(-1, 1)
+
+
+def _best_continuations(state: _Beams, logits: Float[Array, "BK V"], count: int) -> _Candidates:
+    """The `count` most probable one-token continuations of the alive hypotheses of each row.
+
+    2 K are enough: at most K of them end, so K remain to go on with.
+    """
+    B, K = state.log_probs.shape
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(B, K, -1) + state.log_probs[..., None]
+    V = log_probs.shape[-1]
+    best, index = lax.top_k(log_probs.reshape(B, K * V), count)
+    parents, token = index // V, (index % V).astype(jnp.int32)
+    tokens = jnp.take_along_axis(state.tokens, parents[:, :, None], axis=1)
+    return _Candidates(tokens.at[:, :, state.step].set(token), best, parents)
+
+
+def _join(a: Hypotheses, b: Hypotheses) -> Hypotheses:
+    return Hypotheses(*(jnp.concatenate(pair, axis=1) for pair in zip(a, b, strict=True)))
+
+
+def _best(hypotheses: Hypotheses, count: int) -> Hypotheses:
+    scores, index = lax.top_k(hypotheses.scores, count)
+    return Hypotheses(jnp.take_along_axis(hypotheses.tokens, index[:, :, None], axis=1), scores)
+
+
+def _reorder(cache: Any, parents: Int[Array, "B K"]) -> Any:
+    """The cache with each row's history replaced by its parent's; the memory is the same for all beams."""
+    B, K = parents.shape
+    rows = (jnp.arange(B)[:, None] * K + parents).reshape(-1)
+    return cache.map_history(lambda x, axis: jnp.take(x, rows, axis))
+
+
+def _check_length(model: Any, max_length: int) -> None:
+    if max_length > model.config.max_length:
+        raise ValueError(f"max_length={max_length} exceeds the model's max_length={model.config.max_length}")

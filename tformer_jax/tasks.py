@@ -1,0 +1,173 @@
+"""What is learned: the loss, the metrics, and what evaluation and prediction mean."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sacrebleu
+from jax import Array
+from jaxtyping import Float
+
+from . import decoding
+from . import functional as F
+from .analysis.plots import plot_attention
+from .config import ConfigError, check_choice
+from .data import pipelines, sources, tokenizers
+from .data.translation import Tokenizers, TranslationData
+from .models import Transformer
+
+_DECODING_TOKENS, _DECODING_BUCKETS = 4096, 4
+_PLOTTED_WORDS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslationConfig:
+    """The `task` section of a translation experiment.
+
+    Attributes:
+      name: "translation".
+      label_smoothing: of the training loss; evaluation has none.
+      beam_size: hypotheses kept when translating; 1 is greedy search.
+      length_penalty: see `decoding.beam_search`.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
+    """
+
+    name: str = "translation"
+    label_smoothing: float = 0.1
+    beam_size: int = 4
+    length_penalty: float = 0.6
+
+    def __post_init__(self):
+        check_choice("task.name", self.name, ("translation",))
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.beam_size < 1:
+            raise ConfigError(f"task.beam_size must be at least 1, got {self.beam_size}")
+        if self.length_penalty < 0:
+            raise ConfigError(f"task.length_penalty must not be negative, got {self.length_penalty}")
+        if self.beam_size == 1 and self.length_penalty:
+            raise ConfigError("task.length_penalty ranks the hypotheses of a beam; with beam_size=1 it must be 0")
+
+
+class Sample(NamedTuple):
+    """A sentence, its reference, and what the model made of it."""
+
+    source: str
+    reference: str
+    translation: str
+
+
+class Evaluation(NamedTuple):
+    """The numbers of one split, the BLEU signature that says what they mean, and every translation."""
+
+    metrics: dict[str, float]
+    signature: str
+    samples: list[Sample]
+
+
+class Translation:
+    """An encoder-decoder `Transformer` under cross-entropy; evaluated by loss and BLEU.
+
+    A batch holds "source" [B S] and "target" [B T+1], from start to end token, with
+    "source_lengths" and "target_lengths" [B], or with "source_segments" and "target_segments"
+    where several pairs share a row.
+    """
+
+    def __init__(self, config: TranslationConfig, tokenizers: Tokenizers):
+        self.config, self.tokenizers = config, tokenizers
+        self._evaluation_loss = jax.jit(lambda model, batch: self._loss(model, batch, None, 0.0))
+
+    def loss(self, model: Transformer, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The smoothed training loss, a mean over target tokens, and how many they are."""
+        return self._loss(model, batch, key, self.config.label_smoothing)
+
+    def _loss(self, model, batch, key, label_smoothing):
+        inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]
+        if "target_segments" in batch:
+            segments = batch["target_segments"]
+            # The last token of a segment has nothing to predict: what follows is another sentence.
+            weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+            masks = {"source_segments": batch["source_segments"], "target_segments": segments[:, :-1]}
+        else:
+            weights = jnp.arange(1, batch["target"].shape[1]) < batch["target_lengths"][:, None]
+            masks = {"source_mask": F.AttentionMask(lengths=batch["source_lengths"])}
+        weights = weights.astype(jnp.float32)
+        logits = model(batch["source"], inputs, **masks, key=key)
+        return F.cross_entropy(logits, targets, weights=weights, label_smoothing=label_smoothing), weights.sum()
+
+    def evaluation_loss(self, model: Transformer, batches: pipelines.Buckets) -> float:
+        """Cross-entropy in nats per target token over one pass, without smoothing or dropout."""
+        parts = [self._evaluation_loss(model, batches.batch(i)) for i in range(len(batches))]
+        losses, weights = np.asarray(parts, np.float64).T
+        return float((losses * weights).sum() / weights.sum())
+
+    def evaluate(self, model: Transformer, data: TranslationData, split: str) -> Evaluation:
+        """Loss and BLEU of a split (sentences beyond the model's max_length are reported and left out)."""
+        pairs, _, _ = data.encode(split, data.max_length)
+        translations = self.translate(model, [pair.source for pair in pairs])
+        bleu = sacrebleu.BLEU()
+        score = bleu.corpus_score(translations, [[pair.target for pair in pairs]]).score
+        samples = [Sample(p.source, p.target, t) for p, t in zip(pairs, translations, strict=True)]
+        loss = self.evaluation_loss(model, data.evaluation_batches(split))
+        return Evaluation({"loss": loss, "bleu": score, "sentences": len(pairs)}, str(bleu.get_signature()), samples)
+
+    def translate(self, model: Transformer, texts: list[str]) -> list[str]:
+        """The translation of each text, in order.
+
+        Raises:
+          DataError: a text has more tokens than the model's max_length (says which and how many).
+        """
+        encoded, limit = self.tokenizers.encode_sources(texts), model.config.max_length
+        for number, ids in enumerate(encoded, 1):
+            if len(ids) > limit:
+                raise sources.DataError(f"sentence {number} has {len(ids)} tokens, and the model reads at most {limit}")
+        if not any(encoded):
+            return ["" for _ in texts]
+        lengths = pipelines.choose_buckets([max(1, len(ids)) for ids in encoded], _DECODING_BUCKETS)
+        batches = pipelines.Buckets((encoded,), ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
+        translations = [""] * len(texts)
+        for i in range(len(batches)):
+            _, examples = batches.indices(i)
+            tokens = self._search(model, batches.batch(i))
+            for example, row in zip(examples, np.asarray(tokens)[: len(examples)], strict=True):
+                translations[example] = tokenizers.decode(self.tokenizers.target, row)
+        return translations
+
+    def _search(self, model: Transformer, batch: Any) -> Array:
+        source = batch["source"]
+        how = {
+            "source_mask": F.AttentionMask(lengths=batch["source_lengths"]),
+            # Room for twice the source and a few; more only feeds repetitions.
+            "max_length": min(model.config.max_length, 2 * source.shape[1] + 16),
+            "bos_id": tokenizers.BOS_ID,
+            "eos_id": tokenizers.EOS_ID,
+        }
+        if self.config.beam_size == 1:
+            return decoding.greedy_search(model, source, **how)
+        beam = {"beam_size": self.config.beam_size, "length_penalty": self.config.length_penalty, "num_results": 1}
+        return decoding.beam_search(model, source, **how, **beam).tokens[:, 0]
+
+    def plot(self, model: Transformer, evaluation: Evaluation, directory: Path) -> None:
+        """Writes attention.png: where each word of one translation looked in the source, last layer."""
+        sample = min(evaluation.samples, key=lambda s: abs(len(s.source.split()) - _PLOTTED_WORDS))
+        (source,), (target,) = (
+            self.tokenizers.encode_sources([sample.source]),
+            self.tokenizers.encode_targets([sample.translation]),
+        )
+        limit = model.config.max_length
+        arrays = (jnp.asarray([tokens[:limit]]) for tokens in (source, target[:-1]))
+        _, captured = model(*arrays, capture=("cross_attention_weights",))
+        weights = np.asarray(captured["decoder"]["cross_attention_weights"][-1, 0])
+        queries, keys = (
+            [tokenizer.decode([token]).strip() or "␣" for token in tokens]
+            for tokenizer, tokens in ((self.tokenizers.target, target[1:]), (self.tokenizers.source, source))
+        )
+        queries[-1] = "end"
+        plot_attention(
+            weights, queries, keys, "Cross-attention, last layer: a row per word written", directory / "attention.png"
+        )

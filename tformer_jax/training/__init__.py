@@ -1,0 +1,1 @@
+"""Training: the step, the optimisers, checkpoints, metrics, run directories and the loop."""

@@ -1,0 +1,174 @@
+"""The training loop: batches in, checkpoints and numbers out."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..config import ConfigError
+from .checkpoints import CheckpointConfig, Checkpoints
+from .metrics import MetricsWriter, ProgressLine
+from .optimizers import OptimizerConfig, make_optimizer, make_schedule
+from .run import Run
+from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The `training` section of an experiment.
+
+    Attributes:
+      steps: updates in all.
+      seed: of the initial parameters and of dropout.
+      accumulate: parts that a batch is split into, one after the other, to save memory.
+      log_every: steps between rows of metrics.jsonl.
+      evaluate_every: steps between validation losses; the last step always has one.
+    """
+
+    steps: int
+    seed: int = 0
+    accumulate: int = 1
+    log_every: int = 20
+    evaluate_every: int
+
+    def __post_init__(self):
+        for name in ("steps", "accumulate", "log_every", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Batches(Protocol):
+    """Random-access batches: batch i is a function of i alone."""
+
+    def batch(self, i: int) -> Any: ...
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradient is no longer finite; the message says at which step."""
+
+
+class Trainer:
+    """Everything that one configuration compiles to: the model's shape, the step, the layout of the state."""
+
+    def __init__(
+        self,
+        make_model: Callable[[nnx.Rngs], nnx.Module],
+        loss: LossFunction,
+        training: TrainingConfig,
+        optimizer: OptimizerConfig,
+    ):
+        self.config = training
+        schedule = make_schedule(optimizer, training.steps)
+        self._transformation = make_optimizer(optimizer, schedule)
+        self._make_model = make_model
+        self._key = jax.random.key(training.seed)
+        self.layout = StateLayout(jax.eval_shape(self._initial))
+        step = make_train_step(loss, self._transformation, schedule, training.accumulate)
+
+        def flat_step(arrays, batch):
+            state, metrics = step(self.layout.unflatten(arrays), batch, self._key)
+            return self.layout.flatten(state), metrics
+
+        self.step = jax.jit(flat_step, donate_argnums=0)
+
+    def _initial(self) -> TrainState:
+        model = self._make_model(nnx.Rngs(self._key))
+        return TrainState(jnp.int32(0), model, self._transformation.init(model))
+
+    def initial(self) -> Arrays:
+        """The state before the first step."""
+        return jax.jit(lambda: self.layout.flatten(self._initial()))()
+
+    def model(self, arrays: Arrays) -> Any:
+        """The model within a state."""
+        return self.layout.unflatten(arrays).model
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(math.prod(x.shape) for name, x in self.layout.shapes.items() if name.startswith("model."))
+
+
+def train(
+    trainer: Trainer,
+    batches: Batches,
+    validate: Callable[[Any], float],
+    run: Run,
+    checkpoint: CheckpointConfig,
+    say: Callable[[str], None] = print,
+) -> Any:
+    """Trains from the newest checkpoint of the run, or from scratch, to the last step; returns the model.
+
+    The numbers of a step are fetched while the next one runs, so the device never waits for the host.
+
+    Args:
+      trainer: what to run.
+      batches: of the training split.
+      validate: the validation loss of a model.
+      run: where everything is written.
+      checkpoint: how often, and how many are kept.
+      say: prints a line before the loop starts.
+
+    Raises:
+      Diverged: a loss or gradient is not finite; the newest checkpoint is older than that step.
+    """
+    total = trainer.config.steps
+    with Checkpoints(run.checkpoints, checkpoint) as checkpoints:
+        start = checkpoints.latest or 0
+        if start:
+            say(
+                f"going on from the checkpoint of step {start}" if start < total else f"already trained to step {start}"
+            )
+            arrays = checkpoints.restore(start, trainer.layout.shapes)
+        else:
+            arrays = trainer.initial()
+        writer, progress = MetricsWriter(run.metrics_file, run.tensorboard, start), ProgressLine(total, start)
+        try:
+            arrays = _loop(
+                trainer, arrays, start, batches, validate, writer, progress, checkpoints, checkpoint.every, run
+            )
+        except Diverged as error:
+            kept = checkpoints.latest
+            kept = "there is no checkpoint yet" if kept is None else f"the newest checkpoint is of step {kept}"
+            raise Diverged(f"{error}; {kept}") from None
+        finally:
+            writer.close()
+            progress.close()
+    return trainer.model(arrays)
+
+
+def _loop(trainer, arrays, start, batches, validate, writer, progress, checkpoints, checkpoint_every, run) -> Arrays:
+    config, pending = trainer.config, None
+
+    def settle() -> None:
+        """Fetches the numbers of the step before, checks them, and passes them on."""
+        nonlocal pending
+        if pending is None:
+            return
+        (step, metrics), pending = pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
+            raise Diverged(
+                f"step {step}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; training stopped"
+            )
+        progress.update(step, metrics["loss"], metrics["tokens"])
+        if step % config.log_every == 0 or step == config.steps:
+            writer.write(step, metrics)
+
+    for step in range(start + 1, config.steps + 1):
+        arrays, metrics = trainer.step(arrays, batches.batch(step - 1))
+        settle()
+        pending = (step, metrics)
+        last = step == config.steps
+        if last or step % config.evaluate_every == 0:
+            settle()
+            loss = validate(trainer.model(arrays))
+            writer.write(step, {"validation_loss": loss})
+            progress.say(f"step {step}: validation loss {loss:.4f}")
+        if last or step % checkpoint_every == 0:
+            settle()  # only a state whose loss and gradient were finite is worth keeping
+            checkpoints.save(step, arrays, run.config)
+    return arrays

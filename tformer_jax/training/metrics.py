@@ -1,0 +1,98 @@
+"""Where numbers go while training: metrics.jsonl, TensorBoard, and the terminal."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+_LOG_EVERY_SECONDS = 10.0
+
+
+class MetricsWriter:
+    """Appends rows to metrics.jsonl and to TensorBoard's event files.
+
+    A resumed run starts at the step of its checkpoint: rows of later steps, which it will write
+    again, are dropped, so the file reads as if nothing had happened.
+    """
+
+    def __init__(self, file: Path, tensorboard: Path, start_step: int):
+        if file.exists():
+            rows = file.read_text("utf-8").splitlines(keepends=True)
+            file.write_text("".join(row for row in rows if _step_of(row) <= start_step), "utf-8")
+        self._file = open(file, "a", encoding="utf-8", buffering=1)
+        self._events = SummaryWriter(str(tensorboard), purge_step=start_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One row: the step and its numbers."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl."""
+    return [json.loads(row) for row in file.read_text("utf-8").splitlines() if _step_of(row) < float("inf")]
+
+
+class ProgressLine:
+    """Step, loss, speed and time left: one live line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, total: int, start: int, console: Console | None = None):
+        self._console = console or Console()
+        self._total, self._start = total, start
+        self._began = self._last_log = time.monotonic()
+        self._tokens = 0.0
+        self._live: Progress | None = None
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(),
+                TextColumn("{task.fields[numbers]}"),
+            )
+            self._live = Progress(*columns, TimeRemainingColumn(), console=self._console)
+            self._bar = self._live.add_task("train", total=total, completed=start, numbers="")
+            self._live.start()
+
+    def update(self, step: int, loss: float, tokens: float) -> None:
+        """After a step: its loss, and how many target tokens it saw."""
+        self._tokens += tokens
+        now = time.monotonic()
+        speed = self._tokens / max(now - self._began, 1e-9)
+        numbers = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
+        if self._live is not None:
+            self._live.update(self._bar, completed=step, numbers=numbers)
+        elif now - self._last_log >= _LOG_EVERY_SECONDS or step == self._total:
+            left = (now - self._began) / max(1, step - self._start) * (self._total - step)
+            self.say(f"step {step}/{self._total}  {numbers}  {_clock(left)} left")
+            self._last_log = now
+
+    def say(self, *lines: Any) -> None:
+        """Prints above the live line."""
+        for line in lines:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
+def _step_of(row: str) -> float:
+    """The step of a row; a row that a crash cut short counts as later than any."""
+    try:
+        return json.loads(row)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

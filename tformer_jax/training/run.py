@@ -1,0 +1,142 @@
+"""A run directory: what was asked for, what it ran on, and everything that came of it.
+
+config.json  environment.json  metrics.jsonl  tokenizer.json
+checkpoints/  tensorboard/  samples/  plots/
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
+
+
+class RunError(ValueError):
+    """The run directory cannot be used as asked."""
+
+
+class Run:
+    """The directory of one experiment, opened for one config.
+
+    Attributes:
+      directory: its path.
+      config: the fully resolved config, plain JSON values.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]):
+        self.directory, self.config = directory, dict(config)
+
+    @classmethod
+    def start(cls, directory: str | Path, config: Mapping[str, Any]) -> "Run":
+        """Creates the directory, or reopens that of the same config.
+
+        Raises:
+          RunError: it cannot be written, or it belongs to another config (names the fields).
+        """
+        run = cls(Path(directory), config)
+        _check_writable(run.directory)
+        if run.config_file.exists():
+            differing = _differences(read_json(run.config_file), run.config)
+            if differing:
+                raise RunError(
+                    f"{run.directory} holds a run of another config; it differs in {', '.join(differing)}. "
+                    f"Choose another --workdir, or the same config to go on with this one"
+                )
+        else:
+            write_json(run.config_file, run.config)
+        write_json(run.directory / "environment.json", environment())
+        for folder in (run.samples, run.plots):
+            folder.mkdir(exist_ok=True)
+        return run
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "Run":
+        """A run that exists.
+
+        Raises:
+          RunError: there is none.
+        """
+        file = Path(directory) / "config.json"
+        if not file.is_file():
+            raise RunError(f"{directory} is not a run directory: it has no config.json")
+        return cls(Path(directory), read_json(file))
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.directory / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.directory / "tensorboard"
+
+    @property
+    def samples(self) -> Path:
+        return self.directory / "samples"
+
+    @property
+    def plots(self) -> Path:
+        return self.directory / "plots"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the code's commit: what a result depends on beside its config."""
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": git.stdout.strip() if git.returncode == 0 else None,
+    }
+
+
+def read_json(file: Path) -> Any:
+    """The value in a JSON file."""
+    return json.loads(file.read_text("utf-8"))
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as temporary:
+        json.dump(value, temporary, indent=2, ensure_ascii=False)
+    os.replace(temporary.name, file)
+
+
+def _check_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write to {directory}: {error.strerror}") from None
+
+
+def _differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
+    """The dotted names of the fields that differ, with both values."""
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name} ({json.dumps(a)} there, {json.dumps(b)} here)")
+    return found
