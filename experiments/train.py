@@ -20,7 +20,7 @@ def main() -> None:
     Experiment.from_config(config)  # before anything is written
     run = Run.start(cli.WORKDIR.value, config)
     task, data, model = run_training(run, cli.say)
-    report(run, task, data, model, "test")
+    report(run, task, data, model)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ Presets:
   base, big  the paper's models on the user's own WMT files (data.source_file, data.target_file).
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from experiments.configs.sections import section
@@ -56,4 +58,52 @@ def _tiny() -> dict:
     }
 
 
-_PRESETS = {"tiny": _tiny}
+def _verses() -> dict:
+    config = _tiny()
+    config["data"] = section(
+        TranslationDataConfig,
+        source="verses_en_fr",
+        vocab_size=8000,
+        batching="buckets",
+        num_buckets=4,
+        batch_tokens=4096,
+    )
+    config["model"].update(d_model=256, d_ff=1024, num_layers=3, dropout_rate=0.1)
+    config["training"].steps = 10_000
+    return config
+
+
+def _paper(name: str) -> dict:
+    """Vaswani et al., 2017, section 5: Adam, 4,000 steps of warm-up, about 25,000 tokens a side."""
+    published = TransformerConfig.preset(name)
+    fields = {f.name: getattr(published, f.name) for f in dataclasses.fields(published) if f.name not in _FROM_DATA}
+    warmup = 4000
+    return {
+        "task": section(TranslationConfig),
+        "data": section(
+            TranslationDataConfig,
+            source="files",
+            split="sentence",
+            validation_size=3000,
+            test_size=3000,
+            vocab_size=published.vocab_size,
+            batching="buckets",
+            num_buckets=16,
+            batch_tokens=25_000,
+        ),
+        "model": section(TransformerConfig, without=_FROM_DATA, **fields),
+        "optimizer": section(
+            OptimizerConfig, learning_rate=(published.d_model * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
+        ),
+        "training": section(TrainingConfig, steps=100_000, evaluate_every=5000, log_every=100),
+        "checkpoint": section(CheckpointConfig, every=2000, keep=5),
+        "precision": "params=float32,compute=bfloat16,output=float32",
+    }
+
+
+_PRESETS = {
+    "tiny": _tiny,
+    "verses": _verses,
+    "base": lambda: _paper("transformer_base"),
+    "big": lambda: _paper("transformer_big"),
+}

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,46 +11,46 @@ from .sources import DataError, Pair
 Batch = dict[str, np.ndarray]
 
 
-class Splits(NamedTuple):
-    """Train, validation and test pairs; no training source stands in the other two."""
-
-    train: list[Pair]
-    validation: list[Pair]
-    test: list[Pair]
+Splits = dict[str, list[Pair]]
 
 
 def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_size: int, seed: int) -> Splits:
-    """Held-out pairs, taken by whole groups.
+    """ "train", "validation" and "test" pairs; no training source stands in the other two.
 
     Args:
       pairs: all of them.
       by: "group" holds out whole documents (components, books); "sentence" holds out single
-        source sentences, with all their translations.
+        source sentences, with all their translations; "both" does the first and then, as a
+        second test split "test_sentences", the second: unseen documents beside unseen
+        sentences of documents that were seen.
       validation_size, test_size: at least this many pairs each, as whole groups come.
       seed: decides the order in which groups are taken, by a hash, so that one more pair
         leaves the other groups where they were.
 
     Raises:
-      DataError: no pair would be left to train on, or "group" is asked of pairs without groups.
+      DataError: no pair would be left to train on, or groups are asked of pairs without any.
     """
+    if by == "both":
+        splits = split_pairs(pairs, by="group", validation_size=validation_size, test_size=test_size, seed=seed)
+        sentences = split_pairs(splits["train"], by="sentence", validation_size=0, test_size=test_size, seed=seed)
+        return splits | {"train": sentences["train"], "test_sentences": sentences["test"]}
     if by == "group" and any(pair.group is None for pair in pairs):
         raise DataError("these pairs have no groups; split them by 'sentence'")
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair.group if by == "group" else pair.source, []).append(pair)
     order = iter(sorted(groups, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()))
-    held_out: list[list[Pair]] = []
-    for size in (test_size, validation_size):
-        held_out.append([])
-        while len(held_out[-1]) < size and (name := next(order, None)) is not None:
-            held_out[-1] += groups[name]
-    sources = {pair.source for part in held_out for pair in part}
-    train = [pair for name in order for pair in groups[name] if pair.source not in sources]
-    if not train:
+    splits: Splits = {"train": [], "validation": [], "test": []}
+    for name, size in (("test", test_size), ("validation", validation_size)):
+        while len(splits[name]) < size and (group := next(order, None)) is not None:
+            splits[name] += groups[group]
+    sources = {pair.source for part in splits.values() for pair in part}
+    splits["train"] = [pair for group in order for pair in groups[group] if pair.source not in sources]
+    if not splits["train"]:
         raise DataError(
             f"nothing is left to train on: {len(pairs)} pairs, test_size={test_size}, validation_size={validation_size}"
         )
-    return Splits(train, held_out[1], held_out[0])
+    return splits
 
 
 def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:

@@ -24,7 +24,8 @@ class TranslationDataConfig:
       source: a name in `sources.SOURCES`, or "files" for the user's own.
       source_file, target_file: two line-aligned text files; with source="files".
       tsv_file: or one file of source, tab, target; with source="files".
-      split: hold out whole documents ("group") or single sentences ("sentence").
+      split: hold out whole documents ("group"), single sentences ("sentence"), or test on each
+        ("both": splits "test" and "test_sentences"); see `pipelines.split_pairs`.
       validation_size, test_size: pairs to hold out, at least.
       seed: of split, packing and shuffling.
       vocab_size: of the BPE that is trained on the training split.
@@ -56,7 +57,7 @@ class TranslationDataConfig:
 
     def __post_init__(self):
         check_choice("data.source", self.source, [*sources.SOURCES, "files"])
-        check_choice("data.split", self.split, ("group", "sentence"))
+        check_choice("data.split", self.split, ("both", "group", "sentence"))
         check_choice("data.batching", self.batching, ("buckets", "packed"))
         for name, batching in (("num_buckets", "buckets"), ("row_length", "packed")):
             if (getattr(self, name) is not None) != (self.batching == batching):
@@ -130,7 +131,7 @@ class TranslationData:
     """The splits of one experiment, its tokenizers, and the batches of both.
 
     Attributes:
-      splits: pairs of text.
+      splits: pairs of text by split: train, validation, test (and test_sentences).
       tokenizers: trained on the training split, or read from where they were saved.
       report: what a person should know of the data, a line each.
     """
@@ -152,9 +153,9 @@ class TranslationData:
         if (directory / "tokenizer.json").exists():
             self.tokenizers = Tokenizers.load(directory)
         else:
-            self.tokenizers = Tokenizers.train(self.splits.train, config)
+            self.tokenizers = Tokenizers.train(self.splits["train"], config)
             self.tokenizers.save(directory)
-        sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits._asdict().items())
+        sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())
         self.report = [f"{sizes} pairs ({config.source}, split by {config.split})"]
 
     def train_batches(self) -> pipelines.Buckets | pipelines.Packed:
@@ -184,7 +185,7 @@ class TranslationData:
         Raises:
           DataError: none is left.
         """
-        pairs = getattr(self.splits, split)
+        pairs = self.splits[split]
         source = self.tokenizers.encode_sources([p.source for p in pairs])
         target = self.tokenizers.encode_targets([p.target for p in pairs])
         # The model reads a target but for its last token, and the source whole.
