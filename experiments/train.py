@@ -10,7 +10,7 @@ from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.run import Run
 
 from . import cli
-from .evaluate import report
+from .reporting import report
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File and preset: experiments/configs/translation.py:tiny.")
 

