@@ -166,8 +166,9 @@ def broadcasts(x: Array, shape: tuple[int, ...]) -> bool:
 
 
 def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:
-    """True where key j <= query i (equation 8); S defaults to T.
+    """The causal mask (equation 8): True where j ≤ i, for query i and key j; S defaults to T.
 
+    Through `mask_to_bias` it is the bias of the formula: 0 where j ≤ i, −∞ where j > i.
     `AttentionMask(causal=True)` says the same without an array, and lets a kernel skip blocks.
     """
     return jnp.arange(T)[:, None] >= jnp.arange(T if S is None else S)
@@ -179,7 +180,7 @@ def padding_mask(tokens: Int[Array, "B S"], pad_id: int) -> Bool[Array, "B 1 1 S
 
 
 def mask_to_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
-    """The additive form of a mask: 0 where it is True, -inf where it is False (equation 8), float32."""
+    """The additive form of a mask: 0 where it is True, −∞ where it is False (equation 8), float32."""
     return jnp.where(mask, 0.0, -jnp.inf).astype(jnp.float32)
 
 

@@ -49,6 +49,8 @@ class DecoderCache:
 class Transformer(nnx.Module):
     """Encoder: source to contextual embeddings. Decoder: memory and tokens so far to the next token.
 
+        P(y | x) = Π_t P(y_t | y_<t, encode(x))                                    (equation 1)
+
     In every method, `source_mask` says which source tokens may be attended (by the encoder and by
     the decoder's cross-attention): `AttentionMask(lengths=...)`, or booleans [B S] or [B 1 1 S]
     (`F.padding_mask`). `target_mask` is the same for the target, beside causality. Segments, ids
