@@ -18,7 +18,7 @@ _SHOWN = 5
 def report(run: Run, task: Translation, data: TranslationData, model: Any, splits: Sequence[str] | None = None) -> None:
     """Evaluates splits (by default those for testing), prints them, and leaves samples and plots in the run."""
     splits = [name for name in data.splits if name.startswith("test")] if splits is None else splits
-    evaluations = {split: task.evaluate(model, data, split) for split in splits}
+    evaluations = task.evaluate(model, data, splits)
     if rows := read_metrics(run.metrics_file):
         plot_loss(rows, run.plots / "loss.png")
     task.plot(model, evaluations[splits[0]], run.plots)

@@ -1,6 +1,7 @@
 """What is learned: the loss, the metrics, and what evaluation and prediction mean."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from .data import pipelines, sources, tokenizers
 from .data.translation import Tokenizers, TranslationData
 from .models import Transformer
 
-_DECODING_TOKENS, _DECODING_BUCKETS = 4096, 4
+_DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
 
 
@@ -106,15 +107,20 @@ class Translation:
         losses, weights = np.asarray(parts, np.float64).T
         return float((losses * weights).sum() / weights.sum())
 
-    def evaluate(self, model: Transformer, data: TranslationData, split: str) -> Evaluation:
-        """Loss and BLEU of a split (sentences beyond the model's max_length are reported and left out)."""
-        pairs, _, _ = data.encode(split, data.max_length)
-        translations = self.translate(model, [pair.source for pair in pairs])
-        bleu = sacrebleu.BLEU()
-        score = bleu.corpus_score(translations, [[pair.target for pair in pairs]]).score
-        samples = [Sample(p.source, p.target, t) for p, t in zip(pairs, translations, strict=True)]
-        loss = self.evaluation_loss(model, data.evaluation_batches(split))
-        return Evaluation({"loss": loss, "bleu": score, "sentences": len(pairs)}, str(bleu.get_signature()), samples)
+    def evaluate(self, model: Transformer, data: TranslationData, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """Loss and BLEU of each split (pairs beyond the model's max_length are reported and left out)."""
+        pairs = {split: data.encode(split, data.max_length)[0] for split in splits}
+        # All at once: their sentences share batches and compiled programs.
+        translations = iter(self.translate(model, [pair.source for split in splits for pair in pairs[split]]))
+        evaluations = {}
+        for split in splits:
+            samples = [Sample(pair.source, pair.target, next(translations)) for pair in pairs[split]]
+            bleu = sacrebleu.BLEU()
+            score = bleu.corpus_score([s.translation for s in samples], [[s.reference for s in samples]]).score
+            loss = self.evaluation_loss(model, data.evaluation_batches(split))
+            metrics = {"loss": loss, "bleu": score, "sentences": len(samples)}
+            evaluations[split] = Evaluation(metrics, str(bleu.get_signature()), samples)
+        return evaluations
 
     def translate(self, model: Transformer, texts: list[str]) -> list[str]:
         """The translation of each text, in order.
@@ -128,7 +134,7 @@ class Translation:
                 raise sources.DataError(f"sentence {number} has {len(ids)} tokens, and the model reads at most {limit}")
         if not any(encoded):
             return ["" for _ in texts]
-        lengths = pipelines.choose_buckets([max(1, len(ids)) for ids in encoded], _DECODING_BUCKETS)
+        lengths = pipelines.ladder(max(map(len, encoded)), limit)
         batches = pipelines.Buckets((encoded,), ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
         translations = [""] * len(texts)
         for i in range(len(batches)):

@@ -1,6 +1,7 @@
 """From pairs of sentences to batches. Batch i is a pure function of (seed, i)."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -76,6 +77,18 @@ def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
     return buckets[::-1]
 
 
+def ladder(longest: int, limit: int, first: int = 16, factor: int = 4) -> list[int]:
+    """Bucket lengths that do not depend on the data: first, first * factor, ..., at last `limit`.
+
+    For evaluation and decoding, where few programs matter more than little padding. Those beyond
+    the first that holds `longest` are left out.
+    """
+    lengths = [limit]
+    while (step := first * factor ** (len(lengths) - 1)) < limit:
+        lengths.insert(-1, step)
+    return lengths[: 1 + sum(length < longest for length in lengths)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Buckets:
     """Parallel sequences in batches of like length, random-access: `buckets.batch(i)`.
@@ -104,10 +117,9 @@ class Buckets:
         longest = [max(map(len, example)) for example in zip(*self.sequences, strict=True)]
         bucket = np.searchsorted(self.lengths, longest)
         members = [np.flatnonzero(bucket == b) for b in range(len(self.lengths))]
-        rows = [
-            max(1, min(self.batch_tokens // length, len(group)))
-            for length, group in zip(self.lengths, members, strict=True)
-        ]
+        # No more rows than there are examples, up to a power of two: splits of a like size share programs.
+        most = [1 << max(0, len(group) - 1).bit_length() for group in members]
+        rows = [max(1, min(self.batch_tokens // length, n)) for length, n in zip(self.lengths, most, strict=True)]
         # The (bucket, first row) of each batch of an epoch, before it is shuffled.
         plan = [(b, at) for b in range(len(rows)) for at in range(0, len(members[b]), rows[b])]
         for name, value in (("_members", members), ("_rows", rows), ("_plan", plan)):
@@ -123,10 +135,9 @@ class Buckets:
         if self.seed is None:
             b, at = self._plan[position]
             return b, self._members[b][at : at + self._rows[b]]
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self))
-        b, at = self._plan[order[position]]
-        shuffled = np.random.default_rng((self.seed, epoch, b)).permutation(self._members[b])
-        return b, shuffled[at : at + self._rows[b]]
+        b, at = self._plan[_permutation((self.seed, epoch), len(self))[position]]
+        members = self._members[b]
+        return b, members[_permutation((self.seed, epoch, b), len(members))[at : at + self._rows[b]]]
 
     def batch(self, i: int) -> Batch:
         """Batch i, counted on through the epochs: `name` int32 [B T], `name_lengths` int32 [B] for each side."""
@@ -185,7 +196,7 @@ class Packed:
         The segments of a row are numbered from 1 and the same on all sides; 0 is padding.
         """
         epoch, position = divmod(i, len(self))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self._plan))
+        order = _permutation((self.seed, epoch), len(self._plan))
         chosen = order[position * self.rows : (position + 1) * self.rows]
         arrays: Batch = {}
         for name, side, length in zip(self.names, self.sequences, self.lengths, strict=True):
@@ -205,6 +216,12 @@ class Packed:
         return 1 - sum(len(tokens) for side in self.sequences for tokens in side) / (
             sum(self.lengths) * len(self._plan)
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
+    """Kept, because every batch of an epoch asks for the same one."""
+    return np.random.default_rng(seed).permutation(count)
 
 
 def _pack(lengths: list[list[int]], capacity: tuple[int, ...], seed: int, open_rows: int = 64) -> list[list[int]]:

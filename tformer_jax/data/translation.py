@@ -13,7 +13,7 @@ from . import pipelines, sources, tokenizers
 from .sources import DataError, Pair
 
 _NAMES = ("source", "target")
-_EVALUATION_TOKENS, _EVALUATION_BUCKETS = 4096, 4
+_EVALUATION_TOKENS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,14 +168,17 @@ class TranslationData:
             rows = max(1, config.batch_tokens // config.row_length)
             batches = pipelines.Packed((source, target), _NAMES, lengths, rows, config.seed, tokenizers.PAD_ID)
         else:
-            batches = _buckets(source, target, config.num_buckets, config.batch_tokens, config.seed)
+            longest = [max(map(len, pair)) for pair in zip(source, target, strict=True)]
+            lengths = pipelines.choose_buckets(longest, config.num_buckets)
+            batches = _buckets(source, target, lengths, config.batch_tokens, config.seed)
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
     def evaluation_batches(self, split: str) -> pipelines.Buckets:
         """The batches of one pass over a split, in order."""
         _, source, target = self.encode(split, self.max_length)
-        return _buckets(source, target, _EVALUATION_BUCKETS, _EVALUATION_TOKENS, seed=None)
+        lengths = pipelines.ladder(max(map(len, source + target)), self.max_length)
+        return _buckets(source, target, lengths, _EVALUATION_TOKENS, seed=None)
 
     def encode(self, split: str, limit: int) -> tuple[list[Pair], list[list[int]], list[list[int]]]:
         """The pairs of a split whose sides have at most `limit` tokens, as text and as tokens.
@@ -188,8 +191,7 @@ class TranslationData:
         pairs = self.splits[split]
         source = self.tokenizers.encode_sources([p.source for p in pairs])
         target = self.tokenizers.encode_targets([p.target for p in pairs])
-        # The model reads a target but for its last token, and the source whole.
-        fits = [len(s) <= limit and len(t) - 1 <= limit for s, t in zip(source, target, strict=True)]
+        fits = [max(len(s), len(t)) <= limit for s, t in zip(source, target, strict=True)]
         if not any(fits):
             raise DataError(f"none of the {len(pairs)} {split} pairs fits into {limit} tokens a side")
         if not all(fits):
@@ -199,8 +201,7 @@ class TranslationData:
         return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (pairs, source, target))
 
 
-def _buckets(source, target, count: int, batch_tokens: int, seed: int | None) -> pipelines.Buckets:
-    lengths = pipelines.choose_buckets([max(map(len, pair)) for pair in zip(source, target, strict=True)], count)
+def _buckets(source, target, lengths: list[int], batch_tokens: int, seed: int | None) -> pipelines.Buckets:
     return pipelines.Buckets((source, target), _NAMES, lengths, batch_tokens, seed, tokenizers.PAD_ID)
 
 
