@@ -120,19 +120,18 @@ def train(
         start = checkpoints.latest or 0
         if start:
             say(
-                f"going on from the checkpoint of step {start}" if start < total else f"already trained to step {start}"
+                f"going on from the checkpoint of step {start}" if start < total else f"trained to step {start} already"
             )
             arrays = checkpoints.restore(start, trainer.layout.shapes)
         else:
             arrays = trainer.initial()
         writer, progress = MetricsWriter(run.metrics_file, run.tensorboard, start), ProgressLine(total, start)
+        loop = _Loop(trainer, batches, validate, run, checkpoints, checkpoint.every, writer, progress)
         try:
-            arrays = _loop(
-                trainer, arrays, start, batches, validate, writer, progress, checkpoints, checkpoint.every, run
-            )
+            arrays = loop.steps(arrays, start)
         except Diverged as error:
-            kept = checkpoints.latest
-            kept = "there is no checkpoint yet" if kept is None else f"the newest checkpoint is of step {kept}"
+            newest = checkpoints.latest
+            kept = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
             raise Diverged(f"{error}; {kept}") from None
         finally:
             writer.close()
@@ -140,35 +139,47 @@ def train(
     return trainer.model(arrays)
 
 
-def _loop(trainer, arrays, start, batches, validate, writer, progress, checkpoints, checkpoint_every, run) -> Arrays:
-    config, pending = trainer.config, None
+@dataclasses.dataclass
+class _Loop:
+    """What the loop holds on to from step to step."""
 
-    def settle() -> None:
+    trainer: Trainer
+    batches: Batches
+    validate: Callable[[Any], float]
+    run: Run
+    checkpoints: Checkpoints
+    checkpoint_every: int
+    writer: MetricsWriter
+    progress: ProgressLine
+    pending: tuple[int, Arrays] | None = None
+
+    def steps(self, arrays: Arrays, start: int) -> Arrays:
+        """From the state after step `start` to the state after the last step."""
+        config = self.trainer.config
+        for step in range(start + 1, config.steps + 1):
+            arrays, metrics = self.trainer.step(arrays, self.batches.batch(step - 1))
+            self.settle()
+            self.pending = (step, metrics)
+            last = step == config.steps
+            if last or step % config.evaluate_every == 0:
+                self.settle()
+                loss = self.validate(self.trainer.model(arrays))
+                self.writer.write(step, {"validation_loss": loss})
+                self.progress.say(f"step {step}: validation loss {loss:.4f}")
+            if last or step % self.checkpoint_every == 0:
+                self.settle()  # only a state whose loss and gradient were finite is worth keeping
+                self.checkpoints.save(step, arrays, self.run.config)
+        return arrays
+
+    def settle(self) -> None:
         """Fetches the numbers of the step before, checks them, and passes them on."""
-        nonlocal pending
-        if pending is None:
+        if self.pending is None:
             return
-        (step, metrics), pending = pending, None
+        (step, metrics), self.pending = self.pending, None
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
-            raise Diverged(
-                f"step {step}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; training stopped"
-            )
-        progress.update(step, metrics["loss"], metrics["tokens"])
-        if step % config.log_every == 0 or step == config.steps:
-            writer.write(step, metrics)
-
-    for step in range(start + 1, config.steps + 1):
-        arrays, metrics = trainer.step(arrays, batches.batch(step - 1))
-        settle()
-        pending = (step, metrics)
-        last = step == config.steps
-        if last or step % config.evaluate_every == 0:
-            settle()
-            loss = validate(trainer.model(arrays))
-            writer.write(step, {"validation_loss": loss})
-            progress.say(f"step {step}: validation loss {loss:.4f}")
-        if last or step % checkpoint_every == 0:
-            settle()  # only a state whose loss and gradient were finite is worth keeping
-            checkpoints.save(step, arrays, run.config)
-    return arrays
+        loss, norm = metrics["loss"], metrics["gradient_norm"]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(f"training stopped at step {step}: its loss is {loss}, its gradient norm {norm}")
+        self.progress.update(step, loss, metrics["tokens"])
+        if step % self.trainer.config.log_every == 0 or step == self.trainer.config.steps:
+            self.writer.write(step, metrics)
