@@ -117,13 +117,8 @@ def beam_search(
         negative length penalty.
     """
     _check_length(model, max_length)
-    if beam_size < 1:
-        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
-    if length_penalty < 0:
-        raise ValueError(f"length_penalty must not be negative, got {length_penalty}")
     num_results = beam_size if num_results is None else num_results
-    if not 1 <= num_results <= beam_size:
-        raise ValueError(f"num_results must be between 1 and beam_size={beam_size}, got {num_results}")
+    _check_beam(beam_size, length_penalty, num_results)
 
     def penalty(length):
         return ((5.0 + length) / 6.0) ** length_penalty
@@ -208,3 +203,12 @@ def _reorder(cache: Any, parents: Int[Array, "B K"]) -> Any:
 def _check_length(model: Any, max_length: int) -> None:
     if max_length > model.config.max_length:
         raise ValueError(f"max_length={max_length} exceeds the model's max_length={model.config.max_length}")
+
+
+def _check_beam(beam_size: int, length_penalty: float, num_results: int) -> None:
+    if beam_size < 1:
+        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
+    if length_penalty < 0:
+        raise ValueError(f"length_penalty must not be negative, got {length_penalty}")
+    if not 1 <= num_results <= beam_size:
+        raise ValueError(f"num_results must be between 1 and beam_size={beam_size}, got {num_results}")

@@ -30,10 +30,17 @@ class Run:
     Attributes:
       directory: its path.
       config: the fully resolved config, plain JSON values.
+      config_file, metrics_file, checkpoints, tensorboard, samples, plots: what lies in it.
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any]):
         self.directory, self.config = directory, dict(config)
+        self.config_file = directory / "config.json"
+        self.metrics_file = directory / "metrics.jsonl"
+        self.checkpoints = directory / "checkpoints"
+        self.tensorboard = directory / "tensorboard"
+        self.samples = directory / "samples"
+        self.plots = directory / "plots"
 
     @classmethod
     def start(cls, directory: str | Path, config: Mapping[str, Any]) -> "Run":
@@ -69,30 +76,6 @@ class Run:
         if not file.is_file():
             raise RunError(f"{directory} is not a run directory: it has no config.json")
         return cls(Path(directory), read_json(file))
-
-    @property
-    def config_file(self) -> Path:
-        return self.directory / "config.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.directory / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.directory / "checkpoints"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.directory / "tensorboard"
-
-    @property
-    def samples(self) -> Path:
-        return self.directory / "samples"
-
-    @property
-    def plots(self) -> Path:
-        return self.directory / "plots"
 
 
 def environment() -> dict[str, Any]:
