@@ -104,6 +104,7 @@ class Buckets:
       batch_tokens: about how many tokens, padding included, one side of a batch has.
       seed: of the shuffle; None keeps the examples in order, for evaluation.
       pad_id: fills the rows.
+      rows_multiple: the rows of every batch are a multiple of this.
     """
 
     sequences: tuple[list[list[int]], ...]
@@ -112,6 +113,7 @@ class Buckets:
     batch_tokens: int
     seed: int | None
     pad_id: int = 0
+    rows_multiple: int = 1
 
     def __post_init__(self):
         longest = [max(map(len, example)) for example in zip(*self.sequences, strict=True)]
@@ -119,7 +121,8 @@ class Buckets:
         members = [np.flatnonzero(bucket == b) for b in range(len(self.lengths))]
         # No more rows than there are examples, up to a power of two: splits of a like size share programs.
         most = [1 << max(0, len(group) - 1).bit_length() for group in members]
-        rows = [max(1, min(self.batch_tokens // length, n)) for length, n in zip(self.lengths, most, strict=True)]
+        rows = [min(self.batch_tokens // length, n) for length, n in zip(self.lengths, most, strict=True)]
+        rows = [max(1, n // self.rows_multiple) * self.rows_multiple for n in rows]
         # The (bucket, first row) of each batch of an epoch, before it is shuffled.
         plan = [(b, at) for b in range(len(rows)) for at in range(0, len(members[b]), rows[b])]
         for name, value in (("_members", members), ("_rows", rows), ("_plan", plan)):

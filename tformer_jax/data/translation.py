@@ -158,19 +158,22 @@ class TranslationData:
         sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())
         self.report = [f"{sizes} pairs ({config.source}, split by {config.split})"]
 
-    def train_batches(self) -> pipelines.Buckets | pipelines.Packed:
-        """Random-access training batches; adds their padding, and what was too long, to the report."""
+    def train_batches(self, rows_multiple: int = 1) -> pipelines.Buckets | pipelines.Packed:
+        """Random-access training batches; adds their padding, and what was too long, to the report.
+
+        The rows of each are a multiple of `rows_multiple`, so that they can be split evenly.
+        """
         config = self.config
         limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
         _, source, target = self.encode("train", limit)
         if config.batching == "packed":
             lengths = (_source_row(source, target, limit), limit + 1)
-            rows = max(1, config.batch_tokens // config.row_length)
+            rows = max(1, config.batch_tokens // (config.row_length * rows_multiple)) * rows_multiple
             batches = pipelines.Packed((source, target), _NAMES, lengths, rows, config.seed, tokenizers.PAD_ID)
         else:
             longest = [max(map(len, pair)) for pair in zip(source, target, strict=True)]
             lengths = pipelines.choose_buckets(longest, config.num_buckets)
-            batches = _buckets(source, target, lengths, config.batch_tokens, config.seed)
+            batches = _buckets(source, target, lengths, config.batch_tokens, config.seed, rows_multiple)
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
@@ -201,8 +204,9 @@ class TranslationData:
         return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (pairs, source, target))
 
 
-def _buckets(source, target, lengths: list[int], batch_tokens: int, seed: int | None) -> pipelines.Buckets:
-    return pipelines.Buckets((source, target), _NAMES, lengths, batch_tokens, seed, tokenizers.PAD_ID)
+def _buckets(source, target, lengths, batch_tokens: int, seed: int | None, rows_multiple: int = 1):
+    sides = (source, target)
+    return pipelines.Buckets(sides, _NAMES, lengths, batch_tokens, seed, tokenizers.PAD_ID, rows_multiple)
 
 
 def _source_row(source, target, row_length: int) -> int:

@@ -86,7 +86,7 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Translation, Tra
     """
     experiment = Experiment.from_config(run.config)
     data = experiment.load_data(run.directory)
-    batches = data.train_batches()
+    batches = data.train_batches(experiment.training.accumulate)
     validation = data.evaluation_batches("validation")
     task = Translation(experiment.task, data.tokenizers)
     trainer = experiment.trainer(task)
