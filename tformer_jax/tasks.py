@@ -148,8 +148,8 @@ class Translation:
         source = batch["source"]
         how = {
             "source_mask": F.AttentionMask(lengths=batch["source_lengths"]),
-            # Room for twice the source and a few; more only feeds repetitions.
-            "max_length": min(model.config.max_length, 2 * source.shape[1] + 16),
+            # Room for half as much again and a few; more only feeds repetitions.
+            "max_length": min(model.config.max_length, 3 * source.shape[1] // 2 + 10),
             "bos_id": tokenizers.BOS_ID,
             "eos_id": tokenizers.EOS_ID,
         }

@@ -35,9 +35,10 @@ def _tiny() -> dict:
         "data": section(
             TranslationDataConfig,
             source="interface_en_de",
+            split="both",
             vocab_size=4000,
             batching="packed",
-            batch_tokens=1024,
+            batch_tokens=512,
             row_length=64,
         ),
         "model": section(
@@ -49,11 +50,12 @@ def _tiny() -> dict:
             num_layers=2,
             norm_position="pre",
             max_length=256,
+            dropout_rate=0.0,
             scan_unroll=2,
         ),
         "optimizer": section(OptimizerConfig, learning_rate=3e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
-        "training": section(TrainingConfig, steps=2000, evaluate_every=500),
-        "checkpoint": section(CheckpointConfig, every=500),
+        "training": section(TrainingConfig, steps=1800, evaluate_every=600),
+        "checkpoint": section(CheckpointConfig, every=600),
         "precision": "params=float32,compute=float32,output=float32",
     }
 

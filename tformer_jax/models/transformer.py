@@ -63,9 +63,10 @@ class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.target_embedding = Embedding(config.vocab_size, config, rngs=rngs)
-        self.source_embedding = None
-        if not config.share_embeddings:
-            self.source_embedding = Embedding(config.source_vocab_size or config.vocab_size, config, rngs=rngs)
+        own = not config.share_embeddings
+        self.source_embedding = (
+            Embedding(config.source_vocab_size or config.vocab_size, config, rngs=rngs) if own else None
+        )
         self.source_positions = Positions(config, rngs=rngs)
         self.target_positions = Positions(config, rngs=rngs)
         self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs)

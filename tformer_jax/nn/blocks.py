@@ -94,7 +94,7 @@ class DecoderLayer(nnx.Module):
         extend_cache: Callable[[KeysValues], KeysValues] | None = None,
         key: Array | None = None,
         capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], KeysValues, Captured]:
+    ) -> tuple[Float[Array, "B T D"], Any, Captured]:
         """The next stream, the self-attention's keys and values, and what was asked for.
 
         Args:

@@ -85,12 +85,13 @@ class Positions(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.table = None
+        table = None
         if config.positions == "learned":
             shape = (config.max_length, config.d_model)
             # As large as the embeddings that it is added to.
             std = 1.0 if config.scale_embeddings else config.d_model**-0.5
-            self.table = nnx.Param(std * jax.random.normal(rngs.params(), shape, config.dtypes.params))
+            table = nnx.Param(std * jax.random.normal(rngs.params(), shape, config.dtypes.params))
+        self.table = table
 
     def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "T"] | Int[Array, "B T"] | None = None):
         """x plus the vectors of its positions, by default 0 .. T-1.

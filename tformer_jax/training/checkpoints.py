@@ -34,7 +34,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path, config: CheckpointConfig):
         options = ocp.CheckpointManagerOptions(max_to_keep=config.keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        handlers = {"arrays": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options, item_handlers=handlers)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -61,8 +62,7 @@ class Checkpoints:
         Raises:
           ConfigError: the checkpoint holds other arrays than these (names what differs).
         """
-        found = self._manager.item_metadata(step)["arrays"]
-        found = {name: tuple(x.shape) for name, x in dict(found.tree if hasattr(found, "tree") else found).items()}
+        found = {name: tuple(x.shape) for name, x in self._manager.item_metadata(step)["arrays"].items()}
         wanted = {name: tuple(x.shape) for name, x in shapes.items()}
         differing = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         if differing:
