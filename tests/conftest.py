@@ -7,4 +7,6 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("tformer_jax", "beartype.beartype")
+# Every room whose signatures name shapes. Not `config`: beartype cannot check `typing.Self` one method at a time.
+_ROOMS = ("functional", "nn", "models", "decoding", "tasks", "training")
+install_import_hook([f"tformer_jax.{room}" for room in _ROOMS], "beartype.beartype")

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 _T = TypeVar("_T")
 
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class ConfigError(ValueError):
@@ -137,15 +137,21 @@ class TransformerConfig:
     def __post_init__(self):
         for name in _COUNTS:
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if value is not None and (type(value) is not int or value < 1):
                 raise ConfigError(f"{name} must be a positive integer, got {value!r}")
-        for name in ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in _RATES:
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0.0 <= value < 1.0:
+                raise ConfigError(f"{name} must be in [0, 1), got {value!r}")
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        if self.norm_eps <= 0:
-            raise ConfigError(f"norm_eps must be positive, got {self.norm_eps!r}")
+        if type(self.norm_eps) not in (int, float) or self.norm_eps <= 0:
+            raise ConfigError(f"norm_eps must be a positive number, got {self.norm_eps!r}")
+        if self.scan_unroll > min(self.num_layers, self.num_decoder_layers or self.num_layers):
+            raise ConfigError(f"scan_unroll={self.scan_unroll} exceeds the layers of a stack")
         if self.head_dim is None and self.d_model % self.num_heads:
             raise ConfigError(
                 f"d_model must be divisible by num_heads unless head_dim is given, "
@@ -191,6 +197,10 @@ _COUNTS = (
     "vocab_size", "source_vocab_size", "d_model", "num_heads", "num_kv_heads", "head_dim", "d_ff",
     "num_layers", "num_decoder_layers", "max_length", "scan_unroll",
 )  # fmt: skip
+
+_SWITCHES = ("share_embeddings", "tie_output", "scale_embeddings", "use_bias")
+
+_RATES = ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate")
 
 _CHOICES = {
     "activation": ("relu", "gelu", "gelu_tanh", "silu"),

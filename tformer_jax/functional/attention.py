@@ -67,7 +67,7 @@ def scaled_dot_product_attention(
       [B T N H] in q's dtype.
 
     Raises:
-      ValueError: heads that do not divide, a mask or a bias that does not fit the scores, or an
+      ValueError: no queries or keys, heads that do not divide, a mask or a bias that does not fit the scores, or an
         unknown implementation.
     """
     mask = as_mask(mask)
@@ -170,6 +170,8 @@ def _rank4(bias: Array | None) -> Array | None:
 def _check(q: Array, k: Array, mask: AttentionMask, bias: Array | None) -> None:
     B, T, N, _ = q.shape
     S, K = k.shape[1], k.shape[2]
+    if T == 0 or S == 0:
+        raise ValueError(f"attention needs queries and keys, got T={T}, S={S}")
     if N % K:
         raise ValueError(f"{N} query heads are not a multiple of {K} key/value heads")
     if bias is not None and not broadcasts(bias, (B, N, T, S)):

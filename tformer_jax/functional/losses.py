@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 
@@ -48,7 +48,10 @@ def cross_entropy(
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     logits = logits.astype(jnp.float32)
     vocab_size = logits.shape[-1]
-    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+    # Relative to the highest: the difference of two large numbers would lose the small loss.
+    highest = lax.stop_gradient(logits.max(-1, keepdims=True))
+    logits = logits - highest
+    log_normaliser = jnp.log(jnp.exp(logits).sum(-1))
     # A negative index would count from the end; V is out of range and fills with NaN.
     index = jnp.where(targets < 0, vocab_size, targets)[..., None]
     target_logit = jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
@@ -56,7 +59,7 @@ def cross_entropy(
         target_logit = (1 - label_smoothing) * target_logit + label_smoothing * logits.mean(-1)
     loss = log_normaliser - target_logit
     if z_loss:
-        loss += z_loss * jnp.square(log_normaliser)
+        loss += z_loss * jnp.square(log_normaliser + highest[..., 0])
     if weights is None:
         return loss.mean()
     return weighted_mean(loss, weights)

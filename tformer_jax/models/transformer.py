@@ -63,10 +63,8 @@ class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.target_embedding = Embedding(config.vocab_size, config, rngs=rngs)
-        own = not config.share_embeddings
-        self.source_embedding = (
-            Embedding(config.source_vocab_size or config.vocab_size, config, rngs=rngs) if own else None
-        )
+        source_vocab_size = config.source_vocab_size or config.vocab_size
+        self.source_embedding = None if config.share_embeddings else Embedding(source_vocab_size, config, rngs=rngs)
         self.source_positions = Positions(config, rngs=rngs)
         self.target_positions = Positions(config, rngs=rngs)
         self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs)
@@ -146,6 +144,8 @@ class Transformer(nnx.Module):
         embed_key, layers_key = split_key(key, 2)
         positions = None if target_segments is None else F.positions_in_segments(target_segments)
         x = self._drop(self.target_positions(self.target_embedding(target), positions), embed_key)
+        if (source_segments is None) != (target_segments is None):
+            raise ValueError("source_segments and target_segments go together: an example has an id in both")
         across = None if target_segments is None else (target_segments, source_segments)
         mask = F.AttentionMask(causal=True, segments=target_segments) & _token_mask(target_mask)
         memory_mask = F.AttentionMask(segments=across) & _token_mask(source_mask)
@@ -160,11 +160,19 @@ class Transformer(nnx.Module):
         return (logits, captured) if capture else logits
 
     def start_cache(self, memory: Float[Array, "B S D"], length: int, *, source_mask: Any = None) -> DecoderCache:
-        """An empty cache with room for `length` target tokens, holding the memory's keys and values."""
+        """An empty cache with room for `length` target tokens, holding the memory's keys and values.
+
+        Raises:
+          ValueError: `length` exceeds max_length, or `source_mask` depends on the query.
+        """
         config, B = self.config, memory.shape[0]
+        if length > config.max_length:
+            raise ValueError(f"a cache of {length} tokens exceeds max_length={config.max_length}")
         memory_kv = jax.vmap(lambda layer: layer.cross_attention.keys_values(memory))(self.decoder.layers)
         empty = jnp.zeros((self.decoder.num_layers, B, length, config.kv_heads, config.head_width), memory.dtype)
         mask = _token_mask(source_mask)
+        if mask.causal or mask.window is not None:
+            raise ValueError("the source_mask of a cache must be the same for every query: no causal, no window")
         if mask.hides_nothing:
             allowed = None
         else:

@@ -151,6 +151,5 @@ class Stack(nnx.Module):
         if self.config.remat != "none":
             step = jax.checkpoint(step, policy=_REMAT_POLICIES[self.config.remat])
         keys = None if key is None else jax.random.split(key, self.num_layers)
-        unroll = min(self.config.scan_unroll, self.num_layers)
-        x, outputs = jax.lax.scan(step, x, (self.layers, per_layer, keys), unroll=unroll)
+        x, outputs = jax.lax.scan(step, x, (self.layers, per_layer, keys), unroll=self.config.scan_unroll)
         return x if self.final_norm is None else self.final_norm(x), outputs

@@ -1,0 +1,468 @@
+"""Attention against float64 NumPy, in value and gradient, for every implementation (equations 2, 3, 4, 9)."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import IMPLEMENTATIONS, assert_close, block_sizes, examples, normal, quick_jit
+
+import tformer_jax.functional as F
+from tformer_jax.functional.kernels import IMPLEMENTATIONS as KERNELS
+from tformer_jax.functional.kernels import choose
+
+both = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+
+TOLERANCE = {jnp.float32: 2e-5, jnp.float16: 4e-3, jnp.bfloat16: 3e-2}
+
+# B, T, S, K, G = N / K, H: single elements, one block, several, ragged; MHA, GQA and MQA.
+SHAPES = [
+    (1, 1, 1, 1, 1, 1),
+    (2, 3, 5, 1, 2, 4),
+    (1, 9, 9, 2, 1, 2),
+    (2, 5, 17, 2, 2, 3),
+    (1, 8, 16, 1, 3, 2),
+    (1, 1, 10, 2, 2, 2),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    with block_sizes(4, 8):
+        yield
+
+
+@functools.cache  # cases of one shape and structure share their compilation
+def value_and_gradients(implementation, scale, jit):
+    def run(q, k, v, bias, mask, d_out):
+        def attention(q, k, v, bias):
+            return F.scaled_dot_product_attention(
+                q, k, v, mask=mask, bias=bias, scale=scale, implementation=implementation
+            )
+
+        out, backward = jax.vjp(attention, q, k, v, bias)
+        return out, *backward(d_out)
+
+    return jit(run)
+
+
+@dataclasses.dataclass
+class Case:
+    q: Any
+    k: Any
+    v: Any
+    d_out: Any
+    mask: Any = None
+    allowed: Any = None
+    bias: Any = None
+    scale: float | None = None
+
+    def oracle(self):
+        """Output, dq, dk, dv, d_bias from the numbers that the dtype can hold."""
+        args = (self.allowed, self.bias if self.bias is None else oracles.f64(self.bias), self.scale)
+        q, k, v, d_out = (oracles.f64(x) for x in (self.q, self.k, self.v, self.d_out))
+        return oracles.attention(q, k, v, *args), *oracles.attention_gradients(q, k, v, d_out, *args)
+
+    def run(self, implementation, jit=quick_jit):
+        """The same five from the library."""
+
+        run = value_and_gradients(implementation, self.scale, jit)
+        return run(self.q, self.k, self.v, self.bias, self.mask, self.d_out)
+
+    def check(self, implementation, tolerance):
+        names = ("output", "dq", "dk", "dv", "d_bias")
+        for name, got, wanted in zip(names, self.run(implementation), self.oracle(), strict=True):
+            if wanted is None:
+                assert got is None
+            else:
+                assert_close(got, wanted, tolerance, name)
+
+
+def make_case(seed, shape, dtype=jnp.float32, magnitude=1.0, **fields):
+    B, T, S, K, G, H = shape
+    query, key = (B, T, K * G, H), (B, S, K, H)
+    q, k, v, d_out = (normal(4 * seed + i, *s, dtype=dtype) for i, s in enumerate((query, key, key, query)))
+    return Case(q * dtype(magnitude), k, v, d_out, **fields)
+
+
+@st.composite
+def masks(draw, B, N, T, S):
+    """(AttentionMask, the same relation as an array written by loops)."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    chosen = draw(st.sets(st.sampled_from(("causal", "window", "lengths", "segments", "explicit", "positions"))))
+    fields: dict[str, Any] = {}
+    if "causal" in chosen:
+        fields["causal"] = True
+    if "window" in chosen:
+        fields["window"] = draw(st.integers(1, S))
+    if "lengths" in chosen:
+        fields["lengths"] = rng.integers(0, S + 1, B)
+    if "segments" in chosen:
+        pair = (np.sort(rng.integers(0, 3, (B, T))), np.sort(rng.integers(0, 3, (B, S))))
+        fields["segments"] = pair[0] if T == S and draw(st.booleans()) else pair
+    if "explicit" in chosen:
+        shape = draw(st.sampled_from([(T, S), (B, N, T, S), (1, 1, 1, S), (B, 1, T, 1)]))
+        fields["explicit"] = rng.random(shape) < 0.7
+    if "positions" in chosen:
+        fields["query_positions"] = draw(st.sampled_from([np.arange(T) + S - T, rng.integers(0, S, (B, T))]))
+    allowed = oracles.mask_by_loops(
+        B, N, T, S, **{"query_pos" if name == "query_positions" else name: x for name, x in fields.items()}
+    )
+    return F.AttentionMask(**{name: _device(x) for name, x in fields.items()}), allowed
+
+
+def _device(x):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, x)
+
+
+@st.composite
+def cases(draw, dtype):
+    shape = draw(st.sampled_from(SHAPES))
+    B, T, S, K, G, H = shape
+    case = make_case(draw(st.integers(0, 99)), shape, dtype, draw(st.sampled_from([0.5, 1.0, 4.0])))
+    if draw(st.booleans()):
+        case.mask, case.allowed = draw(masks(B, K * G, T, S))
+    if draw(st.booleans()):
+        wide = draw(st.sampled_from([(T, S), (1, S), (K * G, T, S), (B, 1, T, S), (1, K * G, 1, S), (B, K * G, T, 1)]))
+        case.bias = normal(7, *wide, dtype=dtype)
+    case.scale = draw(st.sampled_from([None, None, 0.3, -0.5]))
+    return case
+
+
+def test_oracles_agree_with_central_differences():
+    """The hand-derived backward of the oracle is wrong."""
+    rng = np.random.default_rng(0)
+    q, k, v, d_out = (rng.standard_normal(s) for s in ((2, 3, 4, 2), (2, 5, 2, 2), (2, 5, 2, 2), (2, 3, 4, 2)))
+    allowed = rng.random((2, 4, 3, 5)) < 0.6
+    allowed[0, 0, 0] = False
+    bias, kept = rng.standard_normal((4, 1, 5)), 2.0 * (rng.random((2, 4, 3, 5)) < 0.5)
+    gradients = oracles.attention_gradients(q, k, v, d_out, allowed, bias, 0.6, kept)
+    for i, gradient in enumerate(gradients):
+        arrays = [q, k, v, bias]
+
+        def loss(x, i=i, arrays=arrays):
+            q, k, v, bias = (x if j == i else a for j, a in enumerate(arrays))
+            return (d_out * oracles.attention(q, k, v, allowed, bias, 0.6, kept)).sum()
+
+        assert_close(gradient, oracles.central_differences(loss, arrays[i]), 1e-8, "qkvb"[i])
+
+
+@both
+@examples(16)
+@given(cases(jnp.float32))
+def test_value_and_gradients_match_the_formula(implementation, case):
+    """The output, or the gradient of q, k, v or the bias, is not softmax(scale QK^T + bias) V."""
+    case.check(implementation, TOLERANCE[jnp.float32])
+
+
+@both
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@examples(2)
+@given(data=st.data())
+def test_low_precision_matches_the_formula(implementation, dtype, data):
+    """A 16-bit input costs more than the rounding of 16-bit inputs and outputs, or comes back as another dtype."""
+    case = data.draw(cases(dtype))
+    case.check(implementation, TOLERANCE[dtype])
+    assert {x.dtype for x in case.run(implementation) if x is not None} == {jnp.dtype(dtype)}
+
+
+@both
+@examples(8)
+@given(seed=st.integers(0, 99), masked=st.booleans())
+def test_logits_at_the_edge_of_overflow_are_exact(implementation, seed, masked):
+    """Logits of 4e37 overflow, or exp of their difference does.
+
+    Small integers times 2^61 make every product exact, so that equal logits are equal and the
+    softmax is a mean over the ties.
+    """
+    B, T, S, K, G, H = 1, 5, 17, 2, 2, 4
+    rng = np.random.default_rng(seed)
+    whole = [rng.integers(-2, 3, s).astype(np.float64) for s in ((B, T, K * G, H), (B, S, K, H), (B, S, K, H))]
+    q, k, v = whole[0] * 2.0**61, whole[1] * 2.0**61, whole[2]
+    assert np.abs(oracles.attention_scores(q, k)).max() > 1e37
+    case = Case(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), normal(seed, B, T, K * G, H))
+    if masked:
+        case.mask, case.allowed = F.AttentionMask(causal=True), oracles.mask_by_loops(B, K * G, T, S, causal=True)
+    case.check(implementation, 1e-6)
+
+
+@both
+@pytest.mark.parametrize("magnitude", [1e4, 1e9, 3e18])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_huge_logits_stay_finite(implementation, magnitude, with_bias):
+    """A maximum that is rounded otherwise than the scores it is subtracted from overflows exp.
+
+    Compiled as users compile it: the compiler may fuse the scale and the subtraction into one rounding.
+    """
+    shape = (1, 9, 17, 1, 2, 3)
+    case = make_case(1, shape, magnitude=1.0)
+    limit = np.sqrt(magnitude) if magnitude < 1e18 else magnitude
+    case.q, case.k = (jnp.clip(x, -1, 1) * limit for x in (case.q, case.k))
+    case.bias = normal(2, 9, 17, scale=limit) if with_bias else None
+    out, *gradients = case.run(implementation, jax.jit)
+    assert all(bool(jnp.isfinite(x).all()) for x in (out, *gradients) if x is not None)
+    assert float(jnp.abs(out).max()) <= float(jnp.abs(case.v).max()) * 1.001
+    assert float(jnp.abs(out).min(axis=(0, 1, 3)).max()) > 0
+
+
+@both
+def test_a_query_without_keys_gets_zeros_in_value_and_gradient(implementation):
+    """A fully masked row is NaN, or uniform, or leaks a gradient."""
+    case = make_case(3, (2, 5, 9, 1, 2, 3), bias=normal(1, 2, 5, 9))
+    allowed = np.random.default_rng(0).random((2, 2, 5, 9)) < 0.5
+    allowed[0, :, 2], allowed[1, 1], allowed[:, :, :, 4] = False, False, False
+    case.mask, case.allowed = jnp.asarray(allowed), allowed
+    out, dq, dk, dv, d_bias = case.run(implementation)
+    for name, x in (("output", out[0, 2]), ("dq", dq[0, 2]), ("output", out[1, :, 1]), ("dq", dq[1, :, 1])):
+        np.testing.assert_array_equal(x, 0.0, err_msg=name)
+    for name, x in (("dk", dk[:, 4]), ("dv", dv[:, 4]), ("d_bias", d_bias[:, :, 4])):
+        np.testing.assert_array_equal(x, 0.0, err_msg=name)
+    case.check(implementation, TOLERANCE[jnp.float32])
+
+
+@both
+def test_a_bias_of_minus_infinity_hides_like_a_mask(implementation):
+    """-inf from `mask_to_bias` turns into NaN in the value or in the gradient."""
+    allowed = np.tril(np.ones((9, 9), bool), -1)  # the first row sees nothing
+    case = make_case(4, (1, 9, 9, 1, 2, 2), bias=F.mask_to_bias(jnp.asarray(allowed)))
+    case.check(implementation, TOLERANCE[jnp.float32])
+    np.testing.assert_array_equal(case.run(implementation)[0][:, 0], 0.0)
+
+
+@both
+def test_query_heads_share_key_heads_in_order(implementation):
+    """Head n of N uses another key head than n // (N / K): a checkpoint's heads would be shuffled."""
+    q, k, v = normal(0, 1, 3, 6, 2), normal(1, 1, 9, 2, 2), normal(2, 1, 9, 2, 2)
+
+    def run(q, k, v):
+        grouped = F.scaled_dot_product_attention(q, k, v, implementation=implementation)
+        heads = [
+            F.scaled_dot_product_attention(q[:, :, n : n + 1], k[:, :, j : j + 1], v[:, :, j : j + 1])
+            for n, j in enumerate((0, 0, 0, 1, 1, 1))
+        ]
+        return grouped, jnp.concatenate(heads, axis=2)
+
+    assert_close(*quick_jit(run)(q, k, v), 1e-6)
+
+
+@both
+def test_biases_of_every_rank_broadcast(implementation):
+    """A bias [T S], [N T S] or [B N T S] is added to other scores than it should, or its gradient is."""
+    for seed, shape in enumerate(((5, 9), (4, 5, 9), (2, 4, 5, 9))):
+        make_case(seed, (2, 5, 9, 2, 2, 2), bias=normal(seed, *shape)).check(implementation, TOLERANCE[jnp.float32])
+
+
+def test_attention_weights_are_the_softmax_and_sum_to_one():
+    """The weights are not the formula's; a row does not sum to 1 (or to 0 where nothing may be seen)."""
+    case = make_case(5, (2, 4, 7, 2, 2, 3))
+    bias = normal(9, 4, 4, 7)
+    mask = F.AttentionMask(lengths=jnp.array([5, 0]))
+    allowed = oracles.mask_by_loops(2, 4, 4, 7, lengths=[5, 0])
+    weights = quick_jit(lambda q, k: F.attention_weights(q, k, mask=mask, bias=bias, scale=0.7))(case.q, case.k)
+    assert_close(weights, oracles.attention_weights(case.q, case.k, allowed, bias, 0.7), 1e-6)
+    np.testing.assert_allclose(weights.sum(-1), np.array([1.0, 0.0])[:, None, None] * np.ones((2, 4, 4)), atol=1e-6)
+
+
+def test_boolean_arrays_are_masks():
+    """[T S], [B N T S] or an array that broadcasts to it hides other pairs than it says; True = may attend."""
+    q, k = normal(0, 2, 3, 4, 2), normal(1, 2, 5, 2, 2)
+    arrays = [np.random.default_rng(i).random(s) < 0.6 for i, s in enumerate([(3, 5), (2, 4, 3, 5), (2, 1, 1, 5)])]
+    run = quick_jit(lambda q, k, masks: [F.attention_weights(q, k, mask=mask) for mask in masks])
+    for got, array in zip(run(q, k, [jnp.asarray(array) for array in arrays]), arrays, strict=True):
+        wanted = oracles.attention_weights(q, k, np.broadcast_to(array, (2, 4, 3, 5)))
+        assert_close(got, wanted, 1e-6, str(array.shape))
+
+
+def test_softmax_is_in_float32_for_bfloat16_inputs():
+    """Weights are rounded to bfloat16, or summed in it (where 256 + 1 = 256)."""
+    q, k = normal(0, 1, 3, 2, 4, scale=3.0, dtype=jnp.bfloat16), normal(1, 1, 40, 1, 4, dtype=jnp.bfloat16)
+    weights = quick_jit(F.attention_weights)(q, k)
+    assert weights.dtype == jnp.float32
+    assert_close(weights, oracles.attention_weights(oracles.f64(q), oracles.f64(k)), 1e-6)
+
+
+@both
+def test_the_mean_of_many_bfloat16_values_is_their_mean(implementation):
+    """The weighted sum over 1024 keys accumulates in bfloat16: ones would average to less than 1."""
+    q, k = jnp.zeros((1, 1, 1, 2), jnp.bfloat16), jnp.zeros((1, 1024, 1, 2), jnp.bfloat16)
+    with block_sizes(4, 256):
+        out = quick_jit(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, implementation=implementation))(
+            q, k, jnp.ones_like(k)
+        )
+    np.testing.assert_array_equal(out.astype(jnp.float32), 1.0)
+
+
+@both
+def test_traced_masks_and_vmap_give_the_same(implementation):
+    """Lengths that are known only at run time, or a batch axis from vmap, change the result."""
+    case = make_case(6, (3, 5, 17, 1, 2, 2))
+    lengths = jnp.array([17, 3, 9])
+
+    def one(q, k, v, length):
+        mask = F.AttentionMask(causal=True, lengths=length[None])
+        row = (x[None] for x in (q, k, v))
+        return F.scaled_dot_product_attention(*row, mask=mask, implementation=implementation)[0]
+
+    allowed = oracles.mask_by_loops(3, 2, 5, 17, causal=True, lengths=[17, 3, 9])
+    out = quick_jit(jax.vmap(one))(case.q, case.k, case.v, lengths)
+    assert_close(out, oracles.attention(case.q, case.k, case.v, allowed), 1e-5)
+
+
+# Dropout ---------------------------------------------------------------------------------------
+
+
+def dropped_attention(implementation, rate):
+    def run(q, k, v, key):
+        return F.scaled_dot_product_attention(q, k, v, dropout_rate=rate, key=key, implementation=implementation)
+
+    return run
+
+
+@both
+def test_dropout_follows_the_key(implementation):
+    """The same key gives another result, another key the same, or no key drops something."""
+    case = make_case(8, (1, 5, 9, 1, 2, 3))
+    run = quick_jit(dropped_attention(implementation, 0.5))
+    first, again, other = (run(case.q, case.k, case.v, jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    without = quick_jit(dropped_attention(implementation, 0.5))(case.q, case.k, case.v, None)
+    assert_close(without, oracles.attention(case.q, case.k, case.v), 1e-5)
+
+
+@both
+def test_dropout_gradient_is_that_of_the_weights_it_dropped(implementation):
+    """The backward pass drops other weights than the forward pass, or differentiates them wrongly.
+
+    With v = identity the output *is* the dropped weights, so the oracle reads off what was kept.
+    """
+    S = 9
+    q, k, d_out = normal(0, 2, 6, 2, S, scale=0.5), normal(1, 2, S, 1, S, scale=0.5), normal(2, 2, 6, 2, S)
+    v = normal(3, 2, S, 1, S)
+    eye = jnp.broadcast_to(jnp.eye(S)[:, None], (2, S, 1, S))
+
+    def gradients(q, k, v, d_out, key):
+        out, backward = jax.vjp(lambda *a: dropped_attention(implementation, 0.4)(*a, key), q, k, v)
+        return out, *backward(d_out)
+
+    run = quick_jit(gradients)
+    key = jax.random.key(3)
+    dropped = np.asarray(run(q, k, eye, d_out, key)[0]).transpose(0, 2, 1, 3)
+    kept = dropped / oracles.attention_weights(q, k)
+    assert 0.2 < (kept == 0).mean() < 0.6
+    np.testing.assert_allclose(kept[kept > 0], 1 / 0.6, rtol=1e-4)
+    out, *got = run(q, k, v, d_out, key)
+    assert_close(out, oracles.attention(q, k, v, kept=kept), 1e-5)
+    wanted = oracles.attention_gradients(q, k, v, d_out, kept=kept)
+    for name, a, b in zip(("dq", "dk", "dv"), got, wanted, strict=False):
+        assert_close(a, b, 3e-5, name)
+
+
+@both
+def test_dropout_keeps_the_mean(implementation):
+    """Dropped weights sum to something else than 1 on average."""
+    q, k, v = normal(0, 2, 64, 4, 2), normal(1, 2, 64, 4, 2), jnp.ones((2, 64, 4, 2))
+    with block_sizes(32, 32):
+        out = quick_jit(dropped_attention(implementation, 0.25))(q, k, v, jax.random.key(0))
+    assert abs(float(out.mean()) - 1.0) < 0.02
+    assert float(out.std()) > 0.01
+
+
+# Errors ----------------------------------------------------------------------------------------
+
+
+def call(q=None, **changes):
+    q = jnp.ones((2, 3, 4, 2)) if q is None else q
+    return F.scaled_dot_product_attention(q, jnp.ones((2, 5, 2, 2)), jnp.ones((2, 5, 2, 2)), **changes)
+
+
+@both
+@pytest.mark.parametrize(
+    ("error", "message", "changes"),
+    [
+        (ValueError, "3 query heads are not a multiple of 2", dict(q=jnp.ones((2, 3, 3, 2)))),
+        (ValueError, r"got shape \(2, 3, 5\)", dict(mask=jnp.ones((2, 3, 5), bool))),
+        (ValueError, r"got shape \(2, 3, 5\)", dict(mask=F.AttentionMask(explicit=jnp.ones((2, 3, 5), bool)))),
+        (TypeError, "mask must be boolean.*float32.*bias", dict(mask=jnp.zeros((3, 5)))),
+        (TypeError, "mask must be boolean", dict(mask=F.AttentionMask(explicit=jnp.zeros((3, 5), int)))),
+        (ValueError, r"mask must broadcast.*\(3, 6\)", dict(mask=jnp.ones((3, 6), bool))),
+        (ValueError, r"mask must broadcast.*\(4, 5\)", dict(mask=jnp.ones((4, 5), bool))),
+        (ValueError, r"bias must broadcast.*\(3, 4\)", dict(bias=jnp.zeros((3, 4)))),
+        (ValueError, r"bias must broadcast.*\(1, 2, 4, 3, 5\)", dict(bias=jnp.zeros((1, 2, 4, 3, 5)))),
+        (ValueError, r"lengths .*\(3,\)", dict(mask=F.AttentionMask(lengths=jnp.ones(3, int)))),
+        (ValueError, r"query_positions .*\(4,\)", dict(mask=F.AttentionMask(query_positions=jnp.arange(4)))),
+        (ValueError, r"key_positions .*\(4,\)", dict(mask=F.AttentionMask(key_positions=jnp.arange(4)))),
+        (ValueError, r"segments of the keys.*\(2, 3\)", dict(mask=F.AttentionMask(segments=jnp.ones((2, 3), int)))),
+        (ValueError, r"dropout rate must be in \[0, 1\), got 1.0", dict(dropout_rate=1.0, key=jax.random.key(0))),
+        (ValueError, r"dropout rate must be in \[0, 1\), got -0.1", dict(dropout_rate=-0.1)),
+    ],
+)
+def test_what_cannot_be_is_refused(implementation, error, message, changes):
+    """A wrong argument is sliced, clamped or broadcast into a result."""
+    with pytest.raises(error, match=message):
+        call(**changes, implementation=implementation)
+
+
+def test_an_unknown_implementation_is_refused_with_the_known_ones():
+    """A misspelt implementation falls back to some other."""
+    with pytest.raises(ValueError, match="implementation must be one of .*reference.*blockwise.*got 'flash'"):
+        call(implementation="flash")
+
+
+def test_auto_is_dense_when_small_and_blockwise_when_large():
+    """ "auto" holds [T S] scores at any length, or gives up the fast path for short sequences."""
+    assert choose("auto", 512, 512) is KERNELS["reference"]
+    assert choose("auto", 8192, 8192) is KERNELS["blockwise"]
+
+
+# Multi-head attention --------------------------------------------------------------------------
+
+
+def params(D, C, N, K, H, biases):
+    shapes = [(D, N, H), (C, K, H), (C, K, H), (N, H, D), (N, H), (K, H), (K, H), (D,)]
+    return F.AttentionParams(*(normal(i, *s) if i < 4 or biases else None for i, s in enumerate(shapes)))
+
+
+@pytest.mark.parametrize(
+    ("D", "C", "N", "K", "biases"), [(6, 6, 2, 2, True), (6, 4, 4, 2, True), (4, 4, 3, 1, False)], ids=str
+)
+def test_multi_head_attention_is_concat_heads_times_w_o(D, C, N, K, biases):
+    """Projections, the order of heads, a bias or the mask go wrong in self- or cross-attention (C is the context's)."""
+    held = params(D, C, N, K, 3, biases)
+    x, context = normal(20, 2, 4, D), normal(21, 2, 5, C)
+    allowed = np.random.default_rng(1).random((2, N, 4, 5)) < 0.8
+    out = quick_jit(F.multi_head_attention)(x, context, held, mask=jnp.asarray(allowed))
+    arrays = [0 if p is None else p for p in held]
+    assert_close(out, oracles.multi_head_attention(x, context, *arrays, mask=allowed), 1e-5)
+
+
+def test_project_qkv_takes_keys_and_values_from_the_context():
+    """Cross-attention reads keys or values from the queries' side (equation 3, equation 9)."""
+    held = params(4, 3, 2, 1, 5, True)
+    x, context = normal(0, 1, 2, 4), normal(1, 1, 6, 3)
+    q, k, v = F.project_qkv(x, context, held)
+    for got, source, w, b in (
+        (q, x, held.w_q, held.b_q),
+        (k, context, held.w_k, held.b_k),
+        (v, context, held.w_v, held.b_v),
+    ):
+        assert_close(got, np.einsum("btd,dnh->btnh", oracles.f64(source), oracles.f64(w)) + oracles.f64(b), 1e-5)
+
+
+@both
+def test_the_default_scale_is_one_over_root_of_head_width(implementation):
+    """Scores are divided by the model's width, or by nothing."""
+    q, k, v = normal(0, 1, 3, 2, 5), normal(1, 1, 3, 2, 5), normal(2, 1, 3, 2, 5)
+
+    def run(q, k, v, scale):
+        return F.scaled_dot_product_attention(q, k, v, scale=scale, implementation=implementation)
+
+    default, given = quick_jit(lambda *args: [run(*args, scale) for scale in (None, 1 / math.sqrt(5))])(q, k, v)
+    np.testing.assert_array_equal(default, given)

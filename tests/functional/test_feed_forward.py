@@ -1,0 +1,73 @@
+"""The position-wise network against the formula (equation 5)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from support import assert_close, normal, quick_jit
+
+import tformer_jax.functional as F
+
+D, HIDDEN = 4, 6
+WEIGHTS = (normal(1, D, HIDDEN), normal(2, HIDDEN), normal(3, HIDDEN, D), normal(4, D))
+
+
+@pytest.mark.parametrize("shape", [(D,), (3, D), (2, 3, D)], ids=str)
+def test_value_and_gradients_match_the_formula(shape):
+    """ReLU(x W_1 + b_1) W_2 + b_2, or its gradient by x or by a parameter, is not what comes out."""
+    x, d_out = normal(0, *shape), normal(5, *shape)
+
+    def run(x, d_out, *weights):
+        out, backward = jax.vjp(F.feed_forward, x, *weights)
+        return out, *backward(d_out)
+
+    out, *gradients = quick_jit(run)(x, d_out, *WEIGHTS)
+    assert_close(out, oracles.feed_forward(x, *WEIGHTS), 1e-5, "output")
+    wanted = oracles.feed_forward_gradients(x, *WEIGHTS, d_out)
+    for name, got, want in zip(("dx", "dw1", "db1", "dw2", "db2"), gradients, wanted, strict=True):
+        assert_close(got, want, 1e-5, name)
+
+
+def test_oracle_agrees_with_central_differences():
+    """The hand-derived gradient of the oracle is wrong."""
+    x, d_out = oracles.f64(normal(0, 3, D)), oracles.f64(normal(5, 3, D))
+    arrays = [x, *(oracles.f64(w) for w in WEIGHTS)]
+    for i, gradient in enumerate(oracles.feed_forward_gradients(*arrays, d_out)):
+
+        def loss(held, i=i):
+            return (d_out * oracles.feed_forward(*(held if j == i else a for j, a in enumerate(arrays)))).sum()
+
+        assert_close(gradient, oracles.central_differences(loss, arrays[i]), 1e-7)
+
+
+def test_biases_may_be_absent():
+    """b_1 = None or b_2 = None is an error, or something is added nevertheless."""
+    x = normal(0, 3, D)
+    w1, _, w2, _ = WEIGHTS
+    assert_close(F.feed_forward(x, w1, None, w2, None), oracles.feed_forward(x, w1, None, w2, None), 1e-5)
+
+
+def test_the_activation_is_the_one_that_is_asked_for():
+    """Another nonlinearity than the argument is applied, or the argument is applied elsewhere."""
+    x = normal(0, 3, D)
+    out = F.feed_forward(x, *WEIGHTS, activation=jnp.tanh)
+    assert_close(out, oracles.feed_forward(x, *WEIGHTS, activation=np.tanh), 1e-5)
+
+
+def test_dropout_is_of_the_hidden_activations():
+    """Dropout falls on the output, or not at all: with W_2 = 1 the output counts the hidden units kept."""
+    x, width = jnp.ones((50, 1)), 40
+    w1, w2 = jnp.ones((1, width)), jnp.ones((width, 1))
+    out = F.feed_forward(x, w1, None, w2, None, dropout_rate=0.5, key=jax.random.key(0))
+    kept = np.asarray(out)[:, 0] / 2
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-5)
+    assert len(set(np.round(kept))) > 3 and abs(kept.mean() - width / 2) < 2
+
+
+def test_16_bit_stays_16_bit():
+    """A bfloat16 network computes in float32."""
+    x, *weights = (w.astype(jnp.bfloat16) for w in (normal(0, 3, D), *WEIGHTS))
+    out = F.feed_forward(x, *weights)
+    assert out.dtype == jnp.bfloat16
+    assert_close(out, oracles.feed_forward(*(oracles.f64(w) for w in (x, *weights))), 3e-2)

@@ -1,0 +1,170 @@
+"""`AttentionMask` and the mask arrays against relations written by loops (equation 8)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import tformer_jax.functional as F
+
+B, N, T, S = 2, 3, 4, 5
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "causal": dict(causal=True),
+    "window": dict(window=2),
+    "window of one": dict(window=1),
+    "causal window": dict(causal=True, window=3),
+    "lengths": dict(lengths=np.array([3, 0])),
+    "segments": dict(segments=(np.array([[0, 0, 1, 2], [3, 3, 3, 3]]), np.array([[0, 1, 1, 2, 2], [3, 0, 3, 0, 3]]))),
+    "other segments": dict(
+        segments=(np.array([[0, 1, 1, 2], [3, 3, 0, 0]]), np.array([[0, 1, 2, 2, 1], [3, 3, 0, 0, 0]]))
+    ),
+    "explicit rank 2": dict(explicit=np.random.default_rng(0).random((T, S)) < 0.5),
+    "explicit rank 4": dict(explicit=np.random.default_rng(1).random((B, N, T, S)) < 0.5),
+    "explicit per key": dict(explicit=np.random.default_rng(2).random((B, 1, 1, S)) < 0.5),
+    "causal, decoding at 1": dict(causal=True, query_positions=np.arange(T) + 1),
+    "causal, rows apart": dict(causal=True, query_positions=np.array([[0, 1, 2, 3], [1, 2, 3, 4]])),
+    "window, decoding at 3": dict(window=2, query_positions=np.arange(T) + 3),
+    "causal, keys in a ring": dict(
+        causal=True, query_positions=np.arange(T) + 5, key_positions=np.array([5, 6, 7, 3, 4])
+    ),
+    "everything": dict(
+        causal=True, window=3, lengths=np.array([5, 4]), segments=(np.zeros((B, T), int), np.zeros((B, S), int)),
+        explicit=np.random.default_rng(3).random((T, S)) < 0.8, query_positions=np.arange(T) + 1,
+    ),
+}  # fmt: skip
+
+
+def device(fields):
+    return F.AttentionMask(**jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, fields))
+
+
+def by_loops(fields, shape=(B, N, T, S)):
+    names = {"query_positions": "query_pos", "key_positions": "key_pos"}
+    return oracles.mask_by_loops(*shape, **{names.get(name, name): x for name, x in fields.items()})
+
+
+def as_array(mask, shape=(B, N, T, S)):
+    return np.broadcast_to(mask.to_array(*shape[2:]), shape)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_each_field_says_who_may_see_whom(name):
+    """The field hides or shows a pair that it should not."""
+    np.testing.assert_array_equal(as_array(device(FIELDS[name])), by_loops(FIELDS[name]))
+
+
+def test_one_array_of_segments_serves_queries_and_keys():
+    """Packed sequences see each other."""
+    segments = np.array([[1, 1, 2, 2], [5, 6, 6, 6]])
+    shape = (B, 1, T, T)
+    wanted = by_loops(dict(segments=segments), shape)
+    np.testing.assert_array_equal(as_array(F.AttentionMask(segments=jnp.asarray(segments)), shape), wanted)
+
+
+@pytest.mark.parametrize("first", FIELDS)
+def test_and_is_elementwise_and(first):
+    """`a & b` shows a pair that a or b hides, or hides one that both show. Every field with every other."""
+    for second in FIELDS:
+        a, b = FIELDS[first], FIELDS[second]
+        if "window" in a and "window" in b:
+            b = b | dict(window=a["window"] + 1)
+        # Positions belong to the queries and keys of a call, not to one of the two masks.
+        shared = {name: {**b, **a}[name] for name in ("query_positions", "key_positions") if name in a or name in b}
+        a, b = a | shared, b | shared
+        held = jax.tree.map(jnp.asarray, shared)
+        combined = device(a | held) & device(b | held)
+        np.testing.assert_array_equal(as_array(combined), by_loops(a) & by_loops(b), err_msg=second)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_and_takes_a_boolean_array_on_either_side(kind, side):
+    """`array & mask` becomes an array operation on the mask object, or an error."""
+    array = np.random.default_rng(0).random((T, S)) < 0.5
+    mask = F.AttentionMask(causal=True)
+    combined = kind(array) & mask if side == "left" else mask & kind(array)
+    assert isinstance(combined, F.AttentionMask)
+    np.testing.assert_array_equal(as_array(combined), by_loops(dict(causal=True)) & array)
+
+
+def test_and_with_none_changes_nothing():
+    """An absent mask hides something."""
+    mask = F.AttentionMask(causal=True)
+    assert (mask & None) is mask
+
+
+def test_two_masks_with_different_positions_are_refused():
+    """One of two contradicting sets of positions wins silently."""
+    a, b = (F.AttentionMask(causal=True, query_positions=jnp.arange(4) + i) for i in (0, 1))
+    with pytest.raises(ValueError, match="both masks set query_positions"):
+        a & b
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_tiles_are_slices_of_the_whole(name):
+    """A kernel that asks for a tile gets another one than the dense mask has there."""
+    mask, whole = device(FIELDS[name]), by_loops(FIELDS[name])
+    for q_start, k_start in ((0, 0), (1, 2), (2, 3)):
+        tile = np.broadcast_to(mask.tile(q_start, 2, k_start, 2), (B, N, 2, 2))
+        np.testing.assert_array_equal(tile, whole[:, :, q_start : q_start + 2, k_start : k_start + 2])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_hides_nothing_is_never_wrong(name):
+    """A kernel would skip a mask that hides something."""
+    if device(FIELDS[name]).hides_nothing:
+        assert by_loops(FIELDS[name]).all()
+
+
+def test_a_mask_is_a_pytree_that_keeps_its_static_fields():
+    """A mask loses its causality or its window on the way into `jax.jit`, or they become tracers."""
+    mask = F.AttentionMask(causal=True, window=2, lengths=jnp.array([3, 5]))
+    assert [leaf.shape for leaf in jax.tree.leaves(mask)] == [(2,)]
+    inside = jax.jit(lambda m: m.to_array(T, S))(mask)
+    np.testing.assert_array_equal(inside, mask.to_array(T, S))
+    np.testing.assert_array_equal(
+        np.broadcast_to(inside, (B, N, T, S)), by_loops(dict(causal=True, window=2, lengths=[3, 5]))
+    )
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_that_sees_nothing_is_refused(window):
+    """A window of 0 or less hides everything without a word."""
+    with pytest.raises(ValueError, match=f"window must be at least 1, got {window}"):
+        F.AttentionMask(window=window)
+
+
+def test_one_step_against_a_cache_sees_what_the_whole_sequence_sees():
+    """A mask for one query and a cache is built from its own array's shape, not from positions."""
+    whole = np.asarray(F.AttentionMask(causal=True, window=3).to_array(8, 8))
+    for step in range(8):
+        one = F.AttentionMask(causal=True, window=3, query_positions=jnp.array([step])).to_array(1, 8)
+        np.testing.assert_array_equal(one[:, :, 0], whole[:, :, step])
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, None), (3, 5), (5, 3), (1, 1)])
+def test_causal_mask_is_key_at_most_query(rows, columns):
+    """Equation 8: a token sees the future, or not itself."""
+    wanted = [[j <= i for j in range(columns or rows)] for i in range(rows)]
+    np.testing.assert_array_equal(F.causal_mask(rows, columns), wanted)
+
+
+@pytest.mark.parametrize("pad_id", [0, 7])
+def test_padding_mask_hides_the_given_id_only(pad_id):
+    """Padding is taken to be token 0 whatever the tokenizer says."""
+    tokens = np.array([[7, 0, 3], [0, 0, 7]])
+    mask = F.padding_mask(jnp.asarray(tokens), pad_id)
+    assert mask.shape == (2, 1, 1, 3) and mask.dtype == bool
+    np.testing.assert_array_equal(mask[:, 0, 0], tokens != pad_id)
+
+
+def test_mask_to_bias_is_zero_and_minus_infinity():
+    """Equation 8: a large finite number stands for -inf, or True and False are swapped."""
+    bias = F.mask_to_bias(jnp.array([[True, False]]))
+    assert bias.dtype == jnp.float32
+    np.testing.assert_array_equal(bias, [[0.0, -np.inf]])

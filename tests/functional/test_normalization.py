@@ -1,0 +1,91 @@
+"""Layer normalisation against the formula and its hand-derived gradient (equation 12)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import assert_close, examples, normal, quick_jit
+
+import tformer_jax.functional as F
+
+TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 1.6e-2, jnp.float16: 2e-3}
+
+
+def norm(x, gamma, beta, eps=1e-5):
+    """With gradients, for a random cotangent."""
+
+    def run(x, gamma, beta, d_out):
+        out, backward = jax.vjp(lambda *args: F.layer_norm(*args, eps=eps), x, gamma, beta)
+        return out, *backward(d_out)
+
+    d_out = normal(9, *x.shape, dtype=x.dtype)
+    return d_out, quick_jit(run)(x, gamma, beta, d_out)
+
+
+def test_oracle_agrees_with_central_differences():
+    """The hand-derived gradient of the oracle is wrong."""
+    rng = np.random.default_rng(0)
+    x, gamma, beta, d_out = (rng.standard_normal(s) for s in ((3, 4), (4,), (4,), (3, 4)))
+    dx, d_gamma, d_beta = oracles.layer_norm_gradients(x, gamma, d_out, 0.1)
+    for got, held, loss in (
+        (dx, x, lambda x: (d_out * oracles.layer_norm(x, gamma, beta, 0.1)).sum()),
+        (d_gamma, gamma, lambda gamma: (d_out * oracles.layer_norm(x, gamma, beta, 0.1)).sum()),
+        (d_beta, beta, lambda beta: (d_out * oracles.layer_norm(x, gamma, beta, 0.1)).sum()),
+    ):
+        assert_close(got, oracles.central_differences(loss, held), 1e-8)
+
+
+@examples(15)
+@given(
+    st.sampled_from([(1, 1), (5,), (2, 3, 8), (1, 4, 33)]),
+    st.sampled_from(list(TOLERANCE)),
+    st.sampled_from([1e-5, 0.3]),
+    st.sampled_from([1.0, 30.0]),
+)
+def test_value_and_gradients_match_the_formula(shape, dtype, eps, scale):
+    """(x - mean) / sqrt(biased variance + eps) * gamma + beta, or its gradient, is not what comes out."""
+    x = normal(0, *shape, scale=scale, dtype=dtype)
+    gamma, beta = 1 + normal(1, shape[-1], scale=0.3), normal(2, shape[-1])
+    d_out, (out, *gradients) = norm(x, gamma, beta, eps)
+    assert out.dtype == dtype
+    assert_close(out, oracles.layer_norm(oracles.f64(x), gamma, beta, eps), TOLERANCE[dtype], "output")
+    wanted = oracles.layer_norm_gradients(oracles.f64(x), gamma, oracles.f64(d_out), eps)
+    for name, got, want in zip(("dx", "d_gamma", "d_beta"), gradients, wanted, strict=True):
+        assert_close(got, want, 3 * TOLERANCE[dtype], name)
+
+
+def test_the_variance_is_the_biased_one():
+    """The variance is divided by D - 1."""
+    out = F.layer_norm(jnp.array([-1.0, 1.0]), jnp.ones(2), jnp.zeros(2), eps=1e-12)
+    np.testing.assert_allclose(out, [-1.0, 1.0], rtol=1e-6)
+
+
+def test_eps_stands_inside_the_root():
+    """The divisor is std + eps: here 1 / (1 + 3) instead of 1 / sqrt(1 + 3)."""
+    out = F.layer_norm(jnp.array([-1.0, 1.0]), jnp.ones(2), jnp.zeros(2), eps=3.0)
+    np.testing.assert_allclose(out, [-0.5, 0.5], rtol=1e-6)
+
+
+def test_a_constant_row_gives_beta_and_a_finite_gradient():
+    """Variance 0 divides by 0."""
+    _, (out, dx, *_) = norm(jnp.full((1, 4), 7.0), jnp.ones(4), jnp.arange(4.0))
+    np.testing.assert_array_equal(out[0], np.arange(4.0))
+    assert bool(jnp.isfinite(dx).all())
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_moments_are_in_float32(dtype):
+    """Mean and variance in 16 bits: 300 + 0.0 has no room for the spread, and 300^2 overflows float16."""
+    x = jnp.asarray(300 + 2 * np.arange(-8, 8), dtype)
+    out = F.layer_norm(x, jnp.ones(16), jnp.zeros(16))
+    assert_close(out, oracles.layer_norm(oracles.f64(x), np.ones(16), np.zeros(16), 1e-5), TOLERANCE[dtype])
+
+
+def test_a_large_mean_does_not_drown_the_variance():
+    """E[x^2] - E[x]^2 in float32 loses a spread of 1 around 10,000."""
+    x = 1e4 + normal(0, 1, 64)
+    out = F.layer_norm(x, jnp.ones(64), jnp.zeros(64))
+    assert_close(out, oracles.layer_norm(oracles.f64(x), np.ones(64), np.zeros(64), 1e-5), 2e-3)

@@ -1,0 +1,238 @@
+"""Float64 NumPy written from the formulas, forward and backward by hand: what the library is checked against.
+
+Nothing here comes from the library. Each gradient is itself checked against central differences
+(`test_oracles_agree_with_central_differences` in tests/functional/test_attention.py and its siblings).
+"""
+
+import math
+
+import numpy as np
+
+
+def f64(x):
+    """Any array (or None) as float64."""
+    return None if x is None else np.asarray(x, np.float64)
+
+
+# Masks -----------------------------------------------------------------------------------------
+
+
+def mask_by_loops(
+    B, N, T, S, *, causal=False, window=None, lengths=None, segments=None, explicit=None, query_pos=None, key_pos=None
+):
+    """Who may attend whom, [B N T S], one pair at a time."""
+    q_pos = np.broadcast_to(np.arange(T) if query_pos is None else query_pos, (B, T))
+    k_pos = np.broadcast_to(np.arange(S) if key_pos is None else key_pos, (B, S))
+    q_seg, k_seg = segments if isinstance(segments, tuple) else (segments, segments)
+    explicit = None if explicit is None else np.broadcast_to(explicit, (B, N, T, S))
+    allowed = np.zeros((B, N, T, S), bool)
+    for b, n, t, s in np.ndindex(B, N, T, S):
+        see = True
+        if causal and k_pos[b, s] > q_pos[b, t]:
+            see = False
+        if window is not None and abs(int(q_pos[b, t]) - int(k_pos[b, s])) >= window:
+            see = False
+        if lengths is not None and s >= lengths[b]:
+            see = False
+        if segments is not None and q_seg[b, t] != k_seg[b, s]:
+            see = False
+        if explicit is not None and not explicit[b, n, t, s]:
+            see = False
+        allowed[b, n, t, s] = see
+    return allowed
+
+
+# Attention -------------------------------------------------------------------------------------
+
+
+def attention_scores(q, k, mask=None, bias=None, scale=None):
+    """Q K^T * scale + bias, -inf where masked, [B N T S]; each key head serves N / K query heads in a row."""
+    q, k = f64(q), f64(k)
+    N, K, H = q.shape[2], k.shape[2], q.shape[3]
+    k = np.repeat(k, N // K, axis=2)
+    scores = np.einsum("btnh,bsnh->bnts", q, k) * (1 / math.sqrt(H) if scale is None else scale)
+    if bias is not None:
+        scores = scores + f64(bias)
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf)
+    return scores
+
+
+def attention_weights(q, k, mask=None, bias=None, scale=None):
+    """softmax over the keys, [B N T S]; a row without any key is zero."""
+    scores = attention_scores(q, k, mask, bias, scale)
+    highest = scores.max(-1, keepdims=True)
+    unnormalised = np.exp(scores - np.where(np.isinf(highest), 0, highest))
+    total = unnormalised.sum(-1, keepdims=True)
+    return np.divide(unnormalised, total, out=np.zeros_like(unnormalised), where=total > 0)
+
+
+def attention(q, k, v, mask=None, bias=None, scale=None, kept=None):
+    """softmax(Q K^T / sqrt(d)) V, [B T N H]; `kept` [B N T S] multiplies the weights (dropout)."""
+    weights = attention_weights(q, k, mask, bias, scale) * (1 if kept is None else f64(kept))
+    v = np.repeat(f64(v), q.shape[2] // k.shape[2], axis=2)
+    return np.einsum("bnts,bsnh->btnh", weights, v)
+
+
+def attention_gradients(q, k, v, d_out, mask=None, bias=None, scale=None, kept=None):
+    """(dq, dk, dv, d_bias) of sum(d_out * attention(...)), by the chain rule.
+
+    With P the softmax and W = P * kept the weights: dV = W^T dO; dW = dO V^T; dP = dW * kept;
+    dscores = P * (dP - sum_s P dP); dQ = scale * dscores K; dK = scale * dscores^T Q.
+    d_bias has the shape of bias: summed over the axes that it broadcasts along.
+    """
+    q, k, v, d_out = f64(q), f64(k), f64(v), f64(d_out)
+    N, K, H = q.shape[2], k.shape[2], q.shape[3]
+    scale = 1 / math.sqrt(H) if scale is None else scale
+    kept = 1.0 if kept is None else f64(kept)
+    P = attention_weights(q, k, mask, bias, scale)
+    k_wide, v_wide = np.repeat(k, N // K, axis=2), np.repeat(v, N // K, axis=2)
+    dv = np.einsum("bnts,btnh->bsnh", P * kept, d_out)
+    dP = np.einsum("btnh,bsnh->bnts", d_out, v_wide) * kept
+    d_scores = P * (dP - (P * dP).sum(-1, keepdims=True))
+    dq = np.einsum("bnts,bsnh->btnh", d_scores, k_wide) * scale
+    dk = np.einsum("bnts,btnh->bsnh", d_scores, q) * scale
+    B, S = k.shape[:2]
+    dk, dv = (x.reshape(B, S, K, N // K, H).sum(3) for x in (dk, dv))
+    return dq, dk, dv, None if bias is None else unbroadcast(d_scores, np.shape(bias))
+
+
+def unbroadcast(gradient, shape):
+    """A gradient of the broadcast shape, summed back to `shape`."""
+    gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
+    axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
+    return gradient.sum(axis=axes, keepdims=True).reshape(shape)
+
+
+def multi_head_attention(x, context, w_q, w_k, w_v, w_o, b_q=0, b_k=0, b_v=0, b_o=0, *, mask=None):
+    """Concat(head_1 ... head_h) W_O with the heads side by side, as the paper writes it."""
+    x, context = f64(x), f64(context)
+    q = np.einsum("btd,dnh->btnh", x, f64(w_q)) + f64(b_q)
+    k = np.einsum("bsc,ckh->bskh", context, f64(w_k)) + f64(b_k)
+    v = np.einsum("bsc,ckh->bskh", context, f64(w_v)) + f64(b_v)
+    heads = attention(q, k, v, mask)
+    concatenated = np.concatenate([heads[:, :, n] for n in range(heads.shape[2])], axis=-1)
+    return concatenated @ f64(w_o).reshape(-1, np.shape(w_o)[-1]) + f64(b_o)
+
+
+# Layers ----------------------------------------------------------------------------------------
+
+
+def layer_norm(x, gamma, beta, eps):
+    """(x - mean) / sqrt(variance + eps) * gamma + beta, the variance divided by D."""
+    x = f64(x)
+    mean = x.sum(-1, keepdims=True) / x.shape[-1]
+    variance = ((x - mean) ** 2).sum(-1, keepdims=True) / x.shape[-1]
+    return (x - mean) / np.sqrt(variance + eps) * f64(gamma) + f64(beta)
+
+
+def layer_norm_gradients(x, gamma, d_out, eps):
+    """(dx, d_gamma, d_beta); with g = d_out gamma and n the normed x, dx = (g - mean(g) - n mean(g n)) / root."""
+    x, gamma, d_out = f64(x), f64(gamma), f64(d_out)
+    root = np.sqrt(x.var(-1, keepdims=True) + eps)
+    normed = (x - x.mean(-1, keepdims=True)) / root
+    g = d_out * gamma
+    dx = (g - g.mean(-1, keepdims=True) - normed * (g * normed).mean(-1, keepdims=True)) / root
+    leading = tuple(range(x.ndim - 1))
+    return dx, (d_out * normed).sum(leading), d_out.sum(leading)
+
+
+def relu(x):
+    return np.maximum(x, 0.0)
+
+
+def gelu(x):
+    """x Phi(x), by the error function."""
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def feed_forward(x, w1, b1, w2, b2, activation=relu):
+    """activation(x W_1 + b_1) W_2 + b_2."""
+    hidden = activation(f64(x) @ f64(w1) + (0 if b1 is None else f64(b1)))
+    return hidden @ f64(w2) + (0 if b2 is None else f64(b2))
+
+
+def feed_forward_gradients(x, w1, b1, w2, b2, d_out):
+    """(dx, dw1, db1, dw2, db2) of sum(d_out * ReLU(x W_1 + b_1) W_2 + b_2)."""
+    x, w1, b1, w2, d_out = f64(x), f64(w1), f64(b1), f64(w2), f64(d_out)
+    before = x @ w1 + b1
+    d_before = (d_out @ w2.T) * (before > 0)
+    rows = x.reshape(-1, x.shape[-1])
+    flat = d_before.reshape(-1, d_before.shape[-1])
+    d_rows = d_out.reshape(-1, d_out.shape[-1])
+    hidden = relu(before).reshape(-1, before.shape[-1])
+    return d_before @ w1.T, rows.T @ flat, flat.sum(0), hidden.T @ d_rows, d_rows.sum(0)
+
+
+def sinusoids(length, d_model, base=10_000.0):
+    """PE(pos, 2i) = sin(pos / base^(2i/d)), PE(pos, 2i+1) = cos(the same angle), one number at a time."""
+    table = np.zeros((length, d_model))
+    for position in range(length):
+        for column in range(d_model):
+            angle = position / base ** ((column - column % 2) / d_model)
+            table[position, column] = math.sin(angle) if column % 2 == 0 else math.cos(angle)
+    return table
+
+
+# Losses ----------------------------------------------------------------------------------------
+
+
+def log_softmax(logits):
+    logits = f64(logits)
+    highest = logits.max(-1, keepdims=True)
+    return logits - highest - np.log(np.exp(logits - highest).sum(-1, keepdims=True))
+
+
+def log_normaliser(logits):
+    logits = f64(logits)
+    highest = logits.max(-1, keepdims=True)
+    return highest[..., 0] + np.log(np.exp(logits - highest).sum(-1))
+
+
+def target_distribution(targets, V, label_smoothing):
+    """(1 - e) onehot(y) + e / V."""
+    return (1 - label_smoothing) * np.eye(V)[np.asarray(targets)] + label_smoothing / V
+
+
+def cross_entropy(logits, targets, weights=None, label_smoothing=0.0, z_loss=0.0):
+    """The weighted mean of -sum_v target_v log yhat_v + z_loss * logsumexp^2."""
+    log_probs = log_softmax(logits)
+    wanted = target_distribution(targets, log_probs.shape[-1], label_smoothing)
+    loss = -(wanted * log_probs).sum(-1) + z_loss * log_normaliser(logits) ** 2
+    weights = np.ones(loss.shape) if weights is None else f64(weights)
+    return (loss * weights).sum() / weights.sum()
+
+
+def cross_entropy_gradient(logits, targets, weights=None, label_smoothing=0.0, z_loss=0.0):
+    """d loss / d logits = weight / sum(weights) * (yhat - target + 2 z_loss logsumexp yhat)."""
+    probs = np.exp(log_softmax(logits))
+    wanted = target_distribution(targets, probs.shape[-1], label_smoothing)
+    weights = np.ones(probs.shape[:-1]) if weights is None else f64(weights)
+    each = probs - wanted + 2 * z_loss * log_normaliser(logits)[..., None] * probs
+    return each * (weights / weights.sum())[..., None]
+
+
+# Differences -----------------------------------------------------------------------------------
+
+
+def central_differences(function, x, step=1e-5):
+    """The gradient of a scalar function of a float64 array, one element at a time."""
+    x = f64(x).copy()
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        held = x[index]
+        x[index] = held + step
+        above = function(x)
+        x[index] = held - step
+        below = function(x)
+        x[index] = held
+        gradient[index] = (above - below) / (2 * step)
+    return gradient

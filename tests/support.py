@@ -1,0 +1,96 @@
+"""What several test files share: quick compilation, small blocks, models without an initialiser, jaxprs."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import HealthCheck, settings
+
+from tformer_jax import TransformerConfig, models
+from tformer_jax.functional.kernels import blockwise
+
+IMPLEMENTATIONS = ("reference", "blockwise")
+
+# The arrays of a test are tiny and its time is compilation. These options, of XLA's CPU back end, make it a
+# quarter; what depends on the compiler itself uses `jax.jit`.
+_QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick_jit = functools.partial(jax.jit, compiler_options=_QUICK)
+
+
+def examples(count: int):
+    """Hypothesis settings: few examples, always the same ones."""
+    unneeded = (HealthCheck.too_slow, HealthCheck.data_too_large)
+    return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=unneeded)
+
+
+@contextlib.contextmanager
+def block_sizes(q: int, k: int):
+    """The blockwise kernel with blocks of q queries and k keys, so that a tiny shape has several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockwise, "_BLOCK_Q", q)
+        patch.setattr(blockwise, "_BLOCK_K", k)
+        yield
+
+
+def normal(seed: int, *shape: int, scale: float = 1.0, dtype=jnp.float32) -> jax.Array:
+    """Numbers from NumPy: nothing to compile."""
+    return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def tiny_config(**changes) -> TransformerConfig:
+    """Two layers, two heads, widths that differ from each other."""
+    small = dict(vocab_size=13, d_model=8, num_heads=2, d_ff=12, num_layers=2, max_length=16, dropout_rate=0.0)
+    return TransformerConfig(**(small | changes))
+
+
+def fill(make, seed: int = 0):
+    """The module that `make()` builds, each parameter drawn by NumPy instead of by its initialiser."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        around = 1.0 if "gamma" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(around + 0.3 * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(make))
+
+
+def tiny_transformer(seed: int = 0, **changes) -> models.Transformer:
+    """A `Transformer` of `tiny_config` with random weights, biases and norms."""
+    return fill(lambda: models.Transformer(tiny_config(**changes), rngs=nnx.Rngs(0)), seed)
+
+
+def with_leaf(module, path: str, value):
+    """The module with the one parameter whose path ends in `path` replaced: nothing is mutated."""
+
+    def pick(where, leaf):
+        name = jax.tree_util.keystr(where, simple=True, separator=".").removesuffix(".value")
+        return value if name.endswith(path) else leaf
+
+    return jax.tree_util.tree_map_with_path(pick, module)
+
+
+def equations(jaxpr):
+    """Every equation of a jaxpr, those inside of others included."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from equations(inner)
+
+
+def _is_jaxpr(x) -> bool:
+    return hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns")
+
+
+def assert_close(got, wanted, tolerance: float, what: str = ""):
+    """|got - wanted| <= tolerance * max(1, |wanted|.max()), and nothing that is not finite."""
+    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    assert got.shape == wanted.shape, f"{what}: shape {got.shape} instead of {wanted.shape}"
+    assert np.isfinite(got).all(), f"{what}: not finite"
+    allowed = tolerance * max(1.0, np.abs(wanted).max(initial=0.0))
+    worst = np.abs(got - wanted).max(initial=0.0)
+    assert worst <= allowed, f"{what}: off by {worst:.3g}, allowed {allowed:.3g}"
