@@ -134,14 +134,17 @@ class Translation:
                 raise sources.DataError(f"sentence {number} has {len(ids)} tokens, and the model reads at most {limit}")
         if not any(encoded):
             return ["" for _ in texts]
+        # By length, so that the sentences of a batch end at about the same step.
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         lengths = pipelines.ladder(max(map(len, encoded)), limit)
-        batches = pipelines.Buckets((encoded,), ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
+        sides = ([encoded[i] for i in order],)
+        batches = pipelines.Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
         translations = [""] * len(texts)
         for i in range(len(batches)):
             _, examples = batches.indices(i)
-            tokens = self._search(model, batches.batch(i))
-            for example, row in zip(examples, np.asarray(tokens)[: len(examples)], strict=True):
-                translations[example] = tokenizers.decode(self.tokenizers.target, row)
+            tokens = np.asarray(self._search(model, batches.batch(i)))
+            for example, row in zip(examples, tokens[: len(examples)], strict=True):
+                translations[order[example]] = tokenizers.decode(self.tokenizers.target, row)
         return translations
 
     def _search(self, model: Transformer, batch: Any) -> Array:
