@@ -53,7 +53,7 @@ def _tiny() -> dict:
             dropout_rate=0.0,
             scan_unroll=2,
         ),
-        "optimizer": section(OptimizerConfig, learning_rate=3e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
+        "optimizer": section(OptimizerConfig, learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
         "training": section(TrainingConfig, steps=2200, evaluate_every=1100),
         "checkpoint": section(CheckpointConfig, every=1100),
         "precision": "params=float32,compute=float32,output=float32",
