@@ -25,7 +25,7 @@ def main() -> None:
     texts = [TEXT.value] if INPUT.value is None else read_lines(Path(INPUT.value))
     _, task, model = load_run(Run.open(cli.WORKDIR.value))
     for translation in task.translate(model, texts):
-        print(translation)
+        print(translation.replace("\n", " "))  # one line a sentence, whatever the model writes
 
 
 if __name__ == "__main__":

@@ -132,14 +132,14 @@ class Translation:
         for number, ids in enumerate(encoded, 1):
             if len(ids) > limit:
                 raise sources.DataError(f"sentence {number} has {len(ids)} tokens, and the model reads at most {limit}")
-        if not any(encoded):
-            return ["" for _ in texts]
+        translations = [""] * len(texts)
         # By length, so that the sentences of a batch end at about the same step.
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-        lengths = pipelines.ladder(max(map(len, encoded)), limit)
+        order = sorted((i for i in range(len(texts)) if encoded[i]), key=lambda i: len(encoded[i]))
+        if not order:
+            return translations
+        lengths = pipelines.ladder(len(encoded[order[-1]]), limit)
         sides = ([encoded[i] for i in order],)
         batches = pipelines.Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
-        translations = [""] * len(texts)
         for i in range(len(batches)):
             _, examples = batches.indices(i)
             tokens = np.asarray(self._search(model, batches.batch(i)))

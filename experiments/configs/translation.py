@@ -3,9 +3,26 @@
     python -m experiments.train --config=experiments/configs/translation.py:tiny --workdir=runs/t1
 
 Presets:
-  tiny    English to German interface strings on two CPU cores.
-  verses  English to French verses, long sentences, on two CPU cores.
-  base, big  the paper's models on the user's own WMT files (data.source_file, data.target_file).
+  tiny       English to German interface strings on two CPU cores.
+  verses     English to French verses, long sentences, on two CPU cores. Not yet run to its end.
+  base, big  the paper's models on the user's own files (--config.data.source_file, target_file).
+             Not yet run: for accelerators.
+
+How tiny came about. BLEU on 1,000 unseen sentences, 128 wide, 2 + 2 layers, pre-norm, Adam, linear
+decay, label smoothing 0.1, beam of 4, rows of 64 tokens packed (6 % padding):
+
+  slots a batch  steps  learning rate  dropout  vocabulary  BLEU
+  1,024          3,000  3e-3           0.1      4,000       29.6  (split "sentence"; twice too long)
+  1,024          1,200  4e-3           0.1      2,500       18.8  (validation; split "sentence")
+  1,024          1,200  4e-3           0        4,000       24.2  (split "sentence")
+  512            2,400  3e-3           0        4,000       27.2  (validation; split "sentence")
+  512            1,800  6e-3           0        4,000       18.5  (split "both" from here on)
+  512            1,800  3e-3           0        4,000       21.9
+  512            2,200  2e-3           0        4,000       23.1  (chosen)
+
+So: in few epochs dropout costs more than it gives, and smaller batches help. Eight length buckets
+instead of packed rows took 31 % padding and eight compilations. On unseen components (split "group")
+the same model reaches 13: their vocabulary is new.
 """
 
 import dataclasses

@@ -46,7 +46,7 @@ def plot_attention(weights: np.ndarray, queries: Sequence[str], keys: Sequence[s
             continue
         image = axes.imshow(weights[head], vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
         axes.set_title(f"head {head + 1}", fontsize=9)
-        axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(queries)), queries, fontsize=8)
+        axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(queries)), queries, fontsize=8, parse_math=False)
     figure.colorbar(image, ax=panels, shrink=0.8, label="weight")
     figure.savefig(file, dpi=150)

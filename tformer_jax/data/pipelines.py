@@ -117,6 +117,8 @@ class Buckets:
 
     def __post_init__(self):
         longest = [max(map(len, example)) for example in zip(*self.sequences, strict=True)]
+        if max(longest, default=0) > self.lengths[-1]:
+            raise DataError(f"an example of {max(longest)} tokens does not fit the longest bucket, {self.lengths[-1]}")
         bucket = np.searchsorted(self.lengths, longest)
         members = [np.flatnonzero(bucket == b) for b in range(len(self.lengths))]
         # No more rows than there are examples, up to a power of two: splits of a like size share programs.
@@ -184,6 +186,9 @@ class Packed:
     pad_id: int = 0
 
     def __post_init__(self):
+        for name, side, length in zip(self.names, self.sequences, self.lengths, strict=True):
+            if (longest := max(map(len, side), default=0)) > length:
+                raise DataError(f"a {name} of {longest} tokens does not fit a row of {length}")
         plan = _pack([list(map(len, side)) for side in self.sequences], self.lengths, self.seed)
         if len(plan) < self.rows:
             raise DataError(f"{len(plan)} packed rows do not fill a batch of {self.rows}")

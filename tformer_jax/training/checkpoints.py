@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from ..config import ConfigError
@@ -49,9 +50,14 @@ class Checkpoints:
         """The newest step that has a whole checkpoint."""
         return self._manager.latest_step()
 
+    @property
+    def steps(self) -> list[int]:
+        """All steps that have a whole checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, arrays: Arrays, config: dict) -> None:
         """Starts writing; returns once the arrays are copied and may be donated."""
-        if step in self._manager.all_steps():
+        if step in self.steps:
             return
         parts = {"arrays": ocp.args.StandardSave(arrays), "config": ocp.args.JsonSave(config)}
         self._manager.save(step, args=ocp.args.Composite(**parts))
@@ -62,8 +68,8 @@ class Checkpoints:
         Raises:
           ConfigError: the checkpoint holds other arrays than these (names what differs).
         """
-        found = {name: tuple(x.shape) for name, x in self._manager.item_metadata(step)["arrays"].items()}
-        wanted = {name: tuple(x.shape) for name, x in shapes.items()}
+        found = _described(self._manager.item_metadata(step)["arrays"])
+        wanted = _described(shapes)
         differing = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         if differing:
             name = differing[0]
@@ -73,3 +79,8 @@ class Checkpoints:
             )
         restored = self._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))
         return restored["arrays"]
+
+
+def _described(arrays: dict[str, Any]) -> dict[str, str]:
+    """ "float32 (3, 4)" for each array."""
+    return {name: f"{jnp.dtype(x.dtype).name} {tuple(x.shape)}" for name, x in arrays.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError, TransformerConfig, build, nearest
+from ..data.sources import DataError
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
 from ..tasks import Translation, TranslationConfig
@@ -85,9 +86,13 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Translation, Tra
       Diverged: see `train`.
     """
     experiment = Experiment.from_config(run.config)
-    data = experiment.load_data(run.directory)
-    batches = data.train_batches(experiment.training.accumulate)
-    validation = data.evaluation_batches("validation")
+    try:
+        data = experiment.load_data(run.directory)
+        batches = data.train_batches(experiment.training.accumulate)
+        validation = data.evaluation_batches("validation")
+    except (ConfigError, DataError):
+        run.withdraw()
+        raise
     task = Translation(experiment.task, data.tokenizers)
     trainer = experiment.trainer(task)
     for line in (*data.report, f"{trainer.parameter_count:,} parameters"):
@@ -113,4 +118,6 @@ def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Translation
         if checkpoints.latest is None:
             raise RunError(f"{run.directory} has no checkpoint yet")
         step = checkpoints.latest if step is None else step
+        if step not in checkpoints.steps:
+            raise RunError(f"{run.directory} has no checkpoint of step {step}, only of {checkpoints.steps}")
         return experiment, task, trainer.model(checkpoints.restore(step, trainer.layout.shapes))

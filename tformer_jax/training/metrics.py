@@ -22,8 +22,8 @@ class MetricsWriter:
 
     def __init__(self, file: Path, tensorboard: Path, start_step: int):
         if file.exists():
-            rows = file.read_text("utf-8").splitlines(keepends=True)
-            file.write_text("".join(row for row in rows if _step_of(row) <= start_step), "utf-8")
+            rows = file.read_text("utf-8").splitlines()
+            file.write_text("".join(row + "\n" for row in rows if _step_of(row) <= start_step), "utf-8")
         self._file = open(file, "a", encoding="utf-8", buffering=1)
         self._events = SummaryWriter(str(tensorboard), purge_step=start_step + 1)
 
@@ -38,7 +38,7 @@ class MetricsWriter:
         self._events.close()
 
 
-def read_metrics(file: Path) -> list[dict[str, float]]:
+def read_metrics(file: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl."""
     return [json.loads(row) for row in file.read_text("utf-8").splitlines() if _step_of(row) < float("inf")]
 
@@ -90,7 +90,7 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
 
 
-def _step_of(row: str) -> float:
+def _step_of(row: str) -> int | float:
     """The step of a row; a row that a crash cut short counts as later than any."""
     try:
         return json.loads(row)["step"]

@@ -52,6 +52,13 @@ class OptimizerConfig:
             raise ConfigError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ConfigError(f"optimizer.clip_norm must be positive or None, got {self.clip_norm}")
+        for name in ("b1", "b2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.eps <= 0:
+            raise ConfigError(f"optimizer.eps must be positive, got {self.eps}")
+        if self.weight_decay < 0:
+            raise ConfigError(f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
         if self.name == "adam" and self.weight_decay:
             raise ConfigError("optimizer.weight_decay needs optimizer.name='adamw'")
 

@@ -41,6 +41,7 @@ class Run:
         self.tensorboard = directory / "tensorboard"
         self.samples = directory / "samples"
         self.plots = directory / "plots"
+        self.is_new = False
 
     @classmethod
     def start(cls, directory: str | Path, config: Mapping[str, Any]) -> "Run":
@@ -60,10 +61,17 @@ class Run:
                 )
         else:
             write_json(run.config_file, run.config)
+            run.is_new = True
         write_json(run.directory / "environment.json", environment())
         for folder in (run.samples, run.plots):
             folder.mkdir(exist_ok=True)
         return run
+
+    def withdraw(self) -> None:
+        """Forgets what a run that could not begin wrote down, so that a corrected command may use its directory."""
+        if self.is_new:
+            for name in ("config.json", "tokenizer.json", "source_tokenizer.json"):
+                (self.directory / name).unlink(missing_ok=True)
 
     @classmethod
     def open(cls, directory: str | Path) -> "Run":
@@ -99,9 +107,12 @@ def read_json(file: Path) -> Any:
 
 def write_json(file: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as temporary:
-        json.dump(value, temporary, indent=2, ensure_ascii=False)
-    os.replace(temporary.name, file)
+    unfinished = file.with_suffix(".unfinished")
+    try:
+        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False), "utf-8")
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _check_writable(directory: Path) -> None:

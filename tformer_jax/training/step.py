@@ -20,7 +20,7 @@ LossFunction = Callable[[Any, Any, Array], tuple[Array, Array]]
 class TrainState:
     """All that changes while training. Step i draws its randomness from `fold_in(key, i)`."""
 
-    step: Array
+    step: Any
     model: Any
     optimizer: Any
 

@@ -1,0 +1,328 @@
+"""Greedy and beam search against every sequence there is: five tokens, at most four long.
+
+The oracle scores sequences with the model's uncached forward pass, all 256 at once, and NumPy does the rest.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import quick_jit, tiny_transformer
+
+import tformer_jax.functional as F
+from tformer_jax import TransformerConfig
+from tformer_jax.decoding import beam_search, greedy_search
+
+V, MAX_LENGTH, BOS, EOS = 5, 4, 1, 2
+IDS = {"bos_id": BOS, "eos_id": EOS}
+SOURCE = jnp.array([[3, 0, 4, 3, 1, 4], [4, 4, 3, 0, 0, 0], [1, 3, 3, 3, 4, 0]], jnp.int32)
+MASK = F.AttentionMask(lengths=jnp.array([6, 3, 5]))
+# Ended after 1, 2, 3 or 4 tokens, or cut after 4: as many hypotheses as there can be.
+HYPOTHESES = 1 + 4 + 16 + 64 + 256
+PENALTIES = (0.0, 0.6, 2.0)
+
+
+def make_model(seed):
+    """Weights strong enough that the hypotheses differ by more than rounding."""
+    weak = tiny_transformer(seed, vocab_size=V, max_length=8, num_layers=1, tie_output=False)
+    return jax.tree.map(lambda x: 1.5 * x, weak)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A seed under which sources, penalties and beams have different winners (checked below)."""
+    return make_model(85)
+
+
+@pytest.fixture(scope="module")
+def log_probs(model):
+    """[B 256 4 5]: the next token's log-probabilities along each of the 256 sequences without an end."""
+    others = [token for token in range(V) if token != EOS]
+    prefixes = np.array([[BOS, *rest] for rest in itertools.product(others, repeat=MAX_LENGTH - 1)], np.int32)
+    forward = quick_jit(lambda model, source, target, lengths: model(source, target, source_mask=lengths))
+    scored = {}
+    for row, (source, length) in enumerate(zip(np.asarray(SOURCE), np.asarray(MASK.lengths), strict=True)):
+        rows = jnp.asarray(np.tile(source, (len(prefixes), 1)))
+        seen = jnp.asarray(np.tile(np.arange(len(source)) < length, (len(prefixes), 1)))
+        logits = np.asarray(forward(model, rows, jnp.asarray(prefixes), seen), np.float64)
+        normalised = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        for prefix, steps in zip(prefixes, normalised, strict=True):
+            for t in range(MAX_LENGTH):
+                scored[row, tuple(prefix[1 : t + 1])] = steps[t]
+    return scored
+
+
+@pytest.fixture(scope="module")
+def ranking(log_probs):
+    """`ranking(row, penalty)`: all hypotheses of a source as (score, tokens), best first."""
+
+    @functools.cache
+    def rank(row, length_penalty):
+        found = []
+
+        def extend(tokens, total):
+            for token in range(V):
+                longer, log_prob = (*tokens, token), total + log_probs[row, tokens][token]
+                if token == EOS or len(longer) == MAX_LENGTH:
+                    score = log_prob / ((5 + len(longer)) / 6) ** length_penalty
+                    found.append((score, longer + (EOS,) * (MAX_LENGTH - len(longer))))
+                else:
+                    extend(longer, log_prob)
+
+        extend((), 0.0)
+        return sorted(found, reverse=True)
+
+    return rank
+
+
+@functools.cache
+def compiled(find, **how):
+    """A search for these settings, compiled in a hurry."""
+    return quick_jit(lambda model, source, mask: find(model, source, source_mask=mask, **IDS, **how))
+
+
+def search(model, length_penalty, source=SOURCE, mask=MASK, **how):
+    """A beam search with room for every hypothesis, unless told otherwise."""
+    how = {"beam_size": HYPOTHESES, "max_length": MAX_LENGTH, "length_penalty": length_penalty} | how
+    found = compiled(beam_search, **how)(model, source, mask)
+    return np.asarray(found.tokens), np.asarray(found.scores, np.float64)
+
+
+def greedy(model, source=SOURCE, mask=MASK):
+    return np.asarray(compiled(greedy_search, max_length=MAX_LENGTH)(model, source, mask))
+
+
+def pair_search(model, source=SOURCE, mask=MASK):
+    """The tokens that a beam of two finds, all rows of all sources below one another."""
+    return search(model, 0.6, source, mask, beam_size=2)[0].reshape(-1, MAX_LENGTH)
+
+
+@pytest.fixture(scope="module", params=PENALTIES)
+def exhaustive(request, model):
+    """The length penalty, and all hypotheses of all sources."""
+    return request.param, *search(model, request.param)
+
+
+def test_a_wide_beam_finds_every_hypothesis_in_order(exhaustive, ranking):
+    """Hypotheses are lost, repeated or ranked wrongly: against exhaustive enumeration."""
+    length_penalty, tokens, _ = exhaustive
+    for row in range(len(SOURCE)):
+        assert ranking(row, length_penalty)[0][1] == tuple(tokens[row, 0])
+        assert {t for _, t in ranking(row, length_penalty)} == {tuple(t) for t in tokens[row]}
+
+
+def test_scores_are_penalised_log_probabilities(exhaustive, ranking):
+    """A score is not log P / ((5 + |y|) / 6)^a of its tokens: the cache, the end token or the length is wrong."""
+    length_penalty, tokens, scores = exhaustive
+    for row in range(len(SOURCE)):
+        wanted = {t: score for score, t in ranking(row, length_penalty)}
+        np.testing.assert_allclose(scores[row], [wanted[tuple(t)] for t in tokens[row]], rtol=2e-5, atol=2e-5)
+
+
+def test_hypotheses_come_best_first(exhaustive):
+    """The first hypothesis would not be the translation."""
+    _, _, scores = exhaustive
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_the_length_penalty_changes_the_winner(ranking):
+    """The cases above would not tell one penalty from another."""
+    winners = {tuple(ranking(row, penalty)[0][1] for row in range(len(SOURCE))) for penalty in PENALTIES}
+    assert len(winners) > 1
+
+
+def test_the_sources_have_different_winners(ranking):
+    """The cases above would not notice rows of the batch that are mixed up."""
+    assert len({ranking(row, 0.6)[0][1] for row in range(len(SOURCE))}) > 1
+
+
+@pytest.fixture(scope="module")
+def small_beam(model):
+    return search(model, 0.6, beam_size=2)
+
+
+def test_the_small_beam_misses_the_best_of_a_source(small_beam, ranking):
+    """The tests of the small beam would not tell it from an exhaustive search."""
+    tokens, _ = small_beam
+    assert any(ranking(row, 0.6)[0][1] != tuple(tokens[row, 0]) for row in range(len(SOURCE)))
+
+
+def test_a_small_beam_reports_true_scores(small_beam, ranking):
+    """Reordering the cache mixes up histories: a reported score is not that of the reported tokens."""
+    tokens, scores = small_beam
+    for row in range(len(SOURCE)):
+        wanted = {t: score for score, t in ranking(row, 0.6)}
+        np.testing.assert_allclose(scores[row], [wanted[tuple(t)] for t in tokens[row]], rtol=2e-5, atol=2e-5)
+
+
+def test_a_small_beam_never_beats_the_best(small_beam, ranking):
+    """A score would count something twice: nothing is better than the best of all."""
+    _, scores = small_beam
+    assert all(scores[row, 0] <= ranking(row, 0.6)[0][0] + 1e-5 for row in range(len(SOURCE)))
+
+
+def test_a_small_beam_returns_different_hypotheses(small_beam):
+    """The beam would be filled with copies of one hypothesis."""
+    tokens, _ = small_beam
+    assert all(len({tuple(t) for t in row}) == len(row) for row in tokens)
+
+
+def by_hand(following, beam_size, length_penalty, max_length=MAX_LENGTH):
+    """Beam search in Python, one hypothesis at a time, without stopping early: (score, tokens), best first.
+
+    `following(tokens)` are the log-probabilities of the next token.
+    """
+    alive, finished = [(0.0, ())], []
+    for length in range(1, max_length + 1):
+        grown = [(p + log_prob, (*t, v)) for p, t in alive for v, log_prob in enumerate(following(t))]
+        grown = sorted(grown, reverse=True)[: 2 * beam_size]
+        penalty = ((5 + length) / 6) ** length_penalty
+        finished += [(p / penalty, t + (EOS,) * (max_length - length)) for p, t in grown if t[-1] == EOS]
+        finished = sorted(finished, reverse=True)[:beam_size]
+        alive = [(p, t) for p, t in grown if t[-1] != EOS][:beam_size]
+    cut = [(p / ((5 + max_length) / 6) ** length_penalty, t) for p, t in alive]
+    return sorted(finished + cut, reverse=True)[:beam_size]
+
+
+def test_a_small_beam_is_beam_search(small_beam, log_probs):
+    """The search would keep other hypotheses than the algorithm says, or stop before its results are final."""
+    tokens, _ = small_beam
+    for row in range(len(SOURCE)):
+        wanted = [t for _, t in by_hand(lambda t, row=row: log_probs[row, t], tokens.shape[1], 0.6)]
+        assert [tuple(t) for t in tokens[row]] == wanted
+
+
+def test_fewer_results_are_the_first_of_all(model, small_beam):
+    """Stopping earlier would change the translation."""
+    tokens, scores = small_beam
+    best, best_scores = search(model, 0.6, beam_size=2, num_results=1)
+    assert best.shape == (len(SOURCE), 1, MAX_LENGTH)
+    np.testing.assert_array_equal(best, tokens[:, :1])
+    np.testing.assert_allclose(best_scores, scores[:, :1], rtol=1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tabulated:
+    """A stand-in for a model: the next token's logits are looked up by step and last token, [T V V]."""
+
+    table: Any
+    step: Any = 0
+
+    config = TransformerConfig(vocab_size=V, max_length=6)
+
+    def encode(self, source, mask=None):
+        return source
+
+    def start_cache(self, memory, length, source_mask=None):
+        return self
+
+    def extend(self, tokens, cache):
+        return cache.table[cache.step][tokens], dataclasses.replace(cache, step=cache.step + 1)
+
+    def map_rows(self, change):
+        return self
+
+    map_history = map_rows
+
+
+@pytest.mark.parametrize("num_results", [1, 2])
+@pytest.mark.parametrize("length_penalty", [0.0, 2.0])
+def test_stopping_early_changes_nothing(length_penalty, num_results):
+    """The search would stop before its results are final: 200 tables of logits, each searched on its own."""
+    tables = 2 * np.random.default_rng(0).standard_normal((200, 6, V, V)).astype(np.float32)
+    how = {"beam_size": 2, "max_length": 6, "length_penalty": length_penalty, "num_results": num_results, **IDS}
+
+    def find(table):
+        return beam_search(Tabulated(table, jnp.int32(0)), jnp.zeros((1, 1), jnp.int32), **how)
+
+    found = quick_jit(jax.vmap(find))(tables)
+    normalised = tables - np.log(np.exp(tables.astype(np.float64)).sum(-1, keepdims=True))
+    for table, tokens, scores in zip(normalised, found.tokens[:, 0], found.scores[:, 0], strict=True):
+        wanted = by_hand(lambda t, table=table: table[len(t)][t[-1] if t else BOS], 2, length_penalty, max_length=6)
+        assert [tuple(t) for t in np.asarray(tokens)] == [t for _, t in wanted[:num_results]]
+        np.testing.assert_allclose(scores, [score for score, _ in wanted[:num_results]], rtol=1e-5)
+
+
+def test_greedy_search_takes_the_most_probable_token_of_each_step(model, log_probs):
+    """The cached steps would not be those of the uncached model."""
+    for row, found in enumerate(greedy(model)):
+        tokens = ()
+        while len(tokens) < MAX_LENGTH and EOS not in tokens:
+            tokens += (int(np.argmax(log_probs[row, tokens])),)
+        assert tuple(found) == tokens + (EOS,) * (MAX_LENGTH - len(tokens))
+
+
+def test_a_beam_of_one_is_no_worse_than_greedy_search(model, log_probs):
+    """One hypothesis would not follow the most probable token: it may only end earlier, where that scores higher."""
+    tokens, scores = search(model, 0.0, beam_size=1)
+    for row, path in enumerate(greedy(model)):
+        end = (list(path) + [EOS]).index(EOS) + 1
+        score = sum(log_probs[row, tuple(path[:t])][path[t]] for t in range(min(end, MAX_LENGTH)))
+        assert scores[row, 0] >= score - 1e-5
+        (wanted_score, wanted), *_ = by_hand(lambda t, row=row: log_probs[row, t], 1, 0.0)
+        assert tuple(tokens[row, 0]) == wanted
+        np.testing.assert_allclose(scores[row, 0], wanted_score, rtol=2e-5)
+
+
+@pytest.mark.parametrize("find", [greedy, pair_search])
+def test_all_after_the_end_is_the_end(model, find):
+    """What stands behind the end of a sentence would be printed or scored."""
+    rows = find(model)
+    ended = np.cumsum(rows == EOS, axis=1) > 0
+    assert ended.any()
+    np.testing.assert_array_equal(rows[ended], EOS)
+
+
+@pytest.mark.parametrize("find", [greedy, pair_search])
+def test_what_stands_in_the_padding_does_not_matter(model, find):
+    """A translation would depend on the padding of its batch."""
+    padding = np.arange(SOURCE.shape[1]) >= np.asarray(MASK.lengths)[:, None]
+    other = jnp.where(padding, (SOURCE + 1) % V, SOURCE)
+    np.testing.assert_array_equal(find(model, other, MASK), find(model, SOURCE, MASK))
+
+
+def test_how_much_padding_there_is_does_not_matter(model):
+    """A translation would depend on the longest sentence of its batch."""
+    short = SOURCE[1:2, :3]
+    tokens, scores = search(model, 0.6, short, None, beam_size=2)
+    padded_tokens, padded_scores = search(model, 0.6, beam_size=2)
+    np.testing.assert_array_equal(tokens[0], padded_tokens[1])
+    np.testing.assert_allclose(scores[0], padded_scores[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_length": 9}, "max_length=9 exceeds the model's max_length=8"),
+        ({"beam_size": 0}, "beam_size must be at least 1, got 0"),
+        ({"length_penalty": -0.1}, "length_penalty must not be negative, got -0.1"),
+        ({"beam_size": 2, "num_results": 3}, "num_results must be between 1 and beam_size=2, got 3"),
+        ({"beam_size": 2, "num_results": 0}, "num_results must be between 1 and beam_size=2, got 0"),
+    ],
+)
+def test_a_beam_that_cannot_be_is_refused(model, changes, message):
+    """The search would return nothing, or run past the model's positions."""
+    with pytest.raises(ValueError, match=message):
+        beam_search(model, SOURCE, **{"max_length": MAX_LENGTH, **IDS} | changes)
+
+
+def test_greedy_search_past_the_model_is_refused(model):
+    """The cache would overwrite its last entries."""
+    with pytest.raises(ValueError, match="max_length=9 exceeds the model's max_length=8"):
+        greedy_search(model, SOURCE, max_length=9, **IDS)
+
+
+@pytest.mark.parametrize(("find", "how"), [(greedy_search, {}), (beam_search, {"beam_size": 2})])
+def test_one_compilation_serves_other_contents(find, how, model):
+    """Every batch, or every checkpoint, would be compiled anew."""
+    how = {"max_length": 3, **IDS} | how
+    find(model, SOURCE, source_mask=MASK, **how)
+    before = find._cache_size()
+    find(make_model(4), SOURCE[::-1], source_mask=F.AttentionMask(lengths=jnp.array([2, 4, 1])), **how)
+    assert find._cache_size() == before

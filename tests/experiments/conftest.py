@@ -1,0 +1,126 @@
+"""The command lines as real processes, on a corpus made from the text of Python's own help."""
+
+import concurrent.futures
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STEPS, EVERY = 120, 40
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """Where everything of these tests lies."""
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture(scope="session")
+def environment(place):
+    """No network, no data of the user's, and each program compiled once, in a hurry, for all processes."""
+    hurry = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    inherited = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    return inherited | {
+        "XLA_FLAGS": hurry,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TFORMER_DATA": str(place / "no data"),
+        "PIP_NO_INDEX": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def start(environment):
+    """`start(name, *flags)`: the process of `python -m experiments.NAME`."""
+
+    def start(name, *flags):
+        command = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, encoding="utf-8", **pipes)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def command(start):
+    """`command(name, *flags)`: what became of it: returncode, stdout, stderr."""
+
+    def command(name, *flags):
+        process = start(name, *flags)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def together():
+    """`together({name: function})`: calls them two at a time and returns {name: result}."""
+
+    def together(functions):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            futures = {name: pool.submit(function) for name, function in functions.items()}
+            return {name: future.result() for name, future in futures.items()}
+
+    return together
+
+
+def _translate(word):
+    return "da" if len(word) < 4 else "demi" if len(word) < 7 else "dolumo"
+
+
+@pytest.fixture(scope="session")
+def corpus(place):
+    """200 pairs: some words from Python's help texts, and for each word one of three that tells its length."""
+    topics = pytest.importorskip("pydoc_data.topics").topics
+    words = [word for name in sorted(topics) for word in re.findall(r"[A-Za-z]+", topics[name])]
+    sources = [words[i * 131 % 20_000 :][: 3 + i % 6] for i in range(200)]
+    file = place / "corpus.tsv"
+    file.write_text("".join(f"{' '.join(s)}\t{' '.join(map(_translate, s))}\n" for s in sources), "utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def flags(corpus):
+    """`flags(workdir, name=value, ...)`: of the tiny preset on the corpus; names are those of config fields."""
+    settings = {
+        "data.source": "files",
+        "data.tsv_file": corpus,
+        "data.split": "sentence",
+        "data.validation_size": 8,
+        "data.test_size": 12,
+        "data.vocab_size": 400,
+        "data.row_length": 48,
+        "data.batch_tokens": 240,
+        "model.d_model": 16,
+        "model.num_heads": 2,
+        "model.d_ff": 32,
+        "model.num_layers": 1,
+        "model.scan_unroll": 1,
+        "model.max_length": 48,
+        "model.dropout_rate": 0.1,
+        "optimizer.learning_rate": 0.01,
+        "optimizer.warmup_steps": 5,
+        "training.steps": STEPS,
+        "training.evaluate_every": STEPS // 2,
+        "checkpoint.every": EVERY,
+        "task.beam_size": 2,
+    }
+
+    def flags(workdir, changes=None, preset="tiny"):
+        given = {name: value for name, value in (settings | (changes or {})).items() if value is not None}
+        config = f"--config=experiments/configs/translation.py:{preset}"
+        return [config, f"--workdir={workdir}", *(f"--config.{name}={value}" for name, value in given.items())]
+
+    return flags
+
+
+@pytest.fixture(scope="session")
+def trained(place, command, flags):
+    """A finished run and what the command said; the run stays as it is."""
+    return place / "trained", command("train", *flags(place / "trained"))

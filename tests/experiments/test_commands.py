@@ -1,0 +1,269 @@
+"""Train, evaluate and predict as a user runs them: real processes on a real corpus, and real kills."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+LAST, EVERY = 120, 40  # as in conftest.py
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def lines_of(result):
+    return result.stdout.splitlines()
+
+
+def scores_in(result):
+    """BLEU, loss and the number of sentences, as printed for the test split."""
+    (line,) = [line for line in lines_of(result) if line.startswith("test:")]
+    return re.findall(r"\d+(?:\.\d+)?", line)
+
+
+def checkpoint_arrays(run, step):
+    """All arrays of a checkpoint, read without this package."""
+    restored = ocp.StandardCheckpointer().restore((run / "checkpoints" / str(step) / "arrays").absolute())
+    return {name: np.asarray(x) for name, x in restored.items()}
+
+
+# Training --------------------------------------------------------------------------------------
+
+
+def test_training_succeeds_quietly(trained):
+    """The first command of a new user would fail, or bury its result under warnings."""
+    _, result = trained
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "WARNING" not in result.stderr
+
+
+def test_training_leaves_every_promised_file(trained):
+    """Something that a user was promised of a run would not be there."""
+    run, _ = trained
+    found = {str(file.relative_to(run)) for file in run.rglob("*") if file.is_file() and file.stat().st_size}
+    promised = {"config.json", "environment.json", "metrics.jsonl", "tokenizer.json", "samples/test.jsonl"}
+    assert promised | {"plots/loss.png", "plots/attention.png"} <= found
+    assert any(file.startswith("tensorboard/") for file in found)
+    assert any(file.startswith(f"checkpoints/{LAST}/") for file in found)
+    for plot in ("loss", "attention"):
+        assert (run / "plots" / f"{plot}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_flags_of_the_command_line_are_in_the_config(trained, corpus):
+    """Overrides would not reach the run: config.json holds every field, those given and those not."""
+    config = json.loads((trained[0] / "config.json").read_text("utf-8"))
+    assert config["data"]["tsv_file"] == str(corpus)
+    assert config["model"]["d_model"] == 16
+    assert config["optimizer"]["learning_rate"] == 0.01
+    assert config["optimizer"]["b2"] == 0.98
+    assert config["training"]["seed"] == 0
+
+
+def test_metrics_reach_the_last_step(trained):
+    """The loss curve would have holes or end early."""
+    rows = rows_of(trained[0])
+    assert [row["step"] for row in rows if "loss" in row] == list(range(20, LAST + 1, 20))
+    assert [row["step"] for row in rows if "validation_loss" in row] == [LAST // 2, LAST]
+
+
+def test_training_says_where_it_stands(trained):
+    """A user would wait without knowing for how long, or not see the size of data and model."""
+    _, result = trained
+    assert "180 train, 8 validation, 12 test pairs" in lines_of(result)[0]
+    assert any(re.fullmatch(r"[\d,]+ parameters", line) for line in lines_of(result))
+    last = rf"step {LAST}/{LAST}  loss \d+\.\d+  [\d,]+ tokens/s  0:00 left"
+    assert any(re.fullmatch(last, line) for line in lines_of(result))
+
+
+def test_training_prints_its_score_with_signature(trained):
+    """BLEU without a signature means nothing; it must be that of the samples that are kept."""
+    run, result = trained
+    saved = json.loads((run / "samples" / "test_metrics.json").read_text("utf-8"))
+    bleu, loss, sentences = scores_in(result)
+    assert (bleu, loss, sentences) == (f"{saved['bleu']:.2f}", f"{saved['loss']:.4f}", "12")
+    assert saved["bleu"] > 0
+    assert any(re.match(r"signature nrefs:1\|.*\|version:\d", line) for line in lines_of(result))
+
+
+def test_training_shows_five_samples(trained):
+    """A user would have to search for what the model writes; each is a test sentence with its reference."""
+    run, result = trained
+    kept = [json.loads(line) for line in (run / "samples" / "test.jsonl").read_text("utf-8").splitlines()]
+    shown = {name: re.findall(rf"(?m)^ *{name} +(.*?) *$", result.stdout) for name in ("source", "reference")}
+    assert len(kept) == 12
+    assert len(shown["source"]) == len(shown["reference"]) == 5
+    assert len(re.findall(r"(?m)^ *translation\b", result.stdout)) == 5
+    assert set(zip(shown["source"], shown["reference"], strict=True)) <= {(s["source"], s["reference"]) for s in kept}
+
+
+# Afterwards ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def sentences(place):
+    """An input file with an empty line and no end of line at its end."""
+    file = place / "sentences.txt"
+    file.write_text("The value of the expression\n\nis an object\nNote that", "utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def afterwards(place, trained, flags, start, command, together, sentences):
+    """What became of the commands that follow a training: on copies, so that a run is seen to stand alone.
+
+    "killed" is the same training, killed at its first checkpoint and then run again.
+    """
+    run, _ = trained
+    for name in ("again", "moved"):
+        shutil.copytree(run, place / name)
+
+    def killed():
+        process = start("train", *flags(place / "killed"))
+        try:
+            while not (place / "killed" / "checkpoints" / str(EVERY)).exists() and process.poll() is None:
+                time.sleep(0.005)
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+        left = [entry.name for entry in (place / "killed" / "checkpoints").iterdir()]
+        return process.returncode, left, command("train", *flags(place / "killed"))
+
+    return together(
+        {
+            "killed": killed,
+            "again": lambda: command("train", *flags(place / "again")),
+            "evaluate": lambda: command("evaluate", f"--workdir={place / 'moved'}"),
+            "text": lambda: command("predict", f"--workdir={run}", "--text=The value of the expression"),
+            "input": lambda: command("predict", f"--workdir={run}", f"--input={sentences}"),
+        }
+    )
+
+
+def test_the_same_command_again_says_that_it_is_finished(afterwards):
+    """A finished run would be trained again, or fail."""
+    result = afterwards["again"]
+    assert result.returncode == 0, result.stderr
+    assert any(f"step {LAST}" in line and "already" in line for line in lines_of(result))
+    assert not any("tokens/s" in line for line in lines_of(result))
+
+
+def test_the_same_command_again_reports_the_same_numbers(afterwards, trained, place):
+    """A reported result could not be reproduced from its own run."""
+    assert scores_in(afterwards["again"]) == scores_in(trained[1])
+    assert rows_of(place / "again") == rows_of(trained[0])
+
+
+def test_evaluating_gives_the_same_score(afterwards, trained):
+    """Evaluation would use another model, split or search than training did."""
+    result = afterwards["evaluate"]
+    assert result.returncode == 0, result.stderr
+    assert scores_in(result) == scores_in(trained[1])
+
+
+def test_a_text_has_one_line(afterwards, trained):
+    """Scripts could not use the output: nothing but the translation may be on stdout."""
+    result = afterwards["text"]
+    assert result.returncode == 0, result.stderr
+    assert len(lines_of(result)) == 1
+    assert set(lines_of(result)[0].split()) & {"da", "demi", "dolumo"}
+
+
+def test_a_file_has_a_line_for_each_line(afterwards):
+    """Translations could not be matched to their sentences, empty ones among them."""
+    result = afterwards["input"]
+    assert result.returncode == 0, result.stderr
+    assert len(lines_of(result)) == 4
+    assert lines_of(result)[1] == ""
+
+
+def test_a_sentence_is_translated_alike_alone_and_in_a_file(afterwards):
+    """A translation would depend on its neighbours."""
+    assert lines_of(afterwards["input"])[0] == lines_of(afterwards["text"])[0]
+
+
+def test_the_kill_came_in_the_middle(afterwards):
+    """The next tests would say nothing: the process was killed after its first checkpoint and before its last."""
+    returncode, left, _ = afterwards["killed"]
+    assert returncode == -signal.SIGKILL
+    assert str(EVERY) in left
+    assert str(LAST) not in left
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(afterwards):
+    """A killed run would start again, or could not be resumed at all."""
+    _, _, result = afterwards["killed"]
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in lines_of(result) if "going on from the checkpoint of step" in line]
+    assert int(line.split()[-1]) in range(EVERY, LAST, EVERY)
+
+
+def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_does(afterwards, trained, place):
+    """A crash would change the result."""
+    _, _, result = afterwards["killed"]
+    assert result.returncode == 0, result.stderr
+    wanted, found = checkpoint_arrays(trained[0], LAST), checkpoint_arrays(place / "killed", LAST)
+    assert wanted.keys() == found.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    assert rows_of(place / "killed") == rows_of(trained[0])
+    assert scores_in(result) == scores_in(trained[1])
+
+
+# What a user can put right ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def refusals(place, trained, flags, command, together):
+    """Commands that cannot work, each with what its error must say."""
+    (place / "three.txt").write_text("one\ntwo\nthree\n")
+    (place / "two.txt").write_text("eins\nzwei\n")
+    (place / "file").write_text("")
+    new = place / "refused"
+    uneven = {"data.tsv_file": None, "data.source_file": place / "three.txt", "data.target_file": place / "two.txt"}
+    commands = {
+        "field": ("train", *flags(new), "--config.optimizer.lerning_rate=1"),
+        "preset": ("train", *flags(new, preset="tyni")),
+        "config file": ("train", f"--workdir={new}", "--config=experiments/configs/translations.py:tiny"),
+        "vocabulary": ("train", *flags(place / "refused vocabulary", {"data.vocab_size": 200})),
+        "other config": ("train", *flags(trained[0], {"model.d_model": 32})),
+        "line counts": ("train", *flags(place / "refused lines", uneven)),
+        "workdir": ("train", *flags(place / "file" / "run")),
+        "no run": ("predict", f"--workdir={new}", "--text=a"),
+    }
+    return together({name: lambda arguments=arguments: command(*arguments) for name, arguments in commands.items()})
+
+
+REFUSALS = {
+    "field": r"lerning_rate.*did you mean 'learning_rate'",
+    "preset": r"got 'tyni'; did you mean 'tiny'",
+    "config file": r"experiments/configs/translations\.py",
+    "vocabulary": r"vocab_size must exceed 259.*got 200",
+    "other config": r"another config; it differs in model\.d_model \(16 there, 32 here\)",
+    "line counts": r"three\.txt has 3 lines but .*two\.txt has 2",
+    "workdir": r"cannot write to .*file/run: Not a directory",
+    "no run": r"refused is not a run directory",
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_mistake_ends_in_one_line_that_says_what_is_wrong(refusals, name):
+    """A user would have to read a traceback, or a script would take the failure for a success."""
+    result = refusals[name]
+    assert result.returncode != 0
+    assert "Traceback" not in result.stdout + result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert re.search(REFUSALS[name], line)
+
+
+def test_a_refused_command_leaves_nothing_behind(refusals, place):
+    """A misspelt flag would leave a run directory that then belongs to another config."""
+    assert refusals["field"].returncode != 0
+    assert not (place / "refused").exists()

@@ -1,0 +1,253 @@
+"""The loop: resumed as if nothing had happened, stopped before a bad state is kept, written down as promised."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tformer_jax.config import ConfigError
+from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from tformer_jax.training.loop import Diverged, Trainer, TrainingConfig, train
+from tformer_jax.training.metrics import read_metrics
+from tformer_jax.training.optimizers import OptimizerConfig
+from tformer_jax.training.run import Run
+
+STEPS, WIDTH = 12, 4
+TRAINING = TrainingConfig(steps=STEPS, seed=3, log_every=2, evaluate_every=5)
+OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=3)
+
+
+class Line(nnx.Module):
+    """y = x w, with an initial value from the seed."""
+
+    def __init__(self, rngs):
+        self.w = nnx.Param(jax.random.normal(rngs.params(), (WIDTH,)))
+
+
+def noisy_error(model, batch, key):
+    """A loss that depends on batch, parameters and randomness."""
+    keep = 1.0 if key is None else jax.random.bernoulli(key, 0.8, batch["x"].shape)
+    error = (batch["x"] * keep) @ model.w[...] - batch["y"]
+    return (error**2).mean(), jnp.float32(error.size)
+
+
+class Data:
+    """Batch i from i alone; `stop_at` raises in place of a batch, `poison` puts a value into one."""
+
+    def __init__(self, stop_at=None, poison=None):
+        self.stop_at, self.poison, self.asked = stop_at, poison or {}, []
+
+    def batch(self, i):
+        self.asked.append(i)
+        if i == self.stop_at:
+            raise InterruptedError(f"no batch {i}")
+        rng = np.random.default_rng(i)
+        x = rng.standard_normal((8, WIDTH)).astype(np.float32)
+        y = x.sum(1)
+        if i in self.poison:
+            y[0] = self.poison[i]
+        return {"x": x, "y": y}
+
+
+def validation(model):
+    """Any function of the parameters."""
+    return float(jnp.abs(model.w[...] - 1).sum())
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer(Line, noisy_error, TRAINING, OPTIMIZER)
+
+
+@pytest.fixture
+def new_run(tmp_path):
+    return lambda name="run": Run.start(tmp_path / name, {"name": "test"})
+
+
+def go(trainer, run, data=None, validate=validation, every=3, keep=2):
+    """Trains; returns the model and what was said."""
+    said = []
+    model = train(trainer, data or Data(), validate, run, CheckpointConfig(every=every, keep=keep), said.append)
+    return model, said
+
+
+def checkpoint_steps(run):
+    return sorted(int(d.name) for d in run.checkpoints.iterdir() if d.name.isdigit())
+
+
+def arrays_at(run, trainer, step):
+    with Checkpoints(run.checkpoints, CheckpointConfig(every=1, keep=9)) as checkpoints:
+        return {name: np.asarray(x) for name, x in checkpoints.restore(step, trainer.layout.shapes).items()}
+
+
+def rows_of(run):
+    return [json.loads(line) for line in run.metrics_file.read_text("utf-8").splitlines()]
+
+
+# What a run does -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer, tmp_path_factory):
+    """A run from beginning to end: its directory, model, data and what was said."""
+    run, data = Run.start(tmp_path_factory.mktemp("undisturbed") / "run", {"name": "test"}), Data()
+    model, said = go(trainer, run, data)
+    return run, model, data, said
+
+
+def test_training_is_adam_on_batches_in_order(undisturbed, trainer):
+    """Batches would be skipped, repeated or shifted, or step i would not draw its noise from (seed, i).
+
+    Adam by hand, batch i with the noise of fold_in(key, i), the rate rising over 3 steps and falling to 0.
+    """
+    _, model, data, _ = undisturbed
+    assert data.asked == list(range(STEPS))
+    w = np.asarray(trainer.model(trainer.initial()).w[...], np.float64)
+    m = v = np.zeros(WIDTH)
+    for i in range(STEPS):
+        batch = Data().batch(i)
+        key = jax.random.fold_in(jax.random.key(TRAINING.seed), i)
+        x = batch["x"] * np.asarray(jax.random.bernoulli(key, 0.8, (8, WIDTH)))
+        grad = 2 * x.T @ (x @ w - batch["y"]) / 8
+        t = i + 1
+        rate = 0.05 * (t / 3 if t <= 3 else (STEPS - t) / (STEPS - 3))
+        m, v = 0.9 * m + 0.1 * grad, 0.98 * v + 0.02 * grad**2
+        w = w - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-9)
+    np.testing.assert_allclose(model.w[...], w, rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_are_written_when_promised(undisturbed):
+    """Rows would be missing, doubled or of other steps: every second step and the last; validation every fifth."""
+    rows = rows_of(undisturbed[0])
+    assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [5, 10, 12]
+
+
+def test_the_last_validation_is_of_the_returned_model(undisturbed):
+    """The reported loss would be that of an earlier state."""
+    run, model, _, _ = undisturbed
+    assert rows_of(run)[-1]["validation_loss"] == pytest.approx(validation(model), rel=1e-6)
+
+
+def test_the_last_step_has_a_checkpoint_and_the_newest_are_kept(undisturbed, trainer):
+    """The result of a run would be lost, or the disk would fill up."""
+    run, model, _, _ = undisturbed
+    assert checkpoint_steps(run) == [9, 12]
+    np.testing.assert_array_equal(arrays_at(run, trainer, 12)["model.w"], model.w[...])
+
+
+def test_checkpoints_come_when_promised(trainer, new_run):
+    """A crash would cost more steps than asked for; the last step has one whatever its number."""
+    run = new_run()
+    go(trainer, run, every=5, keep=9)
+    assert checkpoint_steps(run) == [5, 10, 12]
+
+
+def test_the_number_of_parameters_is_that_of_the_model(trainer):
+    """The report would count the optimiser's arrays too."""
+    assert trainer.parameter_count == WIDTH
+
+
+def test_the_seed_decides_the_initial_parameters(trainer):
+    """`training.seed` would turn nothing, or two runs of one config would start differently."""
+    again, other = (Trainer(Line, noisy_error, dataclasses.replace(TRAINING, seed=seed), OPTIMIZER) for seed in (3, 4))
+    first = trainer.initial()["model.w"]
+    np.testing.assert_array_equal(again.initial()["model.w"], first)
+    assert not np.array_equal(other.initial()["model.w"], first)
+
+
+# Stopped and resumed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 7, 11])
+def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(undisturbed, trainer, new_run, stop_at):
+    """A crash would change the result: parameters, optimiser state and every row of the metrics."""
+    whole, model, _, _ = undisturbed
+    run = new_run()
+    with pytest.raises(InterruptedError):
+        go(trainer, run, Data(stop_at=stop_at))
+    resumed, _ = go(trainer, run)
+    np.testing.assert_array_equal(resumed.w[...], model.w[...])
+    wanted = arrays_at(whole, trainer, STEPS)
+    for name, value in arrays_at(run, trainer, STEPS).items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+    assert rows_of(run) == rows_of(whole)
+
+
+def test_resuming_starts_after_the_checkpoint(trainer, new_run):
+    """A resumed run would do everything again, or skip the steps after its checkpoint."""
+    run = new_run()
+    with pytest.raises(InterruptedError):
+        go(trainer, run, Data(stop_at=7))
+    data = Data()
+    _, said = go(trainer, run, data)
+    assert data.asked == list(range(6, STEPS))
+    assert said == ["going on from the checkpoint of step 6"]
+
+
+def test_a_finished_run_is_not_trained_further(undisturbed, trainer):
+    """The same command would train on, or fail; it gives the same model and says that it is done."""
+    run, model, _, _ = undisturbed
+    rows, data = rows_of(run), Data()
+    again, said = go(trainer, run, data)
+    assert data.asked == []
+    assert [f"step {STEPS}" in line and "already" in line for line in said] == [True]
+    np.testing.assert_array_equal(again.w[...], model.w[...])
+    assert rows_of(run) == rows
+
+
+# Diverging -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("index", "newest"), [(4, 3), (5, 3), (6, 6), (9, 9), (11, 9)])
+def test_a_loss_that_is_not_finite_stops_at_its_step(trainer, new_run, index, newest):
+    """A poisoned run would go on for hours; the message names the step (from 1) and what is left to go on from."""
+    run = new_run()
+    with pytest.raises(Diverged) as error:
+        go(trainer, run, Data(poison={index: np.nan}))
+    assert f"step {index + 1}:" in str(error.value)
+    assert str(error.value).endswith(f"the newest checkpoint is of step {newest}")
+    assert checkpoint_steps(run)[-1] == newest
+
+
+def test_no_checkpoint_of_a_diverged_run_is_poisoned(trainer, new_run):
+    """The newest checkpoint would be worthless: the loss turns NaN in the very step of a checkpoint."""
+    run = new_run()
+    with pytest.raises(Diverged):
+        go(trainer, run, Data(poison={5: np.nan}))
+    for step in checkpoint_steps(run):
+        for name, value in arrays_at(run, trainer, step).items():
+            assert np.isfinite(value).all(), (step, name)
+
+
+def test_a_gradient_that_is_not_finite_stops_too(new_run):
+    """A finite loss with an infinite gradient would poison the parameters unnoticed."""
+
+    def steep(model, batch, key):
+        return jnp.sqrt(jnp.maximum(0.0, batch["y"].sum() * model.w[...].sum() * 0.0)), jnp.float32(1.0)
+
+    run = new_run()
+    with pytest.raises(Diverged, match="step 1: .*no checkpoint yet"):
+        go(Trainer(Line, steep, TRAINING, OPTIMIZER), run)
+
+
+def test_metrics_up_to_a_divergence_are_kept(trainer, new_run):
+    """Nobody could see how it came to that."""
+    run = new_run()
+    with pytest.raises(Diverged):
+        go(trainer, run, Data(poison={8: np.inf}))
+    assert [row["step"] for row in read_metrics(run.metrics_file) if "loss" in row] == [2, 4, 6, 8]
+
+
+# The config ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["steps", "accumulate", "log_every", "evaluate_every"])
+def test_a_config_that_cannot_be_names_the_field(field):
+    """Training would end before it begins, or divide by zero at some step."""
+    with pytest.raises(ConfigError, match=rf"training\.{field} must be at least 1, got 0"):
+        TrainingConfig(**{"steps": 1, "evaluate_every": 1} | {field: 0})

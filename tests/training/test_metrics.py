@@ -1,0 +1,228 @@
+"""Numbers on their way out: metrics.jsonl through crashes and resumes, event files, and the progress line."""
+
+import io
+import json
+import re
+import struct
+import types
+
+import pytest
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+
+from tformer_jax.training import metrics
+from tformer_jax.training.metrics import MetricsWriter, ProgressLine, read_metrics
+
+
+@pytest.fixture
+def write(tmp_path):
+    """`write(start_step, *steps)`: opens the files from a step, writes a row for each step, closes them."""
+
+    def write(start, *steps, value=0.5):
+        writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", start)
+        for step in steps:
+            writer.write(step, {"loss": step * value, "tokens": 10.0})
+        writer.close()
+        return tmp_path / "metrics.jsonl"
+
+    return write
+
+
+def steps_in(file):
+    """The steps in a metrics.jsonl, read as any other tool would: every line is JSON."""
+    return [json.loads(line)["step"] for line in file.read_text("utf-8").splitlines()]
+
+
+# metrics.jsonl ---------------------------------------------------------------------------------
+
+
+def test_a_row_is_a_step_and_its_numbers(write):
+    """Other tools could not read the metrics."""
+    file = write(0, 1)
+    assert file.read_text("utf-8") == '{"step": 1, "loss": 0.5, "tokens": 10.0}\n'
+
+
+def test_rows_come_back_as_they_were_written(write):
+    """The loss curve would show other numbers."""
+    assert read_metrics(write(0, 1, 2)) == [
+        {"step": 1, "loss": 0.5, "tokens": 10.0},
+        {"step": 2, "loss": 1.0, "tokens": 10.0},
+    ]
+
+
+def test_rows_are_on_disk_before_the_file_is_closed(tmp_path):
+    """A killed run would lose its last rows."""
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", 0)
+    writer.write(1, {"loss": 0.5})
+    assert steps_in(tmp_path / "metrics.jsonl") == [1]
+    writer.close()
+
+
+def test_resuming_drops_the_rows_after_the_checkpoint(write):
+    """Steps that are run again would stand in the file twice."""
+    write(0, 1, 2, 3, 4)
+    file = write(2, 3, 4, 5, value=7.0)
+    assert [(row["step"], row["loss"]) for row in read_metrics(file)] == [
+        (1, 0.5),
+        (2, 1.0),
+        (3, 21.0),
+        (4, 28.0),
+        (5, 35.0),
+    ]
+
+
+def test_starting_from_scratch_drops_every_row(write):
+    """A run killed before its first checkpoint would keep rows that it writes again."""
+    write(0, 1, 2)
+    assert steps_in(write(0, 1)) == [1]
+
+
+def test_a_torn_last_line_is_dropped(write):
+    """A line that a crash cut short, wherever, would make the file unreadable or swallow the next row."""
+    whole = write(0, 1, 2).read_bytes()
+    last = whole.splitlines(keepends=True)[-1]
+    for cut in range(1, len(last) + 1):
+        (file := write(0)).write_bytes(whole[:-cut])
+        assert read_metrics(file)[0]["step"] == 1
+        write(2, 3)
+        assert steps_in(file) in ([1, 3], [1, 2, 3]), f"without its last {cut} bytes: {file.read_text()}"
+
+
+# TensorBoard -----------------------------------------------------------------------------------
+
+
+def crc32c(data):
+    """Castagnoli, bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(data):
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def events(directory):
+    """Every event of every file, the records' checksums checked."""
+    for file in sorted(directory.iterdir()):
+        content, at = file.read_bytes(), 0
+        while at < len(content):
+            head = content[at : at + 8]
+            (length,) = struct.unpack("<Q", head)
+            data = content[at + 12 : at + 12 + length]
+            assert struct.unpack("<I", content[at + 8 : at + 12]) == (masked(head),)
+            assert struct.unpack("<I", content[at + 12 + length : at + 16 + length]) == (masked(data),)
+            yield Event.FromString(data)
+            at += 16 + length
+
+
+def test_event_files_hold_the_same_numbers(write, tmp_path):
+    """TensorBoard would show nothing, or other numbers than metrics.jsonl."""
+    write(0, 1, 2)
+    found = [(e.step, v.tag, v.simple_value) for e in events(tmp_path / "tensorboard") for v in e.summary.value]
+    assert sorted(found) == [(1, "loss", 0.5), (1, "tokens", 10.0), (2, "loss", 1.0), (2, "tokens", 10.0)]
+
+
+def test_resuming_tells_tensorboard_which_steps_are_run_again(write, tmp_path):
+    """TensorBoard would draw the lost steps beside those that replaced them."""
+    write(0, 1, 2, 3)
+    (first,) = (tmp_path / "tensorboard").iterdir()
+    first.rename(first.with_name("earlier"))  # the names of the files tell seconds apart, no less
+    write(2, 3)
+    restarts = [e.step for e in events(tmp_path / "tensorboard") if e.HasField("session_log")]
+    assert sorted(restarts) == [1, 3]
+
+
+# The progress line -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test turns, in place of the real one."""
+    clock = types.SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(metrics, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
+def plain():
+    """What a pipe or a log file gets."""
+    return Console(file=io.StringIO(), width=30, force_terminal=False)
+
+
+def lines_of(console):
+    return console.file.getvalue().splitlines()
+
+
+def test_a_plain_line_has_step_loss_speed_and_time_left(clock, plain):
+    """A user would not know how far a run is: 4 of 10 steps in 20 s with 100 tokens each."""
+    line = ProgressLine(10, 0, plain)
+    for step in range(1, 5):
+        clock.now += 5
+        line.update(step, 1.23456, 100.0)
+    assert lines_of(plain)[-1] == "step 4/10  loss 1.235  20 tokens/s  0:30 left"
+
+
+def test_a_resumed_run_counts_its_own_steps_only(clock, plain):
+    """The time left would be too short by the steps that were run before."""
+    line = ProgressLine(10, 8, plain)
+    clock.now += 3600
+    line.update(9, 1.0, 3600.0)
+    assert lines_of(plain) == ["step 9/10  loss 1.000  1 tokens/s  1:00:00 left"]
+
+
+def test_plain_lines_come_now_and_then_and_at_the_end(clock, plain):
+    """A log file would have a line a step, or none for a short run."""
+    line = ProgressLine(100, 0, plain)
+    for step in range(1, 101):
+        clock.now += 0.25
+        line.update(step, 1.0, 10.0)
+    steps = [int(re.match(r"step (\d+)/100 ", text)[1]) for text in lines_of(plain)]
+    assert steps == [40, 80, 100]
+
+
+def test_plain_lines_have_no_control_characters(clock, plain):
+    """A log file would be full of escape sequences; lines must not wrap either."""
+    line = ProgressLine(2, 0, plain)
+    clock.now += 60
+    line.update(1, 1.0, 10.0)
+    line.say("a line that is longer than the console is wide, [red]with[/red] brackets")
+    line.update(2, 1.0, 10.0)
+    line.close()
+    assert re.search(r"[\x00-\x09\x0b-\x1f]", plain.file.getvalue()) is None
+    assert len(lines_of(plain)) == 3
+    assert lines_of(plain)[1] == "a line that is longer than the console is wide, [red]with[/red] brackets"
+
+
+@pytest.fixture
+def terminal():
+    return Console(force_terminal=True, file=io.StringIO(), width=100, color_system=None)
+
+
+def test_a_terminal_has_one_live_line(terminal):
+    """The terminal would scroll, or show nothing: the line is drawn over and over in place."""
+    line = ProgressLine(10, 0, terminal)
+    for step in range(1, 4):
+        line.update(step, 1.5, 100.0)
+    line.close()
+    written = terminal.file.getvalue()
+    assert re.search(r"[\r\x1b]", written)
+    last = re.split(r"[\r\n]|\x1b\[2K", written.rstrip())
+    (shown,) = [text for text in last if "step 3/10" in text][-1:]
+    assert "loss 1.500" in shown
+    assert re.search(r"[\d,]+ tokens/s", shown)
+    assert re.search(r"(\d|-):(\d\d|--)", shown)
+    assert written.count("\n") <= 2
+
+
+def test_a_terminal_shows_other_lines_above_the_live_one(terminal):
+    """The validation loss would be overwritten by the progress line."""
+    line = ProgressLine(10, 0, terminal)
+    line.say("step 1: validation loss 1.0000")
+    line.update(2, 1.5, 100.0)
+    line.close()
+    assert "step 1: validation loss 1.0000\n" in terminal.file.getvalue()
