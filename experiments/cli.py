@@ -39,8 +39,6 @@ def run(main: Callable[[], None]) -> None:
             return flags.FLAGS(arguments)
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
             sys.exit(f"error: {str(error).strip().splitlines()[-1].removeprefix('tformer_jax.config.ConfigError: ')}")
-        except OSError as error:  # the config file itself
-            sys.exit(f"error: cannot read the config: {error}")
         except (AttributeError, KeyError) as error:  # ml_collections, of a field that the config does not have
             suggestion = re.search(r'"(\w+)" instead of "(\w+)"', str(error.args[0]))
             if suggestion is None:

@@ -6,6 +6,7 @@
 
 from ml_collections import config_flags
 
+from tformer_jax.config import ConfigError
 from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.run import Run
 
@@ -16,7 +17,10 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "File and preset: exper
 
 
 def main() -> None:
-    config = CONFIG.value.to_dict()
+    try:
+        config = CONFIG.value.to_dict()
+    except OSError as error:  # the file could not be read when the flag was parsed
+        raise ConfigError(f"cannot load the config: {str(error).splitlines()[-1].strip()}") from None
     Experiment.from_config(config)  # before anything is written
     run = Run.start(cli.WORKDIR.value, config)
     task, data, model = run_training(run, cli.say)
