@@ -149,7 +149,7 @@ class TransformerConfig:
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         if type(self.norm_eps) not in (int, float) or self.norm_eps <= 0:
-            raise ConfigError(f"norm_eps must be a positive number, got {self.norm_eps!r}")
+            raise ConfigError(f"norm_eps must be positive, got {self.norm_eps!r}")
         if self.scan_unroll > min(self.num_layers, self.num_decoder_layers or self.num_layers):
             raise ConfigError(f"scan_unroll={self.scan_unroll} exceeds the layers of a stack")
         if self.head_dim is None and self.d_model % self.num_heads:

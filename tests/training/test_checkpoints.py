@@ -115,12 +115,12 @@ def changed(**changes):
     [
         (
             changed(**{"model.decoder.layers.w_q": jax.ShapeDtypeStruct((5, 3, 9), jnp.float32)}),
-            r"model\.decoder\.layers\.w_q: \(5, 3, 2\) in the checkpoint, \(5, 3, 9\) in the model",
+            r"model\.decoder\.layers\.w_q: float32 \(5, 3, 2\) in the checkpoint, float32 \(5, 3, 9\) in the model",
         ),
-        (changed(**{"model.half": None}), r"model\.half: \(7,\) in the checkpoint, absent in the model"),
+        (changed(**{"model.half": None}), r"model\.half: bfloat16 \(7,\) in the checkpoint, absent in the model"),
         (
             changed(**{"model.new": jax.ShapeDtypeStruct((3,), jnp.float32)}),
-            r"model\.new: absent in the checkpoint, \(3,\) in the model",
+            r"model\.new: absent in the checkpoint, float32 \(3,\) in the model",
         ),
         (changed(**{"model.half": jax.ShapeDtypeStruct((7,), jnp.float32)}), r"model\.half: .*bfloat16.*float32"),
     ],

@@ -81,6 +81,6 @@ class Checkpoints:
         return restored["arrays"]
 
 
-def _described(arrays: dict[str, Any]) -> dict[str, str]:
+def _described(arrays: Any) -> dict[str, str]:
     """ "float32 (3, 4)" for each array."""
     return {name: f"{jnp.dtype(x.dtype).name} {tuple(x.shape)}" for name, x in arrays.items()}
