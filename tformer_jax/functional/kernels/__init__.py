@@ -16,9 +16,9 @@ IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "blockwise": blockwise_attention,
 }
 
-# Below this many scores the dense softmax is faster on every device that was measured
-# (`experiments/benchmark.py attention`), and its memory does not matter yet.
-_DENSE_SCORES_PER_HEAD = 1024 * 1024
+# Up to this many scores a head the dense softmax is as fast (`python -m experiments.benchmark`, on a
+# CPU), its memory does not matter yet, and it has forward-mode derivatives too.
+_DENSE_SCORES_PER_HEAD = 512 * 512
 
 
 def choose(implementation: str, query_length: int, key_length: int) -> Callable[..., Array]:
