@@ -15,9 +15,9 @@ from tformer_jax.functional.kernels import blockwise
 
 IMPLEMENTATIONS = ("reference", "blockwise")
 
-# The arrays of a test are tiny and its time is compilation. These options, of XLA's CPU back end, make it a
-# quarter; what depends on the compiler itself uses `jax.jit`.
-_QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# The arrays of a test are tiny and its time is compilation, which this option halves; what depends on the
+# compiler itself uses `jax.jit`.
+_QUICK = {"xla_backend_optimization_level": 0}
 quick_jit = functools.partial(jax.jit, compiler_options=_QUICK)
 
 

@@ -10,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+EQUATIONS = README.split("## The equations")[1].split("\n## ")[0]
 ROWS = [
     [cell.strip() for cell in line.strip().strip("|").split("|")]
-    for line in README.replace("\\|", "∣").splitlines()
+    for line in EQUATIONS.replace("\\|", "∣").splitlines()
     if re.match(r"\| \d+ \|", line)
 ]
 
