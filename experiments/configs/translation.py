@@ -24,8 +24,9 @@ four, whose source rows had 48):
 How far to trust it: one seed each; the first four runs came from an earlier script; neighbouring rows
 often differ in two settings (dropout and vocabulary; batch and learning rate), so none of them isolates
 an effect; and the last three were compared by this very test score (validation loss, on unseen
-components, would have picked 6e-3), so 23.1 is somewhat optimistic. Eight length buckets instead of packed rows took 31 % padding and eight compilations. On unseen components (split "group")
-the same model reaches 13: their vocabulary is new.
+components, would have picked 6e-3), so 23.1 is somewhat optimistic. Eight length buckets instead
+of packed rows took 31 % padding and eight compilations. On unseen components (split "group") the
+same model reaches 13: their vocabulary is new.
 """
 
 import dataclasses
