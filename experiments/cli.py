@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from rich.console import Console
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data.sources import DataError
+from tformer_jax.data.files import DataError
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.run import RunError
 

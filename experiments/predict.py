@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data.sources import read_lines
+from tformer_jax.data.files import read_lines
 from tformer_jax.training.experiment import load_run
 from tformer_jax.training.run import Run
 

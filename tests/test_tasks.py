@@ -10,7 +10,7 @@ from support import quick_jit, tiny_transformer
 from tformer_jax import decoding, tasks
 from tformer_jax.config import ConfigError
 from tformer_jax.data import pipelines
-from tformer_jax.data.sources import DataError
+from tformer_jax.data.files import DataError
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.data.translation import TranslationData, TranslationDataConfig
 from tformer_jax.tasks import Translation, TranslationConfig

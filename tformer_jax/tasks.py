@@ -16,7 +16,7 @@ from . import decoding
 from . import functional as F
 from .analysis.plots import plot_attention
 from .config import ConfigError, check_choice
-from .data import pipelines, sources, tokenizers
+from .data import files, pipelines, tokenizers
 from .data.translation import Tokenizers, TranslationData
 from .models import Transformer
 
@@ -131,7 +131,7 @@ class Translation:
         encoded, limit = self.tokenizers.encode_sources(texts), model.config.max_length
         for number, ids in enumerate(encoded, 1):
             if len(ids) > limit:
-                raise sources.DataError(f"sentence {number} has {len(ids)} tokens, and the model reads at most {limit}")
+                raise files.DataError(f"sentence {number} has {len(ids)} tokens, and the model reads at most {limit}")
         translations = [""] * len(texts)
         # By length, so that the sentences of a batch end at about the same step.
         order = sorted((i for i in range(len(texts)) if encoded[i]), key=lambda i: len(encoded[i]))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tformer_jax.data.files import DataError
 from tformer_jax.data.pipelines import Buckets, Packed, choose_buckets, ladder, split_pairs
-from tformer_jax.data.sources import DataError, Pair
+from tformer_jax.data.sources import Pair
 
 examples = settings(derandomize=True, deadline=None, max_examples=60)
 

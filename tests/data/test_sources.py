@@ -9,8 +9,9 @@ import zipfile
 
 import pytest
 
-from tformer_jax.data import sources
-from tformer_jax.data.sources import DataError, Pair, Wheel, clean, read_lines, read_parallel, read_tsv
+from tformer_jax.data import files, sources
+from tformer_jax.data.files import DataError, Wheel, read_lines
+from tformer_jax.data.sources import Pair, clean, read_parallel, read_tsv
 
 # Wheels ----------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ def test_the_cache_is_in_the_home_directory_by_default(monkeypatch, tmp_path):
     """An unset (or empty) TFORMER_DATA would put the data into the working directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TFORMER_DATA", "")
-    assert sources.cache_dir() == tmp_path / ".cache" / "tformer_jax"
+    assert files.cache_dir() == tmp_path / ".cache" / "tformer_jax"
 
 
 # The real layouts, in miniature ----------------------------------------------------------------

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data.sources import DataError
+from tformer_jax.data.files import DataError
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, PAD_ID
 from tformer_jax.data.translation import Tokenizers, TranslationData, TranslationDataConfig
 

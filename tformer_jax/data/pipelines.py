@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .sources import DataError, Pair
+from .files import DataError
+from .sources import Pair
 
 Batch = dict[str, np.ndarray]
 

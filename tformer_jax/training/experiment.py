@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError, TransformerConfig, build, nearest
-from ..data.sources import DataError
+from ..data.files import DataError
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
 from ..tasks import Translation, TranslationConfig
