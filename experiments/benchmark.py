@@ -1,6 +1,9 @@
-"""Time and memory of the attention implementations, forward and backward, over sequence lengths.
+"""Time and memory of the implementations of attention or of the loss, forward and backward, over sequence lengths.
 
     python -m experiments.benchmark --lengths=256,1024,4096 --causal
+    python -m experiments.benchmark --subject=loss --batch=8 --lengths=512 --vocab=50257 --d_model=768
+
+The loss is that of B T tokens: "plain" keeps all logits, "fused" a chunk, "fused:256" those of 256 tokens.
 
 Each case runs in a process of its own. Implementations take turns, `--rounds` times, and the
 table gives the median of the paired time ratios: a machine's speed drifts, a ratio does not.
@@ -21,52 +24,84 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+SUBJECT = flags.DEFINE_enum("subject", "attention", ["attention", "loss"], "What is measured.")
 LENGTHS = flags.DEFINE_list("lengths", ["256", "512", "1024", "2048", "4096", "8192", "16384"], "Values of T = S.")
-IMPLEMENTATIONS = flags.DEFINE_list("implementations", ["reference", "blockwise"], "The first is what ratios refer to.")
-HEADS = flags.DEFINE_integer("heads", 8, "N = K.")
-WIDTH = flags.DEFINE_integer("width", 64, "H, of a head.")
+IMPLEMENTATIONS = flags.DEFINE_list("implementations", None, "The first is what ratios refer to. Default: all.")
+HEADS = flags.DEFINE_integer("heads", 8, "Attention: N = K.")
+WIDTH = flags.DEFINE_integer("width", 64, "Attention: H, of a head.")
+CAUSAL = flags.DEFINE_boolean("causal", False, "Attention: under a causal mask.")
+VOCAB = flags.DEFINE_integer("vocab", 50257, "Loss: V.")
+D_MODEL = flags.DEFINE_integer("d_model", 768, "Loss: D.")
 BATCH = flags.DEFINE_integer("batch", 1, "B.")
-DTYPE = flags.DEFINE_string("dtype", "float32", "Of q, k and v.")
-CAUSAL = flags.DEFINE_boolean("causal", False, "Under a causal mask.")
+DTYPE = flags.DEFINE_string("dtype", "float32", "Of q, k and v; of the hidden states and the output projection.")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "How often the implementations take turns.")
 OUTPUT = flags.DEFINE_string("output", None, "A file for the rows, as JSON lines.")
 _CASE = flags.DEFINE_string("case", None, "Internal: one measurement, 'implementation,T'.")
 
 _MIB = 1 << 20
+_ALL = {"attention": ["reference", "blockwise"], "loss": ["plain", "fused"]}
+
+
+def attention(implementation: str, length: int):
+    """The outputs and gradients of one call as a function, and its inputs."""
+    import jax
+
+    import tformer_jax.functional as F
+
+    attend = functools.partial(
+        F.scaled_dot_product_attention, mask=F.AttentionMask(causal=CAUSAL.value), implementation=implementation
+    )
+
+    def forward_and_backward(q, k, v, d_out):
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, pull(d_out)
+
+    return forward_and_backward, _normal(*[(BATCH.value, length, HEADS.value, WIDTH.value)] * 4)
+
+
+def loss(implementation: str, length: int):
+    """The loss and its gradients for hidden states and output projection as a function, and its inputs."""
+    import jax
+
+    import tformer_jax.functional as F
+
+    def plain(hidden, w_out, targets):
+        logits = jax.numpy.einsum("BTD,DV->BTV", hidden, w_out, preferred_element_type="float32")
+        return F.cross_entropy(logits, targets)
+
+    kind, _, size = implementation.partition(":")
+    fused = functools.partial(F.fused_cross_entropy, **({"chunk_size": int(size)} if size else {}))
+    targets = jax.random.randint(jax.random.key(2), (BATCH.value, length), 0, VOCAB.value)
+    hidden, w_out = _normal((BATCH.value, length, D_MODEL.value), (D_MODEL.value, VOCAB.value))
+    return jax.value_and_grad({"plain": plain, "fused": fused}[kind], argnums=(0, 1)), (hidden, w_out, targets)
+
+
+def _normal(*shapes: tuple[int, ...]) -> list:
+    import jax
+
+    return [jax.random.normal(jax.random.key(i), shape, DTYPE.value) for i, shape in enumerate(shapes)]
 
 
 def measure(implementation: str, length: int) -> dict:
     """One case in this process: seconds a call, and bytes above inputs and outputs."""
     import jax
 
-    import tformer_jax.functional as F
-
-    shape = (BATCH.value, length, HEADS.value, WIDTH.value)
-    q, k, v, d_out = (jax.random.normal(jax.random.key(i), shape, DTYPE.value) for i in range(4))
-    attend = functools.partial(
-        F.scaled_dot_product_attention, mask=F.AttentionMask(causal=CAUSAL.value), implementation=implementation
-    )
-
-    @jax.jit
-    def forward_and_backward(q, k, v, d_out):
-        out, pull = jax.vjp(attend, q, k, v)
-        return out, pull(d_out)
-
-    compiled = forward_and_backward.lower(q, k, v, d_out).compile()
+    function, inputs = {"attention": attention, "loss": loss}[SUBJECT.value](implementation, length)
+    compiled = jax.jit(function).lower(*inputs).compile()
     predicted = compiled.memory_analysis().temp_size_in_bytes
     if jax.default_backend() == "cpu" and predicted > _available():
         return {"predicted": predicted, "seconds": None, "measured": None}
     before = _resident_now()
-    seconds = []
+    seconds, result = [], None
     while len(seconds) < 2 or (sum(seconds) < 1.0 and len(seconds) < 50):
+        del result  # or its outputs would count twice
         began = time.perf_counter()
-        result = jax.block_until_ready(compiled(q, k, v, d_out))
+        result = jax.block_until_ready(compiled(*inputs))
         seconds.append(time.perf_counter() - began)
-    outputs = sum(x.nbytes for x in jax.tree.leaves(result))
     return {
         "predicted": predicted,
         "seconds": statistics.median(seconds),
-        "measured": max(0, _highest() - before - outputs),
+        "measured": max(0, _highest() - before - sum(x.nbytes for x in jax.tree.leaves(result))),
     }
 
 
@@ -104,18 +139,18 @@ def _in_a_process(implementation: str, length: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(arguments: list[str]) -> None:
-    del arguments
+def main(_: list[str]) -> None:
     if _CASE.value:
         implementation, length = _CASE.value.split(",")
         print(json.dumps(measure(implementation, int(length))))
         return
     table = Table("T", "implementation", "ms", "ratio", "predicted MiB", "measured MiB")
+    implementations = IMPLEMENTATIONS.value or _ALL[SUBJECT.value]
     rows = []
     for length in map(int, LENGTHS.value):
-        rounds = [{name: _in_a_process(name, length) for name in IMPLEMENTATIONS.value} for _ in range(ROUNDS.value)]
-        for name in IMPLEMENTATIONS.value:
-            row = _summary(name, [r[name] for r in rounds], [r[IMPLEMENTATIONS.value[0]] for r in rounds])
+        rounds = [{name: _in_a_process(name, length) for name in implementations} for _ in range(ROUNDS.value)]
+        for name in implementations:
+            row = _summary([r[name] for r in rounds], [r[implementations[0]] for r in rounds])
             rows.append({"T": length, "implementation": name, **row})
             cells = [("-" if row[c] is None else f"{row[c]:.{digits}f}") for c, digits in _COLUMNS.items()]
             table.add_row(str(length), name, *cells)
@@ -128,7 +163,7 @@ def main(arguments: list[str]) -> None:
 _COLUMNS = {"ms": 1, "ratio": 2, "predicted_mib": 1, "measured_mib": 1}
 
 
-def _summary(name: str, cases: list[dict], peers: list[dict]) -> dict:
+def _summary(cases: list[dict], peers: list[dict]) -> dict:
     timed = [case["seconds"] for case in cases if case["seconds"]]
     ratios = [c["seconds"] / p["seconds"] for c, p in zip(cases, peers, strict=True) if c["seconds"] and p["seconds"]]
     measured = [case["measured"] for case in cases if case["measured"] is not None]

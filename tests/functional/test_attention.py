@@ -40,11 +40,11 @@ def small_blocks():
 
 
 @functools.cache  # cases of one shape and structure share their compilation
-def value_and_gradients(implementation, scale, jit):
+def value_and_gradients(implementation, scale, softcap, jit):
     def run(q, k, v, bias, mask, d_out):
         def attention(q, k, v, bias):
             return F.scaled_dot_product_attention(
-                q, k, v, mask=mask, bias=bias, scale=scale, implementation=implementation
+                q, k, v, mask=mask, bias=bias, scale=scale, logit_softcap=softcap, implementation=implementation
             )
 
         out, backward = jax.vjp(attention, q, k, v, bias)
@@ -63,17 +63,19 @@ class Case:
     allowed: Any = None
     bias: Any = None
     scale: float | None = None
+    softcap: float | None = None
 
     def oracle(self):
         """Output, dq, dk, dv, d_bias from the numbers that the dtype can hold."""
         args = (self.allowed, self.bias if self.bias is None else oracles.f64(self.bias), self.scale)
         q, k, v, d_out = (oracles.f64(x) for x in (self.q, self.k, self.v, self.d_out))
-        return oracles.attention(q, k, v, *args), *oracles.attention_gradients(q, k, v, d_out, *args)
+        out = oracles.attention(q, k, v, *args, softcap=self.softcap)
+        return out, *oracles.attention_gradients(q, k, v, d_out, *args, softcap=self.softcap)
 
     def run(self, implementation, jit=quick_jit):
         """The same five from the library."""
 
-        run = value_and_gradients(implementation, self.scale, jit)
+        run = value_and_gradients(implementation, self.scale, self.softcap, jit)
         return run(self.q, self.k, self.v, self.bias, self.mask, self.d_out)
 
     def check(self, implementation, tolerance):
@@ -133,23 +135,25 @@ def cases(draw, dtype):
         wide = draw(st.sampled_from([(T, S), (1, S), (K * G, T, S), (B, 1, T, S), (1, K * G, 1, S), (B, K * G, T, 1)]))
         case.bias = normal(7, *wide, dtype=dtype)
     case.scale = draw(st.sampled_from([None, None, 0.3, -0.5]))
+    case.softcap = draw(st.sampled_from([None, 1.5]))
     return case
 
 
-def test_oracles_agree_with_central_differences():
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_oracles_agree_with_central_differences(softcap):
     """The hand-derived backward of the oracle is wrong."""
     rng = np.random.default_rng(0)
     q, k, v, d_out = (rng.standard_normal(s) for s in ((2, 3, 4, 2), (2, 5, 2, 2), (2, 5, 2, 2), (2, 3, 4, 2)))
     allowed = rng.random((2, 4, 3, 5)) < 0.6
     allowed[0, 0, 0] = False
     bias, kept = rng.standard_normal((4, 1, 5)), 2.0 * (rng.random((2, 4, 3, 5)) < 0.5)
-    gradients = oracles.attention_gradients(q, k, v, d_out, allowed, bias, 0.6, kept)
+    gradients = oracles.attention_gradients(q, k, v, d_out, allowed, bias, 0.6, kept, softcap)
     for i, gradient in enumerate(gradients):
         arrays = [q, k, v, bias]
 
         def loss(x, i=i, arrays=arrays):
             q, k, v, bias = (x if j == i else a for j, a in enumerate(arrays))
-            return (d_out * oracles.attention(q, k, v, allowed, bias, 0.6, kept)).sum()
+            return (d_out * oracles.attention(q, k, v, allowed, bias, 0.6, kept, softcap)).sum()
 
         assert_close(gradient, oracles.central_differences(loss, arrays[i]), 1e-8, "qkvb"[i])
 
@@ -158,7 +162,7 @@ def test_oracles_agree_with_central_differences():
 @examples(16)
 @given(cases(jnp.float32))
 def test_value_and_gradients_match_the_formula(implementation, case):
-    """The output, or the gradient of q, k, v or the bias, is not softmax(scale QK^T + bias) V."""
+    """The output, or the gradient of q, k, v or the bias, is not softmax(scale QK^T + bias) V, or is capped wrongly."""
     case.check(implementation, TOLERANCE[jnp.float32])
 
 
@@ -213,6 +217,19 @@ def test_huge_logits_stay_finite(implementation, magnitude, with_bias):
 
 
 @both
+@pytest.mark.parametrize("magnitude", [1.0, 1e6])
+def test_the_cap_is_inside_of_bias_and_mask(implementation, magnitude):
+    """Bias or mask are capped too (a hidden key would be seen), scores exceed the cap, or its gradient is wrong.
+
+    At 10^6 the tanh is saturated: the gradient of q and k is all but 0 and must not be NaN.
+    """
+    allowed = np.random.default_rng(0).random((2, 4, 5, 17)) < 0.7
+    case = make_case(7, (2, 5, 17, 2, 2, 3), magnitude=magnitude, bias=normal(1, 5, 17, scale=8.0), softcap=2.0)
+    case.mask, case.allowed = jnp.asarray(allowed), allowed
+    case.check(implementation, TOLERANCE[jnp.float32])
+
+
+@both
 def test_a_query_without_keys_gets_zeros_in_value_and_gradient(implementation):
     """A fully masked row is NaN, or uniform, or leaks a gradient."""
     case = make_case(3, (2, 5, 9, 1, 2, 3), bias=normal(1, 2, 5, 9))
@@ -259,14 +276,16 @@ def test_biases_of_every_rank_broadcast(implementation):
         make_case(seed, (2, 5, 9, 2, 2, 2), bias=normal(seed, *shape)).check(implementation, TOLERANCE[jnp.float32])
 
 
-def test_attention_weights_are_the_softmax_and_sum_to_one():
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_attention_weights_are_the_softmax_and_sum_to_one(softcap):
     """The weights are not the formula's; a row does not sum to 1 (or to 0 where nothing may be seen)."""
     case = make_case(5, (2, 4, 7, 2, 2, 3))
     bias = normal(9, 4, 4, 7)
     mask = F.AttentionMask(lengths=jnp.array([5, 0]))
     allowed = oracles.mask_by_loops(2, 4, 4, 7, lengths=[5, 0])
-    weights = quick_jit(lambda q, k: F.attention_weights(q, k, mask=mask, bias=bias, scale=0.7))(case.q, case.k)
-    assert_close(weights, oracles.attention_weights(case.q, case.k, allowed, bias, 0.7), 1e-6)
+    options = dict(mask=mask, bias=bias, scale=0.7, logit_softcap=softcap)
+    weights = quick_jit(lambda q, k: F.attention_weights(q, k, **options))(case.q, case.k)
+    assert_close(weights, oracles.attention_weights(case.q, case.k, allowed, bias, 0.7, softcap), 1e-6)
     np.testing.assert_allclose(weights.sum(-1), np.array([1.0, 0.0])[:, None, None] * np.ones((2, 4, 4)), atol=1e-6)
 
 
@@ -400,6 +419,8 @@ def call(q=None, **changes):
         (ValueError, r"query_positions .*\(4,\)", dict(mask=F.AttentionMask(query_positions=jnp.arange(4)))),
         (ValueError, r"key_positions .*\(4,\)", dict(mask=F.AttentionMask(key_positions=jnp.arange(4)))),
         (ValueError, r"segments of the keys.*\(2, 3\)", dict(mask=F.AttentionMask(segments=jnp.ones((2, 3), int)))),
+        (ValueError, "logit_softcap must be a positive number, got 0.0", dict(logit_softcap=0.0)),
+        (ValueError, "logit_softcap must be a positive number, got -2.0", dict(logit_softcap=-2.0)),
         (ValueError, r"dropout rate must be in \[0, 1\), got 1.0", dict(dropout_rate=1.0, key=jax.random.key(0))),
         (ValueError, r"dropout rate must be in \[0, 1\), got -0.1", dict(dropout_rate=-0.1)),
     ],
@@ -431,16 +452,19 @@ def params(D, C, N, K, H, biases):
 
 
 @pytest.mark.parametrize(
-    ("D", "C", "N", "K", "biases"), [(6, 6, 2, 2, True), (6, 4, 4, 2, True), (4, 4, 3, 1, False)], ids=str
+    ("D", "C", "N", "K", "biases", "softcap"),
+    [(6, 6, 2, 2, True, None), (6, 4, 4, 2, True, None), (4, 4, 3, 1, False, 1.5)],
+    ids=str,
 )
-def test_multi_head_attention_is_concat_heads_times_w_o(D, C, N, K, biases):
-    """Projections, the order of heads, a bias or the mask go wrong in self- or cross-attention (C is the context's)."""
+def test_multi_head_attention_is_concat_heads_times_w_o(D, C, N, K, biases, softcap):
+    """Projections, order of heads, a bias, mask or cap go wrong in self- or cross-attention (C is the context's)."""
     held = params(D, C, N, K, 3, biases)
     x, context = normal(20, 2, 4, D), normal(21, 2, 5, C)
     allowed = np.random.default_rng(1).random((2, N, 4, 5)) < 0.8
-    out = quick_jit(F.multi_head_attention)(x, context, held, mask=jnp.asarray(allowed))
+    run = quick_jit(F.multi_head_attention, static_argnames="logit_softcap")
+    out = run(x, context, held, mask=jnp.asarray(allowed), logit_softcap=softcap)
     arrays = [0 if p is None else p for p in held]
-    assert_close(out, oracles.multi_head_attention(x, context, *arrays, mask=allowed), 1e-5)
+    assert_close(out, oracles.multi_head_attention(x, context, *arrays, mask=allowed, softcap=softcap), 1e-5)
 
 
 def test_project_qkv_takes_keys_and_values_from_the_context():

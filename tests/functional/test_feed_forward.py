@@ -1,4 +1,4 @@
-"""The position-wise network against the formula (equation 5)."""
+"""The position-wise networks against their formulas (equation 5, and with a gate)."""
 
 import jax
 import jax.numpy as jnp
@@ -71,3 +71,60 @@ def test_16_bit_stays_16_bit():
     out = F.feed_forward(x, *weights)
     assert out.dtype == jnp.bfloat16
     assert_close(out, oracles.feed_forward(*(oracles.f64(w) for w in (x, *weights))), 3e-2)
+
+
+# Gated -----------------------------------------------------------------------------------------
+
+GATED = dict(w_gate=normal(1, D, HIDDEN), w_up=normal(2, D, HIDDEN), w_down=normal(3, HIDDEN, D))
+GATED_BIASES = dict(b_gate=normal(4, HIDDEN), b_up=normal(5, HIDDEN), b_down=normal(6, D))
+
+
+@pytest.mark.parametrize("shape", [(D,), (2, 3, D)], ids=str)
+def test_gated_value_and_gradients_match_the_formula(shape):
+    """(SiLU(x W_gate + b) * (x W_up + b)) W_down + b, or its gradient by x or by a parameter, is not what comes out."""
+    arrays, d_out = dict(x=normal(0, *shape), **GATED, **GATED_BIASES), normal(7, *shape)
+
+    def run(arrays, d_out):
+        out, backward = jax.vjp(lambda arrays: F.gated_feed_forward(**arrays), arrays)
+        return out, backward(d_out)[0]
+
+    out, gradients = quick_jit(run)(arrays, d_out)
+    assert_close(out, oracles.gated_feed_forward(**arrays), 1e-5, "output")
+    for name, got in gradients.items():
+
+        def loss(held, name=name):
+            return (oracles.f64(d_out) * oracles.gated_feed_forward(**(arrays | {name: held}))).sum()
+
+        assert_close(got, oracles.central_differences(loss, arrays[name]), 1e-5, name)
+
+
+@pytest.mark.parametrize("missing", GATED_BIASES)
+def test_each_gated_bias_may_be_absent(missing):
+    """A bias of None is an error, or stands for another one."""
+    x, arrays = normal(0, 3, D), GATED | GATED_BIASES | {missing: None}
+    assert_close(F.gated_feed_forward(x, **arrays), oracles.gated_feed_forward(x, **arrays), 1e-5)
+
+
+def test_the_activation_is_of_the_gate_alone():
+    """The argument is ignored, or applied to the other projection, or to both."""
+    x = normal(0, 3, D)
+    out = F.gated_feed_forward(x, **GATED, activation=jnp.tanh)
+    assert_close(out, oracles.gated_feed_forward(x, **GATED, activation=np.tanh), 1e-5)
+
+
+def test_dropout_is_of_the_gated_units():
+    """Dropout falls on one projection before the product, on the output, or nowhere."""
+    x, width = jnp.ones((50, 1)), 40
+    arrays = dict(w_gate=jnp.ones((1, width)), w_up=jnp.ones((1, width)), w_down=jnp.ones((width, 1)))
+    run = quick_jit(lambda key: F.gated_feed_forward(x, **arrays, activation=jnp.abs, dropout_rate=0.5, key=key))
+    kept = np.asarray(run(jax.random.key(0)))[:, 0] / 2
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-5)
+    assert len(set(np.round(kept))) > 3 and abs(kept.mean() - width / 2) < 2
+
+
+def test_a_gated_network_in_16_bit_stays_16_bit():
+    """A bfloat16 network computes in float32."""
+    x, *weights = (w.astype(jnp.bfloat16) for w in (normal(0, 3, D), *GATED.values()))
+    out = F.gated_feed_forward(x, *weights)
+    assert out.dtype == jnp.bfloat16
+    assert_close(out, oracles.gated_feed_forward(x, *weights), 3e-2)

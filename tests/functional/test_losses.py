@@ -129,6 +129,20 @@ def test_weighted_mean_ignores_what_weighs_nothing():
     np.testing.assert_allclose(mean, 7 / 4, rtol=1e-6)
 
 
+def test_a_weight_of_zero_has_the_gradient_of_any_other():
+    """d mean / d weight_i = (value_i - mean) / sum(weights): raising a weight from 0 would look free of cost."""
+    values, weights = jnp.array([1.0, 5.0, 4.0]), jnp.array([3.0, 0.0, 1.0])
+    mean, gradient = jax.value_and_grad(F.weighted_mean, argnums=1)(values, weights)
+    np.testing.assert_allclose(gradient, (values - mean) / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [[3.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+def test_a_value_that_weighs_nothing_leaves_the_gradients_finite(weights):
+    """NaN * 0 is NaN in the gradient too; all weights zero divides by zero there."""
+    gradients = jax.grad(F.weighted_mean, argnums=(0, 1))(jnp.array([1.0, jnp.nan, 4.0]), jnp.array(weights))
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_output_log_probs_are_the_log_softmax_of_w_h(dtype):
     """Equation 10: the probabilities do not sum to 1, or the logits are rounded to 16 bits before the softmax."""

@@ -1,4 +1,4 @@
-"""Layer normalisation against the formula and its hand-derived gradient (equation 12)."""
+"""Layer normalisation against the formula and its hand-derived gradient (equation 12); root-mean-square likewise."""
 
 import jax
 import jax.numpy as jnp
@@ -89,3 +89,48 @@ def test_a_large_mean_does_not_drown_the_variance():
     x = 1e4 + normal(0, 1, 64)
     out = F.layer_norm(x, jnp.ones(64), jnp.zeros(64))
     assert_close(out, oracles.layer_norm(oracles.f64(x), np.ones(64), np.zeros(64), 1e-5), 2e-3)
+
+
+# Root mean square ------------------------------------------------------------------------------
+
+
+@quick_jit
+def rms_norm_with_gradients(x, gamma, d_out):
+    out, backward = jax.vjp(lambda x, gamma: F.rms_norm(x, gamma, eps=0.1), x, gamma)
+    return out, *backward(d_out)
+
+
+@examples(8)
+@given(st.sampled_from([(1, 1), (5,), (2, 3, 8)]), st.sampled_from(list(TOLERANCE)), st.sampled_from([1.0, 30.0]))
+def test_rms_norm_and_its_gradients_match_the_formula(shape, dtype, scale):
+    """x / sqrt(mean(x^2) + eps) * gamma, or its gradient, is not what comes out, or in another dtype."""
+    x, gamma, d_out = (
+        normal(0, *shape, scale=scale, dtype=dtype),
+        1 + normal(1, shape[-1], scale=0.3),
+        normal(2, *shape),
+    )
+    out, dx, d_gamma = rms_norm_with_gradients(x, gamma, d_out.astype(dtype))
+    assert out.dtype == dtype
+    assert_close(out, oracles.rms_norm(x, gamma, 0.1), TOLERANCE[dtype], "output")
+    d_out = oracles.f64(d_out.astype(dtype))
+    wanted = oracles.central_differences(lambda x: (d_out * oracles.rms_norm(x, gamma, 0.1)).sum(), x)
+    assert_close(dx, wanted, 3 * TOLERANCE[dtype], "dx")
+    wanted = oracles.central_differences(lambda gamma: (d_out * oracles.rms_norm(x, gamma, 0.1)).sum(), gamma)
+    assert_close(d_gamma, wanted, 3 * TOLERANCE[dtype], "d_gamma")
+
+
+def test_rms_norm_subtracts_no_mean():
+    """A constant row is normalised away, as layer normalisation does."""
+    np.testing.assert_allclose(F.rms_norm(jnp.full(4, -7.0), jnp.ones(4)), -np.ones(4), rtol=1e-6)
+
+
+def test_rms_norm_of_16_bit_inputs_squares_in_float32():
+    """300^2 overflows float16."""
+    x = jnp.asarray([300.0, -400.0], jnp.float16)
+    np.testing.assert_allclose(F.rms_norm(x, jnp.ones(2)), [0.8485, -1.1314], rtol=1e-3)
+
+
+def test_rms_norm_of_zeros_is_zero_with_a_finite_gradient():
+    """eps stands outside of the root: 0 / 0."""
+    value, gradient = jax.value_and_grad(lambda x: F.rms_norm(x, jnp.ones(4)).sum())(jnp.zeros(4))
+    assert value == 0 and bool(jnp.isfinite(gradient).all())

@@ -1,7 +1,7 @@
 """The Transformer as pure functions: arrays in, arrays out. Needs jax alone.
 
 Axis letters, here and in every annotation: B batch, T query length, S key length, N query
-heads, K key/value heads, H head width, D model width, F feed-forward width, V vocabulary.
+heads, K key/value heads, H head width, D model width, F feed-forward width, V vocabulary, P patches.
 """
 
 from .attention import (
@@ -13,16 +13,29 @@ from .attention import (
     project_qkv,
     scaled_dot_product_attention,
 )
+from .augmentation import mixup, random_flip, random_shift
+from .corruption import mask_tokens
 from .dropout import dropout
-from .feed_forward import feed_forward
+from .feed_forward import feed_forward, gated_feed_forward
+from .fused_losses import fused_cross_entropy
 from .losses import causal_lm_loss, cross_entropy, masked_lm_loss, output_log_probs, weighted_mean
 from .masks import AttentionMask, causal_mask, mask_to_bias, padding_mask
-from .normalization import layer_norm
-from .positions import positions_in_segments, sinusoidal_positions
+from .normalization import layer_norm, rms_norm
+from .patches import patchify, unpatchify
+from .positions import (
+    interpolate_positions,
+    positions_in_segments,
+    sinusoidal_positions,
+    sinusoidal_positions_2d,
+)
+from .relative import alibi_bias, alibi_slopes, apply_rotary, relative_position_buckets
 
 __all__ = [
     "AttentionMask",
     "AttentionParams",
+    "alibi_bias",
+    "alibi_slopes",
+    "apply_rotary",
     "attention_weights",
     "causal_lm_loss",
     "causal_mask",
@@ -30,16 +43,28 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "feed_forward",
+    "fused_cross_entropy",
+    "gated_feed_forward",
+    "interpolate_positions",
     "layer_norm",
     "mask_to_bias",
+    "mask_tokens",
     "masked_lm_loss",
+    "mixup",
     "multi_head_attention",
     "output_log_probs",
     "padding_mask",
+    "patchify",
     "positions_in_segments",
     "project_heads",
     "project_qkv",
+    "random_flip",
+    "random_shift",
+    "relative_position_buckets",
+    "rms_norm",
     "scaled_dot_product_attention",
     "sinusoidal_positions",
+    "sinusoidal_positions_2d",
+    "unpatchify",
     "weighted_mean",
 ]

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from .kernels import choose
 from .kernels.reference import attention_probabilities
+from .kernels.scores import ScoreOptions
 from .masks import AttentionMask, as_mask, broadcasts, check_fits
 
 
@@ -41,6 +42,7 @@ def scaled_dot_product_attention(
     mask: Any = None,
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
+    logit_softcap: float | None = None,
     dropout_rate: float = 0.0,
     key: Array | None = None,
     implementation: str = "auto",
@@ -50,7 +52,7 @@ def scaled_dot_product_attention(
     The softmax is in float32 whatever the inputs' dtype. A query that may attend no key
     gets zeros, in the value and in the gradient.
 
-    Source: Vaswani et al., 2017, section 3.2.1; for N > K, Ainslie et al., 2023.
+    Source: Vaswani et al., 2017, section 3.2.1; for N > K, Ainslie et al., 2023; for the cap, Gemma team, 2024.
 
     Args:
       q: queries; N is a multiple of K.
@@ -58,6 +60,7 @@ def scaled_dot_product_attention(
       mask: `AttentionMask`, or booleans [T S] or broadcastable to [B N T S], True = may attend.
       bias: added to the scaled scores; broadcastable to [B N T S].
       scale: multiplies q kᵀ; default 1 / √H.
+      logit_softcap: a cap c keeps the scaled scores s in (-c, c), as c tanh(s / c), before bias and mask.
       dropout_rate: of the attention weights; needs `key` (None means no dropout).
       key: a typed key.
       implementation: "reference" (dense), "blockwise" (O(T) memory, reverse-mode gradients
@@ -67,13 +70,13 @@ def scaled_dot_product_attention(
       [B T N H] in q's dtype.
 
     Raises:
-      ValueError: no queries or keys, heads that do not divide, a mask or a bias that does not fit the scores, or an
-        unknown implementation.
+      ValueError: no queries or keys, heads that do not divide, a mask or a bias that does not fit the scores, a
+        cap that is not positive, or an unknown implementation.
     """
     mask = as_mask(mask)
     _check(q, k, mask, bias)
     kernel = choose(implementation, q.shape[1], k.shape[1])
-    return kernel(q, k, v, mask, _rank4(bias), _scale(scale, q), dropout_rate, key)
+    return kernel(q, k, v, mask, _rank4(bias), _options(q, scale, logit_softcap, dropout_rate), key)
 
 
 def attention_weights(
@@ -83,6 +86,7 @@ def attention_weights(
     mask: Any = None,
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
+    logit_softcap: float | None = None,
 ) -> Float[Array, "B N T S"]:
     """The weights of equation 2, softmax(Q Kᵀ / √d_k), float32: what `scaled_dot_product_attention` averages with.
 
@@ -91,7 +95,7 @@ def attention_weights(
     """
     mask = as_mask(mask)
     _check(q, k, mask, bias)
-    return attention_probabilities(q, k, mask, _rank4(bias), _scale(scale, q))
+    return attention_probabilities(q, k, mask, _rank4(bias), _options(q, scale, logit_softcap))
 
 
 def project_heads(
@@ -132,6 +136,7 @@ def multi_head_attention(
     mask: Any = None,
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
+    logit_softcap: float | None = None,
     dropout_rate: float = 0.0,
     key: Array | None = None,
     implementation: str = "auto",
@@ -147,20 +152,29 @@ def multi_head_attention(
       x: where the queries come from.
       context: where keys and values come from; `x` itself for self-attention.
       params: the projections.
-      mask, bias, scale, dropout_rate, key, implementation: as in `scaled_dot_product_attention`.
+      mask, bias, scale, logit_softcap, dropout_rate, key, implementation: as in `scaled_dot_product_attention`.
 
     Raises:
       ValueError: as `scaled_dot_product_attention`.
     """
     q, k, v = project_qkv(x, context, params)
     heads = scaled_dot_product_attention(
-        q, k, v, mask=mask, bias=bias, scale=scale, dropout_rate=dropout_rate, key=key, implementation=implementation
+        q,
+        k,
+        v,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        logit_softcap=logit_softcap,
+        dropout_rate=dropout_rate,
+        key=key,
+        implementation=implementation,
     )
     return combine_heads(heads, params)
 
 
-def _scale(scale: float | None, q: Array) -> float:
-    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+def _options(q: Array, scale: float | None, softcap: float | None, dropout_rate: float = 0.0) -> ScoreOptions:
+    return ScoreOptions(1.0 / math.sqrt(q.shape[-1]) if scale is None else scale, softcap, dropout_rate)
 
 
 def _rank4(bias: Array | None) -> Array | None:

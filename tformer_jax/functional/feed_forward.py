@@ -1,4 +1,4 @@
-"""The position-wise feed-forward network."""
+"""The position-wise feed-forward networks."""
 
 from collections.abc import Callable
 
@@ -34,8 +34,44 @@ def feed_forward(
       activation: elementwise; the paper's is ReLU.
       dropout_rate: of the hidden activations; needs `key` (None means no dropout).
     """
-    hidden = jnp.einsum("...D,DF->...F", x, w1)
-    hidden = activation(hidden if b1 is None else hidden + b1)
-    hidden = dropout(hidden, dropout_rate, key)
-    out = jnp.einsum("...F,FD->...D", hidden, w2)
-    return out if b2 is None else out + b2
+    hidden = activation(_affine(x, w1, b1))
+    return _affine(dropout(hidden, dropout_rate, key), w2, b2)
+
+
+def gated_feed_forward(
+    x: Float[Array, "*batch D"],
+    w_gate: Float[Array, "D F"],
+    w_up: Float[Array, "D F"],
+    w_down: Float[Array, "F D"],
+    *,
+    b_gate: Float[Array, "F"] | None = None,
+    b_up: Float[Array, "F"] | None = None,
+    b_down: Float[Array, "D"] | None = None,
+    activation: Callable[[Array], Array] = jax.nn.silu,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
+) -> Float[Array, "*batch D"]:
+    """A feed-forward network whose hidden units are gated by a second projection.
+
+        FFN(x) = (activation(x W_gate + b_gate) * (x W_up + b_up)) W_down + b_down
+
+    SiLU makes it SwiGLU, GELU GEGLU, a sigmoid the original GLU.
+
+    Source: Shazeer, 2020.
+
+    Args:
+      x: any leading shape, last axis D.
+      w_gate, b_gate: the projection that goes through the activation; the bias may be None.
+      w_up, b_up: the projection that it multiplies; the bias may be None.
+      w_down, b_down: back to D; the bias may be None.
+      activation: elementwise.
+      dropout_rate: of the gated hidden activations; needs `key` (None means no dropout).
+    """
+    hidden = activation(_affine(x, w_gate, b_gate)) * _affine(x, w_up, b_up)
+    return _affine(dropout(hidden, dropout_rate, key), w_down, b_down)
+
+
+def _affine(x: Array, w: Array, b: Array | None) -> Array:
+    """x W + b, from any width D to any width F."""
+    out = jnp.einsum("...D,DF->...F", x, w)
+    return out if b is None else out + b

@@ -44,6 +44,14 @@ def cross_entropy(
     Raises:
       ValueError: `label_smoothing` outside [0, 1).
     """
+    losses = token_losses(logits, targets, label_smoothing, z_loss)
+    return losses.mean() if weights is None else weighted_mean(losses, weights)
+
+
+def token_losses(
+    logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"], label_smoothing: float, z_loss: float
+) -> Float[Array, "*batch"]:
+    """The terms that `cross_entropy` averages, float32; arguments and errors are its own."""
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     logits = logits.astype(jnp.float32)
@@ -57,19 +65,26 @@ def cross_entropy(
     target_logit = jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
     if label_smoothing:
         target_logit = (1 - label_smoothing) * target_logit + label_smoothing * logits.mean(-1)
-    loss = log_normaliser - target_logit
+    losses = log_normaliser - target_logit
     if z_loss:
-        loss += z_loss * jnp.square(log_normaliser + highest[..., 0])
-    if weights is None:
-        return loss.mean()
-    return weighted_mean(loss, weights)
+        losses += z_loss * jnp.square(log_normaliser + highest[..., 0])
+    return losses
 
 
 def weighted_mean(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Float[Array, ""]:
-    """sum(weights * values) / sum(weights), float32; 0 where every weight is 0."""
+    """sum(weights * values) / sum(weights), float32; 0 where every weight is 0.
+
+    A value of weight 0 may be NaN or infinite. The gradients are weights / sum(weights) and
+    (values - mean) / sum(weights), 0 where every weight is 0.
+    """
     weights = weights.astype(jnp.float32)
-    total = jnp.where(weights == 0, 0.0, values * weights).sum()
-    return total / jnp.where(weights.sum() == 0, 1.0, weights.sum())
+    unread = (weights == 0) & ~jnp.isfinite(values)
+    return divide_or_zero((jnp.where(unread, 0.0, values) * weights).sum(), weights.sum())
+
+
+def divide_or_zero(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
+    """total / count; 0 where the count is 0, in the gradient too."""
+    return jnp.where(count == 0, 0.0, total / jnp.where(count == 0, 1.0, count))
 
 
 def causal_lm_loss(

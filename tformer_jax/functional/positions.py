@@ -1,7 +1,8 @@
-"""Position encodings."""
+"""Position encodings: tables with a vector a position."""
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -45,6 +46,52 @@ def sinusoidal_positions(
     else:
         raise ValueError(f"layout must be 'interleaved' or 'concatenated', got {layout!r}")
     return jnp.asarray(table, jnp.float32)
+
+
+def sinusoidal_positions_2d(height: int, width: int, d_model: int, *, base: float = 10_000.0) -> Float[Array, "P D"]:
+    """The sinusoidal table of a grid, row by row (P = `height` * `width`), float32.
+
+        PE(row, column) = [sinusoidal(row), sinusoidal(column)], each D / 2 wide
+
+    Sources: Vaswani et al., 2017, section 3.5, for each half; Carion et al., 2020, appendix A.4, for the grid.
+
+    Args:
+      height, width: of the grid.
+      d_model: width of the vectors, D.
+      base: as in `sinusoidal_positions`.
+
+    Raises:
+      ValueError: D is not a multiple of 4, so that a half ends in a sine without its cosine.
+    """
+    if d_model % 4:
+        raise ValueError(f"d_model must be a multiple of 4, got {d_model}")
+    rows, columns = (sinusoidal_positions(length, d_model // 2, base=base) for length in (height, width))
+    return jnp.concatenate([jnp.repeat(rows, width, axis=0), jnp.tile(columns, (height, 1))], axis=1)
+
+
+def interpolate_positions(
+    table: Float[Array, "P D"], grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Array, "P2 D"]:
+    """Position vectors of a grid, resized to another by cubic convolution: for images of another size.
+
+    Both grids cover the same rectangle, and the kernel is that of Keys, 1981, with a = -1/2: away from
+    the border a linear ramp stays one.
+
+    Source: Dosovitskiy et al., 2020, section 3.2.
+
+    Args:
+      table: one vector a cell, row by row; computed in float32, returned in its dtype.
+      grid: its rows and columns, P = rows * columns.
+      new_grid: the rows and columns of the result.
+
+    Raises:
+      ValueError: the table is not of that grid.
+    """
+    if table.shape[0] != grid[0] * grid[1]:
+        raise ValueError(f"a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} positions, got {table.shape[0]}")
+    cells = table.astype(jnp.float32).reshape(*grid, -1)
+    resized = jax.image.resize(cells, (*new_grid, cells.shape[-1]), "bicubic", antialias=False)
+    return resized.reshape(-1, cells.shape[-1]).astype(table.dtype)
 
 
 def positions_in_segments(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:

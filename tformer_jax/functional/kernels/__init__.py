@@ -1,7 +1,7 @@
 """The implementations behind `scaled_dot_product_attention(implementation=...)`.
 
-A kernel is `kernel(q, k, v, mask, bias, scale, dropout_rate, key) -> [B T N H]` with an
-`AttentionMask`. To add one, write it in a file of its own and put it in the table.
+A kernel is `kernel(q, k, v, mask, bias, options, key) -> [B T N H]` with an `AttentionMask` and
+`ScoreOptions`. To add one, write it in a file of its own and put it in the table.
 """
 
 from collections.abc import Callable

@@ -19,22 +19,23 @@ from jax import Array, lax
 
 from ..dropout import dropout
 from ..masks import AttentionMask, slice_if_wide
-from .reference import late_scale
+from .scores import ScoreOptions
 
 _BLOCK_Q = 256
 _BLOCK_K = 256
 
+_F32: dict[str, Any] = {"preferred_element_type": jnp.float32}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks:
-    """The static part of one call: tile sizes and counts, the score scale, the dropout rate."""
+    """The static part of one call: tile sizes and counts, how scores are made."""
 
     q_size: int
     k_size: int
     q_count: int
     k_count: int
-    scale: float
-    dropout_rate: float
+    options: ScoreOptions
 
     def queries(self, x: Array, i) -> Array:
         return lax.dynamic_slice_in_dim(x, i * self.q_size, self.q_size, axis=1)
@@ -43,11 +44,11 @@ class _Blocks:
         return lax.dynamic_slice_in_dim(x, j * self.k_size, self.k_size, axis=1)
 
 
-def blockwise_attention(q, k, v, mask: AttentionMask, bias, scale: float, dropout_rate: float, key) -> Array:
+def blockwise_attention(q, k, v, mask: AttentionMask, bias, options: ScoreOptions, key) -> Array:
     B, T, N, H = q.shape
     S, K = k.shape[1], k.shape[2]
     q_size, k_size = min(_BLOCK_Q, T), min(_BLOCK_K, S)
-    blocks = _Blocks(q_size, k_size, -(-T // q_size), -(-S // k_size), scale, dropout_rate)
+    blocks = _Blocks(q_size, k_size, -(-T // q_size), -(-S // k_size), options)
     q_pad, k_pad = blocks.q_count * q_size - T, blocks.k_count * k_size - S
     q = _pad(q.reshape(B, T, K, N // K, H), q_pad)
     out = _attention(
@@ -64,7 +65,7 @@ def _attention(blocks: _Blocks, q, k, v, bias, mask, key):
 def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
     """Output [B T K G H] and what the backward pass needs: the inputs, the output, m and l."""
     first, last = _needed_blocks(blocks, mask)
-    factor = late_scale(blocks.scale, bias)
+    late = blocks.options.late_scale(bias)
     B, _, K, G, H = q.shape
 
     def query_block(i):
@@ -72,12 +73,12 @@ def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
 
         def key_block(j, state):
             m, l, out = state
-            scores = _scores(blocks, q_i, blocks.keys(k, j), bias, mask, i, j)
+            scores = _scores(blocks, _products(q_i, blocks.keys(k, j)), bias, mask, i, j)
             m_new = jnp.maximum(m, scores.max(-1))
-            p = jnp.exp((scores - _finite(m_new)[..., None]) * factor)
-            kept = jnp.exp((m - _finite(m_new)) * factor)
-            weights = dropout(p, blocks.dropout_rate, _tile_key(blocks, key, i, j)).astype(v.dtype)
-            seen = jnp.einsum("BKGTS,BSKH->BKGTH", weights, blocks.keys(v, j), preferred_element_type=jnp.float32)
+            p = jnp.exp((scores - _finite(m_new)[..., None]) * late)
+            kept = jnp.exp((m - _finite(m_new)) * late)
+            weights = dropout(p, blocks.options.dropout_rate, _tile_key(blocks, key, i, j)).astype(v.dtype)
+            seen = jnp.einsum("BKGTS,BSKH->BKGTH", weights, blocks.keys(v, j), **_F32)
             return m_new, l * kept + p.sum(-1), out * kept[..., None] + seen
 
         shape = (B, K, G, blocks.q_size)
@@ -95,9 +96,9 @@ def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
 def _backward(blocks: _Blocks, residuals, d_out):
     q, k, v, bias, mask, key, out, m, l = residuals
     first, last = _needed_blocks(blocks, mask)
-    factor = late_scale(blocks.scale, bias)
+    late = blocks.options.late_scale(bias)
     # sum_s P dP of each query, from the output alone (Dao et al., equation 4).
-    delta = jnp.einsum("BTKGH,BTKGH->BTKG", d_out, out, preferred_element_type=jnp.float32)
+    delta = jnp.einsum("BTKGH,BTKGH->BTKG", d_out, out, **_F32)
 
     def query_block(grads, i):
         q_i, d_out_i = blocks.queries(q, i), blocks.queries(d_out, i)
@@ -106,17 +107,18 @@ def _backward(blocks: _Blocks, residuals, d_out):
         def key_block(j, state):
             dq_i, dk, dv, d_bias = state
             k_j, v_j, tile_key = blocks.keys(k, j), blocks.keys(v, j), _tile_key(blocks, key, i, j)
-            scores = _scores(blocks, q_i, k_j, bias, mask, i, j)
-            p = jnp.exp((scores - m[i][..., None]) * factor) / l[i][..., None]
-            weights = dropout(p, blocks.dropout_rate, tile_key).astype(d_out.dtype)
+            products = _products(q_i, k_j)
+            scores = _scores(blocks, products, bias, mask, i, j)
+            p = jnp.exp((scores - m[i][..., None]) * late) / l[i][..., None]
+            weights = dropout(p, blocks.options.dropout_rate, tile_key).astype(d_out.dtype)
             dv = _add_at(dv, jnp.einsum("BKGTS,BTKGH->BSKH", weights, d_out_i, **_F32), (0, j * blocks.k_size))
             dp = jnp.einsum("BTKGH,BSKH->BKGTS", d_out_i, v_j, **_F32)
-            d_scores = p * (dropout(dp, blocks.dropout_rate, tile_key) - delta_i)
+            d_scores = p * (dropout(dp, blocks.options.dropout_rate, tile_key) - delta_i)
             if bias is not None:
                 d_bias = _add_bias_tile(blocks, d_bias, d_scores, i, j)
-            d_scores = (d_scores * blocks.scale).astype(q.dtype)
-            dq_i += jnp.einsum("BKGTS,BSKH->BTKGH", d_scores, k_j, **_F32)
-            dk = _add_at(dk, jnp.einsum("BKGTS,BTKGH->BSKH", d_scores, q_i, **_F32), (0, j * blocks.k_size))
+            d_products = (d_scores * blocks.options.slope(products)).astype(q.dtype)
+            dq_i += jnp.einsum("BKGTS,BSKH->BTKGH", d_products, k_j, **_F32)
+            dk = _add_at(dk, jnp.einsum("BKGTS,BTKGH->BSKH", d_products, q_i, **_F32), (0, j * blocks.k_size))
             return dq_i, dk, dv, d_bias
 
         start = (jnp.zeros(q_i.shape, jnp.float32), *grads)
@@ -132,18 +134,19 @@ def _backward(blocks: _Blocks, residuals, d_out):
 
 _attention.defvjp(_forward, _backward)
 
-_F32: dict[str, Any] = {"preferred_element_type": jnp.float32}
+
+def _products(q_i, k_j):
+    """A tile of q kᵀ, [B K G q k], float32."""
+    return jnp.einsum("BTKGH,BSKH->BKGTS", q_i, k_j, **_F32)
 
 
-def _scores(blocks: _Blocks, q_i, k_j, bias, mask: AttentionMask, i, j):
-    """Tile (i, j) of the masked scores, [B K G q k], float32, still to be multiplied by `late_scale`."""
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q_i, k_j, **_F32)
-    if late_scale(blocks.scale, bias) != blocks.scale:
-        scores *= blocks.scale
+def _scores(blocks: _Blocks, products, bias, mask: AttentionMask, i, j):
+    """Tile (i, j) of the masked scores from its products, still to be multiplied by `late_scale`."""
     if bias is not None:
-        tile = slice_if_wide(bias, i * blocks.q_size, blocks.q_size, axis=2)
-        tile = slice_if_wide(tile, j * blocks.k_size, blocks.k_size, axis=3)
-        scores += _split_heads(tile, scores.shape[1])
+        bias = slice_if_wide(bias, i * blocks.q_size, blocks.q_size, axis=2)
+        bias = slice_if_wide(bias, j * blocks.k_size, blocks.k_size, axis=3)
+        bias = _split_heads(bias, products.shape[1])
+    scores = blocks.options.scores(products, bias)
     if mask.hides_nothing:
         return scores
     allowed = mask.tile(i * blocks.q_size, blocks.q_size, j * blocks.k_size, blocks.k_size)

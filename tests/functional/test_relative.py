@@ -1,0 +1,214 @@
+"""Rotations, linear biases and buckets against their formulas in float64."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import assert_close, examples, normal, quick_jit
+
+import tformer_jax.functional as F
+
+INT32_MAX = np.iinfo(np.int32).max
+
+rotate = quick_jit(F.apply_rotary, static_argnames=("base", "scaling", "factor", "layout"))
+layouts = pytest.mark.parametrize("layout", ["half", "interleaved"])
+
+
+def positions_of(seed: int, *shape: int, most: int = 1000) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).integers(0, most, shape), jnp.int32)
+
+
+# Rotations -------------------------------------------------------------------------------------
+
+
+@examples(16)
+@given(
+    st.sampled_from([(1, 1, 1, 2), (2, 5, 3, 8), (2, 4, 1, 6)]),
+    st.booleans(),
+    st.sampled_from(["half", "interleaved"]),
+    st.sampled_from([10_000.0, 500_000.0]),
+    st.integers(0, 99),
+)
+def test_each_pair_is_turned_by_its_angle(shape, by_row, layout, base, seed):
+    """A pair, an angle, its direction, or the row that positions belong to is wrong."""
+    x, positions = normal(seed, *shape), positions_of(seed, *(shape[:2] if by_row else shape[1:2]))
+    assert_close(rotate(x, positions, base=base, layout=layout), oracles.rotary(x, positions, base, layout), 2e-6)
+
+
+@pytest.mark.parametrize(("most", "tolerance"), [(1_000_000, 2e-6), (INT32_MAX, 5e-6)])
+def test_distant_positions_are_exact(most, tolerance):
+    """Angles in float32: at position 10^5 a rotation is off by 10^-2. With float64 they are not, nor at 10^6."""
+    x, positions = normal(0, 1, 512, 1, 128), positions_of(0, 512, most=most)
+    assert_close(rotate(x, positions), oracles.rotary(x, positions), tolerance)
+
+
+def test_negative_positions_turn_backwards():
+    """Whole turns are dropped as if positions had no sign."""
+    x, positions = normal(0, 1, 64, 1, 8), -positions_of(0, 64, most=100_000)
+    assert_close(rotate(x, positions), oracles.rotary(x, positions), 2e-6)
+
+
+@layouts
+@examples(6)
+@given(st.integers(0, 100_000), st.integers(0, 100_000), st.integers(0, 100_000))
+def test_products_depend_on_the_distance_alone(layout, m, n, shift):
+    """q_m . k_n changes when both positions move together."""
+    q, k = normal(0, 1, 1, 1, 64), normal(1, 1, 1, 1, 64)
+
+    def product(m, n):
+        return (rotate(q, jnp.array([m]), layout=layout) * rotate(k, jnp.array([n]), layout=layout)).sum()
+
+    np.testing.assert_allclose(product(m, n), product(m + shift, n + shift), atol=1e-4)
+
+
+@layouts
+def test_position_zero_changes_nothing(layout):
+    """The first token is turned."""
+    x = normal(0, 2, 3, 1, 8)
+    np.testing.assert_array_equal(rotate(x, jnp.zeros(3, int), layout=layout), x)
+
+
+@layouts
+def test_norms_are_kept(layout):
+    """A rotation stretches."""
+    x = normal(0, 2, 5, 3, 8)
+    turned = rotate(x, positions_of(0, 2, 5), layout=layout)
+    np.testing.assert_allclose(jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
+
+
+@layouts
+def test_the_gradient_is_turned_back(layout):
+    """The gradient is not the transpose of the rotation, which is the rotation the other way."""
+    x, d_out, positions = normal(0, 2, 5, 3, 8), normal(1, 2, 5, 3, 8), positions_of(0, 2, 5)
+    run = quick_jit(lambda x, d_out: jax.vjp(lambda x: F.apply_rotary(x, positions, layout=layout), x)[1](d_out)[0])
+    assert_close(run(x, d_out), oracles.rotary(d_out, -positions, layout=layout), 2e-6)
+
+
+def test_linear_scaling_squeezes_positions():
+    """Position 2p with factor 2 is not where p was in training."""
+    x, positions = normal(0, 2, 5, 3, 8), positions_of(0, 5)
+    squeezed = rotate(x, 2 * positions, scaling="linear", factor=2.0)
+    assert_close(squeezed, rotate(x, positions), 2e-6)
+    thirds = rotate(x, positions, scaling="linear", factor=3.0)
+    assert_close(thirds, oracles.rotary(x, np.asarray(positions) / 3), 2e-6)
+
+
+def test_ntk_scaling_changes_the_base():
+    """The base is not base * factor^(H / (H - 2)), with which the lowest frequency falls by exactly the factor."""
+    H, factor = 8, 4.0
+    x, positions = normal(0, 2, 5, 3, H), positions_of(0, 5)
+    turned = rotate(x, positions, scaling="ntk", factor=factor)
+    assert_close(turned, oracles.rotary(x, positions, 10_000.0 * factor ** (H / (H - 2))), 2e-6)
+    lowest, highest = turned[..., [3, 7]], turned[..., [0, 4]]
+    assert_close(highest, rotate(x, positions)[..., [0, 4]], 2e-6)
+    assert_close(lowest, oracles.rotary(x, np.asarray(positions) / factor)[..., [3, 7]], 2e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_16_bit_heads_are_turned_in_float32(dtype):
+    """Angles or products are rounded to 16 bits, or another dtype comes back."""
+    x, positions = normal(0, 2, 5, 3, 8, dtype=dtype), positions_of(0, 5)
+    turned = rotate(x, positions)
+    assert turned.dtype == dtype
+    wanted = jnp.asarray(oracles.rotary(x, positions), jnp.float32).astype(dtype)
+    assert float((turned == wanted).mean()) > 0.97  # the rest lies next to a rounding boundary
+
+
+@pytest.mark.parametrize(
+    ("width", "message", "options"),
+    [
+        (3, "rotary positions need an even head width, got 3", dict()),
+        (4, "scaling must be 'none', 'linear' or 'ntk', got 'yarn'", dict(scaling="yarn", factor=2.0)),
+        (4, "layout must be 'half' or 'interleaved', got 'halves'", dict(layout="halves")),
+        (4, "factor must be at least 1.*got 0.5", dict(scaling="linear", factor=0.5)),
+        (4, "1 without a scaling; got 2.0 with 'none'", dict(factor=2.0)),
+        (2, "'ntk' needs a head width of at least 4", dict(scaling="ntk", factor=2.0)),
+    ],
+)
+def test_rotations_that_cannot_be_are_refused(width, message, options):
+    """A wrong argument is ignored, or gives the rotation of another one."""
+    unchecked = inspect.unwrap(F.apply_rotary)  # without the run-time check of its Literal annotations
+    with pytest.raises(ValueError, match=message):
+        unchecked(jnp.ones((1, 2, 1, width)), jnp.arange(2), **options)
+
+
+# Linear biases ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 3, 6, 8, 12, 16, 25])
+def test_slopes_are_the_published_ones(num_heads):
+    """A checkpoint's heads look less far, or farther, than in training."""
+    np.testing.assert_allclose(F.alibi_slopes(num_heads), oracles.alibi_slopes(num_heads), rtol=1e-6)
+
+
+@pytest.mark.parametrize("query_shape", [(3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("key_shape", [(4,), (2, 4)], ids=str)
+def test_the_bias_falls_linearly_with_distance(query_shape, key_shape):
+    """-slope * |query position - key position| has another sign, other axes, or another row's positions."""
+    queries, keys = positions_of(0, *query_shape), positions_of(1, *key_shape)
+    bias = F.alibi_bias(queries, keys, 6)
+    rows = max(len(query_shape), len(key_shape))
+    distances = np.abs(np.atleast_2d(queries)[:, :, None] - np.atleast_2d(keys)[:, None, :])
+    wanted = -np.array(oracles.alibi_slopes(6))[:, None, None] * distances[:, None]
+    assert bias.dtype == jnp.float32 and bias.shape == (rows, 6, 3, 4)
+    np.testing.assert_allclose(bias, wanted, rtol=1e-6)
+
+
+def test_an_empty_cache_slot_has_a_finite_bias():
+    """The distance to the largest position overflows: its bias is positive, or NaN."""
+    bias = np.asarray(F.alibi_bias(jnp.array([-1, 0, 7]), jnp.array([0, INT32_MAX]), 4))
+    assert np.isfinite(bias).all() and (bias[..., 1] < -1e6).all()
+
+
+# Buckets ---------------------------------------------------------------------------------------
+
+DISTANCES = np.arange(-1000, 1001)
+bucket = quick_jit(F.relative_position_buckets, static_argnames=("bidirectional", "num_buckets", "max_distance"))
+
+
+@examples(12)
+@given(st.booleans(), st.sampled_from([4, 8, 32, 64]), st.sampled_from([33, 100, 128, 800]))
+def test_every_distance_is_in_its_bucket(bidirectional, num_buckets, max_distance):
+    """A boundary, a direction, or the last bucket is not the definition's."""
+    options = dict(bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance)
+    wanted = [oracles.t5_bucket(int(d), **options) for d in DISTANCES]
+    np.testing.assert_array_equal(bucket(jnp.asarray(DISTANCES), **options), wanted)
+
+
+@pytest.mark.parametrize(("bidirectional", "per_direction"), [(True, 16), (False, 32)])
+def test_buckets_are_those_of_published_checkpoints(bidirectional, per_direction):
+    """Exact boundaries differ from the float32 logarithms that T5's checkpoints were trained with."""
+    distances = np.abs(DISTANCES) if bidirectional else np.maximum(-DISTANCES, 0)
+    exact = per_direction // 2
+    logs = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(exact)) / np.float32(np.log(128 / exact))
+    rough = np.minimum(exact + (logs * np.float32(per_direction - exact)).astype(int), per_direction - 1)
+    wanted = np.where(distances < exact, distances, rough) + 16 * (bidirectional * (DISTANCES > 0))
+    np.testing.assert_array_equal(bucket(jnp.asarray(DISTANCES), bidirectional=bidirectional), wanted)
+
+
+def test_buckets_have_the_shape_of_their_positions():
+    """[T S] comes back flat, or as something else than integers."""
+    relative = jnp.arange(5)[None, :] - jnp.arange(3)[:, None]
+    got = bucket(relative)
+    assert got.shape == (3, 5) and jnp.issubdtype(got.dtype, jnp.integer)
+    np.testing.assert_array_equal(got[0], [0, 17, 18, 19, 20])
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("num_buckets must be even when bidirectional, got 7", dict(num_buckets=7)),
+        ("each direction needs at least 2 buckets, got 1", dict(num_buckets=2)),
+        ("each direction needs at least 2 buckets, got 1", dict(num_buckets=1, bidirectional=False)),
+        ("max_distance must be more than the 8 exact distances, got 8", dict(max_distance=8)),
+    ],
+)
+def test_buckets_that_cannot_be_are_refused(message, options):
+    """A bucket is never used, or the logarithm divides by zero."""
+    with pytest.raises(ValueError, match=message):
+        F.relative_position_buckets(jnp.arange(3), **options)

@@ -1,0 +1,126 @@
+"""Cross-entropy together with the output projection, the logits a chunk of tokens at a time."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+from .losses import divide_or_zero, token_losses, weighted_mean
+
+
+def fused_cross_entropy(
+    hidden: Float[Array, "*batch D"],
+    w_out: Float[Array, "D V"],
+    targets: Int[Array, "*batch"],
+    *,
+    b_out: Float[Array, "V"] | None = None,
+    weights: Float[Array, "*batch"] | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_softcap: float | None = None,
+    chunk_size: int = 1024,
+) -> Float[Array, ""]:
+    """`cross_entropy` (equation 11) of the logits cap(hidden W_o + b), which never exist all at once.
+
+        L = -sum_t y_t log yhat_t,   yhat = softmax(cap(W_o h_t + b)),   cap(x) = c tanh(x / c)
+
+    Where it is differentiated, each chunk's gradients are computed next to its losses: three
+    products with V in all, as many as with the logits kept. Memory is O(chunk_size V + D V)
+    instead of O(tokens V). Reverse-mode gradients only, of the first order.
+
+    Sources: Hsu et al., 2024 (gradients in the forward pass); Gemma Team, 2024 (soft cap).
+
+    Args:
+      hidden: the last states h_t; the logits are float32 whatever its dtype.
+      w_out, b_out: output projection; a tied embedding [V D] goes in transposed. The bias may be None.
+      targets, weights, label_smoothing, z_loss: as in `cross_entropy`.
+      logit_softcap: c; None for no cap.
+      chunk_size: the most tokens whose logits exist at one time. Each chunk reads and writes the gradient of
+        w_out, so small ones are slow where memory is.
+
+    Raises:
+      ValueError: `label_smoothing` outside [0, 1), `logit_softcap` not positive or `chunk_size` below 1.
+    """
+    if logit_softcap is not None and not logit_softcap > 0:
+        raise ValueError(f"logit_softcap must be positive, got {logit_softcap}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    weights = jnp.ones(targets.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
+    count = max(1, -(-targets.size // chunk_size))
+    tokens = hidden.reshape(targets.size, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1)
+    hidden, targets, weights = (_chunks(x, count) for x in tokens)
+    return _loss(_Options(label_smoothing, z_loss, logit_softcap), hidden, w_out, b_out, targets, weights)
+
+
+class _Options(NamedTuple):
+    """The static part of one call."""
+
+    label_smoothing: float
+    z_loss: float
+    logit_softcap: float | None
+
+    def losses(self, logits, b_out, targets):
+        """Each token's loss from hidden W_o, before bias and cap."""
+        logits = logits if b_out is None else logits + b_out
+        if self.logit_softcap is not None:
+            logits = self.logit_softcap * jnp.tanh(logits / self.logit_softcap)
+        return token_losses(logits, targets, self.label_smoothing, self.z_loss)
+
+
+def _chunks(x: Array, count: int) -> Array:
+    """[tokens ...] to [count size ...], zeros at the end: targets 0 of weight 0.
+
+    Token i goes to chunk i modulo `count`, so that each chunk has its share of every device's
+    tokens where the batch is spread over several.
+    """
+    size = -(-x.shape[0] // count)
+    x = jnp.pad(x, [(0, size * count - x.shape[0]), *[(0, 0)] * (x.ndim - 1)])
+    return x.reshape(size, count, *x.shape[1:]).swapaxes(0, 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(options: _Options, hidden, w_out, b_out, targets, weights):
+    def chunk(tokens):
+        hidden, targets = tokens
+        return options.losses(_logits(hidden, w_out), b_out, targets)
+
+    return weighted_mean(lax.map(chunk, (hidden, targets)), weights)
+
+
+def _forward(options: _Options, hidden, w_out, b_out, targets, weights):
+    """The loss, and the float32 gradients of the weighted *sum*: scaled first, rounded to 16 bits afterwards."""
+    compute_dtype = jnp.promote_types(hidden.dtype, w_out.dtype)
+    bias = None if b_out is None else b_out.astype(jnp.float32)
+
+    def chunk(totals, tokens):
+        hidden, targets, weights = tokens
+        logits = _logits(hidden, w_out)
+        losses, pull = jax.vjp(lambda logits, bias: options.losses(logits, bias, targets), logits, bias)
+        d_logits, d_bias = pull(weights)
+        d_logits = d_logits.astype(compute_dtype)
+        d_hidden = jnp.einsum("TV,DV->TD", d_logits, w_out, preferred_element_type=jnp.float32)
+        d_w_out = jnp.einsum("TD,TV->DV", hidden, d_logits, preferred_element_type=jnp.float32)
+        totals = jax.tree.map(jnp.add, totals, (d_w_out, d_bias))
+        return totals, (losses, d_hidden)
+
+    zeros = jnp.zeros(w_out.shape, jnp.float32), None if bias is None else jnp.zeros_like(bias)
+    (d_w_out, d_bias), (losses, d_hidden) = lax.scan(chunk, zeros, (hidden, targets, weights))
+    inputs, gradients = (hidden, w_out, b_out), (d_hidden, d_w_out, d_bias)
+    return weighted_mean(losses, weights), (inputs, gradients, losses, weights)
+
+
+def _backward(options: _Options, residuals, d_loss):
+    inputs, gradients, losses, weights = residuals
+    scale = divide_or_zero(d_loss, weights.sum())
+    d_inputs = jax.tree.map(lambda x, gradient: (scale * gradient).astype(x.dtype), inputs, gradients)
+    return *d_inputs, None, d_loss * jax.grad(weighted_mean, argnums=1)(losses, weights)
+
+
+_loss.defvjp(_forward, _backward)
+
+
+def _logits(hidden, w_out):
+    return jnp.einsum("TD,DV->TV", hidden, w_out, preferred_element_type=jnp.float32)

@@ -1,0 +1,53 @@
+"""Images as sequences of patches. Axis letters: Y rows, X columns, C channels, P patches."""
+
+from jax import Array
+from jaxtyping import Float
+
+
+def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "B P {patch_size}*{patch_size}*C"]:
+    """Flatten(patch_i) for every patch i, to be embedded as x_i = W_e Flatten(patch_i) (equation 15).
+
+    Patches come row by row; each is flattened row by row, with its channels last.
+
+    Source: Dosovitskiy et al., 2020.
+
+    Args:
+      images: channels last.
+      patch_size: of both sides; divides Y and X.
+
+    Raises:
+      ValueError: `patch_size` is not positive or does not divide the image.
+    """
+    B, Y, X, C = images.shape
+    rows, columns = _grid(patch_size, Y, X)
+    grid = images.reshape(B, rows, patch_size, columns, patch_size, C).swapaxes(2, 3)
+    return grid.reshape(B, rows * columns, patch_size * patch_size * C)
+
+
+def unpatchify(
+    patches: Float[Array, "B P E"], patch_size: int, height: int, width: int
+) -> Float[Array, "B {height} {width} C"]:
+    """The images [B Y X C] that `patchify` cut into these patches.
+
+    Args:
+      patches: as `patchify` gives them.
+      patch_size: of both sides; divides `height` and `width`.
+      height, width: Y and X.
+
+    Raises:
+      ValueError: sizes that do not divide, or patches that are not those of such an image.
+    """
+    B, P, E = patches.shape
+    rows, columns = _grid(patch_size, height, width)
+    if P != rows * columns or E % patch_size**2:
+        wanted = f"[B {rows * columns} {patch_size * patch_size}*C]"
+        raise ValueError(f"a {height} x {width} image has patches {wanted}, got shape {patches.shape}")
+    C = E // patch_size**2
+    grid = patches.reshape(B, rows, columns, patch_size, patch_size, C).swapaxes(2, 3)
+    return grid.reshape(B, height, width, C)
+
+
+def _grid(patch_size: int, height: int, width: int) -> tuple[int, int]:
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        raise ValueError(f"patch_size {patch_size} does not divide an image of {height} x {width}")
+    return height // patch_size, width // patch_size

@@ -1,0 +1,166 @@
+"""Positions that attention sees as a distance: rotations of queries and keys, biases, buckets."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+
+def apply_rotary(
+    x: Float[Array, "B T N H"],
+    positions: Int[Array, "T"] | Int[Array, "#B T"],
+    *,
+    base: float = 10_000.0,
+    scaling: Literal["none", "linear", "ntk"] = "none",
+    factor: float = 1.0,
+    layout: Literal["half", "interleaved"] = "half",
+) -> Float[Array, "B T N H"]:
+    """Rotary position embedding: pair i of each head, turned by the angle position * base^(-2i / H).
+
+        (a, b) -> (a cos - b sin, b cos + a sin)
+
+    A query and a key turned this way have a product that depends on the distance of their positions
+    alone. Angles are within 10^-6 radians of the formula at any int32 position.
+
+    Sources: Su et al., 2021; "linear" is position interpolation, positions / `factor` (Chen et al.,
+    2023); "ntk" has the base `base` * `factor`^(H / (H - 2)) instead, which divides the lowest
+    frequency by `factor` and keeps the highest (bloc97, 2023).
+
+    Args:
+      x: queries or keys; computed in float32, returned in x's dtype.
+      positions: of the tokens; may be traced.
+      base: wavelengths run from 2 pi to nearly `base` * 2 pi positions.
+      scaling, factor: how to reach `factor` times the length of training.
+      layout: "half" pairs (i, i + H / 2), as Llama's and Gemma's checkpoints do; "interleaved" pairs
+        (2i, 2i + 1), as RoFormer's.
+
+    Raises:
+      ValueError: an odd H, an unknown scaling or layout, a factor below 1, a factor without a scaling, or "ntk" with
+        H = 2.
+    """
+    if layout not in ("half", "interleaved"):
+        raise ValueError(f"layout must be 'half' or 'interleaved', got {layout!r}")
+    angles = _angles(positions, _rotary_frequencies(x.shape[-1], base, scaling, factor))[..., None, :]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    shape, axis = ((2, -1), -2) if layout == "half" else ((-1, 2), -1)
+    a, b = jnp.unstack(x.astype(jnp.float32).reshape(*x.shape[:-1], *shape), axis=axis)
+    return jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis).reshape(x.shape).astype(x.dtype)
+
+
+def alibi_slopes(num_heads: int) -> Float[np.ndarray, "N"]:
+    """How fast each head's attention falls with distance, float32: 2^(-8 i / N) for i = 1 .. N.
+
+    Where N is no power of two: the slopes for the power of two below it, then every other slope for
+    the power of two above it.
+
+    Source: Press et al., 2022, and the code that they published.
+    """
+    below = 1 << (num_heads.bit_length() - 1)
+    slopes = [2.0 ** (-8.0 * i / below) for i in range(1, below + 1)]
+    slopes += [2.0 ** (-4.0 * i / below) for i in range(1, 2 * (num_heads - below), 2)]
+    return np.asarray(slopes, np.float32)
+
+
+def alibi_bias(
+    query_positions: Int[Array, "T"] | Int[Array, "#B T"],
+    key_positions: Int[Array, "S"] | Int[Array, "#B S"],
+    num_heads: int,
+) -> Float[Array, "b N T S"]:
+    """Attention with linear biases: -slope * |query position - key position|, float32.
+
+    Any position of an empty cache slot gives a finite number; a mask has to hide the slot.
+
+    Source: Press et al., 2022.
+
+    Args:
+      query_positions, key_positions: b is 1 where neither has rows.
+      num_heads: N.
+    """
+    # As floats: the difference to the position of an empty slot, the largest int, may overflow an int.
+    queries, keys = (jnp.atleast_2d(x).astype(jnp.float32) for x in (query_positions, key_positions))
+    distances = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :])
+    return -alibi_slopes(num_heads)[:, None, None] * distances
+
+
+def relative_position_buckets(
+    relative_positions: Int[Array, "*shape"],
+    *,
+    bidirectional: bool = True,
+    num_buckets: int = 32,
+    max_distance: int = 128,
+) -> Int[Array, "*shape"]:
+    """The bucket of each relative position, in [0, num_buckets): what T5 learns one bias for.
+
+    Of the n buckets of a direction the first e = n // 2 hold one distance each; bucket e + j begins at
+    the distance e * (max_distance / e)^(j / (n - e)), and the last one has no end.
+
+    Source: Raffel et al., 2020, section 2.1, and the code that they published.
+
+    Args:
+      relative_positions: key position - query position.
+      bidirectional: later keys have the second half of the buckets. Otherwise they share bucket 0
+        with distance 0, and all buckets are for earlier keys.
+      num_buckets: of both directions together.
+      max_distance: from about here on, everything is in the last bucket of its direction.
+
+    Raises:
+      ValueError: an odd number of buckets for two directions, fewer than 2 a direction, or a
+        `max_distance` that the exact buckets already reach.
+    """
+    if bidirectional and num_buckets % 2:
+        raise ValueError(f"num_buckets must be even when bidirectional, got {num_buckets}")
+    size = num_buckets // 2 if bidirectional else num_buckets
+    starts = jnp.asarray(_bucket_starts(size, max_distance))
+    distances = jnp.abs(relative_positions) if bidirectional else jnp.maximum(-relative_positions, 0)
+    buckets = jnp.searchsorted(starts, distances, side="right", method="compare_all")
+    return buckets + size * (relative_positions > 0) if bidirectional else buckets
+
+
+def _rotary_frequencies(width: int, base: float, scaling: str, factor: float) -> np.ndarray:
+    """Turns a position, of each pair of a head, float64 [H / 2]."""
+    if width % 2:
+        raise ValueError(f"rotary positions need an even head width, got {width}")
+    if scaling not in ("none", "linear", "ntk"):
+        raise ValueError(f"scaling must be 'none', 'linear' or 'ntk', got {scaling!r}")
+    if factor < 1 or (factor != 1 and scaling == "none"):
+        raise ValueError(f"factor must be at least 1, and 1 without a scaling; got {factor} with {scaling!r}")
+    if scaling == "ntk":
+        if width == 2:
+            raise ValueError(
+                "scaling 'ntk' needs a head width of at least 4: the only pair of 2 has no lower frequency"
+            )
+        base *= factor ** (width / (width - 2))
+    frequencies = base ** (-np.arange(0, width, 2) / width) / (2 * np.pi)
+    return frequencies / factor if scaling == "linear" else frequencies
+
+
+def _angles(positions: Array, frequencies: np.ndarray) -> Array:
+    """2 pi * positions * frequencies, up to whole turns, float32 [... H / 2].
+
+    A float32 product would be off by 10^-2 radians at position 10^5. Here a turn is 2^32, so that
+    integer products drop whole turns by overflowing and are otherwise exact; what the frequencies
+    have below 2^-32 turns is small enough for a float.
+    """
+    scaled = frequencies * 2.0**32
+    whole = np.round(scaled)
+    products = positions[..., None].astype(jnp.uint32) * whole.astype(np.uint64).astype(np.uint32)
+    rest = positions[..., None].astype(jnp.float32) * ((scaled - whole) * 2.0**-32).astype(np.float32)
+    turns = products.astype(jnp.int32).astype(jnp.float32) * 2.0**-32 + rest
+    return turns * np.float32(2 * np.pi)
+
+
+def _bucket_starts(size: int, max_distance: int) -> np.ndarray:
+    """The least distance in each of the buckets 1 .. size - 1, exactly: with whole numbers, not logarithms."""
+    exact = size // 2
+    if exact < 1:
+        raise ValueError(f"each direction needs at least 2 buckets, got {size}")
+    if max_distance <= exact:
+        raise ValueError(f"max_distance must be more than the {exact} exact distances, got {max_distance}")
+    starts, distance, steps = list(range(1, exact + 1)), exact, size - exact
+    for j in range(1, steps):
+        while distance**steps < exact ** (steps - j) * max_distance**j:
+            distance += 1
+        starts.append(distance)
+    return np.asarray(starts, np.int32)
