@@ -1,13 +1,28 @@
-"""Byte-level BPE: nothing is unknown, nothing is lost, and special tokens are never text."""
+"""Byte-level BPE and characters: nothing is lost, words keep together, and special tokens are never text."""
 
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tformer_jax.data import tokenizers
-from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, PAD_ID, decode, encode, load, train_bpe
+from tformer_jax.data import files, tokenizers
+from tformer_jax.data.tokenizers import (
+    BOS_ID,
+    EOS_ID,
+    MASK_ID,
+    PAD_ID,
+    cut,
+    decode,
+    encode,
+    encode_words,
+    kept,
+    load,
+    save,
+    train_bpe,
+    train_characters,
+)
 
 examples = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -125,3 +140,160 @@ def test_a_file_without_a_tokenizer_is_refused_by_name(tmp_path, content):
         file.write_text(content)
     with pytest.raises(ValueError, match="cannot load a tokenizer from .*tokenizer.json"):
         load(file)
+
+
+# Lossless --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lossless():
+    # With white space in runs, so that there are merges of it.
+    return train_bpe([*TEXTS, *["a\n\n\n\n    b"] * 50], 325, lossless=True, mask=True)
+
+
+@pytest.fixture(scope="module")
+def characters():
+    return train_characters(TEXTS, mask=True)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+KNOWN_TEXT = st.text(sorted(set("".join(TEXTS))), max_size=40)
+
+
+@examples
+@given(ANY_TEXT | st.text(" \n\t\rab", max_size=20))
+@example("")
+@example(" a\r\n\n  b \t")
+@example("e\u0301 \ufb01 <mask><eos>")
+def test_lossless_is_lossless(lossless, text):
+    """A language model would be scored on other text than was written, or could not write a line's indentation."""
+    assert decode(lossless, encode(lossless, [text])[0], strip=False) == text
+
+
+@examples
+@given(KNOWN_TEXT)
+@example(" <eos> ")
+def test_known_characters_are_lossless(characters, text):
+    """White space or the pieces of a spelled-out special token would be lost."""
+    assert decode(characters, encode(characters, [text])[0], strip=False) == text
+
+
+@examples
+@given(ANY_TEXT)
+@example("a\nb\r\n")
+@example("<mask>")
+def test_every_character_is_one_token(characters, text):
+    """Newlines or astral characters would vanish or be split: what is unknown is `<unk>`, after the special tokens."""
+    vocabulary = characters.get_vocab()
+    known = set("".join(TEXTS))
+    assert vocabulary["<unk>"] == 4
+    assert encode(characters, [text])[0] == [vocabulary[c] if c in known else 4 for c in text]
+
+
+def test_characters_are_numbered_by_code_point(characters):
+    """The order of a set would number them: two runs of one config would have other vocabularies."""
+    vocabulary = characters.get_vocab()
+    assert sorted(set("".join(TEXTS)), key=vocabulary.get) == sorted(set("".join(TEXTS)))
+    assert sorted(vocabulary.values()) == list(range(5 + len(set("".join(TEXTS)))))
+
+
+def test_special_tokens_are_no_characters(characters):
+    """Padding would be printed, or start and end would have other ids than the model's."""
+    (cat,) = encode(characters, ["cat"])
+    assert decode(characters, [BOS_ID, *cat, PAD_ID, MASK_ID]) == "cat"
+
+
+def test_decoding_strips_only_if_asked(lossless):
+    """A generated line break or indentation would be lost, or a translation would begin with a blank."""
+    (ids,) = encode(lossless, [" a\n"])
+    assert (decode(lossless, ids, strip=False), decode(lossless, ids)) == (" a\n", "a")
+
+
+@pytest.mark.parametrize(
+    "train", [lambda **how: train_bpe(TEXTS, 300, **how), lambda **how: train_characters(TEXTS, **how)]
+)
+def test_the_mask_is_there_only_if_asked(train):
+    """Every other model would carry a token it never sees, or the mask would be the id of some text."""
+    assert train().token_to_id("<mask>") is None
+    assert train(mask=True).token_to_id("<mask>") == MASK_ID == 3
+
+
+def test_a_mask_takes_room_in_the_vocabulary():
+    """The embedding table would be one row short."""
+    with pytest.raises(ValueError, match="vocab_size must exceed 260 .*got 260"):
+        train_bpe(TEXTS, 260, mask=True)
+    assert train_bpe(TEXTS, 300, mask=True).get_vocab_size() == 300
+
+
+@pytest.mark.parametrize("name", ["lossless", "characters"])
+def test_loading_changes_no_token(name, request, tmp_path):
+    """A checkpoint would be read with other token ids than it was trained with."""
+    tokenizer = request.getfixturevalue(name)
+    save(tokenizer, tmp_path / "tokenizer.json")
+    reloaded = load(tmp_path / "tokenizer.json")
+    texts = [*TEXTS[:3], " unseen Wörter\t!\n", "", "<mask>"]
+    assert encode(reloaded, texts) == encode(tokenizer, texts)
+    assert [decode(reloaded, ids, strip=False) for ids in encode(reloaded, texts[:3])] == texts[:3]
+
+
+# Long texts ------------------------------------------------------------------------------------
+
+
+@examples
+@given(st.text(st.sampled_from("ab' \n\t\r\x1c\u2028\xa0!1é"), max_size=60), st.integers(1, 20))
+def test_cutting_a_text_changes_no_token(lossless, text, size):
+    """A long document would have other tokens where it is cut, and other words."""
+    pieces = list(cut(text, size))
+    assert "".join(pieces) == text
+    assert all(len(piece) >= size for piece in pieces[:-1])
+    assert sum(encode(lossless, pieces), []) == encode(lossless, [text])[0]
+
+
+def long_texts():
+    rng = np.random.default_rng(0)
+    return [
+        "",
+        *(" ".join(rng.choice("the cat sat on\n\nmats, über".split(" "), count)) for count in (1, 7, 5000)),
+        "x",
+    ]
+
+
+@pytest.mark.parametrize("name", ["lossless", "characters"])
+def test_long_texts_have_the_tokens_of_short_ones(name, request):
+    """A language model would be trained on other tokens than it is prompted with."""
+    tokenizer, texts = request.getfixturevalue(name), [*long_texts(), "unknown: ☃ \U0001f468"]
+    found = encode_words(tokenizer, texts)
+    assert [ids.tolist() for ids, _ in found] == encode(tokenizer, texts)
+    assert {array.dtype for pair in found for array in pair} == {np.dtype(np.int32)}
+
+
+def test_the_tokens_of_a_word_share_its_number(lossless):
+    """Half of a word would be masked and the other half give it away: against the library's own count."""
+    lossless.encode_special_tokens = True
+    for text, (_, words) in zip(long_texts(), encode_words(lossless, long_texts()), strict=True):
+        assert words.tolist() == lossless.encode(text, add_special_tokens=False).word_ids
+
+
+def test_words_are_what_one_would_call_words(lossless):
+    """Punctuation would be masked with the word before it."""
+    ((ids, words),) = encode_words(lossless, ["über zebras, sat"])
+    texts = [decode(lossless, ids[words == number], strip=False) for number in range(words.max() + 1)]
+    assert texts == ["über", " zebras", ",", " sat"]
+
+
+# Keeping ---------------------------------------------------------------------------------------
+
+
+def test_a_kept_tokenizer_is_trained_once(tmp_path, lossless):
+    """A resumed run would train again, and on other text it would get another vocabulary."""
+    first = kept(tmp_path / "tokenizer.json", lambda: lossless)
+    second = kept(tmp_path / "tokenizer.json", lambda: pytest.fail("trained again"))
+    assert first.to_str() == second.to_str() == lossless.to_str()
+
+
+def test_an_interrupted_save_leaves_no_half_file(tmp_path, lossless, monkeypatch):
+    """A run killed while saving would find half a tokenizer and stop for ever."""
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        kept(tmp_path / "tokenizer.json", lambda: lossless)
+    assert not (tmp_path / "tokenizer.json").exists()

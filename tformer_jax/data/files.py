@@ -154,3 +154,13 @@ def read_lines(file: Path) -> list[str]:
         except UnicodeDecodeError as error:
             raise DataError(f"{file}, line {number}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
     return lines
+
+
+def write_whole(file: Path, text: str) -> None:
+    """A UTF-8 text file that is there whole or not at all."""
+    unfinished = file.with_suffix(".unfinished")
+    try:
+        unfinished.write_bytes(text.encode("utf-8"))
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -141,9 +141,9 @@ class Buckets:
         if self.seed is None:
             b, at = self._plan[position]
             return b, self._members[b][at : at + self._rows[b]]
-        b, at = self._plan[_permutation((self.seed, epoch), len(self))[position]]
+        b, at = self._plan[permutation((self.seed, epoch), len(self))[position]]
         members = self._members[b]
-        return b, members[_permutation((self.seed, epoch, b), len(members))[at : at + self._rows[b]]]
+        return b, members[permutation((self.seed, epoch, b), len(members))[at : at + self._rows[b]]]
 
     def batch(self, i: int) -> Batch:
         """Batch i, counted on through the epochs: `name` int32 [B T], `name_lengths` int32 [B] for each side."""
@@ -205,7 +205,7 @@ class Packed:
         The segments of a row are numbered from 1 and the same on all sides; 0 is padding.
         """
         epoch, position = divmod(i, len(self))
-        order = _permutation((self.seed, epoch), len(self._plan))
+        order = permutation((self.seed, epoch), len(self._plan))
         chosen = order[position * self.rows : (position + 1) * self.rows]
         arrays: Batch = {}
         for name, side, length in zip(self.names, self.sequences, self.lengths, strict=True):
@@ -227,9 +227,9 @@ class Packed:
         )
 
 
-@functools.lru_cache(maxsize=64)
-def _permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
-    """Kept, because every batch of an epoch asks for the same one."""
+@functools.lru_cache(maxsize=32)
+def permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
+    """Kept, because every batch of an epoch asks for the same one (or for one for each bucket)."""
     return np.random.default_rng(seed).permutation(count)
 
 

@@ -1,40 +1,67 @@
-"""Byte-level BPE, trained on the run's own text and saved with it."""
+"""Byte-level BPE, or single characters: trained on the run's own text and saved with it."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ..config import ConfigError
+from .files import write_whole
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+MASK, MASK_ID = "<mask>", 3  # where a tokenizer is asked for it
+
+_UNKNOWN = "<unk>"
+_PIECE, _TOGETHER = 4_000, 128
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE (Sennrich et al., 2016; Radford et al., 2019) over NFC-normalised text.
+def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, mask: bool = False) -> Tokenizer:
+    """A byte-level BPE (Sennrich et al., 2016; Radford et al., 2019), over NFC-normalised text unless `lossless`.
 
     Every byte is in the alphabet, so nothing is ever unknown.
 
     Args:
       texts: the training split alone.
       vocab_size: V, the special tokens and the 256 bytes included.
+      lossless: decoding gives back every text exactly; else a first word has the tokens of the same word inside.
+      mask: `<mask>` is a special token too.
 
     Raises:
       ConfigError: `vocab_size` leaves no room for merges.
     """
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocab_size <= len(alphabet) + 3:
-        raise ConfigError(f"vocab_size must exceed {len(alphabet) + 3} (bytes and special tokens), got {vocab_size}")
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), _special_tokens(mask)
+    least = len(alphabet) + len(special)
+    if vocab_size <= least:
+        raise ConfigError(f"vocab_size must exceed {least} (bytes and special tokens), got {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    if not lossless:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=not lossless)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in cut(text)) if lossless else texts, trainer)
     return tokenizer
+
+
+def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
+    """A token for each character of `texts`, in the order of their code points; all others are `<unk>`."""
+    special = _special_tokens(mask)
+    characters = sorted(set().union(*texts))
+    vocabulary = {token: number for number, token in enumerate([*special, _UNKNOWN, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    tokenizer.add_special_tokens(special)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _special_tokens(mask: bool) -> list[str]:
+    return [PAD, BOS, EOS, *([MASK] if mask else [])]
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -43,14 +70,72 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-def decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
-    """The text of `tokens` up to the first end-of-sequence."""
+def encode_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Token ids and word numbers, int32 [n] each, of long texts; the tokens of one word have its number.
+
+    A word is what the tokenizer never joins to its neighbours. For lossless tokenizers: texts are
+    encoded in pieces, which bounds the memory and changes none of their tokens.
+    """
+    if isinstance(tokenizer.model, models.WordLevel):
+        return _encode_characters(tokenizer, texts)
+    tokenizer.encode_special_tokens = True
+    pieces = [(number, piece) for number, text in enumerate(texts) for piece in cut(text)]
+    ids: list[list[np.ndarray]] = [[np.zeros(0, np.int32)] for _ in texts]
+    words: list[list[np.ndarray]] = [[np.zeros(0, np.int32)] for _ in texts]
+    for at in range(0, len(pieces), _TOGETHER):
+        numbers, group = zip(*pieces[at : at + _TOGETHER], strict=True)
+        encodings = tokenizer.encode_batch(list(group), add_special_tokens=False)
+        for number, encoding in zip(numbers, encodings, strict=True):
+            before = 1 + words[number][-1].max(initial=-1)
+            ids[number].append(np.asarray(encoding.ids, np.int32))
+            words[number].append((np.asarray(encoding.word_ids) + before).astype(np.int32))
+    return [(np.concatenate(i), np.concatenate(w)) for i, w in zip(ids, words, strict=True)]
+
+
+def _encode_characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    # A look-up: a hundred times as fast as a regular expression for each character.
+    table = np.full(0x110000, tokenizer.token_to_id(_UNKNOWN), np.int32)
+    for token, number in tokenizer.get_vocab().items():
+        if len(token) == 1:
+            table[ord(token)] = number
+    ids = [table[np.frombuffer(text.encode("utf-32-le"), np.uint32)] for text in texts]
+    return [(row, np.arange(len(row), dtype=np.int32)) for row in ids]
+
+
+def cut(text: str, size: int = _PIECE) -> Iterator[str]:
+    """The text in pieces of `size` characters or somewhat more; all but the first begin with white space.
+
+    A lossless tokenizer never joins white space to what stands before it.
+    """
+    start = 0
+    while start < len(text):
+        match = _BEFORE_SPACE.search(text, start + size)
+        end = match.start() if match else len(text)
+        yield text[start:end]
+        start = end
+
+
+def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -> str:
+    """The text of `tokens` up to the first end-of-sequence, without outer blanks if `strip`."""
     kept = []
     for token in tokens:
         if token == EOS_ID:
             break
         kept.append(int(token))
-    return tokenizer.decode(kept, skip_special_tokens=True).strip()
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    return text.strip() if strip else text
+
+
+def save(tokenizer: Tokenizer, file: Path) -> None:
+    """Whole or not at all."""
+    write_whole(file, tokenizer.to_str(pretty=True))
+
+
+def kept(file: Path, train: Callable[[], Tokenizer]) -> Tokenizer:
+    """The tokenizer in `file`; the first time, what `train` makes, saved there."""
+    if not file.exists():
+        save(train(), file)
+    return load(file)
 
 
 def load(file: Path) -> Tokenizer:
@@ -63,3 +148,6 @@ def load(file: Path) -> Tokenizer:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exceptions
         raise ConfigError(f"cannot load a tokenizer from {file}: {error}") from None
+
+
+_BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \n])")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -106,8 +105,8 @@ class Tokenizers(NamedTuple):
     def save(self, directory: Path) -> None:
         """tokenizer.json, and source_tokenizer.json where the source has its own."""
         if self.source is not self.target:
-            _save(self.source, directory / "source_tokenizer.json")
-        _save(self.target, directory / "tokenizer.json")
+            tokenizers.save(self.source, directory / "source_tokenizer.json")
+        tokenizers.save(self.target, directory / "tokenizer.json")
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizers":
@@ -205,13 +204,6 @@ class TranslationData:
             if line not in self.report:
                 self.report.append(line)
         return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (pairs, source, target))
-
-
-def _save(tokenizer: Tokenizer, file: Path) -> None:
-    """Whole or not at all."""
-    unfinished = file.with_suffix(".unfinished")
-    tokenizer.save(str(unfinished))
-    os.replace(unfinished, file)
 
 
 def _buckets(source, target, lengths, batch_tokens: int, seed: int | None, rows_multiple: int = 1):

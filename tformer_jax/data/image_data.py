@@ -1,0 +1,224 @@
+"""Labelled images, from where they lie to batches of pixels. Batch i is a pure function of (seed, i)."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from ..config import ConfigError, check_choice
+from . import images
+from .classes import keep_classes
+from .files import DataError
+from .images import ImageSource, LabelledImages
+from .pipelines import Batch, permutation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageDataConfig:
+    """The `data` section of an image classification experiment.
+
+    Attributes:
+      source: "mnist_5k" (`images.mnist_5k`), "idx" (`images.read_idx_folder`) or "folders"
+        (`images.read_folders`).
+      path: of the folder; with source="idx" and "folders".
+      image_size: of both sides, in pixels. Image files are resized to it; images of the other
+        sources must have it.
+      num_channels: 1 (grey) or 3 (RGB); likewise.
+      validation_size, test_size: how many of the training images to hold out for that split,
+        exactly, of each class its share; None exactly where the source has the split itself
+        ("idx": test; "folders": path/validation, path/test).
+      seed: of what is held out and of shuffling.
+      batch_size: images in a batch.
+
+    Raises:
+      ConfigError: a value that cannot be, or goes with another one, by the field's name.
+    """
+
+    source: str
+    path: str | None = None
+    image_size: int
+    num_channels: int
+    validation_size: int | None = None
+    test_size: int | None = None
+    seed: int = 0
+    batch_size: int
+
+    def __post_init__(self):
+        check_choice("data.source", self.source, ("mnist_5k", "idx", "folders"))
+        if (self.path is None) != (self.source == "mnist_5k"):
+            raise ConfigError(
+                "data.path goes with data.source='idx' or 'folders', and is needed there; "
+                f"got path={self.path!r} with source={self.source!r}"
+            )
+        for name in ("image_size", "validation_size", "test_size", "batch_size"):
+            value = getattr(self, name)
+            if (value is not None or name in ("image_size", "batch_size")) and (type(value) is not int or value < 1):
+                raise ConfigError(f"data.{name} must be a positive integer, got {value!r}")
+        if type(self.seed) is not int or self.seed < 0:
+            raise ConfigError(f"data.seed must be 0 or a positive integer, got {self.seed!r}")
+        if type(self.num_channels) is not int or self.num_channels not in (1, 3):
+            raise ConfigError(f"data.num_channels must be 1 (grey) or 3 (RGB), got {self.num_channels!r}")
+        if self.source != "folders":  # their splits are known when they are read
+            self.check_held_out(("train",) if self.source == "mnist_5k" else ("train", "test"))
+
+    def check_held_out(self, splits: Collection[str]) -> None:
+        """Raises a ConfigError unless the sizes given are those of the splits that the source does not have."""
+        for split in ("validation", "test"):
+            size = getattr(self, f"{split}_size")
+            if split in splits and size is not None:
+                raise ConfigError(
+                    f"data.{split}_size must be None, as the source has its own {split} split; got {size}"
+                )
+            if split not in splits and size is None:
+                raise ConfigError(f"data.{split}_size is needed, as the source has no {split} split of its own")
+
+    def read(self) -> ImageSource:
+        """The images as they come, before anything is held out.
+
+        Raises:
+          DataError: they cannot be read or fetched.
+        """
+        if self.source == "mnist_5k":
+            return images.mnist_5k()
+        return (images.read_idx_folder if self.source == "idx" else images.read_folders)(Path(self.path))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBatches:
+    """Images in batches of one shape, random-access: `batches.batch(i)`.
+
+    With a seed, to train on: the order is drawn from (seed, epoch), so batch i follows from
+    (seed, i) alone; images that do not fill a batch sit out an epoch, other ones each time.
+    Without one, to evaluate on: each image once, in order, the last batch padded.
+
+    Attributes:
+      data: the images.
+      rows: in a batch.
+      seed: of the shuffle, or None.
+      image_size, num_channels: Y, X and C of a batch.
+    """
+
+    data: LabelledImages
+    rows: int
+    seed: int | None
+    image_size: int
+    num_channels: int
+
+    def __post_init__(self):
+        if len(self) == 0:
+            raise DataError(f"{len(self.data)} images do not fill a batch of {self.rows}")
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.data) // self.rows) if self.seed is None else len(self.data) // self.rows
+
+    def indices(self, i: int) -> np.ndarray:
+        """The images in batch i: as many as it has rows, or fewer in the last one of an evaluation."""
+        epoch, position = divmod(i, len(self))
+        order = np.arange(len(self.data)) if self.seed is None else permutation((self.seed, epoch), len(self.data))
+        return order[position * self.rows : (position + 1) * self.rows]
+
+    def batch(self, i: int) -> Batch:
+        """Batch i, counted on through the epochs: "images" uint8 [B Y X C], "labels" int32 [B], -1 in rows of padding.
+
+        Raises:
+          DataError: an image file cannot be read.
+        """
+        chosen = self.indices(i)
+        pixels = np.zeros((self.rows, self.image_size, self.image_size, self.num_channels), np.uint8)
+        pixels[: len(chosen)] = self.data.pixels(chosen, self.image_size, self.num_channels)
+        labels = np.full(self.rows, -1, np.int32)
+        labels[: len(chosen)] = self.data.labels[chosen]
+        return {"images": pixels, "labels": labels}
+
+
+class ImageData:
+    """The data of an image classification experiment, ready to be asked for batches.
+
+    Attributes:
+      config: as given.
+      classes: their names; label c is `classes[c]`.
+      splits: "train", "validation" and "test" images.
+      report: what a person should know of the data, a line each.
+    """
+
+    def __init__(self, config: ImageDataConfig, directory: Path):
+        """`directory`: keeps the names of the classes.
+
+        Raises:
+          ConfigError: a split is neither held out nor the source's own, or both.
+          DataError: the data cannot be read, has images of another size or other channels than
+            configured, has other classes than `directory` says, or nothing is left to train on.
+        """
+        self.config = config
+        self.classes, self.splits = config.read()
+        config.check_held_out(self.splits)
+        for split in self.splits.values():
+            _check_shape(split, config)
+        for name, size in (("test", config.test_size), ("validation", config.validation_size)):
+            if size is not None:
+                self.splits["train"], self.splits[name] = hold_out(self.splits["train"], size, config.seed)
+        self.splits = {name: self.splits[name] for name in ("train", "validation", "test")}
+        if untrained := sorted(set(range(len(self.classes))) - set(self.splits["train"].labels.tolist())):
+            names = [self.classes[label] for label in untrained[:10]]
+            raise DataError(f"{len(untrained)} class(es) have no image left to train on, such as {names}")
+        keep_classes(self.classes, directory)
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
+        self.report = [f"{sizes} images ({config.source})", f"{len(self.classes)} classes: {names}"]
+
+    def train_batches(self, rows_multiple: int = 1) -> ImageBatches:
+        """Random-access training batches, of `batch_size` rows rounded down to a multiple; adds to the report.
+
+        Raises:
+          ConfigError: `batch_size` is less than `rows_multiple`.
+          DataError: the images do not fill a batch.
+        """
+        rows = self.config.batch_size // rows_multiple * rows_multiple
+        if rows == 0:
+            raise ConfigError(f"data.batch_size={self.config.batch_size} holds no multiple of {rows_multiple} rows")
+        batches = self._batches("train", rows, self.config.seed)
+        self.report.append(f"{len(batches):,} training batches an epoch, of {rows} images each")
+        return batches
+
+    def evaluation_batches(self, split: str) -> ImageBatches:
+        """The batches of one pass over a split, in order."""
+        check_choice("split", split, self.splits)
+        return self._batches(split, self.config.batch_size, None)
+
+    def _batches(self, split: str, rows: int, seed: int | None) -> ImageBatches:
+        return ImageBatches(self.splits[split], rows, seed, self.config.image_size, self.config.num_channels)
+
+
+def hold_out(data: LabelledImages, size: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """All but `size` images, and those: of each class its share, rounded so that the sum is exact.
+
+    Both keep the order. Which images of a class are held out is drawn from the seed.
+
+    Raises:
+      DataError: nothing would be left.
+    """
+    if size >= len(data):
+        raise DataError(f"nothing is left to train on: {size:,} images are to be held out of {len(data):,}")
+    counts = np.bincount(data.labels)
+    shares, remainders = np.divmod(size * counts, len(data))
+    # The largest remainders are rounded up, as with seats and votes.
+    shares[np.argsort(-remainders, kind="stable")[: size - shares.sum()]] += 1
+    order = np.random.default_rng(seed).permutation(len(data))
+    order = order[np.argsort(data.labels[order], kind="stable")]
+    place_in_class = np.arange(len(data)) - np.repeat(np.cumsum(counts) - counts, counts)
+    held = np.zeros(len(data), bool)
+    held[order[place_in_class < np.repeat(shares, counts)]] = True
+    return data.take(np.flatnonzero(~held)), data.take(np.flatnonzero(held))
+
+
+def _check_shape(data: LabelledImages, config: ImageDataConfig) -> None:
+    if data.images.dtype == object:
+        return  # files are resized and converted
+    height, width, channels = data.images.shape[1:]
+    if (height, width, channels) != (config.image_size, config.image_size, config.num_channels):
+        raise DataError(
+            f"the images are {height} x {width} with {channels} channel(s), but data.image_size={config.image_size} "
+            f"and data.num_channels={config.num_channels}; images of source={config.source!r} are not resized"
+        )

@@ -1,0 +1,65 @@
+"""Where labelled texts come from: a pinned archive of rated sentences, and the user's own files."""
+
+import html
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+from .files import DataError, SourceDistribution, read_lines
+
+
+class LabelledText(NamedTuple):
+    """A text, its label, and the document that it comes from, if any."""
+
+    text: str
+    label: str
+    group: str | None = None
+
+
+# MIT; Hutto and Gilbert, 2014. Twenty people rated each sentence.
+_RATED = SourceDistribution(
+    "vaderSentiment",
+    "2.5",
+    "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
+    ("vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz",),
+    ("--no-binary=:all:",),
+)
+DOMAINS = {
+    "movies": "movieReviewSnippets",
+    "products": "amazonReviewSnippets",
+    "news": "nytEditorialSnippets",
+    "tweets": "tweets",
+}
+
+
+def rated_sentences(domain: str) -> list[LabelledText]:
+    """Sentences whose mean rating is "positive" or "negative"; the group of products and news is the document.
+
+    `domain`: "movies", "products", "news" or "tweets".
+    """
+    name = f"hutto_ICWSM_2014/{DOMAINS[domain]}_GroundTruth.txt"
+    with tarfile.open(_RATED.unpacked() / _RATED.members[0]) as archive:
+        lines = archive.extractfile(name).read().decode("utf-8").rstrip("\r\n").split("\r\n")
+    texts = []
+    for line in lines:
+        number, score, text = line.split("\t")
+        document, _, sentence = number.partition("_")
+        if float(score):
+            label = "positive" if float(score) > 0 else "negative"
+            texts.append(LabelledText(html.unescape(text), label, document if sentence else None))
+    return texts
+
+
+def read_labelled(file: Path) -> list[LabelledText]:
+    """One UTF-8 file with a label, a tab and a text on each line.
+
+    Raises:
+      DataError: as `read_lines`, or a line that does not hold exactly one tab, or lacks one of the two.
+    """
+    texts = []
+    for number, line in enumerate(read_lines(file), 1):
+        fields = line.split("\t")
+        if len(fields) != 2 or not all(field.strip() for field in fields):
+            raise DataError(f"{file}, line {number}: expected label, tab, text; got {line[:40]!r}")
+        texts.append(LabelledText(fields[1], fields[0]))
+    return texts
