@@ -5,6 +5,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
+from .presets import PRESETS
+
 _T = TypeVar("_T")
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -76,28 +78,54 @@ class Precision:
 class TransformerConfig:
     """The architecture of a model. Every field changes the program or raises.
 
+    Some fields are for some models only (`vocab_size` has no meaning for images); the others refuse
+    them: see `check_for`.
+
     Attributes:
       vocab_size: V, of the target side (and of the source, when shared).
       source_vocab_size: of the source side; None: source and target share one vocabulary.
       share_embeddings: one table embeds source and target; needs a shared vocabulary.
-      tie_output: the output projection is the target embedding, transposed.
+      tie_output: the output projection is the (target) embedding, transposed.
       scale_embeddings: multiply embeddings by √d_model (Vaswani et al., section 3.4).
+      embedding_norm: normalise the embeddings, positions included (BERT).
+      num_token_types: of a second embedding, of what part of the input a token is in (BERT's segments).
       d_model: D, the width of the residual stream.
       num_heads: N, query heads.
       num_kv_heads: K, key/value heads, a divisor of num_heads; None: num_heads.
       head_dim: H; None: d_model / num_heads.
+      qk_norm: RMS-normalise queries and keys, each head by itself (Henry et al., 2020).
+      attention_softcap: c of c tanh(score / c), on attention scores (Gemma 2); None: no cap.
+      window: attention to the `window` last tokens alone, its own included; None: to all.
       d_ff: F, the width inside the feed-forward network.
+      activation: inside the feed-forward network; "gelu" is the exact one.
+      gated: `functional.gated_feed_forward`, with a third projection, for the plain one.
       num_layers: L, of the encoder and (unless told apart) of the decoder.
       num_decoder_layers: of the decoder; None: num_layers.
-      activation: inside the feed-forward network; "gelu" is the exact one.
       use_bias: biases in attention and feed-forward projections.
-      norm_position: "post" (the paper) or "pre" (adds a final norm to each stack).
+      norm: "layer" or "rms".
+      norm_position: of each sublayer: "post" (the paper), "pre" or "sandwich" (before and after;
+        Ding et al., 2021). The last two add a final norm to each stack.
       norm_eps: added to the variance.
-      positions: "sinusoidal" or "learned".
+      parallel_block: attention and feed-forward read the same normed stream and are added
+        together (Wang & Komatsuzaki, 2021); with norm_position="pre".
+      positions: "sinusoidal" (2-D for images), "learned", "rotary", "alibi", "relative" (T5's learned
+        bias by distance, one table for all layers of a stack) or "none".
+      rotary_base, rotary_scaling, rotary_factor: see `functional.apply_rotary`.
+      relative_buckets, relative_max_distance: see `functional.relative_position_buckets`.
       max_length: the longest sequence, in tokens.
+      image_size: height and width of an image, in pixels.
+      patch_size: of a patch; divides image_size.
+      num_channels: 1 or 3, of an image.
+      num_classes: of a classifier.
+      pooling: what a classifier reads: "cls", the first token, or "mean", of all tokens.
+      pooler: tanh(W x + b) on the pooled state, as BERT has it.
+      output_softcap: c of c tanh(logit / c), on the logits; None: no cap.
       dropout_rate: of embeddings and of each sublayer's output.
       attention_dropout_rate: of attention weights.
       activation_dropout_rate: inside the feed-forward network.
+      init_std: initial matrices and tables are N(0, init_std²); None: Glorot-uniform matrices,
+        tables N(0, 1/D).
+      scale_residual_init: divide the initial output projections of sublayers by √(2 num_layers) (GPT-2).
       attention_implementation: see `functional.scaled_dot_product_attention`.
       scan_unroll: layers per iteration of the scan over layers.
       remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or
@@ -105,36 +133,76 @@ class TransformerConfig:
       precision: "params=...,compute=...,output=...".
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: a value that cannot be, alone or beside another, by the field's name.
     """
 
-    vocab_size: int
+    vocab_size: int | None = None
     source_vocab_size: int | None = None
     share_embeddings: bool = True
     tie_output: bool = True
     scale_embeddings: bool = True
+    embedding_norm: bool = False
+    num_token_types: int | None = None
     d_model: int = 512
     num_heads: int = 8
     num_kv_heads: int | None = None
     head_dim: int | None = None
+    qk_norm: bool = False
+    attention_softcap: float | None = None
+    window: int | None = None
     d_ff: int = 2048
+    activation: str = "relu"
+    gated: bool = False
     num_layers: int = 6
     num_decoder_layers: int | None = None
-    activation: str = "relu"
     use_bias: bool = True
+    norm: str = "layer"
     norm_position: str = "post"
     norm_eps: float = 1e-5
+    parallel_block: bool = False
     positions: str = "sinusoidal"
+    rotary_base: float = 10_000.0
+    rotary_scaling: str = "none"
+    rotary_factor: float = 1.0
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
     max_length: int = 512
+    image_size: int | None = None
+    patch_size: int | None = None
+    num_channels: int = 3
+    num_classes: int | None = None
+    pooling: str = "cls"
+    pooler: bool = False
+    output_softcap: float | None = None
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.0
     activation_dropout_rate: float = 0.0
+    init_std: float | None = None
+    scale_residual_init: bool = False
     attention_implementation: str = "auto"
     scan_unroll: int = 1
     remat: str = "none"
     precision: str = "params=float32,compute=float32,output=float32"
 
     def __post_init__(self):
+        self._check_fields()
+        self._check_heads()
+        self._check_positions()
+        if self.scan_unroll > min(self.num_layers, self.num_decoder_layers or self.num_layers):
+            raise ConfigError(f"scan_unroll={self.scan_unroll} exceeds the layers of a stack")
+        if self.share_embeddings and self.source_vocab_size is not None:
+            raise ConfigError(
+                f"share_embeddings needs one vocabulary, got source_vocab_size={self.source_vocab_size} "
+                f"beside vocab_size={self.vocab_size}; leave it None or set share_embeddings=False"
+            )
+        if self.parallel_block and self.norm_position != "pre":
+            raise ConfigError(f"parallel_block needs norm_position='pre', got {self.norm_position!r}")
+        if self.image_size and self.patch_size and self.image_size % self.patch_size:
+            raise ConfigError(f"patch_size={self.patch_size} must divide image_size={self.image_size}")
+        Precision.parse(self.precision)
+
+    def _check_fields(self) -> None:
+        """Each field by itself."""
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
@@ -146,12 +214,16 @@ class TransformerConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0.0 <= value < 1.0:
                 raise ConfigError(f"{name} must be in [0, 1), got {value!r}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and (type(value) not in (int, float) or not 0.0 < value < float("inf")):
+                raise ConfigError(f"{name} must be positive, got {value!r}")
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        if type(self.norm_eps) not in (int, float) or self.norm_eps <= 0:
-            raise ConfigError(f"norm_eps must be positive, got {self.norm_eps!r}")
-        if self.scan_unroll > min(self.num_layers, self.num_decoder_layers or self.num_layers):
-            raise ConfigError(f"scan_unroll={self.scan_unroll} exceeds the layers of a stack")
+        if self.num_channels not in (1, 3):
+            raise ConfigError(f"num_channels must be 1 (grey) or 3 (RGB), got {self.num_channels}")
+
+    def _check_heads(self) -> None:
         if self.head_dim is None and self.d_model % self.num_heads:
             raise ConfigError(
                 f"d_model must be divisible by num_heads unless head_dim is given, "
@@ -159,12 +231,54 @@ class TransformerConfig:
             )
         if self.num_heads % self.kv_heads:
             raise ConfigError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
-        if self.share_embeddings and self.source_vocab_size is not None:
+
+    def _check_positions(self) -> None:
+        for name, scheme in _OF_A_SCHEME.items():
+            if self.positions != scheme and getattr(self, name) != self.default(name):
+                raise ConfigError(f"{name} goes with positions={scheme!r}, got positions={self.positions!r}")
+        if self.positions == "rotary" and self.head_width % 2:
+            raise ConfigError(f"positions='rotary' turns pairs: the head width must be even, got {self.head_width}")
+        if self.rotary_scaling == "ntk" and self.head_width == 2:
+            raise ConfigError("rotary_scaling='ntk' needs a head width above 2")
+        if (self.rotary_scaling == "none") != (self.rotary_factor == 1.0) or self.rotary_factor < 1.0:
             raise ConfigError(
-                f"share_embeddings needs one vocabulary, got source_vocab_size={self.source_vocab_size} "
-                f"beside vocab_size={self.vocab_size}; leave it None or set share_embeddings=False"
+                "rotary_scaling and rotary_factor go together: 'none' with 1, 'linear' or 'ntk' with a factor "
+                f"above 1, got {self.rotary_scaling!r} with {self.rotary_factor}"
             )
-        Precision.parse(self.precision)
+        # T5: half of the buckets of a direction are exact, and the other half must reach further.
+        if self.relative_buckets % 4 or self.relative_max_distance <= self.relative_buckets // 2:
+            raise ConfigError(
+                "relative_buckets must be a multiple of 4 and relative_max_distance above half of it, "
+                f"got {self.relative_buckets} and {self.relative_max_distance}"
+            )
+
+    def check_for(self, model: str) -> None:
+        """Refuses what has no meaning for a model, and what it lacks.
+
+        Args:
+          model: "Transformer", "CausalLM", "MaskedLM", "TextClassifier" or "VisionTransformer".
+
+        Raises:
+          ConfigError: by the field's name.
+        """
+        for name, models in _OF_SOME_MODELS.items():
+            if model not in models and getattr(self, name) != self.default(name):
+                raise ConfigError(f"{name} is not for {model} but for {', '.join(models)}; got {getattr(self, name)!r}")
+            if model in models and name in _NEEDED and getattr(self, name) is None:
+                raise ConfigError(f"{model} needs {name}")
+        if model == "VisionTransformer" and self.positions not in ("learned", "sinusoidal", "none"):
+            raise ConfigError(f"positions of {model} must be 'learned', 'sinusoidal' or 'none', got {self.positions!r}")
+
+    @classmethod
+    def fields_of(cls, model: str) -> list[str]:
+        """The fields that have a meaning for a model, by its class name."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return [name for name in names if model in _OF_SOME_MODELS.get(name, (model,))]
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """The value of a field that nobody set."""
+        return cls.__dataclass_fields__[name].default
 
     @property
     def kv_heads(self) -> int:
@@ -194,26 +308,62 @@ class TransformerConfig:
 
 
 _COUNTS = (
-    "vocab_size", "source_vocab_size", "d_model", "num_heads", "num_kv_heads", "head_dim", "d_ff",
-    "num_layers", "num_decoder_layers", "max_length", "scan_unroll",
+    "vocab_size", "source_vocab_size", "num_token_types", "d_model", "num_heads", "num_kv_heads", "head_dim", "window",
+    "d_ff", "num_layers", "num_decoder_layers", "relative_buckets", "relative_max_distance", "max_length", "image_size",
+    "patch_size", "num_channels", "num_classes", "scan_unroll",
 )  # fmt: skip
 
-_SWITCHES = ("share_embeddings", "tie_output", "scale_embeddings", "use_bias")
+_SWITCHES = (
+    "share_embeddings", "tie_output", "scale_embeddings", "embedding_norm", "qk_norm", "gated", "use_bias",
+    "parallel_block", "pooler", "scale_residual_init",
+)  # fmt: skip
 
 _RATES = ("dropout_rate", "attention_dropout_rate", "activation_dropout_rate")
 
+_POSITIVE = ("attention_softcap", "norm_eps", "rotary_base", "rotary_factor", "output_softcap", "init_std")
+
 _CHOICES = {
     "activation": ("relu", "gelu", "gelu_tanh", "silu"),
-    "norm_position": ("post", "pre"),
-    "positions": ("sinusoidal", "learned"),
+    "norm": ("layer", "rms"),
+    "norm_position": ("post", "pre", "sandwich"),
+    "positions": ("sinusoidal", "learned", "rotary", "alibi", "relative", "none"),
+    "rotary_scaling": ("none", "linear", "ntk"),
+    "pooling": ("cls", "mean"),
     "attention_implementation": ("auto", "reference", "blockwise"),
     "remat": ("none", "dots", "full"),
 }
 
-# Vaswani et al., 2017, table 3, with the 37,000 shared tokens of English-German.
-_BASE = dict(vocab_size=37_000, d_model=512, num_heads=8, d_ff=2048, num_layers=6, dropout_rate=0.1)
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "transformer_base": _BASE,
-    "transformer_big": _BASE | dict(d_model=1024, num_heads=16, d_ff=4096, dropout_rate=0.3),
+_OF_A_SCHEME = {
+    "rotary_base": "rotary",
+    "rotary_scaling": "rotary",
+    "rotary_factor": "rotary",
+    "relative_buckets": "relative",
+    "relative_max_distance": "relative",
 }
+
+_WITH_OUTPUT = ("Transformer", "CausalLM", "MaskedLM")
+_OF_TEXT = (*_WITH_OUTPUT, "TextClassifier")
+_ONE_STACK = ("CausalLM", "MaskedLM", "TextClassifier", "VisionTransformer")
+
+# Fields that only these models read; elsewhere they must keep their default.
+_OF_SOME_MODELS = {
+    "vocab_size": _OF_TEXT,
+    "source_vocab_size": ("Transformer",),
+    "share_embeddings": ("Transformer",),
+    "num_decoder_layers": ("Transformer",),
+    "tie_output": _WITH_OUTPUT,
+    "output_softcap": _WITH_OUTPUT,
+    "scale_embeddings": _OF_TEXT,
+    "max_length": _OF_TEXT,
+    "num_token_types": ("MaskedLM", "TextClassifier"),
+    "window": ("CausalLM",),
+    "parallel_block": _ONE_STACK,
+    "image_size": ("VisionTransformer",),
+    "patch_size": ("VisionTransformer",),
+    "num_channels": ("VisionTransformer",),
+    "num_classes": ("TextClassifier", "VisionTransformer"),
+    "pooling": ("TextClassifier", "VisionTransformer"),
+    "pooler": ("MaskedLM", "TextClassifier"),
+}
+
+_NEEDED = ("vocab_size", "image_size", "patch_size", "num_classes")

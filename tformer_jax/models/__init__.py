@@ -1,5 +1,8 @@
 """The models: each a page, each from `tformer_jax.nn`."""
 
+from .causal_lm import CausalLM
+from .masked_lm import MaskedLM, TextClassifier
 from .transformer import Transformer
+from .vision import VisionTransformer
 
-__all__ = ["Transformer"]
+__all__ = ["CausalLM", "MaskedLM", "TextClassifier", "Transformer", "VisionTransformer"]

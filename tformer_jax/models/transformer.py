@@ -11,9 +11,10 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .. import functional as F
-from ..config import TransformerConfig, check_choice
-from ..nn import DecoderLayer, Embedding, EncoderLayer, Positions, Stack
-from ..nn.layers import glorot, split_key
+from ..config import TransformerConfig
+from ..nn import DecoderLayer, Embedding, EncoderLayer, KVCache, Output, Positions, Stack
+from ..nn.layers import split_key
+from .inputs import check_captures, token_mask
 
 CAPTURES = ("attention_weights", "cross_attention_weights", "residual")
 
@@ -24,20 +25,18 @@ class DecoderCache:
     """What decoding keeps: keys and values of the target so far and of the memory.
 
     Attributes:
-      keys_values: of the target, a pair of [L B T K H] with room for T tokens.
+      history: of the target.
       memory_keys_values: of the memory, a pair of [L B S K H].
       memory_mask: over the memory, booleans [B 1 1 S], or None.
-      length: tokens in the cache, the same for every row.
     """
 
-    keys_values: Any
+    history: KVCache
     memory_keys_values: Any
     memory_mask: Any
-    length: Any
 
     def map_history(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
         """`change(array, batch axis)` applied to what was decoded so far: how a beam reorders its rows."""
-        return dataclasses.replace(self, keys_values=jax.tree.map(lambda x: change(x, 1), self.keys_values))
+        return dataclasses.replace(self, history=self.history.map_rows(change))
 
     def map_rows(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
         """`change(array, batch axis)` applied to everything that has rows."""
@@ -61,15 +60,17 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        config.check_for("Transformer")
         self.config = config
         self.target_embedding = Embedding(config.vocab_size, config, rngs=rngs)
         source_vocab_size = config.source_vocab_size or config.vocab_size
         self.source_embedding = None if config.share_embeddings else Embedding(source_vocab_size, config, rngs=rngs)
         self.source_positions = Positions(config, rngs=rngs)
         self.target_positions = Positions(config, rngs=rngs)
-        self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs)
-        self.decoder = Stack(DecoderLayer, config.num_decoder_layers or config.num_layers, config, rngs=rngs)
-        self.w_out = None if config.tie_output else glorot(config, rngs, (config.d_model, config.vocab_size), inputs=1)
+        decoder_layers = config.num_decoder_layers or config.num_layers
+        self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs, bidirectional=True)
+        self.decoder = Stack(DecoderLayer, decoder_layers, config, rngs=rngs, bidirectional=False)
+        self.output = Output(config, rngs=rngs)
 
     def __call__(
         self,
@@ -87,10 +88,36 @@ class Transformer(nnx.Module):
 
         With `capture`, (logits, {"encoder": {name: array}, "decoder": {name: array}}).
         """
+        hidden, captured = self.hidden(
+            source,
+            target,
+            source_mask=source_mask,
+            target_mask=target_mask,
+            source_segments=source_segments,
+            target_segments=target_segments,
+            key=key,
+            capture=capture,
+        )
+        logits = self.logits(hidden)
+        return (logits, captured) if capture else logits
+
+    def hidden(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        *,
+        source_mask: Any = None,
+        target_mask: Any = None,
+        source_segments: Int[Array, "B S"] | None = None,
+        target_segments: Int[Array, "B T"] | None = None,
+        key: Array | None = None,
+        capture: Collection[str] = (),
+    ) -> tuple[Float[Array, "B T D"], dict[str, dict[str, Array]]]:
+        """The states h_t [B T D] that `logits` and the fused loss take, and what was captured."""
         encoder_key, decoder_key = split_key(key, 2)
         memory = self.encode(source, mask=source_mask, segments=source_segments, key=encoder_key, capture=capture)
         memory, encoder_captured = memory if capture else (memory, {})
-        logits = self.decode(
+        hidden, decoder_captured = self._decode(
             target,
             memory,
             source_mask=source_mask,
@@ -100,9 +127,7 @@ class Transformer(nnx.Module):
             key=decoder_key,
             capture=capture,
         )
-        if not capture:
-            return logits
-        return logits[0], {"encoder": encoder_captured, "decoder": logits[1]}
+        return hidden, {"encoder": encoder_captured, "decoder": decoder_captured}
 
     def encode(
         self,
@@ -114,17 +139,13 @@ class Transformer(nnx.Module):
         capture: Collection[str] = (),
     ) -> Any:
         """The memory [B S D]; with `capture`, (memory, {name: array})."""
-        _check_captures(capture)
+        check_captures(capture, CAPTURES)
         embed_key, layers_key = split_key(key, 2)
         embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
         positions = None if segments is None else F.positions_in_segments(segments)
-        x = self._drop(self.source_positions(embedding(source), positions), embed_key)
-        mask = _token_mask(mask) & F.AttentionMask(segments=segments)
-
-        def body(layer, x, _, layer_key):
-            return layer(x, mask=mask, key=layer_key, capture=capture)
-
-        memory, captured = self.encoder(body, x, key=layers_key)
+        x = self.source_positions(embedding(source), positions, key=embed_key)
+        mask = token_mask(mask) & F.AttentionMask(segments=segments)
+        memory, captured = self.encoder.self_attend(x, mask, key=layers_key, capture=capture)
         return (memory, captured) if capture else memory
 
     def decode(
@@ -140,24 +161,40 @@ class Transformer(nnx.Module):
         capture: Collection[str] = (),
     ) -> Any:
         """Logits [B T V] given the memory; with `capture`, (logits, {name: array})."""
-        _check_captures(capture)
+        hidden, captured = self._decode(
+            target,
+            memory,
+            source_mask=source_mask,
+            target_mask=target_mask,
+            source_segments=source_segments,
+            target_segments=target_segments,
+            key=key,
+            capture=capture,
+        )
+        logits = self.logits(hidden)
+        return (logits, captured) if capture else logits
+
+    def _decode(
+        self, target, memory, *, source_mask, target_mask, source_segments, target_segments, key, capture
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        check_captures(capture, CAPTURES)
         embed_key, layers_key = split_key(key, 2)
         positions = None if target_segments is None else F.positions_in_segments(target_segments)
-        x = self._drop(self.target_positions(self.target_embedding(target), positions), embed_key)
+        x = self.target_positions(self.target_embedding(target), positions, key=embed_key)
         if (source_segments is None) != (target_segments is None):
             raise ValueError("source_segments and target_segments go together: an example has an id in both")
         across = None if target_segments is None else (target_segments, source_segments)
-        mask = F.AttentionMask(causal=True, segments=target_segments) & _token_mask(target_mask)
-        memory_mask = F.AttentionMask(segments=across) & _token_mask(source_mask)
+        mask = F.AttentionMask(causal=True, segments=target_segments) & token_mask(target_mask)
+        memory_mask = F.AttentionMask(segments=across) & token_mask(source_mask)
+        bias = self.decoder.position_bias(mask, target.shape[1], target.shape[1])
 
         def body(layer, x, _, layer_key):
             kv = layer.cross_attention.keys_values(memory)
-            x, _, captured = layer(x, kv, mask=mask, memory_mask=memory_mask, key=layer_key, capture=capture)
+            how = {"mask": mask, "bias": bias, "memory_mask": memory_mask, "key": layer_key, "capture": capture}
+            x, _, captured = layer(x, kv, **how)
             return x, captured
 
-        hidden, captured = self.decoder(body, x, key=layers_key)
-        logits = self.logits(hidden)
-        return (logits, captured) if capture else logits
+        return self.decoder(body, x, key=layers_key)
 
     def start_cache(self, memory: Float[Array, "B S D"], length: int, *, source_mask: Any = None) -> DecoderCache:
         """An empty cache with room for `length` target tokens, holding the memory's keys and values.
@@ -165,12 +202,10 @@ class Transformer(nnx.Module):
         Raises:
           ValueError: `length` exceeds max_length, or `source_mask` depends on the query.
         """
-        config, B = self.config, memory.shape[0]
-        if length > config.max_length:
-            raise ValueError(f"a cache of {length} tokens exceeds max_length={config.max_length}")
+        B = memory.shape[0]
+        history = KVCache.empty(self.config, self.decoder.num_layers, B, length)
         memory_kv = jax.vmap(lambda layer: layer.cross_attention.keys_values(memory))(self.decoder.layers)
-        empty = jnp.zeros((self.decoder.num_layers, B, length, config.kv_heads, config.head_width), memory.dtype)
-        mask = _token_mask(source_mask)
+        mask = token_mask(source_mask)
         if mask.causal or mask.window is not None:
             raise ValueError("the source_mask of a cache must be the same for every query: no causal, no window")
         if mask.hides_nothing:
@@ -178,49 +213,32 @@ class Transformer(nnx.Module):
         else:
             allowed = mask.to_array(1, memory.shape[1])
             allowed = jnp.broadcast_to(allowed, (B, *allowed.shape[1:]))
-        return DecoderCache((empty, empty), memory_kv, allowed, jnp.int32(0))
+        return DecoderCache(history, memory_kv, allowed)
 
     def extend(self, target: Int[Array, "B T"], cache: DecoderCache) -> tuple[Float[Array, "B T V"], DecoderCache]:
         """Logits of the next T tokens after those in the cache, and the cache with them.
 
         The caller sees to it that they fit: past its end, the last entries would be overwritten.
         """
-        T = target.shape[1]
-        positions = cache.length + jnp.arange(T)
+        positions, history, write = cache.history.reserve(target.shape[1])
         x = self.target_positions(self.target_embedding(target), positions)
-        mask = F.AttentionMask(causal=True, query_positions=positions)
+        mask = F.AttentionMask(causal=True, query_positions=positions, key_positions=history.positions)
+        bias = self.decoder.position_bias(mask, target.shape[1], history.slots)
 
         def body(layer, x, per_layer, _):
             cached, memory_kv = per_layer
-
-            def append(new):
-                return jax.tree.map(
-                    lambda c, n: jax.lax.dynamic_update_slice(c, n, (0, cache.length, 0, 0)), cached, new
-                )
-
-            x, kv, _ = layer(x, memory_kv, mask=mask, memory_mask=cache.memory_mask, extend_cache=append)
+            how = {"mask": mask, "bias": bias, "memory_mask": cache.memory_mask}
+            x, kv, _ = layer(x, memory_kv, **how, extend_cache=lambda new: write(cached, new))
             return x, kv
 
-        hidden, kv = self.decoder(body, x, (cache.keys_values, cache.memory_keys_values))
-        return self.logits(hidden), dataclasses.replace(cache, keys_values=kv, length=cache.length + T)
+        hidden, kv = self.decoder(body, x, (history.keys_values, cache.memory_keys_values))
+        history = dataclasses.replace(history, keys_values=kv)
+        return self.logits(hidden), dataclasses.replace(cache, history=history)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype: the numerator of equation 10 before its softmax."""
-        w_out = self.target_embedding.table[...].T if self.w_out is None else self.w_out[...]
-        logits = jnp.einsum("BTD,DV->BTV", hidden, w_out.astype(hidden.dtype), preferred_element_type=jnp.float32)
-        return logits.astype(self.config.dtypes.output)
+        return self.output(hidden, self.target_embedding)
 
-    def _drop(self, x: Array, key: Array | None) -> Array:
-        return F.dropout(x, self.config.dropout_rate, key)
-
-
-def _token_mask(mask: Any) -> F.AttentionMask:
-    """An AttentionMask over keys; a rank-2 array says of each token whether it may be attended."""
-    if mask is not None and not isinstance(mask, F.AttentionMask) and jnp.ndim(mask) == 2:
-        mask = jnp.asarray(mask)[:, None, None, :]
-    return F.AttentionMask() & mask
-
-
-def _check_captures(capture: Collection[str]) -> None:
-    for name in capture:
-        check_choice("capture", name, CAPTURES)
+    def output_weights(self) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
+        """W_o and its bias, for `functional.fused_cross_entropy`."""
+        return self.output.weights(self.target_embedding)

@@ -6,6 +6,21 @@ is mutated in `__call__`, and randomness is an argument.
 
 from .attention import Attention
 from .blocks import DecoderLayer, EncoderLayer, Stack
-from .layers import Embedding, FeedForward, LayerNorm, Positions
+from .cache import KVCache
+from .embeddings import Embedding, Output, PositionBias, Positions
+from .layers import FeedForward, Linear, Norm
 
-__all__ = ["Attention", "DecoderLayer", "Embedding", "EncoderLayer", "FeedForward", "LayerNorm", "Positions", "Stack"]
+__all__ = [
+    "Attention",
+    "DecoderLayer",
+    "Embedding",
+    "EncoderLayer",
+    "FeedForward",
+    "KVCache",
+    "Linear",
+    "Norm",
+    "Output",
+    "PositionBias",
+    "Positions",
+    "Stack",
+]

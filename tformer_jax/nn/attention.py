@@ -4,11 +4,11 @@ from typing import Any
 
 from flax import nnx
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import TransformerConfig
-from .layers import glorot, zeros
+from .layers import Norm, kernel, zeros
 
 KeysValues = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
 
@@ -17,46 +17,79 @@ class Attention(nnx.Module):
     """`functional.multi_head_attention` in two steps, so that keys and values can come from a cache.
 
     `attention(x, attention.keys_values(context))` is
-    `functional.multi_head_attention(x, context, attention.params(x.dtype))`.
+    `functional.multi_head_attention(x, context, attention.params(x.dtype))`, with what the config
+    adds: norms of queries and keys, and (where positions are given) their rotation.
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         D, N, K, H = config.d_model, config.num_heads, config.kv_heads, config.head_width
-        self.w_q = glorot(config, rngs, (D, N, H), inputs=1)
-        self.w_k = glorot(config, rngs, (D, K, H), inputs=1)
-        self.w_v = glorot(config, rngs, (D, K, H), inputs=1)
-        self.w_o = glorot(config, rngs, (N, H, D), inputs=2)
+        self.w_q = kernel(config, rngs, (D, N, H), inputs=1)
+        self.w_k = kernel(config, rngs, (D, K, H), inputs=1)
+        self.w_v = kernel(config, rngs, (D, K, H), inputs=1)
+        self.w_o = kernel(config, rngs, (N, H, D), inputs=2, residual=True)
         self.b_q = zeros(config, N, H) if config.use_bias else None
         self.b_k = zeros(config, K, H) if config.use_bias else None
         self.b_v = zeros(config, K, H) if config.use_bias else None
         self.b_o = zeros(config, D) if config.use_bias else None
+        self.q_norm = Norm(config, H, "rms") if config.qk_norm else None
+        self.k_norm = Norm(config, H, "rms") if config.qk_norm else None
 
     def params(self, dtype: Any) -> F.AttentionParams:
         """The parameters as the pure function takes them, in the compute dtype."""
         held = (getattr(self, name) for name in F.AttentionParams._fields)
         return F.AttentionParams(*(None if p is None else p[...].astype(dtype) for p in held))
 
-    def keys_values(self, context: Float[Array, "B S D"]) -> KeysValues:
-        """The keys and values of `context`."""
+    def queries(self, x: Float[Array, "B T D"], positions: Int[Array, "#B T"] | None = None) -> Float[Array, "B T N H"]:
+        """The queries of `x`, turned by their positions under rotary positions."""
+        params = self.params(x.dtype)
+        return self._placed(F.project_heads(x, params.w_q, params.b_q), self.q_norm, positions)
+
+    def keys_values(self, context: Float[Array, "B S D"], positions: Int[Array, "#B S"] | None = None) -> KeysValues:
+        """The keys and values of `context`, the keys turned by their positions under rotary positions."""
         params = self.params(context.dtype)
-        return F.project_heads(context, params.w_k, params.b_k), F.project_heads(context, params.w_v, params.b_v)
+        keys = self._placed(F.project_heads(context, params.w_k, params.b_k), self.k_norm, positions)
+        return keys, F.project_heads(context, params.w_v, params.b_v)
+
+    def _placed(self, heads: Array, norm: Norm | None, positions: Array | None) -> Array:
+        heads = heads if norm is None else norm(heads)
+        config = self.config
+        if positions is None or config.positions != "rotary":
+            return heads
+        how = {"base": config.rotary_base, "scaling": config.rotary_scaling, "factor": config.rotary_factor}
+        return F.apply_rotary(heads, positions, **how)
 
     def __call__(
-        self, x: Float[Array, "B T D"], kv: KeysValues, *, mask: Any = None, key: Array | None = None
+        self,
+        x: Float[Array, "B T D"],
+        kv: KeysValues,
+        *,
+        mask: Any = None,
+        bias: Float[Array, "b N T S"] | None = None,
+        positions: Int[Array, "#B T"] | None = None,
+        key: Array | None = None,
     ) -> Float[Array, "B T D"]:
-        params = self.params(x.dtype)
         heads = F.scaled_dot_product_attention(
-            F.project_heads(x, params.w_q, params.b_q),
+            self.queries(x, positions),
             *kv,
             mask=mask,
+            bias=bias,
+            logit_softcap=self.config.attention_softcap,
             dropout_rate=self.config.attention_dropout_rate,
             key=key,
             implementation=self.config.attention_implementation,
         )
-        return F.combine_heads(heads, params)
+        return F.combine_heads(heads, self.params(x.dtype))
 
-    def weights(self, x: Float[Array, "B T D"], kv: KeysValues, *, mask: Any = None) -> Float[Array, "B N T S"]:
+    def weights(
+        self,
+        x: Float[Array, "B T D"],
+        kv: KeysValues,
+        *,
+        mask: Any = None,
+        bias: Float[Array, "b N T S"] | None = None,
+        positions: Int[Array, "#B T"] | None = None,
+    ) -> Float[Array, "B N T S"]:
         """The attention weights of the same call, without dropout: for capture."""
-        params = self.params(x.dtype)
-        return F.attention_weights(F.project_heads(x, params.w_q, params.b_q), kv[0], mask=mask)
+        cap = self.config.attention_softcap
+        return F.attention_weights(self.queries(x, positions), kv[0], mask=mask, bias=bias, logit_softcap=cap)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from .. import functional as F
 from ..config import TransformerConfig
@@ -20,11 +20,27 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def glorot(config: TransformerConfig, rngs: nnx.Rngs, shape: tuple[int, ...], inputs: int) -> nnx.Param:
-    """A Glorot-uniform kernel whose first `inputs` axes are contracted (Glorot & Bengio, 2010)."""
+def kernel(
+    config: TransformerConfig, rngs: nnx.Rngs, shape: tuple[int, ...], inputs: int, *, residual: bool = False
+) -> nnx.Param:
+    """A matrix whose first `inputs` axes are contracted, initialised as the config says.
+
+    Glorot-uniform (Glorot & Bengio, 2010), or N(0, init_std²). `residual` marks what writes to the
+    residual stream, for scale_residual_init (Radford et al., 2019, section 2.3).
+    """
+    scale = (2 * config.num_layers) ** -0.5 if residual and config.scale_residual_init else 1.0
+    key, dtype = rngs.params(), config.dtypes.params
+    if config.init_std is not None:
+        return nnx.Param(scale * config.init_std * jax.random.normal(key, shape, dtype))
     fan_in, fan_out = math.prod(shape[:inputs]), math.prod(shape[inputs:])
-    limit = math.sqrt(6 / (fan_in + fan_out))
-    return nnx.Param(jax.random.uniform(rngs.params(), shape, config.dtypes.params, -limit, limit))
+    limit = scale * math.sqrt(6 / (fan_in + fan_out))
+    return nnx.Param(jax.random.uniform(key, shape, dtype, -limit, limit))
+
+
+def table(config: TransformerConfig, rngs: nnx.Rngs, rows: int) -> nnx.Param:
+    """`rows` vectors of the model's width: N(0, init_std²), or N(0, 1/D)."""
+    std = config.d_model**-0.5 if config.init_std is None else config.init_std
+    return nnx.Param(std * jax.random.normal(rngs.params(), (rows, config.d_model), config.dtypes.params))
 
 
 def zeros(config: TransformerConfig, *shape: int) -> nnx.Param:
@@ -37,71 +53,53 @@ def split_key(key: Array | None, count: int) -> list[Array] | list[None]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
-class LayerNorm(nnx.Module):
-    """`functional.layer_norm` over the model width."""
+class Norm(nnx.Module):
+    """`functional.layer_norm` or `functional.rms_norm` over the last axis, by default the model's width."""
 
-    def __init__(self, config: TransformerConfig):
-        self.gamma = nnx.Param(jnp.ones((config.d_model,), config.dtypes.params))
-        self.beta = zeros(config, config.d_model)
+    def __init__(self, config: TransformerConfig, width: int | None = None, kind: str | None = None):
+        width, kind = width or config.d_model, kind or config.norm
+        self.gamma = nnx.Param(jnp.ones((width,), config.dtypes.params))
+        self.beta = zeros(config, width) if kind == "layer" else None
         self.eps = config.norm_eps
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        if self.beta is None:
+            return F.rms_norm(x, self.gamma[...], eps=self.eps)
         return F.layer_norm(x, self.gamma[...], self.beta[...], eps=self.eps)
 
 
+class Linear(nnx.Module):
+    """x W + b over the last axis, in x's dtype."""
+
+    def __init__(self, config: TransformerConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.w = kernel(config, rngs, (inputs, outputs), inputs=1)
+        self.b = zeros(config, outputs)
+
+    def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
+        return x @ self.w[...].astype(x.dtype) + self.b[...].astype(x.dtype)
+
+
 class FeedForward(nnx.Module):
-    """`functional.feed_forward` with the config's activation."""
+    """`functional.feed_forward` or, with `gated`, `functional.gated_feed_forward`."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.w1 = glorot(config, rngs, (config.d_model, config.d_ff), inputs=1)
-        self.w2 = glorot(config, rngs, (config.d_ff, config.d_model), inputs=1)
-        self.b1 = zeros(config, config.d_ff) if config.use_bias else None
-        self.b2 = zeros(config, config.d_model) if config.use_bias else None
+        D, width = config.d_model, config.d_ff
+        self.w_gate = kernel(config, rngs, (D, width), inputs=1) if config.gated else None
+        self.w1 = kernel(config, rngs, (D, width), inputs=1)
+        self.w2 = kernel(config, rngs, (width, D), inputs=1, residual=True)
+        self.b_gate = zeros(config, width) if config.gated and config.use_bias else None
+        self.b1 = zeros(config, width) if config.use_bias else None
+        self.b2 = zeros(config, D) if config.use_bias else None
 
     def __call__(self, x: Float[Array, "B T D"], *, key: Array | None = None) -> Float[Array, "B T D"]:
-        w1, b1, w2, b2 = (None if p is None else p[...].astype(x.dtype) for p in (self.w1, self.b1, self.w2, self.b2))
-        activation = ACTIVATIONS[self.config.activation]
-        rate = self.config.activation_dropout_rate
-        return F.feed_forward(x, w1, b1, w2, b2, activation=activation, dropout_rate=rate, key=key)
-
-
-class Embedding(nnx.Module):
-    """A table of token vectors, N(0, 1/D), scaled by √D on the way out if the config says so."""
-
-    def __init__(self, vocab_size: int, config: TransformerConfig, *, rngs: nnx.Rngs):
-        shape = (vocab_size, config.d_model)
-        std = config.d_model**-0.5
-        self.table = nnx.Param(std * jax.random.normal(rngs.params(), shape, config.dtypes.params))
-        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
-        self.compute_dtype = config.dtypes.compute
-
-    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self.table[...][tokens].astype(self.compute_dtype) * self.scale
-
-
-class Positions(nnx.Module):
-    """A [max_length, D] table added to the embeddings: sinusoidal (equation 6) or learned."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        table = None
-        if config.positions == "learned":
-            shape = (config.max_length, config.d_model)
-            # As large as the embeddings that it is added to.
-            std = 1.0 if config.scale_embeddings else config.d_model**-0.5
-            table = nnx.Param(std * jax.random.normal(rngs.params(), shape, config.dtypes.params))
-        self.table = table
-
-    def __call__(self, x: Float[Array, "B T D"], positions: Int[Array, "T"] | Int[Array, "B T"] | None = None):
-        """x plus the vectors of its positions, by default 0 .. T-1.
-
-        Raises:
-          ValueError: T exceeds max_length. Positions themselves are not checked: see to it that
-            they are smaller than max_length.
-        """
-        length, limit = x.shape[1], self.config.max_length
-        if positions is None and length > limit:
-            raise ValueError(f"a sequence of {length} tokens does not fit max_length={limit}")
-        table = F.sinusoidal_positions(limit, self.config.d_model) if self.table is None else self.table[...]
-        return x + table[jnp.arange(length) if positions is None else positions].astype(x.dtype)
+        held = (self.w_gate, self.b_gate, self.w1, self.b1, self.w2, self.b2)
+        w_gate, b_gate, w1, b1, w2, b2 = (None if p is None else p[...].astype(x.dtype) for p in held)
+        how = {
+            "activation": ACTIVATIONS[self.config.activation],
+            "dropout_rate": self.config.activation_dropout_rate,
+            "key": key,
+        }
+        if w_gate is None:
+            return F.feed_forward(x, w1, b1, w2, b2, **how)
+        return F.gated_feed_forward(x, w_gate, w1, w2, b_gate=b_gate, b_up=b1, b_down=b2, **how)

@@ -1,0 +1,141 @@
+"""Where the residual stream starts and ends: token tables, positions, the output projection."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int
+
+from .. import functional as F
+from ..config import TransformerConfig
+from .layers import Norm, kernel, table, zeros
+
+
+class Embedding(nnx.Module):
+    """A table of token vectors, scaled by √D on the way out if the config says so."""
+
+    def __init__(self, vocab_size: int, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.table = table(config, rngs, vocab_size)
+        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
+        self.compute_dtype = config.dtypes.compute
+
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The vectors of `tokens`.
+
+        Within a compiled program a token out of the vocabulary gets NaN rather than another token's
+        vector: a gather would clamp it silently.
+
+        Raises:
+          ValueError: a token outside [0, V), where the values are known (not under `jax.jit`).
+        """
+        vocab_size = self.table.shape[0]
+        check_tokens(tokens, vocab_size)
+        # A negative index would count from the end; V is out of range and fills with NaN.
+        index = jnp.where(tokens < 0, vocab_size, tokens)
+        vectors = self.table[...].at[index].get(mode="fill", fill_value=jnp.nan)
+        return vectors.astype(self.compute_dtype) * self.scale
+
+
+def check_tokens(tokens: Array, vocab_size: int, name: str = "tokens") -> None:
+    """Refuses ids out of the vocabulary, on the host; does nothing while tracing, when values are unknown.
+
+    Raises:
+      ValueError: names the first one and where it stands.
+    """
+    if isinstance(tokens, jax.core.Tracer):
+        return
+    outside = np.argwhere((np.asarray(tokens) < 0) | (np.asarray(tokens) >= vocab_size))
+    if len(outside):
+        at = tuple(map(int, outside[0]))
+        raise ValueError(f"{name}{list(at)} is {int(tokens[at])}, outside the vocabulary [0, {vocab_size})")
+
+
+class Positions(nnx.Module):
+    """A [max_length, D] table added to the embeddings, sinusoidal (equation 6) or learned; then norm and dropout.
+
+    Other position schemes act within attention and add nothing here.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        # As large as the embeddings that it is added to.
+        self.table = table(config, rngs, config.max_length) if config.positions == "learned" else None
+        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
+        self.norm = Norm(config) if config.embedding_norm else None
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "T"] | Int[Array, "B T"] | None = None,
+        *,
+        key: Array | None = None,
+    ) -> Float[Array, "B T D"]:
+        """x plus the vectors of its positions, by default 0 .. T-1, normed if `embedding_norm`, dropped out.
+
+        Raises:
+          ValueError: T exceeds max_length. Positions themselves are not checked: see to it that
+            they are smaller than max_length.
+        """
+        length, limit = x.shape[1], self.config.max_length
+        if positions is None and length > limit:
+            raise ValueError(f"a sequence of {length} tokens does not fit max_length={limit}")
+        vectors = None
+        if self.config.positions == "sinusoidal":
+            vectors = F.sinusoidal_positions(limit, self.config.d_model)
+        elif self.table is not None:
+            vectors = self.table[...] * self.scale
+        if vectors is not None:
+            x = x + vectors[jnp.arange(length) if positions is None else positions].astype(x.dtype)
+        x = x if self.norm is None else self.norm(x)
+        return F.dropout(x, self.config.dropout_rate, key)
+
+
+class PositionBias(nnx.Module):
+    """What a stack adds to its attention scores by distance: ALiBi, T5's learned buckets, or nothing."""
+
+    def __init__(self, config: TransformerConfig, *, bidirectional: bool, rngs: nnx.Rngs):
+        self.config, self.bidirectional = config, bidirectional
+        shape = (config.relative_buckets, config.num_heads)
+        self.table = kernel(config, rngs, shape, inputs=1) if config.positions == "relative" else None
+
+    def __call__(self, mask: F.AttentionMask, query_length: int, key_length: int) -> Float[Array, "b N T S"] | None:
+        """The bias for the positions of `mask`; b is 1 where all rows have the same. None if there is none."""
+        config = self.config
+        queries, keys = mask.query_block(0, query_length), mask.key_block(0, key_length)
+        if config.positions == "alibi":
+            return F.alibi_bias(queries, keys, config.num_heads)
+        if self.table is None:
+            return None
+        distances = keys[:, None, :] - queries[:, :, None]
+        buckets = F.relative_position_buckets(
+            distances,
+            bidirectional=self.bidirectional,
+            num_buckets=config.relative_buckets,
+            max_distance=config.relative_max_distance,
+        )
+        return jnp.moveaxis(self.table[...].astype(jnp.float32)[buckets], -1, 1)
+
+
+class Output(nnx.Module):
+    """The projection to the vocabulary: its own matrix, or the embedding table transposed."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs, bias: bool = False):
+        self.config = config
+        self.w = None if config.tie_output else kernel(config, rngs, (config.d_model, config.vocab_size), inputs=1)
+        self.b = zeros(config, config.vocab_size) if bias else None
+
+    def weights(self, embedding: Embedding) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
+        """W_o and its bias, for `functional.fused_cross_entropy`."""
+        return embedding.table[...].T if self.w is None else self.w[...], None if self.b is None else self.b[...]
+
+    def __call__(self, hidden: Float[Array, "B T D"], embedding: Embedding) -> Float[Array, "B T V"]:
+        """W_o h_t in the policy's output dtype: equation 10 before its softmax."""
+        w, b = self.weights(embedding)
+        logits = jnp.einsum("BTD,DV->BTV", hidden, w.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = logits if b is None else logits + b
+        cap = self.config.output_softcap
+        logits = logits if cap is None else cap * jnp.tanh(logits / cap)
+        return logits.astype(self.config.dtypes.output)
