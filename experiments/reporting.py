@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tformer_jax.analysis.plots import plot_loss
-from tformer_jax.data.translation import TranslationData
-from tformer_jax.tasks import Evaluation, Translation
+from tformer_jax.tasks import Evaluation, Task
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.run import Run, write_json
 
@@ -15,7 +14,7 @@ from . import cli
 _SHOWN = 5
 
 
-def report(run: Run, task: Translation, data: TranslationData, model: Any, splits: Sequence[str] | None = None) -> None:
+def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | None = None) -> None:
     """Evaluates splits (by default those for testing), prints them, and leaves samples and plots in the run."""
     splits = [name for name in data.splits if name.startswith("test")] if splits is None else splits
     evaluations = task.evaluate(model, data, splits)
@@ -29,16 +28,16 @@ def report(run: Run, task: Translation, data: TranslationData, model: Any, split
         if "left out" in line:
             cli.say(line)
     for split, evaluation in evaluations.items():
-        numbers = evaluation.metrics
-        score = f"BLEU {numbers['bleu']:.2f}, loss {numbers['loss']:.4f} nats a token, {numbers['sentences']} sentences"
-        cli.say(f"{split}: {score}")
-    cli.say(f"signature {evaluation.signature}", f"samples, plots and checkpoints are in {run.directory}")
+        cli.say(f"{split}: {task.describe(evaluation.metrics)}")
+    if note := evaluations[splits[0]].note:
+        cli.say(note)
+    cli.say(f"samples, plots and checkpoints are in {run.directory}")
 
 
 def _save(run: Run, split: str, evaluation: Evaluation) -> None:
     with open(run.samples / f"{split}.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in evaluation.samples)
-    write_json(run.samples / f"{split}_metrics.json", {**evaluation.metrics, "signature": evaluation.signature})
+    write_json(run.samples / f"{split}_metrics.json", {**evaluation.metrics, "note": evaluation.note})
 
 
 def _show_samples(evaluation: Evaluation) -> None:

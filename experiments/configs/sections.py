@@ -7,6 +7,13 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from tformer_jax.config import TransformerConfig
+from tformer_jax.presets import PRESETS
+from tformer_jax.tasks import Task
+
+FLOAT32 = "params=float32,compute=float32,output=float32"
+BFLOAT16 = "params=float32,compute=bfloat16,output=float32"
+
 
 def section(cls: type, *, without: tuple[str, ...] = (), **values: Any) -> ConfigDict:
     """The fields of a dataclass as a ConfigDict: `values`, else the defaults.
@@ -30,6 +37,23 @@ def section(cls: type, *, without: tuple[str, ...] = (), **values: Any) -> Confi
     if values:
         raise TypeError(f"{cls.__name__} has no field(s) {', '.join(values)}")
     return result
+
+
+def model_section(task: type[Task], data: ConfigDict, preset: str | None = None, **changes: Any) -> ConfigDict:
+    """The `model` section of a task: every field of its model that does not follow from the data.
+
+    Args:
+      task: whose model.
+      data: the experiment's `data` section.
+      preset: of `TransformerConfig`, to start from.
+      changes: other values than the preset's (or the defaults).
+    """
+    planned = task.planned_fields(task.DataConfig(**data.to_dict()))
+    wanted = [n for n in TransformerConfig.fields_of(task.Model.__name__) if n not in (*planned, "precision")]
+    published = {} if preset is None else PRESETS[preset]
+    values = {name: value for name, value in published.items() if name in wanted} | changes
+    unwanted = tuple(f.name for f in dataclasses.fields(TransformerConfig) if f.name not in wanted)
+    return section(TransformerConfig, without=unwanted, **values)
 
 
 def _type_of(hint: Any) -> type:

@@ -29,19 +29,15 @@ of packed rows took 31 % padding and eight compilations. On unseen components (s
 same model reaches 13: their vocabulary is new.
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
-from experiments.configs.sections import section
-from tformer_jax.config import TransformerConfig, check_choice
-from tformer_jax.data.translation import TranslationDataConfig
-from tformer_jax.tasks import TranslationConfig
+from experiments.configs.sections import BFLOAT16, FLOAT32, model_section, section
+from tformer_jax.config import check_choice
+from tformer_jax.presets import PRESETS
+from tformer_jax.tasks import Translation
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
 from tformer_jax.training.optimizers import OptimizerConfig
-
-_FROM_DATA = ("vocab_size", "source_vocab_size", "precision")
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
@@ -51,40 +47,40 @@ def get_config(preset: str = "tiny") -> ConfigDict:
 
 
 def _tiny() -> dict:
+    data = section(
+        Translation.DataConfig,
+        source="interface_en_de",
+        split="both",
+        vocab_size=4000,
+        batching="packed",
+        batch_tokens=512,
+        row_length=64,
+    )
+    model = {
+        "d_model": 128,
+        "num_heads": 4,
+        "d_ff": 512,
+        "num_layers": 2,
+        "norm_position": "pre",
+        "max_length": 256,
+        "dropout_rate": 0.0,
+        "scan_unroll": 2,
+    }
     return {
-        "task": section(TranslationConfig),
-        "data": section(
-            TranslationDataConfig,
-            source="interface_en_de",
-            split="both",
-            vocab_size=4000,
-            batching="packed",
-            batch_tokens=512,
-            row_length=64,
-        ),
-        "model": section(
-            TransformerConfig,
-            without=_FROM_DATA,
-            d_model=128,
-            num_heads=4,
-            d_ff=512,
-            num_layers=2,
-            norm_position="pre",
-            max_length=256,
-            dropout_rate=0.0,
-            scan_unroll=2,
-        ),
+        "task": section(Translation.Config),
+        "data": data,
+        "model": model_section(Translation, data, **model),
         "optimizer": section(OptimizerConfig, learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
         "training": section(TrainingConfig, steps=2200, evaluate_every=1100),
         "checkpoint": section(CheckpointConfig, every=1100),
-        "precision": "params=float32,compute=float32,output=float32",
+        "precision": FLOAT32,
     }
 
 
 def _verses() -> dict:
     config = _tiny()
     config["data"] = section(
-        TranslationDataConfig,
+        Translation.DataConfig,
         source="verses_en_fr",
         vocab_size=8000,
         batching="buckets",
@@ -98,29 +94,30 @@ def _verses() -> dict:
 
 def _paper(name: str) -> dict:
     """Vaswani et al., 2017, section 5: Adam, 4,000 steps of warm-up, about 25,000 tokens a side."""
-    published = TransformerConfig.preset(name)
-    fields = {f.name: getattr(published, f.name) for f in dataclasses.fields(published) if f.name not in _FROM_DATA}
-    warmup = 4000
+    warmup, d_model = 4000, PRESETS[name]["d_model"]
+    data = section(
+        Translation.DataConfig,
+        source="files",
+        source_file="train.en",
+        target_file="train.de",
+        split="sentence",
+        validation_size=3000,
+        test_size=3000,
+        vocab_size=PRESETS[name]["vocab_size"],
+        batching="buckets",
+        num_buckets=16,
+        batch_tokens=25_000,
+    )
     return {
-        "task": section(TranslationConfig),
-        "data": section(
-            TranslationDataConfig,
-            source="files",
-            split="sentence",
-            validation_size=3000,
-            test_size=3000,
-            vocab_size=published.vocab_size,
-            batching="buckets",
-            num_buckets=16,
-            batch_tokens=25_000,
-        ),
-        "model": section(TransformerConfig, without=_FROM_DATA, **fields),
+        "task": section(Translation.Config),
+        "data": data,
+        "model": model_section(Translation, data, name),
         "optimizer": section(
-            OptimizerConfig, learning_rate=(published.d_model * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
+            OptimizerConfig, learning_rate=(d_model * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
         ),
         "training": section(TrainingConfig, steps=100_000, evaluate_every=5000, log_every=100),
         "checkpoint": section(CheckpointConfig, every=2000, keep=5),
-        "precision": "params=float32,compute=bfloat16,output=float32",
+        "precision": BFLOAT16,
     }
 
 

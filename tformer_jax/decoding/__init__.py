@@ -1,5 +1,7 @@
-"""Decoding: pure functions over a model's `encode`, `start_cache` and `extend`."""
+"""Decoding: pure functions over a model's cached steps."""
 
+from .generation import generate, stream
+from .samplers import Sampler, greedy, sampling
 from .search import Hypotheses, beam_search, greedy_search
 
-__all__ = ["Hypotheses", "beam_search", "greedy_search"]
+__all__ = ["Hypotheses", "Sampler", "beam_search", "generate", "greedy", "greedy_search", "sampling", "stream"]

@@ -68,8 +68,7 @@ class Checkpoints:
         Raises:
           ConfigError: the checkpoint holds other arrays than these (names what differs).
         """
-        found = _described(self._manager.item_metadata(step)["arrays"])
-        wanted = _described(shapes)
+        found, wanted = self.described(step), {name: self.describe(shape) for name, shape in shapes.items()}
         differing = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         if differing:
             name = differing[0]
@@ -77,10 +76,21 @@ class Checkpoints:
                 f"the checkpoint of step {step} does not fit this model: {len(differing)} arrays differ, such as "
                 f"{name}: {found.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} in the model"
             )
-        restored = self._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))
-        return restored["arrays"]
+        return self._restore(step, shapes)
 
+    def restore_as_saved(self, step: int) -> Arrays:
+        """All the arrays of a step, whatever they are."""
+        saved = self._manager.item_metadata(step)["arrays"]
+        return self._restore(step, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in saved.items()})
 
-def _described(arrays: Any) -> dict[str, str]:
-    """ "float32 (3, 4)" for each array."""
-    return {name: f"{jnp.dtype(x.dtype).name} {tuple(x.shape)}" for name, x in arrays.items()}
+    def described(self, step: int) -> dict[str, str]:
+        """Dtype and shape of each array of a step."""
+        return {name: self.describe(x) for name, x in self._manager.item_metadata(step)["arrays"].items()}
+
+    @staticmethod
+    def describe(x: Any) -> str:
+        """ "float32 (3, 4)"."""
+        return f"{jnp.dtype(x.dtype).name} {tuple(x.shape)}"
+
+    def _restore(self, step: int, shapes: Any) -> Arrays:
+        return self._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]

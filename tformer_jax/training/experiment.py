@@ -1,31 +1,32 @@
 """An experiment: a config's sections, validated, and what they build."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, TransformerConfig, build, nearest
+from ..config import ConfigError, TransformerConfig, build, check_choice, nearest
 from ..data.files import DataError
-from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
-from ..models import Transformer
-from ..tasks import Translation, TranslationConfig
+from ..tasks import TASKS, Task
 from .checkpoints import CheckpointConfig, Checkpoints
 from .loop import Trainer, TrainingConfig, train
 from .optimizers import OptimizerConfig
 from .run import Run, RunError
+from .step import Arrays
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """The sections of an experiment config, each as its dataclass.
 
-    `model` is still a mapping of `TransformerConfig` fields: its vocabulary sizes come from the
-    tokenizers.
+    `model` is still a mapping of `TransformerConfig` fields: some follow from the data, such as the
+    size of the vocabulary. `task_class` is what `task.name` says.
     """
 
-    task: TranslationConfig
-    data: TranslationDataConfig
+    task_class: type[Task]
+    task: Any
+    data: Any
     model: Mapping[str, Any]
     optimizer: OptimizerConfig
     training: TrainingConfig
@@ -40,45 +41,52 @@ class Experiment:
           ConfigError: an unknown or missing section or field (the nearest is suggested), or a
             value that cannot be, by its name.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls)} - {"task_class"}
         for name in config:
             if name not in known:
                 raise ConfigError(f"the config has no section {name!r}{nearest(name, known)}")
         if missing := sorted(known - config.keys()):
             raise ConfigError(f"the config lacks the section(s) {', '.join(missing)}")
-        for name in ("vocab_size", "source_vocab_size"):
-            if name in config["model"]:
-                raise ConfigError(f"model.{name} follows from the data; set data.{name}")
+        check_choice("task.name", config["task"].get("name"), TASKS)
+        task_class = TASKS[config["task"]["name"]]
         experiment = cls(
-            task=build(TranslationConfig, config["task"], "task"),
-            data=build(TranslationDataConfig, config["data"], "data"),
+            task_class=task_class,
+            task=build(task_class.Config, config["task"], "task"),
+            data=build(task_class.DataConfig, config["data"], "data"),
             model=config["model"],
             optimizer=build(OptimizerConfig, config["optimizer"], "optimizer"),
             training=build(TrainingConfig, config["training"], "training"),
             checkpoint=build(CheckpointConfig, config["checkpoint"], "checkpoint"),
             precision=config["precision"],
         )
-        experiment.model_config(experiment.data.vocab_size, experiment.data.source_vocab_size)
+        for name in task_class.planned_fields(experiment.data):
+            if name in config["model"]:
+                raise ConfigError(f"model.{name} follows from the data; set it in the data section")
+        task_class.check(experiment.data, experiment.model_config({}))
         return experiment
 
-    def model_config(self, vocab_size: int, source_vocab_size: int | None) -> TransformerConfig:
-        """The architecture, for these vocabularies."""
-        sizes = {"vocab_size": vocab_size, "source_vocab_size": source_vocab_size}
-        return TransformerConfig.from_dict({**self.model, **sizes, "precision": self.precision})
+    def model_config(self, fields: Mapping[str, Any]) -> TransformerConfig:
+        """The architecture; `fields` are what the data, once read, says otherwise than its config."""
+        planned = self.task_class.planned_fields(self.data)
+        config = TransformerConfig.from_dict({**self.model, **planned, **fields, "precision": self.precision})
+        config.check_for(self.task_class.Model.__name__)
+        return config
 
-    def trainer(self, task: Translation) -> Trainer:
+    def trainer(self, task: Task) -> Trainer:
         """The compiled side of the experiment."""
-        source, target = (tokenizer.get_vocab_size() for tokenizer in task.tokenizers)
-        own = None if self.data.source_vocab_size is None else source
-        config = self.model_config(target, own)
-        return Trainer(lambda rngs: Transformer(config, rngs=rngs), task.loss, self.training, self.optimizer)
+        config = self.model_config(task.model_fields)
+        return Trainer(lambda rngs: task.Model(config, rngs=rngs), task.loss, self.training, self.optimizer)
 
-    def load_data(self, directory: Path) -> TranslationData:
-        """The data, with its tokenizers kept in `directory`."""
-        return TranslationData(self.data, self.model["max_length"], directory)
+    def load_data(self, directory: Path) -> Any:
+        """The data, with its tokenizers or classes kept in `directory`."""
+        return self.task_class.load_data(self.data, self.model, directory)
+
+    def restore_task(self, directory: Path) -> Task:
+        """The task, with what the data left in `directory`."""
+        return self.task_class.restore(self.task, directory)
 
 
-def run_training(run: Run, say: Callable[[str], None]) -> tuple[Translation, TranslationData, Any]:
+def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
     """Trains the run's experiment, or goes on with it; returns the task, the data and the model.
 
     Raises:
@@ -87,32 +95,62 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Translation, Tra
     """
     experiment = Experiment.from_config(run.config)
     try:
+        pretrained = _pretrained_run(experiment, run)
         data = experiment.load_data(run.directory)
         batches = data.train_batches(experiment.training.accumulate)
         validation = data.evaluation_batches("validation")
-    except (ConfigError, DataError):
+        task = experiment.restore_task(run.directory)
+        trainer = experiment.trainer(task)
+        initial = {} if pretrained is None else pretrained_arrays(pretrained, trainer.layout.shapes, task)
+    except (ConfigError, DataError, RunError):
         run.withdraw()
         raise
-    task = Translation(experiment.task, data.tokenizers)
-    trainer = experiment.trainer(task)
     for line in (*data.report, f"{trainer.parameter_count:,} parameters"):
         say(line)
+    if initial:
+        say(f"{len(initial)} arrays start from {pretrained.directory}")
 
-    def validate(model):
-        return task.evaluation_loss(model, validation)
+    def validate(step: int, model: Any) -> dict[str, float]:
+        sample = task.sample(model)
+        if sample is not None:
+            (run.samples / f"step_{step}.txt").write_text(sample, "utf-8")
+        return task.validate(model, validation)
 
-    model = train(trainer, batches, validate, run, experiment.checkpoint, say)
+    model = train(trainer, batches, validate, run, experiment.checkpoint, say, unit=task.unit, initial=initial)
     return task, data, model
 
 
-def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Translation, Any]:
+def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> Arrays:
+    """The parameters of a run's newest checkpoint that a model with these shapes starts from.
+
+    Raises:
+      ConfigError: a parameter has another shape there, or is not there and not one that `task` adds
+        (names them).
+    """
+    with Checkpoints(run.checkpoints, CheckpointConfig(every=1)) as checkpoints:
+        if checkpoints.latest is None:
+            raise RunError(f"{run.directory} has no checkpoint yet")
+        found = checkpoints.described(checkpoints.latest)
+        wanted = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
+        missing = [n for n in wanted if n not in found and not n.startswith(task.new_parameters)]
+        if missing:
+            raise ConfigError(f"the checkpoint of {run.directory} lacks {_some(missing)} of this model")
+        other = [n for n in wanted if n in found and found[n] != Checkpoints.describe(wanted[n])]
+        if other:
+            differing = [f"{n} ({found[n]} there, {Checkpoints.describe(wanted[n])} here)" for n in other]
+            raise ConfigError(f"the checkpoint of {run.directory} does not fit this model: {_some(differing)}")
+        arrays = checkpoints.restore_as_saved(checkpoints.latest)
+    return {name: arrays[name] for name in wanted if name in arrays}
+
+
+def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:
     """The experiment, task and model of a run, from its newest checkpoint or that of `step`.
 
     Raises:
       RunError: it has no (such) checkpoint.
     """
     experiment = Experiment.from_config(run.config)
-    task = Translation(experiment.task, Tokenizers.load(run.directory))
+    task = experiment.restore_task(run.directory)
     trainer = experiment.trainer(task)
     with Checkpoints(run.checkpoints, experiment.checkpoint) as checkpoints:
         if checkpoints.latest is None:
@@ -121,3 +159,21 @@ def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Translation
         if step not in checkpoints.steps:
             raise RunError(f"{run.directory} has no checkpoint of step {step}, only of {checkpoints.steps}")
         return experiment, task, trainer.model(checkpoints.restore(step, trainer.layout.shapes))
+
+
+def _pretrained_run(experiment: Experiment, run: Run) -> Run | None:
+    """The run that the task starts from, if any; its tokenizer becomes this run's."""
+    source = getattr(experiment.task, "init_from", None)
+    if source is None:
+        return None
+    pretrained = Run.open(source)
+    tokenizer = pretrained.directory / "tokenizer.json"
+    if not tokenizer.exists():
+        raise RunError(f"{source} has no tokenizer.json: it was not trained on text")
+    shutil.copyfile(tokenizer, run.directory / "tokenizer.json")
+    return pretrained
+
+
+def _some(names: list[str], shown: int = 5) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

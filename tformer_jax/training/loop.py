@@ -26,7 +26,7 @@ class TrainingConfig:
       seed: of the initial parameters and of dropout.
       accumulate: parts that a batch is split into, one after the other, to save memory.
       log_every: steps between rows of metrics.jsonl.
-      evaluate_every: steps between validation losses; the last step always has one.
+      evaluate_every: steps between validations; the last step always has one.
     """
 
     steps: int
@@ -39,6 +39,9 @@ class TrainingConfig:
         for name in ("steps", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+
+
+Validate = Callable[[int, Any], dict[str, float]]
 
 
 @runtime_checkable
@@ -96,10 +99,13 @@ class Trainer:
 def train(
     trainer: Trainer,
     batches: Batches,
-    validate: Callable[[Any], float],
+    validate: Validate,
     run: Run,
     checkpoint: CheckpointConfig,
     say: Callable[[str], None] = print,
+    *,
+    unit: str = "tokens",
+    initial: Arrays | None = None,
 ) -> Any:
     """Trains from the newest checkpoint of the run, or from scratch, to the last step; returns the model.
 
@@ -108,10 +114,12 @@ def train(
     Args:
       trainer: what to run.
       batches: of the training split.
-      validate: the validation loss of a model.
+      validate: `(step, model) -> numbers`, "loss" among them.
       run: where everything is written.
       checkpoint: how often, and how many are kept.
       say: prints a line before the loop starts.
+      unit: of what a batch's weight counts, for the progress line.
+      initial: parameters that start from these values, by path, instead of at random.
 
     Raises:
       Diverged: a loss or gradient is not finite; the newest checkpoint is older than that step.
@@ -125,8 +133,8 @@ def train(
             )
             arrays = checkpoints.restore(start, trainer.layout.shapes)
         else:
-            arrays = trainer.initial()
-        writer, progress = MetricsWriter(run.metrics_file, run.tensorboard, start), ProgressLine(total, start)
+            arrays = trainer.initial() | (initial or {})
+        writer, progress = MetricsWriter(run.metrics_file, run.tensorboard, start), ProgressLine(total, start, unit)
         loop = _Loop(trainer, batches, validate, run, checkpoints, checkpoint.every, writer, progress)
         try:
             arrays = loop.steps(arrays, start)
@@ -146,7 +154,7 @@ class _Loop:
 
     trainer: Trainer
     batches: Batches
-    validate: Callable[[Any], float]
+    validate: Validate
     run: Run
     checkpoints: Checkpoints
     checkpoint_every: int
@@ -164,9 +172,10 @@ class _Loop:
             last = step == config.steps
             if last or step % config.evaluate_every == 0:
                 self.settle()
-                loss = self.validate(self.trainer.model(arrays))
-                self.writer.write(step, {"validation_loss": loss})
-                self.progress.say(f"step {step}: validation loss {loss:.4f}")
+                numbers = self.validate(step, self.trainer.model(arrays))
+                self.writer.write(step, {f"validation_{name}": value for name, value in numbers.items()})
+                line = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
+                self.progress.say(f"step {step}: validation {line}")
             if last or step % self.checkpoint_every == 0:
                 self.settle()  # only a state whose loss and gradient were finite is worth keeping
                 self.checkpoints.save(step, arrays, self.run.config)
@@ -181,6 +190,6 @@ class _Loop:
         loss, norm = metrics["loss"], metrics["gradient_norm"]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"training stopped at step {step}: its loss is {loss}, its gradient norm {norm}")
-        self.progress.update(step, loss, metrics["tokens"])
+        self.progress.update(step, loss, metrics["weight"])
         if step % self.trainer.config.log_every == 0 or step == self.trainer.config.steps:
             self.writer.write(step, metrics)

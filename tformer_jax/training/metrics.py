@@ -46,11 +46,11 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 class ProgressLine:
     """Step, loss, speed and time left: one live line on a terminal, a plain line now and then elsewhere."""
 
-    def __init__(self, total: int, start: int, console: Console | None = None):
-        self._console = console or Console()
+    def __init__(self, total: int, start: int, unit: str = "tokens", console: Console | None = None):
+        self._console, self._unit = console or Console(), unit
         self._total, self._start = total, start
         self._began = self._last_log = time.monotonic()
-        self._tokens = 0.0
+        self._count = 0.0
         self._live: Progress | None = None
         if self._console.is_terminal:
             columns = (
@@ -62,12 +62,12 @@ class ProgressLine:
             self._bar = self._live.add_task("train", total=total, completed=start, numbers="")
             self._live.start()
 
-    def update(self, step: int, loss: float, tokens: float) -> None:
-        """After a step: its loss, and how many target tokens it saw."""
-        self._tokens += tokens
+    def update(self, step: int, loss: float, count: float) -> None:
+        """After a step: its loss, and how many targets it saw, in the unit."""
+        self._count += count
         now = time.monotonic()
-        speed = self._tokens / max(now - self._began, 1e-9)
-        numbers = f"loss {loss:.3f}  {speed:,.0f} tokens/s"
+        speed = self._count / max(now - self._began, 1e-9)
+        numbers = f"loss {loss:.3f}  {speed:,.0f} {self._unit}/s"
         if self._live is not None:
             self._live.update(self._bar, completed=step, numbers=numbers)
         elif now - self._last_log >= _LOG_EVERY_SECONDS or step == self._total:

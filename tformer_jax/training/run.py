@@ -17,6 +17,8 @@ from typing import Any
 
 import jax
 
+from ..data.files import write_whole
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
 
 
@@ -70,7 +72,7 @@ class Run:
     def withdraw(self) -> None:
         """Forgets what a run that could not begin wrote down, so that a corrected command may use its directory."""
         if self.is_new:
-            for name in ("config.json", "tokenizer.json", "source_tokenizer.json"):
+            for name in ("config.json", "tokenizer.json", "source_tokenizer.json", "classes.json"):
                 (self.directory / name).unlink(missing_ok=True)
 
     @classmethod
@@ -107,12 +109,7 @@ def read_json(file: Path) -> Any:
 
 def write_json(file: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    unfinished = file.with_suffix(".unfinished")
-    try:
-        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False), "utf-8")
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(file, json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _check_writable(directory: Path) -> None:

@@ -82,7 +82,7 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.model)
         metrics = {
             "loss": value,
-            "tokens": weight,
+            "weight": weight,
             "gradient_norm": optax.global_norm(grads),
             "learning_rate": schedule(state.step),
         }

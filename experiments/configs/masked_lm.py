@@ -1,0 +1,56 @@
+"""Masked language modelling with a bidirectional Transformer."""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.sections import FLOAT32, model_section, section
+from tformer_jax.config import check_choice
+from tformer_jax.tasks import MaskedLanguageModelling
+from tformer_jax.training.checkpoints import CheckpointConfig
+from tformer_jax.training.loop import TrainingConfig
+from tformer_jax.training.optimizers import OptimizerConfig
+
+
+def get_config(preset: str = "tiny") -> ConfigDict:
+    """The locked config of a preset."""
+    check_choice("preset", preset, _PRESETS)
+    return ConfigDict(_PRESETS[preset]()).lock()
+
+
+def _tiny() -> dict:
+    data = section(
+        MaskedLanguageModelling.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=2048
+    )
+    model = {
+        "d_model": 128,
+        "num_heads": 4,
+        "d_ff": 512,
+        "num_layers": 4,
+        "activation": "gelu_tanh",
+        "norm_position": "pre",
+        "positions": "rotary",
+        "scale_embeddings": False,
+        "max_length": 128,
+        "dropout_rate": 0.0,
+        "scan_unroll": 4,
+    }
+    return {
+        "task": section(MaskedLanguageModelling.Config),
+        "data": data,
+        "model": model_section(MaskedLanguageModelling, data, **model),
+        "optimizer": section(
+            OptimizerConfig,
+            name="adamw",
+            learning_rate=3e-3,
+            schedule="linear",
+            warmup_steps=100,
+            eps=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+        ),  # fmt: skip
+        "training": section(TrainingConfig, steps=1500, evaluate_every=500),
+        "checkpoint": section(CheckpointConfig, every=500),
+        "precision": FLOAT32,
+    }
+
+
+_PRESETS = {"tiny": _tiny}

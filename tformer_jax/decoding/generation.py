@@ -1,0 +1,188 @@
+"""Generation with a causal model and a cache of fixed size: prompts in, continuations out."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Bool, Int
+
+from .samplers import Sampler, greedy
+
+# Prompts are padded to the next of these lengths times a power of two, and so share programs.
+_SHORTEST_BUCKET = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """Between two tokens: the last ones, which rows have ended, and what the next step needs."""
+
+    last: Int[Array, "B"]
+    done: Bool[Array, "B"]
+    cache: Any
+    seen: Any
+    key: Any
+
+
+def generate(
+    model: Any,
+    prompt: Array | np.ndarray | Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampler: Sampler | None = None,
+    key: Array | None = None,
+    eos_id: int | None = None,
+    slide: bool = False,
+) -> Int[Array, "B T"]:
+    """Continues each prompt, in one compiled program: the prompt at once, then a loop over a cache.
+
+    Prompts are padded on the left to a bucket, so that a program serves many lengths. The cache has
+    as many slots as prompt and continuation need, or as the model's window has.
+
+    Args:
+      model: a `models.CausalLM`.
+      prompt: token ids, [B T] or a list of B lists of any lengths.
+      max_new_tokens: how many to produce.
+      sampler: `greedy()` (the default) or `sampling(...)`.
+      key: for sampling.
+      eos_id: ends a row; None: no row ends early.
+      slide: of prompts that leave no room in the context, keep the last tokens only.
+
+    Returns:
+      [B max_new_tokens] the new tokens alone; all `eos_id` after the end.
+
+    Raises:
+      ValueError: an empty prompt, a token out of the vocabulary (says where), a prompt too long for the
+        context (says what `slide` would cut), a `max_new_tokens` that fills the context alone, or a
+        sampler that draws without a key.
+    """
+    sampler = greedy() if sampler is None else sampler
+    tokens, valid = _padded(model, prompt, max_new_tokens, slide)
+    _check_sampling(sampler, key)
+    return _generate(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
+
+
+def stream(
+    model: Any,
+    prompt: Array | np.ndarray | Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampler: Sampler | None = None,
+    key: Array | None = None,
+    eos_id: int | None = None,
+    slide: bool = False,
+) -> Iterator[np.ndarray]:
+    """The tokens of `generate`, [B] at a time, as soon as they are there; ends when every row has ended.
+
+    Arguments and errors are those of `generate`; errors are raised at the first token.
+    """
+    sampler = greedy() if sampler is None else sampler
+    tokens, valid = _padded(model, prompt, max_new_tokens, slide)
+    _check_sampling(sampler, key)
+    state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
+    for produced in range(1, max_new_tokens + 1):
+        yield np.asarray(state.last)
+        if produced == max_new_tokens or np.asarray(state.done).all():
+            return
+        state = _advance(model, state, sampler, eos_id=eos_id)
+
+
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "eos_id"))
+def _generate(model, tokens, valid, sampler: Sampler, key, *, max_new_tokens: int, eos_id: int | None):
+    state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
+    filler = 0 if eos_id is None else eos_id
+    produced = jnp.full((tokens.shape[0], max_new_tokens), filler, jnp.int32).at[:, 0].set(state.last)
+
+    def unfinished(carry):
+        step, _, state = carry
+        return (step < max_new_tokens) & ~state.done.all()
+
+    def advance(carry):
+        step, produced, state = carry
+        state = _advance(model, state, sampler, eos_id=eos_id)
+        return step + 1, produced.at[:, step].set(state.last), state
+
+    return lax.while_loop(unfinished, advance, (1, produced, state))[1]
+
+
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "eos_id"))
+def _start(model, tokens, valid, sampler: Sampler, key, *, max_new_tokens: int, eos_id: int | None) -> _State:
+    """Reads the prompt and draws the first token."""
+    B, T = tokens.shape
+    hidden, cache = model.extend_hidden(tokens, model.start_cache(B, T), valid=valid)
+    window = model.config.window
+    slots = T + max_new_tokens - 1
+    cache = cache.resized(slots if window is None else min(window, slots))
+    seen = None
+    if sampler.repetition_penalty is not None:
+        seen = jnp.zeros((B, model.config.vocab_size), bool)
+        seen = seen.at[jnp.arange(B)[:, None], tokens].max(valid)
+    state = _State(jnp.zeros(B, jnp.int32), jnp.zeros(B, bool), cache, seen, key)
+    return _draw(model, state, hidden[:, -1:], sampler, eos_id)
+
+
+@functools.partial(jax.jit, static_argnames="eos_id", donate_argnames="state")
+def _advance(model, state: _State, sampler: Sampler, *, eos_id: int | None) -> _State:
+    """Feeds the last tokens and draws the next ones."""
+    hidden, cache = model.extend_hidden(state.last[:, None], state.cache)
+    return _draw(model, dataclasses.replace(state, cache=cache), hidden, sampler, eos_id)
+
+
+def _draw(model, state: _State, hidden, sampler: Sampler, eos_id: int | None) -> _State:
+    key, draw = (None, None) if state.key is None else jax.random.split(state.key)
+    tokens = sampler(model.logits(hidden)[:, 0], draw, state.seen)
+    done, seen = state.done, state.seen
+    if eos_id is not None:
+        tokens = jnp.where(done, eos_id, tokens)
+        done = done | (tokens == eos_id)
+    if seen is not None:
+        seen = seen.at[jnp.arange(len(tokens)), tokens].set(True)
+    return _State(tokens, done, state.cache, seen, key)
+
+
+def _padded(model, prompt, max_new_tokens: int, slide: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The prompts [B T] at the right end of a bucket, and which of its places hold tokens."""
+    limit = model.config.max_length
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    # The last new token is never read, and so needs no place in the context.
+    room = limit - max_new_tokens + 1
+    if room < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for a prompt in max_length={limit}")
+    rows = [np.asarray(row, np.int64) for row in prompt]
+    if not rows or min(len(row) for row in rows) == 0:
+        raise ValueError("a prompt needs at least one token: a model may have a start token for this")
+    for b, row in enumerate(rows):
+        _check_row(row, b, model.config.vocab_size)
+        if len(row) > room and not slide:
+            raise ValueError(
+                f"prompt {b} has {len(row)} tokens; with max_new_tokens={max_new_tokens}, max_length={limit} leaves "
+                f"room for {room}. slide=True would cut its first {len(row) - room}"
+            )
+    rows = [row[-room:] for row in rows]
+    longest = max(len(row) for row in rows)
+    bucket = _SHORTEST_BUCKET
+    while bucket < longest:
+        bucket *= 2
+    bucket = min(bucket, room)
+    tokens, valid = np.zeros((len(rows), bucket), np.int32), np.zeros((len(rows), bucket), bool)
+    for b, row in enumerate(rows):
+        tokens[b, bucket - len(row) :], valid[b, bucket - len(row) :] = row, True
+    return tokens, valid
+
+
+def _check_row(row: np.ndarray, b: int, vocab_size: int) -> None:
+    outside = np.flatnonzero((row < 0) | (row >= vocab_size))
+    if len(outside):
+        at = outside[0]
+        raise ValueError(f"prompt {b} has token {row[at]} at {at}, outside the vocabulary [0, {vocab_size})")
+
+
+def _check_sampling(sampler: Sampler, key: Array | None) -> None:
+    if not sampler.is_greedy and key is None:
+        raise ValueError("a sampler that draws needs a key")

@@ -1,0 +1,31 @@
+"""What is learned: for each task its loss, its metrics, and what evaluation and prediction mean."""
+
+from .base import Evaluation, Task, VocabularyLossConfig
+from .classification import TextClassification, TextClassificationConfig
+from .language import LanguageModelling, LanguageModellingConfig
+from .masked_language import MaskedLanguageModelling, MaskedLanguageModellingConfig
+from .translation import Translation, TranslationConfig
+from .vision import ImageClassification, ImageClassificationConfig
+
+# By the `name` in the `task` section.
+TASKS: dict[str, type[Task]] = {
+    task.Config.name: task
+    for task in (Translation, LanguageModelling, MaskedLanguageModelling, TextClassification, ImageClassification)
+}
+
+__all__ = [
+    "TASKS",
+    "Evaluation",
+    "ImageClassification",
+    "ImageClassificationConfig",
+    "LanguageModelling",
+    "LanguageModellingConfig",
+    "MaskedLanguageModelling",
+    "MaskedLanguageModellingConfig",
+    "Task",
+    "TextClassification",
+    "TextClassificationConfig",
+    "Translation",
+    "TranslationConfig",
+    "VocabularyLossConfig",
+]

@@ -1,0 +1,142 @@
+"""What every task has: the sections of its config, a loss, and what evaluation means."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from .. import functional as F
+from ..config import ConfigError, check_choice
+
+
+class Evaluation(NamedTuple):
+    """The numbers of one split, what has to be said of them, and examples (NamedTuples of strings)."""
+
+    metrics: dict[str, float]
+    note: str
+    samples: list[Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularyLossConfig:
+    """What the losses over a vocabulary share. They hold for training; evaluation has plain cross-entropy.
+
+    Attributes:
+      label_smoothing, z_loss: see `functional.cross_entropy`.
+      fused_loss: never hold all logits: `functional.fused_cross_entropy`.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    fused_loss: bool = False
+
+    def __post_init__(self):
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.z_loss < 0:
+            raise ConfigError(f"task.z_loss must not be negative, got {self.z_loss}")
+        if not isinstance(self.fused_loss, bool):
+            raise ConfigError(f"task.fused_loss must be True or False, got {self.fused_loss!r}")
+
+
+def vocabulary_loss(
+    model: Any,
+    hidden: Float[Array, "*batch D"],
+    targets: Int[Array, "*batch"],
+    weights: Float[Array, "*batch"],
+    config: VocabularyLossConfig,
+) -> Float[Array, ""]:
+    """Cross-entropy of the model's output on its states, the mean over `weights`."""
+    how = {"weights": weights, "label_smoothing": config.label_smoothing, "z_loss": config.z_loss}
+    if not config.fused_loss:
+        return F.cross_entropy(model.logits(hidden), targets, **how)
+    w_out, b_out = model.output_weights()
+    w_out = w_out.astype(hidden.dtype)
+    cap = model.config.output_softcap
+    return F.fused_cross_entropy(hidden, w_out, targets, b_out=b_out, logit_softcap=cap, **how)
+
+
+class Task:
+    """One objective. The training loop and the command lines know nothing else of it.
+
+    Attributes:
+      Config, DataConfig: the dataclasses of the config's `task` and `data` sections.
+      Model: what it trains.
+      unit: what the weight of a batch counts.
+      new_parameters: prefixes of parameters that a pre-trained model need not have.
+      config: the `task` section.
+    """
+
+    Config: ClassVar[type]
+    DataConfig: ClassVar[type]
+    Model: ClassVar[type]
+    unit: ClassVar[str] = "tokens"
+    new_parameters: ClassVar[tuple[str, ...]] = ()
+    config: Any
+
+    @classmethod
+    def restore(cls, config: Any, directory: Path) -> "Task":
+        """The task, with what its data left in the run's directory: tokenizers, names of classes."""
+        raise NotImplementedError
+
+    @classmethod
+    def load_data(cls, config: Any, model: Mapping[str, Any], directory: Path) -> Any:
+        """The splits and their batches; leaves in `directory` what `restore` needs."""
+        raise NotImplementedError
+
+    @classmethod
+    def planned_fields(cls, data: Any) -> dict[str, Any]:
+        """The fields of the model's config that follow from the data, as far as its config tells."""
+        raise NotImplementedError
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        """The fields of the model's config that follow from the data."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, data: Any, model: Any) -> None:
+        """Refuses a `data` section that does not go with the model's config."""
+
+    def loss(self, model: Any, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss, a mean, and the weight of the batch in a mean over batches."""
+        raise NotImplementedError
+
+    def validate(self, model: Any, batches: Any) -> dict[str, float]:
+        """The numbers of one pass over batches in order, "loss" among them."""
+        raise NotImplementedError
+
+    def evaluate(self, model: Any, data: Any, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """What is reported of each split."""
+        raise NotImplementedError
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        """The numbers of an evaluation in a line."""
+        raise NotImplementedError
+
+    def sample(self, model: Any) -> str | None:
+        """Something that the model makes, to be read while it trains."""
+        return None
+
+    def plot(self, model: Any, evaluation: Evaluation, directory: Path) -> None:
+        """Pictures of one evaluation."""
+
+
+def weighted_means(measure: Callable[[int], tuple[dict[str, Array], Array]], count: int) -> dict[str, float]:
+    """The means of `measure(i) -> (means, weight)` over i < count, weighted, in float64."""
+    measured = [measure(i) for i in range(count)]
+    weights = np.asarray([weight for _, weight in measured], np.float64)
+    values = {name: np.asarray([means[name] for means, _ in measured], np.float64) for name in measured[0][0]}
+    return {name: float((value * weights).sum() / weights.sum()) for name, value in values.items()}
+
+
+def check_name(name: str, known: str) -> None:
+    """Refuses a `task` section that was written for another task."""
+    check_choice("task.name", name, (known,))

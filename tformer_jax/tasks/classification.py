@@ -1,0 +1,172 @@
+"""Text classification, by fine-tuning a text encoder or from scratch; judged by accuracy."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+from tokenizers import Tokenizer
+
+from .. import functional as F
+from ..config import ConfigError, TransformerConfig
+from ..data import tokenizers
+from ..data.classes import load_classes
+from ..data.files import DataError
+from ..data.text_classification import TextClassificationData, TextClassificationDataConfig
+from ..models import TextClassifier
+from .base import Evaluation, Task, check_name, weighted_means
+
+# What only the data, or the pre-trained run, tells: any number will do to check the other fields.
+_SOME_CLASSES, _SOME_TOKENS = 2, 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextClassificationConfig:
+    """The `task` section of a text classification experiment.
+
+    Attributes:
+      name: "text_classification".
+      init_from: the run directory of a pre-trained model, whose tokenizer and encoder this one starts
+        from; None: from scratch.
+      label_smoothing: of the training loss.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
+    """
+
+    name: str = "text_classification"
+    init_from: str | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        check_name(self.name, "text_classification")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+
+
+class Classified(NamedTuple):
+    """An example, its label, and what the model takes it for."""
+
+    text: str
+    label: str
+    predicted: str
+
+
+class ClassProbability(NamedTuple):
+    """A class and its probability."""
+
+    name: str
+    probability: float
+
+
+class TextClassification(Task):
+    """A `TextClassifier` under cross-entropy; evaluated by accuracy.
+
+    A batch holds "tokens" [B T], "lengths" [B] and "labels" [B], -1 in rows that only fill up.
+    """
+
+    Config, DataConfig, Model = TextClassificationConfig, TextClassificationDataConfig, TextClassifier
+    unit = "texts"
+    new_parameters = ("model.classifier.", "model.pooler.")
+
+    def __init__(self, config: TextClassificationConfig, tokenizer: Tokenizer, classes: Sequence[str]):
+        self.config, self.tokenizer, self.classes = config, tokenizer, list(classes)
+        self._measure = jax.jit(self._measured)
+
+    @classmethod
+    def restore(cls, config: TextClassificationConfig, directory: Path) -> "TextClassification":
+        return cls(config, tokenizers.load(directory / "tokenizer.json"), load_classes(directory))
+
+    @classmethod
+    def load_data(
+        cls, config: TextClassificationDataConfig, model: Mapping[str, Any], directory: Path
+    ) -> TextClassificationData:
+        limit = model.get("max_length", TransformerConfig.default("max_length"))
+        return TextClassificationData(config, limit, directory)
+
+    @classmethod
+    def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:
+        return {"vocab_size": data.vocab_size or _SOME_TOKENS, "num_classes": _SOME_CLASSES}
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        return {"vocab_size": self.tokenizer.get_vocab_size(), "num_classes": len(self.classes)}
+
+    def loss(self, model: TextClassifier, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss, a mean over texts, and how many they are."""
+        logits = model(batch["tokens"], lengths=batch["lengths"], key=key)
+        return labelled_loss(logits, batch["labels"], self.config.label_smoothing)
+
+    def _measured(self, model, batch):
+        return labelled_measures(model(batch["tokens"], lengths=batch["lengths"]), batch["labels"])
+
+    def validate(self, model: TextClassifier, batches: Any) -> dict[str, float]:
+        """Cross-entropy in nats per text, without smoothing or dropout, and accuracy."""
+
+        def measure(i):
+            means, weight, _ = self._measure(model, batches.batch(i))
+            return means, weight
+
+        return weighted_means(measure, len(batches))
+
+    def evaluate(
+        self, model: TextClassifier, data: TextClassificationData, splits: Sequence[str]
+    ) -> dict[str, Evaluation]:
+        """Loss and accuracy of each split, beside the share of its most frequent class."""
+        evaluations = {}
+        for split in splits:
+            metrics = self.validate(model, data.evaluation_batches(split))
+            labels = [example.label for example in data.splits[split]]
+            majority = max(labels.count(name) for name in self.classes) / len(labels)
+            texts = [example.text for example in data.splits[split][:100]]
+            best = [found[0].name for found in self.classify(model, texts)]
+            samples = [Classified(*row) for row in zip(texts, labels, best, strict=False)]
+            note = f"the most frequent class has {100 * majority:.2f} %"
+            evaluations[split] = Evaluation(metrics | {"texts": len(labels)}, note, samples)
+        return evaluations
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        return f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats, {metrics['texts']} texts"
+
+    def classify(self, model: TextClassifier, texts: Sequence[str]) -> list[list[ClassProbability]]:
+        """The classes of each text, likeliest first.
+
+        Raises:
+          DataError: a text has more tokens than the model reads (says which and how many).
+        """
+        limit, results = model.config.max_length, []
+        encoded = tokenizers.encode(self.tokenizer, list(texts))
+        for number, ids in enumerate(encoded, 1):
+            if len(ids) + 2 > limit:
+                raise DataError(f"text {number} has {len(ids) + 2} tokens, and the model reads at most {limit}")
+            row = [tokenizers.BOS_ID, *ids, tokenizers.EOS_ID]
+            length = min(limit, 1 << (len(row) - 1).bit_length())  # few lengths, few programs
+            tokens = np.pad(np.asarray(row, np.int32), (0, length - len(row)))[None]
+            batch = {"tokens": tokens, "lengths": np.int32([len(row)]), "labels": np.int32([0])}
+            results.append(ranked(self.classes, np.asarray(self._measure(model, batch)[2][0])))
+        return results
+
+
+def labelled_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array]:
+    """Cross-entropy over the rows whose label is not negative, and how many they are."""
+    weights = (labels >= 0).astype(jnp.float32)
+    targets = jnp.maximum(labels, 0)
+    return F.cross_entropy(logits, targets, weights=weights, label_smoothing=label_smoothing), weights.sum()
+
+
+def labelled_measures(logits: Array, labels: Array) -> tuple[dict[str, Array], Array, Array]:
+    """Loss and accuracy over the rows whose label is not negative, their number, and all probabilities."""
+    loss, weight = labelled_loss(logits, labels, 0.0)
+    right = F.weighted_mean((logits.argmax(-1) == labels).astype(jnp.float32), (labels >= 0).astype(jnp.float32))
+    return {"loss": loss, "accuracy": right}, weight, jax.nn.softmax(logits.astype(jnp.float32))
+
+
+def ranked(classes: Sequence[str], probabilities: np.ndarray) -> list[ClassProbability]:
+    """The classes by falling probability."""
+    order = np.argsort(-probabilities, kind="stable")
+    return [ClassProbability(classes[i], float(probabilities[i])) for i in order]

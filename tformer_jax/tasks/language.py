@@ -1,0 +1,205 @@
+"""Causal language modelling: predict what comes next, judged by bits per byte."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+from tokenizers import Tokenizer
+
+from .. import decoding
+from ..config import ConfigError, TransformerConfig
+from ..data import tokenizers
+from ..data.language import LanguageData, LanguageDataConfig
+from ..models import CausalLM
+from .base import Evaluation, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
+
+# Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
+_SOME_CHARACTERS = 256
+_PROMPT_CHARACTERS = 120
+_CONTINUED = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModellingConfig(VocabularyLossConfig):
+    """The `task` section of a causal language modelling experiment.
+
+    Attributes:
+      name: "language_modelling".
+      label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
+      sample_tokens: how long the samples are that are written while training and evaluating.
+      sample_temperature: of those samples; see `decoding.sampling`.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
+    """
+
+    name: str = "language_modelling"
+    sample_tokens: int = 64
+    sample_temperature: float = 0.8
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_name(self.name, "language_modelling")
+        if self.sample_tokens < 1:
+            raise ConfigError(f"task.sample_tokens must be at least 1, got {self.sample_tokens}")
+        if self.sample_temperature <= 0:
+            raise ConfigError(f"task.sample_temperature must be positive, got {self.sample_temperature}")
+
+
+class Continuation(NamedTuple):
+    """The beginning of a document and what the model went on with."""
+
+    prompt: str
+    continuation: str
+
+
+class LanguageModelling(Task):
+    """A `CausalLM` under cross-entropy; evaluated by bits per byte and perplexity.
+
+    A batch holds "tokens" [B T+1], with "segments" [B T+1] where attention must not cross from one
+    document to the next (0 is padding), or with "lengths" [B] where it may.
+    """
+
+    Config, DataConfig, Model = LanguageModellingConfig, LanguageDataConfig, CausalLM
+
+    def __init__(self, config: LanguageModellingConfig, tokenizer: Tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+        plain = VocabularyLossConfig()
+        self._evaluation_loss = jax.jit(lambda model, batch: self._loss(model, batch, None, plain))
+
+    @classmethod
+    def restore(cls, config: LanguageModellingConfig, directory: Path) -> "LanguageModelling":
+        return cls(config, tokenizers.load(directory / "tokenizer.json"))
+
+    @classmethod
+    def load_data(cls, config: LanguageDataConfig, model: Mapping[str, Any], directory: Path) -> LanguageData:
+        return LanguageData(config, directory)
+
+    @classmethod
+    def planned_fields(cls, data: LanguageDataConfig) -> dict[str, Any]:
+        return {"vocab_size": data.vocab_size or _SOME_CHARACTERS}
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        return {"vocab_size": self.tokenizer.get_vocab_size()}
+
+    @classmethod
+    def check(cls, data: LanguageDataConfig, model: TransformerConfig) -> None:
+        check_row_length(data.row_length, model)
+
+    def loss(self, model: CausalLM, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss, a mean over target tokens, and how many they are."""
+        return self._loss(model, batch, key, self.config)
+
+    def _loss(self, model, batch, key, config: VocabularyLossConfig):
+        inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+        segments = batch.get("segments")
+        if segments is None:
+            weights = jnp.arange(1, batch["tokens"].shape[1]) < batch["lengths"][:, None]
+        else:
+            # The first token of a document has nothing to be predicted from.
+            weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+            segments = segments[:, :-1]
+        weights = weights.astype(jnp.float32)
+        hidden, _ = model.hidden(inputs, segments=segments, key=key)
+        return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
+
+    def validate(self, model: CausalLM, batches: Any) -> dict[str, float]:
+        """Cross-entropy in nats per token, without smoothing or dropout, and its exponential."""
+        return self._measured(model, batches)[0]
+
+    def _measured(self, model, batches) -> tuple[dict[str, float], float]:
+        """The numbers, and how many tokens they are the mean of."""
+        count = 0.0
+
+        def measure(i):
+            nonlocal count
+            loss, weight = self._evaluation_loss(model, batches.batch(i))
+            count += float(weight)
+            return {"loss": loss}, weight
+
+        loss = weighted_means(measure, len(batches))["loss"]
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}, count
+
+    def evaluate(self, model: CausalLM, data: LanguageData, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """Loss, perplexity a token and bits per byte of text of each split, and some continuations.
+
+        The end of each document is predicted too: its bits count, and it has no bytes.
+        """
+        evaluations = {}
+        for split in splits:
+            metrics, tokens = self._measured(model, data.evaluation_batches(split))
+            bits = metrics["loss"] * tokens / math.log(2)
+            metrics = metrics | {"bits_per_byte": bits / data.byte_count(split), "tokens": tokens}
+            beginnings = [document.text[:_PROMPT_CHARACTERS] for document in data.splits[split][:_CONTINUED]]
+            samples = [Continuation(text, "".join(self.continue_text(model, text))) for text in beginnings]
+            evaluations[split] = Evaluation(metrics, "", samples)
+        return evaluations
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        return (
+            f"{metrics['bits_per_byte']:.4f} bits per byte, perplexity {metrics['perplexity']:.2f} a token, "
+            f"loss {metrics['loss']:.4f} nats a token, {metrics['tokens']:,.0f} tokens"
+        )
+
+    def sample(self, model: CausalLM) -> str:
+        """A text from its beginning."""
+        return "".join(self.continue_text(model, ""))
+
+    def continue_text(
+        self,
+        model: CausalLM,
+        text: str,
+        *,
+        max_new_tokens: int | None = None,
+        sampler: decoding.Sampler | None = None,
+        key: Array | None = None,
+        slide: bool = False,
+    ) -> Iterator[str]:
+        """What the model goes on with after a document's beginning, in pieces as they come.
+
+        Args:
+          text: the beginning; may be empty.
+          max_new_tokens, sampler: by default those of the config's samples.
+          key: of the sampler, by default `jax.random.key(0)`.
+          slide: see `decoding.generate`.
+
+        Raises:
+          ValueError: as `decoding.generate`.
+        """
+        (ids,) = tokenizers.encode(self.tokenizer, [text])
+        wanted = self.config.sample_tokens if max_new_tokens is None else max_new_tokens
+        if max_new_tokens is None:
+            wanted = min(wanted, max(1, model.config.max_length // 2))
+        sampler = decoding.sampling(temperature=self.config.sample_temperature) if sampler is None else sampler
+        steps = decoding.stream(
+            model,
+            [[tokenizers.BOS_ID, *ids]],
+            max_new_tokens=wanted,
+            sampler=sampler,
+            key=jax.random.key(0) if key is None else key,
+            eos_id=tokenizers.EOS_ID,
+            slide=slide,
+        )
+        new: list[int] = []
+        said = whole = ""
+        for token in steps:
+            new.append(int(token[0]))
+            whole = tokenizers.decode(self.tokenizer, new, strip=False)
+            # A character may take several tokens; until the last, decoding gives a replacement for it.
+            if not whole.endswith("\ufffd"):
+                yield whole[len(said) :]
+                said = whole
+        yield whole[len(said) :]
+
+
+def check_row_length(row_length: int, model: TransformerConfig) -> None:
+    """Refuses rows that the model cannot read."""
+    if row_length > model.max_length:
+        raise ConfigError(f"data.row_length={row_length} exceeds model.max_length={model.max_length}")

@@ -1,0 +1,277 @@
+"""Masked language modelling: predict hidden tokens from both sides, judged by how many are right."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
+
+from .. import functional as F
+from ..config import ConfigError, TransformerConfig
+from ..data import tokenizers
+from ..data.files import DataError
+from ..data.language import MaskedData, MaskedDataConfig
+from ..models import MaskedLM
+from .base import Evaluation, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
+from .language import check_row_length
+
+MASK_TEXT = "[MASK]"
+
+_SPECIAL_IDS = (tokenizers.PAD_ID, tokenizers.BOS_ID, tokenizers.EOS_ID)
+_SOME_CHARACTERS = 256
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedLanguageModellingConfig(VocabularyLossConfig):
+    """The `task` section of a masked language modelling experiment.
+
+    Attributes:
+      name: "masked_language_modelling".
+      label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
+      mask_rate: share of the tokens that are predicted; see `functional.mask_tokens`.
+      pseudo_perplexity_rows: rows of a split whose every token is masked once, one at a time, for
+        the pseudo-perplexity (Salazar et al., 2020): each costs as many forward passes as it has tokens.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
+    """
+
+    name: str = "masked_language_modelling"
+    mask_rate: float = 0.15
+    pseudo_perplexity_rows: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_name(self.name, "masked_language_modelling")
+        if not 0.0 < self.mask_rate < 1.0:
+            raise ConfigError(f"task.mask_rate must be in (0, 1), got {self.mask_rate}")
+        if self.pseudo_perplexity_rows < 1:
+            raise ConfigError(f"task.pseudo_perplexity_rows must be at least 1, got {self.pseudo_perplexity_rows}")
+
+
+class Filled(NamedTuple):
+    """A text with gaps, what the model put there, and what stood there."""
+
+    masked: str
+    predicted: str
+    original: str
+
+
+class Guess(NamedTuple):
+    """A token for a gap, and its probability."""
+
+    token: str
+    probability: float
+
+
+class MaskedLanguageModelling(Task):
+    """A `MaskedLM` that restores corrupted tokens; evaluated by masked accuracy and pseudo-perplexity.
+
+    A batch holds "tokens" [B T], "lengths" [B], and "word_ids" [B T] where words are masked whole. The
+    corruption is drawn in the program: from the step's key in training, from the batch's number in
+    evaluation, so that every evaluation hides the same tokens.
+    """
+
+    Config, DataConfig, Model = MaskedLanguageModellingConfig, MaskedDataConfig, MaskedLM
+    unit = "masked tokens"
+
+    def __init__(self, config: MaskedLanguageModellingConfig, tokenizer: Tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+        self._measure = jax.jit(self._measured)
+        self._token_log_probs = jax.jit(_token_log_probs)
+        self._probabilities = jax.jit(_probabilities)
+
+    @classmethod
+    def restore(cls, config: MaskedLanguageModellingConfig, directory: Path) -> "MaskedLanguageModelling":
+        return cls(config, tokenizers.load(directory / "tokenizer.json"))
+
+    @classmethod
+    def load_data(cls, config: MaskedDataConfig, model: Mapping[str, Any], directory: Path) -> MaskedData:
+        return MaskedData(config, directory)
+
+    @classmethod
+    def planned_fields(cls, data: MaskedDataConfig) -> dict[str, Any]:
+        return {"vocab_size": data.vocab_size or _SOME_CHARACTERS}
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        return {"vocab_size": self.tokenizer.get_vocab_size()}
+
+    @classmethod
+    def check(cls, data: MaskedDataConfig, model: TransformerConfig) -> None:
+        check_row_length(data.row_length, model)
+
+    def loss(self, model: MaskedLM, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss, a mean over the chosen tokens, and how many they are."""
+        corruption_key, dropout_key = jax.random.split(key)
+        hidden, targets, weights = self._chosen(model, batch, corruption_key, dropout_key)
+        return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum()
+
+    def _chosen(self, model: MaskedLM, batch: Any, corruption_key: Array, dropout_key: Array | None):
+        """States [M D], original tokens [M] and weights [M] of the chosen tokens: the others need no logits."""
+        tokens = batch["tokens"]
+        corrupted, masked = F.mask_tokens(
+            tokens,
+            corruption_key,
+            mask_id=tokenizers.MASK_ID,
+            vocab_size=model.config.vocab_size,
+            special_ids=_SPECIAL_IDS,
+            rate=self.config.mask_rate,
+            word_ids=batch.get("word_ids"),
+        )
+        mask = F.AttentionMask(lengths=batch["lengths"])
+        states, _ = model.encoder(corrupted, mask=mask, key=dropout_key)
+        chosen, weights = first_chosen(masked, _room(tokens.size, self.config.mask_rate))
+        states = model.transformed(states.reshape(-1, states.shape[-1])[chosen])
+        return states[None], tokens.reshape(-1)[chosen][None], weights[None]
+
+    def _measured(self, model, batch, key):
+        hidden, targets, weights = self._chosen(model, batch, key, None)
+        logits = model.logits(hidden)
+        right = (logits.argmax(-1) == targets).astype(jnp.float32)
+        means = {
+            "loss": F.cross_entropy(logits, targets, weights=weights),
+            "masked_accuracy": F.weighted_mean(right, weights),
+        }
+        return means, weights.sum()
+
+    def validate(self, model: MaskedLM, batches: Any) -> dict[str, float]:
+        """Cross-entropy in nats per chosen token, without smoothing or dropout, and the share that is right."""
+        keys = jax.random.split(jax.random.key(0), len(batches))
+        return weighted_means(lambda i: self._measure(model, batches.batch(i), keys[i]), len(batches))
+
+    def evaluate(self, model: MaskedLM, data: MaskedData, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """Loss, masked accuracy and pseudo-perplexity of each split, and some filled gaps."""
+        evaluations = {}
+        for split in splits:
+            batches = data.evaluation_batches(split)
+            metrics = self.validate(model, batches)
+            rows = self._rows(batches, self.config.pseudo_perplexity_rows)
+            metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows), "rows": len(rows)}
+            samples = [self._filled(model, row) for row in rows[:_SHOWN]]
+            evaluations[split] = Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
+        return evaluations
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        return (
+            f"masked accuracy {100 * metrics['masked_accuracy']:.2f} %, loss {metrics['loss']:.4f} nats a masked "
+            f"token, pseudo-perplexity {metrics['pseudo_perplexity']:.2f} a token"
+        )
+
+    def pseudo_perplexity(self, model: MaskedLM, rows: Sequence[np.ndarray]) -> float:
+        """exp of the mean of -log P(x_i | all other tokens of its row), over every token but start and end.
+
+        Source: Salazar et al., 2020.
+
+        Args:
+          model: any.
+          rows: token ids, each from start to end token and no longer than max_length.
+        """
+        length = max(len(row) for row in rows)
+        padded = [(np.pad(row, (0, length - len(row))), np.int32(len(row))) for row in rows]
+        total = sum(float(self._token_log_probs(model, row, size)) for row, size in padded)
+        return math.exp(-total / sum(len(row) - 2 for row in rows))
+
+    def fill(self, model: MaskedLM, text: str, count: int = 5) -> list[list[Guess]]:
+        """The `count` likeliest tokens for each `[MASK]` of a text, likeliest first.
+
+        Raises:
+          DataError: no gap, or more tokens than the model reads.
+        """
+        tokens = self._with_gaps(text, model.config.max_length)
+        length = 1 << (len(tokens) - 1).bit_length()  # few lengths, few programs
+        row = np.pad(np.asarray(tokens, np.int32), (0, max(0, min(length, model.config.max_length) - len(tokens))))
+        probabilities = np.asarray(self._probabilities(model, row, np.int32(len(tokens))))
+        guesses = []
+        for place in np.flatnonzero(np.asarray(tokens) == tokenizers.MASK_ID):
+            best = np.argsort(-probabilities[place], kind="stable")[:count]
+            guesses.append([Guess(self._text([i]), float(probabilities[place, i])) for i in best])
+        return guesses
+
+    def _with_gaps(self, text: str, limit: int) -> list[int]:
+        # A token of a byte-level BPE holds the blank before its word, and so does the gap.
+        parts = text.replace(" " + MASK_TEXT, MASK_TEXT).split(MASK_TEXT)
+        if len(parts) == 1:
+            raise DataError(f"the text has no {MASK_TEXT} to fill in")
+        encoded = tokenizers.encode(self.tokenizer, parts)
+        tokens = [tokenizers.BOS_ID, *encoded[0]]
+        for part in encoded[1:]:
+            tokens += [tokenizers.MASK_ID, *part]
+        tokens.append(tokenizers.EOS_ID)
+        if len(tokens) > limit:
+            raise DataError(f"the text has {len(tokens)} tokens, and the model reads at most {limit}")
+        return tokens
+
+    def _rows(self, batches: Any, count: int) -> list[np.ndarray]:
+        """`count` rows, evenly spread over all, without padding."""
+        rows = []
+        for i in range(len(batches)):
+            batch = batches.batch(i)
+            rows += [row[:n] for row, n in zip(batch["tokens"], batch["lengths"], strict=True) if n > 2]
+        return [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+
+    def _filled(self, model: MaskedLM, row: np.ndarray) -> Filled:
+        """Some tokens of the row hidden, predicted, and as they were."""
+        hidden, masked = F.mask_tokens(
+            row[None],
+            jax.random.key(1),
+            mask_id=tokenizers.MASK_ID,
+            vocab_size=model.config.vocab_size,
+            special_ids=_SPECIAL_IDS,
+            rate=self.config.mask_rate,
+        )
+        masked = np.asarray(masked[0])
+        gaps = np.where(masked, tokenizers.MASK_ID, row)
+        best = np.asarray(self._probabilities(model, gaps, np.int32(len(row)))).argmax(-1)
+        predicted = np.where(masked, best, row)
+        shown = (self._text(part[1:-1]) for part in (predicted, row))
+        return Filled(self._with_marks(gaps[1:-1]), *shown)
+
+    def _with_marks(self, tokens: np.ndarray) -> str:
+        parts = np.split(tokens, np.flatnonzero(tokens == tokenizers.MASK_ID))
+        return "".join(
+            f" {MASK_TEXT}{self._text(part[1:])}" if len(part) and part[0] == tokenizers.MASK_ID else self._text(part)
+            for part in parts
+        )
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return tokenizers.decode(self.tokenizer, tokens, strip=False)
+
+
+def first_chosen(masked: Bool[Array, "B T"], count: int) -> tuple[Int[Array, "M"], Float[Array, "M"]]:
+    """Where the first `count` True values stand, flattened, and weights: 1 for them, 0 for what fills up."""
+    flat = masked.reshape(-1)
+    places = jnp.argsort(~flat, stable=True)[:count]
+    return places, flat[places].astype(jnp.float32)
+
+
+def _room(tokens: int, rate: float) -> int:
+    """Places for the chosen among `tokens`: the mean and eight standard deviations, in eights.
+
+    Of what is chosen beyond, which may happen where whole words are, the last are not predicted.
+    """
+    wanted = tokens * rate + 8 * math.sqrt(tokens * rate * (1 - rate))
+    return min(tokens, 8 * math.ceil(wanted / 8))
+
+
+def _token_log_probs(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]) -> Float[Array, ""]:
+    """The sum over the tokens of a row, but its first and last, of log P(token | the others)."""
+    T = row.shape[0]
+    place = jnp.arange(T)
+    hidden = jnp.where(jnp.eye(T, dtype=bool), tokenizers.MASK_ID, row)
+    states, _ = model.encoder(hidden, mask=F.AttentionMask(lengths=jnp.broadcast_to(size, T)))
+    logits = model.logits(model.transformed(states[place, place][None]))[0].astype(jnp.float32)
+    log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), row[:, None], axis=-1)[:, 0]
+    return jnp.where((place > 0) & (place < size - 1), log_probs, 0.0).sum()
+
+
+def _probabilities(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]) -> Float[Array, "T V"]:
+    return jax.nn.softmax(model(row[None], mask=F.AttentionMask(lengths=size[None]))[0].astype(jnp.float32))

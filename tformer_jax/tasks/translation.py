@@ -1,0 +1,201 @@
+"""Translation: an encoder-decoder under cross-entropy, judged by BLEU."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sacrebleu
+from jax import Array
+from jaxtyping import Float
+
+from .. import decoding
+from .. import functional as F
+from ..analysis.plots import plot_attention
+from ..config import ConfigError, TransformerConfig
+from ..data import files, pipelines, tokenizers
+from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
+from ..models import Transformer
+from .base import Evaluation, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
+
+_DECODING_TOKENS = 4096
+_PLOTTED_WORDS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslationConfig(VocabularyLossConfig):
+    """The `task` section of a translation experiment.
+
+    Attributes:
+      name: "translation".
+      label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
+      beam_size: hypotheses kept when translating; 1 is greedy search.
+      length_penalty: see `decoding.beam_search`.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
+    """
+
+    name: str = "translation"
+    label_smoothing: float = 0.1
+    beam_size: int = 4
+    length_penalty: float = 0.6
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_name(self.name, "translation")
+        if self.beam_size < 1:
+            raise ConfigError(f"task.beam_size must be at least 1, got {self.beam_size}")
+        if self.length_penalty < 0:
+            raise ConfigError(f"task.length_penalty must not be negative, got {self.length_penalty}")
+        if self.beam_size == 1 and self.length_penalty:
+            raise ConfigError("task.length_penalty ranks the hypotheses of a beam; with beam_size=1 it must be 0")
+
+
+class Sample(NamedTuple):
+    """A sentence, its reference, and what the model made of it."""
+
+    source: str
+    reference: str
+    translation: str
+
+
+class Translation(Task):
+    """An encoder-decoder `Transformer` under cross-entropy; evaluated by loss and BLEU.
+
+    A batch holds "source" [B S] and "target" [B T+1], from start to end token, with
+    "source_lengths" and "target_lengths" [B], or with "source_segments" and "target_segments"
+    where several pairs share a row.
+    """
+
+    Config, DataConfig, Model = TranslationConfig, TranslationDataConfig, Transformer
+
+    def __init__(self, config: TranslationConfig, tokenizers: Tokenizers):
+        self.config, self.tokenizers = config, tokenizers
+        plain = VocabularyLossConfig()
+        self._evaluation_loss = jax.jit(lambda model, batch: self._loss(model, batch, None, plain))
+
+    @classmethod
+    def restore(cls, config: TranslationConfig, directory: Path) -> "Translation":
+        return cls(config, Tokenizers.load(directory))
+
+    @classmethod
+    def load_data(cls, config: TranslationDataConfig, model: Mapping[str, Any], directory: Path) -> TranslationData:
+        return TranslationData(config, model.get("max_length", TransformerConfig.default("max_length")), directory)
+
+    @classmethod
+    def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:
+        return {"vocab_size": data.vocab_size, "source_vocab_size": data.source_vocab_size}
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        source, target = (tokenizer.get_vocab_size() for tokenizer in self.tokenizers)
+        shared = self.tokenizers.source is self.tokenizers.target
+        return {"vocab_size": target, "source_vocab_size": None if shared else source}
+
+    def loss(self, model: Transformer, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The smoothed training loss, a mean over target tokens, and how many they are."""
+        return self._loss(model, batch, key, self.config)
+
+    def _loss(self, model, batch, key, config: VocabularyLossConfig):
+        inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]
+        if "target_segments" in batch:
+            segments = batch["target_segments"]
+            # The last token of a segment has nothing to predict: what follows is another sentence.
+            weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+            masks = {"source_segments": batch["source_segments"], "target_segments": segments[:, :-1]}
+        else:
+            weights = jnp.arange(1, batch["target"].shape[1]) < batch["target_lengths"][:, None]
+            masks = {"source_mask": F.AttentionMask(lengths=batch["source_lengths"])}
+        weights = weights.astype(jnp.float32)
+        hidden, _ = model.hidden(batch["source"], inputs, **masks, key=key)
+        return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
+
+    def validate(self, model: Transformer, batches: pipelines.Buckets) -> dict[str, float]:
+        """Cross-entropy in nats per target token, without smoothing or dropout."""
+
+        def measure(i):
+            loss, weight = self._evaluation_loss(model, batches.batch(i))
+            return {"loss": loss}, weight
+
+        return weighted_means(measure, len(batches))
+
+    def evaluate(self, model: Transformer, data: TranslationData, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """Loss and BLEU of each split (pairs beyond the model's max_length are reported and left out)."""
+        pairs = {split: data.encode(split, data.max_length)[0] for split in splits}
+        # All at once: their sentences share batches and compiled programs.
+        translations = iter(self.translate(model, [pair.source for split in splits for pair in pairs[split]]))
+        evaluations = {}
+        for split in splits:
+            samples = [Sample(pair.source, pair.target, next(translations)) for pair in pairs[split]]
+            bleu = sacrebleu.BLEU()
+            score = bleu.corpus_score([s.translation for s in samples], [[s.reference for s in samples]]).score
+            numbers = self.validate(model, data.evaluation_batches(split))
+            metrics = numbers | {"bleu": score, "sentences": len(samples)}
+            evaluations[split] = Evaluation(metrics, f"signature {bleu.get_signature()}", samples)
+        return evaluations
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        return f"BLEU {metrics['bleu']:.2f}, loss {metrics['loss']:.4f} nats a token, {metrics['sentences']} sentences"
+
+    def translate(self, model: Transformer, texts: list[str]) -> list[str]:
+        """The translation of each text, in order.
+
+        Raises:
+          DataError: a text has more tokens than the model's max_length (says which and how many).
+        """
+        encoded, limit = self.tokenizers.encode_sources(texts), model.config.max_length
+        for number, ids in enumerate(encoded, 1):
+            if len(ids) > limit:
+                raise files.DataError(f"sentence {number} has {len(ids)} tokens, and the model reads at most {limit}")
+        translations = [""] * len(texts)
+        # By length, so that the sentences of a batch end at about the same step.
+        order = sorted((i for i in range(len(texts)) if encoded[i]), key=lambda i: len(encoded[i]))
+        if not order:
+            return translations
+        lengths = pipelines.ladder(len(encoded[order[-1]]), limit)
+        sides = ([encoded[i] for i in order],)
+        batches = pipelines.Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
+        for i in range(len(batches)):
+            _, examples = batches.indices(i)
+            tokens = np.asarray(self._search(model, batches.batch(i)))
+            for example, row in zip(examples, tokens[: len(examples)], strict=True):
+                translations[order[example]] = tokenizers.decode(self.tokenizers.target, row)
+        return translations
+
+    def _search(self, model: Transformer, batch: Any) -> Array:
+        source = batch["source"]
+        how = {
+            "source_mask": F.AttentionMask(lengths=batch["source_lengths"]),
+            # Room for half as much again and a few; more only feeds repetitions.
+            "max_length": min(model.config.max_length, 3 * source.shape[1] // 2 + 10),
+            "bos_id": tokenizers.BOS_ID,
+            "eos_id": tokenizers.EOS_ID,
+        }
+        if self.config.beam_size == 1:
+            return decoding.greedy_search(model, source, **how)
+        beam = {"beam_size": self.config.beam_size, "length_penalty": self.config.length_penalty, "num_results": 1}
+        return decoding.beam_search(model, source, **how, **beam).tokens[:, 0]
+
+    def plot(self, model: Transformer, evaluation: Evaluation, directory: Path) -> None:
+        """Writes attention.png: where each word of one translation looked in the source, last layer."""
+        sample = min(evaluation.samples, key=lambda s: abs(len(s.source.split()) - _PLOTTED_WORDS))
+        (source,), (target,) = (
+            self.tokenizers.encode_sources([sample.source]),
+            self.tokenizers.encode_targets([sample.translation]),
+        )
+        limit = model.config.max_length
+        arrays = (jnp.asarray([tokens[:limit]]) for tokens in (source, target[:-1]))
+        _, captured = model(*arrays, capture=("cross_attention_weights",))
+        weights = np.asarray(captured["decoder"]["cross_attention_weights"][-1, 0])
+        queries, keys = (
+            [tokenizer.decode([token]).strip() or "␣" for token in tokens]
+            for tokenizer, tokens in ((self.tokenizers.target, target[1:]), (self.tokenizers.source, source))
+        )
+        queries[-1] = "end"
+        plot_attention(
+            weights, queries, keys, "Cross-attention, last layer: a row per word written", directory / "attention.png"
+        )

@@ -1,0 +1,164 @@
+"""Image classification with a Vision Transformer; judged by accuracy."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float
+
+from .. import functional as F
+from ..config import ConfigError
+from ..data.classes import load_classes
+from ..data.image_data import ImageData, ImageDataConfig
+from ..data.images import read_images
+from ..models import VisionTransformer
+from .base import Evaluation, Task, check_name, weighted_means
+from .classification import Classified, ClassProbability, labelled_measures, ranked
+
+_SOME_CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageClassificationConfig:
+    """The `task` section of an image classification experiment; augmentation is of training alone.
+
+    Attributes:
+      name: "image_classification".
+      label_smoothing: of the training loss.
+      flip: images left to right, half of the time.
+      max_shift: pixels by which an image moves at most, in y and in x; see `functional.random_shift`.
+      mixup: the alpha of `functional.mixup`; 0: none.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
+    """
+
+    name: str = "image_classification"
+    label_smoothing: float = 0.0
+    flip: bool = False
+    max_shift: int = 0
+    mixup: float = 0.0
+
+    def __post_init__(self):
+        check_name(self.name, "image_classification")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ConfigError(f"task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if not isinstance(self.flip, bool):
+            raise ConfigError(f"task.flip must be True or False, got {self.flip!r}")
+        for name in ("max_shift", "mixup"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"task.{name} must not be negative, got {getattr(self, name)}")
+
+
+class ImageClassification(Task):
+    """A `VisionTransformer` under cross-entropy; evaluated by accuracy.
+
+    A batch holds "images" uint8 [B Y X C] and "labels" [B], -1 in rows that only fill up.
+    """
+
+    Config, DataConfig, Model = ImageClassificationConfig, ImageDataConfig, VisionTransformer
+    unit = "images"
+
+    def __init__(self, config: ImageClassificationConfig, classes: Sequence[str]):
+        self.config, self.classes = config, list(classes)
+        self._measure = jax.jit(self._measured)
+
+    @classmethod
+    def restore(cls, config: ImageClassificationConfig, directory: Path) -> "ImageClassification":
+        return cls(config, load_classes(directory))
+
+    @classmethod
+    def load_data(cls, config: ImageDataConfig, model: Mapping[str, Any], directory: Path) -> ImageData:
+        return ImageData(config, directory)
+
+    @classmethod
+    def planned_fields(cls, data: ImageDataConfig) -> dict[str, Any]:
+        return {"image_size": data.image_size, "num_channels": data.num_channels, "num_classes": _SOME_CLASSES}
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        return {"num_classes": len(self.classes)}
+
+    def loss(self, model: VisionTransformer, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss of augmented images, a mean, and how many they are."""
+        augment_key, dropout_key = jax.random.split(key)
+        classes, smoothing = len(self.classes), self.config.label_smoothing
+        targets = optax.smooth_labels(jax.nn.one_hot(batch["labels"], classes), smoothing)
+        images, targets = self._augmented(batch["images"].astype(jnp.float32) / 255, targets, augment_key)
+        logits = model(_centred(images), key=dropout_key).astype(jnp.float32)
+        loss = optax.softmax_cross_entropy(logits, targets)
+        return loss.mean(), jnp.float32(loss.size)
+
+    def _augmented(self, images: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+        """Images in [0, 1], and the targets that go with them."""
+        flip_key, shift_key, mix_key = jax.random.split(key, 3)
+        if self.config.flip:
+            images = F.random_flip(images, flip_key)
+        if self.config.max_shift:
+            images = F.random_shift(images, shift_key, self.config.max_shift)
+        if self.config.mixup:
+            images, targets = F.mixup(images, targets, mix_key, self.config.mixup)
+        return images, targets
+
+    def _measured(self, model, batch):
+        images = _centred(batch["images"].astype(jnp.float32) / 255)
+        return labelled_measures(model(images), batch["labels"])
+
+    def validate(self, model: VisionTransformer, batches: Any) -> dict[str, float]:
+        """Cross-entropy in nats per image, without augmentation, smoothing or dropout, and accuracy."""
+
+        def measure(i):
+            means, weight, _ = self._measure(model, batches.batch(i))
+            return means, weight
+
+        return weighted_means(measure, len(batches))
+
+    def evaluate(self, model: VisionTransformer, data: ImageData, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """Loss and accuracy of each split, and its mistakes."""
+        evaluations = {}
+        for split in splits:
+            batches = data.evaluation_batches(split)
+            metrics = self.validate(model, batches)
+            mistakes = self._mistakes(model, batches)
+            count = len(data.splits[split])
+            evaluations[split] = Evaluation(metrics | {"images": count}, "samples: the mistakes", mistakes)
+        return evaluations
+
+    def _mistakes(self, model: VisionTransformer, batches: Any) -> list[Classified]:
+        found = []
+        for i in range(len(batches)):
+            batch, examples = batches.batch(i), batches.indices(i)
+            best = np.asarray(self._measure(model, batch)[2]).argmax(-1)
+            rows = zip(examples, batch["labels"], best, strict=False)
+            found += [
+                Classified(f"image {e}", self.classes[label], self.classes[b]) for e, label, b in rows if label != b
+            ]
+        return found
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        numbers = f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats"
+        return f"{numbers}, {metrics['images']} images"
+
+    def classify(self, model: VisionTransformer, files: Sequence[Path]) -> list[list[ClassProbability]]:
+        """The classes of each image file, likeliest first.
+
+        Raises:
+          DataError: a file that is no image, by its name.
+        """
+        config, results = model.config, []
+        for file in files:
+            image = read_images([file], config.image_size, config.num_channels)
+            batch = {"images": image, "labels": np.int32([0])}
+            results.append(ranked(self.classes, np.asarray(self._measure(model, batch)[2][0])))
+        return results
+
+
+def _centred(images: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:
+    """From [0, 1] to [-1, 1]."""
+    return 2 * images - 1
