@@ -1,0 +1,360 @@
+"""The Vision Transformer: equation 15, pooling, positions, other resolutions, refusals."""
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import oracles
+import pytest
+from flax import nnx
+from support import assert_close, equations, fill, normal, quick_jit, with_leaf
+
+import tformer_jax.functional as F
+from tformer_jax import TransformerConfig, models
+from tformer_jax.config import ConfigError
+
+IMAGES = normal(7, 2, 8, 8, 3)
+
+
+def vit_config(**changes) -> TransformerConfig:
+    """Four patches of 48 numbers."""
+    small = dict(image_size=8, patch_size=4, num_classes=5, d_model=8, num_heads=2, d_ff=12, num_layers=2)
+    return TransformerConfig(**(small | dict(norm_position="pre", dropout_rate=0.0) | changes))
+
+
+def vit(**changes) -> models.VisionTransformer:
+    return fill(lambda: models.VisionTransformer(vit_config(**changes), rngs=nnx.Rngs(0)))
+
+
+def run(function, *args):
+    return quick_jit(function)(*args)
+
+
+def start(model, images=IMAGES):
+    """The stream in front of the first layer: layers that add nothing hand it out."""
+    for block, names in (("attention", ("w_o", "b_o")), ("feed_forward", ("w2", "b2"))):
+        for name in names:
+            held = getattr(getattr(model.encoder.layers, block), name)
+            model = with_leaf(model, f"layers.{block}.{name}", jnp.zeros(held.shape))
+    return run(lambda model, images: model(images, capture=("residual",)), model, images)[1]["residual"][-1]
+
+
+def embedded(model, images=IMAGES):
+    """W_e Flatten(patch_i) + b_e, patch by patch and number by number."""
+    w, b = oracles.f64(model.patch_embedding.w[...]), oracles.f64(model.patch_embedding.b[...])
+    size, images, patches = model.config.patch_size, oracles.f64(images), []
+    for top in range(0, images.shape[1], size):
+        for left in range(0, images.shape[2], size):
+            numbers = [(top + y, left + x, c) for y in range(size) for x in range(size) for c in range(images.shape[3])]
+            patches.append(np.stack([images[(slice(None), *at)] for at in numbers], axis=1) @ w + b)
+    return np.stack(patches, axis=1)
+
+
+def sinusoids_2d(rows, columns, d_model):
+    """Half of the width for the row and half for the column."""
+    down, across = oracles.sinusoids(rows, d_model // 2), oracles.sinusoids(columns, d_model // 2)
+    return np.array([[*down[y], *across[x]] for y in range(rows) for x in range(columns)])
+
+
+# Equation 15 -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_patches_are_embedded_as_equation_15_says(num_channels):
+    """A patch's pixels are flattened in another order than its rows, columns, channels, or patches are."""
+    model, images = vit(num_channels=num_channels, positions="none", pooling="mean"), normal(0, 2, 8, 8, num_channels)
+    assert_close(start(model, images), embedded(model, images), 1e-5)
+
+
+def test_the_embedding_is_a_strided_convolution():
+    """The published models' convolution, of stride and width patch_size, has another result."""
+    model = vit(positions="none", pooling="mean")
+    w = model.patch_embedding.w[...].reshape(4, 4, 3, 8)
+    layout = ("NHWC", "HWIO", "NHWC")
+    wanted = jax.lax.conv_general_dilated(IMAGES, w, (4, 4), "VALID", dimension_numbers=layout)
+    assert_close(start(model), wanted.reshape(2, 4, 8) + model.patch_embedding.b[...], 1e-5)
+
+
+def test_learned_positions_are_added_to_every_token():
+    """The class token stands elsewhere, or has no position, or patches have another one's."""
+    model = vit(positions="learned")
+    table, token = oracles.f64(model.position_table[...]), oracles.f64(model.class_token[...])
+    assert table.shape == (5, 8)
+    stream = np.concatenate([np.tile(token, (2, 1, 1)), embedded(model)], axis=1)
+    assert_close(start(model), stream + table, 1e-5)
+
+
+def test_sinusoidal_positions_are_those_of_the_grid():
+    """Positions count patches in a line, or the class token gets one."""
+    model = vit(positions="sinusoidal", image_size=12)
+    images = normal(0, 2, 12, 12, 3)
+    got = start(model, images)
+    assert_close(got[:, 1:], embedded(model, images) + sinusoids_2d(3, 3, 8), 1e-5)
+    assert_close(got[:, 0], np.tile(model.class_token[...], (2, 1)), 1e-6)
+    assert model.position_table is None
+
+
+def test_the_embedding_norm_is_over_patch_and_position():
+    """`embedding_norm` does nothing, or leaves the positions or the class token out."""
+    model, plain = (vit(positions="learned", embedding_norm=norm) for norm in (True, False))
+    plain = with_leaf(plain, "position_table", model.position_table[...])
+    for name in ("patch_embedding.w", "patch_embedding.b", "class_token"):
+        plain = with_leaf(plain, name, leaf(model, name))
+    norm = model.embedding_norm
+    wanted = oracles.layer_norm(start(plain), oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.eps)
+    assert_close(start(model), wanted, 1e-5)
+
+
+def leaf(model, path):
+    for name in path.split("."):
+        model = getattr(model, name)
+    return model[...]
+
+
+# Pooling ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_the_classifier_reads_the_pooled_state(pooling):
+    """The class follows from a patch instead of the class token, from a stream without its last norm, or from a sum."""
+    model = vit(positions="learned", pooling=pooling)
+    logits, captured = run(lambda model: model(IMAGES, capture=("residual",)), model)
+    norm, stream = model.encoder.final_norm, oracles.f64(captured["residual"][-1])
+    assert stream.shape == (2, 5 if pooling == "cls" else 4, 8)
+    assert (model.class_token is None) == (pooling == "mean")
+    states = oracles.layer_norm(stream, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.eps)
+    pooled = states[:, 0] if pooling == "cls" else states.mean(1)
+    wanted = pooled @ oracles.f64(model.classifier.w[...]) + oracles.f64(model.classifier.b[...])
+    assert_close(logits, wanted, 1e-5)
+
+
+def test_every_patch_sees_every_other():
+    """A patch's state does not depend on a later one, or not on an earlier one."""
+    model, direction = vit(positions="none", pooling="mean", num_layers=1), normal(1, 8)
+
+    def scores(images, model):
+        return model(images, capture=("residual",))[1]["residual"][-1][0] @ direction
+
+    jacobian = run(jax.jacrev(scores), IMAGES[:1], model)[:, 0]
+    by_patch = np.abs(np.asarray(jacobian)).reshape(4, 2, 4, 2, 4, 3).max((2, 4, 5)).reshape(4, 4)
+    assert (by_patch > 1e-6).all()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize(("positions", "sees"), [("learned", True), ("sinusoidal", True), ("none", False)])
+def test_patches_in_another_order(positions, sees, pooling):
+    """With positions the order of patches says nothing, or without them it says something."""
+    model = vit(positions=positions, pooling=pooling, num_layers=1)
+    shuffled = F.unpatchify(F.patchify(IMAGES, 4)[:, jnp.array([2, 0, 3, 1])], 4, 8, 8)
+    first, second = jnp.split(run(lambda m: m(jnp.concatenate([IMAGES, shuffled])), model), 2)
+    if sees:
+        assert np.abs(first - second).max() > 1e-2
+    else:
+        assert_close(second, first, 1e-6)
+
+
+# Images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (16, 16, 3), (8, 12, 3), (8, 8, 1)])
+def test_images_of_another_shape_are_refused(shape):
+    """An image that the positions were not made for is broadcast, or what was wanted is not said."""
+    height, width, channels = shape
+    wanted = rf"must be \(8, 8, 3\) \(height, width, channels\), got \({height}, {width}, {channels}\)"
+    with pytest.raises(ValueError, match=wanted):
+        vit()(jnp.zeros((2, *shape)))
+
+
+def test_integers_are_taken_as_they_are(monkeypatch):
+    """Pixels of uint8 are scaled, wrapped, or lost: their logits are not those of the same numbers as floats.
+
+    Where types are checked, as in all tests but this, they are refused: the signature asks for floats.
+    """
+    model, images = vit(), np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    with pytest.raises(jaxtyping.TypeCheckError, match="images"):
+        model(jnp.asarray(images))
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    call = quick_jit(lambda model, images: model(images))
+    assert_close(call(model, jnp.asarray(images)), call(model, jnp.asarray(images, jnp.float32)), 1e-6)
+
+
+# Capture ---------------------------------------------------------------------------------------
+
+
+def test_captured_arrays_are_stacked_over_layers():
+    """Something that was asked for is missing, has another shape, or changes the logits."""
+    model, names = vit(num_layers=3), ("attention_weights", "residual")
+    plain, (logits, captured) = run(lambda m: [m(IMAGES), m(IMAGES, capture=names)], model)
+    shapes = jax.tree.map(jnp.shape, captured)
+    assert shapes == {"attention_weights": (3, 2, 2, 5, 5), "residual": (3, 2, 5, 8)}
+    assert_close(logits, plain, 1e-6)
+    np.testing.assert_allclose(captured["attention_weights"].sum(-1), 1.0, rtol=1e-5)
+
+
+def test_an_unknown_capture_is_refused_with_the_nearest():
+    """A misspelt capture is ignored."""
+    with pytest.raises(ValueError, match="'residuals'; did you mean 'residual'"):
+        vit()(IMAGES, capture=("residuals",))
+
+
+# Another resolution ----------------------------------------------------------------------------
+
+LARGER = normal(8, 2, 16, 16, 3)
+
+
+def parameters(model):
+    named = jax.tree_util.tree_leaves_with_path(model)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(value) for path, value in named}
+
+
+@pytest.fixture(params=["learned", "sinusoidal", "none"])
+def positions(request):
+    return request.param
+
+
+def test_a_model_resized_to_its_own_size_is_the_same(positions):
+    """Interpolation moves positions that are where they belong."""
+    model = vit(positions=positions)
+    same = model.resized(8)
+    assert same.config == model.config
+    call = quick_jit(lambda model: model(IMAGES))
+    assert_close(call(same), call(model), 1e-6)
+
+
+def test_resizing_changes_nothing_but_positions(positions):
+    """A parameter that has nothing to do with resolution is drawn anew or lost."""
+    model = vit(positions=positions)
+    before, after = parameters(model), parameters(model.resized(16))
+    assert before.keys() == after.keys()
+    for name in before:
+        if not name.startswith("position_table"):
+            np.testing.assert_array_equal(after[name], before[name], name)
+
+
+def test_resizing_leaves_the_original_as_it_was(positions):
+    """The model at the old size is changed: its config, its table, or what it says."""
+    model = vit(positions=positions)
+    config, before = model.config, parameters(model)
+    other = model.resized(16)
+    assert other.config.image_size == 16
+    assert model.config == config and model.config.image_size == 8
+    for name, value in parameters(model).items():
+        np.testing.assert_array_equal(value, before[name], name)
+    with pytest.raises(ValueError, match=r"must be \(8, 8, 3\)"):
+        model(LARGER)
+    with pytest.raises(ValueError, match=r"must be \(16, 16, 3\)"):
+        other(IMAGES)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_learned_positions_are_interpolated_as_a_grid(pooling):
+    """Positions are interpolated along a line, with the class token's among them, or transposed."""
+    model = vit(positions="learned", pooling=pooling)
+    old, new = (np.asarray(m.position_table[...]) for m in (model, model.resized(16)))
+    first = len(old) - 4
+    assert new.shape == (first + 16, 8)
+    np.testing.assert_array_equal(new[:first], old[:first])
+    wanted = oracles.resize_grid(old[first:].reshape(2, 2, 8), 4, 4)
+    assert_close(new[first:], wanted.reshape(16, 8), 1e-5)
+
+
+def test_sinusoidal_positions_are_interpolated_from_the_trained_grid():
+    """A larger image gets positions that the model has never seen: 0, 1, 2, 3 instead of 0 .. 1 in smaller steps."""
+    model = vit(positions="sinusoidal", pooling="mean")
+    wanted = oracles.resize_grid(sinusoids_2d(2, 2, 8).reshape(2, 2, 8), 4, 4).reshape(16, 8)
+    assert_close(start(model.resized(16), LARGER), embedded(model, LARGER) + wanted, 1e-5, "larger")
+    again = model.resized(16).resized(12).resized(8)
+    assert_close(start(again), embedded(model) + sinusoids_2d(2, 2, 8), 1e-5, "and back")
+
+
+def test_a_resized_model_classifies_larger_images(positions):
+    """The resized model does not run, or its class depends on resolution where there is nothing more to see.
+
+    All patches and all positions are alike: four or sixteen of them have the same mean.
+    """
+    model = vit(positions=positions, pooling="mean")
+    if positions == "learned":
+        model = with_leaf(model, "position_table", jnp.tile(normal(0, 1, 8), (4, 1)))
+    patch = normal(1, 2, 4, 4, 3)
+    small, large = (jnp.tile(patch, (1, times, times, 1)) for times in (2, 4))
+    logits = run(lambda m: m(small), model), run(lambda m: m(large), model.resized(16))
+    assert logits[1].shape == (2, 5)
+    if positions == "sinusoidal":  # these are not alike
+        assert np.isfinite(logits[1]).all()
+    else:
+        assert_close(logits[1], logits[0], 1e-5)
+
+
+def test_a_size_that_patches_do_not_divide_is_refused():
+    """A model is resized to images that it cannot cut."""
+    with pytest.raises(ConfigError, match="patch_size=4 must divide image_size=10"):
+        vit().resized(10)
+
+
+# Configs, dropout and precision ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocab_size", 13),
+        ("max_length", 16),
+        ("window", 4),
+        ("num_decoder_layers", 2),
+        ("share_embeddings", False),
+        ("tie_output", False),
+        ("scale_embeddings", False),
+        ("num_token_types", 2),
+        ("output_softcap", 30.0),
+        ("pooler", True),
+    ],
+)
+def test_what_has_no_meaning_is_refused_by_name(field, value):
+    """A field that the model never reads is set, and nothing happens."""
+    with pytest.raises(ConfigError, match=f"{field} is not for VisionTransformer but for "):
+        vit(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["image_size", "patch_size", "num_classes"])
+def test_what_is_missing_is_named(field):
+    """A model is built without a size that it needs, and fails far from the reason."""
+    with pytest.raises(ConfigError, match=f"VisionTransformer needs {field}"):
+        vit(**{field: None})
+
+
+@pytest.mark.parametrize("scheme", ["rotary", "alibi", "relative"])
+def test_positions_of_texts_are_refused(scheme):
+    """Patches are taken for a line of tokens."""
+    with pytest.raises(ConfigError, match=f"positions of VisionTransformer must be .*, got '{scheme}'"):
+        vit(positions=scheme)
+
+
+def test_dropout_follows_the_key():
+    """The model drops without a key, does not drop with one, or drops the same with another."""
+    model = vit(dropout_rate=0.5, num_layers=1)
+    drop = quick_jit(lambda model, key: model(IMAGES, key=key))
+    first, again, second = (drop(model, jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, second)
+    jaxpr = jax.make_jaxpr(lambda model: model(IMAGES))(model)
+    assert not any(e.primitive.name == "random_bits" for e in equations(jaxpr))
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_computation_and_logits_follow_the_policy(positions):
+    """`compute=bfloat16` leaves the stream in float32 (float32 images or positions win), or takes the logits along."""
+    model = vit(precision="compute=bfloat16", positions=positions)
+    logits, captured = jax.eval_shape(lambda m: m(IMAGES, capture=("residual",)), model)
+    assert captured["residual"].dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [("vit_ti16", 5.7e6), ("vit_s16", 22e6), ("vit_b16", 86.6e6), ("vit_b32", 88.2e6), ("vit_l16", 304.3e6)],
+)
+def test_presets_have_the_published_number_of_parameters(preset, published):
+    """A published model is built with another width, depth, patch or head."""
+    config = TransformerConfig.preset(preset)
+    model = jax.eval_shape(lambda: models.VisionTransformer(config, rngs=nnx.Rngs(0)))
+    assert abs(sum(x.size for x in jax.tree.leaves(model)) / published - 1) < 0.01
