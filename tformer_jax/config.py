@@ -268,6 +268,8 @@ class TransformerConfig:
                 raise ConfigError(f"{model} needs {name}")
         if model == "VisionTransformer" and self.positions not in ("learned", "sinusoidal", "none"):
             raise ConfigError(f"positions of {model} must be 'learned', 'sinusoidal' or 'none', got {self.positions!r}")
+        if model == "VisionTransformer" and self.positions == "sinusoidal" and self.d_model % 4:
+            raise ConfigError(f"2-D positions='sinusoidal' needs d_model divisible by 4, got {self.d_model}")
 
     @classmethod
     def fields_of(cls, model: str) -> list[str]:

@@ -12,7 +12,8 @@ _GPT2 = dict(
     dropout_rate=0.1, attention_dropout_rate=0.1, init_std=0.02, scale_residual_init=True,
 )  # fmt: skip
 
-# Touvron et al., 2023 (Llama 2), and Grattafiori et al., 2024 (Llama 3: larger vocabulary, GQA throughout).
+# Touvron et al., 2023 (Llama 2), and Grattafiori et al., 2024 (Llama 3: larger vocabulary, GQA throughout). The
+# small ones have the shapes of Llama 3.2, without the rotary scaling that takes it beyond 8,192 tokens.
 _LLAMA2 = dict(
     vocab_size=32_000, d_model=4096, num_heads=32, d_ff=11_008, num_layers=32, activation="silu", gated=True,
     norm="rms", norm_position="pre", use_bias=False, positions="rotary", max_length=4096,

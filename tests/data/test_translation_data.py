@@ -233,6 +233,19 @@ def test_a_row_is_a_limit_too(make):
     assert any(line.startswith(f"{len(long)} of 46 train pairs exceed 20 tokens") for line in data.report)
 
 
+def test_a_source_row_has_its_share_and_longer_sources_are_left_out(make, write):
+    """One long source would make every source row as long as itself, most of it padding."""
+    long = "qwertzuiopasdfghjklyxcvbnm"
+    lines = [f"{i:02}\tein Satz mit Wort {i:02}\n" for i in range(60)]
+    file = write("long.tsv", "".join(lines) + f"{long}\tkurz\n")
+    data = make(tsv_file=str(file), row_length=60, batching="packed", num_buckets=None, test_size=1, validation_size=1)
+    assert long in [pair.source for pair in data.splits["train"]]
+    batches = data.train_batches()
+    assert batches.lengths[0] < len(long)
+    assert len(batches.sequences[0]) == len(batches.sequences[1]) == 58
+    assert f"1 of 59 train pairs exceed {batches.lengths[0]} source tokens and are left out" in data.report
+
+
 def test_what_is_too_long_is_reported_once(make):
     """Every evaluation would repeat the line."""
     data = make(max_length=20)

@@ -12,13 +12,13 @@ def plot_loss(rows: Sequence[dict[str, float]], file: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for name, label, style in (
-        ("loss", "training (smoothed labels, dropout)", "-"),
+        ("loss", "training (with dropout, smoothing, augmentation)", "-"),
         ("validation_loss", "validation", "o-"),
     ):
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.2, markersize=3.5)
-    axes.set(xlabel="step", ylabel="nats per target token", title="Loss")
+    axes.set(xlabel="step", ylabel="nats", title="Loss")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(file, dpi=150)

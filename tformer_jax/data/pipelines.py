@@ -22,8 +22,8 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
     Args:
       pairs: all of them.
       by: "group" holds out whole documents (components, books); "sentence" holds out single
-        source sentences, with all their translations; "both" does the first and then, as a
-        second test split "test_sentences", the second: unseen documents beside unseen
+        source sentences, with all their translations; "both" does the first and then, as splits
+        "validation_sentences" and "test_sentences", the second: unseen documents beside unseen
         sentences of documents that were seen.
       validation_size, test_size: at least this many pairs each, as whole groups come.
       seed: decides the order in which groups are taken, by a hash, so that one more pair
@@ -33,9 +33,10 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
       DataError: no pair would be left to train on, or groups are asked of pairs without any.
     """
     if by == "both":
-        splits = split_pairs(pairs, by="group", validation_size=validation_size, test_size=test_size, seed=seed)
-        sentences = split_pairs(splits["train"], by="sentence", validation_size=0, test_size=test_size, seed=seed)
-        return splits | {"train": sentences["train"], "test_sentences": sentences["test"]}
+        sizes = {"validation_size": validation_size, "test_size": test_size}
+        splits = split_pairs(pairs, by="group", **sizes, seed=seed)
+        sentences = split_pairs(splits.pop("train"), by="sentence", **sizes, seed=seed)
+        return {"train": sentences.pop("train"), **splits} | {f"{n}_sentences": part for n, part in sentences.items()}
     if by == "group" and any(pair.group is None for pair in pairs):
         raise DataError("these pairs have no groups; split them by 'sentence'")
     groups: dict[str, list[Pair]] = {}

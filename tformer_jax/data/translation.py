@@ -26,7 +26,7 @@ class TranslationDataConfig:
       source_file, target_file: two line-aligned text files; with source="files".
       tsv_file: or one file of source, tab, target; with source="files".
       split: hold out whole documents ("group"), single sentences ("sentence"), or test on each
-        ("both": splits "test" and "test_sentences"); see `pipelines.split_pairs`.
+        ("both": two of each); see `pipelines.split_pairs`.
       validation_size, test_size: pairs to hold out, at least.
       seed: of split, packing and shuffling.
       vocab_size: of the BPE that is trained on the training split.
@@ -35,7 +35,8 @@ class TranslationDataConfig:
       batching: "buckets" (a row a pair, rows of like length together) or "packed" (several pairs
         to a row: less padding and one compiled program, for short sentences).
       num_buckets: with batching="buckets".
-      row_length: target tokens in a row, with batching="packed"; longer pairs are left out.
+      row_length: target tokens in a row, with batching="packed"; source rows have as many more or
+        less as their share of all tokens, and pairs that are longer are left out.
 
     Raises:
       ConfigError: a value that cannot be, or goes with another one, by the field's name.
@@ -132,7 +133,7 @@ class TranslationData:
     """The splits of one experiment, its tokenizers, and the batches of both.
 
     Attributes:
-      splits: pairs of text by split: train, validation, test (and test_sentences).
+      splits: pairs of text by split: train, validation, test (and two more, with split="both").
       tokenizers: trained on the training split, or read from where they were saved.
       report: what a person should know of the data, a line each.
     """
@@ -169,7 +170,11 @@ class TranslationData:
         limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
         _, source, target = self.encode("train", limit)
         if config.batching == "packed":
-            lengths = (_source_row(source, target, limit), limit + 1)
+            source_row = _source_row(source, target, limit)
+            kept = [i for i, tokens in enumerate(source) if len(tokens) <= source_row]
+            self._say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
+            source, target = [source[i] for i in kept], [target[i] for i in kept]
+            lengths = (source_row, limit + 1)
             rows = max(1, config.batch_tokens // (config.row_length * rows_multiple)) * rows_multiple
             batches = pipelines.Packed((source, target), _NAMES, lengths, rows, config.seed, tokenizers.PAD_ID)
         else:
@@ -199,11 +204,13 @@ class TranslationData:
         fits = [max(len(s), len(t)) <= limit for s, t in zip(source, target, strict=True)]
         if not any(fits):
             raise DataError(f"none of the {len(pairs)} {split} pairs fits into {limit} tokens a side")
-        if not all(fits):
-            line = f"{fits.count(False)} of {len(pairs):,} {split} pairs exceed {limit} tokens a side and are left out"
-            if line not in self.report:
-                self.report.append(line)
+        self._say_left_out(split, fits.count(False), f"{limit} tokens a side")
         return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (pairs, source, target))
+
+    def _say_left_out(self, split: str, count: int, limit: str) -> None:
+        line = f"{count} of {len(self.splits[split]):,} {split} pairs exceed {limit} and are left out"
+        if count and line not in self.report:
+            self.report.append(line)
 
 
 def _buckets(source, target, lengths, batch_tokens: int, seed: int | None, rows_multiple: int = 1):
@@ -212,6 +219,6 @@ def _buckets(source, target, lengths, batch_tokens: int, seed: int | None, rows_
 
 
 def _source_row(source, target, row_length: int) -> int:
-    """A source row as long as its share of the tokens, and 5 % for uneven packing; long enough for each."""
+    """A source row as long as its share of the tokens, and 5 % for uneven packing."""
     share = sum(map(len, source)) / sum(map(len, target))
-    return max(max(map(len, source)), math.ceil(1.05 * share * row_length))
+    return math.ceil(1.05 * share * row_length)

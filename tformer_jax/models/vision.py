@@ -54,12 +54,15 @@ class VisionTransformer(nnx.Module):
 
         Raises:
           ValueError: images of another size or number of channels.
+          TypeError: pixels that are not floats.
         """
         check_captures(capture, CAPTURES)
         config = self.config
         wanted = (config.image_size, config.image_size, config.num_channels)
         if images.shape[1:] != wanted:
             raise ValueError(f"images must be {wanted} (height, width, channels), got {images.shape[1:]}")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise TypeError(f"images must be floats, scaled as the model was trained on them, got {images.dtype}")
         embed_key, layers_key = split_key(key, 2)
         patches = F.patchify(images.astype(config.dtypes.compute), config.patch_size)
         x = self._start(self.patch_embedding(patches))
