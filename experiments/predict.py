@@ -1,13 +1,21 @@
-"""Translates with a run's newest checkpoint: one text, or a file of one sentence a line.
+"""What a run's newest checkpoint makes of your input; what that means is the task's.
 
-python -m experiments.predict --workdir=runs/t1 --text="Failed to connect"
-python -m experiments.predict --workdir=runs/t1 --input=sentences.txt > translations.txt
+python -m experiments.predict --workdir=runs/translation --text="Failed to connect"
+python -m experiments.predict --workdir=runs/translation --input=sentences.txt > translations.txt
+python -m experiments.predict --workdir=runs/language --text="My fellow citizens," --top_p=0.9 --seed=1
+python -m experiments.predict --workdir=runs/masked --text="The [MASK] of the United States"
+python -m experiments.predict --workdir=runs/sentiment --text="A waste of two hours."
+python -m experiments.predict --workdir=runs/vision --image=seven.png --image=nine.png
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 from absl import flags
 
+from tformer_jax import decoding, tasks
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import read_lines
 from tformer_jax.training.experiment import load_run
@@ -15,17 +23,107 @@ from tformer_jax.training.run import Run
 
 from . import cli
 
-TEXT = flags.DEFINE_string("text", None, "A sentence to translate.")
-INPUT = flags.DEFINE_string("input", None, "A UTF-8 file of sentences, one a line.")
+TEXT = flags.DEFINE_string("text", None, "A sentence, the beginning of a text, or a text with [MASK] in it.")
+INPUT = flags.DEFINE_string("input", None, "A UTF-8 file of such texts, one a line.")
+IMAGE = flags.DEFINE_multi_string("image", None, "An image file; may be repeated.")
+TOP = flags.DEFINE_integer("top", 5, "How many classes or tokens to show, likeliest first.", lower_bound=1)
+MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 100, "How far to go on with a text.", lower_bound=1)
+GREEDY = flags.DEFINE_boolean("greedy", False, "Always the most probable token, rather than a draw.")
+TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "Of the draw; see decoding.sampling for this and what follows.")
+TOP_K = flags.DEFINE_integer("top_k", None, "Draw from the k most probable tokens alone.")
+TOP_P = flags.DEFINE_float("top_p", None, "Draw from the fewest tokens that have this probability together.")
+MIN_P = flags.DEFINE_float("min_p", None, "Draw from tokens that have this share of the highest probability.")
+REPETITION_PENALTY = flags.DEFINE_float("repetition_penalty", None, "Above 1 makes tokens rarer that stand there.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the draw.")
+SLIDE = flags.DEFINE_boolean("slide", False, "Of a text that is too long, read the end.")
+
+_DRAW = ("temperature", "top_k", "top_p", "min_p", "seed")
+_CONTINUE = ("max_new_tokens", "greedy", "repetition_penalty", "slide", *_DRAW)
 
 
 def main() -> None:
+    _, task, model = load_run(Run.open(cli.WORKDIR.value))
+    predict, understood = _PREDICTIONS[type(task)]
+    known = {name for _, names in _PREDICTIONS.values() for name in names}
+    for name in sorted(known - set(understood)):
+        if flags.FLAGS[name].present:
+            raise ConfigError(f"--{name} has no meaning for {task.config.name}")
+    predict(task, model)
+
+
+def _texts() -> list[str]:
     if (TEXT.value is None) == (INPUT.value is None):
         raise ConfigError("give --text or --input")
-    texts = [TEXT.value] if INPUT.value is None else read_lines(Path(INPUT.value))
-    _, task, model = load_run(Run.open(cli.WORKDIR.value))
-    for translation in task.translate(model, texts):
+    return [TEXT.value] if INPUT.value is None else read_lines(Path(INPUT.value))
+
+
+def _translate(task: tasks.Translation, model: Any) -> None:
+    for translation in task.translate(model, _texts()):
         print(translation.replace("\n", " "))  # one line a sentence, whatever the model writes
+
+
+def _continue(task: tasks.LanguageModelling, model: Any) -> None:
+    """To the terminal as it comes."""
+    for text in _texts():
+        print(text, end="", flush=True)
+        try:
+            for piece in task.continue_text(
+                model,
+                text,
+                max_new_tokens=MAX_NEW_TOKENS.value,
+                sampler=_sampler(),
+                key=jax.random.key(SEED.value),
+                slide=SLIDE.value,
+            ):
+                print(piece, end="", flush=True)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        print(flush=True)
+
+
+def _sampler() -> decoding.Sampler:
+    if not GREEDY.value:
+        filters = {"top_k": TOP_K.value, "top_p": TOP_P.value, "min_p": MIN_P.value}
+        penalty = REPETITION_PENALTY.value
+        return decoding.sampling(temperature=TEMPERATURE.value, repetition_penalty=penalty, **filters)
+    for name in _DRAW:
+        if flags.FLAGS[name].present:
+            raise ConfigError(f"--{name} has no meaning with --greedy")
+    return decoding.greedy(repetition_penalty=REPETITION_PENALTY.value)
+
+
+def _fill(task: tasks.MaskedLanguageModelling, model: Any) -> None:
+    for text in _texts():
+        for number, guesses in enumerate(task.fill(model, text, TOP.value), 1):
+            print(
+                f"{tasks.MASK_TEXT} {number}: " + "  ".join(f"{g.token.strip()} {g.probability:.3f}" for g in guesses)
+            )
+
+
+def _classify_texts(task: tasks.TextClassification, model: Any) -> None:
+    texts = _texts()
+    _print_ranked(texts, task.classify(model, texts))
+
+
+def _classify_images(task: tasks.ImageClassification, model: Any) -> None:
+    if not IMAGE.value:
+        raise ConfigError("give --image")
+    _print_ranked(IMAGE.value, task.classify(model, [Path(file) for file in IMAGE.value]))
+
+
+def _print_ranked(inputs: list[str], results: list[list[Any]]) -> None:
+    for given, classes in zip(inputs, results, strict=True):
+        print("  ".join(f"{c.name} {c.probability:.3f}" for c in classes[: TOP.value]) + f"\t{given}")
+
+
+# For each task: what to do, and the flags that it understands.
+_PREDICTIONS: dict[type, tuple[Callable[[Any, Any], None], tuple[str, ...]]] = {
+    tasks.Translation: (_translate, ("text", "input")),
+    tasks.LanguageModelling: (_continue, ("text", "input", *_CONTINUE)),
+    tasks.MaskedLanguageModelling: (_fill, ("text", "input", "top")),
+    tasks.TextClassification: (_classify_texts, ("text", "input", "top")),
+    tasks.ImageClassification: (_classify_images, ("image", "top")),
+}
 
 
 if __name__ == "__main__":

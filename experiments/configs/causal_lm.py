@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs.sections import FLOAT32, model_section, section
+from experiments.configs.sections import BFLOAT16, FLOAT32, model_section, section
 from tformer_jax.config import check_choice
 from tformer_jax.tasks import LanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
@@ -52,4 +52,37 @@ def _tiny() -> dict:
     }
 
 
-_PRESETS = {"tiny": _tiny}
+def _characters() -> dict:
+    config = _tiny()
+    config["data"].update(tokenizer="characters", vocab_size=None)
+    return config
+
+
+def _gpt2() -> dict:
+    """Radford et al., 2019: 512 rows of 1,024 tokens; the learning rate and steps are those of later reproductions."""
+    data = section(
+        LanguageModelling.DataConfig, source="files", path="openwebtext", vocab_size=50_257, row_length=1024,
+        batch_tokens=512 * 1024, validation_share=0.005, test_share=0.005, boundaries="stream",
+    )  # fmt: skip
+    return {
+        "task": section(LanguageModelling.Config, fused_loss=True),
+        "data": data,
+        "model": model_section(LanguageModelling, data, "gpt2", dropout_rate=0.0, attention_dropout_rate=0.0),
+        "optimizer": section(
+            OptimizerConfig,
+            name="adamw",
+            learning_rate=6e-4,
+            schedule="cosine",
+            warmup_steps=2000,
+            b2=0.95,
+            eps=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+        ),  # fmt: skip
+        "training": section(TrainingConfig, steps=600_000, evaluate_every=2000, log_every=100, accumulate=16),
+        "checkpoint": section(CheckpointConfig, every=2000, keep=5),
+        "precision": BFLOAT16,
+    }
+
+
+_PRESETS = {"tiny": _tiny, "characters": _characters, "gpt2": _gpt2}

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs.sections import FLOAT32, model_section, section
+from experiments.configs.sections import BFLOAT16, FLOAT32, model_section, section
 from tformer_jax.config import check_choice
 from tformer_jax.tasks import MaskedLanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
@@ -53,4 +53,31 @@ def _tiny() -> dict:
     }
 
 
-_PRESETS = {"tiny": _tiny}
+def _bert_base() -> dict:
+    """Devlin et al., 2018, appendix A.2: 256 rows of 512 tokens, a million steps. No next-sentence prediction."""
+    data = section(
+        MaskedLanguageModelling.DataConfig, source="files", path="corpus", vocab_size=30_522, row_length=512,
+        batch_tokens=256 * 512, validation_share=0.005, test_share=0.005,
+    )  # fmt: skip
+    return {
+        "task": section(MaskedLanguageModelling.Config, fused_loss=True),
+        "data": data,
+        "model": model_section(MaskedLanguageModelling, data, "bert_base", pooler=False, num_token_types=None),
+        "optimizer": section(
+            OptimizerConfig,
+            name="adamw",
+            learning_rate=1e-4,
+            schedule="linear",
+            warmup_steps=10_000,
+            b2=0.999,
+            eps=1e-6,
+            weight_decay=0.01,
+            clip_norm=1.0,
+        ),  # fmt: skip
+        "training": section(TrainingConfig, steps=1_000_000, evaluate_every=5000, log_every=100),
+        "checkpoint": section(CheckpointConfig, every=5000, keep=5),
+        "precision": BFLOAT16,
+    }
+
+
+_PRESETS = {"tiny": _tiny, "bert_base": _bert_base}

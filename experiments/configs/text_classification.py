@@ -18,8 +18,8 @@ def get_config(preset: str = "tiny") -> ConfigDict:
 
 def _tiny() -> dict:
     data = section(
-        TextClassification.DataConfig, source="movies", vocab_size=4000, validation_size=1000, test_size=1000, batch_tokens=1024,
-        num_buckets=2,
+        TextClassification.DataConfig, source="movies", vocab_size=4000, validation_size=1000, test_size=1000,
+        batch_tokens=1024, num_buckets=2,
     )  # fmt: skip
     model = {
         "d_model": 128,

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs.sections import FLOAT32, model_section, section
+from experiments.configs.sections import BFLOAT16, FLOAT32, model_section, section
 from tformer_jax.config import check_choice
 from tformer_jax.tasks import ImageClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
@@ -54,4 +54,55 @@ def _tiny() -> dict:
     }
 
 
-_PRESETS = {"tiny": _tiny}
+def _fashion() -> dict:
+    """60,000 images of clothes, as the IDX files of Debian's package dataset-fashion-mnist (or any others)."""
+    config = _tiny()
+    config["data"] = section(
+        ImageClassification.DataConfig, source="idx", path="/usr/share/datasets/fashion-mnist", image_size=28,
+        num_channels=1, validation_size=5000, batch_size=128,
+    )  # fmt: skip
+    config["task"].flip = True
+    config["training"].update(steps=10_000, evaluate_every=1000)
+    return config
+
+
+def _folders() -> dict:
+    """A folder for each class: path/CLASS/*.png. Set data.path; image_size is what images are resized to."""
+    config = _tiny()
+    config["data"] = section(
+        ImageClassification.DataConfig, source="folders", path="images", image_size=64, num_channels=3,
+        validation_size=500, test_size=1000, batch_size=64,
+    )  # fmt: skip
+    config["model"].patch_size = 8
+    config["task"].flip = True
+    return config
+
+
+def _imagenet() -> dict:
+    """ViT-S/16 from scratch, 90 epochs at batch 1,024 (Beyer et al., 2022); path/train, path/validation, path/test."""
+    data = section(
+        ImageClassification.DataConfig, source="folders", path="imagenet", image_size=224, num_channels=3,
+        batch_size=1024,
+    )  # fmt: skip
+    return {
+        "task": section(ImageClassification.Config, flip=True, max_shift=16, mixup=0.2),
+        "data": data,
+        "model": model_section(ImageClassification, data, "vit_s16", positions="sinusoidal", pooling="mean"),
+        "optimizer": section(
+            OptimizerConfig,
+            name="adamw",
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_steps=10_000,
+            b2=0.999,
+            eps=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+        ),  # fmt: skip
+        "training": section(TrainingConfig, steps=112_600, evaluate_every=5000, log_every=100),
+        "checkpoint": section(CheckpointConfig, every=5000, keep=5),
+        "precision": BFLOAT16,
+    }
+
+
+_PRESETS = {"tiny": _tiny, "fashion": _fashion, "folders": _folders, "imagenet": _imagenet}
