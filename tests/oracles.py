@@ -4,6 +4,7 @@ Nothing here comes from the library. Each gradient is itself checked against cen
 (`test_oracles_agree_with_central_differences` in tests/functional/test_attention.py and its siblings).
 """
 
+import functools
 import math
 
 import numpy as np
@@ -45,12 +46,14 @@ def mask_by_loops(
 # Attention -------------------------------------------------------------------------------------
 
 
-def attention_scores(q, k, mask=None, bias=None, scale=None):
-    """Q K^T * scale + bias, -inf where masked, [B N T S]; each key head serves N / K query heads in a row."""
+def attention_scores(q, k, mask=None, bias=None, scale=None, softcap=None):
+    """Q K^T * scale (capped by a tanh) + bias, -inf where masked, [B N T S]; a key head serves N / K query heads."""
     q, k = f64(q), f64(k)
     N, K, H = q.shape[2], k.shape[2], q.shape[3]
     k = np.repeat(k, N // K, axis=2)
     scores = np.einsum("btnh,bsnh->bnts", q, k) * (1 / math.sqrt(H) if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
     if bias is not None:
         scores = scores + f64(bias)
     if mask is not None:
@@ -58,40 +61,42 @@ def attention_scores(q, k, mask=None, bias=None, scale=None):
     return scores
 
 
-def attention_weights(q, k, mask=None, bias=None, scale=None):
+def attention_weights(q, k, mask=None, bias=None, scale=None, softcap=None):
     """softmax over the keys, [B N T S]; a row without any key is zero."""
-    scores = attention_scores(q, k, mask, bias, scale)
+    scores = attention_scores(q, k, mask, bias, scale, softcap)
     highest = scores.max(-1, keepdims=True)
     unnormalised = np.exp(scores - np.where(np.isinf(highest), 0, highest))
     total = unnormalised.sum(-1, keepdims=True)
     return np.divide(unnormalised, total, out=np.zeros_like(unnormalised), where=total > 0)
 
 
-def attention(q, k, v, mask=None, bias=None, scale=None, kept=None):
+def attention(q, k, v, mask=None, bias=None, scale=None, kept=None, softcap=None):
     """softmax(Q K^T / sqrt(d)) V, [B T N H]; `kept` [B N T S] multiplies the weights (dropout)."""
-    weights = attention_weights(q, k, mask, bias, scale) * (1 if kept is None else f64(kept))
+    weights = attention_weights(q, k, mask, bias, scale, softcap) * (1 if kept is None else f64(kept))
     v = np.repeat(f64(v), q.shape[2] // k.shape[2], axis=2)
     return np.einsum("bnts,bsnh->btnh", weights, v)
 
 
-def attention_gradients(q, k, v, d_out, mask=None, bias=None, scale=None, kept=None):
+def attention_gradients(q, k, v, d_out, mask=None, bias=None, scale=None, kept=None, softcap=None):
     """(dq, dk, dv, d_bias) of sum(d_out * attention(...)), by the chain rule.
 
     With P the softmax and W = P * kept the weights: dV = W^T dO; dW = dO V^T; dP = dW * kept;
-    dscores = P * (dP - sum_s P dP); dQ = scale * dscores K; dK = scale * dscores^T Q.
+    dscores = P * (dP - sum_s P dP); dQ = scale * dscores K; dK = scale * dscores^T Q, with
+    dscores * (1 - (capped / softcap)^2) for dscores where the scores are capped.
     d_bias has the shape of bias: summed over the axes that it broadcasts along.
     """
     q, k, v, d_out = f64(q), f64(k), f64(v), f64(d_out)
     N, K, H = q.shape[2], k.shape[2], q.shape[3]
     scale = 1 / math.sqrt(H) if scale is None else scale
     kept = 1.0 if kept is None else f64(kept)
-    P = attention_weights(q, k, mask, bias, scale)
+    P = attention_weights(q, k, mask, bias, scale, softcap)
     k_wide, v_wide = np.repeat(k, N // K, axis=2), np.repeat(v, N // K, axis=2)
     dv = np.einsum("bnts,btnh->bsnh", P * kept, d_out)
     dP = np.einsum("btnh,bsnh->bnts", d_out, v_wide) * kept
     d_scores = P * (dP - (P * dP).sum(-1, keepdims=True))
-    dq = np.einsum("bnts,bsnh->btnh", d_scores, k_wide) * scale
-    dk = np.einsum("bnts,btnh->bsnh", d_scores, q) * scale
+    slope = 1.0 if softcap is None else 1 - (attention_scores(q, k, None, None, scale, softcap) / softcap) ** 2
+    dq = np.einsum("bnts,bsnh->btnh", d_scores * slope, k_wide) * scale
+    dk = np.einsum("bnts,btnh->bsnh", d_scores * slope, q) * scale
     B, S = k.shape[:2]
     dk, dv = (x.reshape(B, S, K, N // K, H).sum(3) for x in (dk, dv))
     return dq, dk, dv, None if bias is None else unbroadcast(d_scores, np.shape(bias))
@@ -104,13 +109,13 @@ def unbroadcast(gradient, shape):
     return gradient.sum(axis=axes, keepdims=True).reshape(shape)
 
 
-def multi_head_attention(x, context, w_q, w_k, w_v, w_o, b_q=0, b_k=0, b_v=0, b_o=0, *, mask=None):
+def multi_head_attention(x, context, w_q, w_k, w_v, w_o, b_q=0, b_k=0, b_v=0, b_o=0, *, mask=None, softcap=None):
     """Concat(head_1 ... head_h) W_O with the heads side by side, as the paper writes it."""
     x, context = f64(x), f64(context)
     q = np.einsum("btd,dnh->btnh", x, f64(w_q)) + f64(b_q)
     k = np.einsum("bsc,ckh->bskh", context, f64(w_k)) + f64(b_k)
     v = np.einsum("bsc,ckh->bskh", context, f64(w_v)) + f64(b_v)
-    heads = attention(q, k, v, mask)
+    heads = attention(q, k, v, mask, softcap=softcap)
     concatenated = np.concatenate([heads[:, :, n] for n in range(heads.shape[2])], axis=-1)
     return concatenated @ f64(w_o).reshape(-1, np.shape(w_o)[-1]) + f64(b_o)
 
@@ -135,6 +140,12 @@ def layer_norm_gradients(x, gamma, d_out, eps):
     dx = (g - g.mean(-1, keepdims=True) - normed * (g * normed).mean(-1, keepdims=True)) / root
     leading = tuple(range(x.ndim - 1))
     return dx, (d_out * normed).sum(leading), d_out.sum(leading)
+
+
+def rms_norm(x, gamma, eps):
+    """x / sqrt(mean(x^2) + eps) * gamma."""
+    x = f64(x)
+    return x / np.sqrt((x * x).sum(-1, keepdims=True) / x.shape[-1] + eps) * f64(gamma)
 
 
 def relu(x):
@@ -172,6 +183,16 @@ def feed_forward_gradients(x, w1, b1, w2, b2, d_out):
     return d_before @ w1.T, rows.T @ flat, flat.sum(0), hidden.T @ d_rows, d_rows.sum(0)
 
 
+def gated_feed_forward(x, w_gate, w_up, w_down, b_gate=None, b_up=None, b_down=None, activation=silu):
+    """(activation(x W_gate + b_gate) * (x W_up + b_up)) W_down + b_down."""
+    b_gate, b_up, b_down = (0 if b is None else f64(b) for b in (b_gate, b_up, b_down))
+    hidden = activation(f64(x) @ f64(w_gate) + b_gate) * (f64(x) @ f64(w_up) + b_up)
+    return hidden @ f64(w_down) + b_down
+
+
+# Positions -------------------------------------------------------------------------------------
+
+
 def sinusoids(length, d_model, base=10_000.0):
     """PE(pos, 2i) = sin(pos / base^(2i/d)), PE(pos, 2i+1) = cos(the same angle), one number at a time."""
     table = np.zeros((length, d_model))
@@ -180,6 +201,171 @@ def sinusoids(length, d_model, base=10_000.0):
             angle = position / base ** ((column - column % 2) / d_model)
             table[position, column] = math.sin(angle) if column % 2 == 0 else math.cos(angle)
     return table
+
+
+def resize_grid(cells, height, width):
+    """Cubic convolution (Keys, 1981, a = -1/2) of [rows columns D], cut off at the border and normalised there."""
+
+    def kernel(x):
+        x = abs(x)
+        return 1.5 * x**3 - 2.5 * x**2 + 1 if x < 1 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
+
+    def weights(new, old):
+        table = np.array([[kernel((i + 0.5) * old / new - 0.5 - j) for j in range(old)] for i in range(new)])
+        return table / table.sum(1, keepdims=True)
+
+    rows, columns = weights(height, cells.shape[0]), weights(width, cells.shape[1])
+    return np.einsum("ij,kl,jld->ikd", rows, columns, f64(cells))
+
+
+def rotary(x, positions, base=10_000.0, layout="half"):
+    """Pair i of a head as a complex number, times exp(1j * position * base^(-2i / H)); x [B T N H]."""
+    x, H = f64(x), x.shape[-1]
+    positions = np.broadcast_to(f64(positions), x.shape[:2])[:, :, None]
+    out = np.empty_like(x)
+    for i in range(H // 2):
+        a, b = (i, i + H // 2) if layout == "half" else (2 * i, 2 * i + 1)
+        turned = (x[..., a] + 1j * x[..., b]) * np.exp(1j * positions * base ** (-2 * i / H))
+        out[..., a], out[..., b] = turned.real, turned.imag
+    return out
+
+
+def alibi_slopes(N):
+    """As in the code that Press et al. published."""
+    if math.log2(N).is_integer():
+        start = 2 ** (-(2 ** -(math.log2(N) - 3)))
+        return [start * start**i for i in range(N)]
+    below = 2 ** math.floor(math.log2(N))
+    return alibi_slopes(below) + alibi_slopes(2 * below)[0::2][: N - below]
+
+
+def t5_bucket(relative, bidirectional, num_buckets, max_distance):
+    """The bucket of one relative position; a logarithm within 10^-9 of a whole number counts as that number."""
+    if bidirectional:
+        num_buckets //= 2
+    later = num_buckets if bidirectional and relative > 0 else 0
+    distance = abs(relative) if bidirectional else max(-relative, 0)
+    exact = num_buckets // 2
+    if distance < exact:
+        return later + distance
+    steps = math.log(distance / exact) / math.log(max_distance / exact) * (num_buckets - exact)
+    return later + min(exact + math.floor(steps + 1e-9), num_buckets - 1)
+
+
+# Models ----------------------------------------------------------------------------------------
+
+ACTIVATIONS = {"relu": relu, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
+
+
+def places_in_segments(segments):
+    """Each token's distance from the start of its segment, one row at a time."""
+    places = np.zeros(np.shape(segments), int)
+    for row, ids in zip(places, np.asarray(segments), strict=True):
+        for t in range(1, len(ids)):
+            row[t] = row[t - 1] + 1 if ids[t] == ids[t - 1] else 0
+    return places
+
+
+def position_bias(config, query_pos, key_pos, table=None, bidirectional=False):
+    """What is added to the scores for positions [B T] and [B S]: [B N T S], or None."""
+    distances = np.asarray(key_pos)[:, None, :] - np.asarray(query_pos)[:, :, None]
+    if config.positions == "alibi":
+        return -np.array(alibi_slopes(config.num_heads))[:, None, None] * np.abs(distances)[:, None]
+    if config.positions == "relative":
+        limits = config.relative_buckets, config.relative_max_distance
+        bucket = np.vectorize(lambda d: t5_bucket(d, bidirectional, *limits))(distances)
+        return np.moveaxis(f64(table)[bucket], -1, 1)
+    return None
+
+
+def turned(config, x, positions):
+    """Heads under rotary positions; `rotary_scaling` shrinks the positions, or stretches the base."""
+    if config.positions != "rotary":
+        return x
+    base, positions, H = config.rotary_base, f64(positions), x.shape[-1]
+    if config.rotary_scaling == "linear":
+        positions = positions / config.rotary_factor
+    if config.rotary_scaling == "ntk":
+        base = base * config.rotary_factor ** (H / (H - 2))
+    return rotary(x, positions, base)
+
+
+def normed(held, config, x, name, kind=None):
+    """x under the norm `name`, of the config's kind unless told otherwise."""
+    if (kind or config.norm) == "rms":
+        return rms_norm(x, held[name + ".gamma"], config.norm_eps)
+    return layer_norm(x, held[name + ".gamma"], held[name + ".beta"], config.norm_eps)
+
+
+def self_attention(held, config, x, places, allowed, bias):
+    """Queries and keys are normed per head, then turned."""
+    heads = {}
+    for name in ("q", "k", "v"):
+        projected = np.einsum("btd,dnh->btnh", x, held[f"attention.w_{name}"]) + held.get(f"attention.b_{name}", 0)
+        if name != "v":
+            if config.qk_norm:
+                projected = normed(held, config, projected, f"attention.{name}_norm", "rms")
+            projected = turned(config, projected, places)
+        heads[name] = projected
+    mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, softcap=config.attention_softcap)
+    return np.einsum("btnh,nhd->btd", mixed, held["attention.w_o"]) + held.get("attention.b_o", 0)
+
+
+def position_wise(held, config, x):
+    """The feed-forward network, plain or gated."""
+    names = ("w_gate", "w1", "w2", "b_gate", "b1", "b2")
+    w_gate, w1, w2, b_gate, b1, b2 = (held.get(f"feed_forward.{name}") for name in names)
+    activation = ACTIVATIONS[config.activation]
+    if config.gated:
+        return gated_feed_forward(x, w_gate, w1, w2, b_gate, b1, b2, activation)
+    return feed_forward(x, w1, b1, w2, b2, activation)
+
+
+def causal_lm(weights, config, tokens, segments=None):
+    """Logits [B T V] of a causal language model.
+
+    `weights` are float64 arrays by their path in the model, those of layers with an axis of layers in
+    front; `config` is read for its fields alone.
+    """
+    tokens = np.asarray(tokens)
+    (B, T), D = tokens.shape, config.d_model
+    segments = np.zeros((B, T), int) if segments is None else np.asarray(segments)
+    places = places_in_segments(segments)
+    allowed = mask_by_loops(B, config.num_heads, T, T, causal=True, window=config.window, segments=segments)
+    bias = position_bias(config, places, places, weights.get("decoder.position_bias.table"))
+    scale = math.sqrt(D) if config.scale_embeddings else 1.0
+
+    x = weights["embedding.table"][tokens] * scale
+    if config.positions == "sinusoidal":
+        x = x + sinusoids(T, D)[places]
+    if config.positions == "learned":
+        x = x + weights["positions.table"][places] * scale
+    if config.embedding_norm:
+        x = normed(weights, config, x, "positions.norm")
+
+    for i in range(config.num_layers):
+        held = {k.removeprefix("decoder.layers."): v[i] for k, v in weights.items() if k.startswith("decoder.layers.")}
+        attended = functools.partial(self_attention, held, config, places=places, allowed=allowed, bias=bias)
+        fed = functools.partial(position_wise, held, config)
+        sublayers = (("attention_residual", attended), ("feed_forward_residual", fed))
+        if config.parallel_block:
+            inner = normed(held, config, x, "attention_residual.norm")
+            x = x + sum(sublayer(inner) for _, sublayer in sublayers)
+            continue
+        for name, sublayer in sublayers:
+            if config.norm_position == "post":
+                x = normed(held, config, x + sublayer(x), name + ".norm")
+            elif config.norm_position == "pre":
+                x = x + sublayer(normed(held, config, x, name + ".norm"))
+            else:
+                update = sublayer(normed(held, config, x, name + ".norm"))
+                x = x + normed(held, config, update, name + ".output_norm")
+
+    if config.norm_position != "post":
+        x = normed(weights, config, x, "decoder.final_norm")
+    logits = x @ (weights["embedding.table"].T if config.tie_output else weights["output.w"])
+    cap = config.output_softcap
+    return logits if cap is None else cap * np.tanh(logits / cap)
 
 
 # Losses ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import HealthCheck, settings
+from jax.extend.core import Literal
 
 from tformer_jax import TransformerConfig, models
 from tformer_jax.functional.kernels import blockwise
@@ -41,10 +42,20 @@ def normal(seed: int, *shape: int, scale: float = 1.0, dtype=jnp.float32) -> jax
     return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
-def tiny_config(**changes) -> TransformerConfig:
-    """Two layers, two heads, widths that differ from each other."""
-    small = dict(vocab_size=13, d_model=8, num_heads=2, d_ff=12, num_layers=2, max_length=16, dropout_rate=0.0)
-    return TransformerConfig(**(small | changes))
+_TEXT = dict(vocab_size=13, max_length=16)
+_TINY = {
+    "Transformer": _TEXT,
+    "CausalLM": _TEXT,
+    "MaskedLM": _TEXT,
+    "TextClassifier": _TEXT | dict(num_classes=3),
+    "VisionTransformer": dict(image_size=8, patch_size=4, num_classes=3),
+}
+
+
+def tiny_config(model: str = "Transformer", **changes) -> TransformerConfig:
+    """Two layers, two heads, widths that differ from each other; with the fields that the model needs."""
+    small = dict(d_model=8, num_heads=2, d_ff=12, num_layers=2, dropout_rate=0.0)
+    return TransformerConfig(**(small | _TINY[model] | changes))
 
 
 def fill(make, seed: int = 0):
@@ -58,9 +69,15 @@ def fill(make, seed: int = 0):
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(make))
 
 
+def tiny_model(model: str, seed: int = 0, **changes):
+    """A model of `tiny_config` by name, with random weights, biases and norms."""
+    config = tiny_config(model, **changes)
+    return fill(lambda: getattr(models, model)(config, rngs=nnx.Rngs(0)), seed)
+
+
 def tiny_transformer(seed: int = 0, **changes) -> models.Transformer:
-    """A `Transformer` of `tiny_config` with random weights, biases and norms."""
-    return fill(lambda: models.Transformer(tiny_config(**changes), rngs=nnx.Rngs(0)), seed)
+    """`tiny_model("Transformer")`."""
+    return tiny_model("Transformer", seed, **changes)
 
 
 def with_leaf(module, path: str, value):
@@ -80,6 +97,17 @@ def equations(jaxpr):
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
                 yield from equations(inner)
+
+
+def constants(jaxpr):
+    """Every array that a program holds as a constant: its text shows their shapes alone."""
+    yield from getattr(jaxpr, "consts", ())
+    for equation in equations(jaxpr):
+        held = [v.val for v in equation.invars if isinstance(v, Literal)]
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+        for array in held + [c for jaxpr in inner if _is_jaxpr(jaxpr) for c in getattr(jaxpr, "consts", ())]:
+            if np.ndim(array):
+                yield array
 
 
 def _is_jaxpr(x) -> bool:

@@ -11,7 +11,7 @@ from support import assert_close, block_sizes, equations, fill, normal, quick_ji
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models
 from tformer_jax.config import ConfigError
-from tformer_jax.models.masked_lm import mean_pooled
+from tformer_jax.models.text_classifier import mean_pooled
 
 TOKENS = jnp.array([[1, 5, 2, 9, 4, 8], [3, 3, 7, 0, 0, 0]])
 LENGTHS = jnp.array([6, 3])

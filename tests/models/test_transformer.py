@@ -59,8 +59,14 @@ def test_logits_depend_on_no_later_token(implementation, scan_unroll, norm_posit
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(), dict(norm_position="pre", num_kv_heads=1, attention_implementation="blockwise", positions="learned")],
-    ids=["plain", "pre, MQA, blockwise, learned"],
+    [
+        dict(),
+        dict(norm_position="pre", num_kv_heads=1, attention_implementation="blockwise", positions="learned"),
+        dict(norm_position="sandwich", positions="rotary", qk_norm=True, norm="rms", gated=True),
+        dict(positions="relative", attention_softcap=2.0, attention_implementation="blockwise"),
+        dict(positions="alibi", tie_output=False, embedding_norm=True),
+    ],
+    ids=["plain", "pre, MQA, blockwise, learned", "sandwich, rotary", "relative, blockwise", "alibi"],
 )
 def test_cached_logits_are_the_uncached_ones(changes):
     """Decoding in pieces gives other logits: a position, a mask or an entry of the cache is off."""
@@ -78,8 +84,9 @@ def test_cached_logits_are_the_uncached_ones(changes):
 
     whole, pieces, cache = run(both, model)
     assert_close(pieces, whole, 1e-5)
-    assert int(cache.length) == 6
-    for held in jax.tree.leaves(cache.keys_values):
+    np.testing.assert_array_equal(cache.history.lengths, 6)
+    np.testing.assert_array_equal(cache.history.positions[:, :6], np.tile(np.arange(6), (2, 1)))
+    for held in jax.tree.leaves(cache.history.keys_values):
         assert held.shape == (2, 2, 8, model.config.kv_heads, 4)
         np.testing.assert_array_equal(held[:, :, 6:], 0.0)
 

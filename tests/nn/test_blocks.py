@@ -11,45 +11,53 @@ from support import assert_close, fill, normal, quick_jit, tiny_config
 import tformer_jax.functional as F
 from tformer_jax import nn
 
-POSITIONS = ["post", "pre"]
+POSITIONS = ["post", "pre", "sandwich"]
 
 
 def parameters(attention):
     return [oracles.f64(p) for p in attention.params(jnp.float32)]
 
 
-def norm(residual, x):
-    return oracles.layer_norm(x, residual.norm.gamma[...], residual.norm.beta[...], residual.norm.eps)
+def norm(module, x):
+    return oracles.layer_norm(x, module.gamma[...], module.beta[...], module.eps)
 
 
-def sublayer(residual, x, function):
-    """LayerNorm(x + f(x)), or x + f(LayerNorm(x))."""
-    if residual.post:
-        return norm(residual, x + function(x))
-    return x + function(norm(residual, x))
+def sublayer(residual, x, function, norm_position):
+    """LayerNorm(x + f(x)), x + f(LayerNorm(x)), or x + LayerNorm'(f(LayerNorm(x)))."""
+    if norm_position == "post":
+        return norm(residual.norm, x + function(x))
+    update = function(norm(residual.norm, x))
+    return x + (norm(residual.output_norm, update) if norm_position == "sandwich" else update)
 
 
 def feed_forward(module, x):
     return oracles.feed_forward(x, *(oracles.f64(p[...]) for p in (module.w1, module.b1, module.w2, module.b2)))
 
 
-def encoder_layer(layer, x, allowed):
+def encoder_layer(layer, x, allowed, norm_position):
     """Equation 7."""
     mha = parameters(layer.attention)
-    x = sublayer(layer.attention_residual, x, lambda x: oracles.multi_head_attention(x, x, *mha, mask=allowed))
-    return sublayer(layer.feed_forward_residual, x, lambda x: feed_forward(layer.feed_forward, x))
+
+    def attend(x):
+        return oracles.multi_head_attention(x, x, *mha, mask=allowed)
+
+    x = sublayer(layer.attention_residual, x, attend, norm_position)
+    return sublayer(layer.feed_forward_residual, x, lambda x: feed_forward(layer.feed_forward, x), norm_position)
 
 
-def decoder_layer(layer, x, memory, allowed, memory_allowed):
+def decoder_layer(layer, x, memory, allowed, memory_allowed, norm_position):
     """Equation 9."""
     mha, cross = parameters(layer.attention), parameters(layer.cross_attention)
-    x = sublayer(layer.attention_residual, x, lambda x: oracles.multi_head_attention(x, x, *mha, mask=allowed))
-    x = sublayer(
-        layer.cross_attention_residual,
-        x,
-        lambda x: oracles.multi_head_attention(x, memory, *cross, mask=memory_allowed),
-    )
-    return sublayer(layer.feed_forward_residual, x, lambda x: feed_forward(layer.feed_forward, x))
+
+    def attend(x):
+        return oracles.multi_head_attention(x, x, *mha, mask=allowed)
+
+    def attend_memory(x):
+        return oracles.multi_head_attention(x, memory, *cross, mask=memory_allowed)
+
+    x = sublayer(layer.attention_residual, x, attend, norm_position)
+    x = sublayer(layer.cross_attention_residual, x, attend_memory, norm_position)
+    return sublayer(layer.feed_forward_residual, x, lambda x: feed_forward(layer.feed_forward, x), norm_position)
 
 
 @pytest.mark.parametrize("norm_position", POSITIONS)
@@ -59,9 +67,22 @@ def test_encoder_layer_is_equation_7(norm_position, kv_heads):
     config = tiny_config(norm_position=norm_position, num_kv_heads=kv_heads)
     layer = fill(lambda: nn.EncoderLayer(config, rngs=nnx.Rngs(0)))
     x, mask = normal(1, 2, 5, 8), F.AttentionMask(lengths=jnp.array([5, 2]))
-    out, captured = quick_jit(lambda layer, x: layer(x, mask=mask))(layer, x)
+    out, (keys, values), captured = quick_jit(lambda layer, x: layer(x, mask=mask))(layer, x)
     assert captured == {}
-    assert_close(out, encoder_layer(layer, oracles.f64(x), oracles.mask_by_loops(2, 2, 5, 5, lengths=[5, 2])), 1e-5)
+    assert keys.shape == values.shape == (2, 5, kv_heads, 4)
+    allowed = oracles.mask_by_loops(2, 2, 5, 5, lengths=[5, 2])
+    assert_close(out, encoder_layer(layer, oracles.f64(x), allowed, norm_position), 1e-5)
+
+
+def test_a_parallel_block_adds_both_sublayers_of_one_norm():
+    """The feed-forward network reads the stream after attention, or another norm (Wang & Komatsuzaki, 2021)."""
+    layer = fill(lambda: nn.EncoderLayer(tiny_config(parallel_block=True, norm_position="pre"), rngs=nnx.Rngs(0)))
+    x = normal(1, 2, 5, 8)
+    inner = norm(layer.attention_residual.norm, x)
+    attended = oracles.multi_head_attention(inner, inner, *parameters(layer.attention))
+    wanted = oracles.f64(x) + attended + feed_forward(layer.feed_forward, inner)
+    assert_close(quick_jit(lambda layer, x: layer(x)[0])(layer, x), wanted, 1e-5)
+    assert layer.feed_forward_residual is None
 
 
 @pytest.mark.parametrize("norm_position", POSITIONS)
@@ -81,36 +102,38 @@ def test_decoder_layer_is_equation_9(norm_position):
         oracles.f64(memory),
         oracles.mask_by_loops(2, 2, 4, 4, causal=True),
         oracles.mask_by_loops(2, 2, 4, 5, lengths=[5, 2]),
+        norm_position,
     )
     assert_close(quick_jit(run)(layer, x, memory), wanted, 1e-5)
 
 
 def stack_of(config, layers=3):
-    return fill(lambda: nn.Stack(nn.EncoderLayer, layers, config, rngs=nnx.Rngs(0)))
+    return fill(lambda: nn.Stack(nn.EncoderLayer, layers, config, rngs=nnx.Rngs(0), bidirectional=True))
 
 
 def run_stack(stack, x, key=None):
-    return stack(lambda layer, x, _, key: layer(x, key=key), x, key=key)[0]
+    return stack.self_attend(x, F.AttentionMask(), key=key, capture=())[0]
 
 
 @pytest.mark.parametrize("norm_position", POSITIONS)
 def test_the_stack_is_its_layers_in_order(norm_position):
-    """The scan skips, repeats or reorders layers; pre-norm has no final norm, or post-norm has one."""
+    """The scan skips, repeats or reorders layers; only post-norm, which ends in a norm, has no final one."""
     stack = stack_of(tiny_config(norm_position=norm_position))
     x = normal(0, 1, 4, 8)
     wanted = oracles.f64(x)
     for i in range(3):
-        wanted = encoder_layer(jax.tree.map(lambda leaf, i=i: leaf[i], stack.layers), wanted, None)
-    if norm_position == "pre":
-        final = stack.final_norm
-        wanted = oracles.layer_norm(wanted, final.gamma[...], final.beta[...], final.eps)
+        wanted = encoder_layer(jax.tree.map(lambda leaf, i=i: leaf[i], stack.layers), wanted, None, norm_position)
+    if norm_position == "post":
+        assert stack.final_norm is None
+    else:
+        wanted = norm(stack.final_norm, wanted)
     assert_close(quick_jit(run_stack)(stack, x), wanted, 1e-5)
 
 
 def test_every_layer_starts_with_its_own_parameters():
     """Layers share their initial weights: `vmap` over one key."""
-    stack = quick_jit(lambda: nn.Stack(nn.FeedForward, 3, tiny_config(), rngs=nnx.Rngs(0)))()
-    w1 = np.asarray(stack.layers.w1[...])
+    stack = quick_jit(lambda: nn.Stack(nn.EncoderLayer, 3, tiny_config(), rngs=nnx.Rngs(0), bidirectional=True))()
+    w1 = np.asarray(stack.layers.feed_forward.w1[...])
     assert w1.shape == (3, 8, 12)
     assert not np.allclose(w1[0], w1[1]) and not np.allclose(w1[1], w1[2])
 
@@ -136,10 +159,7 @@ def test_layers_drop_independently():
         module[...] = jnp.ones_like(module[...])  # each sublayer adds dropout(1): 0 or 2
 
     def streams(stack, x, key):
-        def body(layer, x, _, key):
-            return layer(x, key=key, capture=("residual",))
-
-        return stack(body, x, key=key)[1]["residual"]
+        return stack.self_attend(x, F.AttentionMask(), key=key, capture=("residual",))[1]["residual"]
 
     residual = np.asarray(quick_jit(streams)(stack, jnp.zeros((2, 8, 8)), jax.random.key(0)))
     first, second = residual[0], residual[1] - residual[0]

@@ -1,5 +1,6 @@
 """The small modules: initialisation, dtypes, and the pure function each of them calls."""
 
+import dataclasses
 import math
 
 import jax
@@ -12,52 +13,40 @@ from support import assert_close, fill, normal, quick_jit, tiny_config
 
 import tformer_jax.functional as F
 from tformer_jax import nn
-from tformer_jax.nn.layers import ACTIVATIONS, glorot, split_key
+from tformer_jax.nn.layers import ACTIVATIONS, kernel, split_key
 
 
 @pytest.mark.parametrize(("shape", "inputs", "fan"), [((30, 4, 8), 1, 62), ((30, 4, 8), 2, 128)])
 def test_glorot_is_uniform_within_the_limit_of_its_fans(shape, inputs, fan):
     """The limit is not sqrt(6 / (fan_in + fan_out)), heads and widths not counted together."""
-    kernel = np.asarray(quick_jit(lambda: glorot(tiny_config(), nnx.Rngs(0), shape, inputs)[...])())
+    drawn = np.asarray(quick_jit(lambda: kernel(tiny_config(), nnx.Rngs(0), shape, inputs)[...])())
     limit = math.sqrt(6 / fan)
-    assert kernel.shape == shape
-    assert 0.97 * limit < np.abs(kernel).max() <= limit
-    np.testing.assert_allclose(kernel.std(), limit / math.sqrt(3), rtol=0.05)
+    assert drawn.shape == shape
+    assert 0.97 * limit < np.abs(drawn).max() <= limit
+    np.testing.assert_allclose(drawn.std(), limit / math.sqrt(3), rtol=0.05)
 
 
-@pytest.mark.parametrize("scaled", [True, False])
-def test_embeddings_are_scaled_by_root_of_width(scaled):
-    """Section 3.4 of the paper: embeddings are not multiplied by sqrt(d_model), or always."""
-    embedding = fill(lambda: nn.Embedding(9, tiny_config(scale_embeddings=scaled), rngs=nnx.Rngs(0)))
-    tokens = jnp.array([[0, 8, 3], [3, 3, 1]])
-    wanted = oracles.f64(embedding.table[...])[np.asarray(tokens)] * (math.sqrt(8) if scaled else 1)
-    assert_close(embedding(tokens), wanted, 1e-6)
+def test_init_std_is_the_deviation_of_every_matrix():
+    """A matrix starts with another spread than `init_std`, or uniform."""
+    drawn = np.asarray(quick_jit(lambda: kernel(tiny_config(init_std=0.02), nnx.Rngs(0), (100, 50), 1)[...])())
+    np.testing.assert_allclose(drawn.std(), 0.02, rtol=0.05)
+    assert abs(drawn.mean()) < 0.001
+    assert np.abs(drawn).max() > 3 * 0.02  # a uniform one would end at 1.7 of them
 
 
-def test_embeddings_start_with_variance_one_over_width():
-    """Tied output logits start with a spread that is not of order 1."""
-    config = tiny_config(d_model=16)
-    table = np.asarray(quick_jit(lambda: nn.Embedding(500, config, rngs=nnx.Rngs(0)).table[...])())
-    np.testing.assert_allclose(table.std(), 1 / 4, rtol=0.05)
-    assert abs(table.mean()) < 0.01
+@pytest.mark.parametrize("init_std", [None, 0.5])
+def test_what_writes_to_the_residual_stream_starts_smaller(init_std):
+    """`scale_residual_init` divides by something else than sqrt(2 num_layers), or other matrices than w_o and w2."""
 
+    def matrices(scaled):
+        config = tiny_config(scale_residual_init=scaled, init_std=init_std, num_layers=8, gated=True)
+        modules = nn.Attention(config, rngs=nnx.Rngs(0)), nn.FeedForward(config, rngs=nnx.Rngs(1))
+        return {name: w[...] for module in modules for name, w in vars(module).items() if name.startswith("w")}
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
-def test_positions_are_added_from_the_table(positions):
-    """The vectors of other positions are added, or something else than the table."""
-    module = fill(lambda: nn.Positions(tiny_config(positions=positions), rngs=nnx.Rngs(0)))
-    table = oracles.sinusoids(16, 8) if positions == "sinusoidal" else oracles.f64(module.table[...])
-    x = normal(0, 2, 5, 8)
-    assert_close(module(x), oracles.f64(x) + table[:5], 1e-6, "from the start")
-    assert_close(module(x, 3 + jnp.arange(5)), oracles.f64(x) + table[3:8], 1e-6, "from 3")
-    ragged = np.array([[0, 1, 2, 0, 1], [4, 3, 2, 1, 0]])
-    assert_close(module(x, jnp.asarray(ragged)), oracles.f64(x) + table[ragged], 1e-6, "of each row")
-
-
-def test_a_sequence_longer_than_the_table_is_refused():
-    """Tokens past max_length get the last vector, or wrap around."""
-    with pytest.raises(ValueError, match="17 tokens does not fit max_length=16"):
-        nn.Positions(tiny_config(), rngs=nnx.Rngs(0))(jnp.zeros((1, 17, 8)))
+    plain, scaled = quick_jit(lambda: (matrices(False), matrices(True)))()
+    assert set(plain) == {"w_q", "w_k", "w_v", "w_o", "w_gate", "w1", "w2"}
+    for name, w in plain.items():
+        np.testing.assert_allclose(scaled[name], w / 4 if name in ("w_o", "w2") else w, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
@@ -69,6 +58,14 @@ def test_each_activation_is_its_formula(name):
     assert_close(quick_jit(module)(x), oracles.feed_forward(x, *held, activation=getattr(oracles, name)), 1e-5)
 
 
+def test_a_gated_feed_forward_has_its_own_gate():
+    """`gated` passes a projection in another's place: gate and up differ in what goes through the activation."""
+    module = fill(lambda: nn.FeedForward(tiny_config(gated=True, activation="silu"), rngs=nnx.Rngs(0)))
+    x = normal(0, 1, 6, 8)
+    held = (module.w_gate, module.w1, module.w2, module.b_gate, module.b1, module.b2)
+    assert_close(quick_jit(module)(x), oracles.gated_feed_forward(x, *(p[...] for p in held)), 1e-5)
+
+
 def test_gelu_and_its_approximation_differ():
     """The test above could not tell "gelu" from "gelu_tanh"."""
     x = np.linspace(-3, 3, 50)
@@ -78,11 +75,12 @@ def test_gelu_and_its_approximation_differ():
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_use_bias_decides_about_every_projection(use_bias):
     """A bias is left out, or kept."""
-    config = tiny_config(use_bias=use_bias)
+    config = tiny_config(use_bias=use_bias, gated=True)
     attention = jax.eval_shape(lambda: nn.Attention(config, rngs=nnx.Rngs(0)))
     feed_forward = jax.eval_shape(lambda: nn.FeedForward(config, rngs=nnx.Rngs(0)))
-    biases = [getattr(attention, name) for name in ("b_q", "b_k", "b_v", "b_o")] + [feed_forward.b1, feed_forward.b2]
-    assert [bias is not None for bias in biases] == [use_bias] * 6
+    biases = [getattr(attention, name) for name in ("b_q", "b_k", "b_v", "b_o")]
+    biases += [feed_forward.b_gate, feed_forward.b1, feed_forward.b2]
+    assert [bias is not None for bias in biases] == [use_bias] * 7
 
 
 def test_kernels_start_apart_and_biases_at_zero():
@@ -97,22 +95,50 @@ def test_kernels_start_apart_and_biases_at_zero():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parameters_have_the_policys_dtype(dtype):
     """A parameter is created in another dtype than `params=` says."""
-    config = tiny_config(precision=f"params={dtype}", positions="learned")
+    config = tiny_config(precision=f"params={dtype}", positions="learned", gated=True, qk_norm=True, tie_output=False)
+    relative = dataclasses.replace(config, positions="relative")
     for make in (
         lambda: nn.FeedForward(config, rngs=nnx.Rngs(0)),
         lambda: nn.Attention(config, rngs=nnx.Rngs(0)),
         lambda: nn.Embedding(5, config, rngs=nnx.Rngs(0)),
         lambda: nn.Positions(config, rngs=nnx.Rngs(0)),
-        lambda: nn.LayerNorm(config),
+        lambda: nn.PositionBias(relative, bidirectional=True, rngs=nnx.Rngs(0)),
+        lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=True),
+        lambda: nn.Linear(config, 3, 5, rngs=nnx.Rngs(0)),
+        lambda: nn.Norm(config),
     ):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(make))} == {dtype}
 
 
-def test_the_norm_starts_as_the_identity_with_the_configs_eps():
-    """gamma is not 1, beta is not 0, or eps is another than `norm_eps`."""
-    module = nn.LayerNorm(tiny_config(norm_eps=0.5))
-    x = normal(0, 2, 3, 8)
-    assert_close(module(x), oracles.layer_norm(x, np.ones(8), np.zeros(8), 0.5), 1e-6)
+@pytest.mark.parametrize(("kind", "width"), [("layer", None), ("rms", None), ("rms", 5)])
+def test_the_norm_starts_as_the_identity_with_the_configs_eps(kind, width):
+    """gamma is not 1, beta is not 0, eps is another than `norm_eps`, or the kind or the width is the config's."""
+    module = nn.Norm(tiny_config(norm_eps=0.5, norm="layer"), width, kind)
+    width = width or 8
+    x, ones = normal(0, 2, 3, width), np.ones(width)
+    layer = kind == "layer"
+    wanted = oracles.layer_norm(x, ones, 0 * ones, 0.5) if layer else oracles.rms_norm(x, ones, 0.5)
+    assert_close(module(x), wanted, 1e-6)
+    assert (module.beta is not None) == layer
+
+
+def test_the_norm_is_of_the_configs_kind():
+    """`norm` does not decide what a module that names no kind computes."""
+    for kind, other in (("layer", "rms"), ("rms", "layer")):
+        module = fill(lambda kind=kind: nn.Norm(tiny_config(norm=kind)))
+        x = normal(0, 2, 3, 8)
+        if kind == "layer":
+            wanted = oracles.layer_norm(x, module.gamma[...], module.beta[...], 1e-5)
+        else:
+            wanted = oracles.rms_norm(x, module.gamma[...], 1e-5)
+        assert_close(module(x), wanted, 1e-6, f"{kind}, not {other}")
+
+
+def test_linear_is_x_w_plus_b():
+    """The matrix is transposed, or the bias left out."""
+    module = fill(lambda: nn.Linear(tiny_config(), 3, 5, rngs=nnx.Rngs(0)))
+    x = normal(0, 2, 4, 3)
+    assert_close(module(x), oracles.f64(x) @ oracles.f64(module.w[...]) + oracles.f64(module.b[...]), 1e-6)
 
 
 def test_attention_in_two_steps_is_multi_head_attention():
@@ -124,6 +150,53 @@ def test_attention_in_two_steps_is_multi_head_attention():
     held = [oracles.f64(p) for p in attention.params(jnp.float32)]
     allowed = oracles.mask_by_loops(2, 2, 4, 5, lengths=[5, 2])
     assert_close(out, oracles.multi_head_attention(x, context, *held, mask=allowed), 1e-5)
+
+
+SOFTCAP = 0.7
+PLACED = dict(num_kv_heads=1, head_dim=4, qk_norm=True, attention_softcap=SOFTCAP, positions="rotary", norm_eps=1e-3)
+
+
+def placed_oracle(attention, x, positions, allowed):
+    """Queries and keys normed per head, then turned; capped scores: (weights, output), in float64."""
+    w_q, w_k, w_v, w_o, b_q, b_k, b_v, b_o = (oracles.f64(p) for p in attention.params(jnp.float32))
+    q = oracles.rms_norm(np.einsum("btd,dnh->btnh", x, w_q) + b_q, attention.q_norm.gamma[...], 1e-3)
+    k = oracles.rms_norm(np.einsum("btd,dnh->btnh", x, w_k) + b_k, attention.k_norm.gamma[...], 1e-3)
+    q, k = (oracles.rotary(heads, positions, base=100.0) for heads in (q, k))
+    v = np.einsum("btd,dnh->btnh", x, w_v) + b_v
+    weights = oracles.attention_weights(q, k, allowed, softcap=SOFTCAP)
+    heads = oracles.attention(q, k, v, allowed, softcap=SOFTCAP)
+    return weights, np.einsum("btnh,nhd->btd", heads, w_o) + b_o
+
+
+def test_queries_and_keys_are_normed_then_turned_and_scores_capped():
+    """A norm is of the wrong side or after the rotation, values are turned, or the cap is left out of the weights."""
+    attention = fill(lambda: nn.Attention(tiny_config(**PLACED, rotary_base=100.0), rngs=nnx.Rngs(0)))
+    x, positions, mask = (
+        normal(0, 2, 5, 8, scale=2.0),
+        jnp.array([[0, 1, 2, 3, 4], [3, 5, 6, 7, 9]]),
+        F.AttentionMask(causal=True),
+    )
+
+    def both(attention, x):
+        kv = attention.keys_values(x, positions)
+        how = {"mask": mask, "positions": positions}
+        return attention.weights(x, kv, **how), attention(x, kv, **how)
+
+    wanted = placed_oracle(attention, oracles.f64(x), positions, oracles.mask_by_loops(2, 2, 5, 5, causal=True))
+    for got, exact in zip(quick_jit(both)(attention, x), wanted, strict=True):
+        assert_close(got, exact, 1e-5)
+
+
+def test_rotary_positions_leave_cross_attention_alone():
+    """Under rotary positions, keys and values of a memory, which has no positions beside the target's, are turned."""
+    changes = dict(num_heads=2, head_dim=4)
+    rotary, plain = (
+        fill(lambda p=p: nn.Attention(tiny_config(**changes, positions=p), rngs=nnx.Rngs(0)))
+        for p in ("rotary", "none")
+    )
+    x, memory = normal(0, 2, 4, 8), normal(1, 2, 5, 8)
+    got, wanted = (attention(x, attention.keys_values(memory)) for attention in (rotary, plain))
+    np.testing.assert_array_equal(got, wanted)
 
 
 def test_keys_split_into_distinct_ones():

@@ -1,7 +1,8 @@
 """The models: each a page, each from `tformer_jax.nn`."""
 
 from .causal_lm import CausalLM
-from .masked_lm import MaskedLM, TextClassifier
+from .masked_lm import MaskedLM
+from .text_classifier import TextClassifier
 from .transformer import Transformer
 from .vision import VisionTransformer
 

@@ -23,9 +23,9 @@ class CausalLM(nnx.Module):
         P(x) = Π_t P(x_t | x_<t)
 
     In every method, `mask` says which tokens may be attended, beside causality and the config's
-    window: `AttentionMask(lengths=...)`, or booleans [B T]. Segments, ids [B T], pack several
-    documents into a row: attention stays within a segment and positions restart at each. `key` is for
-    dropout; None means deterministic. `capture` names what to hand out beside the result, of
+    window: `AttentionMask(lengths=...)`, or booleans [B T]. Segments, ids [B T] that do not come back
+    later in a row, pack several documents into it: attention stays within a segment and positions restart
+    at each. `key` is for dropout; None means deterministic. `capture` names what to hand out beside the result, of
     "attention_weights" [L B N T T] and "residual" [L B T D].
     """
 
@@ -76,8 +76,8 @@ class CausalLM(nnx.Module):
         """An empty cache with room for `length` tokens a row.
 
         Under a window of w, a cache of w + T - 1 is a ring that `extend` may go round with T tokens at
-        a time, for ever. Without one, the caller sees to it that the tokens fit: past the end, the
-        oldest would be overwritten.
+        a time, as far as positions go (a table's end at max_length, NaN beyond). Without a window, the
+        caller sees to it that the tokens fit: past the end, the oldest would be overwritten.
 
         Raises:
           ValueError: `length` is not between 1 and max_length.

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool
 
 from .. import functional as F
 from ..config import check_choice
@@ -14,6 +16,20 @@ def token_mask(mask: Any) -> F.AttentionMask:
     if mask is not None and not isinstance(mask, F.AttentionMask) and jnp.ndim(mask) == 2:
         mask = jnp.asarray(mask)[:, None, None, :]
     return F.AttentionMask() & mask
+
+
+def memory_mask(mask: Any, B: int, S: int) -> Bool[Array, "B 1 1 S"] | None:
+    """A token mask that is the same for every query, as an array; None if it hides nothing.
+
+    Raises:
+      ValueError: it depends on the query.
+    """
+    mask = token_mask(mask)
+    if mask.causal or mask.window is not None:
+        raise ValueError("the source_mask of a cache must be the same for every query: no causal, no window")
+    if mask.hides_nothing:
+        return None
+    return jnp.broadcast_to(mask.to_array(1, S), (B, 1, 1, S))
 
 
 def check_captures(capture: Collection[str], known: Collection[str]) -> None:

@@ -1,48 +1,21 @@
 """The encoder-decoder Transformer (equation 1; Vaswani et al., 2017)."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import TransformerConfig
-from ..nn import DecoderLayer, Embedding, EncoderLayer, KVCache, Output, Positions, Stack
+from ..nn import DecoderCache, DecoderLayer, Embedding, EncoderLayer, KVCache, Output, Positions, Stack
 from ..nn.layers import split_key
-from .inputs import check_captures, token_mask
+from .inputs import check_captures, memory_mask, token_mask
 
 CAPTURES = ("attention_weights", "cross_attention_weights", "residual")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class DecoderCache:
-    """What decoding keeps: keys and values of the target so far and of the memory.
-
-    Attributes:
-      history: of the target.
-      memory_keys_values: of the memory, a pair of [L B S K H].
-      memory_mask: over the memory, booleans [B 1 1 S], or None.
-    """
-
-    history: KVCache
-    memory_keys_values: Any
-    memory_mask: Any
-
-    def map_history(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
-        """`change(array, batch axis)` applied to what was decoded so far: how a beam reorders its rows."""
-        return dataclasses.replace(self, history=self.history.map_rows(change))
-
-    def map_rows(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
-        """`change(array, batch axis)` applied to everything that has rows."""
-        memory = jax.tree.map(lambda x: change(x, 1), self.memory_keys_values)
-        mask = jax.tree.map(lambda x: change(x, 0), self.memory_mask)
-        return dataclasses.replace(self.map_history(change), memory_keys_values=memory, memory_mask=mask)
 
 
 class Transformer(nnx.Module):
@@ -78,56 +51,23 @@ class Transformer(nnx.Module):
         target: Int[Array, "B T"],
         *,
         source_mask: Any = None,
-        target_mask: Any = None,
         source_segments: Int[Array, "B S"] | None = None,
-        target_segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
         capture: Collection[str] = (),
+        **target_side: Any,
     ) -> Any:
         """Logits [B T V] of the token after each target position.
 
-        With `capture`, (logits, {"encoder": {name: array}, "decoder": {name: array}}).
+        `target_side` are `target_mask` and `target_segments`, as in `hidden`. With `capture`,
+        (logits, {"encoder": {name: array}, "decoder": {name: array}}).
         """
-        hidden, captured = self.hidden(
-            source,
-            target,
-            source_mask=source_mask,
-            target_mask=target_mask,
-            source_segments=source_segments,
-            target_segments=target_segments,
-            key=key,
-            capture=capture,
-        )
-        logits = self.logits(hidden)
-        return (logits, captured) if capture else logits
-
-    def hidden(
-        self,
-        source: Int[Array, "B S"],
-        target: Int[Array, "B T"],
-        *,
-        source_mask: Any = None,
-        target_mask: Any = None,
-        source_segments: Int[Array, "B S"] | None = None,
-        target_segments: Int[Array, "B T"] | None = None,
-        key: Array | None = None,
-        capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], dict[str, dict[str, Array]]]:
-        """The states h_t [B T D] that `logits` and the fused loss take, and what was captured."""
-        encoder_key, decoder_key = split_key(key, 2)
-        memory = self.encode(source, mask=source_mask, segments=source_segments, key=encoder_key, capture=capture)
+        keys = split_key(key, 2)
+        memory = self.encode(source, mask=source_mask, segments=source_segments, key=keys[0], capture=capture)
         memory, encoder_captured = memory if capture else (memory, {})
-        hidden, decoder_captured = self._decode(
-            target,
-            memory,
-            source_mask=source_mask,
-            target_mask=target_mask,
-            source_segments=source_segments,
-            target_segments=target_segments,
-            key=decoder_key,
-            capture=capture,
-        )
-        return hidden, {"encoder": encoder_captured, "decoder": decoder_captured}
+        source_side = {"source_mask": source_mask, "source_segments": source_segments}
+        hidden, captured = self.hidden(target, memory, **source_side, **target_side, key=keys[1], capture=capture)
+        logits = self.logits(hidden)
+        return (logits, {"encoder": encoder_captured, "decoder": captured}) if capture else logits
 
     def encode(
         self,
@@ -148,7 +88,13 @@ class Transformer(nnx.Module):
         memory, captured = self.encoder.self_attend(x, mask, key=layers_key, capture=capture)
         return (memory, captured) if capture else memory
 
-    def decode(
+    def decode(self, target: Int[Array, "B T"], memory: Float[Array, "B S D"], **how: Any) -> Any:
+        """Logits [B T V] given the memory; arguments as in `hidden`. With `capture`, (logits, {name: array})."""
+        hidden, captured = self.hidden(target, memory, **how)
+        logits = self.logits(hidden)
+        return (logits, captured) if how.get("capture") else logits
+
+    def hidden(
         self,
         target: Int[Array, "B T"],
         memory: Float[Array, "B S D"],
@@ -159,24 +105,12 @@ class Transformer(nnx.Module):
         target_segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
         capture: Collection[str] = (),
-    ) -> Any:
-        """Logits [B T V] given the memory; with `capture`, (logits, {name: array})."""
-        hidden, captured = self._decode(
-            target,
-            memory,
-            source_mask=source_mask,
-            target_mask=target_mask,
-            source_segments=source_segments,
-            target_segments=target_segments,
-            key=key,
-            capture=capture,
-        )
-        logits = self.logits(hidden)
-        return (logits, captured) if capture else logits
-
-    def _decode(
-        self, target, memory, *, source_mask, target_mask, source_segments, target_segments, key, capture
     ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        """The states h_t [B T D] that `logits` and the fused loss take, and what was captured.
+
+        Raises:
+          ValueError: segments of one side alone, or an unknown name in `capture`.
+        """
         check_captures(capture, CAPTURES)
         embed_key, layers_key = split_key(key, 2)
         positions = None if target_segments is None else F.positions_in_segments(target_segments)
@@ -185,12 +119,12 @@ class Transformer(nnx.Module):
             raise ValueError("source_segments and target_segments go together: an example has an id in both")
         across = None if target_segments is None else (target_segments, source_segments)
         mask = F.AttentionMask(causal=True, segments=target_segments) & token_mask(target_mask)
-        memory_mask = F.AttentionMask(segments=across) & token_mask(source_mask)
+        across_mask = F.AttentionMask(segments=across) & token_mask(source_mask)
         bias = self.decoder.position_bias(mask, target.shape[1], target.shape[1])
 
         def body(layer, x, _, layer_key):
             kv = layer.cross_attention.keys_values(memory)
-            how = {"mask": mask, "bias": bias, "memory_mask": memory_mask, "key": layer_key, "capture": capture}
+            how = {"mask": mask, "bias": bias, "memory_mask": across_mask, "key": layer_key, "capture": capture}
             x, _, captured = layer(x, kv, **how)
             return x, captured
 
@@ -205,15 +139,7 @@ class Transformer(nnx.Module):
         B = memory.shape[0]
         history = KVCache.empty(self.config, self.decoder.num_layers, B, length)
         memory_kv = jax.vmap(lambda layer: layer.cross_attention.keys_values(memory))(self.decoder.layers)
-        mask = token_mask(source_mask)
-        if mask.causal or mask.window is not None:
-            raise ValueError("the source_mask of a cache must be the same for every query: no causal, no window")
-        if mask.hides_nothing:
-            allowed = None
-        else:
-            allowed = mask.to_array(1, memory.shape[1])
-            allowed = jnp.broadcast_to(allowed, (B, *allowed.shape[1:]))
-        return DecoderCache(history, memory_kv, allowed)
+        return DecoderCache(history, memory_kv, memory_mask(source_mask, B, memory.shape[1]))
 
     def extend(self, target: Int[Array, "B T"], cache: DecoderCache) -> tuple[Float[Array, "B T V"], DecoderCache]:
         """Logits of the next T tokens after those in the cache, and the cache with them.

@@ -6,12 +6,13 @@ is mutated in `__call__`, and randomness is an argument.
 
 from .attention import Attention
 from .blocks import DecoderLayer, EncoderLayer, Stack
-from .cache import KVCache
+from .cache import DecoderCache, KVCache
 from .embeddings import Embedding, Output, PositionBias, Positions
 from .layers import FeedForward, Linear, Norm
 
 __all__ = [
     "Attention",
+    "DecoderCache",
     "DecoderLayer",
     "Embedding",
     "EncoderLayer",

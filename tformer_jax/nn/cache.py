@@ -66,8 +66,13 @@ class KVCache:
           Their positions [B T] (0 for those that are not `valid`: padding, whose slots stay empty), the
           cache with the slots taken, and a function that writes one layer's new keys and values
           [B T K H] over the old [B S K H].
+
+        Raises:
+          ValueError: T exceeds S.
         """
         B, S = self.positions.shape
+        if T > S:
+            raise ValueError(f"{T} tokens at once do not fit a cache of {S}")
         valid = jnp.ones((B, T), bool) if valid is None else valid
         positions = self.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1
         if T == 1:  # a slice is written in place; several may wrap around the end
@@ -105,7 +110,7 @@ class KVCache:
             keys_values=jax.tree.map(lambda x: change(x, 2, 0), self.keys_values),
             positions=change(self.positions, 1, EMPTY),
             # Slot 0 of a shorter cache is its oldest, and so the next to be written.
-            written=self.written if slots > S else jnp.int32(0),
+            written=self.written if slots >= S else jnp.int32(0),
         )
 
     def map_rows(self, change: Callable[[Array, int], Array]) -> "KVCache":
@@ -116,3 +121,29 @@ class KVCache:
             positions=change(self.positions, 0),
             lengths=change(self.lengths, 0),
         )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecoderCache:
+    """What a decoder keeps: keys and values of the target so far and of the memory.
+
+    Attributes:
+      history: of the target.
+      memory_keys_values: of the memory, a pair of [L B S K H].
+      memory_mask: over the memory, booleans [B 1 1 S], or None.
+    """
+
+    history: KVCache
+    memory_keys_values: Any
+    memory_mask: Any
+
+    def map_history(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
+        """`change(array, batch axis)` applied to what was decoded so far: how a beam reorders its rows."""
+        return dataclasses.replace(self, history=self.history.map_rows(change))
+
+    def map_rows(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
+        """`change(array, batch axis)` applied to everything that has rows."""
+        memory = jax.tree.map(lambda x: change(x, 1), self.memory_keys_values)
+        mask = jax.tree.map(lambda x: change(x, 0), self.memory_mask)
+        return dataclasses.replace(self.map_history(change), memory_keys_values=memory, memory_mask=mask)

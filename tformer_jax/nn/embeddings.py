@@ -75,9 +75,10 @@ class Positions(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """x plus the vectors of its positions, by default 0 .. T-1, normed if `embedding_norm`, dropped out.
 
+        A position that the table does not have gives NaN: a gather would clamp it silently.
+
         Raises:
-          ValueError: T exceeds max_length. Positions themselves are not checked: see to it that
-            they are smaller than max_length.
+          ValueError: T exceeds max_length, where no positions are given.
         """
         length, limit = x.shape[1], self.config.max_length
         if positions is None and length > limit:
@@ -88,7 +89,8 @@ class Positions(nnx.Module):
         elif self.table is not None:
             vectors = self.table[...] * self.scale
         if vectors is not None:
-            x = x + vectors[jnp.arange(length) if positions is None else positions].astype(x.dtype)
+            index = jnp.arange(length) if positions is None else positions
+            x = x + vectors.at[index].get(mode="fill", fill_value=jnp.nan).astype(x.dtype)
         x = x if self.norm is None else self.norm(x)
         return F.dropout(x, self.config.dropout_rate, key)
 

@@ -3,7 +3,7 @@
 from .base import Evaluation, Task, VocabularyLossConfig
 from .classification import TextClassification, TextClassificationConfig
 from .language import LanguageModelling, LanguageModellingConfig
-from .masked_language import MaskedLanguageModelling, MaskedLanguageModellingConfig
+from .masked_language import MASK_TEXT, MaskedLanguageModelling, MaskedLanguageModellingConfig
 from .translation import Translation, TranslationConfig
 from .vision import ImageClassification, ImageClassificationConfig
 
@@ -14,6 +14,7 @@ TASKS: dict[str, type[Task]] = {
 }
 
 __all__ = [
+    "MASK_TEXT",
     "TASKS",
     "Evaluation",
     "ImageClassification",

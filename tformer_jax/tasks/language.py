@@ -138,7 +138,8 @@ class LanguageModelling(Task):
             bits = metrics["loss"] * tokens / math.log(2)
             metrics = metrics | {"bits_per_byte": bits / data.byte_count(split), "tokens": tokens}
             beginnings = [document.text[:_PROMPT_CHARACTERS] for document in data.splits[split][:_CONTINUED]]
-            samples = [Continuation(text, "".join(self.continue_text(model, text))) for text in beginnings]
+            # A beginning may fill a short context.
+            samples = [Continuation(text, "".join(self.continue_text(model, text, slide=True))) for text in beginnings]
             evaluations[split] = Evaluation(metrics, "", samples)
         return evaluations
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from .. import functional as F
 from ..config import ConfigError, TransformerConfig
@@ -85,6 +86,8 @@ class MaskedLanguageModelling(Task):
 
     def __init__(self, config: MaskedLanguageModellingConfig, tokenizer: Tokenizer):
         self.config, self.tokenizer = config, tokenizer
+        # A token of a byte-level BPE holds the blank before its word, and so does a gap; characters stand alone.
+        self._gap = MASK_TEXT if isinstance(tokenizer.model, WordLevel) else " " + MASK_TEXT
         self._measure = jax.jit(self._measured)
         self._token_log_probs = jax.jit(_token_log_probs)
         self._probabilities = jax.jit(_probabilities)
@@ -187,18 +190,22 @@ class MaskedLanguageModelling(Task):
           DataError: no gap, or more tokens than the model reads.
         """
         tokens = self._with_gaps(text, model.config.max_length)
-        length = 1 << (len(tokens) - 1).bit_length()  # few lengths, few programs
-        row = np.pad(np.asarray(tokens, np.int32), (0, max(0, min(length, model.config.max_length) - len(tokens))))
-        probabilities = np.asarray(self._probabilities(model, row, np.int32(len(tokens))))
+        probabilities = self._predicted(model, tokens)
         guesses = []
         for place in np.flatnonzero(np.asarray(tokens) == tokenizers.MASK_ID):
             best = np.argsort(-probabilities[place], kind="stable")[:count]
             guesses.append([Guess(self._text([i]), float(probabilities[place, i])) for i in best])
         return guesses
 
+    def _predicted(self, model: MaskedLM, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The probabilities [n V] of the tokens at each place of a row."""
+        size = len(tokens)
+        length = min(1 << (size - 1).bit_length(), model.config.max_length)  # few lengths, few programs
+        row = np.pad(np.asarray(tokens, np.int32), (0, length - size))
+        return np.asarray(self._probabilities(model, row, np.int32(size)))[:size]
+
     def _with_gaps(self, text: str, limit: int) -> list[int]:
-        # A token of a byte-level BPE holds the blank before its word, and so does the gap.
-        parts = text.replace(" " + MASK_TEXT, MASK_TEXT).split(MASK_TEXT)
+        parts = text.replace(self._gap, MASK_TEXT).split(MASK_TEXT)
         if len(parts) == 1:
             raise DataError(f"the text has no {MASK_TEXT} to fill in")
         encoded = tokenizers.encode(self.tokenizer, parts)
@@ -221,7 +228,7 @@ class MaskedLanguageModelling(Task):
     def _filled(self, model: MaskedLM, row: np.ndarray) -> Filled:
         """Some tokens of the row hidden, predicted, and as they were."""
         hidden, masked = F.mask_tokens(
-            row[None],
+            jnp.asarray(row)[None],
             jax.random.key(1),
             mask_id=tokenizers.MASK_ID,
             vocab_size=model.config.vocab_size,
@@ -230,7 +237,7 @@ class MaskedLanguageModelling(Task):
         )
         masked = np.asarray(masked[0])
         gaps = np.where(masked, tokenizers.MASK_ID, row)
-        best = np.asarray(self._probabilities(model, gaps, np.int32(len(row)))).argmax(-1)
+        best = self._predicted(model, gaps).argmax(-1)
         predicted = np.where(masked, best, row)
         shown = (self._text(part[1:-1]) for part in (predicted, row))
         return Filled(self._with_marks(gaps[1:-1]), *shown)
@@ -238,11 +245,11 @@ class MaskedLanguageModelling(Task):
     def _with_marks(self, tokens: np.ndarray) -> str:
         parts = np.split(tokens, np.flatnonzero(tokens == tokenizers.MASK_ID))
         return "".join(
-            f" {MASK_TEXT}{self._text(part[1:])}" if len(part) and part[0] == tokenizers.MASK_ID else self._text(part)
+            f"{self._gap}{self._text(part[1:])}" if len(part) and part[0] == tokenizers.MASK_ID else self._text(part)
             for part in parts
         )
 
-    def _text(self, tokens: Sequence[int]) -> str:
+    def _text(self, tokens: Iterable[Any]) -> str:
         return tokenizers.decode(self.tokenizer, tokens, strip=False)
 
 

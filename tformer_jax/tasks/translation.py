@@ -19,6 +19,7 @@ from ..config import ConfigError, TransformerConfig
 from ..data import files, pipelines, tokenizers
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
+from ..nn.layers import split_key
 from .base import Evaluation, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
 
 _DECODING_TOKENS = 4096
@@ -106,12 +107,17 @@ class Translation(Task):
             segments = batch["target_segments"]
             # The last token of a segment has nothing to predict: what follows is another sentence.
             weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-            masks = {"source_segments": batch["source_segments"], "target_segments": segments[:, :-1]}
+            source_side = {"mask": None, "segments": batch["source_segments"]}
+            target_segments = segments[:, :-1]
         else:
             weights = jnp.arange(1, batch["target"].shape[1]) < batch["target_lengths"][:, None]
-            masks = {"source_mask": F.AttentionMask(lengths=batch["source_lengths"])}
+            source_side = {"mask": F.AttentionMask(lengths=batch["source_lengths"]), "segments": None}
+            target_segments = None
         weights = weights.astype(jnp.float32)
-        hidden, _ = model.hidden(batch["source"], inputs, **masks, key=key)
+        encoder_key, decoder_key = split_key(key, 2)
+        memory = model.encode(batch["source"], **source_side, key=encoder_key)
+        seen = {f"source_{name}": value for name, value in source_side.items()}
+        hidden, _ = model.hidden(inputs, memory, **seen, target_segments=target_segments, key=decoder_key)
         return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
 
     def validate(self, model: Transformer, batches: pipelines.Buckets) -> dict[str, float]:

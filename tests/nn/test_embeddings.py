@@ -1,0 +1,177 @@
+"""Where the residual stream starts and ends: token tables, positions, biases by distance, the output projection."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from flax import nnx
+from support import assert_close, fill, normal, quick_jit, tiny_config
+
+import tformer_jax.functional as F
+from tformer_jax import nn
+
+# Tokens ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_embeddings_are_scaled_by_root_of_width(scaled):
+    """Section 3.4 of the paper: embeddings are not multiplied by sqrt(d_model), or always."""
+    embedding = fill(lambda: nn.Embedding(9, tiny_config(scale_embeddings=scaled), rngs=nnx.Rngs(0)))
+    tokens = jnp.array([[0, 8, 3], [3, 3, 1]])
+    wanted = oracles.f64(embedding.table[...])[np.asarray(tokens)] * (math.sqrt(8) if scaled else 1)
+    assert_close(embedding(tokens), wanted, 1e-6)
+
+
+@pytest.mark.parametrize(("init_std", "spread"), [(None, 1 / 4), (0.02, 0.02)])
+def test_tables_start_with_variance_one_over_width_or_init_std(init_std, spread):
+    """Tied output logits start with a spread that is not of order 1, or `init_std` leaves tables out."""
+    config = tiny_config(d_model=16, init_std=init_std, positions="learned", max_length=500)
+
+    def tables():
+        embedding, positions = nn.Embedding(500, config, rngs=nnx.Rngs(0)), nn.Positions(config, rngs=nnx.Rngs(1))
+        return embedding.table[...], positions.table[...]
+
+    for table in map(np.asarray, quick_jit(tables)()):
+        np.testing.assert_allclose(table.std(), spread, rtol=0.05)
+        assert abs(table.mean()) < 0.05 * spread
+
+
+@pytest.mark.parametrize(("tokens", "at", "value"), [([[0, 1], [9, 2]], r"\[1, 0\]", 9), ([[3, -1]], r"\[0, 1\]", -1)])
+def test_a_token_out_of_the_vocabulary_is_refused_by_place(tokens, at, value):
+    """A token beyond the table silently gets the last vector, or a negative one counts from the end."""
+    embedding = fill(lambda: nn.Embedding(9, tiny_config(), rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=rf"^tokens{at} is {value}, outside the vocabulary \[0, 9\)"):
+        embedding(jnp.array(tokens))
+
+
+def test_a_token_out_of_the_vocabulary_is_nan_in_a_compiled_program():
+    """Within jit, where values are unknown, a token beyond the table gets another token's vector."""
+    embedding = fill(lambda: nn.Embedding(9, tiny_config(), rngs=nnx.Rngs(0)))
+    tokens = jnp.array([[0, 8, 9, -1, -9, 2**31 - 1, -(2**31)]])
+    missing = np.isnan(quick_jit(lambda e, t: e(t))(embedding, tokens)[0])
+    np.testing.assert_array_equal(missing.all(-1), [False, False, True, True, True, True, True])
+    np.testing.assert_array_equal(missing.any(-1), missing.all(-1))
+
+
+# Positions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+def test_positions_are_added_from_the_table(positions, scaled):
+    """The vectors of other positions are added, or something else than the table.
+
+    A learned table is stored as the embeddings are, and scaled as they are; the sinusoids are as in equation 6.
+    """
+    config = tiny_config(positions=positions, scale_embeddings=scaled)
+    module = fill(lambda: nn.Positions(config, rngs=nnx.Rngs(0)))
+    learned = positions == "learned"
+    table = oracles.f64(module.table[...]) * (math.sqrt(8) if scaled else 1) if learned else oracles.sinusoids(16, 8)
+    x = normal(0, 2, 5, 8)
+    assert_close(module(x), oracles.f64(x) + table[:5], 1e-6, "from the start")
+    assert_close(module(x, 3 + jnp.arange(5)), oracles.f64(x) + table[3:8], 1e-6, "from 3")
+    ragged = np.array([[0, 1, 2, 0, 1], [4, 3, 2, 1, 0]])
+    assert_close(module(x, jnp.asarray(ragged)), oracles.f64(x) + table[ragged], 1e-6, "of each row")
+
+
+@pytest.mark.parametrize("positions", ["rotary", "alibi", "relative", "none"])
+def test_positions_within_attention_add_nothing_here(positions):
+    """A position scheme that acts within attention is added to the embeddings as well."""
+    module = nn.Positions(tiny_config(positions=positions), rngs=nnx.Rngs(0))
+    x = normal(0, 2, 5, 8)
+    np.testing.assert_array_equal(module(x), x)
+    assert not jax.tree.leaves(module)
+
+
+def test_the_embedding_norm_comes_after_the_positions():
+    """BERT's norm leaves the positions out, or comes with `embedding_norm=False`."""
+    module = fill(lambda: nn.Positions(tiny_config(embedding_norm=True, norm_eps=1e-3), rngs=nnx.Rngs(0)))
+    x = normal(0, 2, 5, 8)
+    summed = oracles.f64(x) + oracles.sinusoids(16, 8)[:5]
+    wanted = oracles.layer_norm(summed, module.norm.gamma[...], module.norm.beta[...], 1e-3)
+    assert_close(module(x), wanted, 1e-5)
+    assert nn.Positions(tiny_config(), rngs=nnx.Rngs(0)).norm is None
+
+
+def test_the_embeddings_are_dropped_with_a_key_alone():
+    """The start of the stream is not dropped out, always, or before the norm takes part."""
+    module = nn.Positions(tiny_config(dropout_rate=0.5, embedding_norm=True), rngs=nnx.Rngs(0))
+    x = normal(0, 4, 8, 8)
+    exact, dropped = np.asarray(module(x)), np.asarray(module(x, key=jax.random.key(0)))
+    kept = dropped != 0
+    assert 0.3 < kept.mean() < 0.7
+    np.testing.assert_allclose(dropped[kept], 2 * exact[kept], rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary", "none"])
+def test_a_sequence_longer_than_max_length_is_refused(positions):
+    """Tokens past max_length get the last vector, or wrap around, or `max_length` binds some schemes alone."""
+    module = nn.Positions(tiny_config(positions=positions), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="17 tokens does not fit max_length=16"):
+        module(jnp.zeros((1, 17, 8)))
+
+
+# Biases by distance ----------------------------------------------------------------------------
+
+
+def bias_of(**changes):
+    config = tiny_config(num_heads=4, **changes)
+    return fill(lambda: nn.PositionBias(config, bidirectional=changes.get("positions") == "none", rngs=nnx.Rngs(0)))
+
+
+QUERIES, KEYS = np.array([[3, 4, 5], [0, 1, 7]]), np.array([[0, 9, 3, 4, 5], [1, 0, 2, 7, 5]])
+PLACES = F.AttentionMask(query_positions=jnp.asarray(QUERIES), key_positions=jnp.asarray(KEYS))
+DISTANCES = KEYS[:, None, :] - QUERIES[:, :, None]
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary", "none"])
+def test_other_schemes_have_no_bias(positions):
+    """A bias of zeros is computed and added for nothing."""
+    assert bias_of(positions=positions)(PLACES, 3, 5) is None
+
+
+def test_alibi_is_by_the_distance_of_positions():
+    """The distance is of slots instead of positions, or the slopes are of other heads."""
+    slopes = np.array(oracles.alibi_slopes(4))[:, None, None]
+    assert_close(bias_of(positions="alibi")(PLACES, 3, 5), -slopes * np.abs(DISTANCES)[:, None], 1e-6)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_a_relative_bias_is_the_table_by_bucket(bidirectional):
+    """The bucket is of slots or of query - key, both directions share one, or heads and buckets are mixed up."""
+    config = tiny_config(num_heads=4, positions="relative", relative_buckets=8, relative_max_distance=12)
+    module = fill(lambda: nn.PositionBias(config, bidirectional=bidirectional, rngs=nnx.Rngs(0)))
+    bucket = np.vectorize(lambda d: oracles.t5_bucket(d, bidirectional, 8, 12))(DISTANCES)
+    wanted = np.moveaxis(oracles.f64(module.table[...])[bucket], -1, 1)
+    assert_close(module(PLACES, 3, 5), wanted, 1e-6)
+
+
+# Output ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("bias", "cap"), [(False, None), (True, 0.5)])
+def test_the_output_is_its_projection(tied, bias, cap):
+    """The tied matrix is scaled or not transposed, a bias is after the cap, or the cap is another formula."""
+    config = tiny_config(tie_output=tied, output_softcap=cap)
+    embedding = fill(lambda: nn.Embedding(13, config, rngs=nnx.Rngs(0)), 1)
+    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=bias), 2)
+    hidden = normal(0, 2, 5, 8)
+    w = oracles.f64(embedding.table[...]).T if tied else oracles.f64(output.w[...])
+    logits = oracles.f64(hidden) @ w + (oracles.f64(output.b[...]) if bias else 0)
+    wanted = logits if cap is None else cap * np.tanh(logits / cap)
+    assert_close(output(hidden, embedding), wanted, 1e-5)
+    assert (output.w is None) == tied and (output.b is None) == (not bias)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_fused_loss_gets_the_weights_of_the_logits(tied):
+    """`weights` hands out another matrix or bias than the logits are made with."""
+    config = tiny_config(tie_output=tied)
+    embedding = fill(lambda: nn.Embedding(13, config, rngs=nnx.Rngs(0)), 1)
+    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=True), 2)
+    hidden, (w, b) = normal(0, 2, 5, 8), output.weights(embedding)
+    assert_close(hidden @ w + b, output(hidden, embedding), 1e-6)
