@@ -101,6 +101,6 @@ def _matrices(params):
 
     def decays(path, _):
         names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey) and key.name != "value"]
-        return names[-1].startswith(("w", "table"))
+        return names[-1].startswith("w") or names[-1].endswith("table")
 
     return jax.tree_util.tree_map_with_path(decays, params)
