@@ -8,6 +8,7 @@ python -m experiments.predict --workdir=runs/sentiment --text="A waste of two ho
 python -m experiments.predict --workdir=runs/vision --image=seven.png --image=nine.png
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,21 +65,17 @@ def _translate(task: tasks.Translation, model: Any) -> None:
 
 def _continue(task: tasks.LanguageModelling, model: Any) -> None:
     """To the terminal as it comes."""
-    for text in _texts():
-        print(text, end="", flush=True)
-        try:
-            for piece in task.continue_text(
-                model,
-                text,
-                max_new_tokens=MAX_NEW_TOKENS.value,
-                sampler=_sampler(),
-                key=jax.random.key(SEED.value),
-                slide=SLIDE.value,
-            ):
+    try:
+        sampler, key = _sampler(), jax.random.key(SEED.value)
+        for text in _texts():
+            how = {"max_new_tokens": MAX_NEW_TOKENS.value, "sampler": sampler, "key": key, "slide": SLIDE.value}
+            pieces = task.continue_text(model, text, **how)
+            first = next(pieces)  # what is refused is refused before anything is printed
+            for piece in itertools.chain((text, first), pieces):
                 print(piece, end="", flush=True)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        print(flush=True)
+            print(flush=True)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _sampler() -> decoding.Sampler:

@@ -17,7 +17,7 @@ def get_config(preset: str = "tiny") -> ConfigDict:
 
 
 def _tiny() -> dict:
-    data = section(LanguageModelling.DataConfig, source="speeches", vocab_size=4000, row_length=256, batch_tokens=2048)
+    data = section(LanguageModelling.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=512)
     model = {
         "d_model": 128,
         "num_heads": 4,
@@ -40,13 +40,13 @@ def _tiny() -> dict:
             name="adamw",
             learning_rate=3e-3,
             schedule="linear",
-            warmup_steps=100,
+            warmup_steps=150,
             b2=0.95,
             eps=1e-8,
             weight_decay=0.1,
             clip_norm=1.0,
         ),  # fmt: skip
-        "training": section(TrainingConfig, steps=1000, evaluate_every=500),
+        "training": section(TrainingConfig, steps=2000, evaluate_every=500),
         "checkpoint": section(CheckpointConfig, every=500),
         "precision": FLOAT32,
     }

@@ -22,10 +22,10 @@ def _tiny() -> dict:
         test_size=1000, batch_size=64,
     )  # fmt: skip
     model = {
-        "patch_size": 4,
-        "d_model": 64,
+        "patch_size": 7,
+        "d_model": 96,
         "num_heads": 4,
-        "d_ff": 256,
+        "d_ff": 384,
         "num_layers": 4,
         "activation": "gelu_tanh",
         "norm_position": "pre",
@@ -48,7 +48,7 @@ def _tiny() -> dict:
             weight_decay=0.1,
             clip_norm=1.0,
         ),  # fmt: skip
-        "training": section(TrainingConfig, steps=2000, evaluate_every=500),
+        "training": section(TrainingConfig, steps=2500, evaluate_every=500),
         "checkpoint": section(CheckpointConfig, every=1000),
         "precision": FLOAT32,
     }
