@@ -9,9 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "tformer_jax"
 
-# A room imports rooms of a lower floor; `functional` and `config` nothing of this package, `data` only `config`.
+# A room imports rooms of a lower floor; `functional` and `presets` nothing of this package, `config` only
+# `presets`, `data` only `config`.
 FLOORS = {
-    "config": 0, "functional": 0, "data": 0,
+    "presets": 0, "config": 0, "functional": 0, "data": 0,
     "nn": 1,
     "models": 2,
     "decoding": 3, "interop": 3, "tasks": 3, "analysis": 3,
@@ -19,7 +20,7 @@ FLOORS = {
     "sweeps": 5,
     "experiments": 6,
 }  # fmt: skip
-GROUND = {"config": set(), "functional": set(), "data": {"config"}}
+GROUND = {"presets": set(), "config": {"presets"}, "functional": set(), "data": {"config"}}
 
 FILES = sorted(path for top in (PACKAGE, "experiments") for path in (ROOT / top).rglob("*.py"))
 
@@ -137,13 +138,21 @@ def test_the_search_for_cycles_finds_one():
     assert not cycles({"a": {"b", "c"}, "b": {"c"}})
 
 
+def test_presets_are_data_alone():
+    """What a published model is would be computed, and could change with something else."""
+    (path,) = of_room("presets")
+    assert set(imports(path)) <= {"typing"}
+    called = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert {ast.unparse(function) for function in called} <= {"dict"}
+
+
 @pytest.mark.parametrize("path", of_room("functional"), ids=label)
 def test_functional_imports_jax_alone(path):
     """A pure function needs more than jax (jaxtyping and numpy come with its annotations and with jax)."""
     assert external(path) <= {"jax", "jaxtyping", "numpy"}
 
 
-@pytest.mark.parametrize("path", of_room("data") + of_room("config"), ids=label)
+@pytest.mark.parametrize("path", of_room("data") + of_room("config") + of_room("presets"), ids=label)
 def test_the_ground_imports_no_jax(path):
     """Reading data, or a configuration, starts an accelerator."""
     assert not external(path) & {"jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping"}

@@ -21,10 +21,17 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def environment(place):
-    """No network, no data of the user's, and each program compiled once, in a hurry, for all processes."""
+    """No network, no data of the user's, and each program compiled once, in a hurry, for all processes.
+
+    And no PyTorch, which nothing here needs and TensorBoard's writer imports for seconds where it is installed.
+    """
+    (place / "without").mkdir()
+    (place / "without" / "torch.py").write_text("raise ImportError('not in these tests')\n")
+    path = os.pathsep.join(filter(None, (str(place / "without"), os.environ.get("PYTHONPATH"))))
     hurry = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     inherited = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
     return inherited | {
+        "PYTHONPATH": path,
         "XLA_FLAGS": hurry,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),

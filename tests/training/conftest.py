@@ -1,26 +1,22 @@
-"""A tiny experiment on real files, trained once for all tests here."""
+"""A tiny experiment of each task on real files, trained once for all tests here."""
 
 import copy
-import types
+import functools
 
-import jax
 import pytest
-from support import quick_jit
-
-from tformer_jax.training.experiment import run_training
-from tformer_jax.training.run import Run
-
-_WORDS = "the red cat saw a small dog on that old green hill today".split()
+import tiny_runs
 
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory):
     """A config as nested dictionaries: 80 sentences of 1 to 8 words; the translation is in capitals, backwards."""
     file = tmp_path_factory.mktemp("corpus") / "corpus.tsv"
-    sources = [" ".join(_WORDS[(i * 5 + j * (1 + i % 3)) % 13] for j in range(1 + i % 8)) + f" {i}" for i in range(80)]
+    sources = [
+        " ".join(tiny_runs.WORDS[(i * 5 + j * (1 + i % 3)) % 13] for j in range(1 + i % 8)) + f" {i}" for i in range(80)
+    ]
     file.write_text("".join(f"{s}\t{' '.join(reversed(s.upper().split()))}\n" for s in sources))
     return {
-        "task": {"label_smoothing": 0.1, "beam_size": 2},
+        "task": {"name": "translation", "label_smoothing": 0.1, "beam_size": 2},
         "data": {
             "source": "files",
             "tsv_file": str(file),
@@ -57,11 +53,24 @@ def changed(config):
 
 
 @pytest.fixture(scope="session")
-def trained(config, tmp_path_factory):
-    """A finished run: its `run`, `task`, `data`, `model` and what was `said`."""
-    said = []
-    run = Run.start(tmp_path_factory.mktemp("trained") / "run", config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", quick_jit)
-        task, data, model = run_training(run, said.append)
-    return types.SimpleNamespace(run=run, task=task, data=data, model=model, said=said)
+def train():
+    """`train(config, directory)`: a finished run: its `run`, `task`, `data`, `model` and what was `said`."""
+    return tiny_runs.run_and_train
+
+
+@pytest.fixture(scope="session")
+def trained(config, train, tmp_path_factory):
+    """A finished run of `config`."""
+    return train(config, tmp_path_factory.mktemp("trained") / "run")
+
+
+@pytest.fixture(scope="session")
+def configs(tmp_path_factory):
+    """A config of each task but translation, by its name."""
+    return tiny_runs.configs(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """`finished(name)`: a finished run of that task."""
+    return functools.partial(tiny_runs.finished, tmp_path_factory.getbasetemp())

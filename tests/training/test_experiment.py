@@ -1,15 +1,19 @@
 """From a config's sections to a trained model and back from its checkpoint."""
 
+import copy
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from tformer_jax.config import ConfigError
-from tformer_jax.tasks import Translation
-from tformer_jax.training.experiment import Experiment, load_run
+from tformer_jax.data import tokenizers
+from tformer_jax.tasks import TASKS, TextClassification, Translation
+from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from tformer_jax.training.experiment import Experiment, load_run, pretrained_arrays, run_training
 from tformer_jax.training.run import Run, RunError
 
 # The config ------------------------------------------------------------------------------------
@@ -18,22 +22,26 @@ from tformer_jax.training.run import Run, RunError
 def test_a_whole_config_is_accepted(config):
     """The config of the tests here would not be one."""
     experiment = Experiment.from_config(config)
-    assert experiment.model_config(100, None).d_model == 16
+    assert experiment.model_config({"vocab_size": 100}).d_model == 16
     assert experiment.training.steps == 24
+    assert experiment.task_class is Translation
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"optimiser": {}}, "no section 'optimiser'; did you mean 'optimizer'"),
+        ({"task": {"name": "tranlation"}}, "task.name must be one of .*did you mean 'translation'"),
+        ({"task": {"name": None}}, "task.name must be one of .*got None"),
         ({"model": {"d_modle": 8}}, "model has no field 'd_modle'; did you mean 'd_model'"),
         ({"data": {"batch_token": 8}}, "data has no field 'batch_token'; did you mean 'batch_tokens'"),
         ({"task": {"beam": 8}}, "task has no field 'beam'; did you mean 'beam_size'"),
         ({"optimizer": {"lr": 8}}, "optimizer has no field 'lr'"),
         ({"training": {"step": 8}}, "training has no field 'step'; did you mean 'steps'"),
         ({"checkpoint": {"kept": 8}}, "checkpoint has no field 'kept'; did you mean 'keep'"),
-        ({"model": {"vocab_size": 8}}, "model.vocab_size follows from the data; set data.vocab_size"),
+        ({"model": {"vocab_size": 8}}, "model.vocab_size follows from the data; set it in the data section"),
         ({"model": {"source_vocab_size": 8}}, "model.source_vocab_size follows from the data"),
+        ({"model": {"num_classes": 8}}, "num_classes is not for Transformer but for TextClassifier"),
         ({"model": {"num_heads": 3}}, "d_model must be divisible by num_heads"),
         ({"precision": "compute=float8"}, "precision: compute must be one of"),
         ({"data": {"source_vocab_size": 300}}, "share_embeddings"),
@@ -102,8 +110,8 @@ def test_training_learns(trained):
 def test_the_validation_loss_is_that_of_the_validation_split(trained):
     """The numbers in metrics.jsonl would be of another split or another state."""
     rows = [json.loads(line) for line in trained.run.metrics_file.read_text().splitlines()]
-    again = trained.task.evaluation_loss(trained.model, trained.data.evaluation_batches("validation"))
-    assert rows[-1] == {"step": 24, "validation_loss": pytest.approx(again, rel=1e-6)}
+    again = trained.task.validate(trained.model, trained.data.evaluation_batches("validation"))
+    assert rows[-1] == {"step": 24, "validation_loss": pytest.approx(again["loss"], rel=1e-6)}
 
 
 def test_a_loaded_run_has_the_trained_parameters(trained):
@@ -134,3 +142,250 @@ def test_a_run_without_a_checkpoint_is_refused(config, trained, tmp_path):
     (run.directory / "tokenizer.json").write_bytes((trained.run.directory / "tokenizer.json").read_bytes())
     with pytest.raises(RunError, match="has no checkpoint yet"):
         load_run(run)
+
+
+# Every task --------------------------------------------------------------------------------------
+
+TASKS_BESIDE = {
+    "language_modelling": ({"loss", "perplexity"}, "tokens"),
+    "masked_language_modelling": ({"loss", "masked_accuracy"}, "masked tokens"),
+    "text_classification": ({"loss", "accuracy"}, "texts"),
+    "image_classification": ({"loss", "accuracy"}, "images"),
+}
+EACH = pytest.mark.parametrize("name", TASKS_BESIDE)
+
+
+def test_every_task_is_trained_here():
+    """A task was added that no test trains."""
+    assert {"translation", *TASKS_BESIDE} == set(TASKS)
+
+
+def rows_of(run):
+    return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+
+
+@EACH
+def test_a_task_learns(finished, name):
+    """Gradients, batches or the optimiser would be wrong for this task, or its numbers not be written down."""
+    numbers, unit = TASKS_BESIDE[name]
+    found = finished(name)
+    rows = [row for row in rows_of(found.run) if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [6, 12]
+    assert {key.removeprefix("validation_") for key in rows[0]} == numbers | {"step"}
+    assert rows[1]["validation_loss"] < rows[0]["validation_loss"]
+    assert found.task.unit == unit
+
+
+@EACH
+def test_a_loaded_task_is_the_trained_one(finished, name):
+    """Prediction would use another model, tokenizer or other classes than were trained."""
+    found = finished(name)
+    _, task, model = load_run(Run.open(found.run.directory))
+    assert type(task) is type(found.task)
+    for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(found.model), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert task.model_fields == found.task.model_fields
+    assert getattr(task, "classes", None) == getattr(found.data, "classes", None)
+    if hasattr(task, "tokenizer"):
+        assert task.tokenizer.to_str() == found.data.tokenizer.to_str()
+
+
+@EACH
+def test_the_last_validation_is_of_the_trained_model(finished, name):
+    """The numbers in metrics.jsonl would be of another split or another state."""
+    found = finished(name)
+    numbers = found.task.validate(found.model, found.data.evaluation_batches("validation"))
+    wanted = {f"validation_{key}": pytest.approx(value, rel=1e-5) for key, value in numbers.items()}
+    assert rows_of(found.run)[-1] == {"step": 12} | wanted
+
+
+@EACH
+def test_samples_are_kept_where_a_task_makes_them(finished, name):
+    """Nobody could see what a model writes while it trains."""
+    files = {file.name for file in finished(name).run.samples.glob("step_*.txt")}
+    assert files == ({"step_6.txt", "step_12.txt"} if name == "language_modelling" else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("language_modelling", {"data": {"row_length": 49}}, "data.row_length=49 exceeds model.max_length=48"),
+        ("masked_language_modelling", {"data": {"row_length": 49}}, "data.row_length=49 exceeds model.max_length=48"),
+        ("language_modelling", {"model": {"vocab_size": 9}}, "model.vocab_size follows from the data"),
+        ("language_modelling", {"model": {"num_decoder_layers": 2}}, "num_decoder_layers is not for CausalLM"),
+        ("text_classification", {"model": {"num_classes": 9}}, "model.num_classes follows from the data"),
+        ("text_classification", {"model": {"tie_output": False}}, "tie_output is not for TextClassifier"),
+        ("image_classification", {"model": {"image_size": 9}}, "model.image_size follows from the data"),
+        ("image_classification", {"model": {"num_channels": 3}}, "model.num_channels follows from the data"),
+        ("image_classification", {"model": {"num_classes": 9}}, "model.num_classes follows from the data"),
+        ("image_classification", {"model": {"patch_size": 3}}, "patch_size=3 must divide image_size=8"),
+        ("image_classification", {"task": {"mixip": 1.0}}, "task has no field 'mixip'; did you mean 'mixup'"),
+        ("image_classification", {"task": {"name": "text_classification"}}, "task has no field 'max_shift'"),
+    ],
+)
+def test_a_config_that_a_task_cannot_have_is_refused_before_there_is_data(configs, name, changes, message):
+    """A field without a meaning would be ignored, or be found out after the data has been read."""
+    config = {section: fields | changes.get(section, {}) if isinstance(fields, dict) else fields
+              for section, fields in configs[name].items()}  # fmt: skip
+    with pytest.raises(ConfigError, match=message):
+        Experiment.from_config(config)
+
+
+# Starting from a pre-trained run -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(configs):
+    """`tuned(init_from, section=dict, ...)`: the config of a classifier that starts from a run."""
+
+    def tuned(init_from, **changes):
+        config = copy.deepcopy(configs["text_classification"])
+        config["task"]["init_from"], config["data"]["vocab_size"] = str(init_from), None
+        # Its one step changes nothing: what is saved is what training started from.
+        config["optimizer"]["learning_rate"] = 1e-30
+        config["training"] = {"steps": 1, "evaluate_every": 1}
+        for section, fields in changes.items():
+            config[section].update(fields)
+        return config
+
+    return tuned
+
+
+def saved(run, step):
+    """The model's arrays in a checkpoint."""
+    with Checkpoints(run.checkpoints, CheckpointConfig(every=1)) as checkpoints:
+        arrays = checkpoints.restore_as_saved(step)
+    return {name: np.asarray(x) for name, x in arrays.items() if name.startswith("model.")}
+
+
+@pytest.fixture(scope="module")
+def pretrained(finished):
+    """The run of a masked language model."""
+    return finished("masked_language_modelling").run
+
+
+@pytest.fixture(scope="module")
+def started(tuned, train, pretrained, tmp_path_factory):
+    """A classifier that starts from a copy of it, `source`."""
+    place = tmp_path_factory.mktemp("started")
+    shutil.copytree(pretrained.directory, place / "source")
+    found = train(tuned(place / "source"), place / "run")
+    found.source = place / "source"
+    return found
+
+
+def test_a_classifier_starts_from_the_pretrained_encoder(started, pretrained):
+    """Fine-tuning would start from scratch, or from another checkpoint than the newest."""
+    here, there = saved(started.run, 1), saved(pretrained, 12)
+    encoder = {name for name in here if name.startswith("model.encoder.")}
+    assert encoder == {name for name in there if name.startswith("model.encoder.")}
+    for name in encoder:
+        np.testing.assert_array_equal(here[name], there[name], err_msg=name)
+    assert here.keys() - encoder == {"model.classifier.w", "model.classifier.b"}
+    assert f"{len(encoder)} arrays start from {started.source}" in started.said
+
+
+def test_a_classifier_has_a_head_of_its_own(started):
+    """The head would be left at zero, or come from somewhere."""
+    trainer = Experiment.from_config(started.run.config).trainer(started.task)
+    np.testing.assert_array_equal(saved(started.run, 1)["model.classifier.w"], trainer.initial()["model.classifier.w"])
+
+
+def test_a_classifier_has_the_tokenizer_of_the_pretrained_run(started, pretrained):
+    """The embedding table would be read with the numbers of another tokenizer."""
+    here, there = ((run.directory / "tokenizer.json").read_bytes() for run in (started.run, pretrained))
+    assert here == there
+    assert started.task.tokenizer.get_vocab_size() == started.model.config.vocab_size
+
+
+def test_a_classifier_stands_alone_once_it_has_a_checkpoint(train, started):
+    """Going on would fail because the pre-trained run has moved, or begin again from its newer checkpoint."""
+    moved = started.source.rename(started.source.with_name("moved"))
+    again = train(started.run.config, started.run.directory)
+    moved.rename(started.source)
+    for a, b in zip(jax.tree.leaves(again.model), jax.tree.leaves(started.model), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not any("start from" in line for line in again.said)
+
+
+def test_a_classifier_may_start_from_a_classifier(configs, tuned, finished):
+    """What was fine-tuned could not be tuned further: with the same classes, the head comes along."""
+    source = finished("text_classification").run
+    experiment = Experiment.from_config(tuned(source.directory))
+    task = experiment.restore_task(source.directory)
+    shapes = experiment.trainer(task).layout.shapes
+    arrays = pretrained_arrays(source, shapes, task)
+    assert arrays.keys() == {name for name in shapes if name.startswith("model.")}
+    np.testing.assert_array_equal(arrays["model.classifier.w"], saved(source, 12)["model.classifier.w"])
+
+
+def with_pooler(tuned, source):
+    """The names of the arrays that a classifier with a pooler starts from."""
+    experiment = Experiment.from_config(tuned(source.directory, model={"pooler": True}))
+    task = TextClassification(experiment.task, tokenizers.load(source.directory / "tokenizer.json"), ["a", "b"])
+    return pretrained_arrays(source, experiment.trainer(task).layout.shapes, task).keys()
+
+
+def test_a_pretrained_pooler_comes_along(tuned, pretrained):
+    """A BERT's pooler would be thrown away."""
+    assert {"model.pooler.w", "model.pooler.b"} <= with_pooler(tuned, pretrained)
+
+
+def test_a_pooler_may_be_new(tuned, finished):
+    """A classifier with a pooler could not start from a model without one."""
+    names = with_pooler(tuned, finished("text_classification").run)
+    assert "model.encoder.embedding.table" in names and "model.pooler.w" not in names
+
+
+@pytest.fixture(scope="module")
+def sources(finished, trained, pretrained, tmp_path_factory):
+    """Runs that a classifier cannot start from, by name."""
+    place = tmp_path_factory.mktemp("sources")
+    for name, without in (("no tokenizer", "tokenizer.json"), ("no checkpoint", "checkpoints")):
+        shutil.copytree(pretrained.directory, place / name, ignore=shutil.ignore_patterns(without))
+    return {
+        "causal": finished("language_modelling").run.directory,
+        "images": finished("image_classification").run.directory,
+        "classes": finished("text_classification").run.directory,
+        "no run": place / "missing",
+        "no tokenizer": place / "no tokenizer",
+        "no checkpoint": place / "no checkpoint",
+        "masked": pretrained.directory,
+    }
+
+
+THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "error", "message"),
+    [
+        ("masked", {"model": {"d_model": 32}}, ConfigError,
+         r"does not fit this model: .*model\.encoder\.embedding\.table \(float32 \(300, 16\) there, "
+         r"float32 \(300, 32\) here\).* and \d+ more"),
+        ("masked", {"model": {"num_layers": 2}}, ConfigError, r"does not fit this model: .*\(1, 16\) there"),
+        ("masked", {"model": {"positions": "learned"}}, ConfigError,
+         r"lacks model\.encoder\.positions\.table of this model"),
+        ("classes", {"data": {"path": "three"}}, ConfigError,
+         r"does not fit this model: model\.classifier\.b \(float32 \(2,\) there, float32 \(3,\) here\), "
+         r"model\.classifier\.w \("),
+        ("causal", {}, ConfigError, r"lacks model\.encoder\.\S+, .* and \d+ more of this model"),
+        ("images", {}, RunError, "has no tokenizer.json: it was not trained on text"),
+        ("no tokenizer", {}, RunError, "has no tokenizer.json"),
+        ("no run", {}, RunError, "missing is not a run directory"),
+        ("no checkpoint", {}, RunError, "has no checkpoint yet"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)  # fmt: skip
+def test_a_run_that_a_classifier_cannot_start_from_is_refused(
+    sources, tuned, tmp_path, source, changes, error, message
+):
+    """It would start from scratch in silence or in part; the directory must stay free for a corrected command."""
+    if "data" in changes:
+        (tmp_path / "three.tsv").write_text("".join(THREE.format(i) for i in range(20)))
+        changes = {"data": {"path": str(tmp_path / "three.tsv")}}
+    config = tuned(sources[source], **changes)
+    with pytest.raises(error, match=message):
+        run_training(Run.start(tmp_path / "run", config), lambda _: None)
+    left = {file.name for file in (tmp_path / "run").iterdir() if file.is_file()}
+    assert left == {"environment.json"}

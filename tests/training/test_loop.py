@@ -53,9 +53,9 @@ class Data:
         return {"x": x, "y": y}
 
 
-def validation(model):
-    """Any function of the parameters."""
-    return float(jnp.abs(model.w[...] - 1).sum())
+def validation(step, model):
+    """Any function of the parameters, and the step that it is told."""
+    return {"loss": float(jnp.abs(model.w[...] - 1).sum()), "told": float(step)}
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +99,9 @@ def undisturbed(trainer, tmp_path_factory):
     return run, model, data, said
 
 
-def test_training_is_adam_on_batches_in_order(undisturbed, trainer):
-    """Batches would be skipped, repeated or shifted, or step i would not draw its noise from (seed, i).
-
-    Adam by hand, batch i with the noise of fold_in(key, i), the rate rising over 3 steps and falling to 0.
-    """
-    _, model, data, _ = undisturbed
-    assert data.asked == list(range(STEPS))
-    w = np.asarray(trainer.model(trainer.initial()).w[...], np.float64)
+def adam_by_hand(w):
+    """Where training from w ends, in float64."""
+    w = np.asarray(w, np.float64)
     m = v = np.zeros(WIDTH)
     for i in range(STEPS):
         batch = Data().batch(i)
@@ -117,6 +112,17 @@ def test_training_is_adam_on_batches_in_order(undisturbed, trainer):
         rate = 0.05 * (t / 3 if t <= 3 else (STEPS - t) / (STEPS - 3))
         m, v = 0.9 * m + 0.1 * grad, 0.98 * v + 0.02 * grad**2
         w = w - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-9)
+    return w
+
+
+def test_training_is_adam_on_batches_in_order(undisturbed, trainer):
+    """Batches would be skipped, repeated or shifted, or step i would not draw its noise from (seed, i).
+
+    Adam by hand, batch i with the noise of fold_in(key, i), the rate rising over 3 steps and falling to 0.
+    """
+    _, model, data, _ = undisturbed
+    assert data.asked == list(range(STEPS))
+    w = adam_by_hand(trainer.model(trainer.initial()).w[...])
     np.testing.assert_allclose(model.w[...], w, rtol=1e-4, atol=1e-5)
 
 
@@ -130,7 +136,15 @@ def test_metrics_are_written_when_promised(undisturbed):
 def test_the_last_validation_is_of_the_returned_model(undisturbed):
     """The reported loss would be that of an earlier state."""
     run, model, _, _ = undisturbed
-    assert rows_of(run)[-1]["validation_loss"] == pytest.approx(validation(model), rel=1e-6)
+    numbers = validation(STEPS, model)
+    wanted = {"validation_loss": pytest.approx(numbers["loss"], rel=1e-6), "validation_told": STEPS}
+    assert rows_of(run)[-1] == {"step": STEPS} | wanted
+
+
+def test_a_validation_is_told_its_step(undisturbed):
+    """What a run writes down beside its numbers would bear another step."""
+    rows = [row for row in rows_of(undisturbed[0]) if "validation_loss" in row]
+    assert [row["validation_told"] for row in rows] == [row["step"] for row in rows]
 
 
 def test_the_last_step_has_a_checkpoint_and_the_newest_are_kept(undisturbed, trainer):
@@ -158,6 +172,26 @@ def test_the_seed_decides_the_initial_parameters(trainer):
     first = trainer.initial()["model.w"]
     np.testing.assert_array_equal(again.initial()["model.w"], first)
     assert not np.array_equal(other.initial()["model.w"], first)
+
+
+# Parameters that are given -------------------------------------------------------------------------
+
+
+def test_given_parameters_replace_the_drawn_ones(trainer, new_run):
+    """Fine-tuning would start from scratch."""
+    start = np.arange(WIDTH, dtype=np.float32) + 1
+    given = {"model.w": jnp.asarray(start)}
+    model = train(trainer, Data(), validation, new_run(), CheckpointConfig(every=12), lambda _: None, initial=given)
+    np.testing.assert_allclose(model.w[...], adam_by_hand(start), rtol=1e-4, atol=1e-5)
+
+
+def test_given_parameters_are_for_the_beginning_alone(undisturbed, trainer, new_run):
+    """A resumed fine-tuning would throw its progress away."""
+    run, given = new_run(), {"model.w": jnp.full(WIDTH, 9.0)}
+    with pytest.raises(InterruptedError):
+        go(trainer, run, Data(stop_at=7))
+    model = train(trainer, Data(), validation, run, CheckpointConfig(every=3), lambda _: None, initial=given)
+    np.testing.assert_array_equal(model.w[...], undisturbed[1].w[...])
 
 
 # Stopped and resumed ---------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def write(tmp_path):
     def write(start, *steps, value=0.5):
         writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", start)
         for step in steps:
-            writer.write(step, {"loss": step * value, "tokens": 10.0})
+            writer.write(step, {"loss": step * value, "weight": 10.0})
         writer.close()
         return tmp_path / "metrics.jsonl"
 
@@ -39,14 +39,14 @@ def steps_in(file):
 def test_a_row_is_a_step_and_its_numbers(write):
     """Other tools could not read the metrics."""
     file = write(0, 1)
-    assert file.read_text("utf-8") == '{"step": 1, "loss": 0.5, "tokens": 10.0}\n'
+    assert file.read_text("utf-8") == '{"step": 1, "loss": 0.5, "weight": 10.0}\n'
 
 
 def test_rows_come_back_as_they_were_written(write):
     """The loss curve would show other numbers."""
     assert read_metrics(write(0, 1, 2)) == [
-        {"step": 1, "loss": 0.5, "tokens": 10.0},
-        {"step": 2, "loss": 1.0, "tokens": 10.0},
+        {"step": 1, "loss": 0.5, "weight": 10.0},
+        {"step": 2, "loss": 1.0, "weight": 10.0},
     ]
 
 
@@ -124,7 +124,7 @@ def test_event_files_hold_the_same_numbers(write, tmp_path):
     """TensorBoard would show nothing, or other numbers than metrics.jsonl."""
     write(0, 1, 2)
     found = [(e.step, v.tag, v.simple_value) for e in events(tmp_path / "tensorboard") for v in e.summary.value]
-    assert sorted(found) == [(1, "loss", 0.5), (1, "tokens", 10.0), (2, "loss", 1.0), (2, "tokens", 10.0)]
+    assert sorted(found) == [(1, "loss", 0.5), (1, "weight", 10.0), (2, "loss", 1.0), (2, "weight", 10.0)]
 
 
 def test_resuming_tells_tensorboard_which_steps_are_run_again(write, tmp_path):
@@ -160,16 +160,25 @@ def lines_of(console):
 
 def test_a_plain_line_has_step_loss_speed_and_time_left(clock, plain):
     """A user would not know how far a run is: 4 of 10 steps in 20 s with 100 tokens each."""
-    line = ProgressLine(10, 0, plain)
+    line = ProgressLine(10, 0, console=plain)
     for step in range(1, 5):
         clock.now += 5
         line.update(step, 1.23456, 100.0)
     assert lines_of(plain)[-1] == "step 4/10  loss 1.235  20 tokens/s  0:30 left"
 
 
+def test_a_line_has_the_unit_of_the_task(clock, plain):
+    """The speed of a run on images would be said to be in tokens."""
+    line = ProgressLine(2, 0, "images", plain)
+    for step in (1, 2):
+        clock.now += 5
+        line.update(step, 1.0, 64.0)
+    assert "  13 images/s" in lines_of(plain)[-1]
+
+
 def test_a_resumed_run_counts_its_own_steps_only(clock, plain):
     """The time left would be too short by the steps that were run before."""
-    line = ProgressLine(10, 8, plain)
+    line = ProgressLine(10, 8, console=plain)
     clock.now += 3600
     line.update(9, 1.0, 3600.0)
     assert lines_of(plain) == ["step 9/10  loss 1.000  1 tokens/s  1:00:00 left"]
@@ -177,7 +186,7 @@ def test_a_resumed_run_counts_its_own_steps_only(clock, plain):
 
 def test_plain_lines_come_now_and_then_and_at_the_end(clock, plain):
     """A log file would have a line a step, or none for a short run."""
-    line = ProgressLine(100, 0, plain)
+    line = ProgressLine(100, 0, console=plain)
     for step in range(1, 101):
         clock.now += 0.25
         line.update(step, 1.0, 10.0)
@@ -187,7 +196,7 @@ def test_plain_lines_come_now_and_then_and_at_the_end(clock, plain):
 
 def test_plain_lines_have_no_control_characters(clock, plain):
     """A log file would be full of escape sequences; lines must not wrap either."""
-    line = ProgressLine(2, 0, plain)
+    line = ProgressLine(2, 0, console=plain)
     clock.now += 60
     line.update(1, 1.0, 10.0)
     line.say("a line that is longer than the console is wide, [red]with[/red] brackets")
@@ -205,7 +214,7 @@ def terminal():
 
 def test_a_terminal_has_one_live_line(terminal):
     """The terminal would scroll, or show nothing: the line is drawn over and over in place."""
-    line = ProgressLine(10, 0, terminal)
+    line = ProgressLine(10, 0, console=terminal)
     for step in range(1, 4):
         line.update(step, 1.5, 100.0)
     line.close()
@@ -221,7 +230,7 @@ def test_a_terminal_has_one_live_line(terminal):
 
 def test_a_terminal_shows_other_lines_above_the_live_one(terminal):
     """The validation loss would be overwritten by the progress line."""
-    line = ProgressLine(10, 0, terminal)
+    line = ProgressLine(10, 0, console=terminal)
     line.say("step 1: validation loss 1.0000")
     line.update(2, 1.5, 100.0)
     line.close()

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from support import quick_jit, tiny_transformer
+from support import quick_jit, tiny_model
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
@@ -182,9 +182,19 @@ def test_decay_skips_biases_and_norms():
         np.testing.assert_allclose(end[name], factor * start[name], rtol=1e-6, err_msg=name)
 
 
-def test_every_parameter_of_a_transformer_is_known_to_decay_or_not():
-    """A projection under another name would not decay, or a bias would: by shape, all that decays is a matrix."""
-    model = tiny_transformer(share_embeddings=False, tie_output=False, positions="learned")
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    {
+        "Transformer": dict(share_embeddings=False, tie_output=False, positions="learned"),
+        "CausalLM": dict(gated=True, qk_norm=True, positions="relative", norm="rms"),
+        "MaskedLM": dict(num_token_types=2, pooler=True, embedding_norm=True, positions="learned"),
+        "TextClassifier": dict(pooler=True),
+        "VisionTransformer": dict(positions="learned", pooling="cls"),
+    }.items(),
+)
+def test_every_parameter_of_a_model_is_known_to_decay_or_not(model, fields):
+    """A projection or a table under another name would not decay, or a bias would."""
+    model = tiny_model(model, **fields)
     config = OptimizerConfig(name="adamw", weight_decay=1.0, learning_rate=1.0, schedule="constant")
     optimizer = make_optimizer(config, make_schedule(config, 1))
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), model)
@@ -194,9 +204,10 @@ def test_every_parameter_of_a_transformer_is_known_to_decay_or_not():
         for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
     }
     last = {name: name.rsplit(".", 1)[-1] for name in shrinks}
-    matrices = {"w1", "w2", "w_q", "w_k", "w_v", "w_o", "w_out", "table"}
+    matrices = {"w", "w1", "w2", "w_gate", "w_q", "w_k", "w_v", "w_o", "table", "position_table"}
+    others = {"gamma", "beta", "b", "b1", "b2", "b_gate", "b_q", "b_k", "b_v", "b_o", "class_token"}
+    assert set(last.values()) <= matrices | others  # else: say here what the new one is
     assert shrinks == {name: last[name] in matrices for name in shrinks}
-    assert set(last.values()) >= matrices | {"gamma", "beta", "b1", "b2", "b_o"}
 
 
 def adam_by_hand(gradients, rate=0.05, b1=0.9, b2=0.98, eps=1e-9):

@@ -81,7 +81,7 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(accumulate):
     np.testing.assert_allclose(found_w, w, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found_b, b, rtol=1e-5, atol=1e-5)
     assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
-    assert float(metrics["tokens"]) == weight
+    assert float(metrics["weight"]) == weight
 
 
 def test_parts_without_weight_count_nothing():
@@ -105,7 +105,7 @@ def test_the_metrics_are_of_this_step():
     loss, weight, w, b = by_hand(batch)
     state, metrics = run_step(batch, step=7)
     assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
-    assert float(metrics["tokens"]) == weight
+    assert float(metrics["weight"]) == weight
     assert float(metrics["gradient_norm"]) == pytest.approx(np.sqrt((w**2).sum() + (b**2).sum()), rel=1e-5)
     assert float(metrics["learning_rate"]) == 3.5
     assert int(state.step) == 8

@@ -154,10 +154,12 @@ def _padded(model, prompt, max_new_tokens: int, slide: bool) -> tuple[np.ndarray
     room = limit - max_new_tokens + 1
     if room < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for a prompt in max_length={limit}")
-    rows = [np.asarray(row, np.int64) for row in prompt]
-    if not rows or min(len(row) for row in rows) == 0:
+    rows = [np.asarray(row) for row in (prompt if isinstance(prompt, Sequence) else np.asarray(prompt))]
+    if not rows or min(row.size for row in rows) == 0:
         raise ValueError("a prompt needs at least one token: a model may have a start token for this")
     for b, row in enumerate(rows):
+        if row.ndim != 1 or row.dtype.kind not in "iu":
+            raise ValueError(f"prompt must be token ids [B T], or B lists of them; prompt {b} is {row!r}")
         _check_row(row, b, model.config.vocab_size)
         if len(row) > room and not slide:
             raise ValueError(

@@ -108,7 +108,9 @@ def _nucleus(logits: Float[Array, "B V"], top_p: Any) -> Float[Array, "B V"]:
     order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
     probabilities = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    kept = jnp.put_along_axis(jnp.zeros(logits.shape, bool), order, before < top_p, axis=-1, inplace=False)
+    # Rounded, the sum may reach 1 before its last terms.
+    wanted = (before < top_p) | jnp.greater_equal(top_p, 1.0)
+    kept = jnp.put_along_axis(jnp.zeros(logits.shape, bool), order, wanted, axis=-1, inplace=False)
     return jnp.where(kept, logits, -jnp.inf)
 
 

@@ -23,6 +23,7 @@ from .base import Evaluation, Task, check_name, weighted_means
 
 # What only the data, or the pre-trained run, tells: any number will do to check the other fields.
 _SOME_CLASSES, _SOME_TOKENS = 2, 1000
+_SHOWN = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,13 +118,17 @@ class TextClassification(Task):
     def evaluate(
         self, model: TextClassifier, data: TextClassificationData, splits: Sequence[str]
     ) -> dict[str, Evaluation]:
-        """Loss and accuracy of each split, beside the share of its most frequent class."""
+        """Loss and accuracy of each split, beside the share of its most frequent class.
+
+        Texts beyond the model's max_length are reported and left out.
+        """
         evaluations = {}
         for split in splits:
             metrics = self.validate(model, data.evaluation_batches(split))
-            labels = [example.label for example in data.splits[split]]
+            examples, _ = data.encode(split)
+            labels = [example.label for example in examples]
             majority = max(labels.count(name) for name in self.classes) / len(labels)
-            texts = [example.text for example in data.splits[split][:100]]
+            texts = [example.text for example in examples[:_SHOWN]]
             best = [found[0].name for found in self.classify(model, texts)]
             samples = [Classified(*row) for row in zip(texts, labels, best, strict=False)]
             note = f"the most frequent class has {100 * majority:.2f} %"

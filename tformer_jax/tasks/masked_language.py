@@ -199,9 +199,7 @@ class MaskedLanguageModelling(Task):
 
     def _predicted(self, model: MaskedLM, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """The probabilities [n V] of the tokens at each place of a row."""
-        size = len(tokens)
-        length = min(1 << (size - 1).bit_length(), model.config.max_length)  # few lengths, few programs
-        row = np.pad(np.asarray(tokens, np.int32), (0, length - size))
+        row, size = _padded(tokens, model.config.max_length), len(tokens)
         return np.asarray(self._probabilities(model, row, np.int32(size)))[:size]
 
     def _with_gaps(self, text: str, limit: int) -> list[int]:
@@ -227,15 +225,15 @@ class MaskedLanguageModelling(Task):
 
     def _filled(self, model: MaskedLM, row: np.ndarray) -> Filled:
         """Some tokens of the row hidden, predicted, and as they were."""
-        hidden, masked = F.mask_tokens(
-            jnp.asarray(row)[None],
+        _, masked = F.mask_tokens(
+            jnp.asarray(_padded(row, model.config.max_length))[None],
             jax.random.key(1),
             mask_id=tokenizers.MASK_ID,
             vocab_size=model.config.vocab_size,
             special_ids=_SPECIAL_IDS,
             rate=self.config.mask_rate,
         )
-        masked = np.asarray(masked[0])
+        masked = np.asarray(masked[0])[: len(row)]
         gaps = np.where(masked, tokenizers.MASK_ID, row)
         best = self._predicted(model, gaps).argmax(-1)
         predicted = np.where(masked, best, row)
@@ -251,6 +249,13 @@ class MaskedLanguageModelling(Task):
 
     def _text(self, tokens: Iterable[Any]) -> str:
         return tokenizers.decode(self.tokenizer, tokens, strip=False)
+
+
+def _padded(tokens: Sequence[int] | np.ndarray, limit: int) -> np.ndarray:
+    """To the next power of two, or the limit: few lengths, few programs."""
+    size = len(tokens)
+    length = min(1 << (size - 1).bit_length(), limit)
+    return np.pad(np.asarray(tokens, np.int32), (0, length - size), constant_values=tokenizers.PAD_ID)
 
 
 def first_chosen(masked: Bool[Array, "B T"], count: int) -> tuple[Int[Array, "M"], Float[Array, "M"]]:

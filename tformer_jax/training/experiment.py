@@ -95,7 +95,7 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
     """
     experiment = Experiment.from_config(run.config)
     try:
-        pretrained = _pretrained_run(experiment, run)
+        pretrained = None if _has_checkpoint(run) else _pretrained_run(experiment, run)
         data = experiment.load_data(run.directory)
         batches = data.train_batches(experiment.training.accumulate)
         validation = data.evaluation_batches("validation")
@@ -159,6 +159,14 @@ def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:
         if step not in checkpoints.steps:
             raise RunError(f"{run.directory} has no checkpoint of step {step}, only of {checkpoints.steps}")
         return experiment, task, trainer.model(checkpoints.restore(step, trainer.layout.shapes))
+
+
+def _has_checkpoint(run: Run) -> bool:
+    """Whether training would go on: then nothing else is started from, which may be gone by now."""
+    if not run.checkpoints.exists():
+        return False
+    with Checkpoints(run.checkpoints, CheckpointConfig(every=1)) as checkpoints:
+        return checkpoints.latest is not None
 
 
 def _pretrained_run(experiment: Experiment, run: Run) -> Run | None:

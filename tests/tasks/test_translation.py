@@ -1,4 +1,6 @@
-"""What evaluation and prediction mean: the loss from logits, packed or not; translations in order; BLEU."""
+"""Translation: the loss from logits, packed or not, fused or not; translations in order; BLEU."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +9,13 @@ import pytest
 import sacrebleu
 from support import quick_jit, tiny_transformer
 
-from tformer_jax import decoding, tasks
+from tformer_jax import decoding
 from tformer_jax.config import ConfigError
 from tformer_jax.data import pipelines
 from tformer_jax.data.files import DataError
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.data.translation import TranslationData, TranslationDataConfig
-from tformer_jax.tasks import Translation, TranslationConfig
+from tformer_jax.tasks import Translation, TranslationConfig, translation
 
 MAX_LENGTH = 24
 WORDS = "the red cat saw a small dog on that old green hill today".split()
@@ -95,16 +97,15 @@ def test_the_evaluation_loss_is_the_mean_over_target_tokens(make_task, data, mod
     wanted, _ = by_hand(forward, sources, targets)
     batches = data.train_batches()
     assert len({batches.batch(i)["target_lengths"].sum() for i in range(len(batches))}) > 2
-    found = make_task().evaluation_loss(model, batches)
+    found = make_task().validate(model, batches)["loss"]
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_evaluation_loss_has_no_smoothing(make_task, data, model):
     """Losses of runs with different `task.label_smoothing` could not be compared."""
     batches = data.evaluation_batches("validation")
-    assert make_task(label_smoothing=0.3).evaluation_loss(model, batches) == make_task(
-        label_smoothing=0.0
-    ).evaluation_loss(model, batches)
+    smoothed, plain = (make_task(label_smoothing=rate).validate(model, batches) for rate in (0.3, 0.0))
+    assert smoothed == plain
 
 
 def packed(data, limit=MAX_LENGTH):
@@ -113,11 +114,12 @@ def packed(data, limit=MAX_LENGTH):
     return pipelines.Packed((sources, targets), ("source", "target"), (50, 60), 1, 0), sources, targets
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_packed_sentences_have_the_loss_that_they_have_alone(make_task, data, model, forward, smoothing):
-    """Sentences of a row would see each other, or the end of one would predict the start of the next."""
+@pytest.mark.parametrize(("smoothing", "fused"), [(0.0, False), (0.2, False), (0.2, True)])
+def test_packed_sentences_have_the_loss_that_they_have_alone(make_task, data, model, forward, smoothing, fused):
+    """Sentences of a row would see each other, the end of one would predict the start of the next, or the fused
+    loss would be another one."""
     batches, sources, targets = packed(data)
-    loss = quick_jit(make_task(label_smoothing=smoothing).loss)
+    loss = quick_jit(make_task(label_smoothing=smoothing, fused_loss=fused).loss)
     parts = [loss(model, batches.batch(i), None) for i in range(len(batches))]
     losses, weights = np.asarray(parts, np.float64).T
     wanted, tokens = by_hand(forward, sources, targets, smoothing)
@@ -139,6 +141,14 @@ def test_the_training_loss_of_buckets_is_smoothed(make_task, data, model, forwar
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("field", [{"z_loss": 0.5}, {"fused_loss": True}, {"label_smoothing": 0.3}], ids=str)
+def test_every_setting_of_the_loss_is_in_its_program(make_task, data, model, field):
+    """A setting would turn nothing. What the loss makes of them is tested with language models."""
+    batch = data.train_batches().batch(0)
+    changed, plain = (str(jax.make_jaxpr(make_task(**f).loss)(model, batch, None)) for f in (field, {}))
+    assert changed != plain
+
+
 # Translating -----------------------------------------------------------------------------------
 
 
@@ -156,8 +166,8 @@ def echo(monkeypatch):
         tokens = repeat(model, source, **how)[:, None]
         return decoding.Hypotheses(tokens, jnp.zeros(tokens.shape[:2]))
 
-    monkeypatch.setattr(tasks.decoding, "greedy_search", repeat)
-    monkeypatch.setattr(tasks.decoding, "beam_search", repeat_best)
+    monkeypatch.setattr(translation.decoding, "greedy_search", repeat)
+    monkeypatch.setattr(translation.decoding, "beam_search", repeat_best)
     return asked
 
 
@@ -203,7 +213,7 @@ def test_the_translation_of_nothing_is_nothing(make_task, model, monkeypatch, te
     def talk(model, source, **how):
         return decoding.Hypotheses(jnp.full((len(source), 1, 8), 40), jnp.zeros((len(source), 1)))
 
-    monkeypatch.setattr(tasks.decoding, "beam_search", talk)
+    monkeypatch.setattr(translation.decoding, "beam_search", talk)
     found = make_task().translate(model, texts)
     assert [bool(text) for text in found] == [bool(text) for text in texts]
 
@@ -229,7 +239,7 @@ def test_the_score_is_that_of_sacrebleu(make_task, data, model, echo):
     evaluation = make_task().evaluate(model, data, ["test"])["test"]
     hypotheses, references = [s.translation for s in evaluation.samples], [s.reference for s in evaluation.samples]
     assert evaluation.metrics["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [references]).score, abs=1e-9)
-    assert evaluation.signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert evaluation.note.startswith("signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
 
 
 def test_every_sentence_of_a_split_is_scored(make_task, data, model, echo):
@@ -257,8 +267,10 @@ def test_the_loss_of_an_evaluation_is_that_of_its_split(make_task, data, model, 
     ("fields", "message"),
     [
         ({"name": "translate"}, r"task\.name must be one of .*did you mean 'translation'"),
+        ({"name": "language_modelling"}, r"task\.name must be one of \['translation'\]"),
         ({"label_smoothing": 1.0}, r"task\.label_smoothing must be in \[0, 1\), got 1\.0"),
         ({"label_smoothing": -0.1}, r"task\.label_smoothing must be in \[0, 1\), got -0\.1"),
+        ({"z_loss": -1.0}, r"task\.z_loss must not be negative, got -1\.0"),
         ({"beam_size": 0}, r"task\.beam_size must be at least 1, got 0"),
         ({"length_penalty": -1.0}, r"task\.length_penalty must not be negative, got -1\.0"),
         ({"beam_size": 1}, r"task\.length_penalty .*with beam_size=1 it must be 0"),
@@ -268,3 +280,9 @@ def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first evaluation."""
     with pytest.raises(ConfigError, match=message):
         TranslationConfig(**fields)
+
+
+def test_every_field_of_the_config_is_seen_here():
+    """A field was added to the config that no test above turns."""
+    fields = {field.name for field in dataclasses.fields(TranslationConfig)}
+    assert fields == {"name", "label_smoothing", "z_loss", "fused_loss", "beam_size", "length_penalty"}

@@ -1,0 +1,299 @@
+"""Reporting on and predicting with every task but translation, as a user does; presets of all."""
+
+import contextlib
+import functools
+import importlib
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+import tiny_runs
+from absl import flags as absl_flags
+from rich.console import Console
+
+from experiments import cli
+from experiments.reporting import report
+from tformer_jax.config import ConfigError
+from tformer_jax.data.files import DataError
+from tformer_jax.decoding import greedy, sampling
+from tformer_jax.tasks import TASKS
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.run import Run
+
+NUMBER = r"\d[\d,]*(?:\.\d+)?"
+CONFIGS = sorted(f.stem for f in (Path(__file__).parents[2] / "experiments" / "configs").glob("*.py"))
+NAMES = {
+    "language": "language_modelling",
+    "masked": "masked_language_modelling",
+    "texts": "text_classification",
+    "vision": "image_classification",
+}
+
+
+def lines_of(result):
+    return result.stdout.splitlines()
+
+
+# The presets -----------------------------------------------------------------------------------
+
+
+def presets():
+    for name in sorted(set(CONFIGS) - {"__init__", "sections"}):
+        module = importlib.import_module(f"experiments.configs.{name}")
+        yield from ((module, preset) for preset in module._PRESETS)
+
+
+@pytest.mark.parametrize(("module", "preset"), list(presets()), ids=lambda x: x if isinstance(x, str) else x.__name__[20:])
+def test_every_preset_is_a_whole_config(module, preset):
+    """A preset would be refused when it is first used, or lack a field that a flag could set."""
+    config = module.get_config(preset)
+    assert config.is_locked
+    plain = config.to_dict()
+    experiment = Experiment.from_config(plain)
+    for section in ("task", "data", "optimizer", "training", "checkpoint"):
+        assert plain[section].keys() == vars(getattr(experiment, section)).keys()
+    planned = experiment.task_class.planned_fields(experiment.data)
+    known = experiment.model_config({}).fields_of(experiment.task_class.Model.__name__)
+    assert plain["model"].keys() == set(known) - planned.keys() - {"precision"}
+
+
+def test_every_task_has_presets():
+    """A task could not be trained from the command line."""
+    assert {module.get_config(preset).task.name for module, preset in presets()} == set(TASKS)
+
+
+# Reporting -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """Copies of finished runs, each in a folder of its name; a run is seen to stand alone."""
+    copies = tmp_path_factory.mktemp("copies")
+    for name, task in NAMES.items():
+        shutil.copytree(tiny_runs.finished(tmp_path_factory.getbasetemp(), task).run.directory, copies / name)
+    return copies
+
+
+@pytest.fixture(scope="module")
+def reported(copies, tmp_path_factory):
+    """`reported(name)`: the lines that are printed of a finished run."""
+
+    @functools.cache
+    def reported(name):
+        found = tiny_runs.finished(tmp_path_factory.getbasetemp(), NAMES[name])
+        with contextlib.redirect_stdout(io.StringIO()) as out, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cli, "_console", Console())
+            report(Run.open(copies / name), found.task, found.data, found.model)
+        return out.getvalue().splitlines()
+
+    return reported
+
+
+SCORES = {
+    "language": "N bits per byte, perplexity N a token, loss N nats a token, N tokens",
+    "masked": "masked accuracy N %, loss N nats a masked token, pseudo-perplexity N a token",
+    "texts": "accuracy N %, loss N nats, 8 texts",
+    "vision": "accuracy N %, loss N nats, 9 images",
+}
+NOTES = {
+    "language": "",
+    "masked": "pseudo-perplexity of 2",
+    "texts": "the most frequent class has",
+    "vision": "samples:",
+}
+SAMPLES = {"language": "prompt", "masked": "masked", "texts": "predicted"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_score_is_printed_and_kept(reported, copies, name):
+    """A user would not learn what came of the training, or other numbers than are kept."""
+    lines = reported(name)
+    (line,) = [line for line in lines if line.startswith("test:")]
+    assert re.fullmatch("test: " + SCORES[name].replace("N ", NUMBER + " "), line)
+    saved = json.loads((copies / name / "samples" / "test_metrics.json").read_text("utf-8"))
+    assert f"loss {saved['loss']:.4f} nats" in line
+    assert any(line.startswith(NOTES[name]) for line in lines) and saved["note"].startswith(NOTES[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_are_printed_and_kept(reported, copies, name):
+    """A user would have to search for what the model does."""
+    lines = reported(name)
+    kept = [json.loads(line) for line in (copies / name / "samples" / "test.jsonl").read_text("utf-8").splitlines()]
+    field = SAMPLES.get(name, "predicted")
+    shown = [line for line in lines if re.match(rf"  {field}\b", line)]
+    assert len(shown) == min(5, len(kept))
+    assert all(sample[field].splitlines()[0].strip() in "\n".join(lines) for sample in kept[:1])
+    assert (copies / name / "plots" / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+# Predicting ------------------------------------------------------------------------------------
+
+LONG = ("the old green hill " * 20).strip()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A light and a dark image."""
+    return [
+        tiny_runs.files(tmp_path_factory.getbasetemp()) / "images" / "train" / name / "1.png"
+        for name in ("light", "dark")
+    ]
+
+
+@pytest.fixture(scope="module")
+def predictions(copies, command, together, images):
+    """What became of each command."""
+    (copies / "beginnings.txt").write_text(f"the red\n\n{LONG}\n", "utf-8")
+    (copies / "reviews.txt").write_text("the small cat today\na dog\n", "utf-8")
+    drawn = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2", "--slide"]
+    fields = {"data.source": "folders", "data.path": images[0].parents[2], "data.image_size": 8, "data.batch_size": 16}
+    fields |= {"data.validation_size": 8, "data.test_size": 9, "model.num_layers": 1, "model.scan_unroll": 1}
+    changes = [f"--config.{name}={value}" for name, value in (fields | {"training.steps": 2}).items()]
+    commands = {
+        "drawn": ("predict", "language", f"--input={copies / 'beginnings.txt'}", "--max_new_tokens=6", *drawn),
+        "filled": ("predict", "masked", "--text=the [MASK] saw the [MASK]", "--top=3"),
+        "ranked": ("predict", "texts", f"--input={copies / 'reviews.txt'}"),
+        "seen": ("predict", "vision", *(f"--image={image}" for image in images), "--top=1"),
+        "evaluated": ("evaluate", "vision", "--split=validation"),
+        "trained": ("train", "trained", "--config=experiments/configs/vision.py", *changes),
+    }
+    return together(
+        {
+            key: lambda given=given: command(given[0], f"--workdir={copies / given[1]}", *given[2:])
+            for key, given in commands.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("name", ["drawn", "filled", "ranked", "seen", "evaluated", "trained"])
+def test_a_command_succeeds_quietly(predictions, name):
+    """A flag would be refused that is documented, or warnings be mixed with the result."""
+    assert predictions[name].returncode == 0, predictions[name].stderr
+    assert "Traceback" not in predictions[name].stderr
+
+
+def test_every_beginning_of_a_file_is_continued(predictions):
+    """An empty line would be skipped, one that is too long end the rest, or the text begin after its beginning."""
+    printed = predictions["drawn"].stdout
+    assert printed.startswith("the red") and printed.endswith("\n")
+    assert LONG in printed
+    assert len(printed) > len(f"the red\n\n{LONG}\n")
+
+
+def test_another_split_is_evaluated(predictions):
+    """`--split` would turn nothing."""
+    assert re.search(r"(?m)^validation: accuracy .* 8 images$", predictions["evaluated"].stdout)
+    assert "test:" not in predictions["evaluated"].stdout
+
+
+def test_a_task_is_trained_from_the_command_line(predictions, copies):
+    """Flags would not reach the config of another task than translation, or its report be another's."""
+    lines = lines_of(predictions["trained"])
+    assert any(re.fullmatch(rf"step 2/2  loss {NUMBER}  {NUMBER} images/s  0:00 left", line) for line in lines)
+    assert any(re.fullmatch("test: " + SCORES["vision"].replace("N ", NUMBER + " "), line) for line in lines)
+    assert json.loads((copies / "trained" / "config.json").read_text("utf-8"))["data"]["image_size"] == 8
+
+
+def test_gaps_are_filled_in_order(predictions):
+    """A user could not tell which guess is for which gap."""
+    found = lines_of(predictions["filled"])
+    assert [line.split(":")[0] for line in found] == ["[MASK] 1", "[MASK] 2"]
+    for line in found:
+        shares = [float(share) for share in re.findall(r" (\d\.\d{3})(?=  |$)", line)]
+        assert len(shares) == 3 and shares == sorted(shares, reverse=True) and sum(shares) <= 1
+
+
+def test_texts_are_classified_a_line_each(predictions):
+    """A script could not match classes to texts."""
+    first, second = (line.split("\t") for line in lines_of(predictions["ranked"]))
+    assert (first[1], second[1]) == ("the small cat today", "a dog")
+    for classes, _ in (first, second):
+        assert re.fullmatch(r"(long|short) \d\.\d{3}  (long|short) \d\.\d{3}", classes)
+
+
+def test_images_are_classified_a_line_each(predictions, images):
+    """A script could not match classes to images, or `--top` turn nothing."""
+    found = [line.split("\t") for line in lines_of(predictions["seen"])]
+    assert [file for _, file in found] == [str(image) for image in images]
+    assert all(re.fullmatch(r"(light|dark) \d\.\d{3}", classes) for classes, _ in found)
+
+
+@pytest.fixture
+def predict():
+    """`predict(*flags)`: experiments.predict within this process, which starts sooner; flags are forgotten after."""
+    module = importlib.import_module("experiments.predict")
+
+    def predict(*flags):
+        absl_flags.FLAGS.unparse_flags()
+        absl_flags.FLAGS(["predict", *map(str, flags)])
+        return module
+
+    yield predict
+    absl_flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("language", ["--image=a.png"], "--image has no meaning for language_modelling"),
+        ("language", ["--text=a", "--top=3"], "--top has no meaning for language_modelling"),
+        ("language", ["--text=a", "--greedy", "--top_p=0.5"], "--top_p has no meaning with --greedy"),
+        ("language", ["--text=a", "--greedy", "--seed=0"], "--seed has no meaning with --greedy"),
+        ("language", ["--text=a", "--temperature=0"], r"temperature must be in \(0, inf\], got 0\.0"),
+        ("language", [f"--text={LONG}", "--max_new_tokens=6"], r"prompt 0 has \d+ tokens; .*slide=True would cut its"),
+        ("language", ["--text=a", "--max_new_tokens=50"], "max_new_tokens=50 leaves no room for a prompt"),
+        ("language", [], "give --text or --input"),
+        ("masked", ["--text=The value"], r"the text has no \[MASK\] to fill in"),
+        ("masked", [f"--text=[MASK] {LONG}"], r"the text has \d+ tokens, and the model reads at most 48"),
+        ("masked", ["--text=[MASK]", "--greedy"], "--greedy has no meaning for masked_language_modelling"),
+        ("texts", ["--text=a", "--input=b"], "give --text or --input"),
+        ("texts", ["--text=a", "--seed=1"], "--seed has no meaning for text_classification"),
+        ("texts", [f"--text={LONG}"], r"text 1 has \d+ tokens, and the model reads at most 48"),
+        ("vision", [], "give --image"),
+        ("vision", ["--image=README.md"], r"README\.md is no image"),
+        ("vision", ["--image=nowhere.png"], r"cannot read nowhere\.png"),
+        ("vision", ["--text=a"], "--text has no meaning for image_classification"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(copies, predict, capsys, name, flags, message):
+    """A flag would be ignored, an input be cut, or half an answer stand before the error.
+
+    What the command line makes of such an error is tested in test_commands.py.
+    """
+    module = predict(f"--workdir={copies / name}", *flags)
+    with pytest.raises((ConfigError, DataError), match=message):
+        module.main()
+    assert capsys.readouterr().out == ""
+
+
+def test_every_flag_reaches_the_sampler(predict):
+    """A flag would turn nothing."""
+    flags = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2"]
+    settings = dict(temperature=0.9, top_k=50, top_p=0.95, min_p=0.001, repetition_penalty=1.2)
+    assert predict("--workdir=none", *flags)._sampler() == sampling(**settings)
+    assert predict("--workdir=none", "--greedy", "--repetition_penalty=2")._sampler() == greedy(repetition_penalty=2.0)
+
+
+def test_a_continuation_is_printed_as_it_comes(predict, capsys):
+    """A user would look at nothing until the last token; length, key and slide would turn nothing."""
+    seen, asked = [], {}
+
+    class Slow:
+        """What was printed is looked at between the pieces."""
+
+        def continue_text(self, model, text, **how):
+            asked.update(how, text=text)
+            for piece in (" one", " two", ""):
+                seen.append(capsys.readouterr().out)
+                yield piece
+
+    predict("--workdir=none", "--text=zero", "--max_new_tokens=7", "--seed=4", "--slide")._continue(Slow(), None)
+    assert seen == ["", "zero one", " two"]
+    assert capsys.readouterr().out == "\n"
+    assert (asked["text"], asked["max_new_tokens"], asked["slide"]) == ("zero", 7, True)
+    assert asked["key"] == jax.random.key(4)

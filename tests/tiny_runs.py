@@ -1,0 +1,91 @@
+"""A tiny experiment of each task but translation, on real files: trained once for the tests of several folders."""
+
+import functools
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from support import quick_jit
+
+from tformer_jax.training.experiment import run_training
+from tformer_jax.training.run import Run
+
+WORDS = "the red cat saw a small dog on that old green hill today".split()
+
+
+def run_and_train(config, directory):
+    """A finished run: its `run`, `task`, `data`, `model` and what was `said`."""
+    said = []
+    run = Run.start(directory, config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick_jit)
+        task, data, model = run_training(run, said.append)
+    return types.SimpleNamespace(run=run, task=task, data=data, model=model, said=said)
+
+
+@functools.cache
+def files(place):
+    """Documents, labelled texts and labelled images: `texts/*.txt`, `labelled.tsv`, `images/train/CLASS/*.png`.
+
+    `place`: a directory of this session, here and below; always the same, so that there is one of each run.
+    """
+    folder = place / "tiny files"
+    (folder / "texts").mkdir(parents=True)
+    labelled = []
+    for i in range(60):
+        words = [WORDS[(i * 5 + j * (1 + i % 3)) % 13] for j in range(3 + i % 8)]
+        (folder / "texts" / f"{i:02}.txt").write_text(" ".join(words * 3) + "\n")
+        labelled.append(f"{'long' if len(words) > 6 else 'short'}\t{' '.join(words)} {i}\n")
+        for name, value in (("dark", 30), ("light", 200)):
+            (folder / "images" / "train" / name).mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(i).integers(0, 50, (8, 8)).astype(np.uint8)
+            Image.fromarray(noise + np.uint8(value)).save(folder / "images" / "train" / name / f"{i}.png")
+    (folder / "labelled.tsv").write_text("".join(labelled))
+    return folder
+
+
+@functools.cache
+def configs(place):
+    """A config of each task, by its name."""
+    folder = files(place)
+    text = {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "positions": "rotary", "max_length": 48}
+    documents = {
+        "source": "files",
+        "path": str(folder / "texts"),
+        "validation_share": 0.1,
+        "test_share": 0.1,
+        "vocab_size": 300,
+        "row_length": 16,
+        "batch_tokens": 64,
+    }
+    labelled = {"source": "files", "path": str(folder / "labelled.tsv"), "validation_size": 8, "test_size": 8}
+    labelled |= {"vocab_size": 300, "batch_tokens": 128, "num_buckets": 1}
+    images = {"source": "folders", "path": str(folder / "images"), "image_size": 8, "num_channels": 1}
+    images |= {"validation_size": 8, "test_size": 9, "batch_size": 16}
+    vision = {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "patch_size": 4, "positions": "learned"}
+    parts = {
+        "language_modelling": ({"sample_tokens": 4}, documents, text),
+        "masked_language_modelling": ({"pseudo_perplexity_rows": 2}, documents, text | {"pooler": True}),
+        "text_classification": ({}, labelled, text | {"pooling": "mean"}),
+        "image_classification": ({"max_shift": 1}, images, vision),
+    }
+    return {
+        name: {
+            "task": {"name": name} | task,
+            "data": data,
+            "model": model | {"dropout_rate": 0.0},
+            "optimizer": {"learning_rate": 0.01, "schedule": "constant", "warmup_steps": 0},
+            "training": {"steps": 12, "log_every": 4, "evaluate_every": 6},
+            "checkpoint": {"every": 6},
+            "precision": "params=float32,compute=float32,output=float32",
+        }
+        for name, (task, data, model) in parts.items()
+    }
+
+
+@functools.cache
+def finished(place, name):
+    """A finished run of a task; it stays as it is."""
+    return run_and_train(configs(place)[name], place / "tiny runs" / name)
