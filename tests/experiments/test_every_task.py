@@ -47,7 +47,9 @@ def presets():
         yield from ((module, preset) for preset in module._PRESETS)
 
 
-@pytest.mark.parametrize(("module", "preset"), list(presets()), ids=lambda x: x if isinstance(x, str) else x.__name__[20:])
+@pytest.mark.parametrize(
+    ("module", "preset"), list(presets()), ids=lambda x: x if isinstance(x, str) else x.__name__[20:]
+)
 def test_every_preset_is_a_whole_config(module, preset):
     """A preset would be refused when it is first used, or lack a field that a flag could set."""
     config = module.get_config(preset)
@@ -151,8 +153,15 @@ def predictions(copies, command, together, images):
     (copies / "beginnings.txt").write_text(f"the red\n\n{LONG}\n", "utf-8")
     (copies / "reviews.txt").write_text("the small cat today\na dog\n", "utf-8")
     drawn = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2", "--slide"]
-    fields = {"data.source": "folders", "data.path": images[0].parents[2], "data.image_size": 8, "data.batch_size": 16}
-    fields |= {"data.validation_size": 8, "data.test_size": 9, "model.num_layers": 1, "model.scan_unroll": 1}
+    fields = {
+        "data.source": "folders",
+        "data.path": images[0].parents[2],
+        "data.image_size": 8,
+        "model.patch_size": 4,
+        "data.batch_size": 16,
+    }
+    fields |= {"data.num_channels": 1, "data.validation_size": 8, "data.test_size": 9, "model.patch_size": 4}
+    fields |= {"model.d_model": 16, "model.num_heads": 2, "model.num_layers": 1, "model.scan_unroll": 1}
     changes = [f"--config.{name}={value}" for name, value in (fields | {"training.steps": 2}).items()]
     commands = {
         "drawn": ("predict", "language", f"--input={copies / 'beginnings.txt'}", "--max_new_tokens=6", *drawn),

@@ -83,7 +83,7 @@ def make_train_step(
         metrics = {
             "loss": value,
             "weight": weight,
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
         model = optax.apply_updates(state.model, updates)
