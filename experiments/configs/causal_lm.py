@@ -2,12 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs.sections import BFLOAT16, FLOAT32, model_section, section
+from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, model_section, section
 from tformer_jax.config import check_choice
 from tformer_jax.tasks import LanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
-from tformer_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
@@ -18,34 +17,12 @@ def get_config(preset: str = "tiny") -> ConfigDict:
 
 def _tiny() -> dict:
     data = section(LanguageModelling.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=512)
-    model = {
-        "d_model": 128,
-        "num_heads": 4,
-        "d_ff": 512,
-        "num_layers": 4,
-        "activation": "gelu_tanh",
-        "norm_position": "pre",
-        "positions": "rotary",
-        "scale_embeddings": False,
-        "max_length": 256,
-        "dropout_rate": 0.0,
-        "scan_unroll": 4,
-    }
+    model = TINY_TEXT_MODEL | dict(max_length=256)
     return {
         "task": section(LanguageModelling.Config),
         "data": data,
         "model": model_section(LanguageModelling, data, **model),
-        "optimizer": section(
-            OptimizerConfig,
-            name="adamw",
-            learning_rate=3e-3,
-            schedule="linear",
-            warmup_steps=150,
-            b2=0.95,
-            eps=1e-8,
-            weight_decay=0.1,
-            clip_norm=1.0,
-        ),  # fmt: skip
+        "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=150, b2=0.95),
         "training": section(TrainingConfig, steps=2000, evaluate_every=500),
         "checkpoint": section(CheckpointConfig, every=500),
         "precision": FLOAT32,
@@ -68,17 +45,7 @@ def _gpt2() -> dict:
         "task": section(LanguageModelling.Config, fused_loss=True),
         "data": data,
         "model": model_section(LanguageModelling, data, "gpt2", dropout_rate=0.0, attention_dropout_rate=0.0),
-        "optimizer": section(
-            OptimizerConfig,
-            name="adamw",
-            learning_rate=6e-4,
-            schedule="cosine",
-            warmup_steps=2000,
-            b2=0.95,
-            eps=1e-8,
-            weight_decay=0.1,
-            clip_norm=1.0,
-        ),  # fmt: skip
+        "optimizer": adamw(learning_rate=6e-4, schedule="cosine", warmup_steps=2000, b2=0.95),
         "training": section(TrainingConfig, steps=600_000, evaluate_every=2000, log_every=100, accumulate=16),
         "checkpoint": section(CheckpointConfig, every=2000, keep=5),
         "precision": BFLOAT16,

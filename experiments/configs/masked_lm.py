@@ -2,12 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs.sections import BFLOAT16, FLOAT32, model_section, section
+from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, model_section, section
 from tformer_jax.config import check_choice
 from tformer_jax.tasks import MaskedLanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
-from tformer_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
@@ -20,33 +19,12 @@ def _tiny() -> dict:
     data = section(
         MaskedLanguageModelling.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=2048
     )
-    model = {
-        "d_model": 128,
-        "num_heads": 4,
-        "d_ff": 512,
-        "num_layers": 4,
-        "activation": "gelu_tanh",
-        "norm_position": "pre",
-        "positions": "rotary",
-        "scale_embeddings": False,
-        "max_length": 128,
-        "dropout_rate": 0.0,
-        "scan_unroll": 4,
-    }
+    model = TINY_TEXT_MODEL | dict(max_length=128)
     return {
         "task": section(MaskedLanguageModelling.Config),
         "data": data,
         "model": model_section(MaskedLanguageModelling, data, **model),
-        "optimizer": section(
-            OptimizerConfig,
-            name="adamw",
-            learning_rate=3e-3,
-            schedule="linear",
-            warmup_steps=100,
-            eps=1e-8,
-            weight_decay=0.1,
-            clip_norm=1.0,
-        ),  # fmt: skip
+        "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=100),
         "training": section(TrainingConfig, steps=1500, evaluate_every=500),
         "checkpoint": section(CheckpointConfig, every=500),
         "precision": FLOAT32,
@@ -63,17 +41,7 @@ def _bert_base() -> dict:
         "task": section(MaskedLanguageModelling.Config, fused_loss=True),
         "data": data,
         "model": model_section(MaskedLanguageModelling, data, "bert_base", pooler=False, num_token_types=None),
-        "optimizer": section(
-            OptimizerConfig,
-            name="adamw",
-            learning_rate=1e-4,
-            schedule="linear",
-            warmup_steps=10_000,
-            b2=0.999,
-            eps=1e-6,
-            weight_decay=0.01,
-            clip_norm=1.0,
-        ),  # fmt: skip
+        "optimizer": adamw(learning_rate=1e-4, schedule="linear", warmup_steps=10_000, b2=0.999, eps=1e-6, weight_decay=0.01),
         "training": section(TrainingConfig, steps=1_000_000, evaluate_every=5000, log_every=100),
         "checkpoint": section(CheckpointConfig, every=5000, keep=5),
         "precision": BFLOAT16,

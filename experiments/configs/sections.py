@@ -10,6 +10,13 @@ from ml_collections import ConfigDict, config_dict
 from tformer_jax.config import TransformerConfig
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import Task
+from tformer_jax.training.optimizers import OptimizerConfig
+
+# What the tiny models of running text share; a classifier starts from the masked one, and so must have its shapes.
+TINY_TEXT_MODEL = dict(
+    d_model=128, num_heads=4, d_ff=512, num_layers=4, activation="gelu_tanh", norm_position="pre",
+    positions="rotary", scale_embeddings=False, dropout_rate=0.0, scan_unroll=4,
+)  # fmt: skip
 
 FLOAT32 = "params=float32,compute=float32,output=float32"
 BFLOAT16 = "params=float32,compute=bfloat16,output=float32"
@@ -54,6 +61,12 @@ def model_section(task: type[Task], data: ConfigDict, preset: str | None = None,
     values = {name: value for name, value in published.items() if name in wanted} | changes
     unwanted = tuple(f.name for f in dataclasses.fields(TransformerConfig) if f.name not in wanted)
     return section(TransformerConfig, without=unwanted, **values)
+
+
+def adamw(**values: Any) -> ConfigDict:
+    """The `optimizer` section: AdamW with the weight decay and clipping of most recipes, unless `values` differ."""
+    usual = {"name": "adamw", "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0}
+    return section(OptimizerConfig, **usual | values)
 
 
 def _type_of(hint: Any) -> type:

@@ -2,12 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs.sections import FLOAT32, model_section, section
+from experiments.configs.sections import FLOAT32, TINY_TEXT_MODEL, adamw, model_section, section
 from tformer_jax.config import check_choice
 from tformer_jax.tasks import TextClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
-from tformer_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
@@ -21,34 +20,12 @@ def _tiny() -> dict:
         TextClassification.DataConfig, source="movies", vocab_size=4000, validation_size=1000, test_size=1000,
         batch_tokens=1024, num_buckets=2,
     )  # fmt: skip
-    model = {
-        "d_model": 128,
-        "num_heads": 4,
-        "d_ff": 512,
-        "num_layers": 4,
-        "activation": "gelu_tanh",
-        "norm_position": "pre",
-        "positions": "rotary",
-        "scale_embeddings": False,
-        "max_length": 128,
-        "dropout_rate": 0.1,
-        "pooling": "mean",
-        "scan_unroll": 4,
-    }
+    model = TINY_TEXT_MODEL | dict(max_length=128, dropout_rate=0.1, pooling="mean")
     return {
         "task": section(TextClassification.Config),
         "data": data,
         "model": model_section(TextClassification, data, **model),
-        "optimizer": section(
-            OptimizerConfig,
-            name="adamw",
-            learning_rate=1e-3,
-            schedule="linear",
-            warmup_steps=100,
-            eps=1e-8,
-            weight_decay=0.1,
-            clip_norm=1.0,
-        ),  # fmt: skip
+        "optimizer": adamw(learning_rate=1e-3, schedule="linear", warmup_steps=100),
         "training": section(TrainingConfig, steps=600, evaluate_every=200),
         "checkpoint": section(CheckpointConfig, every=300),
         "precision": FLOAT32,

@@ -2,12 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs.sections import BFLOAT16, FLOAT32, model_section, section
+from experiments.configs.sections import BFLOAT16, FLOAT32, adamw, model_section, section
 from tformer_jax.config import check_choice
 from tformer_jax.tasks import ImageClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
-from tformer_jax.training.optimizers import OptimizerConfig
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
@@ -38,16 +37,7 @@ def _tiny() -> dict:
         "task": section(ImageClassification.Config, max_shift=2),
         "data": data,
         "model": model_section(ImageClassification, data, **model),
-        "optimizer": section(
-            OptimizerConfig,
-            name="adamw",
-            learning_rate=2e-3,
-            schedule="cosine",
-            warmup_steps=100,
-            eps=1e-8,
-            weight_decay=0.1,
-            clip_norm=1.0,
-        ),  # fmt: skip
+        "optimizer": adamw(learning_rate=2e-3, schedule="cosine", warmup_steps=100),
         "training": section(TrainingConfig, steps=2500, evaluate_every=500),
         "checkpoint": section(CheckpointConfig, every=1000),
         "precision": FLOAT32,
@@ -88,17 +78,7 @@ def _imagenet() -> dict:
         "task": section(ImageClassification.Config, flip=True, max_shift=16, mixup=0.2),
         "data": data,
         "model": model_section(ImageClassification, data, "vit_s16", positions="sinusoidal", pooling="mean"),
-        "optimizer": section(
-            OptimizerConfig,
-            name="adamw",
-            learning_rate=1e-3,
-            schedule="cosine",
-            warmup_steps=10_000,
-            b2=0.999,
-            eps=1e-8,
-            weight_decay=0.1,
-            clip_norm=1.0,
-        ),  # fmt: skip
+        "optimizer": adamw(learning_rate=1e-3, schedule="cosine", warmup_steps=10_000, b2=0.999),
         "training": section(TrainingConfig, steps=112_600, evaluate_every=5000, log_every=100),
         "checkpoint": section(CheckpointConfig, every=5000, keep=5),
         "precision": BFLOAT16,
