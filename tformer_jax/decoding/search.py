@@ -4,6 +4,7 @@ They use three methods of a model, all pure: `encode`, `start_cache` and `extend
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -129,19 +130,7 @@ def beam_search(
         return (state.step < max_length) & (attainable > state.finished.scores[:, num_results - 1]).any()
 
     def advance(state: _Beams):
-        logits, cache = model.extend(_last_tokens(state, bos_id), state.cache)
-        candidates = _best_continuations(state, logits[:, 0], min(2 * beam_size, beam_size * logits.shape[-1]))
-        ended = candidates.tokens[:, :, state.step] == eos_id
-        scores = jnp.where(ended, candidates.log_probs / penalty(state.step + 1.0), -jnp.inf)
-        finished = _best(_join(state.finished, Hypotheses(candidates.tokens, scores)), beam_size)
-        log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, candidates.log_probs), beam_size)
-        return _Beams(
-            state.step + 1,
-            jnp.take_along_axis(candidates.tokens, chosen[:, :, None], axis=1),
-            log_probs,
-            _reorder(cache, jnp.take_along_axis(candidates.parents, chosen, axis=1)),
-            finished,
-        )
+        return _advance(model, state, penalty, bos_id, eos_id)
 
     last = lax.while_loop(unfinished, advance, _start(model, source, source_mask, beam_size, max_length, eos_id))
     cut = Hypotheses(last.tokens, last.log_probs / penalty(max_length))
@@ -163,6 +152,24 @@ def _start(model, source, source_mask, beam_size: int, max_length: int, eos_id: 
     # One hypothesis, the empty one: K copies of it would stay copies.
     log_probs = jnp.full((B, beam_size), -jnp.inf).at[:, 0].set(0.0)
     return _Beams(jnp.int32(0), tokens, log_probs, cache, Hypotheses(tokens, jnp.full((B, beam_size), -jnp.inf)))
+
+
+def _advance(model, state: _Beams, penalty: Callable, bos_id: int, eos_id: int) -> _Beams:
+    """One token more: hypotheses that end with it move to the finished ones, the best others stay alive."""
+    beam_size = state.tokens.shape[1]
+    logits, cache = model.extend(_last_tokens(state, bos_id), state.cache)
+    candidates = _best_continuations(state, logits[:, 0], min(2 * beam_size, beam_size * logits.shape[-1]))
+    ended = candidates.tokens[:, :, state.step] == eos_id
+    scores = jnp.where(ended, candidates.log_probs / penalty(state.step + 1.0), -jnp.inf)
+    finished = _best(_join(state.finished, Hypotheses(candidates.tokens, scores)), beam_size)
+    log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, candidates.log_probs), beam_size)
+    return _Beams(
+        state.step + 1,
+        jnp.take_along_axis(candidates.tokens, chosen[:, :, None], axis=1),
+        log_probs,
+        _reorder(cache, jnp.take_along_axis(candidates.parents, chosen, axis=1)),
+        finished,
+    )
 
 
 def _last_tokens(state: _Beams, bos_id: int) -> Int[Array, "BK 1"]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from .. import functional as F
 from ..config import check_choice
@@ -16,6 +16,20 @@ def token_mask(mask: Any) -> F.AttentionMask:
     if mask is not None and not isinstance(mask, F.AttentionMask) and jnp.ndim(mask) == 2:
         mask = jnp.asarray(mask)[:, None, None, :]
     return F.AttentionMask() & mask
+
+
+def cross_mask(
+    source_mask: Any, target_segments: Int[Array, "B T"] | None, source_segments: Int[Array, "B S"] | None
+) -> F.AttentionMask:
+    """Which source tokens each target token may attend: those of `source_mask` and of its own segment.
+
+    Raises:
+      ValueError: segments of one side alone.
+    """
+    if (source_segments is None) != (target_segments is None):
+        raise ValueError("source_segments and target_segments go together: an example has an id in both")
+    segments = None if target_segments is None else (target_segments, source_segments)
+    return F.AttentionMask(segments=segments) & token_mask(source_mask)
 
 
 def memory_mask(mask: Any, B: int, S: int) -> Bool[Array, "B 1 1 S"] | None:

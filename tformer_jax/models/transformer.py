@@ -13,8 +13,9 @@ from .. import functional as F
 from ..config import TransformerConfig
 from ..nn import DecoderCache, DecoderLayer, Embedding, EncoderLayer, KVCache, Output, Positions, Stack
 from ..nn.layers import split_key
-from .inputs import check_captures, memory_mask, token_mask
+from .inputs import check_captures, cross_mask, memory_mask, token_mask
 
+Source, Target = Int[Array, "B S"], Int[Array, "B T"]
 CAPTURES = ("attention_weights", "cross_attention_weights", "residual")
 
 
@@ -36,26 +37,19 @@ class Transformer(nnx.Module):
         config.check_for("Transformer")
         self.config = config
         self.target_embedding = Embedding(config.vocab_size, config, rngs=rngs)
-        source_vocab_size = config.source_vocab_size or config.vocab_size
-        self.source_embedding = None if config.share_embeddings else Embedding(source_vocab_size, config, rngs=rngs)
+        source_size = config.source_vocab_size or config.vocab_size
+        self.source_embedding = None if config.share_embeddings else Embedding(source_size, config, rngs=rngs)
         self.source_positions = Positions(config, rngs=rngs)
         self.target_positions = Positions(config, rngs=rngs)
-        decoder_layers = config.num_decoder_layers or config.num_layers
+        layers = config.num_decoder_layers or config.num_layers
         self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs, bidirectional=True)
-        self.decoder = Stack(DecoderLayer, decoder_layers, config, rngs=rngs, bidirectional=False)
+        self.decoder = Stack(DecoderLayer, layers, config, rngs=rngs, bidirectional=False)
         self.output = Output(config, rngs=rngs)
 
     def __call__(
-        self,
-        source: Int[Array, "B S"],
-        target: Int[Array, "B T"],
-        *,
-        source_mask: Any = None,
-        source_segments: Int[Array, "B S"] | None = None,
-        key: Array | None = None,
-        capture: Collection[str] = (),
-        **target_side: Any,
-    ) -> Any:
+        self, source: Source, target: Target, *, source_mask: Any = None, source_segments: Source | None = None,
+        key: Array | None = None, capture: Collection[str] = (), **target_side: Any,
+    ) -> Any:  # fmt: skip
         """Logits [B T V] of the token after each target position.
 
         `target_side` are `target_mask` and `target_segments`, as in `hidden`. With `capture`,
@@ -70,14 +64,9 @@ class Transformer(nnx.Module):
         return (logits, {"encoder": encoder_captured, "decoder": captured}) if capture else logits
 
     def encode(
-        self,
-        source: Int[Array, "B S"],
-        *,
-        mask: Any = None,
-        segments: Int[Array, "B S"] | None = None,
-        key: Array | None = None,
-        capture: Collection[str] = (),
-    ) -> Any:
+        self, source: Source, *, mask: Any = None, segments: Source | None = None,
+        key: Array | None = None, capture: Collection[str] = (),
+    ) -> Any:  # fmt: skip
         """The memory [B S D]; with `capture`, (memory, {name: array})."""
         check_captures(capture, CAPTURES)
         embed_key, layers_key = split_key(key, 2)
@@ -88,24 +77,17 @@ class Transformer(nnx.Module):
         memory, captured = self.encoder.self_attend(x, mask, key=layers_key, capture=capture)
         return (memory, captured) if capture else memory
 
-    def decode(self, target: Int[Array, "B T"], memory: Float[Array, "B S D"], **how: Any) -> Any:
+    def decode(self, target: Target, memory: Float[Array, "B S D"], **how: Any) -> Any:
         """Logits [B T V] given the memory; arguments as in `hidden`. With `capture`, (logits, {name: array})."""
         hidden, captured = self.hidden(target, memory, **how)
         logits = self.logits(hidden)
         return (logits, captured) if how.get("capture") else logits
 
     def hidden(
-        self,
-        target: Int[Array, "B T"],
-        memory: Float[Array, "B S D"],
-        *,
-        source_mask: Any = None,
-        target_mask: Any = None,
-        source_segments: Int[Array, "B S"] | None = None,
-        target_segments: Int[Array, "B T"] | None = None,
-        key: Array | None = None,
-        capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        self, target: Target, memory: Float[Array, "B S D"], *, source_mask: Any = None, target_mask: Any = None,
+        source_segments: Source | None = None, target_segments: Target | None = None,
+        key: Array | None = None, capture: Collection[str] = (),
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:  # fmt: skip
         """The states h_t [B T D] that `logits` and the fused loss take, and what was captured.
 
         Raises:
@@ -115,16 +97,13 @@ class Transformer(nnx.Module):
         embed_key, layers_key = split_key(key, 2)
         positions = None if target_segments is None else F.positions_in_segments(target_segments)
         x = self.target_positions(self.target_embedding(target), positions, key=embed_key)
-        if (source_segments is None) != (target_segments is None):
-            raise ValueError("source_segments and target_segments go together: an example has an id in both")
-        across = None if target_segments is None else (target_segments, source_segments)
         mask = F.AttentionMask(causal=True, segments=target_segments) & token_mask(target_mask)
-        across_mask = F.AttentionMask(segments=across) & token_mask(source_mask)
+        across = cross_mask(source_mask, target_segments, source_segments)
         bias = self.decoder.position_bias(mask, target.shape[1], target.shape[1])
 
         def body(layer, x, _, layer_key):
             kv = layer.cross_attention.keys_values(memory)
-            how = {"mask": mask, "bias": bias, "memory_mask": across_mask, "key": layer_key, "capture": capture}
+            how = {"mask": mask, "bias": bias, "memory_mask": across, "key": layer_key, "capture": capture}
             x, _, captured = layer(x, kv, **how)
             return x, captured
 
@@ -141,7 +120,7 @@ class Transformer(nnx.Module):
         memory_kv = jax.vmap(lambda layer: layer.cross_attention.keys_values(memory))(self.decoder.layers)
         return DecoderCache(history, memory_kv, memory_mask(source_mask, B, memory.shape[1]))
 
-    def extend(self, target: Int[Array, "B T"], cache: DecoderCache) -> tuple[Float[Array, "B T V"], DecoderCache]:
+    def extend(self, target: Target, cache: DecoderCache) -> tuple[Float[Array, "B T V"], DecoderCache]:
         """Logits of the next T tokens after those in the cache, and the cache with them.
 
         The caller sees to it that they fit: past its end, the last entries would be overwritten.
