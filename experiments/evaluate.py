@@ -1,6 +1,6 @@
-"""Scores a run's newest checkpoint: loss, BLEU, samples and plots.
+"""Scores a run's newest checkpoint on data that it was not trained on: numbers, samples and plots.
 
-python -m experiments.evaluate --workdir=runs/t1 --split=validation
+python -m experiments.evaluate --workdir=runs/translation --split=validation
 """
 
 from absl import flags

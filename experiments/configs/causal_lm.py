@@ -1,18 +1,9 @@
 """Language modelling with a causal Transformer."""
 
-from ml_collections import ConfigDict
-
-from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, model_section, section
-from tformer_jax.config import check_choice
+from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import LanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
-
-
-def get_config(preset: str = "tiny") -> ConfigDict:
-    """The locked config of a preset."""
-    check_choice("preset", preset, _PRESETS)
-    return ConfigDict(_PRESETS[preset]()).lock()
 
 
 def _tiny() -> dict:
@@ -36,7 +27,10 @@ def _characters() -> dict:
 
 
 def _gpt2() -> dict:
-    """Radford et al., 2019: 512 rows of 1,024 tokens; the learning rate and steps are those of later reproductions."""
+    """Radford et al., 2019: 512 rows of 1,024 tokens.
+
+    Learning rate, steps and the missing dropout are those of later reproductions: text that is read once needs none.
+    """
     data = section(
         LanguageModelling.DataConfig, source="files", path="openwebtext", vocab_size=50_257, row_length=1024,
         batch_tokens=512 * 1024, validation_share=0.005, test_share=0.005, boundaries="stream",
@@ -53,3 +47,4 @@ def _gpt2() -> dict:
 
 
 _PRESETS = {"tiny": _tiny, "characters": _characters, "gpt2": _gpt2}
+get_config = locked(_PRESETS)

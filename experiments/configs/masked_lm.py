@@ -1,18 +1,9 @@
 """Masked language modelling with a bidirectional Transformer."""
 
-from ml_collections import ConfigDict
-
-from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, model_section, section
-from tformer_jax.config import check_choice
+from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import MaskedLanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
-
-
-def get_config(preset: str = "tiny") -> ConfigDict:
-    """The locked config of a preset."""
-    check_choice("preset", preset, _PRESETS)
-    return ConfigDict(_PRESETS[preset]()).lock()
 
 
 def _tiny() -> dict:
@@ -32,7 +23,10 @@ def _tiny() -> dict:
 
 
 def _bert_base() -> dict:
-    """Devlin et al., 2018, appendix A.2: 256 rows of 512 tokens, a million steps. No next-sentence prediction."""
+    """Devlin et al., 2018, appendix A.2: 256 rows of 512 tokens, a million steps.
+
+    Without next-sentence prediction (and so without what only it trains: token types, pooler), as in Liu et al., 2019.
+    """
     data = section(
         MaskedLanguageModelling.DataConfig, source="files", path="corpus", vocab_size=30_522, row_length=512,
         batch_tokens=256 * 512, validation_share=0.005, test_share=0.005,
@@ -41,11 +35,14 @@ def _bert_base() -> dict:
         "task": section(MaskedLanguageModelling.Config, fused_loss=True),
         "data": data,
         "model": model_section(MaskedLanguageModelling, data, "bert_base", pooler=False, num_token_types=None),
-        "optimizer": adamw(learning_rate=1e-4, schedule="linear", warmup_steps=10_000, b2=0.999, eps=1e-6, weight_decay=0.01),
-        "training": section(TrainingConfig, steps=1_000_000, evaluate_every=5000, log_every=100),
+        "optimizer": adamw(
+            learning_rate=1e-4, schedule="linear", warmup_steps=10_000, b2=0.999, eps=1e-6, weight_decay=0.01
+        ),
+        "training": section(TrainingConfig, steps=1_000_000, evaluate_every=5000, log_every=100, accumulate=8),
         "checkpoint": section(CheckpointConfig, every=5000, keep=5),
         "precision": BFLOAT16,
     }
 
 
 _PRESETS = {"tiny": _tiny, "bert_base": _bert_base}
+get_config = locked(_PRESETS)

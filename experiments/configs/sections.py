@@ -3,11 +3,12 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from tformer_jax.config import TransformerConfig
+from tformer_jax.config import TransformerConfig, check_choice
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import Task
 from tformer_jax.training.optimizers import OptimizerConfig
@@ -20,6 +21,16 @@ TINY_TEXT_MODEL = dict(
 
 FLOAT32 = "params=float32,compute=float32,output=float32"
 BFLOAT16 = "params=float32,compute=bfloat16,output=float32"
+
+
+def locked(presets: Mapping[str, Callable[[], dict]]) -> Callable[..., ConfigDict]:
+    """The `get_config` of a config file: from the name of a preset, "tiny" unless given, to its config."""
+
+    def get_config(preset: str = "tiny") -> ConfigDict:
+        check_choice("preset", preset, presets)
+        return ConfigDict(presets[preset]()).lock()
+
+    return get_config
 
 
 def section(cls: type, *, without: tuple[str, ...] = (), **values: Any) -> ConfigDict:

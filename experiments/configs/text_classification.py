@@ -1,18 +1,9 @@
 """Text classification by fine-tuning a masked language model."""
 
-from ml_collections import ConfigDict
-
-from experiments.configs.sections import FLOAT32, TINY_TEXT_MODEL, adamw, model_section, section
-from tformer_jax.config import check_choice
+from experiments.configs.sections import FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import TextClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
-
-
-def get_config(preset: str = "tiny") -> ConfigDict:
-    """The locked config of a preset."""
-    check_choice("preset", preset, _PRESETS)
-    return ConfigDict(_PRESETS[preset]()).lock()
 
 
 def _tiny() -> dict:
@@ -33,3 +24,4 @@ def _tiny() -> dict:
 
 
 _PRESETS = {"tiny": _tiny}
+get_config = locked(_PRESETS)

@@ -29,21 +29,12 @@ of packed rows took 31 % padding and eight compilations. On unseen components (s
 same model reaches 13: their vocabulary is new.
 """
 
-from ml_collections import ConfigDict
-
-from experiments.configs.sections import BFLOAT16, FLOAT32, model_section, section
-from tformer_jax.config import check_choice
+from experiments.configs.sections import BFLOAT16, FLOAT32, locked, model_section, section
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import Translation
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
 from tformer_jax.training.optimizers import OptimizerConfig
-
-
-def get_config(preset: str = "tiny") -> ConfigDict:
-    """The locked config of a preset."""
-    check_choice("preset", preset, _PRESETS)
-    return ConfigDict(_PRESETS[preset]()).lock()
 
 
 def _tiny() -> dict:
@@ -127,3 +118,4 @@ _PRESETS = {
     "base": lambda: _paper("transformer_base"),
     "big": lambda: _paper("transformer_big"),
 }
+get_config = locked(_PRESETS)

@@ -1,18 +1,9 @@
 """Image classification with the Vision Transformer."""
 
-from ml_collections import ConfigDict
-
-from experiments.configs.sections import BFLOAT16, FLOAT32, adamw, model_section, section
-from tformer_jax.config import check_choice
+from experiments.configs.sections import BFLOAT16, FLOAT32, adamw, locked, model_section, section
 from tformer_jax.tasks import ImageClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.loop import TrainingConfig
-
-
-def get_config(preset: str = "tiny") -> ConfigDict:
-    """The locked config of a preset."""
-    check_choice("preset", preset, _PRESETS)
-    return ConfigDict(_PRESETS[preset]()).lock()
 
 
 def _tiny() -> dict:
@@ -69,7 +60,10 @@ def _folders() -> dict:
 
 
 def _imagenet() -> dict:
-    """ViT-S/16 from scratch, 90 epochs at batch 1,024 (Beyer et al., 2022); path/train, path/validation, path/test."""
+    """ViT-S/16 from scratch, 90 epochs at batch 1,024 (Beyer et al., 2022); path/train, path/validation, path/test.
+
+    Their random crops of any size and RandAugment are not here: images are shifted, flipped and mixed.
+    """
     data = section(
         ImageClassification.DataConfig, source="folders", path="imagenet", image_size=224, num_channels=3,
         batch_size=1024,
@@ -86,3 +80,4 @@ def _imagenet() -> dict:
 
 
 _PRESETS = {"tiny": _tiny, "fashion": _fashion, "folders": _folders, "imagenet": _imagenet}
+get_config = locked(_PRESETS)

@@ -180,7 +180,14 @@ def test_training_batches_can_be_split_evenly(make, kind):
     """Gradient accumulation would fail on a batch that does not divide."""
     data = make(kind)
     assert data.train_batches(rows_multiple=3).batch(0)["tokens"].shape[0] == 3
-    assert data.train_batches(rows_multiple=5).batch(0)["tokens"].shape[0] == 5
+
+
+@BOTH
+def test_a_batch_that_cannot_be_split_is_refused(make, kind):
+    """A batch would be larger than `batch_tokens` says, and with it memory and the meaning of the learning rate."""
+    data = make(kind)
+    with pytest.raises(ConfigError, match=r"data\.batch_tokens=\d+ must hold 5 row\(s\) of 16 tokens, .*accumulate=5"):
+        data.train_batches(rows_multiple=5)
 
 
 @BOTH

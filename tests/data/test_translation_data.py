@@ -184,11 +184,17 @@ def test_evaluation_batches_keep_their_order(make):
         assert first.batch(i)["target"].tobytes() == second.batch(i + len(first))["target"].tobytes()
 
 
-@pytest.mark.parametrize("changes", [{}, PACKED | {"batch_tokens": 100}], ids=["buckets", "packed"])
+@pytest.mark.parametrize("changes", [{}, PACKED | {"batch_tokens": 140}], ids=["buckets", "packed"])
 def test_training_batches_can_be_split_evenly(make, changes):
     """Gradient accumulation would fail on a batch that does not divide."""
     batches = make(**changes).train_batches(rows_multiple=3)
     assert {len(batches.batch(i)["target"]) % 3 for i in range(len(batches))} == {0}
+
+
+def test_packed_rows_that_cannot_be_split_are_refused(make):
+    """A batch would be larger than `batch_tokens` says, and with it memory and the meaning of the learning rate."""
+    with pytest.raises(ConfigError, match=r"data\.batch_tokens=100 must hold 3 row\(s\) of 40 tokens"):
+        make(**PACKED | {"batch_tokens": 100}).train_batches(rows_multiple=3)
 
 
 @pytest.mark.parametrize("changes", [{}, PACKED], ids=["buckets", "packed"])

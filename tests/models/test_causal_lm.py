@@ -1,5 +1,7 @@
 """The causal language model: against its formulas in float64, causality, cached against uncached, refusals."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,19 +123,20 @@ def reach(layers, window, segments):
     return np.linalg.matrix_power(one.astype(int), layers) > 0
 
 
-@pytest.mark.parametrize(
-    ("scheme", "implementation", "scan_unroll", "window", "segmented"),  # every three of the last four together
-    [
-        ("sinusoidal", "reference", 1, None, False),
-        ("alibi", "reference", 1, 3, True),
-        ("learned", "reference", 2, None, True),
-        ("relative", "reference", 2, 3, False),
-        ("rotary", "blockwise", 1, None, True),
-        ("relative", "blockwise", 1, 3, False),
-        ("alibi", "blockwise", 2, None, False),
-        ("none", "blockwise", 2, 3, True),
-    ],
-)
+def ways_to_attend():
+    """Four for each position scheme: every two of implementation, unrolling and window together.
+
+    Segments go with one of the three, another one from scheme to scheme.
+    """
+    for number, scheme in enumerate(SCHEMES):
+        for blockwise, unrolled in itertools.product((False, True), repeat=2):
+            windowed = blockwise ^ unrolled ^ (number % 2 == 0)
+            segmented = (blockwise, unrolled, windowed)[number % 3] ^ (number < 3)
+            implementation = "blockwise" if blockwise else "reference"
+            yield scheme, implementation, 2 if unrolled else 1, 3 if windowed else None, segmented
+
+
+@pytest.mark.parametrize(("scheme", "implementation", "scan_unroll", "window", "segmented"), ways_to_attend())
 def test_logits_depend_on_the_tokens_that_they_may_see_alone(scheme, implementation, scan_unroll, window, segmented):
     """Information flows from a later token, another document or beyond the window, or not at all from within.
 

@@ -343,6 +343,13 @@ def test_computation_and_logits_follow_the_policy(positions):
     assert logits.dtype == jnp.float32
 
 
+def test_logits_are_not_rounded_to_the_compute_dtype():
+    """A loss in float32 would be of logits with 8 bits of mantissa."""
+    model = vit(precision="compute=bfloat16")
+    logits = model(IMAGES)
+    assert (logits != logits.astype(jnp.bfloat16).astype(jnp.float32)).any()
+
+
 @pytest.mark.parametrize(
     ("preset", "published"),
     [("vit_ti16", 5.7e6), ("vit_s16", 22e6), ("vit_b16", 86.6e6), ("vit_b32", 88.2e6), ("vit_l16", 304.3e6)],

@@ -366,6 +366,8 @@ THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
         ("masked", {"model": {"num_layers": 2}}, ConfigError, r"does not fit this model: .*\(1, 16\) there"),
         ("masked", {"model": {"positions": "learned"}}, ConfigError,
          r"lacks model\.encoder\.positions\.table of this model"),
+        ("masked", {"model": {"activation": "silu", "scale_embeddings": False}}, ConfigError,
+         r"was trained as another model: model\.activation \('relu' there, 'silu' here\), model\.scale_embeddings \("),
         ("classes", {"data": {"path": "three"}}, ConfigError,
          r"does not fit this model: model\.classifier\.b \(float32 \(2,\) there, float32 \(3,\) here\), "
          r"model\.classifier\.w \("),

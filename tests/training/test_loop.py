@@ -166,6 +166,14 @@ def test_the_number_of_parameters_is_that_of_the_model(trainer):
     assert trainer.parameter_count == WIDTH
 
 
+def test_no_parameter_has_the_randomness_of_a_step(trainer):
+    """The first parameter would be drawn from the key of step 0's dropout and corruption."""
+    initial = trainer.initial()["model.w"]
+    for step in range(STEPS):
+        key = jax.random.fold_in(jax.random.key(TRAINING.seed), step)
+        assert not np.allclose(initial, jax.random.normal(key, (WIDTH,)))
+
+
 def test_the_seed_decides_the_initial_parameters(trainer):
     """`training.seed` would turn nothing, or two runs of one config would start differently."""
     again, other = (Trainer(Line, noisy_error, dataclasses.replace(TRAINING, seed=seed), OPTIMIZER) for seed in (3, 4))

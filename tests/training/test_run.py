@@ -60,6 +60,21 @@ def test_another_config_is_refused_with_the_fields_and_both_values(run):
     assert "dropout_rate" not in str(error.value)
 
 
+def test_what_stood_there_before_is_not_withdrawn(tmp_path):
+    """A tokenizer that the user put into the directory would be deleted because of a misspelt path."""
+    (tmp_path / "tokenizer.json").write_text("{}")
+    run = Run.start(tmp_path, CONFIG)
+    (tmp_path / "classes.json").write_text("[]")
+    run.withdraw()
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {"tokenizer.json", "environment.json"}
+
+
+def test_a_reopened_run_is_not_withdrawn(run):
+    """A run would lose its config because it was reopened without its data."""
+    Run.start(run.directory, CONFIG).withdraw()
+    assert run.config_file.exists()
+
+
 @pytest.mark.parametrize("section", ["model", "data"])
 def test_a_field_on_one_side_only_is_a_difference(run, section):
     """A run of an older version would go on with a new field at its default."""

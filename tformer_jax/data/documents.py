@@ -65,7 +65,7 @@ def split_documents(
         validation before test.
       validation_share, test_share: of the characters; at least, as whole documents come.
       seed: decides the order in which documents are taken, by a hash of their names, so that one
-        more document leaves the others where they were.
+        more document moves few of the others.
 
     Raises:
       DataError: a split would have no text.

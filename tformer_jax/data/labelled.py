@@ -22,7 +22,7 @@ _RATED = SourceDistribution(
     "2.5",
     "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
     ("vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz",),
-    ("--no-binary=:all:",),
+    ("--no-binary=vaderSentiment",),
 )
 DOMAINS = {
     "movies": "movieReviewSnippets",

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ..config import ConfigError, check_choice
-from . import documents, tokenizers
+from . import documents, pipelines, tokenizers
 from .documents import Document
 from .tokenizers import BOS_ID, EOS_ID, PAD_ID
 from .windows import Pieces, Windows
-
-_EVALUATION_TOKENS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ class _DocumentData:
 
     Attributes:
       splits: documents by split: train, validation, test.
-      tokenizer: lossless; trained on the training split, or read from where it was saved.
+      tokenizer: lossless (of characters, those of the training split); trained on it, or read from where it was saved.
       report: what a person should know of the data, a line each.
     """
 
@@ -154,10 +152,11 @@ class _DocumentData:
         The rows of each are a multiple of `rows_multiple`, so that they can be split evenly.
 
         Raises:
+          ConfigError: `batch_tokens` holds fewer rows than `rows_multiple`.
           DataError: the training split does not fill a batch.
         """
         config = self.config
-        rows = max(1, config.batch_tokens // (config.row_length * rows_multiple)) * rows_multiple
+        rows = pipelines.rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
         batches = self._batches("train", rows, config.seed)
         tokens = sum(len(ids) for ids, _ in self.encode("train"))
         self.report.append(
@@ -168,11 +167,16 @@ class _DocumentData:
 
     def evaluation_batches(self, split: str) -> Windows | Pieces:
         """The batches of one pass over a split, in order."""
-        return self._batches(split, max(1, _EVALUATION_TOKENS // self.config.row_length), None)
+        return self._batches(split, max(1, pipelines.EVALUATION_TOKENS // self.config.row_length), None)
 
     def byte_count(self, split: str) -> int:
         """Bytes of a split's text in UTF-8."""
         return sum(len(document.text.encode("utf-8")) for document in self.splits[split])
+
+    def unknown_count(self, split: str) -> int:
+        """Characters of a split that the tokenizer does not have: none of a BPE, which has every byte."""
+        unknown = tokenizers.unknown_id(self.tokenizer)
+        return 0 if unknown is None else sum(int((ids == unknown).sum()) for ids, _ in self.encode(split))
 
     def encode(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Token ids and word numbers, int32 [n], of each document, without start and end; encoded once."""

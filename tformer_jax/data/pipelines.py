@@ -7,10 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..config import ConfigError
 from .files import DataError
 from .sources import Pair
 
 Batch = dict[str, np.ndarray]
+
+# Token slots of a batch that is evaluated, where no config says how many.
+EVALUATION_TOKENS = 4096
 
 
 Splits = dict[str, list[Pair]]
@@ -54,6 +58,26 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
             f"nothing is left to train on: {len(pairs)} pairs, test_size={test_size}, validation_size={validation_size}"
         )
     return splits
+
+
+def rows_in_batch(batch_tokens: int, row_length: int, multiple: int) -> int:
+    """The most rows that fit, a multiple of `multiple`.
+
+    Raises:
+      ConfigError: none does.
+    """
+    rows = batch_tokens // row_length // multiple * multiple
+    if rows == 0:
+        raise ConfigError(
+            f"data.batch_tokens={batch_tokens} must hold {multiple} row(s) of {row_length} tokens, "
+            f"one for each part of training.accumulate={multiple}"
+        )
+    return rows
+
+
+def padded_length(length: int, limit: int) -> int:
+    """The next power of two, or `limit`: few lengths, few programs."""
+    return min(1 << (length - 1).bit_length(), limit)
 
 
 def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
@@ -103,10 +127,14 @@ class Buckets:
       sequences: one list of token lists per side; example e is the e-th of each.
       names: what a batch calls the sides: `name` [B T] and `name + "_lengths"` [B].
       lengths: of the buckets, ascending (`choose_buckets`).
-      batch_tokens: about how many tokens, padding included, one side of a batch has.
+      batch_tokens: about how many tokens, padding included, one side of a batch has; more where the least number
+        of rows has more.
       seed: of the shuffle; None keeps the examples in order, for evaluation.
       pad_id: fills the rows.
       rows_multiple: the rows of every batch are a multiple of this.
+
+    Raises:
+      DataError: an example is longer than the longest bucket.
     """
 
     sequences: tuple[list[list[int]], ...]

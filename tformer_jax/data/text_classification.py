@@ -16,8 +16,6 @@ from .labelled import LabelledText
 from .sources import Pair
 from .tokenizers import BOS_ID, EOS_ID, PAD_ID
 
-_EVALUATION_TOKENS = 4096
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextClassificationDataConfig:
@@ -115,6 +113,7 @@ class TextClassificationData:
         self.splits = split_texts(config.texts(), config.validation_size, config.test_size, config.seed)
         self.classes = self._kept_classes(directory)
         self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json")
+        self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
         sizes = ", ".join(f"{len(texts):,} {name}" for name, texts in self.splits.items())
         counts = Counter(text.label for text in self.splits["train"])
         shares = ", ".join(f"{counts[name]:,} {name}" for name in self.classes)
@@ -137,7 +136,7 @@ class TextClassificationData:
         """The batches of one pass over a split, in order."""
         texts, tokens = self.encode(split)
         lengths = pipelines.ladder(max(map(len, tokens)), self.max_length)
-        return self._batches(texts, tokens, lengths, _EVALUATION_TOKENS, None)
+        return self._batches(texts, tokens, lengths, pipelines.EVALUATION_TOKENS, None)
 
     def encode(self, split: str) -> tuple[list[LabelledText], list[list[int]]]:
         """The texts of a split that the model can read whole, and their tokens from start to end.
@@ -147,16 +146,19 @@ class TextClassificationData:
         Raises:
           DataError: none is left.
         """
+        if split in self._encoded:
+            return self._encoded[split]
         texts, limit = self.splits[split], self.max_length
         tokens = encode_texts(self.tokenizer, [text.text for text in texts])
         fits = [len(ids) <= limit for ids in tokens]
         if not any(fits):
             raise DataError(f"none of the {len(texts)} {split} texts fits into {limit} tokens")
         if not all(fits):
-            line = f"{fits.count(False)} of {len(texts):,} {split} texts exceed {limit} tokens and are left out"
-            if line not in self.report:
-                self.report.append(line)
-        return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (texts, tokens))
+            count = fits.count(False)
+            self.report.append(f"{count} of {len(texts):,} {split} texts exceed {limit} tokens and are left out")
+        kept = tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (texts, tokens))
+        self._encoded[split] = kept
+        return kept
 
     def _batches(self, texts, tokens, lengths, batch_tokens, seed, rows_multiple=1) -> LabelledBuckets:
         labels = np.asarray([self.classes.index(text.label) for text in texts], np.int32)

@@ -126,6 +126,11 @@ def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -
     return text.strip() if strip else text
 
 
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The token of a character that the vocabulary does not have; None where there is no such character."""
+    return tokenizer.token_to_id(_UNKNOWN) if isinstance(tokenizer.model, models.WordLevel) else None
+
+
 def save(tokenizer: Tokenizer, file: Path) -> None:
     """Whole or not at all."""
     write_whole(file, tokenizer.to_str(pretty=True))

@@ -14,7 +14,6 @@ from .files import DataError
 from .sources import Pair
 
 _NAMES = ("source", "target")
-_EVALUATION_TOKENS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +174,7 @@ class TranslationData:
             self._say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
             source, target = [source[i] for i in kept], [target[i] for i in kept]
             lengths = (source_row, limit + 1)
-            rows = max(1, config.batch_tokens // (config.row_length * rows_multiple)) * rows_multiple
+            rows = pipelines.rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
             batches = pipelines.Packed((source, target), _NAMES, lengths, rows, config.seed, tokenizers.PAD_ID)
         else:
             longest = [max(map(len, pair)) for pair in zip(source, target, strict=True)]
@@ -188,7 +187,7 @@ class TranslationData:
         """The batches of one pass over a split, in order."""
         _, source, target = self.encode(split, self.max_length)
         lengths = pipelines.ladder(max(map(len, source + target)), self.max_length)
-        return _buckets(source, target, lengths, _EVALUATION_TOKENS, seed=None)
+        return _buckets(source, target, lengths, pipelines.EVALUATION_TOKENS, seed=None)
 
     def encode(self, split: str, limit: int) -> tuple[list[Pair], list[list[int]], list[list[int]]]:
         """The pairs of a split whose sides have at most `limit` tokens, as text and as tokens.

@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 
 from ..config import TransformerConfig
 from ..nn import Embedding, EncoderLayer, Linear, Norm, Output, Positions, Stack
-from ..nn.embeddings import check_tokens
 from ..nn.layers import ACTIVATIONS, split_key
 from .inputs import check_captures, token_mask
 
@@ -55,8 +54,7 @@ class TextEncoder(nnx.Module):
         x = self.embedding(tokens)
         if self.token_types is not None:
             types = jnp.zeros_like(tokens) if token_types is None else token_types
-            check_tokens(types, self.config.num_token_types, "token_types")
-            x = x + self.token_types(types)
+            x = x + self.token_types(types, "token_types")
         elif token_types is not None:
             raise ValueError("token_types are given, but the config has no num_token_types")
         x = self.positions(x, key=embed_key)
@@ -96,6 +94,7 @@ class MaskedLM(nnx.Module):
         Raises:
           ValueError: "pooled" is asked for without `config.pooler`.
         """
+        check_captures(capture, (*CAPTURES, "pooled"))
         wanted = [name for name in capture if name != "pooled"]
         states, captured = self.encoder(tokens, token_types=token_types, mask=mask, key=key, capture=wanted)
         if "pooled" in capture:

@@ -41,7 +41,7 @@ class TextClassifier(nnx.Module):
         x = states[:, 0] if self.config.pooling == "cls" else mean_pooled(states, lengths)
         x = x if self.pooler is None else jnp.tanh(self.pooler(x))
         x = F.dropout(x, self.config.dropout_rate, head_key)
-        return self.classifier(x).astype(self.config.dtypes.output)
+        return self.classifier(x, jnp.float32).astype(self.config.dtypes.output)
 
 
 def mean_pooled(states: Float[Array, "B T D"], lengths: Int[Array, "B"] | None) -> Float[Array, "B D"]:

@@ -123,7 +123,7 @@ class Transformer(nnx.Module):
     def extend(self, target: Target, cache: DecoderCache) -> tuple[Float[Array, "B T V"], DecoderCache]:
         """Logits of the next T tokens after those in the cache, and the cache with them.
 
-        The caller sees to it that they fit: past its end, the last entries would be overwritten.
+        The caller sees to it that they fit: past its end, the oldest entries are overwritten.
         """
         positions, history, write = cache.history.reserve(target.shape[1])
         x = self.target_positions(self.target_embedding(target), positions)

@@ -69,7 +69,7 @@ class VisionTransformer(nnx.Module):
         x = F.dropout(x, config.dropout_rate, embed_key)
         x, captured = self.encoder.self_attend(x, F.AttentionMask(), key=layers_key, capture=capture)
         x = x[:, 0] if config.pooling == "cls" else x.mean(1)
-        logits = self.classifier(x).astype(config.dtypes.output)
+        logits = self.classifier(x, jnp.float32).astype(config.dtypes.output)
         return (logits, captured) if capture else logits
 
     def _start(self, x: Float[Array, "B P D"]) -> Float[Array, "B Q D"]:
@@ -93,6 +93,8 @@ class VisionTransformer(nnx.Module):
 
     def resized(self, image_size: int) -> "VisionTransformer":
         """The same model for images of another size: its positions, as a grid, interpolated (section 3.2).
+
+        The result's own `config` says the new size; those of its layers, which read no size, stay.
 
         Raises:
           ConfigError: patch_size does not divide `image_size`.

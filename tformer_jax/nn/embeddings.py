@@ -22,8 +22,8 @@ class Embedding(nnx.Module):
         self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
         self.compute_dtype = config.dtypes.compute
 
-    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """The vectors of `tokens`.
+    def __call__(self, tokens: Int[Array, "B T"], name: str = "tokens") -> Float[Array, "B T D"]:
+        """The vectors of `tokens`, which errors call `name`.
 
         Within a compiled program a token out of the vocabulary gets NaN rather than another token's
         vector: a gather would clamp it silently.
@@ -32,14 +32,14 @@ class Embedding(nnx.Module):
           ValueError: a token outside [0, V), where the values are known (not under `jax.jit`).
         """
         vocab_size = self.table.shape[0]
-        check_tokens(tokens, vocab_size)
+        check_tokens(tokens, vocab_size, name)
         # A negative index would count from the end; V is out of range and fills with NaN.
         index = jnp.where(tokens < 0, vocab_size, tokens)
         vectors = self.table[...].at[index].get(mode="fill", fill_value=jnp.nan)
         return vectors.astype(self.compute_dtype) * self.scale
 
 
-def check_tokens(tokens: Array, vocab_size: int, name: str = "tokens") -> None:
+def check_tokens(tokens: Array, vocab_size: int, name: str) -> None:
     """Refuses ids out of the vocabulary, on the host; does nothing while tracing, when values are unknown.
 
     Raises:

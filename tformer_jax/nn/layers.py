@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,14 +70,16 @@ class Norm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x W + b over the last axis, in x's dtype."""
+    """x W + b over the last axis, in x's dtype, or as the float32 logits of a classifier."""
 
     def __init__(self, config: TransformerConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.w = kernel(config, rngs, (inputs, outputs), inputs=1)
         self.b = zeros(config, outputs)
 
-    def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
-        return x @ self.w[...].astype(x.dtype) + self.b[...].astype(x.dtype)
+    def __call__(self, x: Float[Array, "*batch I"], dtype: Any = None) -> Float[Array, "*batch O"]:
+        dtype = x.dtype if dtype is None else dtype
+        products = jnp.matmul(x, self.w[...].astype(x.dtype), preferred_element_type=dtype)
+        return products + self.b[...].astype(dtype)
 
 
 class FeedForward(nnx.Module):

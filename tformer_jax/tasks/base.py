@@ -1,16 +1,22 @@
 """What every task has: the sections of its config, a loss, and what evaluation means."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
+from tokenizers import Tokenizer
 
 from .. import functional as F
-from ..config import ConfigError, check_choice
+from ..config import ConfigError, TransformerConfig, check_choice
+from ..data import tokenizers
+from ..data.files import DataError
+
+# Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
+_SOME_CHARACTERS = 256
 
 
 class Evaluation(NamedTuple):
@@ -38,8 +44,7 @@ class VocabularyLossConfig:
     fused_loss: bool = False
 
     def __post_init__(self):
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ConfigError(f"task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        check_label_smoothing(self.label_smoothing)
         if self.z_loss < 0:
             raise ConfigError(f"task.z_loss must not be negative, got {self.z_loss}")
         if not isinstance(self.fused_loss, bool):
@@ -129,12 +134,58 @@ class Task:
         """Pictures of one evaluation."""
 
 
-def weighted_means(measure: Callable[[int], tuple[dict[str, Array], Array]], count: int) -> dict[str, float]:
-    """The means of `measure(i) -> (means, weight)` over i < count, weighted, in float64."""
-    measured = [measure(i) for i in range(count)]
+class DocumentTask(Task):
+    """What the tasks on running text share: a tokenizer that the data left, and rows that the model can read.
+
+    Attributes:
+      Data: what reads a `DataConfig`.
+    """
+
+    Data: ClassVar[type]
+
+    def __init__(self, config: Any, tokenizer: Tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+
+    @classmethod
+    def restore(cls, config: Any, directory: Path) -> Task:
+        return cls(config, tokenizers.load(directory / "tokenizer.json"))
+
+    @classmethod
+    def load_data(cls, config: Any, model: Mapping[str, Any], directory: Path) -> Any:
+        return cls.Data(config, directory)
+
+    @classmethod
+    def planned_fields(cls, data: Any) -> dict[str, Any]:
+        return {"vocab_size": data.vocab_size or _SOME_CHARACTERS}
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        return {"vocab_size": self.tokenizer.get_vocab_size()}
+
+    @classmethod
+    def check(cls, data: Any, model: TransformerConfig) -> None:
+        if data.row_length > model.max_length:
+            raise ConfigError(f"data.row_length={data.row_length} exceeds model.max_length={model.max_length}")
+
+
+def weighted_means(measured: Sequence[tuple[dict[str, Array], Array]]) -> tuple[dict[str, float], float]:
+    """The weighted means of what batches measured, `(means, weight)` each, in float64, and the sum of the weights.
+
+    Raises:
+      DataError: nothing was measured.
+    """
     weights = np.asarray([weight for _, weight in measured], np.float64)
+    total = float(weights.sum())
+    if total == 0:
+        raise DataError("there is nothing to evaluate on: no batch has a target")
     values = {name: np.asarray([means[name] for means, _ in measured], np.float64) for name in measured[0][0]}
-    return {name: float((value * weights).sum() / weights.sum()) for name, value in values.items()}
+    return {name: float((value * weights).sum() / total) for name, value in values.items()}, total
+
+
+def check_label_smoothing(value: float) -> None:
+    """Refuses what is no share."""
+    if not 0.0 <= value < 1.0:
+        raise ConfigError(f"task.label_smoothing must be in [0, 1), got {value}")
 
 
 def check_name(name: str, known: str) -> None:

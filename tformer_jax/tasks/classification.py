@@ -13,13 +13,14 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from .. import functional as F
-from ..config import ConfigError, TransformerConfig
+from ..config import TransformerConfig
 from ..data import tokenizers
 from ..data.classes import load_classes
 from ..data.files import DataError
+from ..data.pipelines import padded_length
 from ..data.text_classification import TextClassificationData, TextClassificationDataConfig
 from ..models import TextClassifier
-from .base import Evaluation, Task, check_name, weighted_means
+from .base import Evaluation, Task, check_label_smoothing, check_name, weighted_means
 
 # What only the data, or the pre-trained run, tells: any number will do to check the other fields.
 _SOME_CLASSES, _SOME_TOKENS = 2, 1000
@@ -46,8 +47,7 @@ class TextClassificationConfig:
 
     def __post_init__(self):
         check_name(self.name, "text_classification")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ConfigError(f"task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        check_label_smoothing(self.label_smoothing)
 
 
 class Classified(NamedTuple):
@@ -65,7 +65,46 @@ class ClassProbability(NamedTuple):
     probability: float
 
 
-class TextClassification(Task):
+class Classification(Task):
+    """What the tasks share that sort inputs into classes; batches hold "labels" [B], -1 in rows that only fill up."""
+
+    def __init__(self, config: Any, classes: Sequence[str]):
+        self.config, self.classes = config, list(classes)
+        self._measure = jax.jit(self._measured)
+        self._probabilities = jax.jit(lambda model, batch: jax.nn.softmax(self._logits(model, batch)))
+
+    def _logits(self, model: Any, batch: Any) -> Float[Array, "B C"]:
+        """Of a batch without its labels, float32, nothing about it random."""
+        raise NotImplementedError
+
+    def _measured(self, model, batch):
+        logits, labels = self._logits(model, batch), batch["labels"]
+        loss, weight = labelled_loss(logits, labels, 0.0)
+        best = logits.argmax(-1)
+        right = F.weighted_mean((best == labels).astype(jnp.float32), (labels >= 0).astype(jnp.float32))
+        return {"loss": loss, "accuracy": right}, weight, best
+
+    def validate(self, model: Any, batches: Any) -> dict[str, float]:
+        """Cross-entropy in nats per example, without augmentation, smoothing or dropout, and accuracy."""
+        return self.predicted(model, batches)[0]
+
+    def predicted(self, model: Any, batches: Any) -> tuple[dict[str, float], dict[int, str]]:
+        """The numbers of `validate`, and the class that each example of the batches is taken for."""
+        measured = [self._measure(model, batches.batch(i)) for i in range(len(batches))]
+        metrics, _ = weighted_means([(means, weight) for means, weight, _ in measured])
+        found = {}
+        for i, (_, _, best) in enumerate(measured):
+            found |= {int(e): self.classes[b] for e, b in zip(batches.indices(i), np.asarray(best), strict=False)}
+        return metrics, found
+
+    def ranked(self, model: Any, batch: Any) -> list[ClassProbability]:
+        """The classes of the first row of a batch, likeliest first."""
+        probabilities = np.asarray(self._probabilities(model, batch)[0])
+        order = np.argsort(-probabilities, kind="stable")
+        return [ClassProbability(self.classes[i], float(probabilities[i])) for i in order]
+
+
+class TextClassification(Classification):
     """A `TextClassifier` under cross-entropy; evaluated by accuracy.
 
     A batch holds "tokens" [B T], "lengths" [B] and "labels" [B], -1 in rows that only fill up.
@@ -76,8 +115,8 @@ class TextClassification(Task):
     new_parameters = ("model.classifier.", "model.pooler.")
 
     def __init__(self, config: TextClassificationConfig, tokenizer: Tokenizer, classes: Sequence[str]):
-        self.config, self.tokenizer, self.classes = config, tokenizer, list(classes)
-        self._measure = jax.jit(self._measured)
+        super().__init__(config, classes)
+        self.tokenizer = tokenizer
 
     @classmethod
     def restore(cls, config: TextClassificationConfig, directory: Path) -> "TextClassification":
@@ -103,17 +142,8 @@ class TextClassification(Task):
         logits = model(batch["tokens"], lengths=batch["lengths"], key=key)
         return labelled_loss(logits, batch["labels"], self.config.label_smoothing)
 
-    def _measured(self, model, batch):
-        return labelled_measures(model(batch["tokens"], lengths=batch["lengths"]), batch["labels"])
-
-    def validate(self, model: TextClassifier, batches: Any) -> dict[str, float]:
-        """Cross-entropy in nats per text, without smoothing or dropout, and accuracy."""
-
-        def measure(i):
-            means, weight, _ = self._measure(model, batches.batch(i))
-            return means, weight
-
-        return weighted_means(measure, len(batches))
+    def _logits(self, model, batch):
+        return model(batch["tokens"], lengths=batch["lengths"]).astype(jnp.float32)
 
     def evaluate(
         self, model: TextClassifier, data: TextClassificationData, splits: Sequence[str]
@@ -124,13 +154,11 @@ class TextClassification(Task):
         """
         evaluations = {}
         for split in splits:
-            metrics = self.validate(model, data.evaluation_batches(split))
+            metrics, found = self.predicted(model, data.evaluation_batches(split))
             examples, _ = data.encode(split)
             labels = [example.label for example in examples]
             majority = max(labels.count(name) for name in self.classes) / len(labels)
-            texts = [example.text for example in examples[:_SHOWN]]
-            best = [found[0].name for found in self.classify(model, texts)]
-            samples = [Classified(*row) for row in zip(texts, labels, best, strict=False)]
+            samples = [Classified(x.text, x.label, found[e]) for e, x in enumerate(examples[:_SHOWN])]
             note = f"the most frequent class has {100 * majority:.2f} %"
             evaluations[split] = Evaluation(metrics | {"texts": len(labels)}, note, samples)
         return evaluations
@@ -150,10 +178,8 @@ class TextClassification(Task):
             if len(ids) + 2 > limit:
                 raise DataError(f"text {number} has {len(ids) + 2} tokens, and the model reads at most {limit}")
             row = [tokenizers.BOS_ID, *ids, tokenizers.EOS_ID]
-            length = min(limit, 1 << (len(row) - 1).bit_length())  # few lengths, few programs
-            tokens = np.pad(np.asarray(row, np.int32), (0, length - len(row)))[None]
-            batch = {"tokens": tokens, "lengths": np.int32([len(row)]), "labels": np.int32([0])}
-            results.append(ranked(self.classes, np.asarray(self._measure(model, batch)[2][0])))
+            tokens = np.pad(np.asarray(row, np.int32), (0, padded_length(len(row), limit) - len(row)))[None]
+            results.append(self.ranked(model, {"tokens": tokens, "lengths": np.int32([len(row)])}))
         return results
 
 
@@ -162,16 +188,3 @@ def labelled_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple
     weights = (labels >= 0).astype(jnp.float32)
     targets = jnp.maximum(labels, 0)
     return F.cross_entropy(logits, targets, weights=weights, label_smoothing=label_smoothing), weights.sum()
-
-
-def labelled_measures(logits: Array, labels: Array) -> tuple[dict[str, Array], Array, Array]:
-    """Loss and accuracy over the rows whose label is not negative, their number, and all probabilities."""
-    loss, weight = labelled_loss(logits, labels, 0.0)
-    right = F.weighted_mean((logits.argmax(-1) == labels).astype(jnp.float32), (labels >= 0).astype(jnp.float32))
-    return {"loss": loss, "accuracy": right}, weight, jax.nn.softmax(logits.astype(jnp.float32))
-
-
-def ranked(classes: Sequence[str], probabilities: np.ndarray) -> list[ClassProbability]:
-    """The classes by falling probability."""
-    order = np.argsort(-probabilities, kind="stable")
-    return [ClassProbability(classes[i], float(probabilities[i])) for i in order]

@@ -3,24 +3,22 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from .. import decoding
-from ..config import ConfigError, TransformerConfig
+from ..config import ConfigError
 from ..data import tokenizers
 from ..data.language import LanguageData, LanguageDataConfig
 from ..models import CausalLM
-from .base import Evaluation, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
+from .base import DocumentTask, Evaluation, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
 
-# Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
-_SOME_CHARACTERS = 256
 _PROMPT_CHARACTERS = 120
 _CONTINUED = 3
 
@@ -32,7 +30,8 @@ class LanguageModellingConfig(VocabularyLossConfig):
     Attributes:
       name: "language_modelling".
       label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
-      sample_tokens: how long the samples are that are written while training and evaluating.
+      sample_tokens: how long the samples are that are written while training and evaluating; at most half of
+        the model's max_length.
       sample_temperature: of those samples; see `decoding.sampling`.
 
     Raises:
@@ -59,39 +58,19 @@ class Continuation(NamedTuple):
     continuation: str
 
 
-class LanguageModelling(Task):
+class LanguageModelling(DocumentTask):
     """A `CausalLM` under cross-entropy; evaluated by bits per byte and perplexity.
 
     A batch holds "tokens" [B T+1], with "segments" [B T+1] where attention must not cross from one
     document to the next (0 is padding), or with "lengths" [B] where it may.
     """
 
-    Config, DataConfig, Model = LanguageModellingConfig, LanguageDataConfig, CausalLM
+    Config, DataConfig, Data, Model = LanguageModellingConfig, LanguageDataConfig, LanguageData, CausalLM
 
     def __init__(self, config: LanguageModellingConfig, tokenizer: Tokenizer):
-        self.config, self.tokenizer = config, tokenizer
+        super().__init__(config, tokenizer)
         plain = VocabularyLossConfig()
         self._evaluation_loss = jax.jit(lambda model, batch: self._loss(model, batch, None, plain))
-
-    @classmethod
-    def restore(cls, config: LanguageModellingConfig, directory: Path) -> "LanguageModelling":
-        return cls(config, tokenizers.load(directory / "tokenizer.json"))
-
-    @classmethod
-    def load_data(cls, config: LanguageDataConfig, model: Mapping[str, Any], directory: Path) -> LanguageData:
-        return LanguageData(config, directory)
-
-    @classmethod
-    def planned_fields(cls, data: LanguageDataConfig) -> dict[str, Any]:
-        return {"vocab_size": data.vocab_size or _SOME_CHARACTERS}
-
-    @property
-    def model_fields(self) -> dict[str, Any]:
-        return {"vocab_size": self.tokenizer.get_vocab_size()}
-
-    @classmethod
-    def check(cls, data: LanguageDataConfig, model: TransformerConfig) -> None:
-        check_row_length(data.row_length, model)
 
     def loss(self, model: CausalLM, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The training loss, a mean over target tokens, and how many they are."""
@@ -116,21 +95,16 @@ class LanguageModelling(Task):
 
     def _measured(self, model, batches) -> tuple[dict[str, float], float]:
         """The numbers, and how many tokens they are the mean of."""
-        count = 0.0
-
-        def measure(i):
-            nonlocal count
-            loss, weight = self._evaluation_loss(model, batches.batch(i))
-            count += float(weight)
-            return {"loss": loss}, weight
-
-        loss = weighted_means(measure, len(batches))["loss"]
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}, count
+        losses = (self._evaluation_loss(model, batches.batch(i)) for i in range(len(batches)))
+        means, count = weighted_means([({"loss": loss}, weight) for loss, weight in losses])
+        return means | {"perplexity": float(np.exp(means["loss"]))}, count
 
     def evaluate(self, model: CausalLM, data: LanguageData, splits: Sequence[str]) -> dict[str, Evaluation]:
         """Loss, perplexity a token and bits per byte of text of each split, and some continuations.
 
-        The end of each document is predicted too: its bits count, and it has no bytes.
+        The end of each document is predicted too: its bits count, and it has no bytes. Rows see nothing
+        of the row before them, so that longer rows give better numbers. A character that no training text has
+        costs the bits of `<unk>`, which do not tell which one it is: the note counts them.
         """
         evaluations = {}
         for split in splits:
@@ -140,7 +114,9 @@ class LanguageModelling(Task):
             beginnings = [document.text[:_PROMPT_CHARACTERS] for document in data.splits[split][:_CONTINUED]]
             # A beginning may fill a short context.
             samples = [Continuation(text, "".join(self.continue_text(model, text, slide=True))) for text in beginnings]
-            evaluations[split] = Evaluation(metrics, "", samples)
+            unknown = data.unknown_count(split)
+            note = f"{unknown:,} characters are on no training text, and cost only the bits of <unk>" if unknown else ""
+            evaluations[split] = Evaluation(metrics, note, samples)
         return evaluations
 
     def describe(self, metrics: Mapping[str, float]) -> str:
@@ -198,9 +174,3 @@ class LanguageModelling(Task):
                 yield whole[len(said) :]
                 said = whole
         yield whole[len(said) :]
-
-
-def check_row_length(row_length: int, model: TransformerConfig) -> None:
-    """Refuses rows that the model cannot read."""
-    if row_length > model.max_length:
-        raise ConfigError(f"data.row_length={row_length} exceeds model.max_length={model.max_length}")

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,18 +14,17 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from .. import functional as F
-from ..config import ConfigError, TransformerConfig
+from ..config import ConfigError
 from ..data import tokenizers
 from ..data.files import DataError
 from ..data.language import MaskedData, MaskedDataConfig
+from ..data.pipelines import EVALUATION_TOKENS, padded_length
 from ..models import MaskedLM
-from .base import Evaluation, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
-from .language import check_row_length
+from .base import DocumentTask, Evaluation, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
 
 MASK_TEXT = "[MASK]"
 
 _SPECIAL_IDS = (tokenizers.PAD_ID, tokenizers.BOS_ID, tokenizers.EOS_ID)
-_SOME_CHARACTERS = 256
 _SHOWN = 5
 
 
@@ -73,7 +71,7 @@ class Guess(NamedTuple):
     probability: float
 
 
-class MaskedLanguageModelling(Task):
+class MaskedLanguageModelling(DocumentTask):
     """A `MaskedLM` that restores corrupted tokens; evaluated by masked accuracy and pseudo-perplexity.
 
     A batch holds "tokens" [B T], "lengths" [B], and "word_ids" [B T] where words are masked whole. The
@@ -81,36 +79,16 @@ class MaskedLanguageModelling(Task):
     evaluation, so that every evaluation hides the same tokens.
     """
 
-    Config, DataConfig, Model = MaskedLanguageModellingConfig, MaskedDataConfig, MaskedLM
+    Config, DataConfig, Data, Model = MaskedLanguageModellingConfig, MaskedDataConfig, MaskedData, MaskedLM
     unit = "masked tokens"
 
     def __init__(self, config: MaskedLanguageModellingConfig, tokenizer: Tokenizer):
-        self.config, self.tokenizer = config, tokenizer
+        super().__init__(config, tokenizer)
         # A token of a byte-level BPE holds the blank before its word, and so does a gap; characters stand alone.
         self._gap = MASK_TEXT if isinstance(tokenizer.model, WordLevel) else " " + MASK_TEXT
         self._measure = jax.jit(self._measured)
         self._token_log_probs = jax.jit(_token_log_probs)
         self._probabilities = jax.jit(_probabilities)
-
-    @classmethod
-    def restore(cls, config: MaskedLanguageModellingConfig, directory: Path) -> "MaskedLanguageModelling":
-        return cls(config, tokenizers.load(directory / "tokenizer.json"))
-
-    @classmethod
-    def load_data(cls, config: MaskedDataConfig, model: Mapping[str, Any], directory: Path) -> MaskedData:
-        return MaskedData(config, directory)
-
-    @classmethod
-    def planned_fields(cls, data: MaskedDataConfig) -> dict[str, Any]:
-        return {"vocab_size": data.vocab_size or _SOME_CHARACTERS}
-
-    @property
-    def model_fields(self) -> dict[str, Any]:
-        return {"vocab_size": self.tokenizer.get_vocab_size()}
-
-    @classmethod
-    def check(cls, data: MaskedDataConfig, model: TransformerConfig) -> None:
-        check_row_length(data.row_length, model)
 
     def loss(self, model: MaskedLM, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The training loss, a mean over the chosen tokens, and how many they are."""
@@ -149,7 +127,7 @@ class MaskedLanguageModelling(Task):
     def validate(self, model: MaskedLM, batches: Any) -> dict[str, float]:
         """Cross-entropy in nats per chosen token, without smoothing or dropout, and the share that is right."""
         keys = jax.random.split(jax.random.key(0), len(batches))
-        return weighted_means(lambda i: self._measure(model, batches.batch(i), keys[i]), len(batches))
+        return weighted_means([self._measure(model, batches.batch(i), keys[i]) for i in range(len(batches))])[0]
 
     def evaluate(self, model: MaskedLM, data: MaskedData, splits: Sequence[str]) -> dict[str, Evaluation]:
         """Loss, masked accuracy and pseudo-perplexity of each split, and some filled gaps."""
@@ -180,8 +158,8 @@ class MaskedLanguageModelling(Task):
         """
         length = max(len(row) for row in rows)
         padded = [(np.pad(row, (0, length - len(row))), np.int32(len(row))) for row in rows]
-        total = sum(float(self._token_log_probs(model, row, size)) for row, size in padded)
-        return math.exp(-total / sum(len(row) - 2 for row in rows))
+        sums = [self._token_log_probs(model, row, size) for row, size in padded]
+        return math.exp(-np.sum(jax.device_get(sums), dtype=np.float64) / sum(len(row) - 2 for row in rows))
 
     def fill(self, model: MaskedLM, text: str, count: int = 5) -> list[list[Guess]]:
         """The `count` likeliest tokens for each `[MASK]` of a text, likeliest first.
@@ -252,10 +230,8 @@ class MaskedLanguageModelling(Task):
 
 
 def _padded(tokens: Sequence[int] | np.ndarray, limit: int) -> np.ndarray:
-    """To the next power of two, or the limit: few lengths, few programs."""
-    size = len(tokens)
-    length = min(1 << (size - 1).bit_length(), limit)
-    return np.pad(np.asarray(tokens, np.int32), (0, length - size), constant_values=tokenizers.PAD_ID)
+    missing = padded_length(len(tokens), limit) - len(tokens)
+    return np.pad(np.asarray(tokens, np.int32), (0, missing), constant_values=tokenizers.PAD_ID)
 
 
 def first_chosen(masked: Bool[Array, "B T"], count: int) -> tuple[Int[Array, "M"], Float[Array, "M"]]:
@@ -277,12 +253,16 @@ def _room(tokens: int, rate: float) -> int:
 def _token_log_probs(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]) -> Float[Array, ""]:
     """The sum over the tokens of a row, but its first and last, of log P(token | the others)."""
     T = row.shape[0]
-    place = jnp.arange(T)
-    hidden = jnp.where(jnp.eye(T, dtype=bool), tokenizers.MASK_ID, row)
-    states, _ = model.encoder(hidden, mask=F.AttentionMask(lengths=jnp.broadcast_to(size, T)))
-    logits = model.logits(model.transformed(states[place, place][None]))[0].astype(jnp.float32)
-    log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), row[:, None], axis=-1)[:, 0]
-    return jnp.where((place > 0) & (place < size - 1), log_probs, 0.0).sum()
+
+    def log_prob(place):
+        states, _ = model.encoder(row.at[place].set(tokenizers.MASK_ID)[None], mask=F.AttentionMask(lengths=size[None]))
+        logits = model.logits(model.transformed(states[:, place][None]))[0, 0].astype(jnp.float32)
+        return jax.nn.log_softmax(logits)[row[place]]
+
+    # As many copies of the row at a time, each without another token, as other evaluations have tokens.
+    places = jnp.arange(1, T - 1)
+    log_probs = jax.lax.map(log_prob, places, batch_size=max(1, EVALUATION_TOKENS // T))
+    return jnp.where(places < size - 1, log_probs, 0.0).sum()
 
 
 def _probabilities(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]) -> Float[Array, "T V"]:

@@ -122,12 +122,8 @@ class Translation(Task):
 
     def validate(self, model: Transformer, batches: pipelines.Buckets) -> dict[str, float]:
         """Cross-entropy in nats per target token, without smoothing or dropout."""
-
-        def measure(i):
-            loss, weight = self._evaluation_loss(model, batches.batch(i))
-            return {"loss": loss}, weight
-
-        return weighted_means(measure, len(batches))
+        losses = (self._evaluation_loss(model, batches.batch(i)) for i in range(len(batches)))
+        return weighted_means([({"loss": loss}, weight) for loss, weight in losses])[0]
 
     def evaluate(self, model: Transformer, data: TranslationData, splits: Sequence[str]) -> dict[str, Evaluation]:
         """Loss and BLEU of each split (pairs beyond the model's max_length are reported and left out)."""

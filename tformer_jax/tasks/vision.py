@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float
@@ -18,8 +17,8 @@ from ..data.classes import load_classes
 from ..data.image_data import ImageData, ImageDataConfig
 from ..data.images import read_images
 from ..models import VisionTransformer
-from .base import Evaluation, Task, check_name, weighted_means
-from .classification import Classified, ClassProbability, labelled_measures, ranked
+from .base import Evaluation, check_label_smoothing, check_name
+from .classification import Classification, Classified, ClassProbability
 
 _SOME_CLASSES = 10
 
@@ -47,8 +46,7 @@ class ImageClassificationConfig:
 
     def __post_init__(self):
         check_name(self.name, "image_classification")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ConfigError(f"task.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        check_label_smoothing(self.label_smoothing)
         if not isinstance(self.flip, bool):
             raise ConfigError(f"task.flip must be True or False, got {self.flip!r}")
         for name in ("max_shift", "mixup"):
@@ -56,7 +54,7 @@ class ImageClassificationConfig:
                 raise ConfigError(f"task.{name} must not be negative, got {getattr(self, name)}")
 
 
-class ImageClassification(Task):
+class ImageClassification(Classification):
     """A `VisionTransformer` under cross-entropy; evaluated by accuracy.
 
     A batch holds "images" uint8 [B Y X C] and "labels" [B], -1 in rows that only fill up.
@@ -64,10 +62,6 @@ class ImageClassification(Task):
 
     Config, DataConfig, Model = ImageClassificationConfig, ImageDataConfig, VisionTransformer
     unit = "images"
-
-    def __init__(self, config: ImageClassificationConfig, classes: Sequence[str]):
-        self.config, self.classes = config, list(classes)
-        self._measure = jax.jit(self._measured)
 
     @classmethod
     def restore(cls, config: ImageClassificationConfig, directory: Path) -> "ImageClassification":
@@ -106,40 +100,18 @@ class ImageClassification(Task):
             images, targets = F.mixup(images, targets, mix_key, self.config.mixup)
         return images, targets
 
-    def _measured(self, model, batch):
-        images = _centred(batch["images"].astype(jnp.float32) / 255)
-        return labelled_measures(model(images), batch["labels"])
-
-    def validate(self, model: VisionTransformer, batches: Any) -> dict[str, float]:
-        """Cross-entropy in nats per image, without augmentation, smoothing or dropout, and accuracy."""
-
-        def measure(i):
-            means, weight, _ = self._measure(model, batches.batch(i))
-            return means, weight
-
-        return weighted_means(measure, len(batches))
+    def _logits(self, model, batch):
+        return model(_centred(batch["images"].astype(jnp.float32) / 255)).astype(jnp.float32)
 
     def evaluate(self, model: VisionTransformer, data: ImageData, splits: Sequence[str]) -> dict[str, Evaluation]:
         """Loss and accuracy of each split, and its mistakes."""
         evaluations = {}
         for split in splits:
-            batches = data.evaluation_batches(split)
-            metrics = self.validate(model, batches)
-            mistakes = self._mistakes(model, batches)
-            count = len(data.splits[split])
-            evaluations[split] = Evaluation(metrics | {"images": count}, "samples: the mistakes", mistakes)
+            metrics, found = self.predicted(model, data.evaluation_batches(split))
+            labels = [self.classes[label] for label in data.splits[split].labels]
+            mistakes = [Classified(f"image {e}", labels[e], c) for e, c in sorted(found.items()) if labels[e] != c]
+            evaluations[split] = Evaluation(metrics | {"images": len(labels)}, "samples: the mistakes", mistakes)
         return evaluations
-
-    def _mistakes(self, model: VisionTransformer, batches: Any) -> list[Classified]:
-        found = []
-        for i in range(len(batches)):
-            batch, examples = batches.batch(i), batches.indices(i)
-            best = np.asarray(self._measure(model, batch)[2]).argmax(-1)
-            rows = zip(examples, batch["labels"], best, strict=False)
-            found += [
-                Classified(f"image {e}", self.classes[label], self.classes[b]) for e, label, b in rows if label != b
-            ]
-        return found
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         numbers = f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats"
@@ -153,9 +125,7 @@ class ImageClassification(Task):
         """
         config, results = model.config, []
         for file in files:
-            image = read_images([file], config.image_size, config.num_channels)
-            batch = {"images": image, "labels": np.int32([0])}
-            results.append(ranked(self.classes, np.asarray(self._measure(model, batch)[2][0])))
+            results.append(self.ranked(model, {"images": read_images([file], config.image_size, config.num_channels)}))
         return results
 
 

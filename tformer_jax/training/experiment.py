@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, TransformerConfig, build, check_choice, nearest
+from ..config import NOT_OF_THE_FUNCTION, ConfigError, TransformerConfig, build, check_choice, nearest
 from ..data.files import DataError
 from ..tasks import TASKS, Task
 from .checkpoints import CheckpointConfig, Checkpoints
@@ -101,7 +101,10 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
         validation = data.evaluation_batches("validation")
         task = experiment.restore_task(run.directory)
         trainer = experiment.trainer(task)
-        initial = {} if pretrained is None else pretrained_arrays(pretrained, trainer.layout.shapes, task)
+        initial = {}
+        if pretrained is not None:
+            initial = pretrained_arrays(pretrained, trainer.layout.shapes, task)
+            _check_same_function(pretrained, experiment)
     except (ConfigError, DataError, RunError):
         run.withdraw()
         raise
@@ -141,6 +144,21 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> Arrays
             raise ConfigError(f"the checkpoint of {run.directory} does not fit this model: {_some(differing)}")
         arrays = checkpoints.restore_as_saved(checkpoints.latest)
     return {name: arrays[name] for name in wanted if name in arrays}
+
+
+def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
+    """Parameters of the right shapes are not enough: the model must compute with them what the old one did.
+
+    Raises:
+      ConfigError: a field of the two models' configs differs that changes what the encoder computes (names it).
+    """
+    old = Experiment.from_config(pretrained.config)
+    both = (set(TransformerConfig.fields_of(e.task_class.Model.__name__)) for e in (old, experiment))
+    pairs = {n: [e.model.get(n, TransformerConfig.default(n)) for e in (old, experiment)]
+             for n in set.intersection(*both) - NOT_OF_THE_FUNCTION}  # fmt: skip
+    differing = [f"model.{n} ({a!r} there, {b!r} here)" for n, (a, b) in sorted(pairs.items()) if a != b]
+    if differing:
+        raise ConfigError(f"{pretrained.directory} was trained as another model: {_some(differing)}")
 
 
 def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:

@@ -41,6 +41,8 @@ class TrainingConfig:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
 
 
+_NO_STEP = 2**32 - 1  # the number of a key that no step has
+
 Validate = Callable[[int, Any], dict[str, float]]
 
 
@@ -80,7 +82,8 @@ class Trainer:
         self.step = jax.jit(flat_step, donate_argnums=0)
 
     def _initial(self) -> TrainState:
-        model = self._make_model(nnx.Rngs(self._key))
+        # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
+        model = self._make_model(nnx.Rngs(jax.random.fold_in(self._key, _NO_STEP)))
         return TrainState(jnp.int32(0), model, self._transformation.init(model))
 
     def initial(self) -> Arrays:

@@ -1,6 +1,6 @@
 """A run directory: what was asked for, what it ran on, and everything that came of it.
 
-config.json  environment.json  metrics.jsonl  tokenizer.json
+config.json  environment.json  metrics.jsonl  tokenizer.json or classes.json
 checkpoints/  tensorboard/  samples/  plots/
 """
 
@@ -19,6 +19,8 @@ import jax
 
 from ..data.files import write_whole
 
+# What a run writes before it trains.
+_MADE = ("config.json", "tokenizer.json", "source_tokenizer.json", "classes.json")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
 
 
@@ -43,7 +45,7 @@ class Run:
         self.tensorboard = directory / "tensorboard"
         self.samples = directory / "samples"
         self.plots = directory / "plots"
-        self.is_new = False
+        self._not_ours: frozenset[str] = frozenset(_MADE)
 
     @classmethod
     def start(cls, directory: str | Path, config: Mapping[str, Any]) -> "Run":
@@ -62,8 +64,8 @@ class Run:
                     f"Choose another --workdir, or the same config to go on with this one"
                 )
         else:
+            run._not_ours = frozenset(name for name in _MADE if (run.directory / name).exists())
             write_json(run.config_file, run.config)
-            run.is_new = True
         write_json(run.directory / "environment.json", environment())
         for folder in (run.samples, run.plots):
             folder.mkdir(exist_ok=True)
@@ -71,9 +73,8 @@ class Run:
 
     def withdraw(self) -> None:
         """Forgets what a run that could not begin wrote down, so that a corrected command may use its directory."""
-        if self.is_new:
-            for name in ("config.json", "tokenizer.json", "source_tokenizer.json", "classes.json"):
-                (self.directory / name).unlink(missing_ok=True)
+        for name in set(_MADE) - self._not_ours:
+            (self.directory / name).unlink(missing_ok=True)
 
     @classmethod
     def open(cls, directory: str | Path) -> "Run":
