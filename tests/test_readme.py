@@ -4,9 +4,14 @@ import ast
 import importlib
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from tformer_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -49,6 +54,34 @@ def test_the_test_exists(row):
     file, name = _code(row[4]).split("::")
     tree = ast.parse((ROOT / file).read_text("utf-8"))
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def commands(name):
+    """The arguments of every `python -m experiments.NAME` in the README."""
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(rf"python -m experiments\.{name} (.*)", shell)]
+
+
+@pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
+def test_the_training_commands_are_configs(arguments, monkeypatch):
+    """A newcomer would paste a command that is refused."""
+    monkeypatch.chdir(ROOT)
+    values, command = flags.FlagValues(), ["train", *arguments]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    values(command)
+    assert values.workdir.startswith("runs/")
+    Experiment.from_config(values.config.to_dict())
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+def test_the_other_commands_have_flags_that_exist(name):
+    """A newcomer would paste a flag that was renamed."""
+    importlib.import_module(f"experiments.{name}")
+    for arguments in commands(name):
+        for argument in arguments:
+            assert argument.startswith("--")
+            assert argument[2:].split("=")[0] in flags.FLAGS
 
 
 def test_the_python_examples_run():

@@ -153,23 +153,24 @@ def predictions(copies, command, together, images):
     (copies / "beginnings.txt").write_text(f"the red\n\n{LONG}\n", "utf-8")
     (copies / "reviews.txt").write_text("the small cat today\na dog\n", "utf-8")
     drawn = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2", "--slide"]
-    fields = {
-        "data.source": "folders",
-        "data.path": images[0].parents[2],
-        "data.image_size": 8,
-        "model.patch_size": 4,
-        "data.batch_size": 16,
-    }
-    fields |= {"data.num_channels": 1, "data.validation_size": 8, "data.test_size": 9, "model.patch_size": 4}
-    fields |= {"model.d_model": 16, "model.num_heads": 2, "model.num_layers": 1, "model.scan_unroll": 1}
-    changes = [f"--config.{name}={value}" for name, value in (fields | {"training.steps": 2}).items()]
+    width = {"model.d_model": 16, "model.num_heads": 2, "model.num_layers": 1, "model.scan_unroll": 1}
+    vision = width | {"data.source": "folders", "data.path": images[0].parents[2], "data.image_size": 8}
+    vision |= {"data.num_channels": 1, "data.validation_size": 8, "data.test_size": 9, "data.batch_size": 16}
+    vision |= {"model.patch_size": 4, "training.steps": 2}
+    # What the masked model was trained as, beside a head and labelled texts.
+    tuned = width | {"model.d_ff": 24, "model.activation": "relu", "model.norm_position": "post"}
+    tuned |= {"model.scale_embeddings": True, "model.max_length": 48, "training.steps": 2}
+    tuned |= {"data.source": "files", "data.path": images[0].parents[3] / "labelled.tsv", "data.test_size": 8}
+    tuned |= {"data.validation_size": 8, "data.batch_tokens": 128, "task.init_from": copies / "masked"}
+    of_vision, of_tuned = ([f"--config.{n}={value}" for n, value in fields.items()] for fields in (vision, tuned))
     commands = {
         "drawn": ("predict", "language", f"--input={copies / 'beginnings.txt'}", "--max_new_tokens=6", *drawn),
         "filled": ("predict", "masked", "--text=the [MASK] saw the [MASK]", "--top=3"),
         "ranked": ("predict", "texts", f"--input={copies / 'reviews.txt'}"),
         "seen": ("predict", "vision", *(f"--image={image}" for image in images), "--top=1"),
         "evaluated": ("evaluate", "vision", "--split=validation"),
-        "trained": ("train", "trained", "--config=experiments/configs/vision.py", *changes),
+        "trained": ("train", "trained", "--config=experiments/configs/vision.py", *of_vision),
+        "tuned": ("train", "tuned", "--config=experiments/configs/text_classification.py", *of_tuned),
     }
     return together(
         {
@@ -179,7 +180,7 @@ def predictions(copies, command, together, images):
     )
 
 
-@pytest.mark.parametrize("name", ["drawn", "filled", "ranked", "seen", "evaluated", "trained"])
+@pytest.mark.parametrize("name", ["drawn", "filled", "ranked", "seen", "evaluated", "trained", "tuned"])
 def test_a_command_succeeds_quietly(predictions, name):
     """A flag would be refused that is documented, or warnings be mixed with the result."""
     assert predictions[name].returncode == 0, predictions[name].stderr
@@ -206,6 +207,13 @@ def test_a_task_is_trained_from_the_command_line(predictions, copies):
     assert any(re.fullmatch(rf"step 2/2  loss {NUMBER}  {NUMBER} images/s  0:00 left", line) for line in lines)
     assert any(re.fullmatch("test: " + SCORES["vision"].replace("N ", NUMBER + " "), line) for line in lines)
     assert json.loads((copies / "trained" / "config.json").read_text("utf-8"))["data"]["image_size"] == 8
+
+
+def test_a_classifier_starts_from_a_run_on_the_command_line(predictions, copies):
+    """The README's command would train from scratch, or be refused."""
+    lines = lines_of(predictions["tuned"])
+    assert any(re.fullmatch(rf"\d+ arrays start from {re.escape(str(copies / 'masked'))}", line) for line in lines)
+    assert any(re.fullmatch("test: " + SCORES["texts"].replace("N ", NUMBER + " "), line) for line in lines)
 
 
 def test_gaps_are_filled_in_order(predictions):
@@ -253,7 +261,7 @@ def predict():
         ("language", ["--text=a", "--top=3"], "--top has no meaning for language_modelling"),
         ("language", ["--text=a", "--greedy", "--top_p=0.5"], "--top_p has no meaning with --greedy"),
         ("language", ["--text=a", "--greedy", "--seed=0"], "--seed has no meaning with --greedy"),
-        ("language", ["--text=a", "--temperature=0"], r"temperature must be in \(0, inf\], got 0\.0"),
+        ("language", ["--text=a", "--temperature=0"], r"temperature must be in \(0, inf\), got 0\.0"),
         ("language", [f"--text={LONG}", "--max_new_tokens=6"], r"prompt 0 has \d+ tokens; .*slide=True would cut its"),
         ("language", ["--text=a", "--max_new_tokens=50"], "max_new_tokens=50 leaves no room for a prompt"),
         ("language", [], "give --text or --input"),

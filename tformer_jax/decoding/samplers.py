@@ -1,7 +1,7 @@
 """How the next token is drawn from its logits."""
 
 import dataclasses
-import sys
+import math
 from typing import Any
 
 import jax
@@ -115,7 +115,6 @@ def _nucleus(logits: Float[Array, "B V"], top_p: Any) -> Float[Array, "B V"]:
     return jnp.where(kept, logits, -jnp.inf)
 
 
-def _check(name: str, value: float | None, highest: float = sys.float_info.max) -> None:
-    if value is not None and not 0.0 < value <= highest:
-        wanted = "positive and finite" if highest > 1 else f"in (0, {highest}]"
-        raise ValueError(f"{name} must be {wanted}, got {value}")
+def _check(name: str, value: float | None, highest: float = math.inf) -> None:
+    if value is not None and not (0.0 < value <= highest and value < math.inf):
+        raise ValueError(f"{name} must be in (0, {highest}{')' if highest == math.inf else ']'}, got {value}")
