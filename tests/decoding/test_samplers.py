@@ -235,16 +235,16 @@ def test_a_compiled_sampler_reads_its_settings():
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_a_repetition_penalty_that_cannot_be_is_refused(make, value):
     """Logits would be divided by zero, or turned round."""
-    with pytest.raises(ValueError, match=r"repetition_penalty must be in \(0, inf\], got"):
+    with pytest.raises(ValueError, match=r"repetition_penalty must be in \(0, inf\), got"):
         make(repetition_penalty=value)
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (dict(temperature=0.0), r"temperature must be in \(0, inf\], got 0\.0"),
-        (dict(temperature=-1.0), r"temperature must be in \(0, inf\]"),
-        (dict(temperature=float("nan")), r"temperature must be in \(0, inf\]"),
+        (dict(temperature=0.0), r"temperature must be in \(0, inf\), got 0\.0"),
+        (dict(temperature=-1.0), r"temperature must be in \(0, inf\)"),
+        (dict(temperature=float("nan")), r"temperature must be in \(0, inf\)"),
         (dict(top_k=0), "top_k must be at least 1, got 0"),
         (dict(top_p=0.0), r"top_p must be in \(0, 1\.0\], got 0\.0"),
         (dict(top_p=1.1), r"top_p must be in \(0, 1\.0\], got 1\.1"),
