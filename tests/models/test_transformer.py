@@ -32,17 +32,24 @@ def run(function, *args):
 
 
 @pytest.mark.parametrize(
-    ("implementation", "scan_unroll", "norm_position"),  # every two of the three together
-    [("reference", 1, "post"), ("reference", 2, "pre"), ("blockwise", 1, "pre"), ("blockwise", 2, "post")],
+    ("implementation", "scan_unroll", "norm_position", "positions"),  # every two of the first three together
+    [
+        ("reference", 1, "post", "sinusoidal"),
+        ("reference", 2, "pre", "rotary"),
+        ("reference", 1, "sandwich", "learned"),
+        ("blockwise", 1, "pre", "alibi"),
+        ("blockwise", 2, "post", "relative"),
+        ("blockwise", 2, "sandwich", "none"),
+    ],
 )
-def test_logits_depend_on_no_later_token(implementation, scan_unroll, norm_position):
+def test_logits_depend_on_no_later_token(implementation, scan_unroll, norm_position, positions):
     """Information flows from a later target token to an earlier prediction, or not at all from an earlier one.
 
     By gradient: d logits[t] / d embedding[s] is exactly 0 for s > t. Every token of the target is
     another one, so that each row of the embedding table stands for one position.
     """
     changes = dict(attention_implementation=implementation, scan_unroll=scan_unroll, norm_position=norm_position)
-    model = tiny_transformer(tie_output=False, **changes)
+    model = tiny_transformer(tie_output=False, positions=positions, **changes)
     target, memory, direction = TARGET[:1], normal(0, 1, 5, 8), normal(1, 13)
 
     def scores(table, model, memory):
