@@ -9,7 +9,7 @@ python -m experiments.predict --workdir=runs/vision --image=seven.png --image=ni
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from absl import flags
 
 from tformer_jax import decoding, tasks
 from tformer_jax.config import ConfigError
-from tformer_jax.data.files import read_lines
+from tformer_jax.data.files import DataError, read_lines
 from tformer_jax.training.experiment import load_run
 from tformer_jax.training.run import Run
 
@@ -28,16 +28,17 @@ TEXT = flags.DEFINE_string("text", None, "A sentence, the beginning of a text, o
 INPUT = flags.DEFINE_string("input", None, "A UTF-8 file of such texts, one a line.")
 IMAGE = flags.DEFINE_multi_string("image", None, "An image file; may be repeated.")
 TOP = flags.DEFINE_integer("top", 5, "How many classes or tokens to show, likeliest first.", lower_bound=1)
-MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 100, "How far to go on with a text.", lower_bound=1)
+MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, "How far to go on; by default 100 or half the context.", lower_bound=1)
 GREEDY = flags.DEFINE_boolean("greedy", False, "Always the most probable token, rather than a draw.")
 TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "Of the draw; see decoding.sampling for this and what follows.")
 TOP_K = flags.DEFINE_integer("top_k", None, "Draw from the k most probable tokens alone.")
 TOP_P = flags.DEFINE_float("top_p", None, "Draw from the fewest tokens that have this probability together.")
 MIN_P = flags.DEFINE_float("min_p", None, "Draw from tokens that have this share of the highest probability.")
 REPETITION_PENALTY = flags.DEFINE_float("repetition_penalty", None, "Above 1 makes tokens rarer that stand there.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the draw.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the draw.", lower_bound=0, upper_bound=2**32 - 1)
 SLIDE = flags.DEFINE_boolean("slide", False, "Of a text that is too long, read the end.")
 
+_NEW_TOKENS = 100
 _DRAW = ("temperature", "top_k", "top_p", "min_p", "seed")
 _CONTINUE = ("max_new_tokens", "greedy", "repetition_penalty", "slide", *_DRAW)
 
@@ -58,6 +59,16 @@ def _texts() -> list[str]:
     return [TEXT.value] if INPUT.value is None else read_lines(Path(INPUT.value))
 
 
+def _placed_texts(task: tasks.DocumentTask) -> Iterator[tuple[str, str]]:
+    """Each text and what to call it in an error; one that the vocabulary cannot write is refused before any output."""
+    texts = _texts()
+    places = ["the text"] if INPUT.value is None else [f"line {n} of {INPUT.value}" for n in range(1, len(texts) + 1)]
+    for text, where in zip(texts, places, strict=True):
+        if (unknown := task.first_unknown(text)) is not None:
+            raise DataError(f"{where} has {text[unknown]!r} at {unknown}, a character that this model has never seen")
+    yield from zip(texts, places, strict=True)
+
+
 def _translate(task: tasks.Translation, model: Any) -> None:
     for translation in task.translate(model, _texts()):
         print(translation.replace("\n", " "))  # one line a sentence, whatever the model writes
@@ -66,16 +77,19 @@ def _translate(task: tasks.Translation, model: Any) -> None:
 def _continue(task: tasks.LanguageModelling, model: Any) -> None:
     """To the terminal as it comes."""
     try:
-        sampler, key = _sampler(), jax.random.key(SEED.value)
-        for text in _texts():
-            how = {"max_new_tokens": MAX_NEW_TOKENS.value, "sampler": sampler, "key": key, "slide": SLIDE.value}
-            pieces = task.continue_text(model, text, **how)
-            first = next(pieces)  # what is refused is refused before anything is printed
-            for piece in itertools.chain((text, first), pieces):
-                print(piece, end="", flush=True)
-            print(flush=True)
+        how = {"sampler": _sampler(), "key": jax.random.key(SEED.value), "slide": SLIDE.value}
+        how["max_new_tokens"] = MAX_NEW_TOKENS.value or min(_NEW_TOKENS, max(1, model.config.max_length // 2))
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    for text, where in _placed_texts(task):
+        pieces = task.continue_text(model, text, **how)
+        try:
+            first = next(pieces)  # what is refused is refused before anything is printed
+        except ValueError as error:
+            raise ConfigError(str(error).replace("prompt 0", where).replace("slide=True", "--slide")) from None
+        for piece in itertools.chain((text, first), pieces):
+            print(piece, end="", flush=True)
+        print(flush=True)
 
 
 def _sampler() -> decoding.Sampler:
@@ -90,11 +104,16 @@ def _sampler() -> decoding.Sampler:
 
 
 def _fill(task: tasks.MaskedLanguageModelling, model: Any) -> None:
-    for text in _texts():
-        for number, guesses in enumerate(task.fill(model, text, TOP.value), 1):
-            print(
-                f"{tasks.MASK_TEXT} {number}: " + "  ".join(f"{g.token.strip()} {g.probability:.3f}" for g in guesses)
-            )
+    filled = []
+    for text, where in _placed_texts(task):
+        try:
+            filled.append(task.fill(model, text, TOP.value))
+        except DataError as error:
+            raise DataError(str(error).replace("the text", where)) from None
+    for gaps in filled:
+        for number, guesses in enumerate(gaps, 1):
+            # Quoted: a token may be blank, or begin with the blank before its word.
+            print(f"{tasks.MASK_TEXT} {number}: " + "  ".join(f"{g.token!r} {g.probability:.3f}" for g in guesses))
 
 
 def _classify_texts(task: tasks.TextClassification, model: Any) -> None:

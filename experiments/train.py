@@ -19,7 +19,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "File and preset: exper
 def main() -> None:
     try:
         config = CONFIG.value.to_dict()
-    except OSError as error:  # the file could not be read when the flag was parsed
+    except (AttributeError, OSError) as error:  # the file could not be read when the flag was parsed, or has no config
         raise ConfigError(f"cannot load the config: {str(error).splitlines()[-1].strip()}") from None
     Experiment.from_config(config)  # before anything is written
     run = Run.start(cli.WORKDIR.value, config)

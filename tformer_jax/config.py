@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -21,6 +22,19 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise ConfigError(f"{name} must be one of {choices}, got {value!r}{nearest(str(value), choices)}")
+
+
+def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
+    """Raises a ConfigError unless a number is finite and positive, or 0 where that is allowed."""
+    if not (0 < value < math.inf or or_zero and value == 0):
+        wanted = "not be negative" if or_zero and value < 0 else "be positive and finite"
+        raise ConfigError(f"{name} must {wanted}, got {value}")
+
+
+def check_seed(name: str, value: Any) -> None:
+    """Raises a ConfigError unless a seed is one for NumPy's and for JAX's generators."""
+    if type(value) is not int or not 0 <= value < 2**32:
+        raise ConfigError(f"{name} must be an integer in [0, 2^32), got {value!r}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -278,6 +292,11 @@ class TransformerConfig:
         return [name for name in names if model in _OF_SOME_MODELS.get(name, (model,))]
 
     @classmethod
+    def models_with(cls, name: str) -> tuple[str, ...]:
+        """The models that a field has a meaning for; none of a name that is no field."""
+        return _OF_SOME_MODELS.get(name, _MODELS) if name in cls.__dataclass_fields__ else ()
+
+    @classmethod
     def default(cls, name: str) -> Any:
         """The value of a field that nobody set."""
         return cls.__dataclass_fields__[name].default
@@ -345,6 +364,7 @@ _OF_A_SCHEME = {
 
 _WITH_OUTPUT = ("Transformer", "CausalLM", "MaskedLM")
 _OF_TEXT = (*_WITH_OUTPUT, "TextClassifier")
+_MODELS = (*_OF_TEXT, "VisionTransformer")
 _ONE_STACK = ("CausalLM", "MaskedLM", "TextClassifier", "VisionTransformer")
 
 # Fields that only these models read; elsewhere they must keep their default.

@@ -262,7 +262,7 @@ def predict():
         ("language", ["--text=a", "--greedy", "--top_p=0.5"], "--top_p has no meaning with --greedy"),
         ("language", ["--text=a", "--greedy", "--seed=0"], "--seed has no meaning with --greedy"),
         ("language", ["--text=a", "--temperature=0"], r"temperature must be in \(0, inf\), got 0\.0"),
-        ("language", [f"--text={LONG}", "--max_new_tokens=6"], r"prompt 0 has \d+ tokens; .*slide=True would cut its"),
+        ("language", [f"--text={LONG}", "--max_new_tokens=6"], r"the text has \d+ tokens; .*--slide would cut its"),
         ("language", ["--text=a", "--max_new_tokens=50"], "max_new_tokens=50 leaves no room for a prompt"),
         ("language", [], "give --text or --input"),
         ("masked", ["--text=The value"], r"the text has no \[MASK\] to fill in"),
@@ -302,6 +302,9 @@ def test_a_continuation_is_printed_as_it_comes(predict, capsys):
 
     class Slow:
         """What was printed is looked at between the pieces."""
+
+        def first_unknown(self, text):
+            return None
 
         def continue_text(self, model, text, **how):
             asked.update(how, text=text)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import ConfigError, check_choice
+from ..config import ConfigError, check_choice, check_seed
 from . import images
 from .classes import keep_classes
 from .files import DataError
@@ -55,8 +55,7 @@ class ImageDataConfig:
             value = getattr(self, name)
             if (value is not None or name in ("image_size", "batch_size")) and (type(value) is not int or value < 1):
                 raise ConfigError(f"data.{name} must be a positive integer, got {value!r}")
-        if type(self.seed) is not int or self.seed < 0:
-            raise ConfigError(f"data.seed must be 0 or a positive integer, got {self.seed!r}")
+        check_seed("data.seed", self.seed)
         if type(self.num_channels) is not int or self.num_channels not in (1, 3):
             raise ConfigError(f"data.num_channels must be 1 (grey) or 3 (RGB), got {self.num_channels!r}")
         if self.source != "folders":  # their splits are known when they are read
@@ -160,6 +159,8 @@ class ImageData:
             if size is not None:
                 self.splits["train"], self.splits[name] = hold_out(self.splits["train"], size, config.seed)
         self.splits = {name: self.splits[name] for name in ("train", "validation", "test")}
+        if len(self.classes) < 2:
+            raise DataError(f"the images have one class, {self.classes[0]!r}; there is nothing to tell apart")
         if untrained := sorted(set(range(len(self.classes))) - set(self.splits["train"].labels.tolist())):
             names = [self.classes[label] for label in untrained[:10]]
             raise DataError(f"{len(untrained)} class(es) have no image left to train on, such as {names}")

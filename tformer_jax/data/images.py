@@ -184,11 +184,22 @@ def _read_tree(path: Path) -> tuple[list[str], LabelledImages]:
     files, labels = [], []
     for label, name in enumerate(classes):
         names = [n for n in _names(path / name, folders=False) if n.lower().endswith(_SUFFIXES)]
+        if deeper := _names(path / name, folders=True):
+            raise DataError(f"{path / name} is a class, and holds a folder, {deeper[0]}: images lie directly in a class")
         if not names:
             raise DataError(f"{path / name} holds no images ({', '.join(_SUFFIXES)})")
+        if empty := [n for n in names if not _size(path / name / n)]:
+            raise DataError(f"{path / name / empty[0]} is empty or a link that leads nowhere")
         files += [os.path.join(path, name, n) for n in names]
         labels += [label] * len(names)
     return classes, LabelledImages(np.array(files, object), np.array(labels, np.int32))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _names(path: Path, folders: bool) -> list[str]:
@@ -237,8 +248,10 @@ def read_images(files: Sequence[Path], image_size: int, num_channels: int) -> np
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
     """Upright, opaque, 8 bits a channel."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits of grey, of which `convert` would keep the lowest 8, clipped
+    if image.mode.startswith("I;16"):  # of grey, of which `convert` would keep the lowest 8 bits, clipped
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, and nothing says what stands for white")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -61,5 +61,5 @@ def read_labelled(file: Path) -> list[LabelledText]:
         fields = line.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
             raise DataError(f"{file}, line {number}: expected label, tab, text; got {line[:40]!r}")
-        texts.append(LabelledText(fields[1], fields[0]))
+        texts.append(LabelledText(fields[1], fields[0].strip()))
     return texts

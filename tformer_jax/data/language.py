@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import ConfigError, check_choice
+from ..config import ConfigError, check_choice, check_seed
 from . import documents, pipelines, tokenizers
 from .documents import Document
 from .tokenizers import BOS_ID, EOS_ID, PAD_ID
@@ -53,6 +53,7 @@ class DocumentDataConfig:
         for name in ("vocab_size", "row_length", "batch_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
+        check_seed("data.seed", self.seed)
         for name in ("validation_share", "test_share"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ConfigError(f"data.{name} must be in (0, 1), got {getattr(self, name)}")

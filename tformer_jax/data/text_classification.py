@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..config import ConfigError, check_choice
+from ..config import ConfigError, check_choice, check_seed
 from . import labelled, pipelines, tokenizers
 from .classes import keep_classes
 from .files import DataError
@@ -48,6 +48,7 @@ class TextClassificationDataConfig:
         check_choice("data.source", self.source, [*labelled.DOMAINS, "files"])
         if (self.path is not None) != (self.source == "files"):
             raise ConfigError("data.path goes with data.source='files', and is needed there")
+        check_seed("data.seed", self.seed)
         for name in ("validation_size", "test_size", "vocab_size", "batch_tokens", "num_buckets"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from ..config import ConfigError, check_choice
+from ..config import ConfigError, check_choice, check_seed
 from . import pipelines, sources, tokenizers
 from .files import DataError
 from .sources import Pair
@@ -66,6 +66,7 @@ class TranslationDataConfig:
         for name in ("validation_size", "test_size", "batch_tokens", "num_buckets", "row_length"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
+        check_seed("data.seed", self.seed)
         given = tuple(file is not None for file in (self.source_file, self.target_file, self.tsv_file))
         if self.source != "files" and any(given):
             raise ConfigError(f"data.source_file, target_file and tsv_file go with source='files', not {self.source!r}")
@@ -144,8 +145,10 @@ class TranslationData:
           DataError: the data cannot be read, or nothing is left to train on.
         """
         self.config, self.max_length = config, max_length
+        pairs = config.pairs()
+        whole = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
         self.splits = pipelines.split_pairs(
-            config.pairs(),
+            whole,
             by=config.split,
             validation_size=config.validation_size,
             test_size=config.test_size,
@@ -159,6 +162,8 @@ class TranslationData:
             self.tokenizers.save(directory)
         sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())
         self.report = [f"{sizes} pairs ({config.source}, split by {config.split})"]
+        if blank := len(pairs) - len(whole):
+            self.report.append(f"{blank:,} of {len(pairs):,} pairs have an empty side and are left out")
 
     def train_batches(self, rows_multiple: int = 1) -> pipelines.Buckets | pipelines.Packed:
         """Random-access training batches; adds their padding, and what was too long, to the report.
@@ -169,7 +174,7 @@ class TranslationData:
         limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
         _, source, target = self.encode("train", limit)
         if config.batching == "packed":
-            source_row = _source_row(source, target, limit)
+            source_row = min(_source_row(source, target, limit), self.max_length)
             kept = [i for i, tokens in enumerate(source) if len(tokens) <= source_row]
             self._say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
             source, target = [source[i] for i in kept], [target[i] for i in kept]

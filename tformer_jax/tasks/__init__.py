@@ -1,6 +1,6 @@
 """What is learned: for each task its loss, its metrics, and what evaluation and prediction mean."""
 
-from .base import Evaluation, Task, VocabularyLossConfig
+from .base import DocumentTask, Evaluation, Task, VocabularyLossConfig
 from .classification import TextClassification, TextClassificationConfig
 from .language import LanguageModelling, LanguageModellingConfig
 from .masked_language import MASK_TEXT, MaskedLanguageModelling, MaskedLanguageModellingConfig
@@ -16,6 +16,7 @@ TASKS: dict[str, type[Task]] = {
 __all__ = [
     "MASK_TEXT",
     "TASKS",
+    "DocumentTask",
     "Evaluation",
     "ImageClassification",
     "ImageClassificationConfig",

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
 from .. import functional as F
-from ..config import ConfigError, TransformerConfig, check_choice
+from ..config import ConfigError, TransformerConfig, check_choice, check_positive
 from ..data import tokenizers
 from ..data.files import DataError
 
@@ -45,8 +45,7 @@ class VocabularyLossConfig:
 
     def __post_init__(self):
         check_label_smoothing(self.label_smoothing)
-        if self.z_loss < 0:
-            raise ConfigError(f"task.z_loss must not be negative, got {self.z_loss}")
+        check_positive("task.z_loss", self.z_loss, or_zero=True)
         if not isinstance(self.fused_loss, bool):
             raise ConfigError(f"task.fused_loss must be True or False, got {self.fused_loss!r}")
 
@@ -161,6 +160,12 @@ class DocumentTask(Task):
     @property
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.tokenizer.get_vocab_size()}
+
+    def first_unknown(self, text: str) -> int | None:
+        """Where the first character stands that the tokenizer does not have; None of a BPE, which has every byte."""
+        unknown = tokenizers.unknown_id(self.tokenizer)
+        (ids,) = tokenizers.encode(self.tokenizer, [text])
+        return ids.index(unknown) if unknown in ids else None
 
     @classmethod
     def check(cls, data: Any, model: TransformerConfig) -> None:

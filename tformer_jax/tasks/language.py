@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from .. import decoding
-from ..config import ConfigError
+from ..config import ConfigError, check_positive
 from ..data import tokenizers
 from ..data.language import LanguageData, LanguageDataConfig
 from ..models import CausalLM
@@ -47,8 +47,7 @@ class LanguageModellingConfig(VocabularyLossConfig):
         check_name(self.name, "language_modelling")
         if self.sample_tokens < 1:
             raise ConfigError(f"task.sample_tokens must be at least 1, got {self.sample_tokens}")
-        if self.sample_temperature <= 0:
-            raise ConfigError(f"task.sample_temperature must be positive, got {self.sample_temperature}")
+        check_positive("task.sample_temperature", self.sample_temperature)
 
 
 class Continuation(NamedTuple):

@@ -171,7 +171,9 @@ class MaskedLanguageModelling(DocumentTask):
         probabilities = self._predicted(model, tokens)
         guesses = []
         for place in np.flatnonzero(np.asarray(tokens) == tokenizers.MASK_ID):
-            best = np.argsort(-probabilities[place], kind="stable")[:count]
+            shares = probabilities[place].copy()
+            shares[[*_SPECIAL_IDS, tokenizers.MASK_ID]] = -1.0  # no text
+            best = np.argsort(-shares, kind="stable")[:count]
             guesses.append([Guess(self._text([i]), float(probabilities[place, i])) for i in best])
         return guesses
 

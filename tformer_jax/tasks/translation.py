@@ -15,7 +15,7 @@ from jaxtyping import Float
 from .. import decoding
 from .. import functional as F
 from ..analysis.plots import plot_attention
-from ..config import ConfigError, TransformerConfig
+from ..config import ConfigError, TransformerConfig, check_positive
 from ..data import files, pipelines, tokenizers
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
@@ -50,8 +50,7 @@ class TranslationConfig(VocabularyLossConfig):
         check_name(self.name, "translation")
         if self.beam_size < 1:
             raise ConfigError(f"task.beam_size must be at least 1, got {self.beam_size}")
-        if self.length_penalty < 0:
-            raise ConfigError(f"task.length_penalty must not be negative, got {self.length_penalty}")
+        check_positive("task.length_penalty", self.length_penalty, or_zero=True)
         if self.beam_size == 1 and self.length_penalty:
             raise ConfigError("task.length_penalty ranks the hypotheses of a beam; with beam_size=1 it must be 0")
 

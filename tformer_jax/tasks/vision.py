@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
-from ..config import ConfigError
+from ..config import ConfigError, check_positive
 from ..data.classes import load_classes
 from ..data.image_data import ImageData, ImageDataConfig
 from ..data.images import read_images
@@ -50,8 +50,7 @@ class ImageClassificationConfig:
         if not isinstance(self.flip, bool):
             raise ConfigError(f"task.flip must be True or False, got {self.flip!r}")
         for name in ("max_shift", "mixup"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"task.{name} must not be negative, got {getattr(self, name)}")
+            check_positive(f"task.{name}", getattr(self, name), or_zero=True)
 
 
 class ImageClassification(Classification):

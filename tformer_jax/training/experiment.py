@@ -10,7 +10,7 @@ from ..config import NOT_OF_THE_FUNCTION, ConfigError, TransformerConfig, build,
 from ..data.files import DataError
 from ..tasks import TASKS, Task
 from .checkpoints import CheckpointConfig, Checkpoints
-from .loop import Trainer, TrainingConfig, train
+from .loop import Diverged, Trainer, TrainingConfig, train
 from .optimizers import OptimizerConfig
 from .run import Run, RunError
 from .step import Arrays
@@ -105,7 +105,7 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
         if pretrained is not None:
             initial = pretrained_arrays(pretrained, trainer.layout.shapes, task)
             _check_same_function(pretrained, experiment)
-    except (ConfigError, DataError, RunError):
+    except BaseException:  # whatever it is, the corrected command must find the directory free
         run.withdraw()
         raise
     for line in (*data.report, f"{trainer.parameter_count:,} parameters"):
@@ -119,7 +119,12 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
             (run.samples / f"step_{step}.txt").write_text(sample, "utf-8")
         return task.validate(model, validation)
 
-    model = train(trainer, batches, validate, run, experiment.checkpoint, say, unit=task.unit, initial=initial)
+    try:
+        model = train(trainer, batches, validate, run, experiment.checkpoint, say, unit=task.unit, initial=initial)
+    except (Diverged, DataError):
+        if not _has_checkpoint(run):
+            run.withdraw()
+        raise
     return task, data, model
 
 

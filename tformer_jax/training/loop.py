@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..config import ConfigError
+from ..config import ConfigError, check_seed
 from .checkpoints import CheckpointConfig, Checkpoints
 from .metrics import MetricsWriter, ProgressLine
 from .optimizers import OptimizerConfig, make_optimizer, make_schedule
@@ -39,6 +39,7 @@ class TrainingConfig:
         for name in ("steps", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        check_seed("training.seed", self.seed)
 
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from ..config import ConfigError, check_choice
+from ..config import ConfigError, check_choice, check_positive
 
 Schedule = Callable[[Array], Array]
 
@@ -48,17 +48,14 @@ class OptimizerConfig:
             raise ConfigError(f"optimizer.warmup_steps must not be negative, got {self.warmup_steps}")
         if self.schedule == "rsqrt" and self.warmup_steps == 0:
             raise ConfigError("optimizer.schedule='rsqrt' is defined by its warm-up: warmup_steps must be positive")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ConfigError(f"optimizer.clip_norm must be positive or None, got {self.clip_norm}")
+        check_positive("optimizer.learning_rate", self.learning_rate)
+        if self.clip_norm is not None:
+            check_positive("optimizer.clip_norm", self.clip_norm)
         for name in ("b1", "b2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.eps <= 0:
-            raise ConfigError(f"optimizer.eps must be positive, got {self.eps}")
-        if self.weight_decay < 0:
-            raise ConfigError(f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+        check_positive("optimizer.eps", self.eps)
+        check_positive("optimizer.weight_decay", self.weight_decay, or_zero=True)
         if self.name == "adam" and self.weight_decay:
             raise ConfigError("optimizer.weight_decay needs optimizer.name='adamw'")
 

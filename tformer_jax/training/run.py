@@ -52,7 +52,7 @@ class Run:
         """Creates the directory, or reopens that of the same config.
 
         Raises:
-          RunError: it cannot be written, or it belongs to another config (names the fields).
+          RunError: it cannot be written, its config is damaged, or it belongs to another one (names the fields).
         """
         run = cls(Path(directory), config)
         _check_writable(run.directory)
@@ -104,8 +104,15 @@ def environment() -> dict[str, Any]:
 
 
 def read_json(file: Path) -> Any:
-    """The value in a JSON file."""
-    return json.loads(file.read_text("utf-8"))
+    """The value in a JSON file.
+
+    Raises:
+      RunError: it holds none.
+    """
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:  # of UTF-8 too
+        raise RunError(f"{file} is damaged: {error}") from None
 
 
 def write_json(file: Path, value: Any) -> None:
