@@ -28,7 +28,7 @@ TEXT = flags.DEFINE_string("text", None, "A sentence, the beginning of a text, o
 INPUT = flags.DEFINE_string("input", None, "A UTF-8 file of such texts, one a line.")
 IMAGE = flags.DEFINE_multi_string("image", None, "An image file; may be repeated.")
 TOP = flags.DEFINE_integer("top", 5, "How many classes or tokens to show, likeliest first.", lower_bound=1)
-MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, "How far to go on; by default 100 or half the context.", lower_bound=1)
+MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, "How far; default: at most 100.", lower_bound=1)
 GREEDY = flags.DEFINE_boolean("greedy", False, "Always the most probable token, rather than a draw.")
 TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "Of the draw; see decoding.sampling for this and what follows.")
 TOP_K = flags.DEFINE_integer("top_k", None, "Draw from the k most probable tokens alone.")

@@ -81,6 +81,8 @@ class Precision:
     @classmethod
     def parse(cls, policy: str) -> Self:
         """From "params=float32,compute=bfloat16,output=float32"; what is left out is float32."""
+        if not isinstance(policy, str):
+            raise ConfigError(f"precision must be a string, got {policy!r}")
         try:
             fields = dict(part.split("=") for part in policy.replace(" ", "").split(",") if part)
         except ValueError:
@@ -217,6 +219,9 @@ class TransformerConfig:
 
     def _check_fields(self) -> None:
         """Each field by itself."""
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) is None and field.default is not None:
+                raise ConfigError(f"{field.name} must not be None")
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):

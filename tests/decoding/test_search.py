@@ -17,6 +17,7 @@ from support import quick_jit, tiny_transformer
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig
 from tformer_jax.decoding import beam_search, greedy_search
+from tformer_jax.decoding import search as programs
 
 V, MAX_LENGTH, BOS, EOS = 5, 4, 1, 2
 IDS = {"bos_id": BOS, "eos_id": EOS}
@@ -318,11 +319,14 @@ def test_greedy_search_past_the_model_is_refused(model):
         greedy_search(model, SOURCE, max_length=9, **IDS)
 
 
-@pytest.mark.parametrize(("find", "how"), [(greedy_search, {}), (beam_search, {"beam_size": 2})])
-def test_one_compilation_serves_other_contents(find, how, model):
+@pytest.mark.parametrize(
+    ("find", "program", "how"),
+    [(greedy_search, programs._greedy_search, {}), (beam_search, programs._beam_search, {"beam_size": 2})],
+)
+def test_one_compilation_serves_other_contents(find, program, how, model):
     """Every batch, or every checkpoint, would be compiled anew."""
     how = {"max_length": 3, **IDS} | how
     find(model, SOURCE, source_mask=MASK, **how)
-    before = find._cache_size()
+    before = program._cache_size()
     find(make_model(4), SOURCE[::-1], source_mask=F.AttentionMask(lengths=jnp.array([2, 4, 1])), **how)
-    assert find._cache_size() == before
+    assert program._cache_size() == before

@@ -185,7 +185,7 @@ def _read_tree(path: Path) -> tuple[list[str], LabelledImages]:
     for label, name in enumerate(classes):
         names = [n for n in _names(path / name, folders=False) if n.lower().endswith(_SUFFIXES)]
         if deeper := _names(path / name, folders=True):
-            raise DataError(f"{path / name} is a class, and holds a folder, {deeper[0]}: images lie directly in a class")
+            raise DataError(f"{path / name} is a class and holds a folder, {deeper[0]}; images lie directly in it")
         if not names:
             raise DataError(f"{path / name} holds no images ({', '.join(_SUFFIXES)})")
         if empty := [n for n in names if not _size(path / name / n)]:

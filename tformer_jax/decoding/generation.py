@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Int
 
+from .checks import as_count, as_token
 from .samplers import Sampler, greedy
 
 # Prompts are padded to the next of these lengths times a power of two, and so share programs.
@@ -58,12 +59,12 @@ def generate(
 
     Raises:
       ValueError: an empty prompt, a token out of the vocabulary (says where), a prompt too long for the
-        context (says what `slide` would cut), a `max_new_tokens` that fills the context alone, or a
-        sampler that draws without a key.
+        context (says what `slide` would cut), a `max_new_tokens` that fills the context alone, an `eos_id`
+        out of the vocabulary, or a sampler that draws without a key.
+      TypeError: a `max_new_tokens` or `eos_id` that is no integer.
     """
-    sampler = greedy() if sampler is None else sampler
+    sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
     tokens, valid = _padded(model, prompt, max_new_tokens, slide)
-    _check_sampling(sampler, key)
     return _generate(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
 
 
@@ -81,9 +82,8 @@ def stream(
 
     Arguments and errors are those of `generate`; errors are raised at the first token.
     """
-    sampler = greedy() if sampler is None else sampler
+    sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
     tokens, valid = _padded(model, prompt, max_new_tokens, slide)
-    _check_sampling(sampler, key)
     state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
     for produced in range(1, max_new_tokens + 1):
         yield np.asarray(state.last)
@@ -148,16 +148,19 @@ def _draw(model, state: _State, hidden, sampler: Sampler, eos_id: int | None) ->
 def _padded(model, prompt, max_new_tokens: int, slide: bool) -> tuple[np.ndarray, np.ndarray]:
     """The prompts [B T] at the right end of a bucket, and which of its places hold tokens."""
     limit = model.config.max_length
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     # The last new token is never read, and so needs no place in the context.
     room = limit - max_new_tokens + 1
     if room < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for a prompt in max_length={limit}")
-    rows = [np.asarray(row) for row in (prompt if isinstance(prompt, Sequence) else np.asarray(prompt))]
-    if not rows or min(row.size for row in rows) == 0:
-        raise ValueError("a prompt needs at least one token: a model may have a start token for this")
+    prompt = prompt if isinstance(prompt, Sequence) else np.asarray(prompt)
+    if isinstance(prompt, np.ndarray) and prompt.ndim == 0:
+        raise ValueError(f"prompt must be token ids [B T], or B lists of them, got {prompt!r}")
+    rows = [np.asarray(row) for row in prompt]
+    if not rows:
+        raise ValueError("a prompt needs at least one token, and there is no prompt")
     for b, row in enumerate(rows):
+        if row.size == 0:
+            raise ValueError(f"a prompt needs at least one token, such as a start token; prompt {b} has none")
         if row.ndim != 1 or row.dtype.kind not in "iu":
             raise ValueError(f"prompt must be token ids [B T], or B lists of them; prompt {b} is {row!r}")
         _check_row(row, b, model.config.vocab_size)
@@ -185,6 +188,10 @@ def _check_row(row: np.ndarray, b: int, vocab_size: int) -> None:
         raise ValueError(f"prompt {b} has token {row[at]} at {at}, outside the vocabulary [0, {vocab_size})")
 
 
-def _check_sampling(sampler: Sampler, key: Array | None) -> None:
+def _checked(model, sampler: Sampler | None, key: Array | None, max_new_tokens: Any, eos_id: Any):
+    """Sampler, length and end, as the program takes them."""
+    sampler = greedy() if sampler is None else sampler
     if not sampler.is_greedy and key is None:
         raise ValueError("a sampler that draws needs a key")
+    eos_id = None if eos_id is None else as_token("eos_id", eos_id, model.config.vocab_size)
+    return sampler, as_count("max_new_tokens", max_new_tokens), eos_id

@@ -9,6 +9,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from .checks import as_count
+
+# As good as greedy; a smaller temperature would make all large logits infinite, and so alike.
+_COLDEST = 1e-30
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,12 @@ class Sampler:
           logits: of the next token.
           key: for the draw; not needed by `greedy`.
           seen: which tokens stand in the row already; needed for a repetition penalty.
+
+        Raises:
+          ValueError: a draw without a key, or a penalty without `seen`.
         """
+        if key is None and not self.is_greedy:
+            raise ValueError("a sampler that draws needs a key")
         logits = self.filtered(logits, seen)
         tokens = logits.argmax(-1) if self.is_greedy else jax.random.categorical(key, logits)
         return tokens.astype(jnp.int32)
@@ -46,11 +56,13 @@ class Sampler:
         """The logits that are drawn from, float32; -inf for what is left out. The most probable always stays."""
         logits = logits.astype(jnp.float32)
         if self.repetition_penalty is not None:
+            if seen is None:
+                raise ValueError("a repetition penalty needs to know which tokens the row has seen")
             penalised = jnp.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
             logits = jnp.where(seen, penalised, logits)
         if self.is_greedy:
             return logits
-        logits = logits / self.temperature
+        logits = logits / jnp.maximum(self.temperature, _COLDEST)
         if self.top_k is not None:
             least = lax.top_k(logits, min(self.top_k, logits.shape[-1]))[0][..., -1:]
             logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -91,14 +103,14 @@ def sampling(
       min_p: of the tokens that have at least this share of the highest probability (Nguyen et al., 2024).
 
     Raises:
+      TypeError: a `top_k` that is no integer.
       ValueError: a value out of its range, by the argument's name.
     """
     _check("temperature", temperature)
     _check("top_p", top_p, highest=1.0)
     _check("min_p", min_p, highest=1.0)
     _check("repetition_penalty", repetition_penalty)
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    top_k = None if top_k is None else as_count("top_k", top_k)
     return Sampler(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )

@@ -4,6 +4,7 @@ They use three methods of a model, all pure: `encode`, `start_cache` and `extend
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-_STATIC = ("beam_size", "max_length", "length_penalty", "bos_id", "eos_id", "num_results")
+from .checks import as_count, as_integer, as_token, check_source
 
 
 class Hypotheses(NamedTuple):
@@ -27,7 +28,6 @@ class Hypotheses(NamedTuple):
     scores: Float[Array, "B K"]
 
 
-@functools.partial(jax.jit, static_argnames=("max_length", "bos_id", "eos_id"))
 def greedy_search(
     model: Any, source: Int[Array, "B S"], *, max_length: int, bos_id: int, eos_id: int, source_mask: Any = None
 ) -> Int[Array, "B T"]:
@@ -45,9 +45,15 @@ def greedy_search(
       [B max_length] token ids without the start token; all `eos_id` after the end.
 
     Raises:
-      ValueError: `max_length` exceeds the model's.
+      TypeError: ids or a length that are no integers.
+      ValueError: `max_length` exceeds the model's, or a token out of the vocabulary (says where).
     """
-    _check_length(model, max_length)
+    source, how = _checked(model, source, max_length, bos_id, eos_id)
+    return _greedy_search(model, source, source_mask, **how)
+
+
+@functools.partial(jax.jit, static_argnames=("max_length", "bos_id", "eos_id"))
+def _greedy_search(model, source, source_mask, *, max_length: int, bos_id: int, eos_id: int) -> Int[Array, "B T"]:
     B = source.shape[0]
     memory = model.encode(source, mask=source_mask)
     cache = model.start_cache(memory, max_length, source_mask=source_mask)
@@ -79,7 +85,6 @@ class _Beams(NamedTuple):
     finished: Hypotheses
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
 def beam_search(
     model: Any,
     source: Int[Array, "B S"],
@@ -114,13 +119,28 @@ def beam_search(
       num_results: hypotheses to return, at most K; None: K. With fewer, the search ends earlier.
 
     Raises:
-      ValueError: `max_length` exceeds the model's, no beam, more results than beams, or a
-        negative length penalty.
+      TypeError: ids, sizes or a length that are no integers.
+      ValueError: `max_length` exceeds the model's, a token out of the vocabulary (says where), no
+        beam, more results than beams, or a length penalty that is negative or not finite.
     """
-    _check_length(model, max_length)
-    num_results = beam_size if num_results is None else num_results
-    _check_beam(beam_size, length_penalty, num_results)
+    source, how = _checked(model, source, max_length, bos_id, eos_id)
+    how["beam_size"] = as_count("beam_size", beam_size)
+    how["num_results"] = as_integer("num_results", beam_size if num_results is None else num_results)
+    if not 1 <= how["num_results"] <= how["beam_size"]:
+        raise ValueError(f"num_results must be between 1 and beam_size={beam_size}, got {num_results}")
+    if not 0 <= length_penalty < math.inf:
+        raise ValueError(f"length_penalty must not be negative, got {length_penalty}")
+    return _beam_search(model, source, source_mask, length_penalty=float(length_penalty), **how)
 
+
+_STATIC = ("beam_size", "max_length", "length_penalty", "bos_id", "eos_id", "num_results")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _beam_search(
+    model, source, source_mask, *, beam_size: int, max_length: int, length_penalty: float, bos_id: int, eos_id: int,
+    num_results: int,
+) -> Hypotheses:  # fmt: skip
     def penalty(length):
         return ((5.0 + length) / 6.0) ** length_penalty
 
@@ -207,15 +227,12 @@ def _reorder(cache: Any, parents: Int[Array, "B K"]) -> Any:
     return cache.map_history(lambda x, axis: jnp.take(x, rows, axis))
 
 
-def _check_length(model: Any, max_length: int) -> None:
-    if max_length > model.config.max_length:
-        raise ValueError(f"max_length={max_length} exceeds the model's max_length={model.config.max_length}")
-
-
-def _check_beam(beam_size: int, length_penalty: float, num_results: int) -> None:
-    if beam_size < 1:
-        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
-    if length_penalty < 0:
-        raise ValueError(f"length_penalty must not be negative, got {length_penalty}")
-    if not 1 <= num_results <= beam_size:
-        raise ValueError(f"num_results must be between 1 and beam_size={beam_size}, got {num_results}")
+def _checked(model: Any, source: Any, max_length: Any, bos_id: Any, eos_id: Any) -> tuple[Array, dict[str, int]]:
+    """What both searches are told, as their programs take it."""
+    config = model.config
+    max_length = as_count("max_length", max_length)
+    if max_length > config.max_length:
+        raise ValueError(f"max_length={max_length} exceeds the model's max_length={config.max_length}")
+    tokens = {n: as_token(n, value, config.vocab_size) for n, value in (("bos_id", bos_id), ("eos_id", eos_id))}
+    source = check_source(source, config.source_vocab_size or config.vocab_size)
+    return source, tokens | {"max_length": max_length}

@@ -70,11 +70,15 @@ def scaled_dot_product_attention(
       [B T N H] in q's dtype.
 
     Raises:
-      ValueError: no queries or keys, heads that do not divide, a mask or a bias that does not fit the scores, a
-        cap that is not positive, or an unknown implementation.
+      TypeError: q, k or v that are no floats.
+      ValueError: no queries or keys, keys or values that do not go with the queries, heads that do not divide,
+        a mask or a bias that does not fit the scores, a cap that is not positive, or an unknown implementation.
     """
     mask = as_mask(mask)
     _check(q, k, mask, bias)
+    if v.shape != k.shape:
+        raise ValueError(f"v must have k's shape {k.shape}, got {v.shape}")
+    _check_floats("v", v)
     kernel = choose(implementation, q.shape[1], k.shape[1])
     return kernel(q, k, v, mask, _rank4(bias), _options(q, scale, logit_softcap, dropout_rate), key)
 
@@ -182,8 +186,12 @@ def _rank4(bias: Array | None) -> Array | None:
 
 
 def _check(q: Array, k: Array, mask: AttentionMask, bias: Array | None) -> None:
-    B, T, N, _ = q.shape
+    B, T, N, H = q.shape
     S, K = k.shape[1], k.shape[2]
+    for name, x in (("q", q), ("k", k)):
+        _check_floats(name, x)
+    if k.shape != (B, S, K, H):
+        raise ValueError(f"k must be [B S K H] with q's B={B} and H={H}, got shape {k.shape}")
     if T == 0 or S == 0:
         raise ValueError(f"attention needs queries and keys, got T={T}, S={S}")
     if N % K:
@@ -191,3 +199,8 @@ def _check(q: Array, k: Array, mask: AttentionMask, bias: Array | None) -> None:
     if bias is not None and not broadcasts(bias, (B, N, T, S)):
         raise ValueError(f"bias must broadcast to [B N T S] = {(B, N, T, S)}, got shape {bias.shape}")
     check_fits(mask, B, N, T, S)
+
+
+def _check_floats(name: str, x: Array) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floats, got {x.dtype}")

@@ -1,6 +1,7 @@
 """Cross-entropy together with the output projection, the logits a chunk of tokens at a time."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from .losses import divide_or_zero, token_losses, weighted_mean
+from .losses import check_shape, divide_or_zero, token_losses, weighted_mean
 
 
 def fused_cross_entropy(
@@ -42,13 +43,16 @@ def fused_cross_entropy(
         w_out, so small ones are slow where memory is.
 
     Raises:
-      ValueError: `label_smoothing` outside [0, 1), `logit_softcap` not positive or `chunk_size` below 1.
+      ValueError: `label_smoothing` outside [0, 1), `logit_softcap` not a positive number, `chunk_size` below 1, or
+        targets or weights that are not one for each state.
     """
-    if logit_softcap is not None and not logit_softcap > 0:
-        raise ValueError(f"logit_softcap must be positive, got {logit_softcap}")
+    if logit_softcap is not None and not 0 < logit_softcap < math.inf:
+        raise ValueError(f"logit_softcap must be positive, got {logit_softcap}; None means no cap")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_shape("targets", targets, hidden.shape[:-1])
     weights = jnp.ones(targets.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
+    check_shape("weights", weights, targets.shape)
     count = max(1, -(-targets.size // chunk_size))
     tokens = hidden.reshape(targets.size, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1)
     hidden, targets, weights = (_chunks(x, count) for x in tokens)

@@ -42,7 +42,8 @@ def cross_entropy(
       z_loss: coefficient.
 
     Raises:
-      ValueError: `label_smoothing` outside [0, 1).
+      ValueError: `label_smoothing` outside [0, 1), targets that are not of the logits' shape without V, or weights
+        that are not of the targets' shape.
     """
     losses = token_losses(logits, targets, label_smoothing, z_loss)
     return losses.mean() if weights is None else weighted_mean(losses, weights)
@@ -54,6 +55,7 @@ def token_losses(
     """The terms that `cross_entropy` averages, float32; arguments and errors are its own."""
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    check_shape("targets", targets, logits.shape[:-1])
     logits = logits.astype(jnp.float32)
     vocab_size = logits.shape[-1]
     # Relative to the highest: the difference of two large numbers would lose the small loss.
@@ -61,7 +63,7 @@ def token_losses(
     logits = logits - highest
     log_normaliser = jnp.log(jnp.exp(logits).sum(-1))
     # A negative index would count from the end; V is out of range and fills with NaN.
-    index = jnp.where(targets < 0, vocab_size, targets)[..., None]
+    index = jnp.where(targets < 0, vocab_size, targets.astype(jnp.int32))[..., None]
     target_logit = jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
     if label_smoothing:
         target_logit = (1 - label_smoothing) * target_logit + label_smoothing * logits.mean(-1)
@@ -76,10 +78,24 @@ def weighted_mean(values: Float[Array, "*batch"], weights: Float[Array, "*batch"
 
     A value of weight 0 may be NaN or infinite. The gradients are weights / sum(weights) and
     (values - mean) / sum(weights), 0 where every weight is 0.
+
+    Raises:
+      ValueError: weights of another shape than the values'.
     """
+    check_shape("weights", weights, values.shape)
     weights = weights.astype(jnp.float32)
     unread = (weights == 0) & ~jnp.isfinite(values)
     return divide_or_zero((jnp.where(unread, 0.0, values) * weights).sum(), weights.sum())
+
+
+def check_shape(name: str, x: Array, wanted: tuple[int, ...]) -> None:
+    """Refuses what would be broadcast, and so counted several times or paired with what it is not for.
+
+    Raises:
+      ValueError: another shape.
+    """
+    if jnp.shape(x) != tuple(wanted):
+        raise ValueError(f"{name} must have the shape {tuple(wanted)}, got {jnp.shape(x)}")
 
 
 def divide_or_zero(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:

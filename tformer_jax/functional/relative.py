@@ -37,9 +37,12 @@ def apply_rotary(
         (2i, 2i + 1), as RoFormer's.
 
     Raises:
+      TypeError: positions that are no integers.
       ValueError: an odd H, an unknown scaling or layout, a factor below 1, a factor without a scaling, or "ntk" with
         H = 2.
     """
+    if not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise TypeError(f"positions must be integers (scaling='linear' interpolates them), got {positions.dtype}")
     if layout not in ("half", "interleaved"):
         raise ValueError(f"layout must be 'half' or 'interleaved', got {layout!r}")
     angles = _angles(positions, _rotary_frequencies(x.shape[-1], base, scaling, factor))[..., None, :]

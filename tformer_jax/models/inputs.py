@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 
 from .. import functional as F
 from ..config import check_choice
+from ..functional.masks import check_fits
 
 
 def token_mask(mask: Any) -> F.AttentionMask:
@@ -36,13 +37,18 @@ def memory_mask(mask: Any, B: int, S: int) -> Bool[Array, "B 1 1 S"] | None:
     """A token mask that is the same for every query, as an array; None if it hides nothing.
 
     Raises:
-      ValueError: it depends on the query.
+      ValueError: it depends on the query or the head, or is not for B rows of S tokens.
     """
     mask = token_mask(mask)
-    if mask.causal or mask.window is not None:
-        raise ValueError("the source_mask of a cache must be the same for every query: no causal, no window")
+    by_query = mask.explicit is not None and any(n != 1 for n in jnp.shape(mask.explicit)[-3:-1])
+    if mask.causal or mask.window is not None or mask.segments is not None or by_query:
+        raise ValueError(
+            "the source_mask of a cache must be the same for every query and head: no causal, no window, no segments, "
+            "no array but [B S] or [B 1 1 S]"
+        )
     if mask.hides_nothing:
         return None
+    check_fits(mask, B, 1, 1, S)
     return jnp.broadcast_to(mask.to_array(1, S), (B, 1, 1, S))
 
 

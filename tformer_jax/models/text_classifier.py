@@ -50,4 +50,4 @@ def mean_pooled(states: Float[Array, "B T D"], lengths: Int[Array, "B"] | None) 
         return states.mean(1)
     kept = (jnp.arange(states.shape[1]) < lengths[:, None])[..., None]
     total = jnp.where(kept, states, 0).sum(1, dtype=jnp.float32)
-    return (total / jnp.maximum(lengths, 1)[:, None]).astype(states.dtype)
+    return (total / jnp.maximum(kept.sum(1), 1)).astype(states.dtype)

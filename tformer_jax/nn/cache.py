@@ -68,12 +68,15 @@ class KVCache:
           [B T K H] over the old [B S K H].
 
         Raises:
+          TypeError: `valid` is not boolean.
           ValueError: T exceeds S.
         """
         B, S = self.positions.shape
         if T > S:
             raise ValueError(f"{T} tokens at once do not fit a cache of {S}")
         valid = jnp.ones((B, T), bool) if valid is None else valid
+        if valid.dtype != bool:
+            raise TypeError(f"valid must be boolean (True = a token, False = padding), got {valid.dtype}")
         positions = self.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1
         if T == 1:  # a slice is written in place; several may wrap around the end
 

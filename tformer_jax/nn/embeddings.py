@@ -34,17 +34,22 @@ class Embedding(nnx.Module):
         vocab_size = self.table.shape[0]
         check_tokens(tokens, vocab_size, name)
         # A negative index would count from the end; V is out of range and fills with NaN.
-        index = jnp.where(tokens < 0, vocab_size, tokens)
+        index = jnp.where(tokens < 0, vocab_size, tokens.astype(jnp.int32))
         vectors = self.table[...].at[index].get(mode="fill", fill_value=jnp.nan)
         return vectors.astype(self.compute_dtype) * self.scale
 
 
 def check_tokens(tokens: Array, vocab_size: int, name: str) -> None:
-    """Refuses ids out of the vocabulary, on the host; does nothing while tracing, when values are unknown.
+    """Refuses what are no ids [B T], and ids out of the vocabulary, on the host; while tracing, values are unknown.
 
     Raises:
-      ValueError: names the first one and where it stands.
+      TypeError: no integers.
+      ValueError: another rank, or an id out of the vocabulary: names the first one and where it stands.
     """
+    if not hasattr(tokens, "dtype") or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"{name} must be an array of integers, got {getattr(tokens, 'dtype', type(tokens).__name__)}")
+    if tokens.ndim != 2:
+        raise ValueError(f"{name} must have two axes, rows and tokens, got shape {tokens.shape}")
     if isinstance(tokens, jax.core.Tracer):
         return
     outside = np.argwhere((np.asarray(tokens) < 0) | (np.asarray(tokens) >= vocab_size))

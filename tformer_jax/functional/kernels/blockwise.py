@@ -82,7 +82,7 @@ def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
             return m_new, l * kept + p.sum(-1), out * kept[..., None] + seen
 
         shape = (B, K, G, blocks.q_size)
-        start = jnp.full(shape, -jnp.inf), jnp.zeros(shape), jnp.zeros((*shape, H))
+        start = tuple(jnp.full(s, x, jnp.float32) for s, x in ((shape, -jnp.inf), (shape, 0.0), ((*shape, H), 0.0)))
         m, l, out = lax.fori_loop(first[i], last[i], key_block, start)
         # A row that may see nothing has l = 0 and output 0; l = 1 keeps its gradient 0 too.
         l = jnp.where(l == 0.0, 1.0, l)

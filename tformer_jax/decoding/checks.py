@@ -1,0 +1,66 @@
+"""What decoding is told, looked at on the host before anything is compiled."""
+
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from ..nn.embeddings import check_tokens
+
+
+def as_integer(name: str, value: Any) -> int:
+    """Any integer, NumPy's and JAX's too.
+
+    Raises:
+      TypeError: none, or True or False.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def as_count(name: str, value: Any) -> int:
+    """An integer of at least 1.
+
+    Raises:
+      TypeError: no integer.
+      ValueError: less than 1.
+    """
+    value = as_integer(name, value)
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def as_token(name: str, value: Any, vocab_size: int) -> int:
+    """A token id.
+
+    Raises:
+      TypeError: no integer.
+      ValueError: outside [0, vocab_size).
+    """
+    value = as_integer(name, value)
+    if not 0 <= value < vocab_size:
+        raise ValueError(f"{name}={value} is outside the vocabulary [0, {vocab_size})")
+    return value
+
+
+def check_source(source: Any, vocab_size: int) -> Array:
+    """Token ids [B S]; their values are known, and checked, unless this is traced.
+
+    Raises:
+      TypeError: no integers.
+      ValueError: not [B S], or a token out of the vocabulary (says where).
+    """
+    source = source if isinstance(source, jax.Array) else np.asarray(source)
+    if source.dtype.kind not in "iu":
+        raise TypeError(f"source must be token ids, got {source.dtype}")
+    if source.ndim != 2:
+        raise ValueError(f"source must be [B S], got shape {source.shape}")
+    check_tokens(source, vocab_size, "source")
+    return source
