@@ -194,7 +194,10 @@ def test_logits_at_the_edge_of_overflow_are_exact(implementation, seed, masked):
     case = Case(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), normal(seed, B, T, K * G, H))
     if masked:
         case.mask, case.allowed = F.AttentionMask(causal=True), oracles.mask_by_loops(B, K * G, T, S, causal=True)
-    case.check(implementation, 1e-6)
+    got, wanted = case.run(implementation), case.oracle()
+    # d_score is a difference of numbers around 1, rounded, which dq and dk multiply by keys and queries.
+    for name, x, y, scale in zip(("output", "dq", "dk", "dv"), got, wanted, (1.0, 2.0**62, 2.0**62, 1.0), strict=False):
+        assert_close(np.asarray(x, np.float64) / scale, y / scale, 1e-6, name)
 
 
 @both

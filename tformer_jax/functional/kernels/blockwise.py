@@ -75,7 +75,7 @@ def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
             m, l, out = state
             scores = _scores(blocks, _products(q_i, blocks.keys(k, j)), bias, mask, i, j)
             m_new = jnp.maximum(m, scores.max(-1))
-            p = jnp.exp((scores - _finite(m_new)[..., None]) * late)
+            p = _relative(scores, _finite(m_new), late)
             kept = jnp.exp((m - _finite(m_new)) * late)
             weights = dropout(p, blocks.options.dropout_rate, _tile_key(blocks, key, i, j)).astype(v.dtype)
             seen = jnp.einsum("BKGTS,BSKH->BKGTH", weights, blocks.keys(v, j), **_F32)
@@ -109,7 +109,7 @@ def _backward(blocks: _Blocks, residuals, d_out):
             k_j, v_j, tile_key = blocks.keys(k, j), blocks.keys(v, j), _tile_key(blocks, key, i, j)
             products = _products(q_i, k_j)
             scores = _scores(blocks, products, bias, mask, i, j)
-            p = jnp.exp((scores - m[i][..., None]) * late) / l[i][..., None]
+            p = _relative(scores, m[i], late) / l[i][..., None]
             weights = dropout(p, blocks.options.dropout_rate, tile_key).astype(d_out.dtype)
             dv = _add_at(dv, jnp.einsum("BKGTS,BTKGH->BSKH", weights, d_out_i, **_F32), (0, j * blocks.k_size))
             dp = jnp.einsum("BTKGH,BSKH->BKGTS", d_out_i, v_j, **_F32)
@@ -187,6 +187,15 @@ def _extremes(x, count: int):
 def _finite(m):
     """The maximum of a row that may see nothing is -inf; 0 in its place keeps exp(-inf - m) at 0."""
     return jnp.where(m == -jnp.inf, 0.0, m)
+
+
+def _relative(scores, m, late):
+    """exp of the scores less their maximum.
+
+    Never above 1: the compiler may round scores of 1e9 otherwise here than where their maximum was taken,
+    and exp of that difference overflows.
+    """
+    return jnp.exp(jnp.minimum(scores - m[..., None], 0.0) * late)
 
 
 def _tile_key(blocks: _Blocks, key, i, j):
