@@ -27,14 +27,14 @@ from rich.table import Table
 SUBJECT = flags.DEFINE_enum("subject", "attention", ["attention", "loss"], "What is measured.")
 LENGTHS = flags.DEFINE_list("lengths", ["256", "512", "1024", "2048", "4096", "8192", "16384"], "Values of T = S.")
 IMPLEMENTATIONS = flags.DEFINE_list("implementations", None, "The first is what ratios refer to. Default: all.")
-HEADS = flags.DEFINE_integer("heads", 8, "Attention: N = K.")
-WIDTH = flags.DEFINE_integer("width", 64, "Attention: H, of a head.")
+HEADS = flags.DEFINE_integer("heads", 8, "Attention: N = K.", lower_bound=1)
+WIDTH = flags.DEFINE_integer("width", 64, "Attention: H, of a head.", lower_bound=1)
 CAUSAL = flags.DEFINE_boolean("causal", False, "Attention: under a causal mask.")
-VOCAB = flags.DEFINE_integer("vocab", 50257, "Loss: V.")
-D_MODEL = flags.DEFINE_integer("d_model", 768, "Loss: D.")
-BATCH = flags.DEFINE_integer("batch", 1, "B.")
-DTYPE = flags.DEFINE_string("dtype", "float32", "Of q, k and v; of the hidden states and the output projection.")
-ROUNDS = flags.DEFINE_integer("rounds", 3, "How often the implementations take turns.")
+VOCAB = flags.DEFINE_integer("vocab", 50257, "Loss: V.", lower_bound=1)
+D_MODEL = flags.DEFINE_integer("d_model", 768, "Loss: D.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 1, "B.", lower_bound=1)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the floats that go in.")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "How often the implementations take turns.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "A file for the rows, as JSON lines.")
 _CASE = flags.DEFINE_string("case", None, "Internal: one measurement, 'implementation,T'.")
 
@@ -134,7 +134,9 @@ def _available() -> int:
 def _in_a_process(implementation: str, length: int) -> dict:
     command = [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:], f"--case={implementation},{length}"]
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode:  # killed for its memory, perhaps
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        print(f"{implementation}, T={length}: {last}", file=sys.stderr)
         return {"predicted": None, "seconds": None, "measured": None}
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -144,6 +146,7 @@ def main(_: list[str]) -> None:
         implementation, length = _CASE.value.split(",")
         print(json.dumps(measure(implementation, int(length))))
         return
+    _check()
     table = Table("T", "implementation", "ms", "ratio", "predicted MiB", "measured MiB")
     implementations = IMPLEMENTATIONS.value or _ALL[SUBJECT.value]
     rows = []
@@ -158,6 +161,19 @@ def main(_: list[str]) -> None:
     Console(width=100).print(table)
     if OUTPUT.value:
         Path(OUTPUT.value).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def _check() -> None:
+    """Ends with a message for what no case could make anything of."""
+    known = {"attention": ["reference", "blockwise"], "loss": ["plain", r"fused(:[1-9]\d*)?"]}[SUBJECT.value]
+    for name in IMPLEMENTATIONS.value or []:
+        if not any(re.fullmatch(pattern, name) for pattern in known):
+            sys.exit(f"error: --implementations of {SUBJECT.value} are {', '.join(_ALL[SUBJECT.value])}, got {name!r}")
+    for length in LENGTHS.value:
+        if not re.fullmatch(r"[1-9]\d*", length):
+            sys.exit(f"error: --lengths are positive integers, got {length!r}")
+    if OUTPUT.value and not Path(OUTPUT.value).absolute().parent.is_dir():
+        sys.exit(f"error: --output is in no folder that exists: {OUTPUT.value}")
 
 
 _COLUMNS = {"ms": 1, "ratio": 2, "predicted_mib": 1, "measured_mib": 1}

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -26,6 +27,16 @@ def examples(count: int):
     """Hypothesis settings: few examples, always the same ones."""
     unneeded = (HealthCheck.too_slow, HealthCheck.data_too_large)
     return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=unneeded)
+
+
+@contextlib.contextmanager
+def unchecked_annotations():
+    """As users run it: without the shapes of every signature checked, which the tests do everywhere else."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @contextlib.contextmanager

@@ -496,3 +496,10 @@ def test_build_names_the_group_of_fields():
         build(Thing, dict(sise=3), "thing")
     with pytest.raises(ConfigError, match="^thing needs size$"):
         build(Thing, dict(kind="round"), "thing")
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TransformerConfig) if f.default is not None])
+def test_none_is_refused_where_it_has_no_meaning(field):
+    """It would end in arithmetic with None, far from where it was written."""
+    with pytest.raises(ConfigError, match=f"{field} must not be None"):
+        TransformerConfig(**{"vocab_size": 13, field: None})

@@ -27,7 +27,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
     """Raises a ConfigError unless a number is finite and positive, or 0 where that is allowed."""
     if not (0 < value < math.inf or or_zero and value == 0):
-        wanted = "not be negative" if or_zero and value < 0 else "be positive and finite"
+        wanted = "be finite" if not value <= 0 else "not be negative" if or_zero else "be positive"
         raise ConfigError(f"{name} must {wanted}, got {value}")
 
 

@@ -14,8 +14,8 @@ def _tiny() -> dict:
         "data": data,
         "model": model_section(LanguageModelling, data, **model),
         "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=150, b2=0.95),
-        "training": section(TrainingConfig, steps=2000, evaluate_every=500),
-        "checkpoint": section(CheckpointConfig, every=500),
+        "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
+        "checkpoint": section(CheckpointConfig, every=1000),
         "precision": FLOAT32,
     }
 

@@ -62,8 +62,8 @@ def _tiny() -> dict:
         "data": data,
         "model": model_section(Translation, data, **model),
         "optimizer": section(OptimizerConfig, learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
-        "training": section(TrainingConfig, steps=2200, evaluate_every=1100),
-        "checkpoint": section(CheckpointConfig, every=1100),
+        "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
+        "checkpoint": section(CheckpointConfig, every=1000),
         "precision": FLOAT32,
     }
 

@@ -29,7 +29,7 @@ def _tiny() -> dict:
         "data": data,
         "model": model_section(ImageClassification, data, **model),
         "optimizer": adamw(learning_rate=2e-3, schedule="cosine", warmup_steps=100),
-        "training": section(TrainingConfig, steps=2500, evaluate_every=500),
+        "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
         "checkpoint": section(CheckpointConfig, every=1000),
         "precision": FLOAT32,
     }

@@ -272,6 +272,26 @@ def test_a_class_without_images_is_refused_by_name(tmp_path):
         read_folders(tmp_path)
 
 
+def test_a_folder_within_a_class_is_refused_by_name(tmp_path):
+    """The images in it would be left out without a word."""
+    for name in ("a", "a/more", "b"):
+        paint(tmp_path / name / "1.png")
+    with pytest.raises(DataError, match="/a is a class and holds a folder, more"):
+        read_folders(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["empty", "dangling"])
+def test_a_file_without_content_is_refused_before_training(tmp_path, kind):
+    """A test image that failed to copy would end a run after all of its training."""
+    paint(tmp_path / "a" / "1.png")
+    if kind == "empty":
+        (tmp_path / "a" / "2.png").touch()
+    else:
+        (tmp_path / "a" / "2.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"/a/2\.png is empty or a link that leads nowhere"):
+        read_folders(tmp_path)
+
+
 def test_splits_of_other_classes_are_refused_by_name(tmp_path):
     """Labels of the test split would be shifted against those of the training split."""
     for name in ("train/a", "train/b", "test/b", "test/c"):
@@ -341,6 +361,13 @@ def test_shrinking_averages(tmp_path):
         :, 2:-2, 0
     ]  # the edges lack half of their surroundings
     assert (abs(found - 25.5) < 2).all()
+
+
+def test_thirty_two_bits_are_refused_by_name(tmp_path):
+    """Nothing says what is white: an image would turn black, or wrap around."""
+    Image.fromarray(np.full((2, 2), 70_000, np.int32)).save(tmp_path / "a.tiff")
+    with pytest.raises(DataError, match=r"cannot read .*a\.tiff: its pixels have 32 bits"):
+        read_image(tmp_path / "a.tiff", 2, 1)
 
 
 def test_grey_is_the_luma_and_colour_is_repeated(tmp_path):
@@ -665,6 +692,16 @@ def test_a_batch_that_holds_no_multiple_is_refused(make):
         make().train_batches(rows_multiple=9)
 
 
+def test_images_of_one_class_are_refused(tmp_path):
+    """Anything would be right: 100 % after the first step."""
+    for number in range(8):
+        paint(tmp_path / "only" / f"{number}.png")
+    config = ImageDataConfig(source="folders", path=str(tmp_path), image_size=4, num_channels=3, batch_size=2,
+                             validation_size=2, test_size=2)  # fmt: skip
+    with pytest.raises(DataError, match="the images have one class, 'only'"):
+        ImageData(config, tmp_path)
+
+
 def test_images_that_do_not_fill_a_batch_are_refused(make):
     """An epoch of no batches would divide by zero."""
     with pytest.raises(DataError, match="50 images do not fill a batch of 51"):
@@ -744,7 +781,7 @@ def test_files_are_not_decoded_before_they_are_needed(make, tree):
         ({"image_size": -28}, r"data\.image_size must be a positive integer, got -28"),
         ({"num_channels": 4}, r"data\.num_channels must be 1 \(grey\) or 3 \(RGB\), got 4"),
         ({"num_channels": True}, r"data\.num_channels must be .*got True"),
-        ({"seed": -1}, r"data\.seed must be 0 or a positive integer, got -1"),
+        ({"seed": -1}, r"data\.seed must be an integer in \[0, 2\^32\), got -1"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(changes, message):

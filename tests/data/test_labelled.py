@@ -61,6 +61,11 @@ def test_lines_are_label_tab_text(write):
     ]
 
 
+def test_a_label_ends_before_its_blanks(write):
+    """"good " would be another class than "good"."""
+    assert [text.label for text in read_labelled(write("a.tsv", "good \tyes\n good\tof course\n"))] == ["good", "good"]
+
+
 @pytest.mark.parametrize("line", ["no tab", "a\tb\tc", "", "\ttext", " \ttext", "label\t", "label\t "])
 def test_a_line_without_label_and_text_is_refused_by_number(write, line):
     """A malformed line would be cut or dropped, or the user would search for it by hand."""

@@ -42,6 +42,22 @@ def make(corpus, tmp_path):
     return make
 
 
+def test_pairs_with_an_empty_side_are_left_out_and_counted(make, write, sentences):
+    """Training would be on empty targets: blank lines are common where texts were aligned by hand."""
+    lines = [f"{source}\t{target}\n" for source, target in sentences]
+    blank = write("blank.tsv", "".join([*lines[:9], "a source alone\t \n", *lines[9:], "\ta target alone\n"]))
+    data = make(directory="blank", tsv_file=str(blank))
+    assert sum(map(len, data.splits.values())) == sum(map(len, make().splits.values()))
+    assert f"2 of {len(lines) + 2:,} pairs have an empty side and are left out" in data.report
+
+
+def test_packed_rows_are_no_longer_than_the_model_reads(make, write):
+    """The padding of a row counts positions too, and beyond the last one they are NaN: so is the loss."""
+    pairs = "".join(f"{'many more words than that ' * 2}{i}\tw{i}\n" for i in range(60))
+    batches = make(40, tsv_file=str(write("long.tsv", pairs)), **PACKED | {"batch_tokens": 80}).train_batches()
+    assert batches.batch(0)["source"].shape[1] <= 40
+
+
 # Vocabularies ----------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 from flax import nnx
-from support import fill, tiny_model, with_leaf
+from support import fill, tiny_model, unchecked_annotations, with_leaf
 
 from tformer_jax import models
 from tformer_jax.decoding import generate, generation, greedy, sampling, stream
@@ -140,6 +140,22 @@ def test_prompt_and_continuation_may_fill_the_context(model):
     assert_tokens(generate(model, prompts, max_new_tokens=NEW), [slow(model, prompt) for prompt in prompts])
 
 
+@pytest.mark.parametrize("how", [{"eos_id": 2.0}, {"eos_id": True}, {"max_new_tokens": 2.5}], ids=str)
+def test_what_is_no_integer_is_refused_by_name(model, how):
+    """An error from deep inside of the compiler would not say which argument it is."""
+    with unchecked_annotations(), pytest.raises(TypeError, match=f"{next(iter(how))} must be an integer, got"):
+        generate(model, [[1]], **{"max_new_tokens": NEW} | how)
+
+
+def test_an_end_may_be_an_array(model):
+    """A tokenizer's id that went through NumPy or JAX would be refused as unhashable."""
+    wanted = generate(model, [[1, 2]], max_new_tokens=NEW, eos_id=3)
+    for end in (np.int64(3), jnp.int32(3)):
+        with unchecked_annotations():
+            found = generate(model, [[1, 2]], max_new_tokens=NEW, eos_id=end)
+        np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize("function", [generate, lambda *args, **how: next(stream(*args, **how))], ids=["all", "stream"])
 @pytest.mark.parametrize(
     ("prompts", "how", "message"),
@@ -155,11 +171,14 @@ def test_prompt_and_continuation_may_fill_the_context(model):
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ([[1]], {"max_new_tokens": MAX_LENGTH + 1}, f"={MAX_LENGTH + 1} leaves no room .* max_length={MAX_LENGTH}"),
         ([[1]], {"sampler": sampling()}, "a sampler that draws needs a key"),
+        ([[1]], {"eos_id": V}, rf"eos_id={V} is outside the vocabulary \[0, {V}\)"),
+        ([[1]], {"eos_id": -1}, "eos_id=-1 is outside the vocabulary"),
+        (None, {}, r"prompt must be token ids \[B T\], .*got array\(None"),
     ],
 )
 def test_what_cannot_be_generated_is_refused(model, function, prompts, how, message):
     """A prompt would be cut in silence, a wrong token embedded as another, or the error would not say what to do."""
-    with pytest.raises(ValueError, match=message):
+    with unchecked_annotations(), pytest.raises(ValueError, match=message):
         function(model, prompts, **(dict(max_new_tokens=NEW) | how))
 
 

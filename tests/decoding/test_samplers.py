@@ -242,6 +242,7 @@ def test_a_repetition_penalty_that_cannot_be_is_refused(make, value):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
+        (dict(temperature=float("inf")), r"temperature must be in \(0, inf\), got inf"),
         (dict(temperature=0.0), r"temperature must be in \(0, inf\), got 0\.0"),
         (dict(temperature=-1.0), r"temperature must be in \(0, inf\)"),
         (dict(temperature=float("nan")), r"temperature must be in \(0, inf\)"),
@@ -262,3 +263,19 @@ def test_a_sampler_without_temperature_is_greedy():
     """Generation would ask for a key that it does not need, or draw without one."""
     assert greedy().is_greedy and greedy(repetition_penalty=2.0).is_greedy and Sampler().is_greedy
     assert not sampling().is_greedy
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 2e-38, 1e-45])
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
+def test_any_small_temperature_takes_the_most_probable(temperature, filters):
+    """Logits would overflow to infinity, all large ones alike, and the first of them win."""
+    sampler = sampling(temperature=temperature, **filters)
+    assert int(sampler(jnp.array([[1.0, 8.0, 9.0, 2.0]]), jax.random.key(0))[0]) == 2
+
+
+def test_a_sampler_says_what_it_lacks():
+    """An error would come from deep inside of the draw."""
+    with pytest.raises(ValueError, match="needs a key"):
+        sampling()(jnp.ones((1, 3)))
+    with pytest.raises(ValueError, match="needs to know which tokens the row has seen"):
+        greedy(repetition_penalty=1.2)(jnp.ones((1, 3)))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import quick_jit, tiny_transformer
+from support import quick_jit, tiny_transformer, unchecked_annotations
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig
@@ -311,6 +311,26 @@ def test_a_beam_that_cannot_be_is_refused(model, changes, message):
     """The search would return nothing, or run past the model's positions."""
     with pytest.raises(ValueError, match=message):
         beam_search(model, SOURCE, **{"max_length": MAX_LENGTH, **IDS} | changes)
+
+
+@pytest.mark.parametrize("find", [greedy_search, beam_search])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"source": [[1, V]]}, ValueError, rf"source\[0, 1\] is {V}, outside the vocabulary \[0, {V}\)"),
+        ({"source": [[-1, 1]]}, ValueError, r"source\[0, 0\] is -1"),
+        ({"source": [[0.5, 1.0]]}, TypeError, "source must be token ids, got float64"),
+        ({"source": [1, 2]}, ValueError, r"source must be \[B S\], got shape \(2,\)"),
+        ({"bos_id": V}, ValueError, rf"bos_id={V} is outside the vocabulary"),
+        ({"eos_id": -1}, ValueError, "eos_id=-1 is outside the vocabulary"),
+        ({"max_length": 2.0}, TypeError, "max_length must be an integer, got 2.0"),
+    ],
+)
+def test_ids_that_cannot_be_are_refused(model, find, changes, error, message):
+    """The logits would be NaN, and the hypotheses look like any others."""
+    arguments = {"source": [[1, 2]], "max_length": 3, **IDS} | changes
+    with unchecked_annotations(), pytest.raises(error, match=message):
+        find(model, np.asarray(arguments.pop("source")), **arguments)
 
 
 def test_greedy_search_past_the_model_is_refused(model):

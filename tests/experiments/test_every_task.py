@@ -265,6 +265,7 @@ def predict():
         ("language", [f"--text={LONG}", "--max_new_tokens=6"], r"the text has \d+ tokens; .*--slide would cut its"),
         ("language", ["--text=a", "--max_new_tokens=50"], "max_new_tokens=50 leaves no room for a prompt"),
         ("language", [], "give --text or --input"),
+        ("masked", ["--input=README.md"], r"line 1 of README\.md has no \[MASK\] to fill in"),
         ("masked", ["--text=The value"], r"the text has no \[MASK\] to fill in"),
         ("masked", [f"--text=[MASK] {LONG}"], r"the text has \d+ tokens, and the model reads at most 48"),
         ("masked", ["--text=[MASK]", "--greedy"], "--greedy has no meaning for masked_language_modelling"),

@@ -12,7 +12,7 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import IMPLEMENTATIONS, assert_close, block_sizes, examples, normal, quick_jit
+from support import IMPLEMENTATIONS, assert_close, block_sizes, examples, normal, quick_jit, unchecked_annotations
 
 import tformer_jax.functional as F
 from tformer_jax.functional.kernels import IMPLEMENTATIONS as KERNELS
@@ -432,6 +432,26 @@ def test_what_cannot_be_is_refused(implementation, error, message, changes):
     """A wrong argument is sliced, clamped or broadcast into a result."""
     with pytest.raises(error, match=message):
         call(**changes, implementation=implementation)
+
+
+@both
+@pytest.mark.parametrize(
+    ("error", "message", "changes"),
+    [
+        (ValueError, r"v must have k's shape \(2, 5, 2, 2\), got \(2, 1, 2, 2\)", dict(v=jnp.ones((2, 1, 2, 2)))),
+        (ValueError, r"v must have k's shape .*, got \(2, 5, 1, 2\)", dict(v=jnp.ones((2, 5, 1, 2)))),
+        (ValueError, r"k must be \[B S K H\] with q's B=2 and H=2", dict(k=jnp.ones((2, 5, 2, 1)))),
+        (ValueError, r"k must be \[B S K H\] .*got shape \(1, 5, 2, 2\)", dict(k=jnp.ones((1, 5, 2, 2)))),
+        (TypeError, "q must be floats, got int32", dict(q=jnp.ones((2, 3, 4, 2), jnp.int32))),
+        (TypeError, "v must be floats, got int32", dict(v=jnp.ones((2, 5, 2, 2), jnp.int32))),
+    ],
+)
+def test_keys_and_values_that_would_be_broadcast_are_refused(implementation, error, message, changes):
+    """One key would stand for all of them, or integers be averaged to zeros."""
+    q, k = jnp.ones((2, 3, 4, 2)), jnp.ones((2, 5, 2, 2))
+    arrays = {"q": q, "k": k, "v": k} | changes
+    with unchecked_annotations(), pytest.raises(error, match=message):
+        F.scaled_dot_product_attention(**arrays, implementation=implementation)
 
 
 def test_an_unknown_implementation_is_refused_with_the_known_ones():

@@ -211,6 +211,7 @@ def test_devices_keep_their_own_tokens():
     [
         (dict(label_smoothing=1.0), r"label_smoothing must be in \[0, 1\), got 1.0"),
         (dict(logit_softcap=0.0), "logit_softcap must be positive, got 0.0"),
+        (dict(logit_softcap=float("inf")), "logit_softcap must be positive, got inf; None means no cap"),
         (dict(chunk_size=0), "chunk_size must be at least 1, got 0"),
     ],
 )

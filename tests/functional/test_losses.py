@@ -10,7 +10,7 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_close, examples, normal, quick_jit
+from support import assert_close, examples, normal, quick_jit, unchecked_annotations
 
 import tformer_jax.functional as F
 
@@ -121,6 +121,28 @@ def test_label_smoothing_outside_of_zero_to_one_is_refused(label_smoothing):
     """A smoothing that leaves no target, or a negative one, trains something else."""
     with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got"):
         F.cross_entropy(jnp.zeros((1, 2)), jnp.array([0]), label_smoothing=label_smoothing)
+
+
+@pytest.mark.parametrize(
+    ("targets", "weights", "message"),
+    [
+        ((2, 3), (3,), r"weights must have the shape \(2, 3\), got \(3,\)"),
+        ((2, 3), (2, 1), r"weights must have the shape \(2, 3\), got \(2, 1\)"),
+        ((2, 3), (), r"weights must have the shape \(2, 3\), got \(\)"),
+        ((2, 1), None, r"targets must have the shape \(2, 3\), got \(2, 1\)"),
+        ((1, 3), None, r"targets must have the shape \(2, 3\), got \(1, 3\)"),
+        ((3, 2), None, r"targets must have the shape \(2, 3\), got \(3, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_shapes_that_would_be_broadcast_are_refused(fused, targets, weights, message):
+    """A target would count several times, or be paired with another token's logits: another number, without a word."""
+    how = {"weights": None if weights is None else jnp.ones(weights)}
+    with unchecked_annotations(), pytest.raises(ValueError, match=message):
+        if fused:
+            F.fused_cross_entropy(jnp.ones((2, 3, 4)), jnp.ones((4, 5)), jnp.zeros(targets, int), **how)
+        else:
+            F.cross_entropy(jnp.ones((2, 3, 5)), jnp.zeros(targets, int), **how)
 
 
 def test_weighted_mean_ignores_what_weighs_nothing():

@@ -9,7 +9,7 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_close, examples, normal, quick_jit
+from support import assert_close, examples, normal, quick_jit, unchecked_annotations
 
 import tformer_jax.functional as F
 
@@ -51,6 +51,12 @@ def test_negative_positions_turn_backwards():
     """Whole turns are dropped as if positions had no sign."""
     x, positions = normal(0, 1, 64, 1, 8), -positions_of(0, 64, most=100_000)
     assert_close(rotate(x, positions), oracles.rotary(x, positions), 2e-6)
+
+
+def test_positions_between_integers_are_refused():
+    """0.5 would be turned as 0: scaling="linear" is what divides positions."""
+    with unchecked_annotations(), pytest.raises(TypeError, match="positions must be integers.*got float32"):
+        F.apply_rotary(jnp.ones((1, 3, 1, 4)), jnp.array([0.0, 0.5, 1.5]))
 
 
 @layouts

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from support import assert_close, block_sizes, quick_jit, tiny_model, with_leaf
+from support import assert_close, block_sizes, quick_jit, tiny_model, unchecked_annotations, with_leaf
 
 import tformer_jax.functional as F
 from tformer_jax import models
@@ -136,7 +136,7 @@ def ways_to_attend():
             yield scheme, implementation, 2 if unrolled else 1, 3 if windowed else None, segmented
 
 
-@pytest.mark.parametrize(("scheme", "implementation", "scan_unroll", "window", "segmented"), ways_to_attend())
+@pytest.mark.parametrize(("scheme", "implementation", "scan_unroll", "window", "segmented"), list(ways_to_attend()))
 def test_logits_depend_on_the_tokens_that_they_may_see_alone(scheme, implementation, scan_unroll, window, segmented):
     """Information flows from a later token, another document or beyond the window, or not at all from within.
 
@@ -390,6 +390,27 @@ def test_a_token_out_of_the_vocabulary_is_nan_in_a_compiled_program(token):
     logits = np.asarray(uncached(causal_lm(positions="rotary"), TOKENS.at[1, 2].set(token)))
     assert np.isnan(logits[1, 2:]).all()
     assert np.isfinite(logits[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "message"),
+    [
+        ([[1, 2]], TypeError, "tokens must be an array of integers, got list"),
+        (np.array([[1.0, 2.0]]), TypeError, "tokens must be an array of integers, got float64"),
+        (np.array([1, 2]), ValueError, r"tokens must have two axes, rows and tokens, got shape \(2,\)"),
+    ],
+)
+def test_what_are_no_token_ids_is_refused(tokens, error, message):
+    """An error would come from an einsum or a gather, of shapes that the user never wrote."""
+    with unchecked_annotations(), pytest.raises(error, match=message):
+        causal_lm()(tokens)
+
+
+def test_validity_that_is_not_boolean_is_refused():
+    """A 5 would count as five tokens."""
+    model = causal_lm()
+    with unchecked_annotations(), pytest.raises(TypeError, match="valid must be boolean .*got int"):
+        model.extend(TOKENS[:, :2], model.start_cache(2, 4), valid=jnp.array([[5, 1], [1, 1]]))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

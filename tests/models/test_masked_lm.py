@@ -203,6 +203,12 @@ def test_a_classifier_reads_the_pooled_state(classified):
     assert_close(logits, affine(model.classifier, x), 1e-5)
 
 
+def test_a_length_beyond_the_text_is_its_whole_length():
+    """The sum would be divided by tokens that are not there."""
+    states = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 3)), jnp.float32)
+    assert_close(mean_pooled(states, jnp.array([8])), oracles.f64(states).mean(1), 1e-6)
+
+
 def test_without_lengths_the_mean_is_over_all_tokens():
     """A text that is not padded has a mean of its own."""
     states = normal(0, 2, 6, 8)

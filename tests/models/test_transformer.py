@@ -232,6 +232,28 @@ def test_encoder_and_decoder_embed_from_their_own_tables():
     assert not np.allclose(memory[:, 0], memory[:, 1])
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        F.AttentionMask(causal=True),
+        F.AttentionMask(segments=jnp.array([[0, 0, 1]])),
+        jnp.tril(jnp.ones((1, 1, 3, 3), bool)),
+        jnp.ones((1, 2, 1, 3), bool),
+    ],
+    ids=["causal", "segments", "by query", "by head"],
+)
+def test_a_source_mask_that_depends_on_the_query_has_no_cache(mask):
+    """Every token would be decoded with what the first one may see."""
+    with pytest.raises(ValueError, match="source_mask of a cache must be the same for every query and head"):
+        tiny_transformer().start_cache(jnp.zeros((1, 3, 8)), 4, source_mask=mask)
+
+
+def test_a_source_mask_of_another_length_is_refused():
+    """It would be cut to the memory's length."""
+    with pytest.raises(ValueError, match=r"mask must broadcast to .*got shape \(1, 1, 1, 5\)"):
+        tiny_transformer().start_cache(jnp.zeros((1, 3, 8)), 4, source_mask=jnp.ones((1, 5), bool))
+
+
 def test_a_source_longer_than_max_length_is_refused():
     """Positions beyond the table are clamped to the last."""
     with pytest.raises(ValueError, match="17 tokens does not fit max_length=16"):

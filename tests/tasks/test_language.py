@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -192,6 +193,28 @@ def test_a_beginning_that_fills_the_context_is_no_reason_to_fail(make_task, data
     monkeypatch.setattr(data, "evaluation_batches", lambda split: data_of("segments").evaluation_batches(split))
     evaluation = make_task(sample_tokens=2).evaluate(model, data, ["test"])["test"]
     assert len(evaluation.samples) == 3
+
+
+def test_characters_that_no_training_text_has_are_counted(folder, tmp_path):
+    """Bits per byte would look better the less of the text the vocabulary can write."""
+    texts = tmp_path / "texts"
+    shutil.copytree(folder, texts)
+    config = LanguageDataConfig(**FIELDS | {"tokenizer": "characters", "vocab_size": None}, path=str(texts))
+    known = LanguageData(config, tmp_path)
+    held_out = known.splits["test"][0]
+    (texts / held_out.name).write_text(held_out.text + "日本 日\n", "utf-8")
+    data = LanguageData(config, tmp_path)
+    assert (known.unknown_count("test"), data.unknown_count("test")) == (0, 3)
+    task = LanguageModelling(LanguageModellingConfig(sample_tokens=1), data.tokenizer)
+    model = tiny_model("CausalLM", vocab_size=data.tokenizer.get_vocab_size(), max_length=MAX_LENGTH, num_layers=1)
+    assert task.evaluate(model, data, ["test"])["test"].note.startswith("3 characters are on no training text")
+    assert (task.first_unknown("the cat"), task.first_unknown("the 日")) == (None, 4)
+
+
+def test_a_byte_level_vocabulary_knows_every_character(make_task, data_of):
+    """A prompt would be refused that the model can read."""
+    assert data_of("segments").unknown_count("test") == 0
+    assert make_task().first_unknown("日本 🙂") is None
 
 
 def test_an_evaluation_is_described(make_task):

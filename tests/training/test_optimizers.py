@@ -1,5 +1,7 @@
 """Schedules against their formulas in NumPy; Adam, AdamW and clipping against PyTorch and by hand."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -251,11 +253,13 @@ def test_clipping_scales_large_gradients_to_the_norm(clip_norm):
         ({"schedule": "cosine", "warmup_steps": -1}, r"optimizer\.warmup_steps must not be negative, got -1"),
         ({"schedule": "rsqrt"}, r"optimizer\.schedule='rsqrt' .*warmup_steps must be positive"),
         ({"learning_rate": 0.0, "schedule": "cosine"}, r"optimizer\.learning_rate must be positive, got 0"),
-        ({"clip_norm": 0.0, "schedule": "cosine"}, r"optimizer\.clip_norm must be positive or None, got 0"),
+        ({"clip_norm": 0.0, "schedule": "cosine"}, r"optimizer\.clip_norm must be positive, got 0"),
         ({"weight_decay": 0.1, "schedule": "cosine"}, r"optimizer\.weight_decay needs optimizer\.name='adamw'"),
         ({"b1": 1.0, "schedule": "cosine"}, r"optimizer\.b1 must be in \[0, 1\), got 1"),
         ({"b2": 1.5, "schedule": "cosine"}, r"optimizer\.b2 must be in \[0, 1\), got 1.5"),
         ({"eps": -1.0, "schedule": "cosine"}, r"optimizer\.eps must .*got -1"),
+        ({"learning_rate": math.nan, "schedule": "cosine"}, r"optimizer\.learning_rate must be finite, got nan"),
+        ({"clip_norm": math.inf, "schedule": "cosine"}, r"optimizer\.clip_norm must be finite, got inf"),
         ({"name": "adamw", "weight_decay": -0.1, "schedule": "cosine"}, r"optimizer\.weight_decay must not be neg"),
     ],
 )

@@ -24,9 +24,10 @@ class CausalLM(nnx.Module):
 
     In every method, `mask` says which tokens may be attended, beside causality and the config's
     window: `AttentionMask(lengths=...)`, or booleans [B T]. Segments, ids [B T] that do not come back
-    later in a row, pack several documents into it: attention stays within a segment and positions restart
-    at each. `key` is for dropout; None means deterministic. `capture` names what to hand out beside the result, of
-    "attention_weights" [L B N T T] and "residual" [L B T D].
+    later in a row, pack several documents into it: attention stays within a segment and positions
+    restart at each, so that max_length limits a segment and not the row. `key` is for dropout; None
+    means deterministic. `capture` names what to hand out beside the result, of "attention_weights"
+    [L B N T T] and "residual" [L B T D].
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):

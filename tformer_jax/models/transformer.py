@@ -27,10 +27,10 @@ class Transformer(nnx.Module):
     In every method, `source_mask` says which source tokens may be attended (by the encoder and by
     the decoder's cross-attention): `AttentionMask(lengths=...)`, or booleans [B S] or [B 1 1 S]
     (`F.padding_mask`). `target_mask` is the same for the target, beside causality. Segments, ids
-    [B S] and [B T], pack several examples into a row: attention stays within a segment (source
-    and target of an example share its id) and positions restart at each. `key` is for dropout;
-    None means deterministic. `capture` names what to hand out beside the result, of
-    "attention_weights", "cross_attention_weights" [L B N T S] and "residual" [L B T D].
+    [B S] and [B T], pack several examples into a row: attention stays within a segment (source and
+    target of an example share its id) and positions restart at each, so that max_length limits a
+    segment. `key` is for dropout; None means deterministic. `capture` names what to hand out beside
+    the result, of "attention_weights", "cross_attention_weights" [L B N T S] and "residual" [L B T D].
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
