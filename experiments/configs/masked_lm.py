@@ -12,7 +12,7 @@ def _tiny() -> dict:
     )
     model = TINY_TEXT_MODEL | dict(max_length=128)
     return {
-        "task": section(MaskedLanguageModelling.Config),
+        "task": section(MaskedLanguageModelling.Config, mask_rate=0.3),
         "data": data,
         "model": model_section(MaskedLanguageModelling, data, **model),
         "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=100),
