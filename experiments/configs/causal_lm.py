@@ -1,4 +1,18 @@
-"""Language modelling with a causal Transformer."""
+"""Language modelling with a causal Transformer.
+
+    python -m experiments.train --config=experiments/configs/causal_lm.py:tiny --workdir=runs/language
+
+Presets:
+  tiny        speeches to Congress, byte-level BPE, on two CPU cores: 1.49 bits per byte in 3 min 25 s.
+  characters  the same, character by character. Not yet run to its end.
+  gpt2        GPT-2 on the user's own files. Not yet run: for accelerators, and for text that fits in memory.
+
+How tiny came about. Validation loss in nats a token; 128 wide, 4 layers, 512 tokens a batch, AdamW, linear decay
+from 3e-3, one seed. One run, looked at while its learning rate fell, so that the first rows are pessimistic:
+
+  steps   1,000  2,000  3,000  4,000
+  loss    5.22   4.81   4.57   4.43
+"""
 
 from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import LanguageModelling

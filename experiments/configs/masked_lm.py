@@ -1,4 +1,24 @@
-"""Masked language modelling with a bidirectional Transformer."""
+"""Masked language modelling with a bidirectional Transformer.
+
+    python -m experiments.train --config=experiments/configs/masked_lm.py:tiny --workdir=runs/masked
+
+Presets:
+  tiny       speeches to Congress on two CPU cores: 24.6 % of masked tokens right (30 % are hidden), pseudo-perplexity 67,
+             in 3 min 50 s.
+  bert_base  BERT on the user's own files. Not yet run: for accelerators.
+
+How tiny came about. Validation, 128 wide, 4 layers, AdamW, linear decay, three million tokens in all, one seed:
+
+  learning rate  batch  steps  masked  loss   accuracy  pseudo-perplexity (test)
+  3e-3           2,048  1,500  15 %    4.693  22.8 %    92
+  6e-3           2,048  1,500  15 %    5.364  18.2 %
+  1.5e-3         2,048  1,500  15 %    4.833  22.9 %    110
+  3e-3           1,024  3,000  15 %    4.920  21.1 %
+  3e-3           2,048  1,500  30 %    4.632  23.8 %    67  (chosen; loss and accuracy with 30 % hidden)
+  3e-3           2,048  1,500  30 %    5.251  17.5 %    193 (output matrix of its own, dropout 0.1)
+
+Rows of 64 tokens instead of 128 (15 % masked): 4.714, 22.7 %.
+"""
 
 from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import MaskedLanguageModelling

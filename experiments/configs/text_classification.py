@@ -1,4 +1,27 @@
-"""Text classification by fine-tuning a masked language model."""
+"""Text classification by fine-tuning a masked language model.
+
+    python -m experiments.train --config=experiments/configs/text_classification.py:tiny --workdir=runs/reviews \\
+        --config.task.init_from=runs/masked
+
+Presets:
+  tiny  sentences of film reviews, positive or negative, 1,568 of them to train on and 8,500 to test on, two CPU
+        cores: 67.4 % in 44 s.
+
+What pre-training is worth. The same config with and without `init_from` (then with a tokenizer of its own), three
+seeds of training, accuracy and loss in nats:
+
+  seed     with            without
+  0        67.40 %  0.664  65.34 %  1.190
+  1        66.78 %  0.633  66.59 %  1.271
+  2        67.12 %  0.623  66.45 %  1.153
+  mean     67.10 %  0.640  66.13 %  1.205
+
+When few labels are what there is: with 1,568, a run of `masked_lm.py:tiny` won at each of four settings tried
+(learning rate 1e-3 and 3e-3, 100 and 200 steps), by 1.3 to 3.7 points. With all 8,568 it lost at each of six, by
+1.8 to 5.6 points: speeches to Congress know little of films, and their BPE cuts a word of a review into 1.95 pieces
+rather than 1.58 (an encoder that starts from scratch with that BPE came to 71 % instead of 73 %). On all labels of
+products and tweets, 300 steps, it lost by 2.4 and 2.9 points.
+"""
 
 from experiments.configs.sections import FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import TextClassification

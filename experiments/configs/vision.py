@@ -1,4 +1,20 @@
-"""Image classification with the Vision Transformer."""
+"""Image classification with the Vision Transformer.
+
+    python -m experiments.train --config=experiments/configs/vision.py:tiny --workdir=runs/vision
+
+Presets:
+  tiny      5,000 MNIST digits on two CPU cores: 98.1 % of 1,000 test digits in 2 min 21 s.
+  fashion   Fashion-MNIST, from IDX files. Not yet run to its end.
+  folders   the user's images, a folder a class.
+  imagenet  ViT-S/16 on the user's ImageNet. Not yet run: for accelerators.
+
+How tiny came about. Accuracy on 500 validation digits, 96 wide, 4 layers, shifts of up to 2 pixels, one seed:
+
+  patch  steps  validation
+  7      2,500  98.0 %
+  4      1,500  96.6 %  (as long as 4,000 steps of the others)
+  7      4,000  98.2 %  (chosen)
+"""
 
 from experiments.configs.sections import BFLOAT16, FLOAT32, adamw, locked, model_section, section
 from tformer_jax.tasks import ImageClassification

@@ -138,7 +138,9 @@ class MaskedLanguageModelling(DocumentTask):
             rows = self._rows(batches, self.config.pseudo_perplexity_rows)
             metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows), "rows": len(rows)}
             samples = [self._filled(model, row) for row in rows[:_SHOWN]]
-            evaluations[split] = Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
+            hidden = f"{100 * self.config.mask_rate:g} % of the tokens chosen"
+            note = f"pseudo-perplexity of {len(rows)} rows; accuracy and loss with {hidden}"
+            evaluations[split] = Evaluation(metrics, note, samples)
         return evaluations
 
     def describe(self, metrics: Mapping[str, float]) -> str:
