@@ -501,5 +501,5 @@ def test_build_names_the_group_of_fields():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TransformerConfig) if f.default is not None])
 def test_none_is_refused_where_it_has_no_meaning(field):
     """It would end in arithmetic with None, far from where it was written."""
-    with pytest.raises(ConfigError, match=f"{field} must not be None"):
+    with pytest.raises(ConfigError, match=f"{field} must .*None"):
         TransformerConfig(**{"vocab_size": 13, field: None})

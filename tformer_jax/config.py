@@ -219,12 +219,9 @@ class TransformerConfig:
 
     def _check_fields(self) -> None:
         """Each field by itself."""
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) is None and field.default is not None:
-                raise ConfigError(f"{field.name} must not be None")
         for name in _COUNTS:
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
+            if self._set(name) and (type(value) is not int or value < 1):
                 raise ConfigError(f"{name} must be a positive integer, got {value!r}")
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
@@ -235,12 +232,16 @@ class TransformerConfig:
                 raise ConfigError(f"{name} must be in [0, 1), got {value!r}")
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and (type(value) not in (int, float) or not 0.0 < value < float("inf")):
+            if self._set(name) and (type(value) not in (int, float) or not 0.0 < value < float("inf")):
                 raise ConfigError(f"{name} must be positive, got {value!r}")
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         if self.num_channels not in (1, 3):
             raise ConfigError(f"num_channels must be 1 (grey) or 3 (RGB), got {self.num_channels}")
+
+    def _set(self, name: str) -> bool:
+        """Whether a field holds more than the None that it may be left at."""
+        return getattr(self, name) is not None or self.default(name) is not None
 
     def _check_heads(self) -> None:
         if self.head_dim is None and self.d_model % self.num_heads:

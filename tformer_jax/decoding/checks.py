@@ -50,7 +50,7 @@ def as_token(name: str, value: Any, vocab_size: int) -> int:
     return value
 
 
-def check_source(source: Any, vocab_size: int) -> Array:
+def check_source(source: Any, vocab_size: int) -> Array | np.ndarray:
     """Token ids [B S]; their values are known, and checked, unless this is traced.
 
     Raises:

@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
 from .checks import as_count, as_integer, as_token, check_source
+
+Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]
 
 
 class Hypotheses(NamedTuple):
@@ -29,7 +32,7 @@ class Hypotheses(NamedTuple):
 
 
 def greedy_search(
-    model: Any, source: Int[Array, "B S"], *, max_length: int, bos_id: int, eos_id: int, source_mask: Any = None
+    model: Any, source: Source, *, max_length: int, bos_id: int, eos_id: int, source_mask: Any = None
 ) -> Int[Array, "B T"]:
     """The most probable token at every step, until every row has ended or `max_length`.
 
@@ -87,7 +90,7 @@ class _Beams(NamedTuple):
 
 def beam_search(
     model: Any,
-    source: Int[Array, "B S"],
+    source: Source,
     *,
     beam_size: int = 4,
     max_length: int,

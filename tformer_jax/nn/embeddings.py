@@ -39,7 +39,7 @@ class Embedding(nnx.Module):
         return vectors.astype(self.compute_dtype) * self.scale
 
 
-def check_tokens(tokens: Array, vocab_size: int, name: str) -> None:
+def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None:
     """Refuses what are no ids [B T], and ids out of the vocabulary, on the host; while tracing, values are unknown.
 
     Raises:

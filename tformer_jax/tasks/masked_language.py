@@ -138,9 +138,7 @@ class MaskedLanguageModelling(DocumentTask):
             rows = self._rows(batches, self.config.pseudo_perplexity_rows)
             metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows), "rows": len(rows)}
             samples = [self._filled(model, row) for row in rows[:_SHOWN]]
-            hidden = f"{100 * self.config.mask_rate:g} % of the tokens chosen"
-            note = f"pseudo-perplexity of {len(rows)} rows; accuracy and loss with {hidden}"
-            evaluations[split] = Evaluation(metrics, note, samples)
+            evaluations[split] = Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
         return evaluations
 
     def describe(self, metrics: Mapping[str, float]) -> str:
@@ -173,9 +171,7 @@ class MaskedLanguageModelling(DocumentTask):
         probabilities = self._predicted(model, tokens)
         guesses = []
         for place in np.flatnonzero(np.asarray(tokens) == tokenizers.MASK_ID):
-            shares = probabilities[place].copy()
-            shares[[*_SPECIAL_IDS, tokenizers.MASK_ID]] = -1.0  # no text
-            best = np.argsort(-shares, kind="stable")[:count]
+            best = np.argsort(-probabilities[place], kind="stable")[:count]
             guesses.append([Guess(self._text([i]), float(probabilities[place, i])) for i in best])
         return guesses
 
