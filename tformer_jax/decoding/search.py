@@ -230,7 +230,7 @@ def _reorder(cache: Any, parents: Int[Array, "B K"]) -> Any:
     return cache.map_history(lambda x, axis: jnp.take(x, rows, axis))
 
 
-def _checked(model: Any, source: Any, max_length: Any, bos_id: Any, eos_id: Any) -> tuple[Array, dict[str, int]]:
+def _checked(model: Any, source: Any, max_length: Any, bos_id: Any, eos_id: Any) -> tuple[Any, dict[str, int]]:
     """What both searches are told, as their programs take it."""
     config = model.config
     max_length = as_count("max_length", max_length)
