@@ -4,7 +4,7 @@ python -m experiments.predict --workdir=runs/translation --text="Failed to conne
 python -m experiments.predict --workdir=runs/translation --input=sentences.txt > translations.txt
 python -m experiments.predict --workdir=runs/language --text="My fellow citizens," --top_p=0.9 --seed=1
 python -m experiments.predict --workdir=runs/masked --text="The [MASK] of the United States"
-python -m experiments.predict --workdir=runs/reviews --text="A waste of two hours."
+python -m experiments.predict --workdir=runs/reviews --text="A dull, lifeless mess."
 python -m experiments.predict --workdir=runs/vision --image=seven.png --image=nine.png
 """
 

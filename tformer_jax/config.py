@@ -394,11 +394,4 @@ _OF_SOME_MODELS = {
     "pooler": ("MaskedLM", "TextClassifier"),
 }
 
-# Fields that may differ between a pre-trained model and one that starts from its parameters: how it is initialised,
-# regularised and run, and what stands before and after its layers, whose parameters have to fit in shape.
-NOT_OF_THE_FUNCTION = frozenset((
-    "init_std", "scale_residual_init", *_RATES, "attention_implementation", "scan_unroll", "remat", "precision",
-    "vocab_size", "max_length", "num_classes", "pooling", "pooler", "output_softcap", "tie_output",
-))  # fmt: skip
-
 _NEEDED = ("vocab_size", "image_size", "patch_size", "num_classes")

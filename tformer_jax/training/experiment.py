@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import NOT_OF_THE_FUNCTION, ConfigError, TransformerConfig, build, check_choice, nearest
+from ..config import ConfigError, TransformerConfig, build, check_choice, nearest
 from ..data.files import DataError
 from ..tasks import TASKS, Task
 from .checkpoints import CheckpointConfig, Checkpoints
@@ -14,6 +14,15 @@ from .loop import Diverged, Trainer, TrainingConfig, train
 from .optimizers import OptimizerConfig
 from .run import Run, RunError
 from .step import Arrays
+
+
+# Fields that may differ between a pre-trained model and one that starts from its parameters: how it is initialised,
+# regularised and run, and what stands before and after its layers, whose parameters have to fit in shape.
+_NOT_OF_THE_FUNCTION = frozenset((
+    "init_std", "scale_residual_init", "dropout_rate", "attention_dropout_rate", "activation_dropout_rate",
+    "attention_implementation", "scan_unroll", "remat", "precision", "vocab_size", "max_length", "num_classes",
+    "pooling", "pooler", "output_softcap", "tie_output",
+))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +169,7 @@ def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
     old = Experiment.from_config(pretrained.config)
     both = (set(TransformerConfig.fields_of(e.task_class.Model.__name__)) for e in (old, experiment))
     pairs = {n: [e.model.get(n, TransformerConfig.default(n)) for e in (old, experiment)]
-             for n in set.intersection(*both) - NOT_OF_THE_FUNCTION}  # fmt: skip
+             for n in set.intersection(*both) - _NOT_OF_THE_FUNCTION}  # fmt: skip
     differing = [f"model.{n} ({a!r} there, {b!r} here)" for n, (a, b) in sorted(pairs.items()) if a != b]
     if differing:
         raise ConfigError(f"{pretrained.directory} was trained as another model: {_some(differing)}")
