@@ -15,7 +15,6 @@ from .optimizers import OptimizerConfig
 from .run import Run, RunError
 from .step import Arrays
 
-
 # Fields that may differ between a pre-trained model and one that starts from its parameters: how it is initialised,
 # regularised and run, and what stands before and after its layers, whose parameters have to fit in shape.
 _NOT_OF_THE_FUNCTION = frozenset((
