@@ -319,8 +319,8 @@ def test_a_beam_that_cannot_be_is_refused(model, changes, message):
     [
         ({"source": [[1, V]]}, ValueError, rf"source\[0, 1\] is {V}, outside the vocabulary \[0, {V}\)"),
         ({"source": [[-1, 1]]}, ValueError, r"source\[0, 0\] is -1"),
-        ({"source": [[0.5, 1.0]]}, TypeError, "source must be token ids, got float64"),
-        ({"source": [1, 2]}, ValueError, r"source must be \[B S\], got shape \(2,\)"),
+        ({"source": [[0.5, 1.0]]}, TypeError, "source must be an array of integers, got float64"),
+        ({"source": [1, 2]}, ValueError, r"source must have two axes, rows and tokens, got shape \(2,\)"),
         ({"bos_id": V}, ValueError, rf"bos_id={V} is outside the vocabulary"),
         ({"eos_id": -1}, ValueError, "eos_id=-1 is outside the vocabulary"),
         ({"max_length": 2.0}, TypeError, "max_length must be an integer, got 2.0"),

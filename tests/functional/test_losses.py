@@ -145,6 +145,15 @@ def test_shapes_that_would_be_broadcast_are_refused(fused, targets, weights, mes
             F.cross_entropy(jnp.ones((2, 3, 5)), jnp.zeros(targets, int), **how)
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16])
+def test_targets_of_any_integer_type(dtype):
+    """The size of the vocabulary would wrap around in a narrow type, and a target be another class."""
+    logits = normal(0, 3, 300)
+    wanted = F.cross_entropy(logits, jnp.array([1, 99, 127]))
+    np.testing.assert_array_equal(F.cross_entropy(logits, jnp.array([1, 99, 127], dtype)), wanted)
+    assert jnp.isnan(F.cross_entropy(logits, jnp.array([1, -1, 127], dtype)))
+
+
 def test_weighted_mean_ignores_what_weighs_nothing():
     """NaN * 0 is NaN: a masked value spoils the mean."""
     mean = F.weighted_mean(jnp.array([1.0, jnp.nan, 4.0]), jnp.array([3.0, 0.0, 1.0]))

@@ -51,16 +51,11 @@ def as_token(name: str, value: Any, vocab_size: int) -> int:
 
 
 def check_source(source: Any, vocab_size: int) -> Array | np.ndarray:
-    """Token ids [B S]; their values are known, and checked, unless this is traced.
+    """Token ids [B S], of lists too.
 
     Raises:
-      TypeError: no integers.
-      ValueError: not [B S], or a token out of the vocabulary (says where).
+      TypeError, ValueError: as `check_tokens`.
     """
     source = source if isinstance(source, jax.Array) else np.asarray(source)
-    if source.dtype.kind not in "iu":
-        raise TypeError(f"source must be token ids, got {source.dtype}")
-    if source.ndim != 2:
-        raise ValueError(f"source must be [B S], got shape {source.shape}")
     check_tokens(source, vocab_size, "source")
     return source

@@ -63,7 +63,7 @@ def generate(
         out of the vocabulary, or a sampler that draws without a key.
       TypeError: a `max_new_tokens` or `eos_id` that is no integer.
     """
-    sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
+    sampler, max_new_tokens, eos_id = _checked(model, sampler, max_new_tokens, eos_id)
     tokens, valid = _padded(model, prompt, max_new_tokens, slide)
     return _generate(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
 
@@ -82,7 +82,7 @@ def stream(
 
     Arguments and errors are those of `generate`; errors are raised at the first token.
     """
-    sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
+    sampler, max_new_tokens, eos_id = _checked(model, sampler, max_new_tokens, eos_id)
     tokens, valid = _padded(model, prompt, max_new_tokens, slide)
     state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
     for produced in range(1, max_new_tokens + 1):
@@ -188,10 +188,8 @@ def _check_row(row: np.ndarray, b: int, vocab_size: int) -> None:
         raise ValueError(f"prompt {b} has token {row[at]} at {at}, outside the vocabulary [0, {vocab_size})")
 
 
-def _checked(model, sampler: Sampler | None, key: Array | None, max_new_tokens: Any, eos_id: Any):
+def _checked(model, sampler: Sampler | None, max_new_tokens: Any, eos_id: Any):
     """Sampler, length and end, as the program takes them."""
     sampler = greedy() if sampler is None else sampler
-    if not sampler.is_greedy and key is None:
-        raise ValueError("a sampler that draws needs a key")
     eos_id = None if eos_id is None else as_token("eos_id", eos_id, model.config.vocab_size)
     return sampler, as_count("max_new_tokens", max_new_tokens), eos_id

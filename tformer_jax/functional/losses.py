@@ -63,7 +63,8 @@ def token_losses(
     logits = logits - highest
     log_normaliser = jnp.log(jnp.exp(logits).sum(-1))
     # A negative index would count from the end; V is out of range and fills with NaN.
-    index = jnp.where(targets < 0, vocab_size, targets.astype(jnp.int32))[..., None]
+    targets = targets.astype(jnp.result_type(targets, jnp.int32))  # V may be too large for a narrow type
+    index = jnp.where(targets < 0, vocab_size, targets)[..., None]
     target_logit = jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
     if label_smoothing:
         target_logit = (1 - label_smoothing) * target_logit + label_smoothing * logits.mean(-1)

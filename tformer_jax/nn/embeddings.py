@@ -34,7 +34,8 @@ class Embedding(nnx.Module):
         vocab_size = self.table.shape[0]
         check_tokens(tokens, vocab_size, name)
         # A negative index would count from the end; V is out of range and fills with NaN.
-        index = jnp.where(tokens < 0, vocab_size, tokens.astype(jnp.int32))
+        tokens = tokens.astype(jnp.result_type(tokens, jnp.int32))  # V may be too large for a narrow type
+        index = jnp.where(tokens < 0, vocab_size, tokens)
         vectors = self.table[...].at[index].get(mode="fill", fill_value=jnp.nan)
         return vectors.astype(self.compute_dtype) * self.scale
 

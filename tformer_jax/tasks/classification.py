@@ -86,12 +86,12 @@ class Classification(Task):
 
     def validate(self, model: Any, batches: Any) -> dict[str, float]:
         """Cross-entropy in nats per example, without augmentation, smoothing or dropout, and accuracy."""
-        return self.predicted(model, batches)[0]
+        return weighted_means([self._measure(model, batches.batch(i))[:2] for i in range(len(batches))])[0]
 
     def predicted(self, model: Any, batches: Any) -> tuple[dict[str, float], dict[int, str]]:
         """The numbers of `validate`, and the class that each example of the batches is taken for."""
         measured = [self._measure(model, batches.batch(i)) for i in range(len(batches))]
-        metrics, _ = weighted_means([(means, weight) for means, weight, _ in measured])
+        metrics, _ = weighted_means([numbers[:2] for numbers in measured])
         found = {}
         for i, (_, _, best) in enumerate(measured):
             found |= {int(e): self.classes[b] for e, b in zip(batches.indices(i), np.asarray(best), strict=False)}
