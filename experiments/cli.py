@@ -4,22 +4,46 @@ import re
 import sys
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
 from rich.console import Console
 
 from tformer_jax.config import ConfigError, TransformerConfig
 from tformer_jax.data.files import DataError
+from tformer_jax.training.checkpoints import CheckpointError
+from tformer_jax.training.interruption import EXIT_CODE, Interrupted
 from tformer_jax.training.loop import Diverged
+from tformer_jax.training.processes import is_first
 from tformer_jax.training.run import RunError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
+DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "One of several processes that train together, started by SLURM, Open MPI, GKE or Cloud TPU."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "The same, started by hand: HOST:PORT of the first process.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.", lower_bound=0)
+
+_CTRL_C = 130  # as shells have it
 
 _console = Console()
 
 
+def join_processes() -> None:
+    """Makes this process one of several that train together, where a flag says so; before JAX is asked for anything."""
+    by_hand = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if any(value is not None for value in by_hand) and None in by_hand:
+        raise ConfigError("--coordinator, --num_processes and --process_id go together")
+    if DISTRIBUTED.value or COORDINATOR.value is not None:
+        try:
+            jax.distributed.initialize(*by_hand)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"cannot join the other processes: {_last_line(error)}") from None
+
+
 def say(*lines: object) -> None:
-    """Prints lines as they are, unwrapped."""
-    for line in lines:
+    """Prints lines as they are, unwrapped; of several processes, the first does."""
+    for line in lines if is_first() else ():
         _console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -42,15 +66,24 @@ def _unknown_field(error: Exception, arguments: list[str]) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`. What a user can put right ends in one line and exit code 1."""
+    """Parses the flags and calls `main`. What a user can put right ends in one line and exit code 1.
+
+    A run that was asked to stop ends in exit code `EXIT_CODE`, and in one line that says how to go on.
+    """
 
     def guarded(arguments: list[str]) -> None:
         if len(arguments) > 1:
             sys.exit(f"error: unexpected arguments: {' '.join(arguments[1:])}")
         try:
             main()
-        except (ConfigError, DataError, RunError, Diverged) as error:
+        except (ConfigError, DataError, RunError, CheckpointError, Diverged) as error:
             sys.exit(f"error: {error}")
+        except Interrupted as stopped:
+            print(f"{stopped}; the same command goes on", file=sys.stderr)
+            sys.exit(EXIT_CODE)
+        except KeyboardInterrupt:
+            print("interrupted; the same command begins again, or goes on", file=sys.stderr)
+            sys.exit(_CTRL_C)
 
     def parse(arguments: list[str]) -> list[str]:
         try:

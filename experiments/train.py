@@ -4,10 +4,13 @@
         --config.optimizer.learning_rate=3e-4
 """
 
+import contextlib
+
 from ml_collections import config_flags
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.experiment import Experiment, run_training
+from tformer_jax.training.processes import first_then_others, is_first
 from tformer_jax.training.run import Run
 
 from . import cli
@@ -22,9 +25,19 @@ def main() -> None:
     except (AttributeError, OSError) as error:  # the file could not be read when the flag was parsed, or has no config
         raise ConfigError(f"cannot load the config: {str(error).splitlines()[-1].strip()}") from None
     Experiment.from_config(config)  # before anything is written
-    run = Run.start(cli.WORKDIR.value, config)
-    task, data, model = run_training(run, cli.say)
-    report(run, task, data, model)
+    cli.join_processes()
+
+    def start(held: contextlib.ExitStack) -> Run:
+        run = Run.start(cli.WORKDIR.value, config)
+        if is_first():
+            held.enter_context(run.locked())
+        return run
+
+    with contextlib.ExitStack() as held:
+        run = first_then_others(lambda: start(held))
+        task, data, model = run_training(run, cli.say)
+        if is_first():
+            report(run, task, data, model)
 
 
 if __name__ == "__main__":

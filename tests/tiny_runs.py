@@ -78,6 +78,7 @@ def configs(place):
             "model": model | {"dropout_rate": 0.0},
             "optimizer": {"learning_rate": 0.01, "schedule": "constant", "warmup_steps": 0},
             "training": {"steps": 12, "log_every": 4, "evaluate_every": 6},
+            "parallel": {"data": 1},
             "checkpoint": {"every": 6},
             "precision": "params=float32,compute=float32,output=float32",
         }

@@ -17,7 +17,8 @@ from 3e-3, one seed. One run, looked at while its learning rate fell, so that th
 from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import LanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.loop import TrainingConfig
+from tformer_jax.training.parallel import ParallelConfig
+from tformer_jax.training.trainer import TrainingConfig
 
 
 def _tiny() -> dict:
@@ -29,6 +30,7 @@ def _tiny() -> dict:
         "model": model_section(LanguageModelling, data, **model),
         "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=150, b2=0.95),
         "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=1000),
         "precision": FLOAT32,
     }
@@ -55,6 +57,7 @@ def _gpt2() -> dict:
         "model": model_section(LanguageModelling, data, "gpt2", dropout_rate=0.0, attention_dropout_rate=0.0),
         "optimizer": adamw(learning_rate=6e-4, schedule="cosine", warmup_steps=2000, b2=0.95),
         "training": section(TrainingConfig, steps=600_000, evaluate_every=2000, log_every=100, accumulate=16),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=2000, keep=5),
         "precision": BFLOAT16,
     }

@@ -23,7 +23,8 @@ Rows of 64 tokens instead of 128 (15 % masked): 4.714, 22.7 %.
 from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import MaskedLanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.loop import TrainingConfig
+from tformer_jax.training.parallel import ParallelConfig
+from tformer_jax.training.trainer import TrainingConfig
 
 
 def _tiny() -> dict:
@@ -37,6 +38,7 @@ def _tiny() -> dict:
         "model": model_section(MaskedLanguageModelling, data, **model),
         "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=100),
         "training": section(TrainingConfig, steps=1500, evaluate_every=500),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=500),
         "precision": FLOAT32,
     }
@@ -59,6 +61,7 @@ def _bert_base() -> dict:
             learning_rate=1e-4, schedule="linear", warmup_steps=10_000, b2=0.999, eps=1e-6, weight_decay=0.01
         ),
         "training": section(TrainingConfig, steps=1_000_000, evaluate_every=5000, log_every=100, accumulate=8),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=5000, keep=5),
         "precision": BFLOAT16,
     }

@@ -26,7 +26,8 @@ products and tweets, 300 steps, it lost by 2.4 and 2.9 points.
 from experiments.configs.sections import FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
 from tformer_jax.tasks import TextClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.loop import TrainingConfig
+from tformer_jax.training.parallel import ParallelConfig
+from tformer_jax.training.trainer import TrainingConfig
 
 
 def _tiny() -> dict:
@@ -41,6 +42,7 @@ def _tiny() -> dict:
         "model": model_section(TextClassification, data, **model),
         "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=30),
         "training": section(TrainingConfig, steps=200, evaluate_every=50),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=100),
         "precision": FLOAT32,
     }

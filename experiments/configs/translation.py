@@ -32,8 +32,9 @@ from experiments.configs.sections import BFLOAT16, FLOAT32, locked, model_sectio
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import Translation
 from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.loop import TrainingConfig
 from tformer_jax.training.optimizers import OptimizerConfig
+from tformer_jax.training.parallel import ParallelConfig
+from tformer_jax.training.trainer import TrainingConfig
 
 
 def _tiny() -> dict:
@@ -62,6 +63,7 @@ def _tiny() -> dict:
         "model": model_section(Translation, data, **model),
         "optimizer": section(OptimizerConfig, learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
         "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=1000),
         "precision": FLOAT32,
     }
@@ -106,6 +108,7 @@ def _paper(name: str) -> dict:
             OptimizerConfig, learning_rate=(d_model * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
         ),
         "training": section(TrainingConfig, steps=100_000, evaluate_every=5000, log_every=100),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=2000, keep=5),
         "precision": BFLOAT16,
     }

@@ -19,7 +19,8 @@ How tiny came about. Accuracy on 500 validation digits, 96 wide, 4 layers, shift
 from experiments.configs.sections import BFLOAT16, FLOAT32, adamw, locked, model_section, section
 from tformer_jax.tasks import ImageClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.loop import TrainingConfig
+from tformer_jax.training.parallel import ParallelConfig
+from tformer_jax.training.trainer import TrainingConfig
 
 
 def _tiny() -> dict:
@@ -46,6 +47,7 @@ def _tiny() -> dict:
         "model": model_section(ImageClassification, data, **model),
         "optimizer": adamw(learning_rate=2e-3, schedule="cosine", warmup_steps=100),
         "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=1000),
         "precision": FLOAT32,
     }
@@ -90,6 +92,7 @@ def _imagenet() -> dict:
         "model": model_section(ImageClassification, data, "vit_s16", positions="sinusoidal", pooling="mean"),
         "optimizer": adamw(learning_rate=1e-3, schedule="cosine", warmup_steps=10_000, b2=0.999),
         "training": section(TrainingConfig, steps=112_600, evaluate_every=5000, log_every=100),
+        "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=5000, keep=5),
         "precision": BFLOAT16,
     }

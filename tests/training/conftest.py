@@ -31,6 +31,7 @@ def config(tmp_path_factory):
         "model": {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "norm_position": "pre", "max_length": 40},
         "optimizer": {"learning_rate": 0.01, "schedule": "linear", "warmup_steps": 4},
         "training": {"steps": 24, "log_every": 4, "evaluate_every": 12},
+        "parallel": {"data": 1},
         "checkpoint": {"every": 10, "keep": 2},
         "precision": "params=float32,compute=float32,output=float32",
     }

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
-from tformer_jax.training.loop import Diverged, Trainer, TrainingConfig, train
+from tformer_jax.training.loop import Diverged, train
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.run import Run
+from tformer_jax.training.trainer import Trainer, TrainingConfig
 
 STEPS, WIDTH = 12, 4
 TRAINING = TrainingConfig(steps=STEPS, seed=3, log_every=2, evaluate_every=5)
@@ -53,14 +55,21 @@ class Data:
         return {"x": x, "y": y}
 
 
-def validation(step, model):
+def validation(step, arrays):
     """Any function of the parameters, and the step that it is told."""
-    return {"loss": float(jnp.abs(model.w[...] - 1).sum()), "told": float(step)}
+    return {"loss": float(jnp.abs(arrays["model.w"] - 1).sum()), "told": float(step)}
+
+
+RULES = ((".*", P()),)
+
+
+def make_trainer(loss=None, training=None, **how):
+    return Trainer(Line, loss or noisy_error, training or TRAINING, OPTIMIZER, rules=RULES, **how)
 
 
 @pytest.fixture(scope="module")
 def trainer():
-    return Trainer(Line, noisy_error, TRAINING, OPTIMIZER)
+    return make_trainer()
 
 
 @pytest.fixture
@@ -69,10 +78,10 @@ def new_run(tmp_path):
 
 
 def go(trainer, run, data=None, validate=validation, every=3, keep=2):
-    """Trains; returns the model and what was said."""
+    """Trains; returns the state and what was said."""
     said = []
-    model = train(trainer, data or Data(), validate, run, CheckpointConfig(every=every, keep=keep), said.append)
-    return model, said
+    arrays = train(trainer, data or Data(), validate, run, CheckpointConfig(every=every, keep=keep), said.append)
+    return arrays, said
 
 
 def checkpoint_steps(run):
@@ -93,10 +102,10 @@ def rows_of(run):
 
 @pytest.fixture(scope="module")
 def undisturbed(trainer, tmp_path_factory):
-    """A run from beginning to end: its directory, model, data and what was said."""
+    """A run from beginning to end: its directory, last state, data and what was said."""
     run, data = Run.start(tmp_path_factory.mktemp("undisturbed") / "run", {"name": "test"}), Data()
-    model, said = go(trainer, run, data)
-    return run, model, data, said
+    arrays, said = go(trainer, run, data)
+    return run, arrays, data, said
 
 
 def adam_by_hand(w):
@@ -120,10 +129,10 @@ def test_training_is_adam_on_batches_in_order(undisturbed, trainer):
 
     Adam by hand, batch i with the noise of fold_in(key, i), the rate rising over 3 steps and falling to 0.
     """
-    _, model, data, _ = undisturbed
+    _, arrays, data, _ = undisturbed
     assert data.asked == list(range(STEPS))
-    w = adam_by_hand(trainer.model(trainer.initial()).w[...])
-    np.testing.assert_allclose(model.w[...], w, rtol=1e-4, atol=1e-5)
+    w = adam_by_hand(trainer.initial()["model.w"])
+    np.testing.assert_allclose(arrays["model.w"], w, rtol=1e-4, atol=1e-5)
 
 
 def test_metrics_are_written_when_promised(undisturbed):
@@ -135,8 +144,8 @@ def test_metrics_are_written_when_promised(undisturbed):
 
 def test_the_last_validation_is_of_the_returned_model(undisturbed):
     """The reported loss would be that of an earlier state."""
-    run, model, _, _ = undisturbed
-    numbers = validation(STEPS, model)
+    run, arrays, _, _ = undisturbed
+    numbers = validation(STEPS, arrays)
     wanted = {"validation_loss": pytest.approx(numbers["loss"], rel=1e-6), "validation_told": STEPS}
     assert rows_of(run)[-1] == {"step": STEPS} | wanted
 
@@ -149,9 +158,9 @@ def test_a_validation_is_told_its_step(undisturbed):
 
 def test_the_last_step_has_a_checkpoint_and_the_newest_are_kept(undisturbed, trainer):
     """The result of a run would be lost, or the disk would fill up."""
-    run, model, _, _ = undisturbed
+    run, arrays, _, _ = undisturbed
     assert checkpoint_steps(run) == [9, 12]
-    np.testing.assert_array_equal(arrays_at(run, trainer, 12)["model.w"], model.w[...])
+    np.testing.assert_array_equal(arrays_at(run, trainer, 12)["model.w"], arrays["model.w"])
 
 
 def test_checkpoints_come_when_promised(trainer, new_run):
@@ -176,7 +185,7 @@ def test_no_parameter_has_the_randomness_of_a_step(trainer):
 
 def test_the_seed_decides_the_initial_parameters(trainer):
     """`training.seed` would turn nothing, or two runs of one config would start differently."""
-    again, other = (Trainer(Line, noisy_error, dataclasses.replace(TRAINING, seed=seed), OPTIMIZER) for seed in (3, 4))
+    again, other = (make_trainer(training=dataclasses.replace(TRAINING, seed=seed)) for seed in (3, 4))
     first = trainer.initial()["model.w"]
     np.testing.assert_array_equal(again.initial()["model.w"], first)
     assert not np.array_equal(other.initial()["model.w"], first)
@@ -188,18 +197,18 @@ def test_the_seed_decides_the_initial_parameters(trainer):
 def test_given_parameters_replace_the_drawn_ones(trainer, new_run):
     """Fine-tuning would start from scratch."""
     start = np.arange(WIDTH, dtype=np.float32) + 1
-    given = {"model.w": jnp.asarray(start)}
-    model = train(trainer, Data(), validation, new_run(), CheckpointConfig(every=12), lambda _: None, initial=given)
-    np.testing.assert_allclose(model.w[...], adam_by_hand(start), rtol=1e-4, atol=1e-5)
+    given = lambda: {"model.w": jnp.asarray(start)}  # noqa: E731
+    arrays = train(trainer, Data(), validation, new_run(), CheckpointConfig(every=12), lambda _: None, initial=given)
+    np.testing.assert_allclose(arrays["model.w"], adam_by_hand(start), rtol=1e-4, atol=1e-5)
 
 
 def test_given_parameters_are_for_the_beginning_alone(undisturbed, trainer, new_run):
     """A resumed fine-tuning would throw its progress away."""
-    run, given = new_run(), {"model.w": jnp.full(WIDTH, 9.0)}
+    run, given = new_run(), lambda: {"model.w": jnp.full(WIDTH, 9.0)}  # noqa: E731
     with pytest.raises(InterruptedError):
         go(trainer, run, Data(stop_at=7))
-    model = train(trainer, Data(), validation, run, CheckpointConfig(every=3), lambda _: None, initial=given)
-    np.testing.assert_array_equal(model.w[...], undisturbed[1].w[...])
+    arrays = train(trainer, Data(), validation, run, CheckpointConfig(every=3), lambda _: None, initial=given)
+    np.testing.assert_array_equal(arrays["model.w"], undisturbed[1].w[...])
 
 
 # Stopped and resumed ---------------------------------------------------------------------------
@@ -208,12 +217,12 @@ def test_given_parameters_are_for_the_beginning_alone(undisturbed, trainer, new_
 @pytest.mark.parametrize("stop_at", [1, 3, 7, 11])
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(undisturbed, trainer, new_run, stop_at):
     """A crash would change the result: parameters, optimiser state and every row of the metrics."""
-    whole, model, _, _ = undisturbed
+    whole, arrays, _, _ = undisturbed
     run = new_run()
     with pytest.raises(InterruptedError):
         go(trainer, run, Data(stop_at=stop_at))
     resumed, _ = go(trainer, run)
-    np.testing.assert_array_equal(resumed.w[...], model.w[...])
+    np.testing.assert_array_equal(resumed["model.w"], arrays["model.w"])
     wanted = arrays_at(whole, trainer, STEPS)
     for name, value in arrays_at(run, trainer, STEPS).items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
@@ -233,12 +242,12 @@ def test_resuming_starts_after_the_checkpoint(trainer, new_run):
 
 def test_a_finished_run_is_not_trained_further(undisturbed, trainer):
     """The same command would train on, or fail; it gives the same model and says that it is done."""
-    run, model, _, _ = undisturbed
+    run, arrays, _, _ = undisturbed
     rows, data = rows_of(run), Data()
     again, said = go(trainer, run, data)
     assert data.asked == []
     assert [f"step {STEPS}" in line and "already" in line for line in said] == [True]
-    np.testing.assert_array_equal(again.w[...], model.w[...])
+    np.testing.assert_array_equal(again["model.w"], arrays["model.w"])
     assert rows_of(run) == rows
 
 
@@ -274,7 +283,7 @@ def test_a_gradient_that_is_not_finite_stops_too(new_run):
 
     run = new_run()
     with pytest.raises(Diverged, match="step 1: .*no checkpoint yet"):
-        go(Trainer(Line, steep, TRAINING, OPTIMIZER), run)
+        go(make_trainer(steep), run)
 
 
 def test_metrics_up_to_a_divergence_are_kept(trainer, new_run):

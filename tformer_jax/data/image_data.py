@@ -11,7 +11,7 @@ from . import images
 from .classes import keep_classes
 from .files import DataError
 from .images import ImageSource, LabelledImages
-from .pipelines import Batch, permutation
+from .pipelines import ALL_ROWS, Batch, permutation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,16 +118,22 @@ class ImageBatches:
         order = np.arange(len(self.data)) if self.seed is None else permutation((self.seed, epoch), len(self.data))
         return order[position * self.rows : (position + 1) * self.rows]
 
-    def batch(self, i: int) -> Batch:
+    def row_count(self, i: int) -> int:
+        """The rows of batch i: the same of all."""
+        return self.rows
+
+    def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
         """Batch i, counted on through the epochs: "images" uint8 [B Y X C], "labels" int32 [B], -1 in rows of padding.
+
+        `rows`: which of them to make, so that several processes need not all read every file.
 
         Raises:
           DataError: an image file cannot be read.
         """
-        chosen = self.indices(i)
-        pixels = np.zeros((self.rows, self.image_size, self.image_size, self.num_channels), np.uint8)
+        chosen, count = self.indices(i)[rows], len(range(self.rows)[rows])
+        pixels = np.zeros((count, self.image_size, self.image_size, self.num_channels), np.uint8)
         pixels[: len(chosen)] = self.data.pixels(chosen, self.image_size, self.num_channels)
-        labels = np.full(self.rows, -1, np.int32)
+        labels = np.full(count, -1, np.int32)
         labels[: len(chosen)] = self.data.labels[chosen]
         return {"images": pixels, "labels": labels}
 

@@ -13,6 +13,9 @@ from .sources import Pair
 
 Batch = dict[str, np.ndarray]
 
+# What a process asks for that has all the rows of a batch to itself.
+ALL_ROWS = slice(None)
+
 # Token slots of a batch that is evaluated, where no config says how many.
 EVALUATION_TOKENS = 4096
 
@@ -174,14 +177,22 @@ class Buckets:
         members = self._members[b]
         return b, members[permutation((self.seed, epoch, b), len(members))[at : at + self._rows[b]]]
 
-    def batch(self, i: int) -> Batch:
-        """Batch i, counted on through the epochs: `name` int32 [B T], `name_lengths` int32 [B] for each side."""
+    def row_count(self, i: int) -> int:
+        """The rows of batch i."""
+        return self._rows[self.indices(i)[0]]
+
+    def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
+        """Batch i, counted on through the epochs: `name` int32 [B T], `name_lengths` int32 [B] for each side.
+
+        `rows`: which of them to make.
+        """
         b, examples = self.indices(i)
+        count = len(range(self._rows[b])[rows])
         arrays: Batch = {}
         for name, side in zip(self.names, self.sequences, strict=True):
-            tokens = np.full((self._rows[b], self.lengths[b]), self.pad_id, np.int32)
-            lengths = np.zeros(self._rows[b], np.int32)
-            for row, example in enumerate(examples):
+            tokens = np.full((count, self.lengths[b]), self.pad_id, np.int32)
+            lengths = np.zeros(count, np.int32)
+            for row, example in enumerate(examples[rows]):
                 lengths[row] = len(side[example])
                 tokens[row, : lengths[row]] = side[example]
             arrays |= {name: tokens, f"{name}_lengths": lengths}
@@ -228,18 +239,22 @@ class Packed:
         """Batches in an epoch."""
         return len(self._plan) // self.rows
 
-    def batch(self, i: int) -> Batch:
+    def row_count(self, i: int) -> int:
+        """The rows of batch i: the same of all."""
+        return self.rows
+
+    def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
         """Batch i, counted on through the epochs: `name` int32 [B T] and `name_segments` int32 [B T].
 
-        The segments of a row are numbered from 1 and the same on all sides; 0 is padding.
+        The segments of a row are numbered from 1 and the same on all sides; 0 is padding. `rows`: which to make.
         """
         epoch, position = divmod(i, len(self))
         order = permutation((self.seed, epoch), len(self._plan))
-        chosen = order[position * self.rows : (position + 1) * self.rows]
+        chosen = order[position * self.rows : (position + 1) * self.rows][rows]
         arrays: Batch = {}
         for name, side, length in zip(self.names, self.sequences, self.lengths, strict=True):
-            tokens = np.full((self.rows, length), self.pad_id, np.int32)
-            segments = np.zeros((self.rows, length), np.int32)
+            tokens = np.full((len(chosen), length), self.pad_id, np.int32)
+            segments = np.zeros((len(chosen), length), np.int32)
             for row, examples in enumerate(self._plan[r] for r in chosen):
                 at = 0
                 for segment, example in enumerate(examples, 1):

@@ -84,9 +84,16 @@ class LabelledBuckets:
         """The examples in batch i, in the order of its rows."""
         return self.buckets.indices(i)[1]
 
-    def batch(self, i: int) -> pipelines.Batch:
-        """Batch i: "tokens" int32 [B T], "lengths" int32 [B], "labels" int32 [B]; rows of padding have 0 and -1."""
-        batch, examples = self.buckets.batch(i), self.indices(i)
+    def row_count(self, i: int) -> int:
+        """The rows of batch i."""
+        return self.buckets.row_count(i)
+
+    def batch(self, i: int, rows: slice = pipelines.ALL_ROWS) -> pipelines.Batch:
+        """Batch i: "tokens" int32 [B T], "lengths" int32 [B], "labels" int32 [B]; rows of padding have 0 and -1.
+
+        `rows`: which of them to make.
+        """
+        batch, examples = self.buckets.batch(i, rows), self.indices(i)[rows]
         labels = np.full(len(batch["tokens"]), -1, np.int32)
         labels[: len(examples)] = self.labels[examples]
         return {"tokens": batch["tokens"], "lengths": batch["tokens_lengths"], "labels": labels}

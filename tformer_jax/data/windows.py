@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from .files import DataError
-from .pipelines import Batch, permutation
+from .pipelines import ALL_ROWS, Batch, permutation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,14 +52,18 @@ class Windows:
         """Batches in an epoch."""
         return -(-self._count // self.rows) if self.seed is None else self._count // self.rows
 
-    def batch(self, i: int) -> Batch:
+    def row_count(self, i: int) -> int:
+        """The rows of batch i: the same of all."""
+        return self.rows
+
+    def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
         """Batch i, counted on through the epochs: "tokens" int32 [B T+1], and what `boundaries` says.
 
         With it "segments" int32 [B T+1], numbered from 1 in each row, 0 for padding; or "lengths"
-        int32 [B], without the padding.
+        int32 [B], without the padding. `rows`: which of them to make.
         """
         epoch, position = divmod(i, len(self))
-        row, offset = np.arange(position * self.rows, (position + 1) * self.rows), 0
+        row, offset = np.arange(position * self.rows, (position + 1) * self.rows)[rows], 0
         if self.seed is not None:
             row = permutation((self.seed, epoch), self._count)[row]
             room = len(self.tokens) - self._count * self.row_length
@@ -122,19 +126,22 @@ class Pieces:
         """Batches in an epoch."""
         return -(-self._count // self.rows) if self.seed is None else self._count // self.rows
 
-    def batch(self, i: int) -> Batch:
+    def row_count(self, i: int) -> int:
+        """The rows of batch i: the same of all."""
+        return self.rows
+
+    def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
         """Batch i, counted on through the epochs: "tokens" int32 [B T], "lengths" int32 [B].
 
         And "word_ids" int32 [B T] in [0, T) if there are `words`: equal for the tokens of one word;
-        start, end and each slot of padding have their own.
+        start, end and each slot of padding have their own. `rows`: which of them to make.
         """
         epoch, position = divmod(i, len(self))
         begins, sizes = self._pieces(epoch)
-        chosen = slice(position * self.rows, (position + 1) * self.rows)
-        if self.seed is not None:
-            chosen = permutation((self.seed, epoch), len(begins))[chosen]
+        order = np.arange(len(begins)) if self.seed is None else permutation((self.seed, epoch), len(begins))
+        chosen = order[position * self.rows : (position + 1) * self.rows][rows]
         begin, size = begins[chosen, None], sizes[chosen, None]
-        missing = ((0, self.rows - len(begin)), (0, 0))
+        missing = ((0, len(range(self.rows)[rows]) - len(begin)), (0, 0))
         begin, lengths = np.pad(begin, missing), np.pad(size + 2, missing)
         column = np.arange(self.row_length)
         inside = (column > 0) & (column < lengths - 1)

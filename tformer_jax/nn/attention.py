@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from .. import functional as F
 from ..config import TransformerConfig
 from .layers import Norm, kernel, zeros
+from .partitioning import spread_queries
 
 KeysValues = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
 
@@ -69,16 +70,17 @@ class Attention(nnx.Module):
         positions: Int[Array, "#B T"] | None = None,
         key: Array | None = None,
     ) -> Float[Array, "B T D"]:
-        heads = F.scaled_dot_product_attention(
-            self.queries(x, positions),
-            *kv,
-            mask=mask,
-            bias=bias,
-            logit_softcap=self.config.attention_softcap,
-            dropout_rate=self.config.attention_dropout_rate,
-            key=key,
-            implementation=self.config.attention_implementation,
-        )
+        config = self.config
+        dropped = key is not None and config.attention_dropout_rate > 0
+
+        def attend(q, k, v, mask, bias):
+            dropout = {"dropout_rate": config.attention_dropout_rate, "key": key} if dropped else {}
+            how = {"logit_softcap": config.attention_softcap, "implementation": config.attention_implementation}
+            return F.scaled_dot_product_attention(q, k, v, mask=mask, bias=bias, **how, **dropout)
+
+        seen = self.queries(x, positions), *kv, F.AttentionMask() & mask, bias
+        # What is dropped is drawn for all weights at once, so that it is the same on any mesh.
+        heads = attend(*seen) if dropped else spread_queries(attend, *seen)
         return F.combine_heads(heads, self.params(x.dtype))
 
     def weights(

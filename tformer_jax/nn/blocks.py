@@ -13,6 +13,7 @@ from ..config import TransformerConfig
 from .attention import Attention, KeysValues
 from .embeddings import PositionBias
 from .layers import FeedForward, Norm, split_key
+from .partitioning import spread_stream
 
 Captured = dict[str, Array]
 
@@ -184,13 +185,13 @@ class Stack(nnx.Module):
 
         def step(x, slices):
             layer, extra, layer_key = slices
-            return body(layer, x, extra, layer_key)
+            return body(layer, spread_stream(x), extra, layer_key)
 
         if self.config.remat != "none":
             step = jax.checkpoint(step, policy=_REMAT_POLICIES[self.config.remat])
         keys = None if key is None else jax.random.split(key, self.num_layers)
         x, outputs = jax.lax.scan(step, x, (self.layers, per_layer, keys), unroll=self.config.scan_unroll)
-        return x if self.final_norm is None else self.final_norm(x), outputs
+        return spread_stream(x if self.final_norm is None else self.final_norm(x)), outputs
 
     def self_attend(
         self, x: Float[Array, "B T D"], mask: F.AttentionMask, *, key: Array | None, capture: Collection[str]

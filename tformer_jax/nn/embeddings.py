@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from .. import functional as F
 from ..config import TransformerConfig
 from .layers import Norm, kernel, table, zeros
+from .partitioning import spread_stream, whole_vectors
 
 
 class Embedding(nnx.Module):
@@ -36,8 +37,8 @@ class Embedding(nnx.Module):
         # A negative index would count from the end; V is out of range and fills with NaN.
         tokens = tokens.astype(jnp.result_type(tokens, jnp.int32))  # V may be too large for a narrow type
         index = jnp.where(tokens < 0, vocab_size, tokens)
-        vectors = self.table[...].at[index].get(mode="fill", fill_value=jnp.nan)
-        return vectors.astype(self.compute_dtype) * self.scale
+        vectors = whole_vectors(self.table[...]).at[index].get(mode="fill", fill_value=jnp.nan)
+        return spread_stream(vectors.astype(self.compute_dtype) * self.scale)
 
 
 def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None:

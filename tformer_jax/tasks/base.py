@@ -75,6 +75,7 @@ class Task:
       Model: what it trains.
       unit: what the weight of a batch counts.
       new_parameters: prefixes of parameters that a pre-trained model need not have.
+      samples: `sample` makes something.
       config: the `task` section.
     """
 
@@ -83,6 +84,7 @@ class Task:
     Model: ClassVar[type]
     unit: ClassVar[str] = "tokens"
     new_parameters: ClassVar[tuple[str, ...]] = ()
+    samples: ClassVar[bool] = False
     config: Any
 
     @classmethod
@@ -109,8 +111,15 @@ class Task:
     def check(cls, data: Any, model: Any) -> None:
         """Refuses a `data` section that does not go with the model's config."""
 
+    def prepare(self, batch: Any, key: Array) -> Any:
+        """The training batch with what is random about it, which may mix its rows: corruption, augmentation.
+
+        Apart from `loss` for those who compute that on some of the rows alone.
+        """
+        return batch
+
     def loss(self, model: Any, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The training loss, a mean, and the weight of the batch in a mean over batches."""
+        """The training loss of a prepared batch, a mean, and the weight of the batch in a mean over batches."""
         raise NotImplementedError
 
     def validate(self, model: Any, batches: Any) -> dict[str, float]:
@@ -125,9 +134,9 @@ class Task:
         """The numbers of an evaluation in a line."""
         raise NotImplementedError
 
-    def sample(self, model: Any) -> str | None:
+    def sample(self, model: Any) -> str:
         """Something that the model makes, to be read while it trains."""
-        return None
+        raise NotImplementedError
 
     def plot(self, model: Any, evaluation: Evaluation, directory: Path) -> None:
         """Pictures of one evaluation."""

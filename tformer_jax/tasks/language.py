@@ -65,6 +65,7 @@ class LanguageModelling(DocumentTask):
     """
 
     Config, DataConfig, Data, Model = LanguageModellingConfig, LanguageDataConfig, LanguageData, CausalLM
+    samples = True
 
     def __init__(self, config: LanguageModellingConfig, tokenizer: Tokenizer):
         super().__init__(config, tokenizer)

@@ -20,6 +20,7 @@ from ..data.files import DataError
 from ..data.language import MaskedData, MaskedDataConfig
 from ..data.pipelines import EVALUATION_TOKENS, padded_length
 from ..models import MaskedLM
+from ..nn.partitioning import row_groups, spread_groups
 from .base import DocumentTask, Evaluation, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
 
 MASK_TEXT = "[MASK]"
@@ -90,32 +91,42 @@ class MaskedLanguageModelling(DocumentTask):
         self._token_log_probs = jax.jit(_token_log_probs)
         self._probabilities = jax.jit(_probabilities)
 
-    def loss(self, model: MaskedLM, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The training loss, a mean over the chosen tokens, and how many they are."""
-        corruption_key, dropout_key = jax.random.split(key)
-        hidden, targets, weights = self._chosen(model, batch, corruption_key, dropout_key)
-        return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum()
+    def prepare(self, batch: Any, key: Array) -> Any:
+        """The batch with what takes the place of its tokens, "corrupted", and which were chosen, "masked" [B T]."""
+        corruption_key, _ = jax.random.split(key)
+        return self._corrupted(batch, corruption_key)
 
-    def _chosen(self, model: MaskedLM, batch: Any, corruption_key: Array, dropout_key: Array | None):
-        """States [M D], original tokens [M] and weights [M] of the chosen tokens: the others need no logits."""
-        tokens = batch["tokens"]
+    def _corrupted(self, batch: Any, key: Array) -> Any:
         corrupted, masked = F.mask_tokens(
-            tokens,
-            corruption_key,
+            batch["tokens"],
+            key,
             mask_id=tokenizers.MASK_ID,
-            vocab_size=model.config.vocab_size,
+            vocab_size=self.tokenizer.get_vocab_size(),
             special_ids=_SPECIAL_IDS,
             rate=self.config.mask_rate,
             word_ids=batch.get("word_ids"),
         )
+        return batch | {"corrupted": corrupted, "masked": masked}
+
+    def loss(self, model: MaskedLM, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss of a prepared batch, a mean over the chosen tokens, and how many they are."""
+        _, dropout_key = jax.random.split(key)
+        hidden, targets, weights = self._chosen(model, batch, dropout_key)
+        return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum()
+
+    def _chosen(self, model: MaskedLM, batch: Any, dropout_key: Array | None):
+        """States [G M D], original tokens [G M] and weights [G M] of the chosen tokens: the others need no logits."""
+        tokens, masked = batch["tokens"], batch["masked"]
         mask = F.AttentionMask(lengths=batch["lengths"])
-        states, _ = model.encoder(corrupted, mask=mask, key=dropout_key)
-        chosen, weights = first_chosen(masked, _room(tokens.size, self.config.mask_rate))
-        states = model.transformed(states.reshape(-1, states.shape[-1])[chosen])
-        return states[None], tokens.reshape(-1)[chosen][None], weights[None]
+        states, _ = model.encoder(batch["corrupted"], mask=mask, key=dropout_key)
+        # Each group of devices picks from its own rows.
+        tokens, masked, states = (x.reshape(row_groups(len(tokens)), -1, *x.shape[2:]) for x in (tokens, masked, states))
+        chosen, weights = first_chosen(masked, _room(tokens.shape[1], self.config.mask_rate))
+        states = jnp.take_along_axis(spread_groups(states), chosen[..., None], axis=1)
+        return model.transformed(spread_groups(states)), jnp.take_along_axis(tokens, chosen, axis=1), weights
 
     def _measured(self, model, batch, key):
-        hidden, targets, weights = self._chosen(model, batch, key, None)
+        hidden, targets, weights = self._chosen(model, self._corrupted(batch, key), None)
         logits = model.logits(hidden)
         right = (logits.argmax(-1) == targets).astype(jnp.float32)
         means = {
@@ -234,11 +245,10 @@ def _padded(tokens: Sequence[int] | np.ndarray, limit: int) -> np.ndarray:
     return np.pad(np.asarray(tokens, np.int32), (0, missing), constant_values=tokenizers.PAD_ID)
 
 
-def first_chosen(masked: Bool[Array, "B T"], count: int) -> tuple[Int[Array, "M"], Float[Array, "M"]]:
-    """Where the first `count` True values stand, flattened, and weights: 1 for them, 0 for what fills up."""
-    flat = masked.reshape(-1)
-    places = jnp.argsort(~flat, stable=True)[:count]
-    return places, flat[places].astype(jnp.float32)
+def first_chosen(masked: Bool[Array, "G N"], count: int) -> tuple[Int[Array, "G M"], Float[Array, "G M"]]:
+    """Where the first `count` True values of each group stand, and weights: 1 for them, 0 for what fills up."""
+    places = jnp.argsort(~masked, axis=1, stable=True)[:, :count]
+    return places, jnp.take_along_axis(masked, places, axis=1).astype(jnp.float32)
 
 
 def _room(tokens: int, rate: float) -> int:

@@ -78,15 +78,20 @@ class ImageClassification(Classification):
     def model_fields(self) -> dict[str, Any]:
         return {"num_classes": len(self.classes)}
 
-    def loss(self, model: VisionTransformer, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The training loss of augmented images, a mean, and how many they are."""
-        augment_key, dropout_key = jax.random.split(key)
+    def prepare(self, batch: Any, key: Array) -> Any:
+        """Augmented "images" float32 [B Y X C] in [0, 1], their "targets" [B num_classes] and "weights" [B]."""
+        augment_key, _ = jax.random.split(key)
         classes, smoothing = len(self.classes), self.config.label_smoothing
         targets = optax.smooth_labels(jax.nn.one_hot(batch["labels"], classes), smoothing)
         images, targets = self._augmented(batch["images"].astype(jnp.float32) / 255, targets, augment_key)
-        logits = model(_centred(images), key=dropout_key).astype(jnp.float32)
-        loss = optax.softmax_cross_entropy(logits, targets)
-        return loss.mean(), jnp.float32(loss.size)
+        return {"images": images, "targets": targets, "weights": (batch["labels"] >= 0).astype(jnp.float32)}
+
+    def loss(self, model: VisionTransformer, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss of prepared images, a mean, and how many they are."""
+        _, dropout_key = jax.random.split(key)
+        logits = model(_centred(batch["images"]), key=dropout_key).astype(jnp.float32)
+        loss = optax.softmax_cross_entropy(logits, batch["targets"])
+        return F.weighted_mean(loss, batch["weights"]), batch["weights"].sum()
 
     def _augmented(self, images: Array, targets: Array, key: Array) -> tuple[Array, Array]:
         """Images in [0, 1], and the targets that go with them."""

@@ -1,15 +1,28 @@
 """Checkpoints: a dictionary of arrays keyed by path, plus JSON. Written by Orbax, asynchronously."""
 
+import contextlib
 import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
-from ..config import ConfigError
+from ..config import ConfigError, check_choice
+from .processes import agreed, is_first
 from .step import Arrays
+
+# In the format of `sha256sum`, beside the files that it lists. It is there before the checkpoint gets its name.
+SUMS = "SHA256SUMS"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written, or is not what was written; the message says which, and what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,53 +32,129 @@ class CheckpointConfig:
     Attributes:
       every: steps between checkpoints; the last step always has one.
       keep: how many of the newest are kept.
+      keep_best: how many of the best are kept beside them, of those whose step has a validation.
+      best_metric: of the validation, such as "loss" or "accuracy".
+      best: "lowest" or "highest".
+      keep_every: checkpoints of steps that this divides are kept for ever; None: none.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
     """
 
     every: int
     keep: int = 2
+    keep_best: int = 0
+    best_metric: str = "loss"
+    best: str = "lowest"
+    keep_every: int | None = None
 
     def __post_init__(self):
-        for name in ("every", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"checkpoint.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("every", "keep", "keep_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"checkpoint.{name} must be at least 1, got {value}")
+        if self.keep_best < 0:
+            raise ConfigError(f"checkpoint.keep_best must not be negative, got {self.keep_best}")
+        check_choice("checkpoint.best", self.best, ("lowest", "highest"))
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ConfigError(
+                f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every={self.every}"
+            )
+        for name in ("best_metric", "best"):
+            if not self.keep_best and getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise ConfigError(f"checkpoint.{name} goes with checkpoint.keep_best, which is 0")
+
+    def policy(self) -> Any:
+        """Which checkpoints Orbax keeps."""
+        kept = [policies.LatestN(self.keep)]
+        if self.keep_best:
+            best = dict(n=self.keep_best, reverse=self.best == "lowest", keep_checkpoints_without_metrics=False)
+            kept.append(policies.BestN(lambda metrics: metrics[self.best_metric], **best))
+        if self.keep_every is not None:
+            kept.append(policies.EveryNSteps(self.keep_every))
+        return policies.AnyPreservationPolicy(kept)
 
 
 class Checkpoints:
-    """The checkpoints of a run, by step. Use as a context manager: leaving waits for the last write."""
+    """The checkpoints of a run, by step. Use as a context manager: leaving waits for the last write.
 
-    def __init__(self, directory: Path, config: CheckpointConfig):
-        options = ocp.CheckpointManagerOptions(max_to_keep=config.keep, enable_async_checkpointing=True)
+    A checkpoint gets its name, the step's number, once it is whole; and it holds the SHA-256 of each of its files.
+    """
+
+    def __init__(self, directory: Path, config: CheckpointConfig, *, read_only: bool = False):
+        """`read_only`: for whom does not train; nothing is written or tidied up.
+
+        Raises:
+          CheckpointError: the directory cannot be written.
+        """
+        self.directory = Path(directory).absolute()
+        self._config, self._saving = config, 0
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=config.policy(),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
+        )
         handlers = {"arrays": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        # An error that is on its way already says more than one of the last write would.
+        with contextlib.suppress(Exception) if kind else self._explained():
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     @property
     def latest(self) -> int | None:
-        """The newest step that has a whole checkpoint."""
+        """The newest step that has a checkpoint."""
         return self._manager.latest_step()
 
     @property
     def steps(self) -> list[int]:
-        """All steps that have a whole checkpoint, ascending."""
+        """All steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, arrays: Arrays, config: dict) -> None:
-        """Starts writing; returns once the arrays are copied and may be donated."""
-        if step in self.steps:
-            return
-        parts = {"arrays": ocp.args.StandardSave(arrays), "config": ocp.args.JsonSave(config)}
-        self._manager.save(step, args=ocp.args.Composite(**parts))
+    def save(self, step: int, arrays: Arrays, config: Mapping, metrics: Mapping[str, float] | None = None) -> None:
+        """Starts writing; returns once the arrays are copied and may be donated.
 
-    def restore(self, step: int, shapes: dict[str, jax.ShapeDtypeStruct]) -> Arrays:
-        """The arrays of a step, with these shapes and dtypes.
+        Args:
+          step: what the checkpoint is called; one that is there stays as it is.
+          arrays: by path.
+          config: of the experiment.
+          metrics: of a validation at this step, for `keep_best`.
 
         Raises:
+          CheckpointError: the checkpoint before could not be written.
+        """
+        if step in self.steps:
+            return
+        if self._config.keep_best and metrics is not None and self._config.best_metric not in metrics:
+            known = ", ".join(metrics)
+            raise ConfigError(f"checkpoint.best_metric={self._config.best_metric!r} is not validated, only {known}")
+        parts = {"arrays": ocp.args.StandardSave(arrays), "config": ocp.args.JsonSave(dict(config))}
+        with self._explained():
+            self._manager.wait_until_finished()  # it would wait anyway, and the next line is for the next step
+            self._saving = step
+            self._manager.save(step, args=ocp.args.Composite(**parts), metrics=metrics)
+
+    def check(self, step: int) -> None:
+        """Compares every file of a checkpoint with its SHA-256.
+
+        Raises:
+          CheckpointError: a file is missing or not what was written (names the first).
+        """
+        folder = self.directory / str(step)
+        problem = _first_damage(folder) if is_first() else None
+        if problem := agreed(problem):
+            raise CheckpointError(f"the checkpoint of step {step} is damaged: {problem}")
+
+    def restore(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
+        """The arrays of a step, with these shapes, dtypes and shardings.
+
+        Raises:
+          CheckpointError: it is damaged.
           ConfigError: the checkpoint holds other arrays than these (names what differs).
         """
         found, wanted = self.described(step), {name: self.describe(shape) for name, shape in shapes.items()}
@@ -76,15 +165,40 @@ class Checkpoints:
                 f"the checkpoint of step {step} does not fit this model: {len(differing)} arrays differ, such as "
                 f"{name}: {found.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} in the model"
             )
-        return self._restore(step, shapes)
+        return self._restore(step, dict(shapes))
+
+    def restore_newest(
+        self, shapes: Mapping[str, jax.ShapeDtypeStruct], say: Callable[[str], None]
+    ) -> tuple[int, Arrays] | None:
+        """The newest step whose checkpoint is whole, and its arrays; None if there is none.
+
+        Those that are damaged are put into `damaged` beside the directory; `say` is told.
+
+        Raises:
+          ConfigError: see `restore`.
+        """
+        while (step := self.latest) is not None:
+            try:
+                return step, self.restore(step, shapes)
+            except CheckpointError as error:
+                say(f"{error}; it is now in {self._set_aside(step)}")
+        return None
 
     def restore_as_saved(self, step: int) -> Arrays:
-        """All the arrays of a step, whatever they are."""
+        """All the arrays of a step, whatever they are, on the first device."""
+        self.check(step)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         saved = self._manager.item_metadata(step)["arrays"]
-        return self._restore(step, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in saved.items()})
+        shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for n, x in saved.items()}
+        return self._restore(step, shapes)
 
     def described(self, step: int) -> dict[str, str]:
-        """Dtype and shape of each array of a step."""
+        """Dtype and shape of each array of a step.
+
+        Raises:
+          CheckpointError: it is damaged.
+        """
+        self.check(step)
         return {name: self.describe(x) for name, x in self._manager.item_metadata(step)["arrays"].items()}
 
     @staticmethod
@@ -94,3 +208,58 @@ class Checkpoints:
 
     def _restore(self, step: int, shapes: Any) -> Arrays:
         return self._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
+
+    def _set_aside(self, step: int) -> Path:
+        """Moves a checkpoint out of the way; where to."""
+        place = self.directory.parent / "damaged"
+        number = 1 + sum(1 for _ in place.glob(f"{step}*")) if place.exists() else 1
+        to = place / (str(step) if number == 1 else f"{step}-{number}")
+        if is_first():
+            place.mkdir(exist_ok=True)
+            shutil.move(self.directory / str(step), to)
+        agreed(None)
+        self._manager.reload()
+        return to
+
+    def _write_sums(self) -> None:
+        """Called by Orbax when all files of a checkpoint are there, before it gets its name."""
+        (folder,) = (f for f in self.directory.iterdir() if f.name.startswith(f"{self._saving}."))
+        lines = (f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in _files(folder))
+        (folder / SUMS).write_text("".join(lines), "utf-8")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What Orbax raises of a failed write, as a CheckpointError with its cause."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            kept = f"the newest whole one is of step {newest}" if (newest := self.latest) else "there is no other"
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CheckpointError(f"the checkpoint of step {self._saving} is not written: {reason}; {kept}") from error
+
+
+def _first_damage(folder: Path) -> str | None:
+    """What is wrong with the first file that is not what was written."""
+    try:
+        lines = (folder / SUMS).read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return f"{folder / SUMS} cannot be read"
+    if not lines:
+        return f"{folder / SUMS} is empty"
+    for line in lines:
+        wanted, _, name = line.partition("  ")
+        file = folder / name
+        if not name or not file.is_file():
+            return f"{file} is missing"
+        if _sha256(file) != wanted:
+            return f"{file} is not what was written"
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """An experiment: a config's sections, validated, and what they build."""
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +11,17 @@ from ..config import ConfigError, TransformerConfig, build, check_choice, neares
 from ..data.files import DataError
 from ..tasks import TASKS, Task
 from .checkpoints import CheckpointConfig, Checkpoints
-from .loop import Diverged, Trainer, TrainingConfig, train
+from .loop import Diverged, train
 from .optimizers import OptimizerConfig
+from .parallel import ParallelConfig, PlacedBatches
+from .processes import first_then_others, is_first
 from .run import Run, RunError
+from .sharding import SHARDING_RULES, undivided
 from .step import Arrays
+from .trainer import Trainer, TrainingConfig
+
+# Batches whose rows are counted, to say which devices have none.
+_LOOKED_AT = 100
 
 # Fields that may differ between a pre-trained model and one that starts from its parameters: how it is initialised,
 # regularised and run, and what stands before and after its layers, whose parameters have to fit in shape.
@@ -38,6 +46,7 @@ class Experiment:
     model: Mapping[str, Any]
     optimizer: OptimizerConfig
     training: TrainingConfig
+    parallel: ParallelConfig
     checkpoint: CheckpointConfig
     precision: str
 
@@ -64,6 +73,7 @@ class Experiment:
             model=config["model"],
             optimizer=build(OptimizerConfig, config["optimizer"], "optimizer"),
             training=build(TrainingConfig, config["training"], "training"),
+            parallel=build(ParallelConfig, config["parallel"], "parallel"),
             checkpoint=build(CheckpointConfig, config["checkpoint"], "checkpoint"),
             precision=config["precision"],
         )
@@ -80,10 +90,11 @@ class Experiment:
         config.check_for(self.task_class.Model.__name__)
         return config
 
-    def trainer(self, task: Task) -> Trainer:
-        """The compiled side of the experiment."""
+    def trainer(self, task: Task, parallel: ParallelConfig | None = None) -> Trainer:
+        """The compiled side of the experiment; `parallel`: where to run it, if not where its config says."""
         config = self.model_config(task.model_fields)
-        return Trainer(lambda rngs: task.Model(config, rngs=rngs), task.loss, self.training, self.optimizer)
+        where = {"prepare": task.prepare, "parallel": self.parallel if parallel is None else parallel}
+        return Trainer(lambda rngs: task.Model(config, rngs=rngs), task.loss, self.training, self.optimizer, **where)
 
     def load_data(self, directory: Path) -> Any:
         """The data, with its tokenizers or classes kept in `directory`."""
@@ -97,43 +108,68 @@ class Experiment:
 def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
     """Trains the run's experiment, or goes on with it; returns the task, the data and the model.
 
+    The model is whole on the first device of each process, for searches and samples.
+
     Raises:
       ConfigError: the config or the data are not what they must be.
-      Diverged: see `train`.
+      Diverged, Interrupted, CheckpointError: see `train`.
     """
-    experiment = Experiment.from_config(run.config)
+    experiment, said = Experiment.from_config(run.config), []
     try:
-        pretrained = None if _has_checkpoint(run) else _pretrained_run(experiment, run)
-        data = experiment.load_data(run.directory)
+        data = first_then_others(lambda: _load_data(experiment, run))
         batches = data.train_batches(experiment.training.accumulate)
         validation = data.evaluation_batches("validation")
         task = experiment.restore_task(run.directory)
         trainer = experiment.trainer(task)
-        initial = {}
-        if pretrained is not None:
-            initial = pretrained_arrays(pretrained, trainer.layout.shapes, task)
-            _check_same_function(pretrained, experiment)
+        # Only at the beginning: another run that this one starts from may be gone when it goes on.
+        initial = functools.partial(_initial_arrays, experiment, task, trainer, said.append)
+        initial = functools.partial(dict, initial()) if not run.has_checkpoint else initial
     except BaseException:  # whatever it is, the corrected command must find the directory free
         run.withdraw()
         raise
-    for line in (*data.report, f"{trainer.parameter_count:,} parameters"):
+    for line in (*data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches), *said):
         say(line)
-    if initial:
-        say(f"{len(initial)} arrays start from {pretrained.directory}")
 
-    def validate(step: int, model: Any) -> dict[str, float]:
-        sample = task.sample(model)
-        if sample is not None:
+    def validate(step: int, arrays: Arrays) -> dict[str, float]:
+        sample = task.sample(trainer.local_model(arrays)) if task.samples else None
+        if sample is not None and is_first():
             (run.samples / f"step_{step}.txt").write_text(sample, "utf-8")
-        return task.validate(model, validation)
+        with trainer.context():
+            return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh))
 
     try:
-        model = train(trainer, batches, validate, run, experiment.checkpoint, say, unit=task.unit, initial=initial)
+        arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, unit=task.unit, initial=initial)
     except (Diverged, DataError):
-        if not _has_checkpoint(run):
+        if not run.has_checkpoint:
             run.withdraw()
         raise
-    return task, data, model
+    return task, data, trainer.local_model(arrays)
+
+
+def _where(trainer: Trainer, batches: Any) -> list[str]:
+    """What a person should know of the mesh: what of it is left idle."""
+    mesh = trainer.mesh
+    if mesh.size == 1:
+        return []
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    lines = [f"{mesh.size} devices: {sizes}"]
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = {batches.row_count(i) for i in range(min(len(batches), _LOOKED_AT))}
+    if uneven := sorted(n for n in rows if n % groups):
+        lines.append(f"batches of {', '.join(map(str, uneven))} rows leave some of {groups} groups of devices idle")
+    if whole := undivided(SHARDING_RULES, trainer.layout.shapes, mesh):
+        lines.append(f"not split as the sharding table says, because an axis does not divide: {_some(whole)}")
+    return lines
+
+
+def _initial_arrays(experiment: Experiment, task: Task, trainer: Trainer, say: Callable[[str], None]) -> Arrays:
+    """What parameters start from, where that is another run."""
+    if (pretrained := _pretrained_run(experiment)) is None:
+        return {}
+    found = pretrained_arrays(pretrained, trainer.layout.shapes, task)
+    _check_same_function(pretrained, experiment)
+    say(f"{len(found)} arrays start from {pretrained.directory}")
+    return found
 
 
 def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> Arrays:
@@ -143,20 +179,22 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> Arrays
       ConfigError: a parameter has another shape there, or is not there and not one that `task` adds
         (names them).
     """
-    with Checkpoints(run.checkpoints, CheckpointConfig(every=1)) as checkpoints:
+    with Checkpoints(run.checkpoints, CheckpointConfig(every=1), read_only=True) as checkpoints:
         if checkpoints.latest is None:
             raise RunError(f"{run.directory} has no checkpoint yet")
-        found = checkpoints.described(checkpoints.latest)
-        wanted = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
-        missing = [n for n in wanted if n not in found and not n.startswith(task.new_parameters)]
-        if missing:
-            raise ConfigError(f"the checkpoint of {run.directory} lacks {_some(missing)} of this model")
-        other = [n for n in wanted if n in found and found[n] != Checkpoints.describe(wanted[n])]
-        if other:
-            differing = [f"{n} ({found[n]} there, {Checkpoints.describe(wanted[n])} here)" for n in other]
-            raise ConfigError(f"the checkpoint of {run.directory} does not fit this model: {_some(differing)}")
         arrays = checkpoints.restore_as_saved(checkpoints.latest)
-    return {name: arrays[name] for name in wanted if name in arrays}
+    # The moving average, where there is one, is the model that was evaluated.
+    evaluated = "average." if any(name.startswith("average.") for name in arrays) else "model."
+    found = {name.replace(evaluated, "model.", 1): x for name, x in arrays.items() if name.startswith(evaluated)}
+    wanted = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
+    missing = [n for n in wanted if n not in found and not n.startswith(task.new_parameters)]
+    if missing:
+        raise ConfigError(f"the checkpoint of {run.directory} lacks {_some(missing)} of this model")
+    said = {n: [Checkpoints.describe(x[n]) for x in (found, wanted)] for n in wanted if n in found}
+    differing = [f"{n} ({there} there, {here} here)" for n, (there, here) in said.items() if there != here]
+    if differing:
+        raise ConfigError(f"the checkpoint of {run.directory} does not fit this model: {_some(differing)}")
+    return {name: found[name] for name in wanted if name in found}
 
 
 def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
@@ -175,41 +213,40 @@ def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
 
 
 def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:
-    """The experiment, task and model of a run, from its newest checkpoint or that of `step`.
+    """The experiment, task and model of a run, from its newest checkpoint or that of `step`, on the first device.
 
     Raises:
       RunError: it has no (such) checkpoint.
+      CheckpointError: the checkpoint is damaged.
     """
     experiment = Experiment.from_config(run.config)
     task = experiment.restore_task(run.directory)
-    trainer = experiment.trainer(task)
-    with Checkpoints(run.checkpoints, experiment.checkpoint) as checkpoints:
+    trainer = experiment.trainer(task, ParallelConfig(data=1))
+    with Checkpoints(run.checkpoints, experiment.checkpoint, read_only=True) as checkpoints:
         if checkpoints.latest is None:
             raise RunError(f"{run.directory} has no checkpoint yet")
         step = checkpoints.latest if step is None else step
         if step not in checkpoints.steps:
             raise RunError(f"{run.directory} has no checkpoint of step {step}, only of {checkpoints.steps}")
-        return experiment, task, trainer.model(checkpoints.restore(step, trainer.layout.shapes))
+        return experiment, task, trainer.model(checkpoints.restore(step, trainer.placed_shapes))
 
 
-def _has_checkpoint(run: Run) -> bool:
-    """Whether training would go on: then nothing else is started from, which may be gone by now."""
-    if not run.checkpoints.exists():
-        return False
-    with Checkpoints(run.checkpoints, CheckpointConfig(every=1)) as checkpoints:
-        return checkpoints.latest is not None
+def _load_data(experiment: Experiment, run: Run) -> Any:
+    """The data; the tokenizer of a run that the task starts from becomes this run's."""
+    tokenizer = run.directory / "tokenizer.json"
+    if (not tokenizer.exists() or not run.has_checkpoint) and (pretrained := _pretrained_run(experiment)) is not None:
+        shutil.copyfile(pretrained.directory / "tokenizer.json", tokenizer)
+    return experiment.load_data(run.directory)
 
 
-def _pretrained_run(experiment: Experiment, run: Run) -> Run | None:
-    """The run that the task starts from, if any; its tokenizer becomes this run's."""
+def _pretrained_run(experiment: Experiment) -> Run | None:
+    """The run that the task starts from, if any."""
     source = getattr(experiment.task, "init_from", None)
     if source is None:
         return None
     pretrained = Run.open(source)
-    tokenizer = pretrained.directory / "tokenizer.json"
-    if not tokenizer.exists():
+    if not (pretrained.directory / "tokenizer.json").exists():
         raise RunError(f"{source} has no tokenizer.json: it was not trained on text")
-    shutil.copyfile(tokenizer, run.directory / "tokenizer.json")
     return pretrained
 
 

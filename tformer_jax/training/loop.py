@@ -1,103 +1,30 @@
 """The training loop: batches in, checkpoints and numbers out."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 
-from ..config import ConfigError, check_seed
 from .checkpoints import CheckpointConfig, Checkpoints
-from .metrics import MetricsWriter, ProgressLine
-from .optimizers import OptimizerConfig, make_optimizer, make_schedule
+from .interruption import Interrupted, Interruption
+from .metrics import MetricsWriter, NoReport, ProgressLine, Report
+from .parallel import Batches
+from .processes import AnyProcess, is_first
 from .run import Run
-from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step
+from .step import Arrays
+from .trainer import Trainer
 
+Validate = Callable[[int, Arrays], dict[str, float]]
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """The `training` section of an experiment.
-
-    Attributes:
-      steps: updates in all.
-      seed: of the initial parameters and of dropout.
-      accumulate: parts that a batch is split into, one after the other, to save memory.
-      log_every: steps between rows of metrics.jsonl.
-      evaluate_every: steps between validations; the last step always has one.
-    """
-
-    steps: int
-    seed: int = 0
-    accumulate: int = 1
-    log_every: int = 20
-    evaluate_every: int
-
-    def __post_init__(self):
-        for name in ("steps", "accumulate", "log_every", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        check_seed("training.seed", self.seed)
-
-
-_NO_STEP = 2**32 - 1  # the number of a key that no step has
-
-Validate = Callable[[int, Any], dict[str, float]]
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """Random-access batches: batch i is a function of i alone."""
-
-    def batch(self, i: int) -> Any: ...
+_NAMED = 5
 
 
 class Diverged(RuntimeError):
-    """The loss or its gradient is no longer finite; the message says at which step."""
-
-
-class Trainer:
-    """Everything that one configuration compiles to: the model's shape, the step, the layout of the state."""
-
-    def __init__(
-        self,
-        make_model: Callable[[nnx.Rngs], nnx.Module],
-        loss: LossFunction,
-        training: TrainingConfig,
-        optimizer: OptimizerConfig,
-    ):
-        self.config = training
-        schedule = make_schedule(optimizer, training.steps)
-        self._transformation = make_optimizer(optimizer, schedule)
-        self._make_model = make_model
-        self._key = jax.random.key(training.seed)
-        self.layout = StateLayout(jax.eval_shape(self._initial))
-        step = make_train_step(loss, self._transformation, schedule, training.accumulate)
-
-        def flat_step(arrays, batch):
-            state, metrics = step(self.layout.unflatten(arrays), batch, self._key)
-            return self.layout.flatten(state), metrics
-
-        self.step = jax.jit(flat_step, donate_argnums=0)
-
-    def _initial(self) -> TrainState:
-        # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
-        model = self._make_model(nnx.Rngs(jax.random.fold_in(self._key, _NO_STEP)))
-        return TrainState(jnp.int32(0), model, self._transformation.init(model))
-
-    def initial(self) -> Arrays:
-        """The state before the first step."""
-        return jax.jit(lambda: self.layout.flatten(self._initial()))()
-
-    def model(self, arrays: Arrays) -> Any:
-        """The model within a state."""
-        return self.layout.unflatten(arrays).model
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(math.prod(x.shape) for name, x in self.layout.shapes.items() if name.startswith("model."))
+    """The loss or its gradient is no longer finite; the message says at which step, and which gradients."""
 
 
 def train(
@@ -109,47 +36,51 @@ def train(
     say: Callable[[str], None] = print,
     *,
     unit: str = "tokens",
-    initial: Arrays | None = None,
-) -> Any:
-    """Trains from the newest checkpoint of the run, or from scratch, to the last step; returns the model.
+    initial: Callable[[], Arrays] | None = None,
+) -> Arrays:
+    """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
 
     The numbers of a step are fetched while the next one runs, so the device never waits for the host.
 
     Args:
       trainer: what to run.
       batches: of the training split.
-      validate: `(step, model) -> numbers`, "loss" among them.
+      validate: `(step, state) -> numbers`, "loss" among them.
       run: where everything is written.
       checkpoint: how often, and how many are kept.
       say: prints a line before the loop starts.
       unit: of what a batch's weight counts, for the progress line.
-      initial: parameters that start from these values, by path, instead of at random.
+      initial: makes the values that parameters start from, by path, instead of at random.
 
     Raises:
       Diverged: a loss or gradient is not finite; the newest checkpoint is older than that step.
+      Interrupted: by SIGINT or SIGTERM; the newest checkpoint is of the last step that was made.
+      CheckpointError: a checkpoint cannot be written; those before are untouched.
     """
     total = trainer.config.steps
-    with Checkpoints(run.checkpoints, checkpoint) as checkpoints:
-        start = checkpoints.latest or 0
-        if start:
-            say(
-                f"going on from the checkpoint of step {start}" if start < total else f"trained to step {start} already"
-            )
-            arrays = checkpoints.restore(start, trainer.layout.shapes)
+    with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
+        found = checkpoints.restore_newest(trainer.placed_shapes, say)
+        if found is None:
+            start, arrays = 0, trainer.initial(initial() if initial else None)
         else:
-            arrays = trainer.initial() | (initial or {})
-        writer, progress = MetricsWriter(run.metrics_file, run.tensorboard, start), ProgressLine(total, start, unit)
-        loop = _Loop(trainer, batches, validate, run, checkpoints, checkpoint.every, writer, progress)
+            start, arrays = found
+            going_on = f"going on from the checkpoint of step {start}"
+            say(going_on if start < total else f"trained to step {start} already")
+        report = _report(run, total, start, unit) if is_first() else NoReport()
+        kept = checkpoints, checkpoint.every
+        loop = _Loop(trainer, trainer.placed(batches), validate, run, *kept, report, interruption)
         try:
-            arrays = loop.steps(arrays, start)
+            return loop.steps(arrays, start)
         except Diverged as error:
             newest = checkpoints.latest
-            kept = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
-            raise Diverged(f"{error}; {kept}") from None
+            left = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
+            raise Diverged(f"{error}; {left}") from None
         finally:
-            writer.close()
-            progress.close()
-    return trainer.model(arrays)
+            report.close()
+
+
+def _report(run: Run, total: int, start: int, unit: str) -> Report:
+    return Report(MetricsWriter(run.metrics_file, run.tensorboard, start), ProgressLine(total, start, unit))
 
 
 @dataclasses.dataclass
@@ -162,9 +93,13 @@ class _Loop:
     run: Run
     checkpoints: Checkpoints
     checkpoint_every: int
-    writer: MetricsWriter
-    progress: ProgressLine
-    pending: tuple[int, Arrays] | None = None
+    report: Any
+    interruption: Interruption
+    pending: tuple[int, Arrays, Any] | None = None
+    stop: bool = False
+
+    def __post_init__(self):
+        self._several = AnyProcess(self.trainer.mesh) if jax.process_count() > 1 else None
 
     def steps(self, arrays: Arrays, start: int) -> Arrays:
         """From the state after step `start` to the state after the last step."""
@@ -172,28 +107,49 @@ class _Loop:
         for step in range(start + 1, config.steps + 1):
             arrays, metrics = self.trainer.step(arrays, self.batches.batch(step - 1))
             self.settle()
-            self.pending = (step, metrics)
-            last = step == config.steps
+            self.pending = (step, metrics, self._several.ask(self.interruption.requested) if self._several else False)
+            last, numbers = step == config.steps, None
             if last or step % config.evaluate_every == 0:
                 self.settle()
-                numbers = self.validate(step, self.trainer.model(arrays))
-                self.writer.write(step, {f"validation_{name}": value for name, value in numbers.items()})
-                line = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
-                self.progress.say(f"step {step}: validation {line}")
-            if last or step % self.checkpoint_every == 0:
+                numbers = self.validate(step, arrays)
+                self.report.validation(step, numbers)
+            # Several processes must stop at the same step: each then waits until all have heard of it.
+            self.stop |= self.interruption.requested and not self._several
+            if last or step % self.checkpoint_every == 0 or self.stop:
                 self.settle()  # only a state whose loss and gradient were finite is worth keeping
-                self.checkpoints.save(step, arrays, self.run.config)
+                self.checkpoints.save(step, arrays, self.run.config, numbers)
+            if self.stop and not last:
+                raise Interrupted(f"stopped after step {step} of {config.steps}, whose checkpoint is kept")
         return arrays
 
     def settle(self) -> None:
         """Fetches the numbers of the step before, checks them, and passes them on."""
         if self.pending is None:
             return
-        (step, metrics), self.pending = self.pending, None
-        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        (step, metrics, stop), self.pending = self.pending, None
+        metrics, stop = jax.device_get((metrics, stop))
+        self.stop |= bool(stop)
+        finite = metrics.pop("finite_gradients")
+        metrics = {name: float(value) for name, value in metrics.items()}
         loss, norm = metrics["loss"], metrics["gradient_norm"]
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Diverged(f"training stopped at step {step}: its loss is {loss}, its gradient norm {norm}")
-        self.progress.update(step, loss, metrics["weight"])
-        if step % self.trainer.config.log_every == 0 or step == self.trainer.config.steps:
-            self.writer.write(step, metrics)
+            self._not_finite(step, loss, norm, finite, metrics.get("skipped"))
+        last = step == self.trainer.config.steps
+        self.report.step(step, metrics, row=last or step % self.trainer.config.log_every == 0)
+
+    def _not_finite(self, step: int, loss: float, norm: float, finite: np.ndarray, skipped: float | None) -> None:
+        """Says so, if the step was skipped and may have been; else the run ends.
+
+        Raises:
+          Diverged: names the step, the batch, and parameters.
+        """
+        names = [name for name, ok in zip(self.trainer.layout.parameters, finite, strict=True) if not ok]
+        which = ", ".join(itertools.islice(names, _NAMED)) + f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+        numbers = f"its loss is {loss}, its gradient norm {norm}" + (f", not finite in {which}" if names else "")
+        if skipped is None:
+            raise Diverged(f"training stopped at step {step}: on batch {step - 1} {numbers}")
+        allowed = self.trainer.config.max_skipped
+        if skipped > allowed:
+            numbers = f"{numbers}, after {allowed} skipped step(s)"
+            raise Diverged(f"training stopped at step {step}: on batch {step - 1} {numbers}")
+        self.report.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): on batch {step - 1} {numbers}")

@@ -1,6 +1,8 @@
 """Where numbers go while training: metrics.jsonl, TensorBoard, and the terminal."""
 
+import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +30,9 @@ class MetricsWriter:
         self._events = SummaryWriter(str(tensorboard), purge_step=start_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One row: the step and its numbers."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """One row: the step and its numbers; what is not finite, which JSON cannot say, is null."""
+        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
@@ -83,6 +86,46 @@ class ProgressLine:
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Of a run, on its way: rows for the files, lines for the terminal."""
+
+    writer: MetricsWriter
+    progress: ProgressLine
+
+    def step(self, step: int, metrics: Mapping[str, float], *, row: bool) -> None:
+        """The numbers of a step; `row`: worth keeping."""
+        self.progress.update(step, metrics["loss"], metrics["weight"])
+        if row:
+            self.writer.write(step, metrics)
+
+    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
+        """The numbers of a validation."""
+        self.writer.write(step, {f"validation_{name}": value for name, value in numbers.items()})
+        line = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
+        self.progress.say(f"step {step}: validation {line}")
+
+    def say(self, line: str) -> None:
+        """What a person should know."""
+        self.progress.say(line)
+
+    def close(self) -> None:
+        self.writer.close()
+        self.progress.close()
+
+
+class NoReport:
+    """What the processes report that are not the first: nothing."""
+
+    def step(self, step: int, metrics: Mapping[str, float], *, row: bool) -> None: ...
+
+    def validation(self, step: int, numbers: Mapping[str, float]) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def _clock(seconds: float) -> str:

@@ -1,30 +1,53 @@
 """Optimisers and learning-rate schedules by name."""
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from ..config import ConfigError, check_choice, check_positive
+from .paths import Table, by_path, check_pattern, check_table, first_matches, path_name
 
 Schedule = Callable[[Array], Array]
+
+# The fields that only some optimisers read; elsewhere they must keep their default.
+_READ_BY = {
+    "b1": ("adam", "adamw", "lion", "muon", "sgd"),
+    "b2": ("adam", "adamw", "lion", "muon"),
+    "eps": ("adam", "adamw", "muon"),
+    "weight_decay": ("adamw", "adafactor", "lion", "muon", "sgd"),
+}
+_NAMES = ("adam", "adamw", "adafactor", "lion", "muon", "sgd")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The `optimizer` section of an experiment.
 
+    Tables are tuples of (regular expression, value): for each parameter, the value of the first row that matches
+    its whole path, such as "decoder.layers.attention.w_q". Every parameter must have a row, and every row (but
+    a last ".*") a parameter.
+
     Attributes:
-      name: "adam" (Kingma & Ba, 2015) or "adamw" (Loshchilov & Hutter, 2019).
+      name: "adam" (Kingma & Ba, 2015), "adamw" (Loshchilov & Hutter, 2019), "adafactor" (Shazeer & Stern, 2018: its
+        learning rate is relative to each parameter's root mean square), "lion" (Chen et al., 2023), "muon" (Jordan
+        et al., 2024: the matrices within layers, scaled as by Liu et al., 2025; Adam for the others), or "sgd".
       learning_rate: the highest one, at the end of the warm-up.
       schedule: after a linear warm-up: "rsqrt" (Vaswani et al., 2017, section 5.3: falls as
         1/√step), "cosine" or "linear" (to 0 at the last step), or "constant".
       warmup_steps: steps until `learning_rate` is reached.
-      b1, b2, eps: Adam's.
-      weight_decay: per step and unit of learning rate, on matrices only; "adamw" alone.
+      b1, b2, eps: Adam's; Lion's b1 and b2; Muon's momentum is b1, as is that of "sgd" (0: none).
+      weight_decay: per step and unit of learning rate, decoupled from the gradient; not of "adam".
+      weight_decay_table: what it is multiplied by: matrices and tables decay, biases, shifts and scales do not.
+      learning_rate_table: what the learning rate is multiplied by.
+      freeze: regular expressions of parameters that never change.
       clip_norm: gradients of a larger global norm are scaled down to it; None: never.
 
     Raises:
@@ -39,10 +62,13 @@ class OptimizerConfig:
     b2: float = 0.98
     eps: float = 1e-9
     weight_decay: float = 0.0
+    weight_decay_table: Table = ((r"(.*\.)?(w\w*|\w*table)", 1.0), (".*", 0.0))
+    learning_rate_table: Table = ((".*", 1.0),)
+    freeze: tuple[str, ...] = ()
     clip_norm: float | None = None
 
     def __post_init__(self):
-        check_choice("optimizer.name", self.name, ("adam", "adamw"))
+        check_choice("optimizer.name", self.name, _NAMES)
         check_choice("optimizer.schedule", self.schedule, ("rsqrt", "cosine", "linear", "constant"))
         if self.warmup_steps < 0:
             raise ConfigError(f"optimizer.warmup_steps must not be negative, got {self.warmup_steps}")
@@ -56,8 +82,23 @@ class OptimizerConfig:
                 raise ConfigError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
         check_positive("optimizer.eps", self.eps)
         check_positive("optimizer.weight_decay", self.weight_decay, or_zero=True)
-        if self.name == "adam" and self.weight_decay:
-            raise ConfigError("optimizer.weight_decay needs optimizer.name='adamw'")
+        self._check_read()
+        for name in ("weight_decay_table", "learning_rate_table"):
+            check_table(f"optimizer.{name}", getattr(self, name), _check_factor)
+        if not isinstance(self.freeze, tuple | list):
+            raise ConfigError(f"optimizer.freeze must be a tuple of regular expressions, got {self.freeze!r}")
+        for pattern in self.freeze:
+            check_pattern("optimizer.freeze", pattern)
+
+    def _check_read(self) -> None:
+        """Refuses what the optimiser would ignore."""
+        for field, names in _READ_BY.items():
+            default = self.__dataclass_fields__[field].default
+            if self.name not in names and getattr(self, field) != default:
+                raise ConfigError(
+                    f"optimizer.{field} has no meaning for {self.name!r}, only for {', '.join(names)}; "
+                    f"got {getattr(self, field)}, leave it at {default}"
+                )
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
@@ -85,19 +126,125 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Clipping, Adam, decoupled weight decay on matrices, the schedule: in that order."""
+    """Clipping, the optimiser, decoupled weight decay, the schedule: in that order.
+
+    Its `init` raises a ConfigError where a table does not go with the parameters.
+    """
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    steps.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
+    steps.append(_OPTIMIZERS[config.name](config))
     if config.weight_decay:
-        steps.append(optax.add_decayed_weights(config.weight_decay, mask=_matrices))
-    return optax.chain(*steps, optax.scale_by_learning_rate(schedule))
+        steps.append(_scaled_by_table(config, "weight_decay_table", _decayed(config.weight_decay)))
+    steps.append(optax.scale_by_learning_rate(schedule))
+    if set(value for _, value in config.learning_rate_table) != {1.0}:
+        steps.append(_scaled_by_table(config, "learning_rate_table", lambda factor, update, _: factor * update))
+    optimizer = optax.chain(*steps)
+    if config.freeze:
+        parts = {"trained": optimizer, "frozen": optax.set_to_zero()}
+        labels = lambda params: by_path(lambda path, _: "frozen" if is_frozen(config, path) else "trained", params)  # noqa: E731
+        optimizer = optax.partition(parts, labels)
+    return _checked(config, optimizer)
 
 
-def _matrices(params):
-    """Which parameters decay: projections and tables, by name; not biases, shifts and scales."""
+def is_frozen(config: OptimizerConfig, path: str) -> bool:
+    """Whether the parameter of this path never changes."""
+    return any(re.fullmatch(pattern, path) for pattern in config.freeze)
 
-    def decays(path, _):
-        names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey) and key.name != "value"]
-        return names[-1].startswith("w") or names[-1].endswith("table")
 
-    return jax.tree_util.tree_map_with_path(decays, params)
+def stop_frozen(config: OptimizerConfig, model: Any) -> Any:
+    """The model, whose frozen parameters have the gradient 0: nothing is spent on it, and no norm has it in."""
+    return by_path(lambda path, x: jax.lax.stop_gradient(x) if is_frozen(config, path) else x, model)
+
+
+def _checked(config: OptimizerConfig, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, which first compares every table with the parameters, whether or not it is used."""
+
+    def init(params):
+        paths: list[str] = []
+        by_path(lambda path, _: paths.append(path), params)
+        for pattern in config.freeze:
+            if not any(re.fullmatch(pattern, path) for path in paths):
+                raise ConfigError(f"optimizer.freeze: no parameter has a path like {pattern!r}")
+        if all(is_frozen(config, path) for path in paths):
+            raise ConfigError("optimizer.freeze leaves no parameter to train")
+        for name in ("weight_decay_table", "learning_rate_table"):
+            first_matches(f"optimizer.{name}", getattr(config, name), paths)
+        return optimizer.init(params)
+
+    return optax.GradientTransformation(init, optimizer.update)
+
+
+def _scaled_by_table(config: OptimizerConfig, name: str, function: Callable) -> optax.GradientTransformation:
+    """`function(factor, update, parameter)` with the factor that a table has for the parameter."""
+    table = getattr(config, name)
+
+    def update(updates, params):
+        def one(path, update, param):
+            factor = next(value for pattern, value in table if re.fullmatch(pattern, path))
+            return function(factor, update, param)
+
+        return jax.tree_util.tree_map_with_path(lambda path, u, p: one(path_name(path), u, p), updates, params)
+
+    return optax.stateless(update)
+
+
+def _decayed(weight_decay: float) -> Callable:
+    return lambda factor, update, param: update + factor * weight_decay * param if factor else update
+
+
+def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+
+def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Each layer of a stack by itself: its statistics are those of one matrix, not of all layers' together."""
+    one = optax.chain(
+        optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms(min_scale=1e-3)
+    )
+
+    def over_layers(function: Callable) -> Callable:
+        return lambda *trees: (jax.vmap(function) if jax.tree.leaves(trees) else function)(*trees)
+
+    each = optax.GradientTransformation(over_layers(one.init), over_layers(one.update))
+    labels = lambda params: by_path(lambda path, _: "layers" if _in_layers(path) else "others", params)  # noqa: E731
+    return optax.partition({"layers": each, "others": one}, labels)
+
+
+def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The momentum of each layer's matrices, made orthogonal; their updates have the size of Adam's."""
+
+    def axes(path: str, x: Any) -> MuonDimensionNumbers:
+        inputs = 2 if path.endswith("w_o") else 1  # N H of [L N H D]; D of the others
+        return MuonDimensionNumbers(tuple(range(1, 1 + inputs)), tuple(range(1 + inputs, x.ndim)))
+
+    def rescale(path: str, x: Any) -> Any:
+        inputs, outputs = (math.prod(x.shape[a] for a in of) for of in axes(path, x))
+        return 0.2 * math.sqrt(max(inputs, outputs)) * x
+
+    orthogonal = scale_by_muon(beta=config.b1, weight_dimension_numbers=lambda tree: by_path(axes, tree))
+    muon = optax.chain(orthogonal, optax.stateless(lambda updates, _: by_path(rescale, updates)))
+
+    def label(path: str, _: Any) -> str:
+        return "muon" if _in_layers(path) and path.rsplit(".", 1)[-1].startswith("w") else "adam"
+
+    return optax.partition({"muon": muon, "adam": _adam(config)}, lambda params: by_path(label, params))
+
+
+def _in_layers(path: str) -> bool:
+    """Whether a parameter has a leading axis of layers."""
+    return ".layers." in path
+
+
+_OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
+    "adam": _adam,
+    "adamw": _adam,
+    "adafactor": _adafactor,
+    "lion": lambda config: optax.scale_by_lion(config.b1, config.b2),
+    "muon": _muon,
+    "sgd": lambda config: optax.trace(config.b1) if config.b1 else optax.identity(),
+}
+
+
+def _check_factor(name: str, value: Any) -> None:
+    if type(value) not in (int, float):
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    check_positive(name, value, or_zero=True)

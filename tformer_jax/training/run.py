@@ -1,17 +1,20 @@
 """A run directory: what was asked for, what it ran on, and everything that came of it.
 
 config.json  environment.json  metrics.jsonl  tokenizer.json or classes.json
-checkpoints/  tensorboard/  samples/  plots/
+checkpoints/  tensorboard/  samples/  plots/  damaged/
 """
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from ..data.files import write_whole
 
 # What a run writes before it trains.
 _MADE = ("config.json", "tokenizer.json", "source_tokenizer.json", "classes.json")
+# Where a run runs may change from start to start: what it computes does not.
+_FREE = ("parallel",)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
 
 
@@ -38,7 +43,7 @@ class Run:
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any]):
-        self.directory, self.config = directory, dict(config)
+        self.directory, self.config = directory, json.loads(json.dumps(dict(config)))  # as it will be read again
         self.config_file = directory / "config.json"
         self.metrics_file = directory / "metrics.jsonl"
         self.checkpoints = directory / "checkpoints"
@@ -49,7 +54,7 @@ class Run:
 
     @classmethod
     def start(cls, directory: str | Path, config: Mapping[str, Any]) -> "Run":
-        """Creates the directory, or reopens that of the same config.
+        """Creates the directory, or reopens that of the same config; the `parallel` section may differ.
 
         Raises:
           RunError: it cannot be written, its config is damaged, or it belongs to another one (names the fields).
@@ -57,7 +62,8 @@ class Run:
         run = cls(Path(directory), config)
         _check_writable(run.directory)
         if run.config_file.exists():
-            differing = _differences(read_json(run.config_file), run.config)
+            old, new = (_fixed(config) for config in (read_json(run.config_file), run.config))
+            differing = _differences(old, new)
             if differing:
                 raise RunError(
                     f"{run.directory} holds a run of another config; it differs in {', '.join(differing)}. "
@@ -66,10 +72,37 @@ class Run:
         else:
             run._not_ours = frozenset(name for name in _MADE if (run.directory / name).exists())
             write_json(run.config_file, run.config)
-        write_json(run.directory / "environment.json", environment())
         for folder in (run.samples, run.plots):
             folder.mkdir(exist_ok=True)
         return run
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training in this directory; records what this one runs on, and where.
+
+        The lock is the operating system's: whatever ends the process, it is gone.
+
+        Raises:
+          RunError: another process holds it (says which, and on what machine).
+        """
+        file = self.directory / "lock"
+        with open(file, "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = file.read_text("utf-8").strip() or "another process"
+                raise RunError(f"{self.directory} is in use: {holder} is training there") from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            write_json(self.config_file, self.config)
+            write_json(self.directory / "environment.json", environment())
+            yield
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether training would go on rather than begin."""
+        return self.checkpoints.is_dir() and any(entry.name.isdigit() for entry in self.checkpoints.iterdir())
 
     def withdraw(self) -> None:
         """Forgets what a run that could not begin wrote down, so that a corrected command may use its directory."""
@@ -118,6 +151,11 @@ def read_json(file: Path) -> Any:
 def write_json(file: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     write_whole(file, json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change from start to start."""
+    return {name: section for name, section in config.items() if name not in _FREE}
 
 
 def _check_writable(directory: Path) -> None:

@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from .optimizers import Schedule
+from .paths import path_name
 
 Arrays = dict[str, Array]
 LossFunction = Callable[[Any, Any, Array], tuple[Array, Array]]
@@ -18,11 +19,22 @@ LossFunction = Callable[[Any, Any, Array], tuple[Array, Array]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that changes while training. Step i draws its randomness from `fold_in(key, i)`."""
+    """All that changes while training. Step i draws its randomness from `fold_in(key, i)`.
+
+    Attributes:
+      step: updates so far.
+      model: its parameters.
+      optimizer: what it remembers.
+      average: the moving average of the parameters, a model too; None: there is none.
+      skipped: how many steps changed nothing because their loss or gradient was not finite; None: such a
+        step ends the run.
+    """
 
     step: Any
     model: Any
     optimizer: Any
+    average: Any = None
+    skipped: Any = None
 
 
 class StateLayout:
@@ -35,7 +47,12 @@ class StateLayout:
     def __init__(self, abstract: TrainState):
         """`abstract`: a state, or what `jax.eval_shape` says of one."""
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(abstract)
-        self.shapes = {_path_name(path): jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in leaves}
+        self.shapes = {path_name(path): jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in leaves}
+
+    @property
+    def parameters(self) -> list[str]:
+        """The paths of the model's parameters, in the order of its leaves."""
+        return [name.removeprefix("model.") for name in self.shapes if name.startswith("model.")]
 
     def flatten(self, state: TrainState) -> Arrays:
         """The state's arrays by path."""
@@ -47,7 +64,14 @@ class StateLayout:
 
 
 def make_train_step(
-    loss: LossFunction, optimizer: optax.GradientTransformation, schedule: Schedule, accumulate: int = 1
+    loss: LossFunction,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    accumulate: int = 1,
+    *,
+    prepare: Callable[[Any, Array], Any] | None = None,
+    average_decay: float | None = None,
+    axis: str | None = None,
 ) -> Callable[[TrainState, Any, Array], tuple[TrainState, Arrays]]:
     """`(state, batch, key) -> (state, metrics)`; pure, to be jitted with the state donated.
 
@@ -55,16 +79,27 @@ def make_train_step(
       loss: `(model, batch, key) -> (mean loss, its weight)`.
       optimizer: of the parameters, that is of the model as a pytree.
       schedule: only for the metrics.
-      accumulate: splits the rows of a batch into this many parts that are differentiated one
-        after the other; the weighted mean of their gradients is that of the whole batch.
+      accumulate: splits the rows of a batch into this many parts that are differentiated one after the other;
+        the weighted mean of their gradients is that of the whole batch. Part j is the rows j, j + accumulate, ...,
+        so that each has its share of every device's rows.
+      prepare: `(batch, key) -> batch`, what is random about a batch itself and may mix its rows.
+      average_decay: d of the moving average, see `moving_average`; None: none is kept.
+      axis: of `pmap`, each of whose devices has some of the rows.
+
+    The metrics are "loss", "weight", "gradient_norm", "learning_rate" of the step, and "finite_gradients" [P]: of each
+    parameter, whether its gradient's norm is. Where the state counts them, a step whose loss or gradient norm is
+    not finite changes nothing but the count, "skipped".
     """
 
     def gradients(model, batch, key):
-        (value, weight), grads = jax.value_and_grad(loss, has_aux=True)(model, batch, key)
+        if prepare is not None:
+            batch = prepare(batch, key) if axis is None else _prepare_together(prepare, batch, key, axis)
+        loss_key = key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
+        (value, weight), grads = jax.value_and_grad(loss, has_aux=True)(model, batch, loss_key)
         return value, weight, grads
 
     def accumulated(model, batch, key):
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, part_and_key):
             value, weight, grads = gradients(model, *part_and_key)
@@ -79,19 +114,53 @@ def make_train_step(
     def train_step(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, Arrays]:
         key = jax.random.fold_in(key, state.step)
         value, weight, grads = (gradients if accumulate == 1 else accumulated)(state.model, batch, key)
+        if axis is not None:
+            value, weight, grads = _mean_over_devices(value, weight, grads, axis)
+        squares = jnp.stack([jnp.square(g.astype(jnp.float32)).sum() for g in jax.tree.leaves(grads)])
+        norm = jnp.sqrt(squares.sum())
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.model)
+        model = optax.apply_updates(state.model, updates)
+        average = None if average_decay is None else moving_average(state.average, model, average_decay, state.step)
         metrics = {
             "loss": value,
             "weight": weight,
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": norm,
             "learning_rate": schedule(state.step),
+            "finite_gradients": jnp.isfinite(squares),
         }
-        model = optax.apply_updates(state.model, updates)
-        return TrainState(state.step + 1, model, optimizer_state), metrics
+        step = state.step + 1
+        new = TrainState(step, model, optimizer_state, average, state.skipped)
+        if state.skipped is None:
+            return new, metrics
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        old = dataclasses.replace(state, step=step, skipped=state.skipped + 1)
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+        return new, metrics | {"skipped": new.skipped}
 
     return train_step
 
 
-def _path_name(path: tuple) -> str:
-    """ "model.decoder.layers.attention.w_q": NNX wraps each array in a `value`, which says nothing."""
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+def moving_average(average: Any, model: Any, decay: float, step: Array) -> Any:
+    """d average + (1 - d) model, d = min(decay, (1 + step) / (10 + step)): early on, the start is soon forgotten.
+
+    Source: Polyak & Juditsky, 1992; the warm-up is TensorFlow's ExponentialMovingAverage(num_updates).
+    """
+    step = jnp.asarray(step, jnp.float32)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: (a + (1 - decay) * (p - a)).astype(a.dtype), average, model)
+
+
+def _prepare_together(prepare: Callable, batch: Any, key: Array, axis: str) -> Any:
+    """What `prepare` makes of the rows of all devices, and of that this device's: the draw is that of one device."""
+    whole = prepare(jax.lax.all_gather(batch, axis, tiled=True), key)
+    count, index = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:])[index], whole)
+
+
+def _mean_over_devices(value: Array, weight: Array, grads: Any, axis: str) -> tuple[Array, Array, Any]:
+    """The means over the targets of all devices: of each device's means, by its weight."""
+    total = jax.lax.psum(weight, axis)
+    share = weight / jnp.where(total == 0, 1.0, total)
+    value, grads = jax.lax.psum(jax.tree.map(lambda x: x * share, (value, grads)), axis)
+    return value, total, grads
+

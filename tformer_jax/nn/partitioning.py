@@ -1,0 +1,98 @@
+"""How what is computed is spread over devices, where a mesh is in use; how parameters are, no module knows."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
+
+from .. import functional as F
+
+# The mesh axes of rows, and of positions.
+ROWS, POSITIONS = ("data", "fsdp"), "sequence"
+_AXES = (*ROWS, "tensor", POSITIONS)
+
+
+def spread_stream(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """The same values; under a mesh (`jax.set_mesh`) that has these axes, spread over it by rows and positions.
+
+    The compiler spreads what lies between two such points; without them it would lose the positions' axis, which
+    no argument of the program has.
+    """
+    return _spread(x, P(ROWS, POSITIONS, None))
+
+
+def row_groups(rows: int) -> int:
+    """In how many groups of devices so many rows lie, each group with its own; 1 where they do not divide evenly."""
+    if not _in_use():
+        return 1
+    shape = jax.sharding.get_abstract_mesh().shape
+    groups = math.prod(shape[axis] for axis in ROWS)
+    return groups if rows % groups == 0 else 1
+
+
+def spread_groups(x: Float[Array, "G M D"]) -> Float[Array, "G M D"]:
+    """The same values, each of `row_groups` on its devices."""
+    return _spread(x, P(ROWS, None, None))
+
+
+def whole_vectors(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
+    """The same table, each of its vectors whole on a device: rows of tokens are spread over the axis that splits them."""
+    return _spread(table, P("tensor", None))
+
+
+def spread_queries(
+    attend: Callable[..., Array],
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: F.AttentionMask,
+    bias: Float[Array, "b n t s"] | None,
+) -> Float[Array, "B T N H"]:
+    """`attend(q, k, v, mask, bias)`; where a mesh splits the positions, on each device for its queries and all keys.
+
+    A kernel that goes through blocks of queries one after the other would else run over all of them on every
+    device. Under a causal mask the devices of the later positions have more to do.
+    """
+    parts = jax.sharding.get_abstract_mesh().shape[POSITIONS] if _in_use() else 1
+    if parts == 1 or q.shape[1] % parts:
+        return attend(q, k, v, mask, bias)
+    mask, queries = _with_positions(mask, q.shape[1]), P(None, POSITIONS)
+    where = dataclasses.replace(
+        jax.tree.map(lambda _: P(), mask),
+        query_positions=queries,
+        segments=mask.segments and (queries, P()),
+        explicit=None if mask.explicit is None else _query_axis(mask.explicit),
+    )
+    specs = (queries, P(), P(), where, None if bias is None else _query_axis(bias))
+    # Loops of the kernels start from constants, which its check of varying axes takes for something else.
+    spread = jax.shard_map(attend, in_specs=specs, out_specs=queries, axis_names={POSITIONS}, check_vma=False)
+    return spread(q, k, v, mask, bias)
+
+
+def _with_positions(mask: F.AttentionMask, length: int) -> F.AttentionMask:
+    """The same mask, saying where its queries stand, so that a part of them still knows."""
+    positions = jnp.atleast_2d(jnp.arange(length) if mask.query_positions is None else mask.query_positions)
+    segments = mask.segments
+    segments = segments if segments is None or isinstance(segments, tuple) else (segments, segments)
+    explicit = mask.explicit
+    if explicit is not None:
+        explicit = jnp.reshape(explicit, (1,) * (4 - jnp.ndim(explicit)) + jnp.shape(explicit))
+    return dataclasses.replace(mask, query_positions=positions, segments=segments, explicit=explicit)
+
+
+def _query_axis(x: Array) -> P:
+    """Of [b n T S]: split by queries, unless they all have the same."""
+    return P(None, None, POSITIONS) if x.shape[2] > 1 else P()
+
+
+def _spread(x: Array, spec: P) -> Array:
+    return jax.lax.with_sharding_constraint(x, spec) if _in_use() else x
+
+
+def _in_use() -> bool:
+    return set(jax.sharding.get_abstract_mesh().axis_names).issuperset(_AXES)

@@ -1,0 +1,41 @@
+"""Asked to stop: by Ctrl-C, or by a scheduler that wants the machine back."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+EXIT_CODE = 75  # "temporary failure; try again" of sysexits.h: not an error, and not the end
+
+
+class Interrupted(RuntimeError):
+    """Training stopped early because it was asked to; the message says how to go on."""
+
+
+class Interruption:
+    """Within its context, the first SIGINT or SIGTERM is only noted; a second one has its usual effect at once.
+
+    Attributes:
+      requested: a signal has come.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.requested = True
+        for other in self._SIGNALS:
+            signal.signal(other, signal.SIG_DFL)
+        name = signal.Signals(number).name
+        print(f"{name}: stopping after this step; once more leaves at once", file=sys.stderr, flush=True)

@@ -1,0 +1,170 @@
+"""Over which devices and processes a program runs, and how batches get there."""
+
+import dataclasses
+import math
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ..config import ConfigError, check_choice
+from .sharding import even_axes
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+ROW_AXES = ("data", "fsdp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """The `parallel` section of an experiment: where it runs. What it computes does not depend on it.
+
+    Attributes:
+      mode: "jit": one program over a mesh of devices; "pmap": the same program on every device, each with its
+        share of the rows and the whole state, the gradients averaged.
+      data: devices (or groups of them) that share the rows of a batch, each with all parameters.
+      fsdp: likewise, but each holds only its part of the parameters and of the optimiser's state.
+      tensor: devices that share heads, the feed-forward width and the vocabulary.
+      sequence: devices that share the positions of each row.
+
+      One of the four sizes may be -1: as many as there are devices left.
+
+    Raises:
+      ConfigError: a value that cannot be, by the field's name.
+    """
+
+    mode: str = "jit"
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+
+    def __post_init__(self):
+        check_choice("parallel.mode", self.mode, ("jit", "pmap"))
+        for name in AXES:
+            size = getattr(self, name)
+            if type(size) is not int or size == 0 or size < -1:
+                raise ConfigError(f"parallel.{name} must be a positive integer, or -1 for what is left, got {size!r}")
+            if self.mode == "pmap" and name != "data" and size != 1:
+                raise ConfigError(f"parallel.mode='pmap' spreads rows alone: parallel.{name} must be 1, got {size}")
+        if (left := [name for name in AXES if getattr(self, name) == -1])[1:]:
+            raise ConfigError(f"only one size may be -1, got parallel.{' and parallel.'.join(left)}")
+
+    def sizes(self, devices: int) -> dict[str, int]:
+        """The size of each axis on so many devices.
+
+        Raises:
+          ConfigError: the sizes do not go with the number of devices.
+        """
+        given = {name: getattr(self, name) for name in AXES}
+        known = math.prod(size for size in given.values() if size != -1)
+        asked = " x ".join(f"{name}={size}" for name, size in given.items())
+        if -1 in given.values():
+            if devices % known:
+                raise ConfigError(f"parallel: {asked} does not divide {devices} device(s)")
+            return {name: devices // known if size == -1 else size for name, size in given.items()}
+        if known > devices:
+            raise ConfigError(f"parallel: {asked} needs {known} devices, and there are {devices}")
+        return given
+
+
+def make_mesh(config: ParallelConfig, devices: list[Any] | None = None) -> Mesh:
+    """The mesh of an experiment; with sizes for fewer devices than there are, of the first ones.
+
+    Raises:
+      ConfigError: see `ParallelConfig.sizes`; or a mesh that would leave out devices of several processes.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = config.sizes(len(devices))
+    count = math.prod(sizes.values())
+    if count < len(devices) and jax.process_count() > 1:
+        raise ConfigError(f"parallel: with several processes all {len(devices)} devices must be used, not {count}")
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices[:count])
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Random-access batches: batch i is a function of i alone."""
+
+    def batch(self, i: int) -> Any: ...
+
+
+class ProcessBatches(Batches, Protocol):
+    """Batches of which a process may ask for its own rows alone."""
+
+    def row_count(self, i: int) -> int:
+        """The rows of batch i."""
+
+    def batch(self, i: int, rows: slice = ...) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedBatches:
+    """Batches as global arrays on a mesh, the rows spread over data and fsdp.
+
+    Where several processes share the mesh, each reads and sends the rows of its own devices. Rows that do not
+    divide evenly are sent to more devices than need them; the program spreads them all the same.
+    """
+
+    batches: Batches
+    mesh: Mesh
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def batch(self, i: int) -> Any:
+        if jax.process_count() == 1:
+            batch = self.batches.batch(i)
+            return jax.device_put(batch, jax.tree.map(lambda x: self._sharding(x.shape[0]), batch))
+        rows = self.batches.row_count(i)
+        sharding = self._sharding(rows)
+        wanted = {_rows_of(index, rows) for index in sharding.addressable_devices_indices_map((rows,)).values()}
+        parts = {part: self.batches.batch(i, slice(*part)) for part in wanted}
+        first = next(iter(parts.values()))
+        return {name: self._assembled(name, rows, sharding, parts) for name in first}
+
+    def _assembled(self, name: str, rows: int, sharding: NamedSharding, parts: dict) -> jax.Array:
+        shape = (rows, *next(iter(parts.values()))[name].shape[1:])
+        return jax.make_array_from_callback(shape, sharding, lambda index: parts[_rows_of(index, rows)][name])
+
+    def _sharding(self, rows: int) -> NamedSharding:
+        return NamedSharding(self.mesh, P(even_axes(self.mesh, ROW_AXES, rows) or None))
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitBatches:
+    """Batches for `pmap`: [devices, rows a device, ...] of this process's rows.
+
+    Rows that do not divide among the devices are filled up, as the last ones of an evaluation are: with zeros,
+    and with labels of -1.
+
+    Attributes:
+      batches: what is split.
+      devices: of all processes.
+      multiple: the rows of a device are a multiple of this.
+    """
+
+    batches: Batches
+    devices: int
+    multiple: int
+
+    def batch(self, i: int) -> Any:
+        several, local = jax.process_count() > 1, self.devices // jax.process_count()
+        whole = None if several else self.batches.batch(i)
+        rows = self.batches.row_count(i) if several else len(next(iter(whole.values())))
+        each = -(-rows // (self.devices * self.multiple)) * self.multiple
+        first = jax.process_index() * local * each
+        mine = self.batches.batch(i, slice(first, first + local * each)) if several else whole
+        return {name: self._split(name, x, local, each) for name, x in mine.items()}
+
+    def _split(self, name: str, x: np.ndarray, local: int, each: int) -> np.ndarray:
+        missing = [(0, local * each - len(x)), *[(0, 0)] * (x.ndim - 1)]
+        filled = np.pad(x, missing, constant_values=-1 if name == "labels" else 0)
+        return filled.reshape(local, each, *x.shape[1:])
+
+
+def _rows_of(index: tuple[slice, ...], rows: int) -> tuple[int, int]:
+    start, stop, _ = index[0].indices(rows)
+    return start, stop

@@ -1,0 +1,62 @@
+"""Parameters by name: their paths, and tables of what matches them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+from ..config import ConfigError
+
+Table = Sequence[tuple[str, Any]]
+
+
+def path_name(path: tuple) -> str:
+    """ "model.decoder.layers.attention.w_q": NNX wraps each array in a `value`, which says nothing."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+def by_path(function: Any, tree: Any) -> Any:
+    """The tree of `function(path, leaf)`, where a path is its name."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
+
+
+def check_table(name: str, table: Any, check: Any) -> None:
+    """Refuses what is no table of (regular expression, value), by the field's name; `check(name, value)` the values.
+
+    Raises:
+      ConfigError: another shape, or an expression that cannot be.
+    """
+    pair = (list, tuple)
+    if not isinstance(table, pair) or not all(isinstance(row, pair) and len(row) == 2 for row in table):
+        raise ConfigError(f"{name} must be a tuple of pairs (regular expression, value), got {table!r}")
+    for pattern, value in table:
+        check_pattern(name, pattern)
+        check(f"{name}: the value of {pattern!r}", value)
+
+
+def check_pattern(name: str, pattern: Any) -> None:
+    """Refuses what is no regular expression, by the field's name."""
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ConfigError(f"{name}: {pattern!r} is no regular expression ({error})") from None
+
+
+def first_matches(name: str, table: Table, paths: Iterable[str]) -> dict[str, Any]:
+    """The value of the first row that matches the whole path of each parameter.
+
+    Raises:
+      ConfigError: a parameter that no row matches; or a row, except a last ".*", that decides nothing (names it).
+    """
+    found, used = {}, set()
+    for path in paths:
+        row = next((i for i, (pattern, _) in enumerate(table) if re.fullmatch(pattern, path)), None)
+        if row is None:
+            raise ConfigError(f"no row of {name} matches the parameter {path}; a last row ('.*', value) matches all")
+        found[path] = table[row][1]
+        used.add(row)
+    for i, (pattern, _) in enumerate(table):
+        if i not in used and (pattern, i) != (".*", len(table) - 1):
+            raise ConfigError(f"{name}: no parameter is left for {pattern!r}: none has such a path, or rows above do")
+    return found
