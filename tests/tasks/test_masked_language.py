@@ -121,11 +121,11 @@ def test_there_is_room_for_what_is_chosen(tokens, rate):
 
 def test_the_first_that_are_chosen_are_kept():
     """What does not fit would take the place of what does, or what fills up would count."""
-    chosen = jnp.asarray([[False, True, True], [False, False, True]])
+    chosen = jnp.asarray([[False, True, True, False, False, True], [True, False, False, False, True, False]])
     for count, places, weights in (
-        (2, [1, 2], [1, 1]),
-        (3, [1, 2, 5], [1, 1, 1]),
-        (5, [1, 2, 5, 0, 3], [1, 1, 1, 0, 0]),
+        (2, [[1, 2], [0, 4]], [[1, 1], [1, 1]]),
+        (3, [[1, 2, 5], [0, 4, 1]], [[1, 1, 1], [1, 1, 0]]),
+        (5, [[1, 2, 5, 0, 3], [0, 4, 1, 2, 3]], [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]),
     ):
         found = masked_language.first_chosen(chosen, count)
         np.testing.assert_array_equal(found[0], places)

@@ -38,6 +38,7 @@ def test_a_whole_config_is_accepted(config):
         ({"task": {"beam": 8}}, "task has no field 'beam'; did you mean 'beam_size'"),
         ({"optimizer": {"lr": 8}}, "optimizer has no field 'lr'"),
         ({"training": {"step": 8}}, "training has no field 'step'; did you mean 'steps'"),
+        ({"parallel": {"tensors": 8}}, "parallel has no field 'tensors'; did you mean 'tensor'"),
         ({"checkpoint": {"kept": 8}}, "checkpoint has no field 'kept'; did you mean 'keep'"),
         ({"model": {"vocab_size": 8}}, "model.vocab_size follows from the data; set it in the data section"),
         ({"model": {"source_vocab_size": 8}}, "model.source_vocab_size follows from the data"),
@@ -53,7 +54,7 @@ def test_a_config_that_cannot_be_is_refused_before_there_is_data(changed, change
         Experiment.from_config(changed(**changes))
 
 
-@pytest.mark.parametrize("section", ["task", "data", "model", "optimizer", "training", "checkpoint", "precision"])
+@pytest.mark.parametrize("section", ["task", "data", "model", "optimizer", "training", "parallel", "checkpoint", "precision"])
 def test_a_missing_section_is_named(config, section):
     """A config without a section would end in a KeyError."""
     with pytest.raises(ConfigError, match=f"lacks the section.*{section}"):
@@ -390,4 +391,4 @@ def test_a_run_that_a_classifier_cannot_start_from_is_refused(
     with pytest.raises(error, match=message):
         run_training(Run.start(tmp_path / "run", config), lambda _: None)
     left = {file.name for file in (tmp_path / "run").iterdir() if file.is_file()}
-    assert left == {"environment.json"}
+    assert left == set()

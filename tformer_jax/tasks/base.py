@@ -111,15 +111,19 @@ class Task:
     def check(cls, data: Any, model: Any) -> None:
         """Refuses a `data` section that does not go with the model's config."""
 
-    def prepare(self, batch: Any, key: Array) -> Any:
-        """The training batch with what is random about it, which may mix its rows: corruption, augmentation.
+    def loss(self, model: Any, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss, a mean, and the weight of the batch in a mean over batches."""
+        return self.prepared_loss(model, self.prepare(batch, key), key)
 
-        Apart from `loss` for those who compute that on some of the rows alone.
+    def prepare(self, batch: Any, key: Array | None) -> Any:
+        """The batch with what is random about it, which may mix its rows: corruption, augmentation.
+
+        Apart from the rest of the loss, which may be computed of some of the rows alone.
         """
         return batch
 
-    def loss(self, model: Any, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The training loss of a prepared batch, a mean, and the weight of the batch in a mean over batches."""
+    def prepared_loss(self, model: Any, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """`loss`, of a batch that is prepared."""
         raise NotImplementedError
 
     def validate(self, model: Any, batches: Any) -> dict[str, float]:

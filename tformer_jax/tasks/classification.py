@@ -137,7 +137,7 @@ class TextClassification(Classification):
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.tokenizer.get_vocab_size(), "num_classes": len(self.classes)}
 
-    def loss(self, model: TextClassifier, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: TextClassifier, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The training loss, a mean over texts, and how many they are."""
         logits = model(batch["tokens"], lengths=batch["lengths"], key=key)
         return labelled_loss(logits, batch["labels"], self.config.label_smoothing)

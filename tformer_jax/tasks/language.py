@@ -72,7 +72,7 @@ class LanguageModelling(DocumentTask):
         plain = VocabularyLossConfig()
         self._evaluation_loss = jax.jit(lambda model, batch: self._loss(model, batch, None, plain))
 
-    def loss(self, model: CausalLM, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The training loss, a mean over target tokens, and how many they are."""
         return self._loss(model, batch, key, self.config)
 

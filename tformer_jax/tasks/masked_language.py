@@ -108,8 +108,8 @@ class MaskedLanguageModelling(DocumentTask):
         )
         return batch | {"corrupted": corrupted, "masked": masked}
 
-    def loss(self, model: MaskedLM, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The training loss of a prepared batch, a mean over the chosen tokens, and how many they are."""
+    def prepared_loss(self, model: MaskedLM, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss, a mean over the chosen tokens, and how many they are."""
         _, dropout_key = jax.random.split(key)
         hidden, targets, weights = self._chosen(model, batch, dropout_key)
         return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum()

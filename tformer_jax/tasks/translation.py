@@ -96,7 +96,7 @@ class Translation(Task):
         shared = self.tokenizers.source is self.tokenizers.target
         return {"vocab_size": target, "source_vocab_size": None if shared else source}
 
-    def loss(self, model: Transformer, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: Transformer, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The smoothed training loss, a mean over target tokens, and how many they are."""
         return self._loss(model, batch, key, self.config)
 
@@ -119,7 +119,7 @@ class Translation(Task):
         hidden, _ = model.hidden(inputs, memory, **seen, target_segments=target_segments, key=decoder_key)
         return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
 
-    def validate(self, model: Transformer, batches: pipelines.Buckets) -> dict[str, float]:
+    def validate(self, model: Transformer, batches: Any) -> dict[str, float]:
         """Cross-entropy in nats per target token, without smoothing or dropout."""
         losses = (self._evaluation_loss(model, batches.batch(i)) for i in range(len(batches)))
         return weighted_means([({"loss": loss}, weight) for loss, weight in losses])[0]

@@ -86,8 +86,8 @@ class ImageClassification(Classification):
         images, targets = self._augmented(batch["images"].astype(jnp.float32) / 255, targets, augment_key)
         return {"images": images, "targets": targets, "weights": (batch["labels"] >= 0).astype(jnp.float32)}
 
-    def loss(self, model: VisionTransformer, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The training loss of prepared images, a mean, and how many they are."""
+    def prepared_loss(self, model: VisionTransformer, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The training loss of images, a mean, and how many they are."""
         _, dropout_key = jax.random.split(key)
         logits = model(_centred(batch["images"]), key=dropout_key).astype(jnp.float32)
         loss = optax.softmax_cross_entropy(logits, batch["targets"])

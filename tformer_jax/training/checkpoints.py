@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from .step import Arrays
 
 # In the format of `sha256sum`, beside the files that it lists. It is there before the checkpoint gets its name.
 SUMS = "SHA256SUMS"
+# Orbax writes the time of the commit into this one, when the sums are there already; no array depends on it.
+_TIMES = "_CHECKPOINT_METADATA"
 
 
 class CheckpointError(ValueError):
@@ -91,7 +94,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=config.policy(),
             cleanup_tmp_directories=not read_only,
-            read_only=read_only,
+            create=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
         )
         handlers = {"arrays": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
@@ -224,7 +227,8 @@ class Checkpoints:
     def _write_sums(self) -> None:
         """Called by Orbax when all files of a checkpoint are there, before it gets its name."""
         (folder,) = (f for f in self.directory.iterdir() if f.name.startswith(f"{self._saving}."))
-        lines = (f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in _files(folder))
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / _TIMES]
+        lines = (f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
         (folder / SUMS).write_text("".join(lines), "utf-8")
 
     @contextlib.contextmanager
@@ -253,11 +257,11 @@ def _first_damage(folder: Path) -> str | None:
             return f"{file} is missing"
         if _sha256(file) != wanted:
             return f"{file} is not what was written"
+    try:
+        json.loads((folder / _TIMES).read_text("utf-8"))
+    except (OSError, ValueError):
+        return f"{folder / _TIMES} cannot be read"
     return None
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _sha256(file: Path) -> str:

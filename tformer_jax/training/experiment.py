@@ -94,7 +94,7 @@ class Experiment:
         """The compiled side of the experiment; `parallel`: where to run it, if not where its config says."""
         config = self.model_config(task.model_fields)
         where = {"prepare": task.prepare, "parallel": self.parallel if parallel is None else parallel}
-        return Trainer(lambda rngs: task.Model(config, rngs=rngs), task.loss, self.training, self.optimizer, **where)
+        return Trainer(lambda rngs: task.Model(config, rngs=rngs), task.prepared_loss, self.training, self.optimizer, **where)
 
     def load_data(self, directory: Path) -> Any:
         """The data, with its tokenizers or classes kept in `directory`."""
