@@ -54,7 +54,10 @@ def test_a_config_that_cannot_be_is_refused_before_there_is_data(changed, change
         Experiment.from_config(changed(**changes))
 
 
-@pytest.mark.parametrize("section", ["task", "data", "model", "optimizer", "training", "parallel", "checkpoint", "precision"])
+SECTIONS = ["task", "data", "model", "optimizer", "training", "parallel", "checkpoint", "precision"]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
 def test_a_missing_section_is_named(config, section):
     """A config without a section would end in a KeyError."""
     with pytest.raises(ConfigError, match=f"lacks the section.*{section}"):

@@ -41,7 +41,7 @@ def spread_groups(x: Float[Array, "G M D"]) -> Float[Array, "G M D"]:
 
 
 def whole_vectors(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
-    """The same table, each of its vectors whole on a device: rows of tokens are spread over the axis that splits them."""
+    """The same table, each of its vectors whole: the axis that splits them for storage spreads rows of tokens."""
     return _spread(table, P("tensor", None))
 
 

@@ -19,6 +19,10 @@ from ..data.files import DataError
 _SOME_CHARACTERS = 256
 
 
+# The training loss, a mean, and the weight of its batch in a mean over batches.
+LossAndWeight = tuple[Float[Array, ""], Float[Array, ""]]
+
+
 class Evaluation(NamedTuple):
     """The numbers of one split, what has to be said of them, and examples (NamedTuples of strings)."""
 
@@ -111,7 +115,7 @@ class Task:
     def check(cls, data: Any, model: Any) -> None:
         """Refuses a `data` section that does not go with the model's config."""
 
-    def loss(self, model: Any, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def loss(self, model: Any, batch: Any, key: Array | None) -> LossAndWeight:
         """The training loss, a mean, and the weight of the batch in a mean over batches."""
         return self.prepared_loss(model, self.prepare(batch, key), key)
 
@@ -122,7 +126,7 @@ class Task:
         """
         return batch
 
-    def prepared_loss(self, model: Any, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: Any, batch: Any, key: Array | None) -> LossAndWeight:
         """`loss`, of a batch that is prepared."""
         raise NotImplementedError
 

@@ -20,7 +20,7 @@ from ..data.files import DataError
 from ..data.pipelines import padded_length
 from ..data.text_classification import TextClassificationData, TextClassificationDataConfig
 from ..models import TextClassifier
-from .base import Evaluation, Task, check_label_smoothing, check_name, weighted_means
+from .base import Evaluation, LossAndWeight, Task, check_label_smoothing, check_name, weighted_means
 
 # What only the data, or the pre-trained run, tells: any number will do to check the other fields.
 _SOME_CLASSES, _SOME_TOKENS = 2, 1000
@@ -137,7 +137,7 @@ class TextClassification(Classification):
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.tokenizer.get_vocab_size(), "num_classes": len(self.classes)}
 
-    def prepared_loss(self, model: TextClassifier, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: TextClassifier, batch: Any, key: Array) -> LossAndWeight:
         """The training loss, a mean over texts, and how many they are."""
         logits = model(batch["tokens"], lengths=batch["lengths"], key=key)
         return labelled_loss(logits, batch["labels"], self.config.label_smoothing)

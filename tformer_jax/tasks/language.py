@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from .. import decoding
@@ -17,7 +16,15 @@ from ..config import ConfigError, check_positive
 from ..data import tokenizers
 from ..data.language import LanguageData, LanguageDataConfig
 from ..models import CausalLM
-from .base import DocumentTask, Evaluation, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
+from .base import (
+    DocumentTask,
+    Evaluation,
+    LossAndWeight,
+    VocabularyLossConfig,
+    check_name,
+    vocabulary_loss,
+    weighted_means,
+)
 
 _PROMPT_CHARACTERS = 120
 _CONTINUED = 3
@@ -72,7 +79,7 @@ class LanguageModelling(DocumentTask):
         plain = VocabularyLossConfig()
         self._evaluation_loss = jax.jit(lambda model, batch: self._loss(model, batch, None, plain))
 
-    def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> LossAndWeight:
         """The training loss, a mean over target tokens, and how many they are."""
         return self._loss(model, batch, key, self.config)
 

@@ -21,7 +21,15 @@ from ..data.language import MaskedData, MaskedDataConfig
 from ..data.pipelines import EVALUATION_TOKENS, padded_length
 from ..models import MaskedLM
 from ..nn.partitioning import row_groups, spread_groups
-from .base import DocumentTask, Evaluation, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
+from .base import (
+    DocumentTask,
+    Evaluation,
+    LossAndWeight,
+    VocabularyLossConfig,
+    check_name,
+    vocabulary_loss,
+    weighted_means,
+)
 
 MASK_TEXT = "[MASK]"
 
@@ -108,7 +116,7 @@ class MaskedLanguageModelling(DocumentTask):
         )
         return batch | {"corrupted": corrupted, "masked": masked}
 
-    def prepared_loss(self, model: MaskedLM, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: MaskedLM, batch: Any, key: Array) -> LossAndWeight:
         """The training loss, a mean over the chosen tokens, and how many they are."""
         _, dropout_key = jax.random.split(key)
         hidden, targets, weights = self._chosen(model, batch, dropout_key)
@@ -120,7 +128,8 @@ class MaskedLanguageModelling(DocumentTask):
         mask = F.AttentionMask(lengths=batch["lengths"])
         states, _ = model.encoder(batch["corrupted"], mask=mask, key=dropout_key)
         # Each group of devices picks from its own rows.
-        tokens, masked, states = (x.reshape(row_groups(len(tokens)), -1, *x.shape[2:]) for x in (tokens, masked, states))
+        groups = row_groups(len(tokens))
+        tokens, masked, states = (x.reshape(groups, -1, *x.shape[2:]) for x in (tokens, masked, states))
         chosen, weights = first_chosen(masked, _room(tokens.shape[1], self.config.mask_rate))
         states = jnp.take_along_axis(spread_groups(states), chosen[..., None], axis=1)
         return model.transformed(spread_groups(states)), jnp.take_along_axis(tokens, chosen, axis=1), weights

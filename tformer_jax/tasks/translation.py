@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import sacrebleu
 from jax import Array
-from jaxtyping import Float
 
 from .. import decoding
 from .. import functional as F
@@ -20,7 +19,7 @@ from ..data import files, pipelines, tokenizers
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
 from ..nn.layers import split_key
-from .base import Evaluation, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
+from .base import Evaluation, LossAndWeight, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
 
 _DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
@@ -96,7 +95,7 @@ class Translation(Task):
         shared = self.tokenizers.source is self.tokenizers.target
         return {"vocab_size": target, "source_vocab_size": None if shared else source}
 
-    def prepared_loss(self, model: Transformer, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: Transformer, batch: Any, key: Array | None) -> LossAndWeight:
         """The smoothed training loss, a mean over target tokens, and how many they are."""
         return self._loss(model, batch, key, self.config)
 

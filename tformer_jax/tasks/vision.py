@@ -17,7 +17,7 @@ from ..data.classes import load_classes
 from ..data.image_data import ImageData, ImageDataConfig
 from ..data.images import read_images
 from ..models import VisionTransformer
-from .base import Evaluation, check_label_smoothing, check_name
+from .base import Evaluation, LossAndWeight, check_label_smoothing, check_name
 from .classification import Classification, Classified, ClassProbability
 
 _SOME_CLASSES = 10
@@ -86,7 +86,7 @@ class ImageClassification(Classification):
         images, targets = self._augmented(batch["images"].astype(jnp.float32) / 255, targets, augment_key)
         return {"images": images, "targets": targets, "weights": (batch["labels"] >= 0).astype(jnp.float32)}
 
-    def prepared_loss(self, model: VisionTransformer, batch: Any, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def prepared_loss(self, model: VisionTransformer, batch: Any, key: Array) -> LossAndWeight:
         """The training loss of images, a mean, and how many they are."""
         _, dropout_key = jax.random.split(key)
         logits = model(_centred(batch["images"]), key=dropout_key).astype(jnp.float32)

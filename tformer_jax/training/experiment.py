@@ -93,8 +93,9 @@ class Experiment:
     def trainer(self, task: Task, parallel: ParallelConfig | None = None) -> Trainer:
         """The compiled side of the experiment; `parallel`: where to run it, if not where its config says."""
         config = self.model_config(task.model_fields)
-        where = {"prepare": task.prepare, "parallel": self.parallel if parallel is None else parallel}
-        return Trainer(lambda rngs: task.Model(config, rngs=rngs), task.prepared_loss, self.training, self.optimizer, **where)
+        what = lambda rngs: task.Model(config, rngs=rngs), task.prepared_loss  # noqa: E731
+        how = {"prepare": task.prepare, "parallel": self.parallel if parallel is None else parallel}
+        return Trainer(*what, self.training, self.optimizer, **how)
 
     def load_data(self, directory: Path) -> Any:
         """The data, with its tokenizers or classes kept in `directory`."""
