@@ -16,3 +16,11 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Every room whose signatures name shapes. Not `config`: beartype cannot check `typing.Self` one method at a time.
 _ROOMS = ("functional", "nn", "models", "decoding", "tasks", "training")
 install_import_hook([f"tformer_jax.{room}" for room in _ROOMS], "beartype.beartype")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What a test has counted, and people want to see: `record_property("summary", ...)`."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            if name == "summary":
+                terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {value}")

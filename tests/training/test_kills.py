@@ -1,0 +1,94 @@
+"""kill -9 at random moments, in real processes: the parameters must be those of a run that nothing disturbed."""
+
+import multiprocessing
+import os
+import random
+import signal
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+KILLS, STEPS, EVERY = 20, 300, 4
+SECONDS = (0.2, 2.5)  # of a life: from before there is a config to the middle of training
+
+
+def live(directory, config, cache):
+    """What the process does: the whole command, but for its flags."""
+    import jax
+
+    from tformer_jax.training.experiment import run_training
+    from tformer_jax.training.run import Run
+
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    run = Run.start(directory, config)
+    with run.locked():
+        run_training(run, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def start(changed_config, tmp_path_factory):
+    """`start(directory)`: a process that trains there; forked from one that has imported everything already."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+
+    def start(directory):
+        process = context.Process(target=live, args=(directory, changed_config, cache))
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def changed_config(config):
+    training = {"steps": STEPS, "seed": 5, "log_every": 10, "evaluate_every": 100, "average_decay": 0.9}
+    return config | {"training": training, "checkpoint": {"every": EVERY, "keep": 2}}
+
+
+def arrays_of(directory):
+    """The last state, read without this package."""
+    saved = ocp.StandardCheckpointer().restore((directory / "checkpoints" / str(STEPS) / "arrays").absolute())
+    return {name: np.asarray(x) for name, x in saved.items()}
+
+
+def moment(directory):
+    """What a process was doing that is no more."""
+    entries = [e.name for e in (directory / "checkpoints").iterdir()] if (directory / "checkpoints").exists() else []
+    if any(not name.isdigit() for name in entries):
+        return "while a checkpoint was written"
+    return "between checkpoints" if entries else "before the first checkpoint"
+
+
+def test_random_kills_do_not_change_the_result(start, tmp_path, record_property):
+    """A crash would cost more than the time since the last checkpoint: other parameters, other metrics, or the run."""
+    whole = start(tmp_path / "whole")
+    whole.join()
+    assert whole.exitcode == 0
+    wanted, rng, kills, runs = arrays_of(tmp_path / "whole"), random.Random(0), [], 0
+    while len(kills) < KILLS or runs == 0:
+        directory = tmp_path / f"run {runs}"
+        while True:
+            process = start(directory)
+            if len(kills) < KILLS:
+                process.join(rng.uniform(*SECONDS))
+            else:
+                process.join()
+            if process.exitcode is not None:
+                break
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills.append(moment(directory))
+        assert process.exitcode == 0, f"after {len(kills)} kills, the last {kills[-1]}"
+        found = arrays_of(directory)
+        assert found.keys() == wanted.keys()
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{name}, after {len(kills)} kills")
+        assert (directory / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+        assert not (directory / "damaged").exists()
+        runs += 1
+    parts = ", ".join(f"{kills.count(kind)} {kind}" for kind in sorted(set(kills)))
+    record_property("summary", f"{len(kills)} random kills ({parts}), {runs} run(s): parameters bit-identical")
