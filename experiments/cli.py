@@ -3,9 +3,11 @@
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import app, flags, logging
+from ml_collections import config_flags
 from rich.console import Console
 
 from tformer_jax.config import ConfigError, TransformerConfig
@@ -65,10 +67,24 @@ def _unknown_field(error: Exception, arguments: list[str]) -> str:
     return f"{section} has no field {missing!r}" + (f", which is for {', '.join(models)}" if models else "")
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`. What a user can put right ends in one line and exit code 1.
+def define_config() -> Callable[[], dict[str, Any]]:
+    """The --config flag; gives what reads its value as plain nested dictionaries."""
+    flag = config_flags.DEFINE_config_file("config", None, "File and preset: experiments/configs/translation.py:tiny.")
 
-    A run that was asked to stop ends in exit code `EXIT_CODE`, and in one line that says how to go on.
+    def config() -> dict[str, Any]:
+        try:
+            return flag.value.to_dict()
+        except (AttributeError, OSError) as error:  # the file could not be read at the flag's parsing, or has no config
+            raise ConfigError(f"cannot load the config: {str(error).splitlines()[-1].strip()}") from None
+
+    return config
+
+
+def run(main: Callable[[], None], *required: str) -> None:
+    """Parses the flags, of which some are required, and calls `main`.
+
+    What a user can put right ends in one line and exit code 1; a run that was asked to stop in exit code
+    `EXIT_CODE` and in one line that says how to go on.
     """
 
     def guarded(arguments: list[str]) -> None:
@@ -100,5 +116,5 @@ def run(main: Callable[[], None]) -> None:
 
     # Orbax logs every step of every save.
     logging.set_verbosity(logging.WARNING)
-    flags.mark_flag_as_required("workdir")
+    flags.mark_flags_as_required(required)
     app.run(guarded, flags_parser=parse)

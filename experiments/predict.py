@@ -143,4 +143,4 @@ _PREDICTIONS: dict[type, tuple[Callable[[Any, Any], None], tuple[str, ...]]] = {
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "workdir")

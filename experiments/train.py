@@ -6,9 +6,6 @@
 
 import contextlib
 
-from ml_collections import config_flags
-
-from tformer_jax.config import ConfigError
 from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.processes import first_then_others, is_first
 from tformer_jax.training.run import Run
@@ -16,14 +13,11 @@ from tformer_jax.training.run import Run
 from . import cli
 from .reporting import report
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "File and preset: experiments/configs/translation.py:tiny.")
+_config = cli.define_config()
 
 
 def main() -> None:
-    try:
-        config = CONFIG.value.to_dict()
-    except (AttributeError, OSError) as error:  # the file could not be read when the flag was parsed, or has no config
-        raise ConfigError(f"cannot load the config: {str(error).splitlines()[-1].strip()}") from None
+    config = _config()
     Experiment.from_config(config)  # before anything is written
     cli.join_processes()
 
@@ -41,5 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.flags.mark_flag_as_required("config")
-    cli.run(main)
+    cli.run(main, "config", "workdir")

@@ -12,6 +12,7 @@ from support import quick_jit
 from tformer_jax.training.experiment import run_training
 from tformer_jax.training.run import Run
 
+TASKS = ("language_modelling", "masked_language_modelling", "text_classification", "image_classification")
 WORDS = "the red cat saw a small dog on that old green hill today".split()
 
 

@@ -11,7 +11,7 @@ from . import images
 from .classes import keep_classes
 from .files import DataError
 from .images import ImageSource, LabelledImages
-from .pipelines import ALL_ROWS, Batch, permutation
+from .pipelines import ALL_ROWS, Batch, BatchShapes, permutation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,22 @@ class ImageDataConfig:
                 )
             if split not in splits and size is None:
                 raise ConfigError(f"data.{split}_size is needed, as the source has no {split} split of its own")
+
+    def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
+        """Of every training batch, known without the data."""
+        rows = self.rows(rows_multiple)
+        pixels = (rows, self.image_size, self.image_size, self.num_channels)
+        return {"images": (pixels, "uint8"), "labels": ((rows,), "int32")}
+
+    def rows(self, multiple: int) -> int:
+        """Of a training batch: `batch_size` rounded down to a multiple.
+
+        Raises:
+          ConfigError: it is less than that.
+        """
+        if self.batch_size < multiple:
+            raise ConfigError(f"data.batch_size={self.batch_size} holds no multiple of {multiple} rows")
+        return self.batch_size // multiple * multiple
 
     def read(self) -> ImageSource:
         """The images as they come, before anything is held out.
@@ -182,9 +198,7 @@ class ImageData:
           ConfigError: `batch_size` is less than `rows_multiple`.
           DataError: the images do not fill a batch.
         """
-        rows = self.config.batch_size // rows_multiple * rows_multiple
-        if rows == 0:
-            raise ConfigError(f"data.batch_size={self.config.batch_size} holds no multiple of {rows_multiple} rows")
+        rows = self.config.rows(rows_multiple)
         batches = self._batches("train", rows, self.config.seed)
         self.report.append(f"{len(batches):,} training batches an epoch, of {rows} images each")
         return batches

@@ -8,6 +8,7 @@ import numpy as np
 from ..config import ConfigError, check_choice, check_seed
 from . import documents, pipelines, tokenizers
 from .documents import Document
+from .pipelines import BatchShapes
 from .tokenizers import BOS_ID, EOS_ID, PAD_ID
 from .windows import Pieces, Windows
 
@@ -94,6 +95,12 @@ class LanguageDataConfig(DocumentDataConfig):
         super().__post_init__()
         check_choice("data.boundaries", self.boundaries, ("segments", "stream"))
 
+    def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
+        """Of every training batch, known without the data."""
+        rows = pipelines.rows_in_batch(self.batch_tokens, self.row_length, rows_multiple)
+        tokens = (rows, self.row_length + 1), "int32"
+        return {"tokens": tokens} | ({"segments": tokens} if self.boundaries == "segments" else _lengths(rows))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedDataConfig(DocumentDataConfig):
@@ -115,6 +122,12 @@ class MaskedDataConfig(DocumentDataConfig):
             raise ConfigError("data.whole_words goes with data.tokenizer='bpe': to 'characters' each is a word")
         if self.row_length < 3:
             raise ConfigError(f"data.row_length must exceed 2 (start and end token), got {self.row_length}")
+
+    def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
+        """Of every training batch, known without the data."""
+        rows = pipelines.rows_in_batch(self.batch_tokens, self.row_length, rows_multiple)
+        tokens = (rows, self.row_length), "int32"
+        return {"tokens": tokens} | _lengths(rows) | ({"word_ids": tokens} if self.whole_words else {})
 
 
 class _DocumentData:
@@ -220,6 +233,10 @@ class MaskedData(_DocumentData):
         words = np.concatenate([words for _, words in encoded]) if self.config.whole_words else None
         numbers = _numbers([ids for ids, _ in encoded])
         return Pieces(tokens, numbers, words, self.config.row_length, rows, seed, BOS_ID, EOS_ID, PAD_ID)
+
+
+def _lengths(rows: int) -> BatchShapes:
+    return {"lengths": ((rows,), "int32")}
 
 
 def _numbers(parts: list[np.ndarray]) -> np.ndarray:

@@ -22,6 +22,9 @@ EVALUATION_TOKENS = 4096
 
 Splits = dict[str, list[Pair]]
 
+# Shape and dtype of each array of a batch.
+BatchShapes = dict[str, tuple[tuple[int, ...], str]]
+
 
 def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_size: int, seed: int) -> Splits:
     """ "train", "validation" and "test" pairs; no training source stands in the other two.
@@ -76,6 +79,11 @@ def rows_in_batch(batch_tokens: int, row_length: int, multiple: int) -> int:
             f"one for each part of training.accumulate={multiple}"
         )
     return rows
+
+
+def least_rows(batch_tokens: int, length: int, multiple: int) -> int:
+    """The rows of a bucket: as many as fit, a multiple of `multiple`, but one multiple at least."""
+    return max(1, batch_tokens // length // multiple) * multiple
 
 
 def padded_length(length: int, limit: int) -> int:
@@ -156,8 +164,8 @@ class Buckets:
         members = [np.flatnonzero(bucket == b) for b in range(len(self.lengths))]
         # No more rows than there are examples, up to a power of two: splits of a like size share programs.
         most = [1 << max(0, len(group) - 1).bit_length() for group in members]
-        rows = [min(self.batch_tokens // length, n) for length, n in zip(self.lengths, most, strict=True)]
-        rows = [max(1, n // self.rows_multiple) * self.rows_multiple for n in rows]
+        rows = [least_rows(min(self.batch_tokens, length * n), length, self.rows_multiple)
+                for length, n in zip(self.lengths, most, strict=True)]  # fmt: skip
         # The (bucket, first row) of each batch of an epoch, before it is shuffled.
         plan = [(b, at) for b in range(len(rows)) for at in range(0, len(members[b]), rows[b])]
         for name, value in (("_members", members), ("_rows", rows), ("_plan", plan)):

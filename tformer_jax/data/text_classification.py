@@ -53,6 +53,12 @@ class TextClassificationDataConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
 
+    def largest_batch(self, max_length: int, rows_multiple: int) -> pipelines.BatchShapes:
+        """The most that a training batch has, as far as is known without the data."""
+        rows = pipelines.least_rows(self.batch_tokens, max_length, rows_multiple)
+        each = (rows,), "int32"
+        return {"tokens": ((rows, max_length), "int32"), "lengths": each, "labels": each}
+
     def texts(self) -> list[LabelledText]:
         """All the texts, before the split.
 

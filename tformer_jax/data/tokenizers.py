@@ -60,6 +60,11 @@ def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
     return tokenizer
 
 
+def planned(vocab_size: int) -> Tokenizer:
+    """Of so many tokens, and no text: for what depends on their number alone."""
+    return Tokenizer(models.WordLevel({str(i): i for i in range(vocab_size)}, unk_token="0"))
+
+
 def _special_tokens(mask: bool) -> list[str]:
     return [PAD, BOS, EOS, *([MASK] if mask else [])]
 

@@ -86,6 +86,18 @@ class TranslationDataConfig:
         return sources.read_parallel(Path(self.source_file), Path(self.target_file))
 
 
+    def largest_batch(self, max_length: int, rows_multiple: int) -> pipelines.BatchShapes:
+        """The most that a training batch has, as far as is known without the data; sources as long as targets."""
+        if self.batching == "packed":
+            length = min(max_length, self.row_length)
+            rows = pipelines.rows_in_batch(self.batch_tokens, self.row_length, rows_multiple)
+            source, target = ((rows, length), "int32"), ((rows, length + 1), "int32")
+            return {"source": source, "source_segments": source, "target": target, "target_segments": target}
+        rows = pipelines.least_rows(self.batch_tokens, max_length, rows_multiple)
+        tokens, lengths = ((rows, max_length), "int32"), ((rows,), "int32")
+        return {"source": tokens, "source_lengths": lengths, "target": tokens, "target_lengths": lengths}
+
+
 class Tokenizers(NamedTuple):
     """One tokenizer for each side; the same one when the sides share a vocabulary."""
 

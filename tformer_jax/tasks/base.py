@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
 from .. import functional as F
+from ..analysis.flops import Cost
 from ..config import ConfigError, TransformerConfig, check_choice, check_positive
 from ..data import tokenizers
 from ..data.files import DataError
@@ -97,6 +98,15 @@ class Task:
         raise NotImplementedError
 
     @classmethod
+    def planned(cls, config: Any, data: Any) -> "Task":
+        """The task as far as configs tell, without data: for shapes and costs."""
+        raise NotImplementedError
+
+    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> Cost:
+        """Of a training batch whose arrays have these shapes."""
+        raise NotImplementedError
+
+    @classmethod
     def load_data(cls, config: Any, model: Mapping[str, Any], directory: Path) -> Any:
         """The splits and their batches; leaves in `directory` what `restore` needs."""
         raise NotImplementedError
@@ -165,6 +175,10 @@ class DocumentTask(Task):
     @classmethod
     def restore(cls, config: Any, directory: Path) -> Task:
         return cls(config, tokenizers.load(directory / "tokenizer.json"))
+
+    @classmethod
+    def planned(cls, config: Any, data: Any) -> Task:
+        return cls(config, tokenizers.planned(cls.planned_fields(data)["vocab_size"]))
 
     @classmethod
     def load_data(cls, config: Any, model: Mapping[str, Any], directory: Path) -> Any:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from .. import functional as F
+from ..analysis import flops
 from ..config import TransformerConfig
 from ..data import tokenizers
 from ..data.classes import load_classes
@@ -123,6 +124,15 @@ class TextClassification(Classification):
         return cls(config, tokenizers.load(directory / "tokenizer.json"), load_classes(directory))
 
     @classmethod
+    def planned(cls, config: TextClassificationConfig, data: TextClassificationDataConfig) -> "TextClassification":
+        fields = cls.planned_fields(data)
+        return cls(config, tokenizers.planned(fields["vocab_size"]), planned_classes(fields["num_classes"]))
+
+    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+        rows, length = batch["tokens"].shape
+        return flops.Cost(flops.text_classifier_flops(model, rows, length), rows * length)
+
+    @classmethod
     def load_data(
         cls, config: TextClassificationDataConfig, model: Mapping[str, Any], directory: Path
     ) -> TextClassificationData:
@@ -181,6 +191,11 @@ class TextClassification(Classification):
             tokens = np.pad(np.asarray(row, np.int32), (0, padded_length(len(row), limit) - len(row)))[None]
             results.append(self.ranked(model, {"tokens": tokens, "lengths": np.int32([len(row)])}))
         return results
+
+
+def planned_classes(count: int) -> list[str]:
+    """Names for classes that only the data has names for."""
+    return [f"class {number}" for number in range(count)]
 
 
 def labelled_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array]:

@@ -12,7 +12,8 @@ from jax import Array
 from tokenizers import Tokenizer
 
 from .. import decoding
-from ..config import ConfigError, check_positive
+from ..analysis import flops
+from ..config import ConfigError, TransformerConfig, check_positive
 from ..data import tokenizers
 from ..data.language import LanguageData, LanguageDataConfig
 from ..models import CausalLM
@@ -95,6 +96,10 @@ class LanguageModelling(DocumentTask):
         weights = weights.astype(jnp.float32)
         hidden, _ = model.hidden(inputs, segments=segments, key=key)
         return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
+
+    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+        rows, length = batch["tokens"].shape
+        return flops.Cost(flops.causal_lm_flops(model, rows, length - 1), rows * (length - 1))
 
     def validate(self, model: CausalLM, batches: Any) -> dict[str, float]:
         """Cross-entropy in nats per token, without smoothing or dropout, and its exponential."""

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from .. import functional as F
-from ..config import ConfigError
+from ..analysis import flops
+from ..config import ConfigError, TransformerConfig
 from ..data import tokenizers
 from ..data.files import DataError
 from ..data.language import MaskedData, MaskedDataConfig
@@ -133,6 +134,11 @@ class MaskedLanguageModelling(DocumentTask):
         chosen, weights = first_chosen(masked, _room(tokens.shape[1], self.config.mask_rate))
         states = jnp.take_along_axis(spread_groups(states), chosen[..., None], axis=1)
         return model.transformed(spread_groups(states)), jnp.take_along_axis(tokens, chosen, axis=1), weights
+
+    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+        rows, length = batch["tokens"].shape
+        predicted = _room(rows * length, self.config.mask_rate)
+        return flops.Cost(flops.masked_lm_flops(model, rows, length, predicted), rows * length)
 
     def _measured(self, model, batch, key):
         hidden, targets, weights = self._chosen(model, self._corrupted(batch, key), None)

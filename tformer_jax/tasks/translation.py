@@ -13,6 +13,7 @@ from jax import Array
 
 from .. import decoding
 from .. import functional as F
+from ..analysis import flops
 from ..analysis.plots import plot_attention
 from ..config import ConfigError, TransformerConfig, check_positive
 from ..data import files, pipelines, tokenizers
@@ -80,6 +81,16 @@ class Translation(Task):
     @classmethod
     def restore(cls, config: TranslationConfig, directory: Path) -> "Translation":
         return cls(config, Tokenizers.load(directory))
+
+    @classmethod
+    def planned(cls, config: TranslationConfig, data: TranslationDataConfig) -> "Translation":
+        target = tokenizers.planned(data.vocab_size)
+        own = data.source_vocab_size
+        return cls(config, Tokenizers(target if own is None else tokenizers.planned(own), target))
+
+    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+        (rows, source), target = batch["source"].shape, batch["target"].shape[1] - 1
+        return flops.Cost(flops.transformer_flops(model, rows, source, target), rows * target)
 
     @classmethod
     def load_data(cls, config: TranslationDataConfig, model: Mapping[str, Any], directory: Path) -> TranslationData:

@@ -12,13 +12,14 @@ from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
-from ..config import ConfigError, check_positive
+from ..analysis import flops
+from ..config import ConfigError, TransformerConfig, check_positive
 from ..data.classes import load_classes
 from ..data.image_data import ImageData, ImageDataConfig
 from ..data.images import read_images
 from ..models import VisionTransformer
 from .base import Evaluation, LossAndWeight, check_label_smoothing, check_name
-from .classification import Classification, Classified, ClassProbability
+from .classification import Classification, Classified, ClassProbability, planned_classes
 
 _SOME_CLASSES = 10
 
@@ -65,6 +66,14 @@ class ImageClassification(Classification):
     @classmethod
     def restore(cls, config: ImageClassificationConfig, directory: Path) -> "ImageClassification":
         return cls(config, load_classes(directory))
+
+    @classmethod
+    def planned(cls, config: ImageClassificationConfig, data: ImageDataConfig) -> "ImageClassification":
+        return cls(config, planned_classes(_SOME_CLASSES))
+
+    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+        (rows,) = batch["labels"].shape
+        return flops.Cost(flops.vision_flops(model, rows), rows, "image")
 
     @classmethod
     def load_data(cls, config: ImageDataConfig, model: Mapping[str, Any], directory: Path) -> ImageData:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ..config import ConfigError, TransformerConfig, build, check_choice, nearest
 from ..data.files import DataError
 from ..tasks import TASKS, Task
@@ -14,9 +16,9 @@ from .checkpoints import CheckpointConfig, Checkpoints
 from .loop import Diverged, train
 from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig, PlacedBatches
+from .paths import some
 from .processes import first_then_others, is_first
 from .run import Run, RunError
-from .sharding import SHARDING_RULES, undivided
 from .step import Arrays
 from .trainer import Trainer, TrainingConfig
 
@@ -97,6 +99,16 @@ class Experiment:
         how = {"prepare": task.prepare, "parallel": self.parallel if parallel is None else parallel}
         return Trainer(*what, self.training, self.optimizer, **how)
 
+    def planned_task(self) -> Task:
+        """The task as far as the config tells, without data: for shapes and costs."""
+        return self.task_class.planned(self.task, self.data)
+
+    def largest_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of the largest training batch, as far as they are known without the data."""
+        limit = self.model.get("max_length", TransformerConfig.default("max_length"))
+        shapes = self.data.largest_batch(limit, self.training.accumulate)
+        return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
+
     def load_data(self, directory: Path) -> Any:
         """The data, with its tokenizers or classes kept in `directory`."""
         return self.task_class.load_data(self.data, self.model, directory)
@@ -148,19 +160,10 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
 
 
 def _where(trainer: Trainer, batches: Any) -> list[str]:
-    """What a person should know of the mesh: what of it is left idle."""
-    mesh = trainer.mesh
-    if mesh.size == 1:
-        return []
-    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
-    lines = [f"{mesh.size} devices: {sizes}"]
-    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    """What a person should know of the devices."""
+    sizes = ", ".join(f"{name} {size}" for name, size in trainer.mesh.shape.items() if size > 1)
     rows = {batches.row_count(i) for i in range(min(len(batches), _LOOKED_AT))}
-    if uneven := sorted(n for n in rows if n % groups):
-        lines.append(f"batches of {', '.join(map(str, uneven))} rows leave some of {groups} groups of devices idle")
-    if whole := undivided(SHARDING_RULES, trainer.layout.shapes, mesh):
-        lines.append(f"not split as the sharding table says, because an axis does not divide: {_some(whole)}")
-    return lines
+    return [f"{trainer.mesh.size} devices: {sizes}", *trainer.idle(rows)] if sizes else []
 
 
 def _initial_arrays(experiment: Experiment, task: Task, trainer: Trainer, say: Callable[[str], None]) -> Arrays:
@@ -190,11 +193,11 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> Arrays
     wanted = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
     missing = [n for n in wanted if n not in found and not n.startswith(task.new_parameters)]
     if missing:
-        raise ConfigError(f"the checkpoint of {run.directory} lacks {_some(missing)} of this model")
+        raise ConfigError(f"the checkpoint of {run.directory} lacks {some(missing)} of this model")
     said = {n: [Checkpoints.describe(x[n]) for x in (found, wanted)] for n in wanted if n in found}
     differing = [f"{n} ({there} there, {here} here)" for n, (there, here) in said.items() if there != here]
     if differing:
-        raise ConfigError(f"the checkpoint of {run.directory} does not fit this model: {_some(differing)}")
+        raise ConfigError(f"the checkpoint of {run.directory} does not fit this model: {some(differing)}")
     return {name: found[name] for name in wanted if name in found}
 
 
@@ -210,7 +213,7 @@ def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
              for n in set.intersection(*both) - _NOT_OF_THE_FUNCTION}  # fmt: skip
     differing = [f"model.{n} ({a!r} there, {b!r} here)" for n, (a, b) in sorted(pairs.items()) if a != b]
     if differing:
-        raise ConfigError(f"{pretrained.directory} was trained as another model: {_some(differing)}")
+        raise ConfigError(f"{pretrained.directory} was trained as another model: {some(differing)}")
 
 
 def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:
@@ -249,8 +252,3 @@ def _pretrained_run(experiment: Experiment) -> Run | None:
     if not (pretrained.directory / "tokenizer.json").exists():
         raise RunError(f"{source} has no tokenizer.json: it was not trained on text")
     return pretrained
-
-
-def _some(names: list[str], shown: int = 5) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

@@ -1,7 +1,6 @@
 """The training loop: batches in, checkpoints and numbers out."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +12,13 @@ from .checkpoints import CheckpointConfig, Checkpoints
 from .interruption import Interrupted, Interruption
 from .metrics import MetricsWriter, NoReport, ProgressLine, Report
 from .parallel import Batches
+from .paths import some
 from .processes import AnyProcess, is_first
 from .run import Run
 from .step import Arrays
 from .trainer import Trainer
 
 Validate = Callable[[int, Arrays], dict[str, float]]
-
-_NAMED = 5
 
 
 class Diverged(RuntimeError):
@@ -144,8 +142,7 @@ class _Loop:
           Diverged: names the step, the batch, and parameters.
         """
         names = [name for name, ok in zip(self.trainer.layout.parameters, finite, strict=True) if not ok]
-        which = ", ".join(itertools.islice(names, _NAMED)) + f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
-        numbers = f"its loss is {loss}, its gradient norm {norm}" + (f", not finite in {which}" if names else "")
+        numbers = f"its loss is {loss}, its gradient norm {norm}" + (f", not finite in {some(names)}" if names else "")
         if skipped is None:
             raise Diverged(f"training stopped at step {step}: on batch {step - 1} {numbers}")
         allowed = self.trainer.config.max_skipped

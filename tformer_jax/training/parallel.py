@@ -100,6 +100,11 @@ class ProcessBatches(Batches, Protocol):
     def batch(self, i: int, rows: slice = ...) -> Any: ...
 
 
+def row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
+    """Of an array with so many rows; those that do not divide evenly are on more devices than need them."""
+    return NamedSharding(mesh, P(even_axes(mesh, ROW_AXES, rows) or None))
+
+
 @dataclasses.dataclass(frozen=True)
 class PlacedBatches:
     """Batches as global arrays on a mesh, the rows spread over data and fsdp.
@@ -117,9 +122,9 @@ class PlacedBatches:
     def batch(self, i: int) -> Any:
         if jax.process_count() == 1:
             batch = self.batches.batch(i)
-            return jax.device_put(batch, jax.tree.map(lambda x: self._sharding(x.shape[0]), batch))
+            return jax.device_put(batch, jax.tree.map(lambda x: row_sharding(self.mesh, x.shape[0]), batch))
         rows = self.batches.row_count(i)
-        sharding = self._sharding(rows)
+        sharding = row_sharding(self.mesh, rows)
         wanted = {_rows_of(index, rows) for index in sharding.addressable_devices_indices_map((rows,)).values()}
         parts = {part: self.batches.batch(i, slice(*part)) for part in wanted}
         first = next(iter(parts.values()))
@@ -128,9 +133,6 @@ class PlacedBatches:
     def _assembled(self, name: str, rows: int, sharding: NamedSharding, parts: dict) -> jax.Array:
         shape = (rows, *next(iter(parts.values()))[name].shape[1:])
         return jax.make_array_from_callback(shape, sharding, lambda index: parts[_rows_of(index, rows)][name])
-
-    def _sharding(self, rows: int) -> NamedSharding:
-        return NamedSharding(self.mesh, P(even_axes(self.mesh, ROW_AXES, rows) or None))
 
 
 @dataclasses.dataclass(frozen=True)

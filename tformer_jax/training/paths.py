@@ -60,3 +60,8 @@ def first_matches(name: str, table: Table, paths: Iterable[str]) -> dict[str, An
         if i not in used and (pattern, i) != (".*", len(table) - 1):
             raise ConfigError(f"{name}: no parameter is left for {pattern!r}: none has such a path, or rows above do")
     return found
+
+
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

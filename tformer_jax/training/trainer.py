@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec as P
 
 from ..config import ConfigError, check_seed
 from .optimizers import OptimizerConfig, make_optimizer, make_schedule, stop_frozen
-from .parallel import ROW_AXES, Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh
-from .paths import by_path
-from .sharding import SHARDING_RULES, Rules, shardings, state_specs
+from .parallel import ROW_AXES, Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
+from .paths import by_path, some
+from .sharding import SHARDING_RULES, Rules, shardings, state_specs, undivided
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has
@@ -90,7 +90,7 @@ class Trainer:
         Raises:
           ConfigError: the devices, or the tables of paths, do not go with the model.
         """
-        self.config, self._make_model, self._parallel = training, make_model, parallel
+        self.config, self._make_model, self._parallel, self._rules = training, make_model, parallel, rules
         self.mesh = make_mesh(parallel) if mesh is None else mesh
         self._schedule = make_schedule(optimizer, training.steps)
         self._key = jax.random.key(training.seed)
@@ -130,6 +130,11 @@ class Trainer:
 
     def lower(self, batch: Any) -> jax.stages.Lowered:
         """The step for batches of these shapes, traced for the mesh; nothing is allocated."""
+
+        def placed(x):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=row_sharding(self.mesh, x.shape[0]))
+
+        batch = jax.tree.map(placed, batch)
         with self.context():
             return self._step.lower(self.placed_shapes, batch)
 
@@ -190,6 +195,17 @@ class Trainer:
             return jax.device_put(x, device)
 
         return jax.tree.map(gathered, self.model(arrays))
+
+    def idle(self, rows: Iterable[int]) -> list[str]:
+        """What of the devices is not used, a line each, with batches of so many rows."""
+        lines, groups = [], math.prod(self.mesh.shape[axis] for axis in ROW_AXES)
+        if uneven := sorted({n for n in rows if n // self.config.accumulate % groups}):
+            parts = f", in {self.config.accumulate} parts," if self.config.accumulate > 1 else ""
+            which = some([str(n) for n in uneven])
+            lines.append(f"batches of {which} rows{parts} leave some of {groups} groups of devices idle")
+        if self._parallel.mode == "jit" and (whole := undivided(self._rules, self.layout.shapes, self.mesh)):
+            lines.append(f"not split as the sharding table says, because an axis does not divide: {some(whole)}")
+        return lines
 
     @property
     def parameter_count(self) -> int:

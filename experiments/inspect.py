@@ -1,0 +1,143 @@
+"""What an experiment will take, before it takes it: the step is compiled for a mesh and nothing is allocated.
+
+    python -m experiments.inspect --config=experiments/configs/causal_lm.py:gpt2 --mesh=data=64,tensor=4
+
+On a machine without an accelerator, as many devices are simulated as the mesh has: parameters, optimiser and
+FLOPs are what they are anywhere; temporaries are those of a CPU's program, which an accelerator's differs from. Batches
+are the largest that the data's config allows; a vocabulary or a number of classes that only the data tells is a guess.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from tformer_jax.analysis.flops import TRAINING
+from tformer_jax.config import ConfigError, check_positive
+from tformer_jax.tasks import Task
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.parallel import AXES, ParallelConfig
+from tformer_jax.training.sharding import bytes_per_device
+from tformer_jax.training.trainer import Trainer
+
+from . import cli
+
+_config = cli.define_config()
+MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh, data=64,tensor=4, in place of the config's.")
+MFU = flags.DEFINE_float("mfu", 0.4, "Of the peak, the share that the step is to reach.", lower_bound=0)
+DEVICE = flags.DEFINE_string("device", "h100", "Whose peak is meant.")
+PEAK = flags.DEFINE_float("peak_tflops", None, "Peak of another device, in TFLOP/s.")
+HIDDEN = flags.DEFINE_boolean("totals_only", False, "Without the table of parameters.")
+
+# Dense bfloat16 TFLOP/s of one device, from its maker's data sheet.
+PEAKS = {"a100": 312, "h100": 989, "h200": 989, "v4": 275, "v5e": 197, "v5p": 459, "v6e": 918}
+
+
+def main() -> None:
+    experiment = Experiment.from_config(_config())
+    parallel = _mesh(MESH.value) if MESH.value else dataclasses.replace(experiment.parallel, mode="jit")
+    peak = _peak()
+    _simulate(parallel)
+    task = experiment.planned_task()
+    trainer = experiment.trainer(task, parallel)
+    batch = experiment.largest_batch()
+    if not HIDDEN.value:
+        _print_parameters(trainer)
+    _print_totals(experiment, task, trainer, batch, peak)
+
+
+def _mesh(text: str) -> ParallelConfig:
+    """From "data=64,tensor=4"; what is left out is 1."""
+    sizes: dict[str, Any] = dict.fromkeys(AXES, 1)
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        if name not in AXES or not size.lstrip("-").isdigit():
+            raise ConfigError(f"--mesh must be like data=64,tensor=4 with axes of {', '.join(AXES)}, got {text!r}")
+        sizes[name] = int(size)
+    return ParallelConfig(**sizes)
+
+
+def _peak() -> float:
+    """FLOP/s of one device."""
+    if PEAK.value is None and DEVICE.value.lower() not in PEAKS:
+        raise ConfigError(f"--device must be one of {', '.join(PEAKS)}, got {DEVICE.value!r}; or give --peak_tflops")
+    peak = PEAKS[DEVICE.value.lower()] if PEAK.value is None else PEAK.value
+    check_positive("--peak_tflops", peak)
+    check_positive("--mfu", MFU.value)
+    return 1e12 * peak
+
+
+def _simulate(parallel: ParallelConfig) -> None:
+    """Sees to it that a mesh larger than this machine can be compiled for; before JAX looks for devices."""
+    sizes = [getattr(parallel, name) for name in AXES]
+    if -1 not in sizes:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", math.prod(sizes))
+
+
+def _print_parameters(trainer: Trainer) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in ("parameter", "shape", "count", "split over"):
+        table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
+    for path in trainer.layout.parameters:
+        shape = trainer.layout.shapes[f"model.{path}"].shape
+        spec = ", ".join("-" if axis is None else str(axis) for axis in trainer.shardings[f"model.{path}"].spec)
+        table.add_row(path, " ".join(map(str, shape)), f"{math.prod(shape):,}", spec)
+    Console(width=140).print(table)
+    cli.say("")
+
+
+def _print_totals(experiment: Experiment, task: Task, trainer: Trainer, batch: dict, peak: float) -> None:
+    devices, shapes = trainer.mesh.size, trainer.layout.shapes
+    forward, count, unit = task.cost(experiment.model_config(task.model_fields), batch)
+    analytic = TRAINING * forward
+    counted = counted_flops(experiment, task, batch)
+    memory = trainer.lower(batch).compile().memory_analysis()
+    held = {name: bytes_per_device(shapes, trainer.shardings, f"{name}.") for name in ("model", "optimizer", "average")}
+    seconds = analytic / (devices * peak * MFU.value)
+    sizes = ", ".join(f"{name} {size}" for name, size in trainer.mesh.shape.items())
+    arrays = ", ".join(f"{name} {list(x.shape)}" for name, x in batch.items())
+    cli.say(
+        f"mesh                   {devices} device(s): {sizes}",
+        f"batch                  {arrays}",
+        f"parameters             {trainer.parameter_count:,}",
+        f"FLOPs per step         {analytic:.4g} by formula, {counted:.4g} counted by the compiler",
+        f"FLOPs per {unit:12} {analytic / count:.4g} by formula, {counted / count:.4g} counted",
+        f"bytes a device         parameters {_bytes(held['model'])}, optimizer {_bytes(held['optimizer'])}, "
+        f"average {_bytes(held['average'])}, temporaries {_bytes(memory.temp_size_in_bytes)}",
+        f"step time              {seconds:.4g} s at an MFU of {MFU.value} and {peak / 1e12:g} TFLOP/s a device; "
+        f"{count / seconds:,.0f} {unit}s/s",
+        *trainer.idle([next(iter(batch.values())).shape[0]]),
+    )
+
+
+def counted_flops(experiment: Experiment, task: Task, batch: dict[str, jax.ShapeDtypeStruct]) -> float:
+    """The compiler's own count for the same step on one device, before it optimises.
+
+    It counts the body of a loop once, so layers are unrolled and what is computed in chunks is not; and
+    nothing is computed twice to save memory.
+    """
+    layers = experiment.model_config(task.model_fields)
+    unrolled = {"scan_unroll": min(layers.num_layers, layers.num_decoder_layers or layers.num_layers)}
+    model = dict(experiment.model) | unrolled | {"remat": "none", "attention_implementation": "reference"}
+    training = dataclasses.replace(experiment.training, accumulate=1)
+    fused = {"fused_loss": False} if hasattr(experiment.task, "fused_loss") else {}
+    plain = dataclasses.replace(
+        experiment, model=model, training=training, task=dataclasses.replace(experiment.task, **fused)
+    )
+    return plain.trainer(plain.planned_task(), ParallelConfig(data=1)).lower(batch).cost_analysis()["flops"]
+
+
+def _bytes(count: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.4g} {unit}"
+        count /= 1024
+
+
+if __name__ == "__main__":
+    cli.run(main, "config")

@@ -1,0 +1,179 @@
+"""Several processes, and signals: real ones, on loopback, as a user starts and a scheduler ends them."""
+
+import json
+import signal
+import socket
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+LAST, EVERY = 120, 40  # as in conftest.py
+
+
+def arrays_of(run):
+    """The last state, read without this package."""
+    saved = ocp.StandardCheckpointer().restore((run / "checkpoints" / str(LAST) / "arrays").absolute())
+    return {name: np.asarray(x) for name, x in saved.items()}
+
+
+def losses_of(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def wait_for(path, process):
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+
+
+@pytest.fixture(scope="session")
+def pair(start):
+    """`pair(flags)`: two processes that train together."""
+
+    def pair(flags):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        together = [f"--coordinator=localhost:{port}", "--num_processes=2"]
+        return [start("train", *flags, *together, f"--process_id={number}") for number in (0, 1)]
+
+    return pair
+
+
+@pytest.fixture(scope="session")
+def lives(place, trained, flags, start, pair):
+    """One run: two processes, both killed; two again, of which one gets SIGTERM; at last one that gets it over with."""
+    run, ends = place / "several", []
+    changes = {"model.dropout_rate": 0.1, "parallel.fsdp": 2, "parallel.data": -1}
+    both = pair(flags(run, changes))
+    wait_for(run / "checkpoints" / str(EVERY), both[0])
+    for process in both:
+        process.kill()
+    ends.append([(process.communicate(), process.returncode) for process in both])
+    both = pair(flags(run, changes))
+    going_on = ""
+    while "going on" not in going_on:
+        going_on += both[0].stdout.readline()
+        assert both[0].poll() is None, both[0].communicate()
+    both[1].send_signal(signal.SIGTERM)
+    ends.append([(process.communicate(), process.returncode) for process in both])
+    alone = start("train", *flags(run))
+    ends.append([(alone.communicate(), alone.returncode)])
+    return run, ends, going_on
+
+
+def test_two_processes_go_on_from_their_checkpoint(lives):
+    """A killed job would start again, or its processes disagree about where."""
+    _, _, going_on = lives
+    assert f"going on from the checkpoint of step {EVERY}" in going_on
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step(lives):
+    """The scheduler tells one of them: the others would wait for it for ever, or write no checkpoint."""
+    run, (_, stopped, _), _ = lives
+    errors = [error for (_, error), _ in stopped]
+    assert [code for _, code in stopped] == [75, 75], errors
+    lines = [[line for line in error.splitlines() if line.startswith("stopped after step")] for error in errors]
+    assert lines[0] == lines[1] != []
+    step = lines[0][0].split()[3]
+    assert lines[0] == [f"stopped after step {step} of {LAST}, whose checkpoint is kept; the same command goes on"]
+
+
+def test_one_process_finishes_what_two_began(lives):
+    """A run would be bound to the machines that it began on."""
+    _, (_, stopped, (((output, error), code),)), _ = lives
+    assert code == 0, error
+    step = next(line for line in stopped[0][0][1].splitlines() if line.startswith("stopped")).split()[3]
+    assert f"going on from the checkpoint of step {step}" in output
+
+
+def test_processes_come_and_go_without_a_trace(lives, trained):
+    """The data would be another after a change, or the sums be taken over other rows: only rounding may differ."""
+    run, _, _ = lives
+    wanted, found = arrays_of(trained[0]), arrays_of(run)
+    # A softmax does not see its keys' bias: the gradient is rounding, which Adam makes as large as any.
+    for name in [name for name in wanted if not name.endswith("attention.b_k")]:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=2e-3, atol=2e-5, err_msg=name)
+    losses = losses_of(trained[0])
+    assert losses_of(run).keys() == losses.keys()
+    np.testing.assert_allclose(list(losses_of(run).values()), list(losses.values()), rtol=1e-4)
+
+
+def test_the_first_process_alone_speaks_and_writes(lives):
+    """Every line and every row would be there twice."""
+    _, ends, _ = lives
+    outputs = [output.splitlines() for life in ends[:2] for (output, _), _ in life[1:]]
+    assert [line for lines in outputs for line in lines if not line.startswith("[Gloo]")] == []
+
+
+# One process, and signals ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def interrupted(place, start, flags, command):
+    """`interrupted(number)`: what became of a training that got the signal after its first checkpoint, and again."""
+
+    def interrupted(number):
+        run = place / f"interrupted {number}"
+        process = start("train", *flags(run))
+        wait_for(run / "checkpoints" / str(EVERY), process)
+        process.send_signal(number)
+        return run, process.communicate(), process.returncode, command("train", *flags(run))
+
+    return interrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_in_a_checkpoint_and_the_run_goes_on(interrupted, trained, number):
+    """A preempted run would lose what it did since its checkpoint, look like a failure, or end elsewhere."""
+    run, (_, error), code, again = interrupted(number)
+    assert code == 75
+    line = error.splitlines()[-1]
+    step = int(line.split()[3])
+    assert line == f"stopped after step {step} of {LAST}, whose checkpoint is kept; the same command goes on"
+    assert EVERY <= step < LAST
+    assert again.returncode == 0, again.stderr
+    assert f"going on from the checkpoint of step {step}" in again.stdout
+    wanted, found = arrays_of(trained[0]), arrays_of(run)
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    assert losses_of(run) == losses_of(trained[0])
+
+
+def test_a_second_signal_leaves_at_once(place, start, flags):
+    """A user who means it would have to wait for a step, or kill -9."""
+    run = place / "twice"
+    process = start("train", *flags(run, {"training.steps": 100_000}))
+    wait_for(run / "checkpoints" / str(EVERY), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "SIGTERM: stopping after this step; once more leaves at once\n"
+    process.send_signal(signal.SIGSTOP)  # so that the second comes before the checkpoint is written
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.communicate()
+    assert process.returncode == -signal.SIGINT
+
+
+def test_a_second_command_on_a_run_is_refused_while_the_first_trains(place, start, flags, command):
+    """Two processes would write the same files, and each undo the other's checkpoints."""
+    run = place / "taken"
+    process = start("train", *flags(run, {"training.steps": 100_000}))
+    try:
+        wait_for(run / "checkpoints" / str(EVERY), process)
+        second = command("train", *flags(run, {"training.steps": 100_000}))
+    finally:
+        process.kill()
+        process.communicate()
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1].startswith(f"error: {run} is in use: process {process.pid} on ")
+
+
+def test_a_mesh_that_the_machine_does_not_have_is_refused(place, command, flags):
+    """It would end in a traceback."""
+    result = command("train", *flags(place / "many", {"parallel.data": 3, "parallel.tensor": 5}))
+    assert (result.returncode, result.stderr.count("Traceback")) == (1, 0)
+    wanted = "error: parallel: data=3 x fsdp=1 x tensor=5 x sequence=1 needs 15 devices"
+    assert result.stderr.splitlines()[-1].startswith(wanted)

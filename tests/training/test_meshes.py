@@ -1,0 +1,122 @@
+"""One experiment on any mesh: the loss curve is that of one device, and the work is divided."""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import numpy as np
+import pytest
+import tiny_runs
+
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.parallel import AXES, ParallelConfig
+
+STEPS = 20
+MESHES = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(sizes) == 8]
+TASKS = ("translation", *tiny_runs.TASKS)
+# Every axis alone, and every pair together, once over the tasks; `-m slow` tries all.
+SOME = {
+    "translation": [(8, 1, 1, 1), (1, 2, 2, 2)],
+    "language_modelling": [(1, 8, 1, 1), (2, 2, 2, 1), (1, 1, 1, 8)],
+    "masked_language_modelling": [(1, 1, 8, 1), (2, 2, 2, 1), (2, 1, 2, 2)],
+    "text_classification": [(2, 2, 1, 2)],
+    "image_classification": [(1, 1, 2, 4), (4, 2, 1, 1)],
+}
+OTHERS = [(task, sizes) for task in TASKS for sizes in MESHES if sizes not in SOME[task]]
+
+
+@pytest.fixture(scope="module")
+def experiment(config, configs, tmp_path_factory):
+    """`experiment(task)`: an experiment wide enough for eight parts of everything, its task and its batches."""
+
+    @functools.cache
+    def experiment(name):
+        given = config if name == "translation" else configs[name]
+        model = given["model"] | {"d_model": 32, "num_heads": 8, "d_ff": 64, "dropout_rate": 0.1}
+        training = given["training"] | {"steps": STEPS}
+        data = given["data"] | ({"batch_tokens": 128} if "batch_tokens" in given["data"] else {})
+        found = Experiment.from_config(given | {"model": model, "training": training, "data": data})
+        directory = tmp_path_factory.mktemp(name)
+        batches = found.load_data(directory).train_batches()
+        return found, found.restore_task(directory), batches
+
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def curve(experiment):
+    """`curve(task, parallel, model)`: the losses of 20 steps."""
+
+    @functools.cache
+    def curve(name, parallel, dropout_rate=0.1):
+        found, task, batches = experiment(name)
+        found = dataclasses.replace(found, model={**found.model, "dropout_rate": dropout_rate})
+        trainer = found.trainer(task, parallel)
+        arrays, placed, losses = trainer.initial(), trainer.placed(batches), []
+        for i in range(STEPS):
+            arrays, metrics = trainer.step(arrays, placed.batch(i))
+            losses.append(float(metrics["loss"]))
+        return np.array(losses)
+
+    return curve
+
+
+def assert_same_curve(found, wanted):
+    assert wanted[-1] < wanted[0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def on(sizes):
+    return ParallelConfig(**dict(zip(AXES, sizes, strict=True)))
+
+
+@pytest.mark.parametrize(("task", "sizes"), [(task, sizes) for task in TASKS for sizes in SOME[task]], ids=str)
+def test_a_mesh_gives_the_losses_of_one_device(curve, task, sizes):
+    """Where an experiment runs would change its result: sums over devices missing or doubled, other draws."""
+    assert_same_curve(curve(task, on(sizes)), curve(task, ParallelConfig(data=1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "sizes"), OTHERS, ids=str)
+def test_every_other_mesh_gives_the_losses_of_one_device(curve, task, sizes):
+    """As above, of the meshes that take too long for every day."""
+    assert_same_curve(curve(task, on(sizes)), curve(task, ParallelConfig(data=1)))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pmap_gives_the_losses_of_one_device(curve, task):
+    """Means of means, rows that fill up counted, corruption or augmentation drawn for each device by itself.
+
+    Dropout alone is: without it.
+    """
+    assert_same_curve(curve(task, ParallelConfig(mode="pmap"), 0.0), curve(task, ParallelConfig(data=1), 0.0))
+
+
+@pytest.mark.parametrize("parallel", [on((4, 2, 1, 1)), ParallelConfig(mode="pmap")], ids=["jit", "pmap"])
+def test_parts_of_a_batch_are_spread_like_the_whole(experiment, parallel):
+    """Accumulation would give other gradients on several devices: parts must have the same rows everywhere."""
+    found, task, batches = experiment("language_modelling")
+    training = dataclasses.replace(found.training, accumulate=2)
+    found, losses = dataclasses.replace(found, training=training, model={**found.model, "dropout_rate": 0.0}), []
+    for where in (ParallelConfig(data=1), parallel):
+        trainer = found.trainer(task, where)
+        arrays, placed = trainer.initial(), trainer.placed(batches)
+        for i in range(3):
+            arrays, metrics = trainer.step(arrays, placed.batch(i))
+        losses.append([float(metrics[name]) for name in ("loss", "gradient_norm", "weight")])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8), (2, 2, 2, 1)], ids=str)
+def test_the_work_is_divided(experiment, sizes):
+    """Devices would all do the same: of the operations of one device, each must have about an eighth.
+
+    What all do is what a small model has much of: sums over parameters, norms of streams that heads share.
+    """
+    found, task, batches = experiment("language_modelling")
+    flops = []
+    for where in (ParallelConfig(data=1), on(sizes)):
+        batch = {name: np.zeros(x.shape, x.dtype) for name, x in batches.batch(0).items()}
+        flops.append(found.trainer(task, where).lower(batch).compile().cost_analysis()["flops"])
+    assert flops[1] < 0.3 * flops[0]
