@@ -80,6 +80,12 @@ def define_config() -> Callable[[], dict[str, Any]]:
     return config
 
 
+def _say_unraisable(problem: Any) -> None:
+    """Leaves out what threads of a failed write have to say, hundreds of times, when nobody waits for them any more."""
+    if str(problem.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(problem)
+
+
 def run(main: Callable[[], None], *required: str) -> None:
     """Parses the flags, of which some are required, and calls `main`.
 
@@ -114,7 +120,8 @@ def run(main: Callable[[], None], *required: str) -> None:
         except (OSError, SyntaxError) as error:
             sys.exit(f"error: cannot load the config: {_last_line(error)}")
 
-    # Orbax logs every step of every save.
-    logging.set_verbosity(logging.WARNING)
+    sys.unraisablehook = _say_unraisable
+    # Orbax logs every step of every save, and tracebacks of what it raises as well.
+    logging.set_verbosity(logging.FATAL)
     flags.mark_flags_as_required(required)
     app.run(guarded, flags_parser=parse)

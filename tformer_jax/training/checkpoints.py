@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -140,7 +141,17 @@ class Checkpoints:
         with self._explained():
             self._manager.wait_until_finished()  # it would wait anyway, and the next line is for the next step
             self._saving = step
+            self._check_room(sum(x.nbytes for x in arrays.values()))
             self._manager.save(step, args=ocp.args.Composite(**parts), metrics=metrics)
+
+    def wait(self) -> None:
+        """Until what is being written is written.
+
+        Raises:
+          CheckpointError: it cannot be.
+        """
+        with self._explained():
+            self._manager.wait_until_finished()
 
     def check(self, step: int) -> None:
         """Compares every file of a checkpoint with its SHA-256.
@@ -212,6 +223,12 @@ class Checkpoints:
     def _restore(self, step: int, shapes: Any) -> Arrays:
         return self._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
 
+    def _check_room(self, needed: int) -> None:
+        """Sooner than an attempt would, and without what it leaves behind."""
+        free = shutil.disk_usage(self.directory).free
+        if needed > free:
+            raise OSError(f"it takes {needed / 2**20:.1f} MiB, and the disk has {free / 2**20:.1f} MiB left")
+
     def _set_aside(self, step: int) -> Path:
         """Moves a checkpoint out of the way; where to."""
         place = self.directory.parent / "damaged"
@@ -238,7 +255,8 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             kept = f"the newest whole one is of step {newest}" if (newest := self.latest) else "there is no other"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            system = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of a sentence as long as its paths
+            reason = system[1].strip() if system else (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(f"the checkpoint of step {self._saving} is not written: {reason}; {kept}") from error
 
 

@@ -1,0 +1,62 @@
+"""What checkpoints cost a run: steps with one every so often, against the same number of steps without.
+
+    python -m experiments.benchmark_checkpoints --config=experiments/configs/translation.py:tiny
+
+The two take turns in one process, and the result is the median of the paired ratios: a machine's speed drifts, a
+ratio does not. A checkpoint is written while the steps go on, as in training; its whole cost falls into its turn.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from tformer_jax.training.experiment import Experiment
+
+from . import cli
+
+_config = cli.define_config()
+EVERY = flags.DEFINE_integer("every", 100, "Steps between checkpoints.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each.", lower_bound=1)
+
+
+def main() -> None:
+    experiment = Experiment.from_config(_config())
+    with tempfile.TemporaryDirectory() as directory:
+        batches = experiment.load_data(Path(directory)).train_batches(experiment.training.accumulate)
+        trainer = experiment.trainer(experiment.restore_task(Path(directory)))
+        placed, arrays = trainer.placed(batches), trainer.initial()
+
+        def steps(arrays):
+            began = time.perf_counter()
+            for i in range(EVERY.value):
+                arrays, metrics = trainer.step(arrays, placed.batch(i))
+                jax.device_get(metrics)
+            return arrays, time.perf_counter() - began
+
+        arrays, _ = steps(arrays)
+        ratios, saves = [], []
+        with Checkpoints(Path(directory) / "checkpoints", CheckpointConfig(every=EVERY.value)) as checkpoints:
+            for number in range(ROUNDS.value):
+                arrays, without = steps(arrays)
+                began = time.perf_counter()
+                checkpoints.save(number + 1, arrays, {})
+                saves.append(time.perf_counter() - began)
+                arrays, with_checkpoint = steps(arrays)
+                began = time.perf_counter()
+                checkpoints.wait()
+                ratios.append((saves[-1] + with_checkpoint + time.perf_counter() - began) / without)
+                cli.say(f"{without:.3f} s without, {ratios[-1]:.4f} times that with a checkpoint")
+    size = sum(x.nbytes for x in arrays.values()) / 2**20
+    cli.say(
+        f"a checkpoint of {size:.1f} MiB every {EVERY.value} steps: {100 * (statistics.median(ratios) - 1):.2f} % of their "
+        f"time (median of {ROUNDS.value}), of which training stands still for {1000 * statistics.median(saves):.1f} ms"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, "config")
