@@ -51,10 +51,10 @@ def main() -> None:
                 checkpoints.wait()
                 ratios.append((saves[-1] + with_checkpoint + time.perf_counter() - began) / without)
                 cli.say(f"{without:.3f} s without, {ratios[-1]:.4f} times that with a checkpoint")
-    size = sum(x.nbytes for x in arrays.values()) / 2**20
+    size, share = sum(x.nbytes for x in arrays.values()) / 2**20, 100 * (statistics.median(ratios) - 1)
     cli.say(
-        f"a checkpoint of {size:.1f} MiB every {EVERY.value} steps: {100 * (statistics.median(ratios) - 1):.2f} % of their "
-        f"time (median of {ROUNDS.value}), of which training stands still for {1000 * statistics.median(saves):.1f} ms"
+        f"a checkpoint of {size:.1f} MiB every {EVERY.value} steps: {share:.2f} % of their time (median of "
+        f"{ROUNDS.value}); training stands still for {1000 * statistics.median(saves):.1f} ms"
     )
 
 

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
@@ -19,28 +18,10 @@ from tformer_jax.training.processes import is_first
 from tformer_jax.training.run import RunError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
-DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", False, "One of several processes that train together, started by SLURM, Open MPI, GKE or Cloud TPU."
-)
-COORDINATOR = flags.DEFINE_string("coordinator", None, "The same, started by hand: HOST:PORT of the first process.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.", lower_bound=0)
 
 _CTRL_C = 130  # as shells have it
 
 _console = Console()
-
-
-def join_processes() -> None:
-    """Makes this process one of several that train together, where a flag says so; before JAX is asked for anything."""
-    by_hand = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if any(value is not None for value in by_hand) and None in by_hand:
-        raise ConfigError("--coordinator, --num_processes and --process_id go together")
-    if DISTRIBUTED.value or COORDINATOR.value is not None:
-        try:
-            jax.distributed.initialize(*by_hand)
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"cannot join the other processes: {_last_line(error)}") from None
 
 
 def say(*lines: object) -> None:
@@ -49,7 +30,7 @@ def say(*lines: object) -> None:
         _console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
 
 
@@ -114,11 +95,11 @@ def run(main: Callable[[], None], *required: str) -> None:
             forgotten = "; --config=FILE must come before it" if error.flagname.startswith("config.") else ""
             sys.exit(f"error: {error}{forgotten}")
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
-            sys.exit(f"error: {_last_line(error).removeprefix('tformer_jax.config.ConfigError: ')}")
+            sys.exit(f"error: {last_line(error).removeprefix('tformer_jax.config.ConfigError: ')}")
         except (AttributeError, KeyError) as error:
             sys.exit(f"error: {_unknown_field(error, arguments)}")
         except (OSError, SyntaxError) as error:
-            sys.exit(f"error: cannot load the config: {_last_line(error)}")
+            sys.exit(f"error: cannot load the config: {last_line(error)}")
 
     sys.unraisablehook = _say_unraisable
     # Orbax logs every step of every save, and tracebacks of what it raises as well.

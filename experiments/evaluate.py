@@ -12,12 +12,13 @@ from tformer_jax.training.run import Run
 from . import cli
 from .reporting import report
 
+STEP = flags.DEFINE_integer("step", None, "Of which checkpoint; by default the newest.", lower_bound=1)
 SPLIT = flags.DEFINE_string("split", None, "Which split to score; by default all that are for testing.")
 
 
 def main() -> None:
     run = Run.open(cli.WORKDIR.value)
-    experiment, task, model = load_run(run)
+    experiment, task, model = load_run(run, STEP.value)
     data = experiment.load_data(run.directory)
     if SPLIT.value is not None:
         check_choice("split", SPLIT.value, data.splits)

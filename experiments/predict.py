@@ -24,6 +24,7 @@ from tformer_jax.training.run import Run
 
 from . import cli
 
+STEP = flags.DEFINE_integer("step", None, "Of which checkpoint; by default the newest.", lower_bound=1)
 TEXT = flags.DEFINE_string("text", None, "A sentence, the beginning of a text, or a text with [MASK] in it.")
 INPUT = flags.DEFINE_string("input", None, "A UTF-8 file of such texts, one a line.")
 IMAGE = flags.DEFINE_multi_string("image", None, "An image file; may be repeated.")
@@ -44,7 +45,7 @@ _CONTINUE = ("max_new_tokens", "greedy", "repetition_penalty", "slide", *_DRAW)
 
 
 def main() -> None:
-    _, task, model = load_run(Run.open(cli.WORKDIR.value))
+    _, task, model = load_run(Run.open(cli.WORKDIR.value), STEP.value)
     predict, understood = _PREDICTIONS[type(task)]
     known = {name for _, names in _PREDICTIONS.values() for name in names}
     for name in sorted(known - set(understood)):
