@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,8 @@ class Interrupted(RuntimeError):
 class Interruption:
     """Within its context, the first SIGINT or SIGTERM is only noted; a second one has its usual effect at once.
 
+    Python hands signals to the main thread alone: in another one nothing is noted.
+
     Attributes:
       requested: a signal has come.
     """
@@ -26,7 +29,8 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from ..data.files import write_whole
+
 _LOG_EVERY_SECONDS = 10.0
 
 
@@ -25,7 +27,7 @@ class MetricsWriter:
     def __init__(self, file: Path, tensorboard: Path, start_step: int):
         if file.exists():
             rows = file.read_text("utf-8").splitlines()
-            file.write_text("".join(row + "\n" for row in rows if _step_of(row) <= start_step), "utf-8")
+            write_whole(file, "".join(row + "\n" for row in rows if _step_of(row) <= start_step))
         self._file = open(file, "a", encoding="utf-8", buffering=1)
         self._events = SummaryWriter(str(tensorboard), purge_step=start_step + 1)
 

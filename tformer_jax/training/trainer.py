@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.experimental import multihost_utils
@@ -170,7 +171,8 @@ class Trainer:
         Args:
           given: parameters that start from these values, by path in the state, instead of at random.
         """
-        given = {name.removeprefix("model."): value for name, value in (given or {}).items()}
+        # On the host, so that they go to any mesh.
+        given = {name.removeprefix("model."): np.asarray(value) for name, value in (given or {}).items()}
 
         def flat(given):
             state = self._initial()
