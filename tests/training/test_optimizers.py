@@ -1,5 +1,6 @@
-"""Schedules against their formulas in NumPy; Adam, AdamW and clipping against PyTorch and by hand."""
+"""Schedules against their formulas in NumPy; optimisers against PyTorch and, in float64, by hand."""
 
+import functools
 import math
 
 import jax
@@ -8,9 +9,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from support import quick_jit, tiny_model
+from support import quick_jit
 
-from tformer_jax.config import ConfigError
 from tformer_jax.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
 
 # Schedules -------------------------------------------------------------------------------------
@@ -72,52 +72,59 @@ def test_past_the_last_step_the_rate_stays_at_zero(name):
 # Optimisers ------------------------------------------------------------------------------------
 
 
-class Model(nnx.Module):
-    """One parameter of each kind that a Transformer has, under the names that it has there."""
+class Module(nnx.Module):
+    """Parameters by name, and other modules."""
 
-    def __init__(self):
-        rng = np.random.default_rng(0)
-        shapes = {
-            "w": (3, 4),
-            "w_out": (2, 3, 2),
-            "table": (5, 2),
-            "b": (4,),
-            "beta": (4,),
-            "gamma": (4,),
-            "b_q": (2, 3),
-        }
-        for name, shape in shapes.items():
-            setattr(self, name, nnx.Param(jnp.asarray(rng.standard_normal(shape), jnp.float32)))
+    def __init__(self, **held):
+        for name, value in held.items():
+            setattr(self, name, value)
 
 
-NAMES = ("w", "w_out", "table", "b", "beta", "gamma", "b_q")
+def module(shapes, seed=0):
+    """A module of random parameters of these shapes, by their paths."""
+    rng, tree = np.random.default_rng(seed), {}
+    for path, shape in shapes.items():
+        *above, name = path.split(".")
+        inner = tree
+        for part in above:
+            inner = inner.setdefault(part, {})
+        inner[name] = nnx.Param(jnp.asarray(rng.standard_normal(shape), jnp.float32))
+
+    def build(held):
+        return Module(**{name: build(x) if isinstance(x, dict) else x for name, x in held.items()})
+
+    return build(tree)
+
+
+# One parameter of each kind that a Transformer has, under the names that it has there.
+SHAPES = {"w": (3, 4), "w_out": (2, 3, 2), "table": (5, 2), "b": (4,), "beta": (4,), "gamma": (4,), "b_q": (2, 3)}
 DECAYING = ("w", "w_out", "table")
 STEPS = 12
 
 
+def name_of(path):
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
 def arrays_of(model):
-    return {name: np.asarray(getattr(model, name)[...]) for name in NAMES}
+    return {name_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
 
 
-def gradients_at(step, scale=1.0):
+def gradients_at(step, scale=1.0, shapes=SHAPES):
     """The same invented gradients for whoever asks."""
     rng = np.random.default_rng(100 + step)
-    return {
-        name: (scale * rng.standard_normal(value.shape)).astype(np.float32)
-        for name, value in arrays_of(Model()).items()
-    }
+    return {name: (scale * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
 
 
-def trajectory(steps=STEPS, gradients=gradients_at, **fields):
+def trajectory(steps=STEPS, gradients=gradients_at, shapes=SHAPES, start=None, **fields):
     """The parameters after each step."""
     config = OptimizerConfig(**{"learning_rate": 0.05, "schedule": "constant"} | fields)
     optimizer = make_optimizer(config, make_schedule(config, steps))
-    model = Model()
-    structure = jax.tree.structure(model)
-    order = [path[0].name for path, _ in jax.tree_util.tree_leaves_with_path(model)]
+    model = module(shapes) if start is None else start
+    structure, order = jax.tree.structure(model), list(arrays_of(model))
     state, found = optimizer.init(model), []
 
-    @jax.jit
+    @quick_jit
     def step(model, state, leaves):
         updates, state = optimizer.update(jax.tree.unflatten(structure, leaves), state, model)
         return optax.apply_updates(model, updates), state
@@ -132,10 +139,10 @@ def trajectory(steps=STEPS, gradients=gradients_at, **fields):
 def torch_trajectory(make, learning_rates, decay=0.0):
     """The same with torch.optim; only the matrices decay."""
     torch = pytest.importorskip("torch")
-    params = {name: torch.nn.Parameter(torch.tensor(value.copy())) for name, value in arrays_of(Model()).items()}
+    params = {name: torch.nn.Parameter(torch.tensor(value.copy())) for name, value in arrays_of(module(SHAPES)).items()}
     groups = [
         {"params": [params[name] for name in DECAYING], "weight_decay": decay},
-        {"params": [params[name] for name in NAMES if name not in DECAYING], "weight_decay": 0.0},
+        {"params": [params[name] for name in SHAPES if name not in DECAYING], "weight_decay": 0.0},
     ]
     optimizer, found = make(torch, groups), []
     for i, rate in enumerate(learning_rates):
@@ -148,10 +155,11 @@ def torch_trajectory(make, learning_rates, decay=0.0):
     return found
 
 
-def assert_same_trajectory(found, wanted):
+def assert_same_trajectory(found, wanted, rtol=2e-5, atol=2e-6):
     for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        for name in NAMES:
-            np.testing.assert_allclose(a[name], b[name], rtol=2e-5, atol=2e-6, err_msg=f"{name} after step {i + 1}")
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=atol, err_msg=f"{name} after step {i + 1}")
 
 
 @pytest.mark.parity
@@ -175,54 +183,53 @@ def test_adamw_with_a_schedule_follows_torch():
     assert_same_trajectory(found, wanted)
 
 
-def test_decay_skips_biases_and_norms():
+@pytest.mark.parity
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_sgd_follows_torch(momentum):
+    """Momentum would be damped, be Nesterov's, or be there without being asked for."""
+    wanted = torch_trajectory(lambda torch, groups: torch.optim.SGD(groups, momentum=momentum), [0.05] * STEPS)
+    assert_same_trajectory(trajectory(name="sgd", b1=momentum), wanted)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon", "sgd"])
+def test_decay_skips_biases_and_norms(name):
     """Biases, scales and shifts would be pulled to zero: without a gradient only matrices and tables may shrink."""
-    start = arrays_of(Model())
-    (end,) = trajectory(1, lambda step: gradients_at(step, 0.0), name="adamw", weight_decay=0.5)
-    for name in NAMES:
-        factor = 1 - 0.05 * 0.5 if name in DECAYING else 1.0
-        np.testing.assert_allclose(end[name], factor * start[name], rtol=1e-6, err_msg=name)
+    shapes = SHAPES | {f"encoder.layers.{last}": (2, *shape) for last, shape in SHAPES.items()}
+    start, none = module(shapes), {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    (end,) = trajectory(1, lambda step: none, start=start, name=name, weight_decay=0.5)
+    for path, before in arrays_of(start).items():
+        factor = 1 - 0.05 * 0.5 if path.rsplit(".", 1)[-1] in DECAYING else 1.0
+        np.testing.assert_allclose(end[path], factor * before, rtol=1e-6, err_msg=path)
 
 
-@pytest.mark.parametrize(
-    ("model", "fields"),
-    {
-        "Transformer": dict(share_embeddings=False, tie_output=False, positions="learned"),
-        "CausalLM": dict(gated=True, qk_norm=True, positions="relative", norm="rms"),
-        "MaskedLM": dict(num_token_types=2, pooler=True, embedding_norm=True, positions="learned"),
-        "TextClassifier": dict(pooler=True),
-        "VisionTransformer": dict(positions="learned", pooling="cls"),
-    }.items(),
-)
-def test_every_parameter_of_a_model_is_known_to_decay_or_not(model, fields):
-    """A projection or a table under another name would not decay, or a bias would."""
-    model = tiny_model(model, **fields)
-    config = OptimizerConfig(name="adamw", weight_decay=1.0, learning_rate=1.0, schedule="constant")
-    optimizer = make_optimizer(config, make_schedule(config, 1))
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), model)
-    updates, _ = quick_jit(lambda zeros, model: optimizer.update(zeros, optimizer.init(model), model))(zeros, model)
-    shrinks = {
-        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): bool(np.any(leaf))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(updates)
-    }
-    last = {name: name.rsplit(".", 1)[-1] for name in shrinks}
-    matrices = {"w", "w1", "w2", "w_gate", "w_q", "w_k", "w_v", "w_o", "table", "position_table"}
-    others = {"gamma", "beta", "b", "b1", "b2", "b_gate", "b_q", "b_k", "b_v", "b_o", "class_token"}
-    assert set(last.values()) <= matrices | others  # else: say here what the new one is
-    assert shrinks == {name: last[name] in matrices for name in shrinks}
+# Optimisers by hand ----------------------------------------------------------------------------
 
 
-def adam_by_hand(gradients, rate=0.05, b1=0.9, b2=0.98, eps=1e-9):
-    """Kingma & Ba, algorithm 1, in float64."""
-    params = {name: value.astype(np.float64) for name, value in arrays_of(Model()).items()}
-    m = {name: 0.0 for name in NAMES}
-    v = {name: 0.0 for name in NAMES}
-    for t, grads in enumerate(gradients, 1):
-        for name in NAMES:
-            m[name] = b1 * m[name] + (1 - b1) * grads[name]
-            v[name] = b2 * v[name] + (1 - b2) * grads[name] ** 2
-            params[name] = params[name] - rate * (m[name] / (1 - b1**t)) / (np.sqrt(v[name] / (1 - b2**t)) + eps)
-    return params
+def by_hand(direction, steps=STEPS, gradients=gradients_at, shapes=SHAPES, start=None, rate=0.05, decay=0.0):
+    """The parameters after each step, in float64.
+
+    `direction(path, g, p, s, t)` is what a parameter goes against in step t, from 1; `s` is its memory, a dictionary.
+    """
+    params = {path: x.astype(np.float64) for path, x in arrays_of(start or module(shapes)).items()}
+    memory, found = {path: {} for path in params}, []
+    for t in range(1, steps + 1):
+        grads = {path: g.astype(np.float64) for path, g in gradients(t - 1).items()}
+        shrink = {path: decay * path.rsplit(".", 1)[-1].startswith(("w", "table")) for path in params}
+        against = {path: direction(path, grads[path], p, memory[path], t) for path, p in params.items()}
+        params = {path: p - rate * (against[path] + shrink[path] * p) for path, p in params.items()}
+        found.append(params)
+    return found
+
+
+def adam_rule(b1=0.9, b2=0.98, eps=1e-9):
+    """Kingma & Ba, algorithm 1."""
+
+    def direction(path, g, p, s, t):
+        s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+        s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g**2
+        return s["m"] / (1 - b1**t) / (np.sqrt(s["v"] / (1 - b2**t)) + eps)
+
+    return direction
 
 
 @pytest.mark.parametrize("clip_norm", [0.5, 1e3])
@@ -232,38 +239,196 @@ def test_clipping_scales_large_gradients_to_the_norm(clip_norm):
     def outlier(step):
         return gradients_at(step, 50.0 if step == 2 else 0.3)
 
-    clipped = []
-    for step in range(STEPS):
+    def clipped(step):
         grads = {name: g.astype(np.float64) for name, g in outlier(step).items()}
         norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
-        clipped.append({name: g * min(1.0, clip_norm / norm) for name, g in grads.items()})
-    wanted, found = adam_by_hand(clipped), trajectory(gradients=outlier, clip_norm=clip_norm)[-1]
-    for name in NAMES:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        return {name: g * min(1.0, clip_norm / norm) for name, g in grads.items()}
+
+    found = trajectory(gradients=outlier, clip_norm=clip_norm)
+    assert_same_trajectory(found, by_hand(adam_rule(), gradients=clipped), 1e-4, 1e-5)
 
 
-# The config ------------------------------------------------------------------------------------
+def test_sgd_decays_beside_its_momentum():
+    """Decay would go through the momentum, and last longer than asked for."""
+
+    def direction(path, g, p, s, t):
+        s["m"] = 0.8 * s.get("m", 0.0) + g
+        return s["m"].copy()
+
+    assert_same_trajectory(trajectory(name="sgd", b1=0.8, weight_decay=0.3), by_hand(direction, decay=0.3))
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"name": "adamv"}, r"optimizer\.name .*did you mean 'adam"),
-        ({"schedule": "cosin"}, r"optimizer\.schedule .*did you mean 'cosine'"),
-        ({"schedule": "cosine", "warmup_steps": -1}, r"optimizer\.warmup_steps must not be negative, got -1"),
-        ({"schedule": "rsqrt"}, r"optimizer\.schedule='rsqrt' .*warmup_steps must be positive"),
-        ({"learning_rate": 0.0, "schedule": "cosine"}, r"optimizer\.learning_rate must be positive, got 0"),
-        ({"clip_norm": 0.0, "schedule": "cosine"}, r"optimizer\.clip_norm must be positive, got 0"),
-        ({"weight_decay": 0.1, "schedule": "cosine"}, r"weight_decay has no meaning for 'adam', only for adamw, .*got 0.1"),
-        ({"b1": 1.0, "schedule": "cosine"}, r"optimizer\.b1 must be in \[0, 1\), got 1"),
-        ({"b2": 1.5, "schedule": "cosine"}, r"optimizer\.b2 must be in \[0, 1\), got 1.5"),
-        ({"eps": -1.0, "schedule": "cosine"}, r"optimizer\.eps must .*got -1"),
-        ({"learning_rate": math.nan, "schedule": "cosine"}, r"optimizer\.learning_rate must be finite, got nan"),
-        ({"clip_norm": math.inf, "schedule": "cosine"}, r"optimizer\.clip_norm must be finite, got inf"),
-        ({"name": "adamw", "weight_decay": -0.1, "schedule": "cosine"}, r"optimizer\.weight_decay must not be neg"),
-    ],
-)
-def test_a_config_that_cannot_be_names_the_field(fields, message):
-    """A wrong value would be ignored, or end in NaN after the first step."""
-    with pytest.raises(ConfigError, match=message):
-        OptimizerConfig(**{"learning_rate": 0.1} | fields)
+def test_lion_is_that_of_the_paper():
+    """Chen et al., algorithm 2: the betas would change places, or the decay be part of the sign."""
+
+    def direction(path, g, p, s, t, b1=0.7, b2=0.95):
+        m = s.get("m", 0.0)
+        s["m"] = b2 * m + (1 - b2) * g
+        return np.sign(b1 * m + (1 - b1) * g)
+
+    found = trajectory(name="lion", b1=0.7, b2=0.95, weight_decay=0.3)
+    assert_same_trajectory(found, by_hand(direction, decay=0.3))
+
+
+# Adafactor: `first.w` and `second.w` are the layers of `w1`, each a matrix on its own.
+LARGE = {
+    "encoder.layers.feed_forward.w1": (2, 128, 130),
+    "encoder.layers.feed_forward.w2": (2, 127, 130),
+    "encoder.layers.norm.gamma": (2, 6),
+    "encoder.layers.norm.beta": (2, 6),
+    "embedding.table": (131, 128),
+    "first.w": (128, 130),
+    "second.w": (128, 130),
+    "norm.beta": (6,),
+}
+W1 = "encoder.layers.feed_forward.w1"
+
+
+def large():
+    """Layers of different sizes; shifts that start at zero, in one layer or in all."""
+    model = module(LARGE)
+    params = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+    params[W1] = params[W1] * jnp.array([1.0, 3.0])[:, None, None]
+    params["encoder.layers.norm.beta"] = params["encoder.layers.norm.beta"].at[0].set(0.0)
+    params |= {"first.w": params[W1][0], "second.w": params[W1][1], "norm.beta": jnp.zeros(6)}
+    return jax.tree_util.tree_map_with_path(lambda path, _: params[name_of(path)], model)
+
+
+def uneven_gradients(step):
+    """Those of the second layer are much larger; those of the third step too, so that its updates are clipped."""
+    grads = gradients_at(step, 10.0 if step == 2 else 1.0, LARGE)
+    for name in grads:
+        if "layers" in name:
+            grads[name][1] *= 100
+    rows = np.linspace(0.1, 5.0, 128, dtype=np.float32)[:, None]  # else rows and columns would tell nothing
+    grads[W1] *= rows
+    return grads | {"first.w": grads[W1][0], "second.w": grads[W1][1]}
+
+
+def adafactor_rule(path, g, p, s, t):
+    """Shazeer & Stern, algorithm 4 without its learning rate, algorithm 5; each layer is a parameter."""
+    if "layers." in path and not any(beside in path for beside in ("final_norm", "position_bias")):
+        layers = [s.setdefault(i, {}) for i in range(len(g))]
+        return np.stack([adafactor_rule("", *one, t) for one in zip(g, p, layers, strict=True)])
+    decay, square = 1 - t**-0.8, g**2 + 1e-30
+    if g.ndim == 2 and min(g.shape) >= 128:
+        s["r"] = decay * s.get("r", 0.0) + (1 - decay) * square.sum(1)
+        s["c"] = decay * s.get("c", 0.0) + (1 - decay) * square.sum(0)
+        v = np.outer(s["r"], s["c"]) / s["r"].sum()
+    else:
+        v = s["v"] = decay * s.get("v", 0.0) + (1 - decay) * square
+    u = g / np.sqrt(v)
+    return max(1e-3, np.sqrt((p**2).mean())) * u / max(1.0, np.sqrt((u**2).mean()) / 1.0)
+
+
+@pytest.fixture(scope="module")
+def adafactor():
+    return trajectory(4, uneven_gradients, start=large(), name="adafactor", weight_decay=0.3)
+
+
+def test_adafactor_is_that_of_the_paper(adafactor):
+    """Its statistics, their decay, the clipping of updates or their size would be another's."""
+    wanted = by_hand(adafactor_rule, 4, uneven_gradients, start=large(), decay=0.3)
+    assert_same_trajectory(adafactor, wanted, 1e-4, 1e-6)
+
+
+@pytest.mark.parametrize(("layer", "alone"), [(0, "first.w"), (1, "second.w")])
+def test_adafactor_updates_a_layer_like_a_matrix_of_its_own(adafactor, layer, alone):
+    """The large gradients or parameters of one layer would change the updates of another."""
+    for after in adafactor:
+        np.testing.assert_allclose(after[W1][layer], after[alone], rtol=1e-6, atol=1e-7)
+
+
+def test_adafactor_holds_rows_and_columns_of_each_layer():
+    """Its memory would be that of Adam, which is why one takes it."""
+    config = OptimizerConfig(name="adafactor", learning_rate=0.1, schedule="constant")
+    state = jax.eval_shape(make_optimizer(config, make_schedule(config, 1)).init, large())
+    held = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if W1 in name_of(path)]
+    assert sum(math.prod(x.shape) for x in held) < 2 * (128 + 130) + 9
+
+
+STACKS = {
+    "none": SHAPES,
+    "different": {"encoder.layers.w": (2, 3, 4), "decoder.layers.w": (3, 3, 4), "b": (4,)},
+    "beside": {
+        "encoder.layers.layers.w": (2, 3, 4),
+        "encoder.layers.final_norm.gamma": (4,),
+        "encoder.layers.position_bias.table": (5, 2),
+    },
+}
+
+
+@pytest.mark.parametrize("stacks", STACKS)
+def test_adafactor_takes_any_stacks(stacks):
+    """No layers, stacks of different heights, or what lies beside the layers of a stack could not be trained."""
+    shapes = STACKS[stacks]
+    gradients = functools.partial(gradients_at, shapes=shapes)
+    found = trajectory(3, gradients, shapes, name="adafactor")
+    assert_same_trajectory(found, by_hand(adafactor_rule, 3, gradients, shapes), 1e-4, 1e-6)
+
+
+# Muon: D = 5, N = 3, H = 2, F = 4.
+STACKED = {
+    "encoder.layers.attention.w_q": (2, 5, 3, 2),
+    "encoder.layers.attention.w_k": (2, 5, 1, 2),
+    "encoder.layers.attention.w_o": (2, 3, 2, 5),
+    "encoder.layers.attention.b_q": (2, 3, 2),
+    "encoder.layers.feed_forward.w1": (2, 5, 4),
+    "encoder.layers.feed_forward.b1": (2, 4),
+    "encoder.layers.norm.gamma": (2, 5),
+    "embedding.table": (7, 5),
+    "output.w": (5, 3),
+}
+MATRICES = {  # fan-in, fan-out
+    "encoder.layers.attention.w_q": (5, 6),
+    "encoder.layers.attention.w_k": (5, 2),
+    "encoder.layers.attention.w_o": (6, 5),
+    "encoder.layers.feed_forward.w1": (5, 4),
+}
+
+
+def stacked_gradients(step):
+    return gradients_at(step, 10.0 ** (step % 3), STACKED)
+
+
+def muon_rule(b1):
+    """Jordan et al. with Nesterov's momentum, corrected as by Dozat; scaled as by Liu et al.; Adam for the others."""
+    adam = adam_rule(b1, 0.95, 1e-3)
+
+    def direction(path, g, p, s, t):
+        if path not in MATRICES:
+            return adam(path, g, p, s, t)
+        s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+        ahead = b1 * s["m"] / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        return np.stack([orthogonal(x.reshape(MATRICES[path])).reshape(x.shape) for x in ahead])
+
+    def orthogonal(x):
+        scale = 0.2 * max(x.shape) ** 0.5
+        x = x / np.linalg.norm(x)
+        for _ in range(5):
+            x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+        return scale * x
+
+    return direction
+
+
+@pytest.fixture(scope="module")
+def muon():
+    hyper = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
+    return trajectory(gradients=stacked_gradients, shapes=STACKED, name="muon", **hyper)
+
+
+def test_muon_is_that_of_the_papers(muon):
+    """The momentum, the iteration, the axes of a projection or who follows Adam would be another's."""
+    wanted = by_hand(muon_rule(0.8), gradients=stacked_gradients, shapes=STACKED, decay=0.3)
+    assert_same_trajectory(muon, wanted, 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("path", MATRICES)
+def test_the_updates_of_muon_are_nearly_orthogonal(muon, path):
+    """A layer's update would be large in some directions and vanish in others, or depend on its gradient's size."""
+    params = [arrays_of(module(STACKED))[path]] + [after[path] for after in muon]
+    for before, after in zip(params, params[1:], strict=False):
+        update = ((before - after) / 0.05 - 0.3 * before).reshape(2, *MATRICES[path])
+        values = np.linalg.svd(update / (0.2 * max(MATRICES[path]) ** 0.5), compute_uv=False)
+        assert values.min() > 0.3 and values.max() < 1.5

@@ -196,42 +196,67 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Each layer of a stack by itself: its statistics are those of one matrix, not of all layers' together."""
+    """Each matrix by itself, as the paper has it: not all layers of a stack as one, nor a head's width as an axis."""
     one = optax.chain(
         optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms(min_scale=1e-3)
     )
 
-    def over_layers(function: Callable) -> Callable:
-        return lambda *trees: (jax.vmap(function) if jax.tree.leaves(trees) else function)(*trees)
+    def each(path: str, function: Callable) -> Callable:
+        return jax.vmap(function) if _in_layers(path) else function
 
-    each = optax.GradientTransformation(over_layers(one.init), over_layers(one.update))
-    labels = lambda params: by_path(lambda path, _: "layers" if _in_layers(path) else "others", params)  # noqa: E731
-    return optax.partition({"layers": each, "others": one}, labels)
+    def init(params):
+        return by_path(lambda path, p: each(path, one.init)(_as_matrices(path, p)), params)
+
+    def update(updates, states, params):
+        def of_one(path, update, state, param):
+            path = path_name(path)
+            new, state = each(path, one.update)(_as_matrices(path, update), state, _as_matrices(path, param))
+            return new.reshape(update.shape), state
+
+        pairs = jax.tree_util.tree_map_with_path(of_one, updates, states, params)
+        new, states = (jax.tree.map(lambda _, pair, k=k: pair[k], updates, pairs) for k in (0, 1))
+        return new, states
+
+    return optax.GradientTransformation(init, update)
 
 
 def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     """The momentum of each layer's matrices, made orthogonal; their updates have the size of Adam's."""
 
     def axes(path: str, x: Any) -> MuonDimensionNumbers:
-        inputs = 2 if path.endswith("w_o") else 1  # N H of [L N H D]; D of the others
+        inputs = _input_axes(path)
         return MuonDimensionNumbers(tuple(range(1, 1 + inputs)), tuple(range(1 + inputs, x.ndim)))
 
     def rescale(path: str, x: Any) -> Any:
-        inputs, outputs = (math.prod(x.shape[a] for a in of) for of in axes(path, x))
-        return 0.2 * math.sqrt(max(inputs, outputs)) * x
+        return 0.2 * math.sqrt(max(_as_matrices(path, x).shape[1:])) * x
 
     orthogonal = scale_by_muon(beta=config.b1, weight_dimension_numbers=lambda tree: by_path(axes, tree))
     muon = optax.chain(orthogonal, optax.stateless(lambda updates, _: by_path(rescale, updates)))
-
-    def label(path: str, _: Any) -> str:
-        return "muon" if _in_layers(path) and path.rsplit(".", 1)[-1].startswith("w") else "adam"
-
+    label = lambda path, _: "muon" if _in_layers(path) and _is_matrix(path) else "adam"  # noqa: E731
     return optax.partition({"muon": muon, "adam": _adam(config)}, lambda params: by_path(label, params))
 
 
+def _as_matrices(path: str, x: Any) -> Any:
+    """[L inputs outputs] of a stack's matrices, [L size] of its vectors; other parameters as they are."""
+    if not _in_layers(path):
+        return x
+    split = 1 + _input_axes(path)
+    parts = (x.shape[1:split], x.shape[split:]) if _is_matrix(path) else (x.shape[1:],)
+    return x.reshape(x.shape[0], *(math.prod(part) for part in parts))
+
+
+def _input_axes(path: str) -> int:
+    """Of a layer's matrix, the axes that it contracts: N H of [N H D], D of the others."""
+    return 2 if path.endswith(".w_o") else 1
+
+
+def _is_matrix(path: str) -> bool:
+    return path.rsplit(".", 1)[-1].startswith("w")
+
+
 def _in_layers(path: str) -> bool:
-    """Whether a parameter has a leading axis of layers."""
-    return ".layers." in path
+    """Whether a parameter has a leading axis of layers: it is in `layers` of a stack, not beside them."""
+    return re.fullmatch(r"(.*\.)?layers\.(?!layers\.|final_norm\.|position_bias\.).*", path) is not None
 
 
 _OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
