@@ -132,11 +132,76 @@ def test_a_checkpoint_of_another_model_is_refused_by_array(saved, shapes, messag
         checkpoints.restore(4, shapes)
 
 
-@pytest.mark.parametrize("field", ["every", "keep"])
-def test_a_config_that_cannot_be_names_the_field(field):
-    """No checkpoint would be written, or none kept."""
-    with pytest.raises(ConfigError, match=rf"checkpoint\.{field} must be at least 1, got 0"):
-        CheckpointConfig(**{"every": 1, "keep": 1} | {field: 0})
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"every": 0}, r"checkpoint\.every must be at least 1, got 0"),
+        ({"keep": 0}, r"checkpoint\.keep must be at least 1, got 0"),
+        ({"keep_every": 0}, r"checkpoint\.keep_every must be at least 1, got 0"),
+        ({"keep_best": -1}, r"checkpoint\.keep_best must not be negative, got -1"),
+        ({"keep_best": 1, "best": "lowes"}, r"checkpoint\.best must be one of .*got 'lowes'; did you mean 'lowest'"),
+        ({"every": 4, "keep_every": 6}, r"checkpoint\.keep_every=6 must be a multiple of checkpoint\.every=4"),
+        ({"best_metric": "accuracy"}, r"checkpoint\.best_metric goes with checkpoint\.keep_best, which is 0"),
+        ({"best": "highest"}, r"checkpoint\.best goes with checkpoint\.keep_best, which is 0"),
+    ],
+)
+def test_a_config_that_cannot_be_names_the_field(fields, message):
+    """No checkpoint would be written, none kept, or a wish for the best ones be ignored."""
+    with pytest.raises(ConfigError, match=message):
+        CheckpointConfig(**{"every": 1} | fields)
+
+
+# Which are kept --------------------------------------------------------------------------------
+
+# Of each step, what a validation says; None: there is none.
+LOSSES = {1: 5.0, 2: 1.0, 3: None, 4: 3.0, 5: 2.0, 6: None, 7: 4.0, 8: None}
+
+
+def save_all(directory, losses, reopened=False, **config):
+    """The steps that are left when all have been saved, one after the other; `reopened`: by as many processes."""
+    config = CheckpointConfig(every=1, **config)
+    lives = [[step] for step in losses] if reopened else [list(losses)]
+    for life in lives:
+        with Checkpoints(directory, config) as checkpoints:
+            for step in life:
+                metrics = None if losses[step] is None else {"loss": losses[step], "accuracy": -losses[step]}
+                checkpoints.save(step, {"step": jnp.int32(step)}, CONFIG, metrics)
+    with Checkpoints(directory, config, read_only=True) as checkpoints:
+        return checkpoints.steps
+
+
+POLICIES = {
+    "the newest": ({"keep": 3}, [6, 7, 8]),
+    "the lowest": ({"keep": 1, "keep_best": 2}, [2, 5, 8]),
+    "the highest": ({"keep": 1, "keep_best": 2, "best": "highest"}, [1, 7, 8]),
+    "by another metric": ({"keep": 1, "keep_best": 1, "best_metric": "accuracy", "best": "highest"}, [2, 8]),
+    "the best beside the newest": ({"keep": 2, "keep_best": 1, "best": "highest"}, [1, 7, 8]),
+    "some for ever": ({"keep": 1, "keep_every": 3}, [3, 6, 8]),
+    "all together": ({"keep": 1, "keep_best": 1, "keep_every": 4}, [2, 4, 8]),
+}
+
+
+@pytest.mark.parametrize("reopened", [False, True], ids=["one process", "resumed at every step"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_checkpoints_that_are_kept_are_those_asked_for(tmp_path, name, reopened):
+    """The best checkpoint would be deleted, also after a resume; or the disk would fill up."""
+    config, wanted = POLICIES[name]
+    assert save_all(tmp_path, LOSSES, reopened, **config) == wanted
+
+
+def test_a_step_without_a_validation_is_none_of_the_best(tmp_path):
+    """Checkpoints that nobody has compared would be kept as the best, as long as there are few."""
+    assert save_all(tmp_path, {1: None, 2: None, 3: 1.0, 4: None}, keep=1, keep_best=3) == [3, 4]
+
+
+def test_a_best_metric_that_is_not_validated_is_refused(tmp_path):
+    """A misspelt metric would keep any checkpoint; what there is to choose from is named."""
+    config = CheckpointConfig(every=1, keep_best=1, best_metric="acuracy")
+    message = r"checkpoint\.best_metric='acuracy' is not validated, only loss, accuracy"
+    with Checkpoints(tmp_path, config) as checkpoints:
+        with pytest.raises(ConfigError, match=message):
+            checkpoints.save(1, {"step": jnp.int32(1)}, CONFIG, {"loss": 1.0, "accuracy": 0.5})
+        assert checkpoints.steps == []
 
 
 # Safety ----------------------------------------------------------------------------------------
@@ -163,6 +228,14 @@ def test_nothing_in_a_checkpoint_is_a_pickle(saved):
     """Loading a checkpoint from someone else could run their code."""
     files = [file for file in saved.rglob("*") if file.is_file()]
     assert len(files) > 4
+    assert [str(file) for file in files if looks_pickled(file.read_bytes())] == []
+
+
+def test_nothing_in_a_run_directory_is_a_pickle(trained):
+    """A run from someone else could run their code, whichever of its files is opened."""
+    files = [file for file in trained.run.directory.rglob("*") if file.is_file()]
+    parts = {file.relative_to(trained.run.directory).parts[0] for file in files}
+    assert parts >= {"config.json", "metrics.jsonl", "tokenizer.json", "checkpoints", "tensorboard"}
     assert [str(file) for file in files if looks_pickled(file.read_bytes())] == []
 
 

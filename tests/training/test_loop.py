@@ -1,7 +1,9 @@
 """The loop: resumed as if nothing had happened, stopped before a bad state is kept, written down as promised."""
 
 import dataclasses
+import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -294,6 +296,59 @@ def test_metrics_up_to_a_divergence_are_kept(trainer, new_run):
     assert [row["step"] for row in read_metrics(run.metrics_file) if "loss" in row] == [2, 4, 6, 8]
 
 
+class Several(nnx.Module):
+    """So many parameters, w0, w1, ..., all ones."""
+
+    def __init__(self, count):
+        for i in range(count):
+            setattr(self, f"w{i}", nnx.Param(jnp.ones(2)))
+
+
+def roots(model, batch, key):
+    """Σ √(f_i |w_i|²): where a factor is 0, the loss is finite and the gradient of that parameter is not."""
+    norms = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(model)]
+    return jnp.sqrt(batch["factors"][0] * jnp.stack(norms)).sum(), jnp.float32(1.0)
+
+
+@functools.cache
+def several(count):
+    return Trainer(lambda rngs: Several(count), roots, TRAINING, OPTIMIZER, rules=RULES)
+
+
+class Factors:
+    """All ones, but what `at` says of a batch."""
+
+    def __init__(self, count, at):
+        self.count, self.at = count, at
+
+    def batch(self, i):
+        return {"factors": np.asarray([self.at.get(i, [1.0] * self.count)], np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ([1, 0, 1], r"its loss is 2\.\d+, its gradient norm nan, not finite in w1"),
+        ([0, 1, 0], r"its loss is 1\.\d+, its gradient norm nan, not finite in w0, w2"),
+        ([1, 1, np.nan], r"its loss is nan, its gradient norm nan, not finite in w2"),
+        ([1, 1, np.inf], r"its loss is inf, its gradient norm nan, not finite in w2"),
+    ],
+    ids=["one", "two", "nan", "inf"],
+)
+def test_a_divergence_names_step_batch_and_parameters(new_run, factors, message):
+    """Whoever looks for the cause would look at another batch, or at a layer that is not to blame."""
+    message = f"training stopped at step 5: on batch 4 {message}; the newest checkpoint is of step 3"
+    with pytest.raises(Diverged) as error:
+        go(several(3), new_run(), Factors(3, {4: factors}), lambda step, arrays: {"loss": 0.0})
+    assert re.fullmatch(message, str(error.value)), error.value
+
+
+def test_a_divergence_names_a_few_parameters_and_counts_the_rest(new_run):
+    """The message would be as long as the model is deep."""
+    with pytest.raises(Diverged, match="not finite in w0, w1, w2, w3, w4 and 2 more; there is no checkpoint yet"):
+        go(several(8), new_run(), Factors(8, {0: [0] * 7 + [1]}))
+
+
 # The config ------------------------------------------------------------------------------------
 
 
@@ -302,3 +357,18 @@ def test_a_config_that_cannot_be_names_the_field(field):
     """Training would end before it begins, or divide by zero at some step."""
     with pytest.raises(ConfigError, match=rf"training\.{field} must be at least 1, got 0"):
         TrainingConfig(**{"steps": 1, "evaluate_every": 1} | {field: 0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_skipped": -1}, r"training\.max_skipped must not be negative, got -1"),
+        ({"average_decay": 0.0}, r"training\.average_decay must be in \(0, 1\), got 0"),
+        ({"average_decay": 1.0}, r"training\.average_decay must be in \(0, 1\), got 1"),
+        ({"average_decay": float("nan")}, r"training\.average_decay must be in \(0, 1\), got nan"),
+    ],
+)
+def test_an_average_or_a_tolerance_that_cannot_be_names_the_field(fields, message):
+    """The average would be the start for ever, or the parameters themselves; or the first skipped step too many."""
+    with pytest.raises(ConfigError, match=message):
+        TrainingConfig(**{"steps": 1, "evaluate_every": 1} | fields)

@@ -37,6 +37,7 @@ def weight():
         (Named(value=weight()), "value"),
         (Named(value=Named(w=weight())), "value.w"),
         (Named(my_value=weight()), "my_value"),
+        (Named(a=Named(value_scale=weight())), "a.value_scale"),
         (0.0, ""),
     ],
 )

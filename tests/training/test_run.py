@@ -2,7 +2,11 @@
 
 import importlib.metadata
 import json
+import multiprocessing
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +162,113 @@ def test_files_of_a_run_can_be_read_by_others(run):
     ordinary = run.directory / "ordinary"
     ordinary.write_text("")
     assert run.config_file.stat().st_mode == ordinary.stat().st_mode
+
+
+# Where it runs may change -----------------------------------------------------------------------
+
+
+def parallel(**sizes):
+    return CONFIG | {"parallel": sizes}
+
+
+def config_of(run):
+    return json.loads(run.config_file.read_text("utf-8"))
+
+
+def test_a_run_may_go_on_elsewhere(tmp_path):
+    """A run that began on eight devices could not go on with one; what it runs on is what config.json says."""
+    Run.start(tmp_path, parallel(data=8))
+    run = Run.start(tmp_path, parallel(data=1, tensor=2))
+    assert config_of(run) == parallel(data=8)  # it has not begun to train yet
+    with run.locked():
+        assert config_of(run) == parallel(data=1, tensor=2)
+
+
+def test_a_run_of_before_there_were_meshes_goes_on(run):
+    """A config without the section would be another config."""
+    with Run.start(run.directory, parallel(data=1)).locked():
+        assert config_of(run) == parallel(data=1)
+
+
+@pytest.mark.parametrize("section", CONFIG)
+def test_nothing_else_may_change_with_it(tmp_path, section):
+    """A changed learning rate would slip in with a changed mesh; the mesh is not to blame."""
+    Run.start(tmp_path, parallel(data=8))
+    with pytest.raises(RunError, match=rf"differs in {section}\.new \(null there, 1 here\)\. Choose"):
+        Run.start(tmp_path, changed(**{section: {"new": 1}}) | {"parallel": {"data": 1}})
+    assert json.loads((tmp_path / "config.json").read_text("utf-8")) == parallel(data=8)
+
+
+# One process at a time --------------------------------------------------------------------------
+
+
+def hold(directory, connection):
+    """What another process does: it trains there until it is told to stop."""
+    with Run.start(directory, CONFIG).locked():
+        connection.send("held")
+        connection.recv()
+
+
+@pytest.fixture
+def holder(run):
+    """Another process that has locked the run, and a connection to it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(run.directory, theirs))
+    process.start()
+    theirs.close()
+    assert ours.recv() == "held"
+    yield process, ours
+    process.kill()
+    process.join()
+
+
+def locked(run):
+    with run.locked():
+        return True
+
+
+def test_a_run_that_is_in_use_is_refused(run, holder):
+    """Two processes would write one run's checkpoints; the second is told which process is in the way, every time."""
+    who = f"process {holder[0].pid} on {socket.gethostname()}"
+    for _ in range(2):
+        with pytest.raises(RunError, match=re.escape(f"{run.directory} is in use: {who} is training there")):
+            locked(Run.start(run.directory, CONFIG))
+
+
+def test_whoever_is_refused_changes_nothing(run, holder):
+    """config.json and environment.json would be those of a process that did not train."""
+    before = {file: file.read_bytes() for file in run.directory.iterdir() if file.is_file()}
+    with pytest.raises(RunError, match="is in use"):
+        locked(Run.start(run.directory, parallel(data=8)))
+    assert {file: file.read_bytes() for file in run.directory.iterdir() if file.is_file()} == before
+
+
+def test_a_killed_process_leaves_no_lock(run, holder):
+    """After a crash someone would have to delete a file before the run can go on."""
+    os.kill(holder[0].pid, signal.SIGKILL)
+    holder[0].join()
+    assert locked(Run.start(run.directory, CONFIG))
+
+
+def test_a_finished_process_leaves_no_lock(run, holder):
+    """The same command could not be given again; and it is the new process that is named then."""
+    holder[1].send("stop")
+    holder[0].join()
+    assert holder[0].exitcode == 0
+    with run.locked(), pytest.raises(RunError, match=f"process {os.getpid()} on"):
+        locked(Run.start(run.directory, CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("entries", "wanted"),
+    [(None, False), ([], False), (["7.orbax-checkpoint-tmp"], False), (["7"], True), (["6", "7.unfinished"], True)],
+)
+def test_a_run_has_a_checkpoint_once_one_is_whole(run, entries, wanted):
+    """A run would begin where it should go on; or it would keep, after half a checkpoint, what it could not use."""
+    for name in entries or ():
+        (run.checkpoints / name).mkdir(parents=True)
+    if entries == []:
+        run.checkpoints.mkdir()
+    assert run.has_checkpoint is wanted

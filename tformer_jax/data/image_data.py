@@ -11,7 +11,7 @@ from . import images
 from .classes import keep_classes
 from .files import DataError
 from .images import ImageSource, LabelledImages
-from .pipelines import ALL_ROWS, Batch, BatchShapes, permutation
+from .pipelines import ALL_ROWS, Batch, BatchShapes, permutation, picked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,9 +146,10 @@ class ImageBatches:
         Raises:
           DataError: an image file cannot be read.
         """
-        chosen, count = self.indices(i)[rows], len(range(self.rows)[rows])
+        chosen, count = picked(self.indices(i), self.rows, rows)
         pixels = np.zeros((count, self.image_size, self.image_size, self.num_channels), np.uint8)
-        pixels[: len(chosen)] = self.data.pixels(chosen, self.image_size, self.num_channels)
+        if len(chosen):
+            pixels[: len(chosen)] = self.data.pixels(chosen, self.image_size, self.num_channels)
         labels = np.full(count, -1, np.int32)
         labels[: len(chosen)] = self.data.labels[chosen]
         return {"images": pixels, "labels": labels}

@@ -81,6 +81,12 @@ def rows_in_batch(batch_tokens: int, row_length: int, multiple: int) -> int:
     return rows
 
 
+def picked(examples: np.ndarray, count: int, rows: slice) -> tuple[np.ndarray, int]:
+    """The examples in some rows of a batch, and how many rows these are; of `count`, the last may be padding."""
+    chosen = np.arange(count)[rows]
+    return examples[chosen[chosen < len(examples)]], len(chosen)
+
+
 def least_rows(batch_tokens: int, length: int, multiple: int) -> int:
     """The rows of a bucket: as many as fit, a multiple of `multiple`, but one multiple at least."""
     return max(1, batch_tokens // length // multiple) * multiple
@@ -195,12 +201,12 @@ class Buckets:
         `rows`: which of them to make.
         """
         b, examples = self.indices(i)
-        count = len(range(self._rows[b])[rows])
+        examples, count = picked(examples, self._rows[b], rows)
         arrays: Batch = {}
         for name, side in zip(self.names, self.sequences, strict=True):
             tokens = np.full((count, self.lengths[b]), self.pad_id, np.int32)
             lengths = np.zeros(count, np.int32)
-            for row, example in enumerate(examples[rows]):
+            for row, example in enumerate(examples):
                 lengths[row] = len(side[example])
                 tokens[row, : lengths[row]] = side[example]
             arrays |= {name: tokens, f"{name}_lengths": lengths}

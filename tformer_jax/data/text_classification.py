@@ -99,7 +99,8 @@ class LabelledBuckets:
 
         `rows`: which of them to make.
         """
-        batch, examples = self.buckets.batch(i, rows), self.indices(i)[rows]
+        batch = self.buckets.batch(i, rows)
+        examples, _ = pipelines.picked(self.indices(i), self.row_count(i), rows)
         labels = np.full(len(batch["tokens"]), -1, np.int32)
         labels[: len(examples)] = self.labels[examples]
         return {"tokens": batch["tokens"], "lengths": batch["tokens_lengths"], "labels": labels}

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from .files import DataError
-from .pipelines import ALL_ROWS, Batch, permutation
+from .pipelines import ALL_ROWS, Batch, permutation, picked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,9 +139,9 @@ class Pieces:
         epoch, position = divmod(i, len(self))
         begins, sizes = self._pieces(epoch)
         order = np.arange(len(begins)) if self.seed is None else permutation((self.seed, epoch), len(begins))
-        chosen = order[position * self.rows : (position + 1) * self.rows][rows]
+        chosen, count = picked(order[position * self.rows : (position + 1) * self.rows], self.rows, rows)
         begin, size = begins[chosen, None], sizes[chosen, None]
-        missing = ((0, len(range(self.rows)[rows]) - len(begin)), (0, 0))
+        missing = ((0, count - len(begin)), (0, 0))
         begin, lengths = np.pad(begin, missing), np.pad(size + 2, missing)
         column = np.arange(self.row_length)
         inside = (column > 0) & (column < lengths - 1)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -21,8 +22,9 @@ from .step import Arrays
 
 # In the format of `sha256sum`, beside the files that it lists. It is there before the checkpoint gets its name.
 SUMS = "SHA256SUMS"
-# Orbax writes the time of the commit into this one, when the sums are there already; no array depends on it.
+# What Orbax writes when the sums are there already, the time of the commit; no array depends on it.
 _TIMES = "_CHECKPOINT_METADATA"
+_LATER = (_TIMES, "commit_success.txt")
 
 
 class CheckpointError(ValueError):
@@ -67,15 +69,17 @@ class CheckpointConfig:
             if not self.keep_best and getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise ConfigError(f"checkpoint.{name} goes with checkpoint.keep_best, which is 0")
 
-    def policy(self) -> Any:
-        """Which checkpoints Orbax keeps."""
-        kept = [policies.LatestN(self.keep)]
+    def policy(self) -> dict[str, Any]:
+        """Which checkpoints Orbax keeps, in its options."""
+        kept, best_of = [policies.LatestN(self.keep)], None
         if self.keep_best:
-            best = dict(n=self.keep_best, reverse=self.best == "lowest", keep_checkpoints_without_metrics=False)
-            kept.append(policies.BestN(lambda metrics: metrics[self.best_metric], **best))
+            best_of = lambda metrics: metrics[self.best_metric]  # noqa: E731
+            how = {"reverse": self.best == "lowest", "keep_checkpoints_without_metrics": False}
+            kept.append(policies.BestN(get_metric_fn=best_of, n=self.keep_best, **how))
         if self.keep_every is not None:
             kept.append(policies.EveryNSteps(self.keep_every))
-        return policies.AnyPreservationPolicy(kept)
+        # Only with `best_fn` are metrics written, to be there after a restart.
+        return {"preservation_policy": policies.AnyPreservationPolicy(kept), "best_fn": best_of}
 
 
 class Checkpoints:
@@ -93,7 +97,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._config, self._saving = config, 0
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=config.policy(),
+            **config.policy(),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
@@ -232,8 +236,8 @@ class Checkpoints:
     def _set_aside(self, step: int) -> Path:
         """Moves a checkpoint out of the way; where to."""
         place = self.directory.parent / "damaged"
-        number = 1 + sum(1 for _ in place.glob(f"{step}*")) if place.exists() else 1
-        to = place / (str(step) if number == 1 else f"{step}-{number}")
+        names = itertools.chain([str(step)], (f"{step}-{number}" for number in itertools.count(2)))
+        to = next(place / name for name in names if not (place / name).exists())
         if is_first():
             place.mkdir(exist_ok=True)
             shutil.move(self.directory / str(step), to)
@@ -275,6 +279,9 @@ def _first_damage(folder: Path) -> str | None:
             return f"{file} is missing"
         if _sha256(file) != wanted:
             return f"{file} is not what was written"
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    if unlisted := sorted(there - {line.partition("  ")[2] for line in lines} - {SUMS, *_LATER}):
+        return f"{folder / SUMS} lacks {unlisted[0]}"
     try:
         json.loads((folder / _TIMES).read_text("utf-8"))
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ Table = Sequence[tuple[str, Any]]
 
 def path_name(path: tuple) -> str:
     """ "model.decoder.layers.attention.w_q": NNX wraps each array in a `value`, which says nothing."""
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").replace(".value.", ".")
 
 
 def by_path(function: Any, tree: Any) -> Any:
