@@ -191,7 +191,15 @@ def test_the_checkpoints_that_are_kept_are_those_asked_for(tmp_path, name, reope
 
 def test_a_step_without_a_validation_is_none_of_the_best(tmp_path):
     """Checkpoints that nobody has compared would be kept as the best, as long as there are few."""
-    assert save_all(tmp_path, {1: None, 2: None, 3: 1.0, 4: None}, keep=1, keep_best=3) == [3, 4]
+    assert save_all(tmp_path, {1: None, 2: 1.0, 3: None}, keep=1, keep_best=3) == [2, 3]
+
+
+@pytest.mark.parametrize("best", ["lowest", "highest"])
+def test_a_validation_that_is_not_a_number_is_none_of_the_best(tmp_path, best):
+    """One NaN would upset the order, and the best checkpoint be deleted for a worse one."""
+    losses = {1: 1.0, 2: np.nan, 3: 2.0, 4: np.nan, 5: 1.5, 6: None}
+    wanted = {"lowest": [1, 6], "highest": [3, 6]}[best]
+    assert save_all(tmp_path, losses, keep=1, keep_best=1, best=best) == wanted
 
 
 def test_a_best_metric_that_is_not_validated_is_refused(tmp_path):

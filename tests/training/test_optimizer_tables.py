@@ -252,7 +252,7 @@ def test_a_row_that_decides_nothing_is_refused(field, table, named):
     """A row with a misspelt path, or below a wider one, would silently do nothing."""
     wanted = rf"optimizer\.{field}: .*{re.escape(repr(named))}"
     with pytest.raises(ConfigError, match=wanted):
-        jax.eval_shape(optimizer_of(**{field: table}).init, model())
+        jax.eval_shape(optimizer_of(name="adamw", weight_decay=0.1, **{field: table}).init, model())
 
 
 @pytest.mark.parametrize("field", ["weight_decay_table", "learning_rate_table"])
@@ -260,7 +260,7 @@ def test_a_row_that_decides_nothing_is_refused(field, table, named):
 def test_a_parameter_without_a_row_is_refused(field, table):
     """A new parameter would learn or decay as nobody has said."""
     with pytest.raises(ConfigError, match=rf"no row of optimizer\.{field} matches .*(classifier|encoder)\.\w"):
-        jax.eval_shape(optimizer_of(**{field: table}).init, model())
+        jax.eval_shape(optimizer_of(name="adamw", weight_decay=0.1, **{field: table}).init, model())
 
 
 def test_a_last_row_for_all_may_find_none_left():

@@ -5,9 +5,10 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,39 @@ class CheckpointConfig:
             if not self.keep_best and getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise ConfigError(f"checkpoint.{name} goes with checkpoint.keep_best, which is 0")
 
+    def check_validated(self, evaluate_every: int) -> None:
+        """Refuses to look for the best among checkpoints of which none has a validation but the last."""
+        if self.keep_best and self.every % evaluate_every and evaluate_every % self.every:
+            raise ConfigError(
+                f"checkpoint.keep_best needs checkpoints of steps that are validated: of checkpoint.every={self.every} "
+                f"and training.evaluate_every={evaluate_every}, one must divide the other"
+            )
+
     def policy(self) -> dict[str, Any]:
         """Which checkpoints Orbax keeps, in its options."""
         kept, best_of = [policies.LatestN(self.keep)], None
         if self.keep_best:
             best_of = lambda metrics: metrics[self.best_metric]  # noqa: E731
-            how = {"reverse": self.best == "lowest", "keep_checkpoints_without_metrics": False}
-            kept.append(policies.BestN(get_metric_fn=best_of, n=self.keep_best, **how))
+            kept.append(_Best(best_of, self.keep_best, self.best == "lowest"))
         if self.keep_every is not None:
             kept.append(policies.EveryNSteps(self.keep_every))
         # Only with `best_fn` are metrics written, to be there after a restart.
         return {"preservation_policy": policies.AnyPreservationPolicy(kept), "best_fn": best_of}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best:
+    """A preservation policy. Orbax's own takes all for the best while they are few, and what is no number for any."""
+
+    value: Callable[[Any], float]
+    number: int
+    lowest: bool
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        values = {c.step: self.value(c.metrics) for c in checkpoints if c.metrics is not None}
+        known = [step for step, value in values.items() if math.isfinite(value)]
+        best = sorted(known, key=values.get, reverse=self.lowest)[-self.number :]
+        return [c.step in best for c in checkpoints]
 
 
 class Checkpoints:

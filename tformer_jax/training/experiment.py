@@ -83,6 +83,7 @@ class Experiment:
             if name in config["model"]:
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
         task_class.check(experiment.data, experiment.model_config({}))
+        experiment.checkpoint.check_validated(experiment.training.evaluate_every)
         return experiment
 
     def model_config(self, fields: Mapping[str, Any]) -> TransformerConfig:

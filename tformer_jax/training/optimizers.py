@@ -1,9 +1,10 @@
 """Optimisers and learning-rate schedules by name."""
 
 import dataclasses
+import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax import Array
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from ..config import ConfigError, check_choice, check_positive
-from .paths import Table, by_path, check_pattern, check_table, first_matches, path_name
+from .paths import Table, by_path, check_pattern, check_table, first_matches, named, path_name
 
 Schedule = Callable[[Array], Array]
 
@@ -64,7 +65,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     weight_decay_table: Table = ((r"(.*\.)?(w\w*|\w*table)", 1.0), (".*", 0.0))
     learning_rate_table: Table = ((".*", 1.0),)
-    freeze: tuple[str, ...] = ()
+    freeze: Sequence[str] = ()
     clip_norm: float | None = None
 
     def __post_init__(self):
@@ -85,6 +86,8 @@ class OptimizerConfig:
         self._check_read()
         for name in ("weight_decay_table", "learning_rate_table"):
             check_table(f"optimizer.{name}", getattr(self, name), _check_factor)
+        if not self.weight_decay and self._changed("weight_decay_table"):
+            raise ConfigError("optimizer.weight_decay_table has no meaning while optimizer.weight_decay is 0")
         if not isinstance(self.freeze, tuple | list):
             raise ConfigError(f"optimizer.freeze must be a tuple of regular expressions, got {self.freeze!r}")
         for pattern in self.freeze:
@@ -93,12 +96,15 @@ class OptimizerConfig:
     def _check_read(self) -> None:
         """Refuses what the optimiser would ignore."""
         for field, names in _READ_BY.items():
-            default = self.__dataclass_fields__[field].default
-            if self.name not in names and getattr(self, field) != default:
+            if self.name not in names and self._changed(field):
                 raise ConfigError(
                     f"optimizer.{field} has no meaning for {self.name!r}, only for {', '.join(names)}; "
-                    f"got {getattr(self, field)}, leave it at {default}"
+                    f"got {getattr(self, field)}, leave it at {self.__dataclass_fields__[field].default}"
                 )
+
+    def _changed(self, field: str) -> bool:
+        """Whether a field has another value than nobody gave it; a list from JSON is a tuple."""
+        return json.dumps(getattr(self, field)) != json.dumps(self.__dataclass_fields__[field].default)
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
@@ -156,17 +162,16 @@ def stop_frozen(config: OptimizerConfig, model: Any) -> Any:
 
 
 def _checked(config: OptimizerConfig, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same, which first compares every table with the parameters, whether or not it is used."""
+    """The same, which first compares the tables with the parameters."""
 
     def init(params):
-        paths: list[str] = []
-        by_path(lambda path, _: paths.append(path), params)
+        paths = list(named(params))
         for pattern in config.freeze:
             if not any(re.fullmatch(pattern, path) for path in paths):
                 raise ConfigError(f"optimizer.freeze: no parameter has a path like {pattern!r}")
         if all(is_frozen(config, path) for path in paths):
             raise ConfigError("optimizer.freeze leaves no parameter to train")
-        for name in ("weight_decay_table", "learning_rate_table"):
+        for name in ("weight_decay_table",) * bool(config.weight_decay) + ("learning_rate_table",):
             first_matches(f"optimizer.{name}", getattr(config, name), paths)
         return optimizer.init(params)
 
@@ -205,17 +210,15 @@ def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
         return jax.vmap(function) if _in_layers(path) else function
 
     def init(params):
-        return by_path(lambda path, p: each(path, one.init)(_as_matrices(path, p)), params)
+        return {path: each(path, one.init)(_as_matrices(path, p)) for path, p in named(params).items()}
 
     def update(updates, states, params):
-        def of_one(path, update, state, param):
-            path = path_name(path)
-            new, state = each(path, one.update)(_as_matrices(path, update), state, _as_matrices(path, param))
-            return new.reshape(update.shape), state
-
-        pairs = jax.tree_util.tree_map_with_path(of_one, updates, states, params)
-        new, states = (jax.tree.map(lambda _, pair, k=k: pair[k], updates, pairs) for k in (0, 1))
-        return new, states
+        new, states, params = {}, dict(states), named(params)
+        for path, u in named(updates).items():
+            matrices = _as_matrices(path, u), states[path], _as_matrices(path, params[path])
+            changed, states[path] = each(path, one.update)(*matrices)
+            new[path] = changed.reshape(u.shape)
+        return by_path(lambda path, _: new[path], updates), states
 
     return optax.GradientTransformation(init, update)
 

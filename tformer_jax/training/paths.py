@@ -8,17 +8,22 @@ import jax
 
 from ..config import ConfigError
 
-Table = Sequence[tuple[str, Any]]
+Table = Sequence[Sequence[Any]]  # of pairs, which JSON has as lists
 
 
 def path_name(path: tuple) -> str:
     """ "model.decoder.layers.attention.w_q": NNX wraps each array in a `value`, which says nothing."""
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").replace(".value.", ".")
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
 
 
 def by_path(function: Any, tree: Any) -> Any:
     """The tree of `function(path, leaf)`, where a path is its name."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def check_table(name: str, table: Any, check: Any) -> None:

@@ -97,11 +97,9 @@ def even_axes(mesh: Mesh, axes: Sequence[str], size: int) -> tuple[str, ...]:
 def _wanted_specs(rules: Rules, shapes: Mapping[str, Any]) -> dict[str, P]:
     parameters = _parameters(shapes)
     rows = match_rules(rules, parameters)
-    ends = tuple(f".{path}" for path in parameters)
     specs = {}
     for name, shape in shapes.items():
-        of = [end[1:] for end in ends if name.endswith(end)]
-        path = max(of, key=len, default=None)
+        path = max((path for path in parameters if f".{path}." in f"{name}."), key=len, default=None)
         belongs = path is not None and parameters[path].shape == shape.shape
         specs[name] = _last_axes(rows[path], len(shape.shape)) if belongs else P()
     return specs
