@@ -6,19 +6,15 @@ python -m experiments.evaluate --workdir=runs/translation --split=validation
 from absl import flags
 
 from tformer_jax.config import check_choice
-from tformer_jax.training.experiment import load_run
-from tformer_jax.training.run import Run
 
-from . import cli
+from . import cli, trained
 from .reporting import report
 
-STEP = flags.DEFINE_integer("step", None, "Of which checkpoint; by default the newest.", lower_bound=1)
 SPLIT = flags.DEFINE_string("split", None, "Which split to score; by default all that are for testing.")
 
 
 def main() -> None:
-    run = Run.open(cli.WORKDIR.value)
-    experiment, task, model = load_run(run, STEP.value)
+    run, experiment, task, model = trained.load()
     data = experiment.load_data(run.directory)
     if SPLIT.value is not None:
         check_choice("split", SPLIT.value, data.splits)

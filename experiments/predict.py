@@ -19,12 +19,9 @@ from absl import flags
 from tformer_jax import decoding, tasks
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError, read_lines
-from tformer_jax.training.experiment import load_run
-from tformer_jax.training.run import Run
 
-from . import cli
+from . import cli, trained
 
-STEP = flags.DEFINE_integer("step", None, "Of which checkpoint; by default the newest.", lower_bound=1)
 TEXT = flags.DEFINE_string("text", None, "A sentence, the beginning of a text, or a text with [MASK] in it.")
 INPUT = flags.DEFINE_string("input", None, "A UTF-8 file of such texts, one a line.")
 IMAGE = flags.DEFINE_multi_string("image", None, "An image file; may be repeated.")
@@ -45,7 +42,7 @@ _CONTINUE = ("max_new_tokens", "greedy", "repetition_penalty", "slide", *_DRAW)
 
 
 def main() -> None:
-    _, task, model = load_run(Run.open(cli.WORKDIR.value), STEP.value)
+    _, _, task, model = trained.load()
     predict, understood = _PREDICTIONS[type(task)]
     known = {name for _, names in _PREDICTIONS.values() for name in names}
     for name in sorted(known - set(understood)):

@@ -62,13 +62,22 @@ def commands(name):
     return [shlex.split(line) for line in re.findall(rf"python -m experiments\.{name} (.*)", shell)]
 
 
+TOGETHER = {
+    "distributed": flags.DEFINE_boolean,
+    "coordinator": flags.DEFINE_string,
+    "num_processes": flags.DEFINE_integer,
+    "process_id": flags.DEFINE_integer,
+}
+
+
 @pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
 def test_the_training_commands_are_configs(arguments, monkeypatch):
     """A newcomer would paste a command that is refused."""
     monkeypatch.chdir(ROOT)
     values, command = flags.FlagValues(), ["train", *arguments]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    for name, define in {"workdir": flags.DEFINE_string, **TOGETHER}.items():
+        define(name, None, "", flag_values=values)
     values(command)
     assert values.workdir.startswith("runs/")
     Experiment.from_config(values.config.to_dict())

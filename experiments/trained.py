@@ -1,0 +1,19 @@
+"""What the commands share that use a trained model: which run, and which of its checkpoints."""
+
+from typing import Any
+
+from absl import flags
+
+from tformer_jax.tasks import Task
+from tformer_jax.training.experiment import Experiment, load_run
+from tformer_jax.training.run import Run
+
+from . import cli
+
+STEP = flags.DEFINE_integer("step", None, "Of which checkpoint; by default the newest.", lower_bound=1)
+
+
+def load() -> tuple[Run, Experiment, Task, Any]:
+    """The run of --workdir, its experiment, task and model."""
+    run = Run.open(cli.WORKDIR.value)
+    return run, *load_run(run, STEP.value)
