@@ -4,13 +4,15 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-KILLS, STEPS, EVERY = 20, 300, 4
-SECONDS = (0.2, 2.5)  # of a life: from before there is a config to the middle of training
+KILLS, STEPS, EVERY = 20, 320, 4
+# One kill in four comes so long after the start, wherever that is; the others after the life's first checkpoint.
+AFTER_START, AFTER_CHECKPOINT = (0.1, 1.0), (0.0, 0.2)
 
 
 def live(directory, config, cache):
@@ -55,9 +57,25 @@ def arrays_of(directory):
     return {name: np.asarray(x) for name, x in saved.items()}
 
 
+def checkpoints_of(directory):
+    """The names of what is there, finished or not."""
+    place = directory / "checkpoints"
+    return {entry.name for entry in place.iterdir()} if place.exists() else set()
+
+
+def wait(process, directory, rng):
+    """Until the moment of a kill, or the process's own end."""
+    if rng.random() < 0.25:
+        return process.join(rng.uniform(*AFTER_START))
+    before = checkpoints_of(directory)
+    while process.exitcode is None and not any(name.isdigit() for name in checkpoints_of(directory) - before):
+        time.sleep(0.005)
+    return process.join(rng.uniform(*AFTER_CHECKPOINT))
+
+
 def moment(directory):
     """What a process was doing that is no more."""
-    entries = [e.name for e in (directory / "checkpoints").iterdir()] if (directory / "checkpoints").exists() else []
+    entries = checkpoints_of(directory)
     if any(not name.isdigit() for name in entries):
         return "while a checkpoint was written"
     return "between checkpoints" if entries else "before the first checkpoint"
@@ -74,7 +92,7 @@ def test_random_kills_do_not_change_the_result(start, tmp_path, record_property)
         while True:
             process = start(directory)
             if len(kills) < KILLS:
-                process.join(rng.uniform(*SECONDS))
+                wait(process, directory, rng)
             else:
                 process.join()
             if process.exitcode is not None:

@@ -18,8 +18,8 @@ TASKS = ("translation", *tiny_runs.TASKS)
 # Every axis alone, and every pair together, once over the tasks; `-m slow` tries all.
 SOME = {
     "translation": [(8, 1, 1, 1), (1, 2, 2, 2)],
-    "language_modelling": [(1, 8, 1, 1), (2, 2, 2, 1), (1, 1, 1, 8)],
-    "masked_language_modelling": [(1, 1, 8, 1), (2, 2, 2, 1), (2, 1, 2, 2)],
+    "language_modelling": [(1, 8, 1, 1), (2, 2, 2, 1)],
+    "masked_language_modelling": [(2, 2, 2, 1), (2, 1, 2, 2)],
     "text_classification": [(2, 2, 1, 2)],
     "image_classification": [(1, 1, 2, 4), (4, 2, 1, 1)],
 }
@@ -108,7 +108,7 @@ def test_parts_of_a_batch_are_spread_like_the_whole(experiment, parallel):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8), (2, 2, 2, 1)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8)], ids=str)
 def test_the_work_is_divided(experiment, sizes):
     """Devices would all do the same: of the operations of one device, each must have about an eighth.
 

@@ -117,6 +117,7 @@ class _Loop:
                 self.settle()  # only a state whose loss and gradient were finite is worth keeping
                 self.checkpoints.save(step, arrays, self.run.config, numbers)
             if self.stop and not last:
+                self.checkpoints.wait()  # before it is said that there is one
                 raise Interrupted(f"stopped after step {step} of {config.steps}, whose checkpoint is kept")
         return arrays
 
