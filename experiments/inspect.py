@@ -31,7 +31,7 @@ MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh, data=64,tensor=4, i
 MFU = flags.DEFINE_float("mfu", 0.4, "Of the peak, the share that the step is to reach.", lower_bound=0)
 DEVICE = flags.DEFINE_string("device", "h100", "Whose peak is meant.")
 PEAK = flags.DEFINE_float("peak_tflops", None, "Peak of another device, in TFLOP/s.")
-HIDDEN = flags.DEFINE_boolean("totals_only", False, "Without the table of parameters.")
+TOTALS_ONLY = flags.DEFINE_boolean("totals_only", False, "Without the table of parameters.")
 
 # Dense bfloat16 TFLOP/s of one device, from its maker's data sheet.
 PEAKS = {"a100": 312, "h100": 989, "h200": 989, "v4": 275, "v5e": 197, "v5p": 459, "v6e": 918}
@@ -45,7 +45,7 @@ def main() -> None:
     task = experiment.planned_task()
     trainer = experiment.trainer(task, parallel)
     batch = experiment.largest_batch()
-    if not HIDDEN.value:
+    if not TOTALS_ONLY.value:
         _print_parameters(trainer)
     _print_totals(experiment, task, trainer, batch, peak)
 
@@ -63,6 +63,8 @@ def _mesh(text: str) -> ParallelConfig:
 
 def _peak() -> float:
     """FLOP/s of one device."""
+    if PEAK.value is not None and flags.FLAGS["device"].present:
+        raise ConfigError("give --device or --peak_tflops: the second is for a device that the first does not know")
     if PEAK.value is None and DEVICE.value.lower() not in PEAKS:
         raise ConfigError(f"--device must be one of {', '.join(PEAKS)}, got {DEVICE.value!r}; or give --peak_tflops")
     peak = PEAKS[DEVICE.value.lower()] if PEAK.value is None else PEAK.value

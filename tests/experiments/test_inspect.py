@@ -87,6 +87,7 @@ def test_idle_devices_are_said(inspected):
         (["--mesh=data=two"], "--mesh must be like data=64,tensor=4"),
         (["--mesh=data=2", "--device=h1000"], "--device must be one of a100, h100"),
         (["--mesh=data=2", "--mfu=0"], "--mfu must be positive"),
+        (["--mesh=data=2", "--device=a100", "--peak_tflops=9"], "give --device or --peak_tflops"),
     ],
 )
 def test_what_cannot_be_is_refused(command, flags, message):

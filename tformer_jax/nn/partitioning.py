@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from .. import functional as F
 
-# The mesh axes of rows, and of positions.
+# The axes of a mesh, and those that share rows, and positions.
+AXES = ("data", "fsdp", "tensor", "sequence")
 ROWS, POSITIONS = ("data", "fsdp"), "sequence"
-_AXES = (*ROWS, "tensor", POSITIONS)
 
 
 def spread_stream(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -95,4 +95,4 @@ def _spread(x: Array, spec: P) -> Array:
 
 
 def _in_use() -> bool:
-    return set(jax.sharding.get_abstract_mesh().axis_names).issuperset(_AXES)
+    return set(jax.sharding.get_abstract_mesh().axis_names).issuperset(AXES)

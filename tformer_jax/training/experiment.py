@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ..config import ConfigError, TransformerConfig, build, check_choice, nearest
 from ..data.files import DataError
@@ -128,20 +129,20 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
       ConfigError: the config or the data are not what they must be.
       Diverged, Interrupted, CheckpointError: see `train`.
     """
-    experiment, said = Experiment.from_config(run.config), []
+    experiment = Experiment.from_config(run.config)
     try:
         data = first_then_others(lambda: _load_data(experiment, run))
         batches = data.train_batches(experiment.training.accumulate)
         validation = data.evaluation_batches("validation")
         task = experiment.restore_task(run.directory)
         trainer = experiment.trainer(task)
-        # Only at the beginning: another run that this one starts from may be gone when it goes on.
-        initial = functools.partial(_initial_arrays, experiment, task, trainer, said.append)
-        initial = functools.partial(dict, initial()) if not run.has_checkpoint else initial
+        initial = functools.cache(lambda: _initial_arrays(experiment, task, trainer, say))
+        if not run.has_checkpoint:  # else the run that this one started from may be gone by now
+            initial()
     except BaseException:  # whatever it is, the corrected command must find the directory free
         run.withdraw()
         raise
-    for line in (*data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches), *said):
+    for line in (*data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches)):
         say(line)
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
@@ -162,12 +163,16 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
 
 def _where(trainer: Trainer, batches: Any) -> list[str]:
     """What a person should know of the devices."""
+    if trainer.mesh.size == 1:
+        return []
     sizes = ", ".join(f"{name} {size}" for name, size in trainer.mesh.shape.items() if size > 1)
     rows = {batches.row_count(i) for i in range(min(len(batches), _LOOKED_AT))}
-    return [f"{trainer.mesh.size} devices: {sizes}", *trainer.idle(rows)] if sizes else []
+    return [f"{trainer.mesh.size} devices: {sizes}", *trainer.idle(rows)]
 
 
-def _initial_arrays(experiment: Experiment, task: Task, trainer: Trainer, say: Callable[[str], None]) -> Arrays:
+def _initial_arrays(
+    experiment: Experiment, task: Task, trainer: Trainer, say: Callable[[str], None]
+) -> Mapping[str, Any]:
     """What parameters start from, where that is another run."""
     if (pretrained := _pretrained_run(experiment)) is None:
         return {}
@@ -177,7 +182,7 @@ def _initial_arrays(experiment: Experiment, task: Task, trainer: Trainer, say: C
     return found
 
 
-def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> Arrays:
+def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[str, np.ndarray]:
     """The parameters of a run's newest checkpoint that a model with these shapes starts from.
 
     Raises:
@@ -199,7 +204,8 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> Arrays
     differing = [f"{n} ({there} there, {here} here)" for n, (there, here) in said.items() if there != here]
     if differing:
         raise ConfigError(f"the checkpoint of {run.directory} does not fit this model: {some(differing)}")
-    return {name: found[name] for name in wanted if name in found}
+    # On the host: they are held for as long as the run trains.
+    return {name: np.asarray(found[name]) for name in wanted if name in found}
 
 
 def _check_same_function(pretrained: Run, experiment: Experiment) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from .interruption import Interrupted, Interruption
 from .metrics import MetricsWriter, NoReport, ProgressLine, Report
 from .parallel import Batches
 from .paths import some
-from .processes import AnyProcess, is_first
+from .processes import in_any, is_first
 from .run import Run
 from .step import Arrays
 from .trainer import Trainer
@@ -34,7 +34,7 @@ def train(
     say: Callable[[str], None] = print,
     *,
     unit: str = "tokens",
-    initial: Callable[[], Arrays] | None = None,
+    initial: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Arrays:
     """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
 
@@ -96,23 +96,20 @@ class _Loop:
     pending: tuple[int, Arrays, Any] | None = None
     stop: bool = False
 
-    def __post_init__(self):
-        self._several = AnyProcess(self.trainer.mesh) if jax.process_count() > 1 else None
-
     def steps(self, arrays: Arrays, start: int) -> Arrays:
         """From the state after step `start` to the state after the last step."""
         config = self.trainer.config
         for step in range(start + 1, config.steps + 1):
             arrays, metrics = self.trainer.step(arrays, self.batches.batch(step - 1))
             self.settle()
-            self.pending = (step, metrics, self._several.ask(self.interruption.requested) if self._several else False)
+            self.pending = (step, metrics, in_any(self.trainer.mesh, self.interruption.requested))
             last, numbers = step == config.steps, None
             if last or step % config.evaluate_every == 0:
                 self.settle()
                 numbers = self.validate(step, arrays)
                 self.report.validation(step, numbers)
-            # Several processes must stop at the same step: each then waits until all have heard of it.
-            self.stop |= self.interruption.requested and not self._several
+            # Several processes must stop at the same step: each waits until all have heard of it.
+            self.stop |= self.interruption.requested and jax.process_count() == 1
             if last or step % self.checkpoint_every == 0 or self.stop:
                 self.settle()  # only a state whose loss and gradient were finite is worth keeping
                 self.checkpoints.save(step, arrays, self.run.config, numbers)
@@ -144,10 +141,8 @@ class _Loop:
         """
         names = [name for name, ok in zip(self.trainer.layout.parameters, finite, strict=True) if not ok]
         numbers = f"its loss is {loss}, its gradient norm {norm}" + (f", not finite in {some(names)}" if names else "")
-        if skipped is None:
-            raise Diverged(f"training stopped at step {step}: on batch {step - 1} {numbers}")
         allowed = self.trainer.config.max_skipped
-        if skipped > allowed:
-            numbers = f"{numbers}, after {allowed} skipped step(s)"
-            raise Diverged(f"training stopped at step {step}: on batch {step - 1} {numbers}")
+        if skipped is None or skipped > allowed:
+            after = f", after {allowed} skipped step(s)" if allowed else ""
+            raise Diverged(f"training stopped at step {step}: on batch {step - 1} {numbers}{after}")
         self.report.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): on batch {step - 1} {numbers}")

@@ -14,7 +14,7 @@ from jax import Array
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from ..config import ConfigError, check_choice, check_positive
-from .paths import Table, by_path, check_pattern, check_table, first_matches, named, path_name
+from .paths import Table, by_path, check_pattern, check_table, first_match, first_matches, named, path_name
 
 Schedule = Callable[[Array], Array]
 
@@ -184,10 +184,9 @@ def _scaled_by_table(config: OptimizerConfig, name: str, function: Callable) -> 
 
     def update(updates, params):
         def one(path, update, param):
-            factor = next(value for pattern, value in table if re.fullmatch(pattern, path))
-            return function(factor, update, param)
+            return function(table[first_match(table, path_name(path))][1], update, param)
 
-        return jax.tree_util.tree_map_with_path(lambda path, u, p: one(path_name(path), u, p), updates, params)
+        return jax.tree_util.tree_map_with_path(one, updates, params)
 
     return optax.stateless(update)
 

@@ -10,10 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..config import ConfigError, check_choice
+from ..nn.partitioning import AXES, ROWS
 from .sharding import even_axes
-
-AXES = ("data", "fsdp", "tensor", "sequence")
-ROW_AXES = ("data", "fsdp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,23 +84,17 @@ def make_mesh(config: ParallelConfig, devices: list[Any] | None = None) -> Mesh:
 
 @runtime_checkable
 class Batches(Protocol):
-    """Random-access batches: batch i is a function of i alone."""
+    """Random-access batches: batch i is a function of i alone.
+
+    Several processes ask for more: `row_count(i)`, the rows of batch i, and `batch(i, rows)`, a slice of them.
+    """
 
     def batch(self, i: int) -> Any: ...
 
 
-class ProcessBatches(Batches, Protocol):
-    """Batches of which a process may ask for its own rows alone."""
-
-    def row_count(self, i: int) -> int:
-        """The rows of batch i."""
-
-    def batch(self, i: int, rows: slice = ...) -> Any: ...
-
-
 def row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
     """Of an array with so many rows; those that do not divide evenly are on more devices than need them."""
-    return NamedSharding(mesh, P(even_axes(mesh, ROW_AXES, rows) or None))
+    return NamedSharding(mesh, P(even_axes(mesh, ROWS, rows) or None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +119,12 @@ class PlacedBatches:
         sharding = row_sharding(self.mesh, rows)
         wanted = {_rows_of(index, rows) for index in sharding.addressable_devices_indices_map((rows,)).values()}
         parts = {part: self.batches.batch(i, slice(*part)) for part in wanted}
-        first = next(iter(parts.values()))
-        return {name: self._assembled(name, rows, sharding, parts) for name in first}
 
-    def _assembled(self, name: str, rows: int, sharding: NamedSharding, parts: dict) -> jax.Array:
-        shape = (rows, *next(iter(parts.values()))[name].shape[1:])
-        return jax.make_array_from_callback(shape, sharding, lambda index: parts[_rows_of(index, rows)][name])
+        def assembled(name, x):
+            part = lambda index: parts[_rows_of(index, rows)][name]  # noqa: E731
+            return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
+
+        return {name: assembled(name, x) for name, x in next(iter(parts.values())).items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,11 @@ def check_pattern(name: str, pattern: Any) -> None:
         raise ConfigError(f"{name}: {pattern!r} is no regular expression ({error})") from None
 
 
+def first_match(table: Table, path: str) -> int | None:
+    """The number of the first row that matches a whole path."""
+    return next((i for i, (pattern, _) in enumerate(table) if re.fullmatch(pattern, path)), None)
+
+
 def first_matches(name: str, table: Table, paths: Iterable[str]) -> dict[str, Any]:
     """The value of the first row that matches the whole path of each parameter.
 
@@ -56,7 +61,7 @@ def first_matches(name: str, table: Table, paths: Iterable[str]) -> dict[str, An
     """
     found, used = {}, set()
     for path in paths:
-        row = next((i for i, (pattern, _) in enumerate(table) if re.fullmatch(pattern, path)), None)
+        row = first_match(table, path)
         if row is None:
             raise ConfigError(f"no row of {name} matches the parameter {path}; a last row ('.*', value) matches all")
         found[path] = table[row][1]

@@ -1,6 +1,5 @@
 """Several processes as one program: who is first, and what all agree on."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -53,20 +52,16 @@ def first_then_others(function: Callable[[], _T]) -> _T:
     return function()
 
 
-@dataclasses.dataclass(frozen=True)
-class AnyProcess:
-    """Whether something is so in any process: asked at one step, and known, to all alike, at the next.
+def in_any(mesh: Mesh, mine: bool) -> Any:
+    """Whether something is so in any process, the same in all; of several, to be read when the step is done meanwhile.
 
     The answer is computed on the devices, in order with the steps, so that no process waits for it.
     """
-
-    mesh: Mesh
-
-    def ask(self, mine: bool) -> Any:
-        """To be read when the step that runs meanwhile is done."""
-        spread = NamedSharding(self.mesh, P(self.mesh.axis_names))
-        flags = jax.make_array_from_callback((self.mesh.size,), spread, lambda index: np.full(1, mine))
-        return _any(flags, NamedSharding(self.mesh, P()))
+    if jax.process_count() == 1:
+        return mine
+    spread = NamedSharding(mesh, P(mesh.axis_names))
+    flags = jax.make_array_from_callback((mesh.size,), spread, lambda index: np.full(1, mine))
+    return _any(flags, NamedSharding(mesh, P()))
 
 
 @jax.jit(static_argnums=1)

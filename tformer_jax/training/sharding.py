@@ -69,10 +69,9 @@ def state_specs(rules: Rules, shapes: Mapping[str, Any], mesh: Mesh) -> dict[str
 
 def undivided(rules: Rules, shapes: Mapping[str, Any], mesh: Mesh) -> list[str]:
     """The parameters that the table would split and the mesh cannot: an axis does not divide into that many parts."""
-    specs = match_rules(rules, _parameters(shapes))
-    shape_of = _parameters(shapes)
-    whole = {path: _last_axes(spec, len(shape_of[path].shape)) for path, spec in specs.items()}
-    return [path for path, spec in whole.items() if _divided(spec, shape_of[path].shape, mesh) != spec]
+    wanted = _wanted_specs(rules, shapes)
+    return [path for path in _parameters(shapes)
+            if _divided(spec := wanted[f"model.{path}"], shapes[f"model.{path}"].shape, mesh) != spec]  # fmt: skip
 
 
 def shardings(specs: Mapping[str, P], mesh: Mesh) -> dict[str, NamedSharding]:

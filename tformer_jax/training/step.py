@@ -98,22 +98,11 @@ def make_train_step(
         (value, weight), grads = jax.value_and_grad(loss, has_aux=True)(model, batch, loss_key)
         return value, weight, grads
 
-    def accumulated(model, batch, key):
-        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
-
-        def add(total, part_and_key):
-            value, weight, grads = gradients(model, *part_and_key)
-            weighted = jax.tree.map(lambda x: x * weight, (value, jnp.float32(1.0), grads))
-            return jax.tree.map(jnp.add, total, weighted), None
-
-        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.float32(0), model))
-        (value, weight, grads), _ = jax.lax.scan(add, zero, (parts, jax.random.split(key, accumulate)))
-        mean = jnp.where(weight == 0, 1.0, weight)
-        return value / mean, weight, jax.tree.map(lambda g: g / mean, grads)
+    mean_gradients = gradients if accumulate == 1 else _in_parts(gradients, accumulate)
 
     def train_step(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, Arrays]:
         key = jax.random.fold_in(key, state.step)
-        value, weight, grads = (gradients if accumulate == 1 else accumulated)(state.model, batch, key)
+        value, weight, grads = mean_gradients(state.model, batch, key)
         if axis is not None:
             value, weight, grads = _mean_over_devices(value, weight, grads, axis)
         squares = jnp.stack([jnp.square(g.astype(jnp.float32)).sum() for g in jax.tree.leaves(grads)])
@@ -138,6 +127,25 @@ def make_train_step(
         return new, metrics | {"skipped": new.skipped}
 
     return train_step
+
+
+def _in_parts(gradients: Callable, count: int) -> Callable:
+    """`gradients` of a batch from those of `count` parts of it: their means, by their weights."""
+
+    def of_parts(model, batch, key):
+        parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total, part_and_key):
+            value, weight, grads = gradients(model, *part_and_key)
+            weighted = jax.tree.map(lambda x: x * weight, (value, jnp.float32(1.0), grads))
+            return jax.tree.map(jnp.add, total, weighted), None
+
+        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.float32(0), model))
+        (value, weight, grads), _ = jax.lax.scan(add, zero, (parts, jax.random.split(key, count)))
+        mean = jnp.where(weight == 0, 1.0, weight)
+        return value / mean, weight, jax.tree.map(lambda g: g / mean, grads)
+
+    return of_parts
 
 
 def moving_average(average: Any, model: Any, decay: float, step: Array) -> Any:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ..config import ConfigError, check_seed
+from ..nn.partitioning import ROWS
 from .optimizers import OptimizerConfig, make_optimizer, make_schedule, stop_frozen
-from .parallel import ROW_AXES, Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
+from .parallel import Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
 from .paths import by_path, some
 from .sharding import SHARDING_RULES, Rules, shardings, state_specs, undivided
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step
@@ -114,7 +115,7 @@ class Trainer:
     def _compiled(self, step: Callable) -> Callable[[Arrays, Any], tuple[Arrays, Arrays]]:
         def flat_step(arrays, batch):
             if self._axis is None:
-                batch = jax.lax.with_sharding_constraint(batch, P(ROW_AXES))
+                batch = jax.lax.with_sharding_constraint(batch, P(ROWS))
             state, metrics = step(self.layout.unflatten(arrays), batch, self._key)
             return self.layout.flatten(state), metrics
 
@@ -165,7 +166,7 @@ class Trainer:
         skipped = jnp.int32(0) if self.config.max_skipped else None
         return TrainState(jnp.int32(0), model, self._transformation.init(model), average, skipped)
 
-    def initial(self, given: Arrays | None = None) -> Arrays:
+    def initial(self, given: Mapping[str, Any] | None = None) -> Arrays:
         """The state before the first step, each array made where it lies.
 
         Args:
@@ -200,7 +201,7 @@ class Trainer:
 
     def idle(self, rows: Iterable[int]) -> list[str]:
         """What of the devices is not used, a line each, with batches of so many rows."""
-        lines, groups = [], math.prod(self.mesh.shape[axis] for axis in ROW_AXES)
+        lines, groups = [], math.prod(self.mesh.shape[axis] for axis in ROWS)
         if uneven := sorted({n for n in rows if n // self.config.accumulate % groups}):
             parts = f", in {self.config.accumulate} parts," if self.config.accumulate > 1 else ""
             which = some([str(n) for n in uneven])
