@@ -24,7 +24,7 @@ from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, ada
 from tformer_jax.tasks import MaskedLanguageModelling
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.trainer import TrainingConfig
+from tformer_jax.training.program import TrainingConfig
 
 
 def _tiny() -> dict:

@@ -27,7 +27,7 @@ from experiments.configs.sections import FLOAT32, TINY_TEXT_MODEL, adamw, locked
 from tformer_jax.tasks import TextClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.trainer import TrainingConfig
+from tformer_jax.training.program import TrainingConfig
 
 
 def _tiny() -> dict:

@@ -34,7 +34,7 @@ from tformer_jax.tasks import Translation
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.trainer import TrainingConfig
+from tformer_jax.training.program import TrainingConfig
 
 
 def _tiny() -> dict:

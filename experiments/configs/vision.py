@@ -20,7 +20,7 @@ from experiments.configs.sections import BFLOAT16, FLOAT32, adamw, locked, model
 from tformer_jax.tasks import ImageClassification
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.trainer import TrainingConfig
+from tformer_jax.training.program import TrainingConfig
 
 
 def _tiny() -> dict:

@@ -17,8 +17,9 @@ from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.loop import Diverged, train
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.optimizers import OptimizerConfig
+from tformer_jax.training.program import TrainingConfig
 from tformer_jax.training.run import Run
-from tformer_jax.training.trainer import Trainer, TrainingConfig
+from tformer_jax.training.trainer import Trainer
 
 STEPS, WIDTH = 12, 4
 TRAINING = TrainingConfig(steps=STEPS, seed=3, log_every=2, evaluate_every=5)

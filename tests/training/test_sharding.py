@@ -16,6 +16,7 @@ from tformer_jax import models
 from tformer_jax.config import ConfigError
 from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig, make_mesh
+from tformer_jax.training.program import TrainingConfig
 from tformer_jax.training.sharding import (
     SHARDING_RULES,
     bytes_per_device,
@@ -24,7 +25,7 @@ from tformer_jax.training.sharding import (
     state_specs,
     undivided,
 )
-from tformer_jax.training.trainer import Trainer, TrainingConfig
+from tformer_jax.training.trainer import Trainer
 
 VARIANTS = {
     "Transformer": dict(share_embeddings=False, tie_output=False, positions="learned"),

@@ -20,8 +20,9 @@ from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import Interrupted, Interruption
 from tformer_jax.training.loop import Diverged, train
 from tformer_jax.training.optimizers import OptimizerConfig
+from tformer_jax.training.program import TrainingConfig
 from tformer_jax.training.run import Run
-from tformer_jax.training.trainer import Trainer, TrainingConfig
+from tformer_jax.training.trainer import Trainer
 
 STEPS, EVERY, WIDTH, DECAY = 12, 4, 4, 0.3
 TRAINING = {"steps": STEPS, "seed": 3, "log_every": 1, "evaluate_every": 6}

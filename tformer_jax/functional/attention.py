@@ -15,6 +15,7 @@ from .kernels import choose
 from .kernels.reference import attention_probabilities
 from .kernels.scores import ScoreOptions
 from .masks import AttentionMask, as_mask, broadcasts, check_fits
+from .numbers import Number
 
 
 class AttentionParams(NamedTuple):
@@ -43,7 +44,7 @@ def scaled_dot_product_attention(
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
     logit_softcap: float | None = None,
-    dropout_rate: float = 0.0,
+    dropout_rate: Number = 0.0,
     key: Array | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B T N H"]:
@@ -141,7 +142,7 @@ def multi_head_attention(
     bias: Float[Array, "..."] | None = None,
     scale: float | None = None,
     logit_softcap: float | None = None,
-    dropout_rate: float = 0.0,
+    dropout_rate: Number = 0.0,
     key: Array | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B T D"]:
@@ -177,7 +178,7 @@ def multi_head_attention(
     return combine_heads(heads, params)
 
 
-def _options(q: Array, scale: float | None, softcap: float | None, dropout_rate: float = 0.0) -> ScoreOptions:
+def _options(q: Array, scale: float | None, softcap: float | None, dropout_rate: Number = 0.0) -> ScoreOptions:
     return ScoreOptions(1.0 / math.sqrt(q.shape[-1]) if scale is None else scale, softcap, dropout_rate)
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from .numbers import Number, is_known
+
 
 def random_flip(images: Float[Array, "B Y X C"], key: Array) -> Float[Array, "B Y X C"]:
     """Each image left to right with probability 1/2."""
@@ -31,7 +33,7 @@ def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) ->
 
 
 def mixup(
-    images: Float[Array, "B Y X C"], targets: Float[Array, "B V"], key: Array, alpha: float
+    images: Float[Array, "B Y X C"], targets: Float[Array, "B V"], key: Array, alpha: Number
 ) -> tuple[Float[Array, "B Y X C"], Float[Array, "B V"]]:
     """Each example mixed with another of the batch, its target alike.
 
@@ -52,9 +54,9 @@ def mixup(
       Mixed images and targets, in their dtypes.
 
     Raises:
-      ValueError: `alpha` is not positive.
+      ValueError: `alpha` is known not to be positive.
     """
-    if not alpha > 0:
+    if is_known(alpha) and not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
     share_key, partner_key = jax.random.split(key)
     shares = jax.random.beta(share_key, alpha, alpha, (images.shape[0],))

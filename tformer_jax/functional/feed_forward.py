@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from .dropout import dropout
+from .numbers import Number
 
 
 def feed_forward(
@@ -18,7 +19,7 @@ def feed_forward(
     b2: Float[Array, "D"] | None,
     *,
     activation: Callable[[Array], Array] = jax.nn.relu,
-    dropout_rate: float = 0.0,
+    dropout_rate: Number = 0.0,
     key: Array | None = None,
 ) -> Float[Array, "*batch D"]:
     """Two projections around a nonlinearity (equation 5).
@@ -48,7 +49,7 @@ def gated_feed_forward(
     b_up: Float[Array, "F"] | None = None,
     b_down: Float[Array, "D"] | None = None,
     activation: Callable[[Array], Array] = jax.nn.silu,
-    dropout_rate: float = 0.0,
+    dropout_rate: Number = 0.0,
     key: Array | None = None,
 ) -> Float[Array, "*batch D"]:
     """A feed-forward network whose hidden units are gated by a second projection.

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from .losses import check_shape, divide_or_zero, token_losses, weighted_mean
+from .numbers import Number, check_share, is_off
 
 
 def fused_cross_entropy(
@@ -19,8 +19,8 @@ def fused_cross_entropy(
     *,
     b_out: Float[Array, "V"] | None = None,
     weights: Float[Array, "*batch"] | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
     logit_softcap: float | None = None,
     chunk_size: int = 1024,
 ) -> Float[Array, ""]:
@@ -56,22 +56,17 @@ def fused_cross_entropy(
     count = max(1, -(-targets.size // chunk_size))
     tokens = hidden.reshape(targets.size, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1)
     hidden, targets, weights = (_chunks(x, count) for x in tokens)
-    return _loss(_Options(label_smoothing, z_loss, logit_softcap), hidden, w_out, b_out, targets, weights)
+    check_share("label_smoothing", label_smoothing)
+    numbers = tuple(None if is_off(x) else jnp.float32(x) for x in (label_smoothing, z_loss))
+    return _loss(logit_softcap, numbers, hidden, w_out, b_out, targets, weights)
 
 
-class _Options(NamedTuple):
-    """The static part of one call."""
-
-    label_smoothing: float
-    z_loss: float
-    logit_softcap: float | None
-
-    def losses(self, logits, b_out, targets):
-        """Each token's loss from hidden W_o, before bias and cap."""
-        logits = logits if b_out is None else logits + b_out
-        if self.logit_softcap is not None:
-            logits = self.logit_softcap * jnp.tanh(logits / self.logit_softcap)
-        return token_losses(logits, targets, self.label_smoothing, self.z_loss)
+def _losses(softcap: float | None, numbers, logits, b_out, targets):
+    """Each token's loss from hidden W_o, before bias and cap; `numbers`: label smoothing and z-loss, None if off."""
+    logits = logits if b_out is None else logits + b_out
+    if softcap is not None:
+        logits = softcap * jnp.tanh(logits / softcap)
+    return token_losses(logits, targets, *(0.0 if x is None else x for x in numbers))
 
 
 def _chunks(x: Array, count: int) -> Array:
@@ -86,15 +81,15 @@ def _chunks(x: Array, count: int) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(options: _Options, hidden, w_out, b_out, targets, weights):
+def _loss(softcap: float | None, numbers, hidden, w_out, b_out, targets, weights):
     def chunk(tokens):
         hidden, targets = tokens
-        return options.losses(_logits(hidden, w_out), b_out, targets)
+        return _losses(softcap, numbers, _logits(hidden, w_out), b_out, targets)
 
     return weighted_mean(lax.map(chunk, (hidden, targets)), weights)
 
 
-def _forward(options: _Options, hidden, w_out, b_out, targets, weights):
+def _forward(softcap: float | None, numbers, hidden, w_out, b_out, targets, weights):
     """The loss, and the float32 gradients of the weighted *sum*: scaled first, rounded to 16 bits afterwards."""
     compute_dtype = jnp.promote_types(hidden.dtype, w_out.dtype)
     bias = None if b_out is None else b_out.astype(jnp.float32)
@@ -102,7 +97,7 @@ def _forward(options: _Options, hidden, w_out, b_out, targets, weights):
     def chunk(totals, tokens):
         hidden, targets, weights = tokens
         logits = _logits(hidden, w_out)
-        losses, pull = jax.vjp(lambda logits, bias: options.losses(logits, bias, targets), logits, bias)
+        losses, pull = jax.vjp(lambda logits, bias: _losses(softcap, numbers, logits, bias, targets), logits, bias)
         d_logits, d_bias = pull(weights)
         d_logits = d_logits.astype(compute_dtype)
         d_hidden = jnp.einsum("TV,DV->TD", d_logits, w_out, preferred_element_type=jnp.float32)
@@ -116,11 +111,11 @@ def _forward(options: _Options, hidden, w_out, b_out, targets, weights):
     return weighted_mean(losses, weights), (inputs, gradients, losses, weights)
 
 
-def _backward(options: _Options, residuals, d_loss):
+def _backward(softcap: float | None, residuals, d_loss):
     inputs, gradients, losses, weights = residuals
     scale = divide_or_zero(d_loss, weights.sum())
     d_inputs = jax.tree.map(lambda x, gradient: (scale * gradient).astype(x.dtype), inputs, gradients)
-    return *d_inputs, None, d_loss * jax.grad(weighted_mean, argnums=1)(losses, weights)
+    return None, *d_inputs, None, d_loss * jax.grad(weighted_mean, argnums=1)(losses, weights)
 
 
 _loss.defvjp(_forward, _backward)

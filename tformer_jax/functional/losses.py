@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from .numbers import Number, check_share, is_off
+
 
 def output_log_probs(hidden: Float[Array, "*batch D"], w_out: Float[Array, "D V"]) -> Float[Array, "*batch V"]:
     """log P(y_t | y_<t, X) = log softmax(W_o h_t) (equation 10), float32.
@@ -22,8 +24,8 @@ def cross_entropy(
     targets: Int[Array, "*batch"],
     *,
     weights: Float[Array, "*batch"] | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
 ) -> Float[Array, ""]:
     """Cross-entropy (equation 11), the mean over the weights, float32, in nats.
 
@@ -38,23 +40,22 @@ def cross_entropy(
       targets: class indices in [0, V). One outside makes the loss NaN (unless weighted 0),
         rather than being clamped to a class that nobody meant.
       weights: how much each target counts, 0 for padding; default 1. All zero gives loss 0.
-      label_smoothing: e, in [0, 1).
-      z_loss: coefficient.
+      label_smoothing: e, in [0, 1); may be an argument of the program.
+      z_loss: coefficient; likewise.
 
     Raises:
-      ValueError: `label_smoothing` outside [0, 1), targets that are not of the logits' shape without V, or weights
-        that are not of the targets' shape.
+      ValueError: `label_smoothing` known to be outside [0, 1), targets that are not of the logits' shape without V,
+        or weights that are not of the targets' shape.
     """
     losses = token_losses(logits, targets, label_smoothing, z_loss)
     return losses.mean() if weights is None else weighted_mean(losses, weights)
 
 
 def token_losses(
-    logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"], label_smoothing: float, z_loss: float
+    logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"], label_smoothing: Number, z_loss: Number
 ) -> Float[Array, "*batch"]:
     """The terms that `cross_entropy` averages, float32; arguments and errors are its own."""
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    check_share("label_smoothing", label_smoothing)
     check_shape("targets", targets, logits.shape[:-1])
     logits = logits.astype(jnp.float32)
     vocab_size = logits.shape[-1]
@@ -66,10 +67,10 @@ def token_losses(
     targets = targets.astype(jnp.result_type(targets, jnp.int32))  # V may be too large for a narrow type
     index = jnp.where(targets < 0, vocab_size, targets)[..., None]
     target_logit = jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
-    if label_smoothing:
+    if not is_off(label_smoothing):
         target_logit = (1 - label_smoothing) * target_logit + label_smoothing * logits.mean(-1)
     losses = log_normaliser - target_logit
-    if z_loss:
+    if not is_off(z_loss):
         losses += z_loss * jnp.square(log_normaliser + highest[..., 0])
     return losses
 
@@ -109,8 +110,8 @@ def causal_lm_loss(
     tokens: Int[Array, "B T"],
     *,
     weights: Float[Array, "B T"] | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
 ) -> Float[Array, ""]:
     """Causal language modelling (equation 14): -sum_t log P(x_t | x_<t), as a mean, in nats.
 
@@ -139,8 +140,8 @@ def masked_lm_loss(
     targets: Int[Array, "B T"],
     masked: Bool[Array, "B T"] | Float[Array, "B T"],
     *,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    label_smoothing: Number = 0.0,
+    z_loss: Number = 0.0,
 ) -> Float[Array, ""]:
     """Masked language modelling (equation 14): -sum_{i in M} log P(x_i | X_without_M), as a mean.
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import TransformerConfig
+from ..functional.numbers import is_off
 from .layers import Norm, kernel, zeros
 from .partitioning import spread_queries
 
@@ -71,7 +72,7 @@ class Attention(nnx.Module):
         key: Array | None = None,
     ) -> Float[Array, "B T D"]:
         config = self.config
-        dropped = key is not None and config.attention_dropout_rate > 0
+        dropped = key is not None and not is_off(config.attention_dropout_rate)
 
         def attend(q, k, v, mask, bias):
             dropout = {"dropout_rate": config.attention_dropout_rate, "key": key} if dropped else {}

@@ -30,18 +30,17 @@ class Residual(nnx.Module):
     def __init__(self, config: TransformerConfig):
         self.norm = Norm(config)
         self.output_norm = Norm(config) if config.norm_position == "sandwich" else None
-        self.post = config.norm_position == "post"
-        self.rate = config.dropout_rate
+        self.config = config
 
     def inner(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """What the sublayer sees."""
-        return x if self.post else self.norm(x)
+        return x if self.config.norm_position == "post" else self.norm(x)
 
     def __call__(self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], key: Array | None):
         """The stream after the sublayer's output `update`."""
         update = update if self.output_norm is None else self.output_norm(update)
-        x = x + F.dropout(update, self.rate, key)
-        return self.norm(x) if self.post else x
+        x = x + F.dropout(update, self.config.dropout_rate, key)
+        return self.norm(x) if self.config.norm_position == "post" else x
 
 
 class EncoderLayer(nnx.Module):

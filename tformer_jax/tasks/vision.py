@@ -17,6 +17,7 @@ from ..config import ConfigError, TransformerConfig, check_positive
 from ..data.classes import load_classes
 from ..data.image_data import ImageData, ImageDataConfig
 from ..data.images import read_images
+from ..functional.numbers import is_off
 from ..models import VisionTransformer
 from .base import Evaluation, LossAndWeight, check_label_smoothing, check_name
 from .classification import Classification, Classified, ClassProbability, planned_classes
@@ -109,7 +110,7 @@ class ImageClassification(Classification):
             images = F.random_flip(images, flip_key)
         if self.config.max_shift:
             images = F.random_shift(images, shift_key, self.config.max_shift)
-        if self.config.mixup:
+        if not is_off(self.config.mixup):
             images, targets = F.mixup(images, targets, mix_key, self.config.mixup)
         return images, targets
 

@@ -1,5 +1,6 @@
 """An experiment: a config's sections, validated, and what they build."""
 
+import copy
 import dataclasses
 import functools
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import ConfigError, TransformerConfig, build, check_choice, nearest
+from ..config import ConfigError, TransformerConfig, build, check_choice, nearest, with_traced
 from ..data.files import DataError
 from ..tasks import TASKS, Task
 from .checkpoints import CheckpointConfig, Checkpoints
@@ -19,9 +20,10 @@ from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
 from .processes import first_then_others, is_first
+from .program import Program, TrainingConfig
 from .run import Run, RunError
 from .step import Arrays
-from .trainer import Trainer, TrainingConfig
+from .trainer import Trainer
 
 # Batches whose rows are counted, to say which devices have none.
 _LOOKED_AT = 100
@@ -96,10 +98,33 @@ class Experiment:
 
     def trainer(self, task: Task, parallel: ParallelConfig | None = None) -> Trainer:
         """The compiled side of the experiment; `parallel`: where to run it, if not where its config says."""
-        config = self.model_config(task.model_fields)
-        what = lambda rngs: task.Model(config, rngs=rngs), task.prepared_loss  # noqa: E731
-        how = {"prepare": task.prepare, "parallel": self.parallel if parallel is None else parallel}
-        return Trainer(*what, self.training, self.optimizer, **how)
+        return Trainer(**self._computed(task, {}), parallel=self.parallel if parallel is None else parallel)
+
+    def program(self, task: Task, numbers: Mapping[str, Any]) -> Program:
+        """What the experiment computes, with other numbers than its config's, known only when it runs.
+
+        Args:
+          task: restored from the data.
+          numbers: by "section.field"; each is not 0 and not None where the config's is neither.
+        """
+        return Program(**self._computed(task, numbers))
+
+    def _computed(self, task: Task, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of `Program`."""
+
+        def traced(section: str, config: Any) -> Any:
+            prefix = f"{section}."
+            return with_traced(config, {n.removeprefix(prefix): x for n, x in numbers.items() if n.startswith(prefix)})
+
+        model, task = traced("model", self.model_config(task.model_fields)), copy.copy(task)
+        task.config = traced("task", task.config)
+        return {
+            "make_model": lambda rngs: task.Model(model, rngs=rngs),
+            "loss": task.prepared_loss,
+            "training": traced("training", self.training),
+            "optimizer": traced("optimizer", self.optimizer),
+            "prepare": task.prepare,
+        }
 
     def planned_task(self) -> Task:
         """The task as far as the config tells, without data: for shapes and costs."""

@@ -14,6 +14,7 @@ from jax import Array
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from ..config import ConfigError, check_choice, check_positive
+from ..functional.numbers import is_off
 from .paths import Table, by_path, check_pattern, check_table, first_match, first_matches, named, path_name
 
 Schedule = Callable[[Array], Array]
@@ -116,9 +117,9 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     warmup = config.warmup_steps
 
     def after_warmup(t):
-        done = jnp.clip((t - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
+        done = jnp.clip((t - warmup) / jnp.maximum(1, total_steps - warmup), 0.0, 1.0)
         return {
-            "rsqrt": jnp.sqrt(max(1, warmup) / t),
+            "rsqrt": jnp.sqrt(jnp.maximum(1, warmup) / t),
             "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)),
             "linear": 1 - done,
             "constant": jnp.ones_like(done),
@@ -126,7 +127,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
 
     def schedule(step):
         t = jnp.asarray(step, jnp.float32) + 1
-        return config.learning_rate * jnp.where(t <= warmup, t / max(1, warmup), after_warmup(t))
+        return config.learning_rate * jnp.where(t <= warmup, t / jnp.maximum(1, warmup), after_warmup(t))
 
     return schedule
 
@@ -138,7 +139,7 @@ def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.Gradien
     """
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     steps.append(_OPTIMIZERS[config.name](config))
-    if config.weight_decay:
+    if not is_off(config.weight_decay):
         steps.append(_scaled_by_table(config, "weight_decay_table", _decayed(config.weight_decay)))
     steps.append(optax.scale_by_learning_rate(schedule))
     if set(value for _, value in config.learning_rate_table) != {1.0}:
@@ -171,7 +172,7 @@ def _checked(config: OptimizerConfig, optimizer: optax.GradientTransformation) -
                 raise ConfigError(f"optimizer.freeze: no parameter has a path like {pattern!r}")
         if all(is_frozen(config, path) for path in paths):
             raise ConfigError("optimizer.freeze leaves no parameter to train")
-        for name in ("weight_decay_table",) * bool(config.weight_decay) + ("learning_rate_table",):
+        for name in ("weight_decay_table",) * (not is_off(config.weight_decay)) + ("learning_rate_table",):
             first_matches(f"optimizer.{name}", getattr(config, name), paths)
         return optimizer.init(params)
 
@@ -267,7 +268,7 @@ _OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]
     "adafactor": _adafactor,
     "lion": lambda config: optax.scale_by_lion(config.b1, config.b2),
     "muon": _muon,
-    "sgd": lambda config: optax.trace(config.b1) if config.b1 else optax.identity(),
+    "sgd": lambda config: optax.identity() if is_off(config.b1) else optax.trace(config.b1),
 }
 
 

@@ -1,13 +1,11 @@
 """Everything that one configuration compiles to."""
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -15,57 +13,23 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from ..config import ConfigError, check_seed
 from ..nn.partitioning import ROWS
-from .optimizers import OptimizerConfig, make_optimizer, make_schedule, stop_frozen
+from .optimizers import OptimizerConfig
 from .parallel import Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
-from .paths import by_path, some
+from .paths import some
+from .program import Program, TrainingConfig
 from .sharding import SHARDING_RULES, Rules, shardings, state_specs, undivided
-from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step
+from .step import Arrays, LossFunction
 
-_NO_STEP = 2**32 - 1  # the number of a key that no step has
 _PMAP_AXIS = "devices"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """The `training` section of an experiment.
-
-    Attributes:
-      steps: updates in all.
-      seed: of the initial parameters and of dropout.
-      accumulate: parts that a batch is split into, one after the other, to save memory.
-      average_decay: of a moving average of the parameters, which is then what is evaluated; None: none.
-      max_skipped: steps that may be skipped, in the whole run, because their loss or gradient is not finite; one
-        more ends it.
-      log_every: steps between rows of metrics.jsonl.
-      evaluate_every: steps between validations; the last step always has one.
-    """
-
-    steps: int
-    seed: int = 0
-    accumulate: int = 1
-    average_decay: float | None = None
-    max_skipped: int = 0
-    log_every: int = 20
-    evaluate_every: int
-
-    def __post_init__(self):
-        for name in ("steps", "accumulate", "log_every", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_skipped < 0:
-            raise ConfigError(f"training.max_skipped must not be negative, got {self.max_skipped}")
-        if self.average_decay is not None and not 0.0 < self.average_decay < 1.0:
-            raise ConfigError(f"training.average_decay must be in (0, 1), got {self.average_decay}")
-        check_seed("training.seed", self.seed)
 
 
 class Trainer:
     """The model's shape, the layout of the state and where it lies, and the compiled step.
 
     Attributes:
-      config, layout, mesh: as given, or made.
+      config, mesh: as given, or made.
+      program, layout: what is computed, and of what state.
       shardings: of every array of the state, by its path.
     """
 
@@ -92,38 +56,31 @@ class Trainer:
         Raises:
           ConfigError: the devices, or the tables of paths, do not go with the model.
         """
-        self.config, self._make_model, self._parallel, self._rules = training, make_model, parallel, rules
+        self.config, self._parallel, self._rules = training, parallel, rules
         self.mesh = make_mesh(parallel) if mesh is None else mesh
-        self._schedule = make_schedule(optimizer, training.steps)
-        self._key = jax.random.key(training.seed)
-        self._transformation = make_optimizer(optimizer, self._schedule)
-        self.layout = StateLayout(jax.eval_shape(self._initial))
+        self.program = Program(make_model, loss, training, optimizer, prepare=prepare, axis=self._axis)
+        self.layout = self.program.layout
         specs = state_specs(rules, self.layout.shapes, self.mesh)
         self.shardings = shardings(specs if parallel.mode == "jit" else dict.fromkeys(specs, P()), self.mesh)
-        how = {"accumulate": training.accumulate, "average_decay": training.average_decay, "prepare": prepare}
-
-        def trained_loss(model, batch, key):
-            return loss(stop_frozen(optimizer, model) if optimizer.freeze else model, batch, key)
-
-        step = make_train_step(trained_loss, self._transformation, self._schedule, **how, axis=self._axis)
-        self._step = self._compiled(step)
+        self._step = self._compiled()
 
     @property
     def _axis(self) -> str | None:
         return _PMAP_AXIS if self._parallel.mode == "pmap" else None
 
-    def _compiled(self, step: Callable) -> Callable[[Arrays, Any], tuple[Arrays, Arrays]]:
-        def flat_step(arrays, batch):
+    def _compiled(self) -> Callable[[Arrays, Any], tuple[Arrays, Arrays]]:
+        key = self.config.key
+
+        def step(arrays, batch):
             if self._axis is None:
                 batch = jax.lax.with_sharding_constraint(batch, P(ROWS))
-            state, metrics = step(self.layout.unflatten(arrays), batch, self._key)
-            return self.layout.flatten(state), metrics
+            return self.program.step(arrays, batch, key)
 
         if self._axis is None:
-            return jax.jit(flat_step, donate_argnums=0, out_shardings=(self.shardings, None))
+            return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
         # With `None` the state has no axis of devices: a replicated array goes in and comes out.
         axes = {"in_axes": (None, 0), "out_axes": (None, None)}
-        return jax.pmap(flat_step, self._axis, devices=list(self.mesh.devices.flat), donate_argnums=0, **axes)
+        return jax.pmap(step, self._axis, devices=list(self.mesh.devices.flat), donate_argnums=0, **axes)
 
     def step(self, arrays: Arrays, batch: Any) -> tuple[Arrays, Arrays]:
         """The state after one more step, and the step's numbers; `arrays` are donated: not to be used again."""
@@ -156,16 +113,6 @@ class Trainer:
             return PlacedBatches(batches, self.mesh)
         return SplitBatches(batches, self.mesh.size, self.config.accumulate)
 
-    def _initial_model(self) -> nnx.Module:
-        # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
-        return self._make_model(nnx.Rngs(jax.random.fold_in(self._key, _NO_STEP)))
-
-    def _initial(self) -> TrainState:
-        model = self._initial_model()
-        average = None if self.config.average_decay is None else model
-        skipped = jnp.int32(0) if self.config.max_skipped else None
-        return TrainState(jnp.int32(0), model, self._transformation.init(model), average, skipped)
-
     def initial(self, given: Mapping[str, Any] | None = None) -> Arrays:
         """The state before the first step, each array made where it lies.
 
@@ -175,19 +122,13 @@ class Trainer:
         # On the host, so that they go to any mesh.
         given = {name.removeprefix("model."): np.asarray(value) for name, value in (given or {}).items()}
 
-        def flat(given):
-            state = self._initial()
-            model = by_path(given.get, state.model)
-            average = None if state.average is None else model
-            return self.layout.flatten(dataclasses.replace(state, model=model, average=average))
-
+        key = self.config.key
         with self.context():
-            return jax.jit(flat, out_shardings=self.shardings)(given)
+            return jax.jit(lambda given: self.program.initial(key, given), out_shardings=self.shardings)(given)
 
     def model(self, arrays: Arrays) -> Any:
         """The model within a state that is to be evaluated: the moving average, where there is one."""
-        state = self.layout.unflatten(arrays)
-        return state.model if state.average is None else state.average
+        return self.program.evaluated(arrays)
 
     def local_model(self, arrays: Arrays) -> Any:
         """The same, whole on the first device of this process: for searches and samples. All processes take part."""

@@ -19,6 +19,7 @@ from jax import Array, lax
 
 from ..dropout import dropout
 from ..masks import AttentionMask, slice_if_wide
+from ..numbers import is_off
 from .scores import ScoreOptions
 
 _BLOCK_Q = 256
@@ -51,18 +52,20 @@ def blockwise_attention(q, k, v, mask: AttentionMask, bias, options: ScoreOption
     blocks = _Blocks(q_size, k_size, -(-T // q_size), -(-S // k_size), options)
     q_pad, k_pad = blocks.q_count * q_size - T, blocks.k_count * k_size - S
     q = _pad(q.reshape(B, T, K, N // K, H), q_pad)
-    out = _attention(
-        blocks, q, _pad(k, k_pad), _pad(v, k_pad), _pad_bias(bias, q_pad, k_pad), _pad_mask(mask, S, q_pad, k_pad), key
-    )
+    # What the rule for gradients is told once and for all must be known; a rate may be an argument of the program.
+    blocks = dataclasses.replace(blocks, options=dataclasses.replace(options, dropout_rate=0.0))
+    drop = None if key is None or is_off(options.dropout_rate) else (key, options.dropout_rate)
+    masked = _pad_bias(bias, q_pad, k_pad), _pad_mask(mask, S, q_pad, k_pad)
+    out = _attention(blocks, q, _pad(k, k_pad), _pad(v, k_pad), *masked, drop)
     return out[:, :T].reshape(B, T, N, H)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(blocks: _Blocks, q, k, v, bias, mask, key):
-    return _forward(blocks, q, k, v, bias, mask, key)[0]
+def _attention(blocks: _Blocks, q, k, v, bias, mask, drop):
+    return _forward(blocks, q, k, v, bias, mask, drop)[0]
 
 
-def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
+def _forward(blocks: _Blocks, q, k, v, bias, mask, drop):
     """Output [B T K G H] and what the backward pass needs: the inputs, the output, m and l."""
     first, last = _needed_blocks(blocks, mask)
     late = blocks.options.late_scale(bias)
@@ -77,7 +80,7 @@ def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
             m_new = jnp.maximum(m, scores.max(-1))
             p = _relative(scores, _finite(m_new), late)
             kept = jnp.exp((m - _finite(m_new)) * late)
-            weights = dropout(p, blocks.options.dropout_rate, _tile_key(blocks, key, i, j)).astype(v.dtype)
+            weights = _dropped(blocks, p, drop, i, j).astype(v.dtype)
             seen = jnp.einsum("BKGTS,BSKH->BKGTH", weights, blocks.keys(v, j), **_F32)
             return m_new, l * kept + p.sum(-1), out * kept[..., None] + seen
 
@@ -90,11 +93,11 @@ def _forward(blocks: _Blocks, q, k, v, bias, mask, key):
 
     out, m, l = lax.map(query_block, jnp.arange(blocks.q_count))
     out = out.transpose(1, 0, 4, 2, 3, 5).reshape(q.shape)
-    return out, (q, k, v, bias, mask, key, out, m, l)
+    return out, (q, k, v, bias, mask, drop, out, m, l)
 
 
 def _backward(blocks: _Blocks, residuals, d_out):
-    q, k, v, bias, mask, key, out, m, l = residuals
+    q, k, v, bias, mask, drop, out, m, l = residuals
     first, last = _needed_blocks(blocks, mask)
     late = blocks.options.late_scale(bias)
     # sum_s P dP of each query, from the output alone (Dao et al., equation 4).
@@ -106,14 +109,14 @@ def _backward(blocks: _Blocks, residuals, d_out):
 
         def key_block(j, state):
             dq_i, dk, dv, d_bias = state
-            k_j, v_j, tile_key = blocks.keys(k, j), blocks.keys(v, j), _tile_key(blocks, key, i, j)
+            k_j, v_j = blocks.keys(k, j), blocks.keys(v, j)
             products = _products(q_i, k_j)
             scores = _scores(blocks, products, bias, mask, i, j)
             p = _relative(scores, m[i], late) / l[i][..., None]
-            weights = dropout(p, blocks.options.dropout_rate, tile_key).astype(d_out.dtype)
+            weights = _dropped(blocks, p, drop, i, j).astype(d_out.dtype)
             dv = _add_at(dv, jnp.einsum("BKGTS,BTKGH->BSKH", weights, d_out_i, **_F32), (0, j * blocks.k_size))
             dp = jnp.einsum("BTKGH,BSKH->BKGTS", d_out_i, v_j, **_F32)
-            d_scores = p * (dropout(dp, blocks.options.dropout_rate, tile_key) - delta_i)
+            d_scores = p * (_dropped(blocks, dp, drop, i, j) - delta_i)
             if bias is not None:
                 d_bias = _add_bias_tile(blocks, d_bias, d_scores, i, j)
             d_products = (d_scores * blocks.options.slope(products)).astype(q.dtype)
@@ -198,8 +201,12 @@ def _relative(scores, m, late):
     return jnp.exp(jnp.minimum(scores - m[..., None], 0.0) * late)
 
 
-def _tile_key(blocks: _Blocks, key, i, j):
-    return None if key is None else jax.random.fold_in(key, i * blocks.k_count + j)
+def _dropped(blocks: _Blocks, x, drop, i, j):
+    """Tile (i, j) after dropout; `drop`: key and rate, or None for no dropout."""
+    if drop is None:
+        return x
+    key, rate = drop
+    return dropout(x, rate, jax.random.fold_in(key, i * blocks.k_count + j))
 
 
 def _split_heads(x, K: int):

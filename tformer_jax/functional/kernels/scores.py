@@ -6,22 +6,25 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
+from ..numbers import Number, check_share
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions:
-    """The static numbers of one attention: scale, cap of the scores, dropout rate of the weights.
+    """The numbers of one attention: scale, cap of the scores, dropout rate of the weights. The last may be traced.
 
     Raises:
-      ValueError: a cap that is not a positive number.
+      ValueError: a cap that is not a positive number, or a rate known to be outside [0, 1).
     """
 
     scale: float
     softcap: float | None = None
-    dropout_rate: float = 0.0
+    dropout_rate: Number = 0.0
 
     def __post_init__(self):
         if self.softcap is not None and not 0 < self.softcap < math.inf:
             raise ValueError(f"logit_softcap must be a positive number, got {self.softcap}")
+        check_share("dropout rate", self.dropout_rate)
 
     def scores(self, products: Array, bias: Array | None) -> Array:
         """scale * products, or cap * tanh(scale * products / cap), plus bias; not scaled where `late_scale` will."""

@@ -1,0 +1,121 @@
+"""What one configuration computes: its state before the first step, and a step, as pure functions of arrays."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from ..config import ConfigError, check_seed
+from .optimizers import OptimizerConfig, make_optimizer, make_schedule, stop_frozen
+from .paths import by_path
+from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step
+
+_NO_STEP = 2**32 - 1  # the number of a key that no step has
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The `training` section of an experiment.
+
+    Attributes:
+      steps: updates in all.
+      seed: of the initial parameters and of dropout.
+      accumulate: parts that a batch is split into, one after the other, to save memory.
+      average_decay: of a moving average of the parameters, which is then what is evaluated; None: none.
+      max_skipped: steps that may be skipped, in the whole run, because their loss or gradient is not finite; one
+        more ends it.
+      log_every: steps between rows of metrics.jsonl.
+      evaluate_every: steps between validations; the last step always has one.
+    """
+
+    steps: int
+    seed: int = 0
+    accumulate: int = 1
+    average_decay: float | None = None
+    max_skipped: int = 0
+    log_every: int = 20
+    evaluate_every: int
+
+    def __post_init__(self):
+        for name in ("steps", "accumulate", "log_every", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_skipped < 0:
+            raise ConfigError(f"training.max_skipped must not be negative, got {self.max_skipped}")
+        if self.average_decay is not None and not 0.0 < self.average_decay < 1.0:
+            raise ConfigError(f"training.average_decay must be in (0, 1), got {self.average_decay}")
+        check_seed("training.seed", self.seed)
+
+    @property
+    def key(self) -> Array:
+        """Of all that is random in a run but its data."""
+        return jax.random.key(self.seed)
+
+
+class Program:
+    """Pure functions of a state's arrays, by path; where they run, and how they are compiled, is not said here.
+
+    Numbers of the configs may be traced (`config.with_traced`): one compiled program then serves many values.
+
+    Attributes:
+      training: as given.
+      layout: of the state.
+    """
+
+    def __init__(
+        self,
+        make_model: Callable[[nnx.Rngs], nnx.Module],
+        loss: LossFunction,
+        training: TrainingConfig,
+        optimizer: OptimizerConfig,
+        *,
+        prepare: Callable[[Any, Array], Any] | None = None,
+        axis: str | None = None,
+    ):
+        """Args:
+          make_model: from `nnx.Rngs` to a model.
+          loss: `(model, batch, key) -> (mean loss, its weight)`.
+          training, optimizer: sections of an experiment.
+          prepare, axis: see `make_train_step`.
+
+        Raises:
+          ConfigError: the tables of paths do not go with the model.
+        """
+        self.training, self._make_model = training, make_model
+        schedule = make_schedule(optimizer, training.steps)
+        self._transformation = make_optimizer(optimizer, schedule)
+        self.layout = StateLayout(jax.eval_shape(self._initial, training.key))
+        how = {"accumulate": training.accumulate, "average_decay": training.average_decay, "prepare": prepare}
+
+        def trained_loss(model, batch, key):
+            return loss(stop_frozen(optimizer, model) if optimizer.freeze else model, batch, key)
+
+        self._step = make_train_step(trained_loss, self._transformation, schedule, **how, axis=axis)
+
+    def _initial(self, key: Array) -> TrainState:
+        # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
+        model = self._make_model(nnx.Rngs(jax.random.fold_in(key, _NO_STEP)))
+        average = None if self.training.average_decay is None else model
+        skipped = jnp.int32(0) if self.training.max_skipped else None
+        return TrainState(jnp.int32(0), model, self._transformation.init(model), average, skipped)
+
+    def initial(self, key: Array, given: Mapping[str, Any]) -> Arrays:
+        """The state before the first step; `given`: parameters that start from these values, by path in the model."""
+        state = self._initial(key)
+        model = by_path(given.get, state.model)
+        average = None if state.average is None else model
+        return self.layout.flatten(dataclasses.replace(state, model=model, average=average))
+
+    def step(self, arrays: Arrays, batch: Any, key: Array) -> tuple[Arrays, Arrays]:
+        """The state after one more step, and the step's numbers; see `make_train_step`."""
+        state, metrics = self._step(self.layout.unflatten(arrays), batch, key)
+        return self.layout.flatten(state), metrics
+
+    def evaluated(self, arrays: Arrays) -> Any:
+        """The model within a state that is to be evaluated: the moving average, where there is one."""
+        state = self.layout.unflatten(arrays)
+        return state.model if state.average is None else state.average
