@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from . import images
 from .classes import keep_classes
 from .files import DataError
 from .images import ImageSource, LabelledImages
-from .pipelines import ALL_ROWS, Batch, BatchShapes, permutation, picked
+from .pipelines import ALL_ROWS, Batch, BatchShapes, order_seed, permutation, picked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class ImageDataConfig:
         exactly, of each class its share; None exactly where the source has the split itself
         ("idx": test; "folders": path/validation, path/test).
       seed: of what is held out and of shuffling.
+      order_seed: of shuffling alone; None: `seed`.
       batch_size: images in a batch.
 
     Raises:
@@ -42,6 +44,7 @@ class ImageDataConfig:
     validation_size: int | None = None
     test_size: int | None = None
     seed: int = 0
+    order_seed: int | None = None
     batch_size: int
 
     def __post_init__(self):
@@ -56,6 +59,8 @@ class ImageDataConfig:
             if (value is not None or name in ("image_size", "batch_size")) and (type(value) is not int or value < 1):
                 raise ConfigError(f"data.{name} must be a positive integer, got {value!r}")
         check_seed("data.seed", self.seed)
+        if self.order_seed is not None:
+            check_seed("data.order_seed", self.order_seed)
         if type(self.num_channels) is not int or self.num_channels not in (1, 3):
             raise ConfigError(f"data.num_channels must be 1 (grey) or 3 (RGB), got {self.num_channels!r}")
         if self.source != "folders":  # their splits are known when they are read
@@ -113,6 +118,8 @@ class ImageBatches:
       seed: of the shuffle, or None.
       image_size, num_channels: Y, X and C of a batch.
     """
+
+    one_shape: ClassVar[bool] = True
 
     data: LabelledImages
     rows: int
@@ -200,7 +207,7 @@ class ImageData:
           DataError: the images do not fill a batch.
         """
         rows = self.config.rows(rows_multiple)
-        batches = self._batches("train", rows, self.config.seed)
+        batches = self._batches("train", rows, order_seed(self.config))
         self.report.append(f"{len(batches):,} training batches an epoch, of {rows} images each")
         return batches
 

@@ -24,6 +24,7 @@ class DocumentDataConfig:
         `documents.split_documents`.
       validation_share, test_share: of the characters, to hold out.
       seed: of split, offsets and shuffling.
+      order_seed: of offsets and shuffling alone; None: `seed`.
       tokenizer: "bpe" or "characters", trained on the training split.
       vocab_size: of the BPE; with tokenizer="bpe".
       row_length: T, tokens that the model reads in a row.
@@ -39,6 +40,7 @@ class DocumentDataConfig:
     validation_share: float = 0.05
     test_share: float = 0.05
     seed: int = 0
+    order_seed: int | None = None
     tokenizer: str = "bpe"
     vocab_size: int | None = None
     row_length: int
@@ -55,6 +57,8 @@ class DocumentDataConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
         check_seed("data.seed", self.seed)
+        if self.order_seed is not None:
+            check_seed("data.order_seed", self.order_seed)
         for name in ("validation_share", "test_share"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ConfigError(f"data.{name} must be in (0, 1), got {getattr(self, name)}")
@@ -171,7 +175,7 @@ class _DocumentData:
         """
         config = self.config
         rows = pipelines.rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
-        batches = self._batches("train", rows, config.seed)
+        batches = self._batches("train", rows, pipelines.order_seed(config))
         tokens = sum(len(ids) for ids, _ in self.encode("train"))
         self.report.append(
             f"{tokens:,} training tokens of {self.byte_count('train') / tokens:.2f} bytes, "

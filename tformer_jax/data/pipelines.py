@@ -1,9 +1,11 @@
 """From pairs of sentences to batches. Batch i is a pure function of (seed, i)."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -64,6 +66,18 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
             f"nothing is left to train on: {len(pairs)} pairs, test_size={test_size}, validation_size={validation_size}"
         )
     return splits
+
+
+def order_seed(config: Any) -> int:
+    """What the order of a `data` section's training batches is drawn from."""
+    return config.seed if config.order_seed is None else config.order_seed
+
+
+def in_order(data: Any, seed: int | None) -> Any:
+    """The same data, not read again, whose training batches come in the order of another `order_seed`."""
+    other = copy.copy(data)
+    other.config, other.report = dataclasses.replace(data.config, order_seed=seed), []
+    return other
 
 
 def rows_in_batch(batch_tokens: int, row_length: int, multiple: int) -> int:
@@ -191,6 +205,11 @@ class Buckets:
         members = self._members[b]
         return b, members[permutation((self.seed, epoch, b), len(members))[at : at + self._rows[b]]]
 
+    @property
+    def one_shape(self) -> bool:
+        """Whether all batches have the same shapes."""
+        return len(self.lengths) == 1
+
     def row_count(self, i: int) -> int:
         """The rows of batch i."""
         return self._rows[self.indices(i)[0]]
@@ -232,6 +251,8 @@ class Packed:
       rows: in a batch.
       seed: of both orders.
     """
+
+    one_shape: ClassVar[bool] = True
 
     sequences: tuple[list[list[int]], ...]
     names: tuple[str, ...]

@@ -26,6 +26,7 @@ class TextClassificationDataConfig:
       path: a file of label, tab, text; with source="files".
       validation_size, test_size: texts to hold out, at least; whole documents where there are any.
       seed: of split and shuffling.
+      order_seed: of shuffling alone; None: `seed`.
       vocab_size: of the BPE that is trained on the training split; None: the run's directory
         already holds a tokenizer, a pre-trained run's.
       batch_tokens: token slots of a training batch.
@@ -40,6 +41,7 @@ class TextClassificationDataConfig:
     validation_size: int = 500
     test_size: int = 1000
     seed: int = 0
+    order_seed: int | None = None
     vocab_size: int | None
     batch_tokens: int
     num_buckets: int = 4
@@ -49,6 +51,8 @@ class TextClassificationDataConfig:
         if (self.path is not None) != (self.source == "files"):
             raise ConfigError("data.path goes with data.source='files', and is needed there")
         check_seed("data.seed", self.seed)
+        if self.order_seed is not None:
+            check_seed("data.order_seed", self.order_seed)
         for name in ("validation_size", "test_size", "vocab_size", "batch_tokens", "num_buckets"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
@@ -89,6 +93,11 @@ class LabelledBuckets:
     def indices(self, i: int) -> np.ndarray:
         """The examples in batch i, in the order of its rows."""
         return self.buckets.indices(i)[1]
+
+    @property
+    def one_shape(self) -> bool:
+        """Whether all batches have the same shapes."""
+        return self.buckets.one_shape
 
     def row_count(self, i: int) -> int:
         """The rows of batch i."""
@@ -142,7 +151,8 @@ class TextClassificationData:
         config = self.config
         texts, tokens = self.encode("train")
         lengths = pipelines.choose_buckets([len(ids) for ids in tokens], config.num_buckets)
-        batches = self._batches(texts, tokens, lengths, config.batch_tokens, config.seed, rows_multiple)
+        seed = pipelines.order_seed(config)
+        batches = self._batches(texts, tokens, lengths, config.batch_tokens, seed, rows_multiple)
         padding = 100 * batches.buckets.padding_share()
         self.report.append(f"{len(batches)} training batches an epoch, {padding:.1f} % padding")
         return batches

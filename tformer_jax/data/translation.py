@@ -28,6 +28,7 @@ class TranslationDataConfig:
         ("both": two of each); see `pipelines.split_pairs`.
       validation_size, test_size: pairs to hold out, at least.
       seed: of split, packing and shuffling.
+      order_seed: of packing and shuffling alone; None: `seed`.
       vocab_size: of the BPE that is trained on the training split.
       source_vocab_size: of a second BPE for the source side; None: both sides share one.
       batch_tokens: token slots of the target side of a training batch.
@@ -49,6 +50,7 @@ class TranslationDataConfig:
     validation_size: int = 500
     test_size: int = 1000
     seed: int = 0
+    order_seed: int | None = None
     vocab_size: int
     source_vocab_size: int | None = None
     batch_tokens: int
@@ -67,6 +69,8 @@ class TranslationDataConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
         check_seed("data.seed", self.seed)
+        if self.order_seed is not None:
+            check_seed("data.order_seed", self.order_seed)
         given = tuple(file is not None for file in (self.source_file, self.target_file, self.tsv_file))
         if self.source != "files" and any(given):
             raise ConfigError(f"data.source_file, target_file and tsv_file go with source='files', not {self.source!r}")
@@ -182,7 +186,7 @@ class TranslationData:
 
         The rows of each are a multiple of `rows_multiple`, so that they can be split evenly.
         """
-        config = self.config
+        config, seed = self.config, pipelines.order_seed(self.config)
         limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
         _, source, target = self.encode("train", limit)
         if config.batching == "packed":
@@ -192,11 +196,11 @@ class TranslationData:
             source, target = [source[i] for i in kept], [target[i] for i in kept]
             lengths = (source_row, limit + 1)
             rows = pipelines.rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
-            batches = pipelines.Packed((source, target), _NAMES, lengths, rows, config.seed, tokenizers.PAD_ID)
+            batches = pipelines.Packed((source, target), _NAMES, lengths, rows, seed, tokenizers.PAD_ID)
         else:
             longest = [max(map(len, pair)) for pair in zip(source, target, strict=True)]
             lengths = pipelines.choose_buckets(longest, config.num_buckets)
-            batches = _buckets(source, target, lengths, config.batch_tokens, config.seed, rows_multiple)
+            batches = _buckets(source, target, lengths, config.batch_tokens, seed, rows_multiple)
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 

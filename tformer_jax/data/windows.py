@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class Windows:
     Raises:
       DataError: training rows that do not fill a batch.
     """
+
+    one_shape: ClassVar[bool] = True
 
     tokens: np.ndarray
     documents: np.ndarray
@@ -99,6 +102,8 @@ class Pieces:
     Raises:
       DataError: training rows that do not fill a batch.
     """
+
+    one_shape: ClassVar[bool] = True
 
     tokens: np.ndarray
     documents: np.ndarray
