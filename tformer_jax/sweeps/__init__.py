@@ -1,0 +1,1 @@
+"""Sweeps: what is tried, many runs as one program, and search."""

@@ -1,0 +1,160 @@
+"""The members of a sweep: a config each, from one config and a set of overrides, checked before anything runs."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..config import ConfigError, TransformerConfig, nearest
+from ..tasks import TASKS
+from ..training.experiment import Experiment
+from ..training.optimizers import OptimizerConfig
+from ..training.program import TrainingConfig
+from .space import Overrides
+
+# Where and how often something is written, or runs, changes no result; and another task has other fields.
+_NOT_SWEPT = {"parallel", "checkpoint", "training.log_every", "training.evaluate_every", "task.name"}
+# What one name stands for.
+_SHORT = {"seed": ("training.seed", "data.order_seed")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One experiment of a sweep.
+
+    Attributes:
+      number: its place in the space, from 0.
+      overrides: as the space has them.
+      config: all of it, plain JSON values.
+      experiment: the same, validated.
+    """
+
+    number: int
+    overrides: Overrides
+    config: Mapping[str, Any]
+    experiment: Experiment
+
+    def __str__(self) -> str:
+        return describe(self.overrides)
+
+
+class Fields:
+    """The fields of a config, by "section.field": which there are, and what values they may have."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        experiment = Experiment.from_config(config)
+        task = experiment.task_class
+        follows = {*task.planned_fields(experiment.data), "precision"}
+        model = set(TransformerConfig.fields_of(task.Model.__name__)) - follows
+        classes = {"task": task.Config, "data": task.DataConfig, "model": TransformerConfig,
+                   "optimizer": OptimizerConfig, "training": TrainingConfig}  # fmt: skip
+        self._hints: dict[str, Any] = {"precision": str}
+        for section, cls in classes.items():
+            hints = typing.get_type_hints(cls)
+            names = (f.name for f in dataclasses.fields(cls) if section != "model" or f.name in model)
+            self._hints |= {f"{section}.{name}": hints[name] for name in names}
+        self._fixed = [name for name in config if name in _NOT_SWEPT]
+
+    def resolve(self, name: str) -> tuple[str, ...]:
+        """The fields that a name of a space stands for.
+
+        Raises:
+          ConfigError: none, or several; or one that cannot be swept.
+        """
+        section = name.partition(".")[0]
+        if name in _NOT_SWEPT or section in self._fixed:
+            raise ConfigError(
+                f"{name} cannot be swept: it does not change what is computed, or means another experiment; "
+                f"set it for the whole sweep, with --config.{name}=..."
+            )
+        if name in _SHORT or name in self._hints:
+            return _SHORT.get(name, (name,))
+        ending = [full for full in self._hints if full.endswith(f".{name}")]
+        if len(ending) > 1:
+            raise ConfigError(f"{name} may be {' or '.join(ending)}: say which")
+        if not ending:
+            known = [*self._hints, *_SHORT, *(full.rpartition(".")[2] for full in self._hints)]
+            raise ConfigError(f"the config has no field {name!r}{nearest(name, known)}")
+        return (ending[0],)
+
+    def value(self, name: str, value: Any) -> Any:
+        """The value as the field has it: 1 of a float is 1.0, 64.0 of an integer is 64.
+
+        Raises:
+          ConfigError: it is of another kind.
+        """
+        kinds = _kinds(self._hints[self.resolve(name)[0]])
+        if kinds is None or type(value) in kinds:
+            return value
+        if type(value) is int and float in kinds:
+            return float(value)
+        if type(value) is float and int in kinds and value.is_integer():
+            return int(value)
+        wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        raise ConfigError(f"{name} must be of type {wanted}, got {value!r}")
+
+    def is_integer(self, name: str) -> bool:
+        """Whether a field takes integers, and no other numbers."""
+        kinds = _kinds(self._hints[self.resolve(name)[0]]) or ()
+        return int in kinds and float not in kinds
+
+    def applied(self, config: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
+        """The config with overrides: a copy, of plain JSON values.
+
+        Raises:
+          ConfigError: see `resolve` and `value`; or one field is meant twice.
+        """
+        changed = json.loads(json.dumps(dict(config)))
+        seen: dict[str, str] = {}
+        for name, value in overrides.items():
+            for full in self.resolve(name):
+                if full in seen:
+                    raise ConfigError(f"{seen[full]} and {name} are both {full}: which value is meant?")
+                seen[full] = name
+                section, _, field = full.rpartition(".")
+                (changed[section] if section else changed)[field] = self.value(name, value)
+        return json.loads(json.dumps(changed))
+
+
+def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[Member]:
+    """The members that differ, in order: of several with the same config, the first.
+
+    Raises:
+      ConfigError: an override cannot be: says of which member.
+    """
+    fields, members, seen = Fields(config), [], set()
+    for number, overrides in enumerate(sets):
+        whole = fields.applied(config, overrides)
+        try:
+            experiment = Experiment.from_config(whole)
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(f"member {number} ({describe(overrides)}) cannot be: {error}") from None
+        if (text := json.dumps(whole, sort_keys=True)) not in seen:
+            members.append(Member(number, overrides, whole, experiment))
+        seen.add(text)
+    return members
+
+
+def describe(overrides: Overrides) -> str:
+    """ "optimizer.learning_rate=0.001, seed=2"."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in overrides.items()) or "the config as it is"
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it: floats with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def flags(config: Mapping[str, Any], overrides: Overrides) -> list[str]:
+    """The overrides as flags of a command that trains with the config file alone."""
+    fields = Fields(config)
+    pairs = [(full, fields.value(name, value)) for name, value in overrides.items() for full in fields.resolve(name)]
+    return [f"--config.{name}={value}" for name, value in pairs]
+
+
+def _kinds(hint: Any) -> tuple[type, ...] | None:
+    """The plain types that a field may have; None of a field of tables and lists."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return kinds if all(isinstance(kind, type) and typing.get_origin(kind) is None for kind in kinds) else None

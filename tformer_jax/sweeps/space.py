@@ -1,0 +1,264 @@
+"""What a sweep tries: sets of overrides, as a small algebra of values, grids, draws and their combinations.
+
+    product(over("optimizer.learning_rate", log(1e-4, 1e-2, 7)), over("seed", integers(0, 3)))
+
+An override is a value for a field of the config, by name. The same in text, for a command line: `parse`.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import qmc
+
+from ..config import ConfigError
+
+Overrides = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """All numbers between two, ends included, evenly spread or (`log`) by their logarithm; or all integers.
+
+    Raises:
+      ConfigError: no numbers, or none between them; or a logarithm of what is not positive.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    integers: bool = False
+
+    def __post_init__(self):
+        ends = (self.low, self.high)
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in ends):
+            raise ConfigError(f"a range must run between two numbers, got {self}")
+        if not self.low <= self.high:
+            raise ConfigError(f"a range must not end below its start, got {self}")
+        if self.log and not self.low > 0:
+            raise ConfigError(f"a logarithmic range must be of positive numbers, got {self}")
+        if self.integers and not all(type(x) is int for x in ends):
+            raise ConfigError(f"a range of integers must run between two of them, got {self}")
+
+    def __str__(self) -> str:
+        if not self.integers:
+            return f"{'log' if self.log else 'linear'}({self.low}, {self.high})"
+        return f"log({self.low}..{self.high})" if self.log else f"{self.low}..{self.high}"
+
+    def grid(self, count: int) -> tuple[float, ...]:
+        """`count` numbers from end to end; of integers, the nearest ones, each once."""
+        if type(count) is not int or count < 1 or (count == 1 and self.low != self.high):
+            raise ConfigError(f"a grid needs both ends: at least 2 values, got {count!r} of {self}")
+        numbers = (np.geomspace if self.log else np.linspace)(self.low, self.high, count)
+        if self.integers:
+            return tuple(int(x) for x in np.unique(np.rint(numbers)))
+        return tuple(float(x) for x in numbers)
+
+    def at(self, share: float) -> float:
+        """The number below which lies this share of the range, in [0, 1)."""
+        low, high = (self.low, self.high + 1) if self.integers else (self.low, self.high)
+        number = low * (high / low) ** share if self.log else low + (high - low) * share
+        return min(math.floor(number), self.high) if self.integers else float(min(max(number, low), high))
+
+
+Domain = Range | tuple[Any, ...]
+
+
+def linear(low: float, high: float, count: int | None = None) -> Domain:
+    """`count` numbers at even distances; without a count the range itself, to draw from or to search."""
+    return Range(low, high) if count is None else Range(low, high).grid(count)
+
+
+def log(low: float | Range, high: float | None = None, count: int | None = None) -> Domain:
+    """`count` numbers at even ratios; without a count the range itself. `log(integers(16, 256))` is of integers."""
+    found = dataclasses.replace(low, log=True) if isinstance(low, Range) else Range(low, high, log=True)
+    return found if count is None else found.grid(count)
+
+
+def integers(low: int, high: int) -> Range:
+    """All integers from `low` to `high`, both included."""
+    return Range(low, high, integers=True)
+
+
+class Space:
+    """A set of overrides. Made by `over` and combined by `product`, `zipped`, `chain`, `random`, `quasi_random`."""
+
+    def members(self) -> list[Overrides]:
+        """Every set of overrides, in order.
+
+        Raises:
+          ConfigError: there are infinitely many.
+        """
+        raise NotImplementedError
+
+    def dimensions(self) -> dict[str, Domain]:
+        """The domain of each field, of a space in which they are independent.
+
+        Raises:
+          ConfigError: they are not.
+        """
+        raise ConfigError(f"{self} ties fields to each other: only a product of independent fields can be drawn from")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field(Space):
+    """One field's domain."""
+
+    name: str
+    domain: Domain
+
+    def members(self) -> list[Overrides]:
+        values = self.domain
+        if isinstance(values, Range):
+            if not values.integers or values.log:
+                raise ConfigError(
+                    f"{self.name}={values} is a range: say how many values, as in {str(values)[:-1]}, 5), or draw from "
+                    "it with random(...) or quasi_random(...)"
+                )
+            values = range(values.low, values.high + 1)
+        return [{self.name: value} for value in values]
+
+    def dimensions(self) -> dict[str, Domain]:
+        return {self.name: self.domain}
+
+    def __str__(self) -> str:
+        domain = self.domain
+        return f"{self.name}={domain if isinstance(domain, Range) else ','.join(map(str, domain))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Combination(Space):
+    """Several spaces as one; `kind` is "product", "zip" or "chain"."""
+
+    kind: str
+    parts: tuple[Space, ...]
+
+    def members(self) -> list[Overrides]:
+        return _COMBINED[self.kind]([part.members() for part in self.parts])
+
+    def dimensions(self) -> dict[str, Domain]:
+        if self.kind != "product":
+            return super().dimensions()
+        return _merged([part.dimensions() for part in self.parts])
+
+    def __str__(self) -> str:
+        return f"{self.kind}({(' | ' if self.kind == 'chain' else '; ').join(map(str, self.parts))})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws(Space):
+    """`count` draws from a space of independent fields, from a seed."""
+
+    count: int
+    space: Space
+    seed: int
+    quasi: bool
+
+    def members(self) -> list[Overrides]:
+        dimensions = self.space.dimensions()
+        rng = np.random.default_rng(self.seed)
+        if self.quasi:
+            shares = qmc.Halton(len(dimensions), rng=rng).random(self.count)
+        else:
+            shares = rng.random((self.count, len(dimensions)))
+        return [{n: _at(d, x) for (n, d), x in zip(dimensions.items(), row, strict=True)} for row in shares.tolist()]
+
+    def __str__(self) -> str:
+        return f"{'quasi_random' if self.quasi else 'random'}({self.count}, seed={self.seed}; {self.space})"
+
+
+def over(name: str, domain: Domain | Sequence[Any]) -> Space:
+    """The values of one field.
+
+    Args:
+      name: "optimizer.learning_rate"; or without its section, where only one has such a field; or "seed", which is
+        "training.seed" and "data.order_seed" at once.
+      domain: values, or a range.
+
+    Raises:
+      ConfigError: no values, or one value twice.
+    """
+    if not isinstance(domain, Range):
+        domain = tuple(domain)
+        if not domain:
+            raise ConfigError(f"{name} has no values: the space is empty")
+        if twice := [value for i, value in enumerate(domain) if _among(value, domain[:i])]:
+            raise ConfigError(f"{name} has the value {twice[0]!r} twice")
+    return Field(name, domain)
+
+
+def product(*spaces: Space) -> Space:
+    """Every combination, the last space's members changing fastest."""
+    return _combined("product", spaces)
+
+
+def zipped(*spaces: Space) -> Space:
+    """The first members of all spaces together, the second ones together, and so on."""
+    return _combined("zip", spaces)
+
+
+def chain(*spaces: Space) -> Space:
+    """The members of one space after those of another."""
+    return _combined("chain", spaces)
+
+
+def random(count: int, space: Space, seed: int = 0) -> Space:
+    """`count` independent draws from the ranges and values of independent fields (Bergstra & Bengio, 2012)."""
+    return _drawn(count, space, seed, quasi=False)
+
+
+def quasi_random(count: int, space: Space, seed: int = 0) -> Space:
+    """The same by a scrambled Halton sequence, which covers the space more evenly (Owen, 2017)."""
+    return _drawn(count, space, seed, quasi=True)
+
+
+def _combined(kind: str, spaces: Sequence[Space]) -> Space:
+    if not spaces:
+        raise ConfigError(f"a {kind} of nothing: the space is empty")
+    return spaces[0] if len(spaces) == 1 else Combination(kind, tuple(spaces))
+
+
+def _drawn(count: int, space: Space, seed: int, *, quasi: bool) -> Space:
+    if type(count) is not int or count < 1:
+        raise ConfigError(f"the number of draws must be a positive integer, got {count!r}: the space is empty")
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"the seed of draws must be an integer that is not negative, got {seed!r}")
+    space.dimensions()
+    return Draws(count, space, seed, quasi)
+
+
+def _product(parts: list[list[Overrides]]) -> list[Overrides]:
+    return [_merged(members) for members in itertools.product(*parts)]
+
+
+def _zip(parts: list[list[Overrides]]) -> list[Overrides]:
+    if len({len(part) for part in parts}) > 1:
+        raise ConfigError(f"zip needs spaces of one size, got {', '.join(str(len(part)) for part in parts)}")
+    return [_merged(members) for members in zip(*parts, strict=True)]
+
+
+_COMBINED: dict[str, Callable[[list[list[Overrides]]], list[Overrides]]] = {
+    "product": _product,
+    "zip": _zip,
+    "chain": lambda parts: [member for part in parts for member in part],
+}
+
+
+def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = [name for part in parts for name in part]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{', '.join(twice)} stands twice in one product or zip: which value is meant?")
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _at(domain: Domain, share: float) -> Any:
+    """The value below which lies this share of a domain."""
+    return domain.at(share) if isinstance(domain, Range) else domain[int(share * len(domain))]
+
+
+def _among(value: Any, values: Sequence[Any]) -> bool:
+    """Whether a value is there already: 1 and 1.0 are the same, 1 and True are not."""
+    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in values)

@@ -1,0 +1,223 @@
+"""Many runs as one program: members whose configs differ in numbers alone, trained together."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ..config import TransformerConfig
+from ..tasks import Task
+from ..training.step import Arrays
+from .members import Member
+
+# What enters the program as an argument. A number that is 0 or None turns something off, which is another program.
+_NUMBERS = (
+    "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.b1", "optimizer.b2", "optimizer.eps",
+    "optimizer.weight_decay", "optimizer.clip_norm", "training.average_decay",
+    "task.label_smoothing", "task.z_loss", "task.mixup",
+    "model.dropout_rate", "model.attention_dropout_rate", "model.activation_dropout_rate", "model.init_std",
+)  # fmt: skip
+
+_AXIS = "members"
+ALIVE = "sweep.alive"
+
+
+def number_of(member: Member, name: str) -> float | None:
+    """The value of a field, None where a config has no such field or leaves it out."""
+    section, _, field = name.partition(".")
+    if section == "model":
+        return member.experiment.model.get(field, TransformerConfig.default(field))
+    return getattr(getattr(member.experiment, section), field, None)
+
+
+def program_of(member: Member, *, one_order: bool) -> str:
+    """What members have in common that are trained together: all of their configs but the values of numbers.
+
+    Args:
+      member: of the sweep.
+      one_order: only members with the same order of batches go together: batches differ in their shapes.
+    """
+    config = {name: dict(x) if isinstance(x, Mapping) else x for name, x in member.config.items()}
+    for name in _NUMBERS:
+        section, _, field = name.partition(".")
+        if field in config[section]:
+            config[section][field] = bool(config[section][field])
+    config["training"].pop("seed", None)
+    if not one_order:
+        config["data"].pop("order_seed", None)
+    return json.dumps(config, sort_keys=True)
+
+
+class Population:
+    """Members of one program: their states side by side, and the compiled step of all.
+
+    Each array of a state has a leading axis of members, spread over the devices in equal shares (the last members
+    are copies that stand still, where they do not divide). A member whose loss or gradient is not finite, more often
+    than its config lets steps be skipped, stands still from then on.
+
+    Attributes:
+      members: as given.
+      orders: the `data.order_seed` of each set of batches that a step takes.
+      width: of the axis of members.
+    """
+
+    def __init__(self, members: Sequence[Member], task: Task, devices: Sequence[Any], chunk: int):
+        """Args:
+          members: of one program, see `program_of`.
+          task: of them all.
+          devices: to spread them over.
+          chunk: members of a device that run at once, by `jax.vmap`; the chunks run one after the other.
+        """
+        self.members, self._task, self._chunk = list(members), task, chunk
+        self._experiment = self.members[0].experiment
+        self._program = self._experiment.program(task, {})
+        self._local = -(-len(members) // len(devices))
+        self.width = self._local * len(devices)
+        mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
+        self._spread, self._whole = NamedSharding(mesh, P(_AXIS)), NamedSharding(mesh, P())
+        padded = [*members, *members[-1:] * (self.width - len(members))]
+        self.orders, orders = _distinct([number_of(m, "data.order_seed") for m in padded])
+        seeds = [m.experiment.training.key for m in padded]
+        numbers = {name: [number_of(m, name) for m in padded] for name in _NUMBERS}
+        varying = {name: _array(values) for name, values in numbers.items() if len(set(values)) > 1}
+        self._given = jax.device_put((jnp.stack(seeds), varying, np.asarray(orders, np.int32)), self._spread)
+        self._compiled: dict[Any, Any] = {}
+        self._initial = jax.jit(self._over_members(self._member_initial, shared=P()), out_shardings=self._spread)
+        self._step = jax.jit(self._over_members(self._member_step, shared=P()), donate_argnums=0)
+
+    def _over_members(self, function: Callable, shared: P) -> Callable:
+        """`function(state, (key, numbers, order), shared)` of each member, on its device."""
+
+        def on_device(state, given, shared):
+            one = lambda one: function(*one, shared)  # noqa: E731
+            if self._chunk >= self._local:
+                return jax.vmap(one)((state, given))
+            return jax.lax.map(one, (state, given), batch_size=self._chunk if self._chunk > 1 else None)
+
+        specs = {"in_specs": (P(_AXIS), P(_AXIS), shared), "out_specs": P(_AXIS)}
+        # Loops start from constants, which its check of varying axes takes for something else.
+        return jax.shard_map(on_device, mesh=self._spread.mesh, **specs, check_vma=False)
+
+    def _member_initial(self, alive: Array, given: Any, pretrained: Mapping[str, Array]) -> Arrays:
+        key, numbers, _ = given
+        return self._experiment.program(self._task, numbers).initial(key, pretrained) | {ALIVE: alive}
+
+    def _member_step(self, arrays: Arrays, given: Any, batches: Any) -> tuple[Arrays, Arrays]:
+        key, numbers, order = given
+        program = self._experiment.program(self._task, numbers)
+        old = {name: x for name, x in arrays.items() if name != ALIVE}
+
+        def go_on(old):
+            batch = jax.tree.map(lambda x: x[0] if len(self.orders) == 1 else x[order], batches)
+            return program.step(old, batch, key)
+
+        if self._chunk == 1:  # a branch that is not taken takes no time; under `vmap` both are
+            shapes = jax.eval_shape(go_on, old)[1]
+            stay = lambda old: (old, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))  # noqa: E731
+            new, metrics = jax.lax.cond(arrays[ALIVE], go_on, stay, old)
+        else:
+            new, metrics = go_on(old)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        if "skipped" in metrics:
+            good |= metrics["skipped"] <= self._experiment.training.max_skipped
+        alive = arrays[ALIVE] & good
+        kept = jax.tree.map(lambda new, old: jnp.where(alive, new, old), new, old)
+        return kept | {ALIVE: alive}, metrics | {"alive": alive}
+
+    def initial(self, pretrained: Mapping[str, np.ndarray]) -> Arrays:
+        """The states before the first step; `pretrained`: parameters that all members start from."""
+        alive = jax.device_put(np.arange(self.width) < len(self.members), self._spread)
+        return self._initial(alive, self._given, {name.removeprefix("model."): x for name, x in pretrained.items()})
+
+    def step(self, arrays: Arrays, batches: Sequence[Any]) -> tuple[Arrays, Arrays]:
+        """The states after one more step, and the step's numbers [members ...]; `arrays` are donated.
+
+        Args:
+          arrays: the states.
+          batches: one for each of `orders`, of the same shapes.
+        """
+        batches = jax.device_put(jax.tree.map(lambda *x: np.stack(x), *batches), self._whole)
+        arguments = arrays, self._given, batches
+        return self.compiled(arguments)(*arguments)
+
+    def compiled(self, arguments: Any) -> jax.stages.Compiled:
+        """The step for arguments of these shapes."""
+        shapes = tuple(x.shape for x in jax.tree.leaves(arguments[-1]))
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self._step.lower(*arguments).compile()
+        return self._compiled[shapes]
+
+    def abstract(self, batches: Sequence[Any]) -> Any:
+        """The arguments of `compiled` for such batches, nothing of them allocated."""
+        shapes = {name: jax.ShapeDtypeStruct((self.width, *x.shape), x.dtype, sharding=self._spread)
+                  for name, x in self.shapes.items()}  # fmt: skip
+        stacked = lambda x: jax.ShapeDtypeStruct((len(self.orders), *x.shape), x.dtype, sharding=self._whole)  # noqa: E731
+        return shapes, self._given, jax.tree.map(stacked, batches[0])
+
+    @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of the arrays of one member."""
+        return self._program.layout.shapes | {ALIVE: jax.ShapeDtypeStruct((), jnp.bool_)}
+
+    @property
+    def parameters(self) -> list[str]:
+        """Paths of a model's parameters, in the order of "finite_gradients"."""
+        return self._program.layout.parameters
+
+    @property
+    def parameter_count(self) -> int:
+        """Of one member's model."""
+        return sum(math.prod(self.shapes[f"model.{name}"].shape) for name in self.parameters)
+
+    def place(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """States [members ...] from the host, where they go."""
+        room = self.width - len(self.members)
+        padded = {name: np.concatenate([x, np.repeat(x[-1:], room, axis=0)]) for name, x in arrays.items()}
+        padded[ALIVE][len(self.members) :] = False
+        return jax.device_put(padded, self._spread)
+
+    def states(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        """The members' states [members ...] on the host, without the copies that fill up."""
+        return {name: np.array(x)[: len(self.members)] for name, x in arrays.items()}
+
+    def model(self, arrays: Arrays, index: int) -> Any:
+        """The model of a member that is to be evaluated, on its device."""
+        device, local = divmod(index, self._local)
+        there = {name: _on(x, device) for name, x in arrays.items()}
+        return self._program.evaluated(_picked(there, local))
+
+    def device_of(self, index: int) -> int:
+        """On which of the devices a member is."""
+        return index // self._local
+
+
+def member_arrays(states: Mapping[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+    """The state of one member as a run of its own has it."""
+    return {name: x[index] for name, x in states.items() if name != ALIVE}
+
+
+@jax.jit
+def _picked(arrays: Arrays, index: int) -> Arrays:
+    return {name: x[index] for name, x in arrays.items()}
+
+
+def _on(x: Array, device: int) -> Array:
+    """The part of an array that is on one device."""
+    return sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)[device].data
+
+
+def _distinct(values: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """The values, each once, and where each of them is among these."""
+    found = list(dict.fromkeys(values))
+    return found, [found.index(value) for value in values]
+
+
+def _array(values: Sequence[float]) -> np.ndarray:
+    return np.asarray(values, np.int32 if all(type(x) is int for x in values) else np.float32)
