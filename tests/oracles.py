@@ -297,8 +297,15 @@ def normed(held, config, x, name, kind=None):
     return layer_norm(x, held[name + ".gamma"], held[name + ".beta"], config.norm_eps)
 
 
+def base_width(config):
+    """The width whose learning rate holds for all, under maximal update parametrization; else the model's own."""
+    return config.base_width if config.parametrization == "mup" else config.d_model
+
+
 def self_attention(held, config, x, places, allowed, bias):
-    """Queries and keys are normed per head, then turned."""
+    """Queries and keys are normed per head, then turned; wider heads have scores by √H_base / H."""
+    H = held["attention.w_q"].shape[-1]
+    scale = 1 / math.sqrt(H) if config.head_dim else math.sqrt(base_width(config) / config.num_heads) / H
     heads = {}
     for name in ("q", "k", "v"):
         projected = np.einsum("btd,dnh->btnh", x, held[f"attention.w_{name}"]) + held.get(f"attention.b_{name}", 0)
@@ -307,7 +314,7 @@ def self_attention(held, config, x, places, allowed, bias):
                 projected = normed(held, config, projected, f"attention.{name}_norm", "rms")
             projected = turned(config, projected, places)
         heads[name] = projected
-    mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, softcap=config.attention_softcap)
+    mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, scale, softcap=config.attention_softcap)
     return np.einsum("btnh,nhd->btd", mixed, held["attention.w_o"]) + held.get("attention.b_o", 0)
 
 
@@ -333,7 +340,7 @@ def causal_lm(weights, config, tokens, segments=None):
     places = places_in_segments(segments)
     allowed = mask_by_loops(B, config.num_heads, T, T, causal=True, window=config.window, segments=segments)
     bias = position_bias(config, places, places, weights.get("decoder.position_bias.table"))
-    scale = math.sqrt(D) if config.scale_embeddings else 1.0
+    scale = math.sqrt(base_width(config)) if config.scale_embeddings else 1.0
 
     x = weights["embedding.table"][tokens] * scale
     if config.positions == "sinusoidal":
@@ -363,7 +370,7 @@ def causal_lm(weights, config, tokens, segments=None):
 
     if config.norm_position != "post":
         x = normed(weights, config, x, "decoder.final_norm")
-    logits = x @ (weights["embedding.table"].T if config.tie_output else weights["output.w"])
+    logits = x @ (weights["embedding.table"].T if config.tie_output else weights["output.w"]) * base_width(config) / D
     cap = config.output_softcap
     return logits if cap is None else cap * np.tanh(logits / cap)
 

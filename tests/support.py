@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +120,12 @@ def constants(jaxpr):
         for array in held + [c for jaxpr in inner if _is_jaxpr(jaxpr) for c in getattr(jaxpr, "consts", ())]:
             if np.ndim(array):
                 yield array
+
+
+def as_text(jaxpr) -> str:
+    """A program, with the values of its constants."""
+    values = [np.asarray(array).tobytes() for array in constants(jaxpr)]
+    return re.sub(r"0x[0-9a-f]+|id=\d+", "", f"{jaxpr} {values}")
 
 
 def _is_jaxpr(x) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.interpreters.partial_eval import dce_jaxpr
-from support import constants, tiny_config
+from support import as_text, tiny_config
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models
@@ -71,6 +71,8 @@ FLIPS = {
     "activation_dropout_rate": dict(activation_dropout_rate=0.3),
     "init_std": dict(init_std=0.02),
     "scale_residual_init": dict(scale_residual_init=True),
+    "parametrization": dict(parametrization="mup"),
+    "base_width": (dict(base_width=4), dict(parametrization="mup")),
     "attention_implementation": dict(attention_implementation="blockwise"),
     "scan_unroll": dict(scan_unroll=2),
     "remat": dict(remat="full"),
@@ -134,12 +136,6 @@ def training_loss(name, config):
         return F.cross_entropy(model(images, key=key), labels)
 
     return loss
-
-
-def as_text(jaxpr) -> str:
-    """A program, with the values of its constants."""
-    values = [np.asarray(array).tobytes() for array in constants(jaxpr)]
-    return re.sub(r"0x[0-9a-f]+|id=\d+", "", f"{jaxpr} {values}")
 
 
 def constructor(name, config):
@@ -350,6 +346,7 @@ BUCKETS = "^relative_buckets must be a multiple of 4 and relative_max_distance a
         (ROTARY | dict(relative_max_distance=16), "^relative_max_distance goes with positions='relative'"),
         (RELATIVE | dict(relative_buckets=6), f"{BUCKETS}, got 6 and 128"),
         (RELATIVE | dict(relative_buckets=32, relative_max_distance=16), f"{BUCKETS}, got 32 and 16"),
+        (dict(base_width=64), "^base_width goes with parametrization='mup', got 64 with 'standard'"),
         (IMAGES | dict(patch_size=3), "^patch_size=3 must divide image_size=8"),
         (IMAGES | dict(num_channels=2), r"^num_channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
     ],

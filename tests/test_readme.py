@@ -11,6 +11,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from tformer_jax.sweeps.members import Fields, make_members
+from tformer_jax.sweeps.text import parse
 from tformer_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
@@ -83,14 +85,31 @@ def test_the_training_commands_are_configs(arguments, monkeypatch):
     Experiment.from_config(values.config.to_dict())
 
 
-@pytest.mark.parametrize("name", ["predict", "evaluate"])
+@pytest.mark.parametrize("name", ["predict", "evaluate", "export", "sweep"])
 def test_the_other_commands_have_flags_that_exist(name):
     """A newcomer would paste a flag that was renamed."""
     importlib.import_module(f"experiments.{name}")
     for arguments in commands(name):
         for argument in arguments:
             assert argument.startswith("--")
-            assert argument[2:].split("=")[0] in flags.FLAGS
+            assert argument[2:].split("=")[0] in flags.FLAGS or argument.startswith("--config.")
+
+
+@pytest.mark.parametrize("arguments", commands("sweep"), ids=" ".join)
+def test_the_sweeps_are_spaces_of_their_configs(arguments, monkeypatch):
+    """A newcomer would paste a sweep that is refused."""
+    monkeypatch.chdir(ROOT)
+    values, command = flags.FlagValues(), [a for a in arguments if a.startswith("--config")]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["sweep", *command])
+    values(["sweep", *command])
+    config = values.config.to_dict()
+    text = [a.removeprefix("--sweep=") for a in arguments if a.startswith("--sweep=")]
+    space = parse(text[0]) if text else parse(importlib.import_module("experiments.configs.causal_lm").get_sweep())
+    if "--engine=search" in arguments:
+        for name, domain in space.dimensions().items():
+            assert Fields(config).resolve(name) and domain
+    else:
+        assert make_members(config, space.members())
 
 
 def test_the_python_examples_run():

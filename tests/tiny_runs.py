@@ -1,4 +1,4 @@
-"""A tiny experiment of each task but translation, on real files: trained once for the tests of several folders."""
+"""A tiny experiment of each task, on real files: trained once for the tests of several folders."""
 
 import functools
 import types
@@ -49,7 +49,7 @@ def files(place):
 
 @functools.cache
 def configs(place):
-    """A config of each task, by its name."""
+    """A config of each task but translation, by its name."""
     folder = files(place)
     text = {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "positions": "rotary", "max_length": 48}
     documents = {
@@ -84,6 +84,34 @@ def configs(place):
             "precision": "params=float32,compute=float32,output=float32",
         }
         for name, (task, data, model) in parts.items()
+    }
+
+
+@functools.cache
+def translation(place):
+    """A config of translation: 80 sentences of 1 to 8 words; the translation is in capitals, backwards."""
+    file = files(place) / "corpus.tsv"
+    sources = [" ".join(WORDS[(i * 5 + j * (1 + i % 3)) % 13] for j in range(1 + i % 8)) + f" {i}" for i in range(80)]
+    file.write_text("".join(f"{s}\t{' '.join(reversed(s.upper().split()))}\n" for s in sources))
+    return {
+        "task": {"name": "translation", "label_smoothing": 0.1, "beam_size": 2},
+        "data": {
+            "source": "files",
+            "tsv_file": str(file),
+            "split": "sentence",
+            "validation_size": 6,
+            "test_size": 7,
+            "vocab_size": 4000,
+            "batch_tokens": 128,
+            "batching": "buckets",
+            "num_buckets": 1,
+        },
+        "model": {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "norm_position": "pre", "max_length": 40},
+        "optimizer": {"learning_rate": 0.01, "schedule": "linear", "warmup_steps": 4},
+        "training": {"steps": 24, "log_every": 4, "evaluate_every": 12},
+        "parallel": {"data": 1},
+        "checkpoint": {"every": 10, "keep": 2},
+        "precision": "params=float32,compute=float32,output=float32",
     }
 
 

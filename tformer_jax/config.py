@@ -163,6 +163,9 @@ class TransformerConfig:
       init_std: initial matrices and tables are N(0, init_std²); None: Glorot-uniform matrices,
         tables N(0, 1/D).
       scale_residual_init: divide the initial output projections of sublayers by √(2 num_layers) (GPT-2).
+      parametrization: "standard", or "mup": a learning rate found on a narrow model serves a wide one (maximal
+        update parametrization; Yang et al., 2022). See `nn.parametrization`.
+      base_width: the d_model at which "mup" is "standard".
       attention_implementation: see `functional.scaled_dot_product_attention`.
       scan_unroll: layers per iteration of the scan over layers.
       remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or
@@ -216,6 +219,8 @@ class TransformerConfig:
     activation_dropout_rate: float = 0.0
     init_std: float | None = None
     scale_residual_init: bool = False
+    parametrization: str = "standard"
+    base_width: int = 128
     attention_implementation: str = "auto"
     scan_unroll: int = 1
     remat: str = "none"
@@ -234,6 +239,8 @@ class TransformerConfig:
             )
         if self.parallel_block and self.norm_position != "pre":
             raise ConfigError(f"parallel_block needs norm_position='pre', got {self.norm_position!r}")
+        if self.parametrization == "standard" and self.base_width != self.default("base_width"):
+            raise ConfigError(f"base_width goes with parametrization='mup', got {self.base_width} with 'standard'")
         if self.image_size and self.patch_size and self.image_size % self.patch_size:
             raise ConfigError(f"patch_size={self.patch_size} must divide image_size={self.image_size}")
         Precision.parse(self.precision)
@@ -358,7 +365,7 @@ class TransformerConfig:
 _COUNTS = (
     "vocab_size", "source_vocab_size", "num_token_types", "d_model", "num_heads", "num_kv_heads", "head_dim", "window",
     "d_ff", "num_layers", "num_decoder_layers", "relative_buckets", "relative_max_distance", "max_length", "image_size",
-    "patch_size", "num_channels", "num_classes", "scan_unroll",
+    "patch_size", "num_channels", "num_classes", "base_width", "scan_unroll",
 )  # fmt: skip
 
 _SWITCHES = (
@@ -377,6 +384,7 @@ _CHOICES = {
     "positions": ("sinusoidal", "learned", "rotary", "alibi", "relative", "none"),
     "rotary_scaling": ("none", "linear", "ntk"),
     "pooling": ("cls", "mean"),
+    "parametrization": ("standard", "mup"),
     "attention_implementation": ("auto", "reference", "blockwise"),
     "remat": ("none", "dots", "full"),
 }

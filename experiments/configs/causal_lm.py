@@ -65,3 +65,8 @@ def _gpt2() -> dict:
 
 _PRESETS = {"tiny": _tiny, "characters": _characters, "gpt2": _gpt2}
 get_config = locked(_PRESETS)
+
+
+def get_sweep() -> str:
+    """Where the learning rate is best, and how much chance there is in it."""
+    return "optimizer.learning_rate=log(3e-4,1e-2,6); seed=0..2"

@@ -69,3 +69,8 @@ def _bert_base() -> dict:
 
 _PRESETS = {"tiny": _tiny, "bert_base": _bert_base}
 get_config = locked(_PRESETS)
+
+
+def get_sweep() -> str:
+    """Learning rate against weight decay."""
+    return "optimizer.learning_rate=log(3e-4,1e-2,6); optimizer.weight_decay=0.01,0.1"

@@ -50,3 +50,8 @@ def _tiny() -> dict:
 
 _PRESETS = {"tiny": _tiny}
 get_config = locked(_PRESETS)
+
+
+def get_sweep() -> str:
+    """On so few labelled texts, chance is large: every learning rate with three seeds."""
+    return "optimizer.learning_rate=log(1e-4,3e-3,4); seed=0..2"

@@ -100,3 +100,9 @@ def _imagenet() -> dict:
 
 _PRESETS = {"tiny": _tiny, "fashion": _fashion, "folders": _folders, "imagenet": _imagenet}
 get_config = locked(_PRESETS)
+
+
+def get_sweep() -> str:
+    """What there is to be had by regularisation."""
+    regularisation = "optimizer.weight_decay=log(1e-3,1); model.dropout_rate=linear(0.01,0.3)"
+    return f"quasi_random(16; optimizer.learning_rate=log(3e-4,1e-2); {regularisation})"

@@ -1,25 +1,9 @@
 """Pictures: real PNG files, a panel a head, the curves that there are."""
 
-import matplotlib.image
 import numpy as np
 import pytest
 
-from tformer_jax.analysis import plots
 from tformer_jax.analysis.plots import plot_attention, plot_loss
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """Every figure that is drawn."""
-    drawn = []
-
-    class Figure(plots.Figure):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            drawn.append(self)
-
-    monkeypatch.setattr(plots, "Figure", Figure)
-    return drawn
 
 
 def weights_of(heads, T=3, S=4):
@@ -28,16 +12,8 @@ def weights_of(heads, T=3, S=4):
     return np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
 
 
-def assert_picture(file):
-    """A PNG that can be decoded and is not one colour."""
-    assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    pixels = matplotlib.image.imread(file)
-    assert min(pixels.shape[:2]) > 100
-    assert pixels[..., :3].std() > 0.01
-
-
 @pytest.mark.parametrize("heads", [1, 4, 6])
-def test_attention_has_a_panel_a_head(figures, tmp_path, heads):
+def test_attention_has_a_panel_a_head(figures, assert_picture, tmp_path, heads):
     """Heads would be missing from the picture, or empty panels would look like heads."""
     weights = weights_of(heads)
     plot_attention(weights, ["a", "b", "end"], ["w", "x", "y", "z"], "title", tmp_path / "attention.png")
@@ -62,14 +38,14 @@ def test_attention_has_its_tokens_on_the_axes(figures, tmp_path):
     assert axes.get_ylim() == (bottom, top)
 
 
-def test_text_in_a_picture_is_not_a_formula(tmp_path):
+def test_text_in_a_picture_is_not_a_formula(assert_picture, tmp_path):
     """A sentence with dollar signs or underscores would be set as mathematics, or fail to be drawn."""
     keys = ["$\\$", "100$", "$a_b$", "d"]
     plot_attention(weights_of(1), ["$^$", "b$", "%"], keys, "title", tmp_path / "attention.png")
     assert_picture(tmp_path / "attention.png")
 
 
-def test_the_loss_curves_are_the_rows(figures, tmp_path):
+def test_the_loss_curves_are_the_rows(figures, assert_picture, tmp_path):
     """A curve would show other steps or numbers than metrics.jsonl."""
     rows = [{"step": s, "loss": 5.0 - s} for s in (1, 2, 3)] + [{"step": 3, "validation_loss": 1.5}]
     plot_loss(rows, tmp_path / "loss.png")

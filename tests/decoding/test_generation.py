@@ -74,6 +74,7 @@ def assert_tokens(found, wanted):
         (11, dict(positions="none")),
         (20, dict(window=3)),
         (23, dict(window=5, positions="relative")),
+        (4, dict(parametrization="mup", base_width=2)),
     ],
     ids=str,
 )

@@ -22,6 +22,7 @@ from tformer_jax.data.files import DataError
 from tformer_jax.decoding import greedy, sampling
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.run import Run
 
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
@@ -93,6 +94,14 @@ def reported(copies, tmp_path_factory):
         return out.getvalue().splitlines()
 
     return reported
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_validation_has_the_numbers_that_its_task_names(name, copies):
+    """A metric to choose by is refused that there is, or taken that there is not."""
+    rows = read_metrics(copies / name / "metrics.jsonl")
+    found = {tuple(n.removeprefix("validation_") for n in row if n.startswith("validation_")) for row in rows} - {()}
+    assert found == {TASKS[NAMES[name]].validated}
 
 
 SCORES = {

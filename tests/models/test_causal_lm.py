@@ -55,6 +55,8 @@ MENU = {
     "qk-norm, linear": dict(positions="rotary", rotary_scaling="linear", rotary_factor=4.0, qk_norm=True)
     | dict(num_kv_heads=1),
     "ntk, gated with biases": dict(positions="rotary", rotary_scaling="ntk", rotary_factor=4.0, gated=True, norm="rms"),
+    "mup, wider heads": dict(parametrization="mup", base_width=2, positions="learned", attention_softcap=0.5),
+    "mup, more heads": dict(parametrization="mup", base_width=3, head_dim=3, tie_output=False, output_softcap=0.5),
     "no positions": dict(positions="none", norm_position="sandwich", window=2, attention_implementation="blockwise"),
     "blockwise, relative": dict(
         positions="relative", relative_buckets=8, attention_implementation="blockwise", attention_softcap=1.0, window=4
@@ -95,7 +97,7 @@ def test_the_menu_is_complete():
     fields = (
         "tie_output scale_embeddings embedding_norm num_kv_heads head_dim qk_norm attention_softcap window activation "
         "gated use_bias norm norm_position norm_eps parallel_block positions rotary_base rotary_scaling "
-        "relative_buckets output_softcap attention_implementation"
+        "relative_buckets output_softcap attention_implementation parametrization"
     ).split()
     for field in fields:
         seen = {changes.get(field, getattr(defaults, field)) for changes in MENU.values()}
@@ -196,6 +198,7 @@ CACHED = {
     ),
     "none, untied": dict(positions="none", tie_output=False, embedding_norm=True),
     "window": dict(window=3, positions="rotary", num_kv_heads=1),
+    "mup": dict(parametrization="mup", base_width=2, positions="learned", norm_position="pre"),
 }  # fmt: skip
 PROMPT, SLOTS = 3, 10
 

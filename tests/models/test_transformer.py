@@ -72,8 +72,9 @@ def test_logits_depend_on_no_later_token(implementation, scan_unroll, norm_posit
         dict(norm_position="sandwich", positions="rotary", qk_norm=True, norm="rms", gated=True),
         dict(positions="relative", attention_softcap=2.0, attention_implementation="blockwise"),
         dict(positions="alibi", tie_output=False, embedding_norm=True),
+        dict(parametrization="mup", base_width=2, norm_position="pre"),
     ],
-    ids=["plain", "pre, MQA, blockwise, learned", "sandwich, rotary", "relative, blockwise", "alibi"],
+    ids=["plain", "pre, MQA, blockwise, learned", "sandwich, rotary", "relative, blockwise", "alibi", "mup"],
 )
 def test_cached_logits_are_the_uncached_ones(changes):
     """Decoding in pieces gives other logits: a position, a mask or an entry of the cache is off."""

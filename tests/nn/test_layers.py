@@ -26,9 +26,11 @@ def test_glorot_is_uniform_within_the_limit_of_its_fans(shape, inputs, fan):
     np.testing.assert_allclose(drawn.std(), limit / math.sqrt(3), rtol=0.05)
 
 
-def test_init_std_is_the_deviation_of_every_matrix():
+@pytest.mark.parametrize("grown", [None, (1.0, 1.0)], ids=["hidden", "not"])
+def test_init_std_is_the_deviation_of_every_matrix(grown):
     """A matrix starts with another spread than `init_std`, or uniform."""
-    drawn = np.asarray(quick_jit(lambda: kernel(tiny_config(init_std=0.02), nnx.Rngs(0), (100, 50), 1)[...])())
+    config = tiny_config(init_std=0.02)
+    drawn = np.asarray(quick_jit(lambda: kernel(config, nnx.Rngs(0), (100, 50), 1, grown=grown)[...])())
     np.testing.assert_allclose(drawn.std(), 0.02, rtol=0.05)
     assert abs(drawn.mean()) < 0.001
     assert np.abs(drawn).max() > 3 * 0.02  # a uniform one would end at 1.7 of them

@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from support import quick_jit
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
@@ -46,6 +47,7 @@ def test_a_whole_config_is_accepted(config):
         ({"model": {"num_heads": 3}}, "d_model must be divisible by num_heads"),
         ({"precision": "compute=float8"}, "precision: compute must be one of"),
         ({"data": {"source_vocab_size": 300}}, "share_embeddings"),
+        ({"model": {"parametrization": "mup"}, "optimizer": {"name": "sgd"}}, "'mup' must be one of .*, got 'sgd'"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_before_there_is_data(changed, changes, message):
@@ -91,6 +93,22 @@ def test_separate_vocabularies_have_separate_tables(changed, tmp_path):
     shapes = experiment.trainer(task).layout.shapes
     assert shapes["model.source_embedding.table"].shape == (280, 16)
     assert shapes["model.target_embedding.table"].shape == (300, 16)
+
+
+def test_under_mup_hidden_matrices_learn_by_the_width(changed, tmp_path):
+    """The factors of the parametrization would not reach the step: Adam's first is the learning rate, in each entry."""
+    mup = {"parametrization": "mup", "base_width": 4}
+    fields = changed(model=mup, optimizer={"schedule": "constant", "warmup_steps": 0})
+    experiment = Experiment.from_config(fields)
+    batch = experiment.load_data(tmp_path).train_batches(1).batch(0)
+    program, key = experiment.program(experiment.restore_task(tmp_path)), jax.random.key(0)
+    before = program.initial(key, {})
+    after, _ = quick_jit(program.step)(before, batch, key)
+    parameters = [n for n in before if n.startswith("model.") and ".b_k" not in n]  # which have no gradient
+    for name in parameters:
+        hidden = "attention.w_" in name or "feed_forward.w" in name
+        wanted = pytest.approx(0.01 / 4 if hidden else 0.01, rel=1e-3)
+        assert np.abs(after[name] - before[name]).max() == wanted, name
 
 
 # A run -----------------------------------------------------------------------------------------

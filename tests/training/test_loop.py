@@ -14,10 +14,11 @@ from jax.sharding import PartitionSpec as P
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from tformer_jax.training.interruption import Interrupted
 from tformer_jax.training.loop import Diverged, train
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.optimizers import OptimizerConfig
-from tformer_jax.training.program import TrainingConfig
+from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
 from tformer_jax.training.trainer import Trainer
 
@@ -67,7 +68,7 @@ RULES = ((".*", P()),)
 
 
 def make_trainer(loss=None, training=None, **how):
-    return Trainer(Line, loss or noisy_error, training or TRAINING, OPTIMIZER, rules=RULES, **how)
+    return Trainer(Program(Line, loss or noisy_error, training or TRAINING, OPTIMIZER), rules=RULES, **how)
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +255,23 @@ def test_a_finished_run_is_not_trained_further(undisturbed, trainer):
     assert rows_of(run) == rows
 
 
+def test_who_is_told_of_a_validation_may_end_the_run(undisturbed, trainer, new_run):
+    """A search could end nothing early, or lose what it ends; at the last step there is nothing left to end."""
+    run, told = new_run(), []
+
+    def ends(step, numbers):
+        told.append((step, numbers["told"]))
+        return True
+
+    for step in (5, 10):
+        with pytest.raises(Interrupted, match=f"^stopped after step {step} of {STEPS}, whose checkpoint is kept$"):
+            train(trainer, Data(), validation, run, CheckpointConfig(every=3), lambda _: None, validated=ends)
+        assert checkpoint_steps(run)[-1] == step and "validation_loss" in rows_of(run)[-1]
+    arrays = train(trainer, Data(), validation, run, CheckpointConfig(every=3), lambda _: None, validated=ends)
+    np.testing.assert_array_equal(arrays["model.w"], undisturbed[1]["model.w"])
+    assert told == [(5, 5.0), (10, 10.0), (12, 12.0)]
+
+
 # Diverging -------------------------------------------------------------------------------------
 
 
@@ -313,7 +331,7 @@ def roots(model, batch, key):
 
 @functools.cache
 def several(count):
-    return Trainer(lambda rngs: Several(count), roots, TRAINING, OPTIMIZER, rules=RULES)
+    return Trainer(Program(lambda rngs: Several(count), roots, TRAINING, OPTIMIZER), rules=RULES)
 
 
 class Factors:

@@ -37,9 +37,9 @@ def config_of(**fields):
     return OptimizerConfig(**{"learning_rate": RATE, "schedule": "constant"} | fields)
 
 
-def optimizer_of(**fields):
+def optimizer_of(factors=(), **fields):
     config = config_of(**fields)
-    return make_optimizer(config, make_schedule(config, 10))
+    return make_optimizer(config, make_schedule(config, 10), factors)
 
 
 def updates_of(gradients, **fields):
@@ -78,6 +78,22 @@ def test_the_learning_rate_table_multiplies_decay():
         decays = re.fullmatch(r"w\w*|\w*table", path.rsplit(".", 1)[-1])
         wanted = -RATE * 0.5 * rate_factor(path) * before if decays else jnp.zeros_like(before)
         np.testing.assert_array_equal(found[path], wanted, err_msg=path)
+
+
+FACTORS = ((r".*\.layers\..*", 0.25), (r"classifier\.b", 0.5), (".*", 1.0))
+
+
+@pytest.mark.parametrize("freeze", [(), (r"classifier\.w",)], ids=["all", "some"])
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_the_factors_of_a_parametrization_multiply_no_decay(name, freeze):
+    """Wide models would hardly decay, or factors be lost in what the optimiser makes of gradients, or in a table."""
+    how = {"name": name, "learning_rate_table": RATES, "freeze": freeze}
+    decaying = how | {"weight_decay": 0.5}
+    found = updates_of(model(1), factors=FACTORS, **decaying)
+    plain, decay = updates_of(model(1), **how), updates_of(zeros(), **decaying)
+    for path, update in found.items():
+        factor = 0.25 if "layers" in path else 0.5 if path == "classifier.b" else 1.0
+        np.testing.assert_allclose(update, factor * plain[path] + decay[path], rtol=1e-5, atol=1e-8, err_msg=path)
 
 
 def test_the_weight_decay_table_multiplies_decay():
@@ -261,6 +277,12 @@ def test_a_parameter_without_a_row_is_refused(field, table):
     """A new parameter would learn or decay as nobody has said."""
     with pytest.raises(ConfigError, match=rf"no row of optimizer\.{field} matches .*(classifier|encoder)\.\w"):
         jax.eval_shape(optimizer_of(name="adamw", weight_decay=0.1, **{field: table}).init, model())
+
+
+def test_a_parameter_without_a_factor_is_refused():
+    """A new kind of parameter would learn by a rule that nobody has given it."""
+    with pytest.raises(ConfigError, match=r"no row of learning_rate_factors matches .*(classifier|encoder)\.\w"):
+        jax.eval_shape(optimizer_of(factors=((r".*\.layers\..*", 0.5),)).init, model())
 
 
 def test_a_last_row_for_all_may_find_none_left():

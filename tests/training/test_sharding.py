@@ -16,7 +16,7 @@ from tformer_jax import models
 from tformer_jax.config import ConfigError
 from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig, make_mesh
-from tformer_jax.training.program import TrainingConfig
+from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.sharding import (
     SHARDING_RULES,
     bytes_per_device,
@@ -122,13 +122,13 @@ def trainer(optimizer="adam", mode="jit", **sizes):
     """Of a CausalLM whose widths eight divides, with an average; wide enough for Adafactor to factor something."""
     wide = dict(d_model=128, d_ff=256) if optimizer == "adafactor" else dict(d_model=32, d_ff=64)
     config = tiny_config("CausalLM", num_heads=8, vocab_size=64, num_layers=3, norm_position="pre", **wide)
-    return Trainer(
+    program = Program(
         lambda rngs: models.CausalLM(config, rngs=rngs),
         lambda model, batch, key: (jnp.float32(0.0), jnp.float32(1.0)),
         TrainingConfig(steps=1, evaluate_every=1, average_decay=0.5),
         OptimizerConfig(name=optimizer, learning_rate=0.1, schedule="constant"),
-        parallel=ParallelConfig(mode=mode, **{"data": 1} | sizes),
     )
+    return Trainer(program, ParallelConfig(mode=mode, **{"data": 1} | sizes))
 
 
 def owner(name, paths):

@@ -20,7 +20,7 @@ from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import Interrupted, Interruption
 from tformer_jax.training.loop import Diverged, train
 from tformer_jax.training.optimizers import OptimizerConfig
-from tformer_jax.training.program import TrainingConfig
+from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
 from tformer_jax.training.trainer import Trainer
 
@@ -63,7 +63,8 @@ class Data:
 
 
 def make_trainer(**training):
-    return Trainer(Line, noisy_error, TrainingConfig(**TRAINING | training), OPTIMIZER, rules=((".*", P()),))
+    program = Program(Line, noisy_error, TrainingConfig(**TRAINING | training), OPTIMIZER)
+    return Trainer(program, rules=((".*", P()),))
 
 
 @pytest.fixture(scope="module")
@@ -400,4 +401,16 @@ def test_the_handlers_of_before_are_back_afterwards(handlers, sent):
             os.kill(os.getpid(), sent)
         assert interruption.requested is (sent is not None)
         raise KeyError
+    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+
+
+def test_one_within_another_is_the_same(handlers):
+    """What is around training would not hear of a signal that came in its last step, and go on."""
+    with Interruption() as outer:
+        with Interruption() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert inner is outer and outer.requested
+        assert signal.getsignal(signal.SIGINT) not in handlers.values()
+    with Interruption() as another:
+        assert not another.requested
     assert {number: signal.getsignal(number) for number in SIGNALS} == handlers

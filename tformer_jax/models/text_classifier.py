@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import TransformerConfig
-from ..nn import Linear
+from ..nn import Classifier, Linear
 from ..nn.layers import split_key
 from .masked_lm import TextEncoder
 
@@ -24,7 +24,7 @@ class TextClassifier(nnx.Module):
         self.config = config
         self.encoder = TextEncoder(config, rngs=rngs)
         self.pooler = Linear(config, config.d_model, config.d_model, rngs=rngs) if config.pooler else None
-        self.classifier = Linear(config, config.d_model, config.num_classes, rngs=rngs)
+        self.classifier = Classifier(config, rngs=rngs)
 
     def __call__(
         self,
@@ -41,7 +41,7 @@ class TextClassifier(nnx.Module):
         x = states[:, 0] if self.config.pooling == "cls" else mean_pooled(states, lengths)
         x = x if self.pooler is None else jnp.tanh(self.pooler(x))
         x = F.dropout(x, self.config.dropout_rate, head_key)
-        return self.classifier(x, jnp.float32).astype(self.config.dtypes.output)
+        return self.classifier(x)
 
 
 def mean_pooled(states: Float[Array, "B T D"], lengths: Int[Array, "B"] | None) -> Float[Array, "B D"]:

@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from .. import functional as F
 from ..config import TransformerConfig
-from ..nn import EncoderLayer, Linear, Norm, Stack
+from ..nn import Classifier, EncoderLayer, Linear, Norm, Stack
 from ..nn.layers import split_key, table, zeros
+from ..nn.parametrization import growth
 from .inputs import check_captures
 
 CAPTURES = ("attention_weights", "residual")
@@ -34,13 +35,13 @@ class VisionTransformer(nnx.Module):
         # The grid that positions were made for; `resized` changes the config's, not this one.
         self.trained_grid = _grid(config)
         inputs = config.patch_size**2 * config.num_channels
-        self.patch_embedding = Linear(config, inputs, config.d_model, rngs=rngs)
+        self.patch_embedding = Linear(config, inputs, config.d_model, rngs=rngs, grown=(1.0, growth(config)))
         self.class_token = zeros(config, config.d_model) if config.pooling == "cls" else None
         rows = _grid(config)[0] ** 2 + (config.pooling == "cls")
         self.position_table = table(config, rngs, rows) if config.positions == "learned" else None
         self.embedding_norm = Norm(config) if config.embedding_norm else None
         self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs, bidirectional=True)
-        self.classifier = Linear(config, config.d_model, config.num_classes, rngs=rngs)
+        self.classifier = Classifier(config, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "B Y X C"], *, key: Array | None = None, capture: Collection[str] = ()
@@ -69,7 +70,7 @@ class VisionTransformer(nnx.Module):
         x = F.dropout(x, config.dropout_rate, embed_key)
         x, captured = self.encoder.self_attend(x, F.AttentionMask(), key=layers_key, capture=capture)
         x = x[:, 0] if config.pooling == "cls" else x.mean(1)
-        logits = self.classifier(x, jnp.float32).astype(config.dtypes.output)
+        logits = self.classifier(x)
         return (logits, captured) if capture else logits
 
     def _start(self, x: Float[Array, "B P D"]) -> Float[Array, "B Q D"]:

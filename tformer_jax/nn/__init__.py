@@ -8,10 +8,11 @@ from .attention import Attention
 from .blocks import DecoderLayer, EncoderLayer, Stack
 from .cache import DecoderCache, KVCache
 from .embeddings import Embedding, Output, PositionBias, Positions
-from .layers import FeedForward, Linear, Norm
+from .layers import Classifier, FeedForward, Linear, Norm
 
 __all__ = [
     "Attention",
+    "Classifier",
     "DecoderCache",
     "DecoderLayer",
     "Embedding",

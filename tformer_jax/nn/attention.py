@@ -10,6 +10,7 @@ from .. import functional as F
 from ..config import TransformerConfig
 from ..functional.numbers import is_off
 from .layers import Norm, kernel, zeros
+from .parametrization import attention_scale
 from .partitioning import spread_queries
 
 KeysValues = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
@@ -20,7 +21,7 @@ class Attention(nnx.Module):
 
     `attention(x, attention.keys_values(context))` is
     `functional.multi_head_attention(x, context, attention.params(x.dtype))`, with what the config
-    adds: norms of queries and keys, and (where positions are given) their rotation.
+    adds: scale and cap of the scores, norms of queries and keys, and (where positions are given) their rotation.
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
@@ -76,7 +77,7 @@ class Attention(nnx.Module):
 
         def attend(q, k, v, mask, bias):
             dropout = {"dropout_rate": config.attention_dropout_rate, "key": key} if dropped else {}
-            how = {"logit_softcap": config.attention_softcap, "implementation": config.attention_implementation}
+            how = {"implementation": config.attention_implementation, **self._scoring}
             return F.scaled_dot_product_attention(q, k, v, mask=mask, bias=bias, **how, **dropout)
 
         seen = self.queries(x, positions), *kv, F.AttentionMask() & mask, bias
@@ -94,5 +95,8 @@ class Attention(nnx.Module):
         positions: Int[Array, "#B T"] | None = None,
     ) -> Float[Array, "B N T S"]:
         """The attention weights of the same call, without dropout: for capture."""
-        cap = self.config.attention_softcap
-        return F.attention_weights(self.queries(x, positions), kv[0], mask=mask, bias=bias, logit_softcap=cap)
+        return F.attention_weights(self.queries(x, positions), kv[0], mask=mask, bias=bias, **self._scoring)
+
+    @property
+    def _scoring(self) -> dict[str, Any]:
+        return {"scale": attention_scale(self.config), "logit_softcap": self.config.attention_softcap}

@@ -12,15 +12,16 @@ from jaxtyping import Float, Int
 from .. import functional as F
 from ..config import TransformerConfig
 from .layers import Norm, kernel, table, zeros
+from .parametrization import divided_by_growth, growth, head_growth, reference_width
 from .partitioning import spread_stream, whole_vectors
 
 
 class Embedding(nnx.Module):
-    """A table of token vectors, scaled by √D on the way out if the config says so."""
+    """A table of token vectors, scaled by √D on the way out if the config says so: the D of `reference_width`."""
 
     def __init__(self, vocab_size: int, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.table = table(config, rngs, vocab_size)
-        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
+        self.scale = math.sqrt(reference_width(config)) if config.scale_embeddings else 1.0
         self.compute_dtype = config.dtypes.compute
 
     def __call__(self, tokens: Int[Array, "B T"], name: str = "tokens") -> Float[Array, "B T D"]:
@@ -70,7 +71,7 @@ class Positions(nnx.Module):
         self.config = config
         # As large as the embeddings that it is added to.
         self.table = table(config, rngs, config.max_length) if config.positions == "learned" else None
-        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
+        self.scale = math.sqrt(reference_width(config)) if config.scale_embeddings else 1.0
         self.norm = Norm(config) if config.embedding_norm else None
 
     def __call__(
@@ -107,8 +108,8 @@ class PositionBias(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, bidirectional: bool, rngs: nnx.Rngs):
         self.config, self.bidirectional = config, bidirectional
-        shape = (config.relative_buckets, config.num_heads)
-        self.table = kernel(config, rngs, shape, inputs=1) if config.positions == "relative" else None
+        shape, grown = (config.relative_buckets, config.num_heads), (1.0, head_growth(config))
+        self.table = kernel(config, rngs, shape, inputs=1, grown=grown) if config.positions == "relative" else None
 
     def __call__(self, mask: F.AttentionMask, query_length: int, key_length: int) -> Float[Array, "b N T S"] | None:
         """The bias for the positions of `mask`; b is 1 where all rows have the same. None if there is none."""
@@ -133,12 +134,14 @@ class Output(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs, bias: bool = False):
         self.config = config
-        self.w = None if config.tie_output else kernel(config, rngs, (config.d_model, config.vocab_size), inputs=1)
+        shape, grown = (config.d_model, config.vocab_size), (growth(config), 1.0)
+        self.w = None if config.tie_output else kernel(config, rngs, shape, inputs=1, grown=grown)
         self.b = zeros(config, config.vocab_size) if bias else None
 
     def weights(self, embedding: Embedding) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
-        """W_o and its bias, for `functional.fused_cross_entropy`."""
-        return embedding.table[...].T if self.w is None else self.w[...], None if self.b is None else self.b[...]
+        """W_o and its bias, for `functional.fused_cross_entropy`; W_o is the matrix / m, see `parametrization`."""
+        w = embedding.table[...].T if self.w is None else self.w[...]
+        return divided_by_growth(self.config, w), None if self.b is None else self.b[...]
 
     def __call__(self, hidden: Float[Array, "B T D"], embedding: Embedding) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype: equation 10 before its softmax."""

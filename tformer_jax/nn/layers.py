@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from .. import functional as F
 from ..config import TransformerConfig
+from .parametrization import divided_by_growth, growth, reference_width
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -22,25 +23,34 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def kernel(
-    config: TransformerConfig, rngs: nnx.Rngs, shape: tuple[int, ...], inputs: int, *, residual: bool = False
+    config: TransformerConfig,
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    inputs: int,
+    *,
+    residual: bool = False,
+    grown: tuple[float, float] | None = None,
 ) -> nnx.Param:
     """A matrix whose first `inputs` axes are contracted, initialised as the config says.
 
     Glorot-uniform (Glorot & Bengio, 2010), or N(0, init_std²). `residual` marks what writes to the
-    residual stream, for scale_residual_init (Radford et al., 2019, section 2.3).
+    residual stream, for scale_residual_init (Radford et al., 2019, section 2.3). `grown`, of a matrix
+    that is not hidden (see `parametrization`): how many times wider its sides are than at m = 1.
     """
     scale = (2 * config.num_layers) ** -0.5 if residual and config.scale_residual_init else 1.0
     key, dtype = rngs.params(), config.dtypes.params
     if config.init_std is not None:
+        scale = scale / math.sqrt(growth(config)) if grown is None else scale
         return nnx.Param(scale * config.init_std * jax.random.normal(key, shape, dtype))
-    fan_in, fan_out = math.prod(shape[:inputs]), math.prod(shape[inputs:])
+    grown_in, grown_out = (1.0, 1.0) if grown is None else grown
+    fan_in, fan_out = math.prod(shape[:inputs]) / grown_in, math.prod(shape[inputs:]) / grown_out
     limit = scale * math.sqrt(6 / (fan_in + fan_out))
     return nnx.Param(jax.random.uniform(key, shape, dtype, -limit, limit))
 
 
 def table(config: TransformerConfig, rngs: nnx.Rngs, rows: int) -> nnx.Param:
-    """`rows` vectors of the model's width: N(0, init_std²), or N(0, 1/D)."""
-    std = config.d_model**-0.5 if config.init_std is None else config.init_std
+    """`rows` vectors of the model's width: N(0, init_std²), or N(0, 1/D) with the D of `reference_width`."""
+    std = reference_width(config) ** -0.5 if config.init_std is None else config.init_std
     return nnx.Param(std * jax.random.normal(rngs.params(), (rows, config.d_model), config.dtypes.params))
 
 
@@ -70,16 +80,37 @@ class Norm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x W + b over the last axis, in x's dtype, or as the float32 logits of a classifier."""
+    """x W + b over the last axis, in x's dtype; `grown` as in `kernel`."""
 
-    def __init__(self, config: TransformerConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs):
-        self.w = kernel(config, rngs, (inputs, outputs), inputs=1)
+    def __init__(
+        self,
+        config: TransformerConfig,
+        inputs: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        grown: tuple[float, float] | None = None,
+    ):
+        self.w = kernel(config, rngs, (inputs, outputs), inputs=1, grown=grown)
         self.b = zeros(config, outputs)
 
-    def __call__(self, x: Float[Array, "*batch I"], dtype: Any = None) -> Float[Array, "*batch O"]:
-        dtype = x.dtype if dtype is None else dtype
-        products = jnp.matmul(x, self.w[...].astype(x.dtype), preferred_element_type=dtype)
-        return products + self.b[...].astype(dtype)
+    def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
+        return self._products(x, x.dtype) + self.b[...].astype(x.dtype)
+
+    def _products(self, x: Array, dtype: Any) -> Array:
+        return jnp.matmul(x, self.w[...].astype(x.dtype), preferred_element_type=dtype)
+
+
+class Classifier(Linear):
+    """x W / m + b, the logits of the classes in the policy's output dtype; for m, see `parametrization`."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, config.d_model, config.num_classes, rngs=rngs, grown=(growth(config), 1.0))
+        self.config = config
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch C"]:
+        logits = divided_by_growth(self.config, self._products(x, jnp.float32)) + self.b[...].astype(jnp.float32)
+        return logits.astype(self.config.dtypes.output)
 
 
 class FeedForward(nnx.Module):

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import ConfigError, TransformerConfig, nearest
-from ..tasks import TASKS
 from ..training.experiment import Experiment
 from ..training.optimizers import OptimizerConfig
 from ..training.program import TrainingConfig

@@ -126,7 +126,7 @@ class Field(Space):
 
     def __str__(self) -> str:
         domain = self.domain
-        return f"{self.name}={domain if isinstance(domain, Range) else ','.join(map(str, domain))}"
+        return f"{self.name}={domain if isinstance(domain, Range) else ','.join(map(_written, domain))}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +257,11 @@ def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _at(domain: Domain, share: float) -> Any:
     """The value below which lies this share of a domain."""
     return domain.at(share) if isinstance(domain, Range) else domain[int(share * len(domain))]
+
+
+def _written(value: Any) -> str:
+    """A value as text that is read as it: a word stands bare."""
+    return value if isinstance(value, str) and value.isidentifier() else repr(value)
 
 
 def _among(value: Any, values: Sequence[Any]) -> bool:

@@ -1,8 +1,9 @@
 """Many runs as one program: members whose configs differ in numbers alone, trained together."""
 
+import copy
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +38,11 @@ def number_of(member: Member, name: str) -> float | None:
     return getattr(getattr(member.experiment, section), field, None)
 
 
+def varying_numbers(members: Sequence[Member]) -> list[str]:
+    """The numbers in which members of one program differ: its arguments; the others are its constants."""
+    return [name for name in _NUMBERS if len({number_of(member, name) for member in members}) > 1]
+
+
 def program_of(member: Member, *, one_order: bool) -> str:
     """What members have in common that are trained together: all of their configs but the values of numbers.
 
@@ -68,31 +74,46 @@ class Population:
       width: of the axis of members.
     """
 
-    def __init__(self, members: Sequence[Member], task: Task, devices: Sequence[Any], chunk: int):
+    def __init__(
+        self, members: Sequence[Member], task: Task, devices: Sequence[Any], chunk: int, varying: Collection[str]
+    ):
         """Args:
           members: of one program, see `program_of`.
           task: of them all.
           devices: to spread them over.
           chunk: members of a device that run at once, by `jax.vmap`; the chunks run one after the other.
+          varying: the numbers that are arguments of the program, see `varying_numbers`.
         """
-        self.members, self._task, self._chunk = list(members), task, chunk
-        self._experiment = self.members[0].experiment
-        self._program = self._experiment.program(task, {})
+        self._task, self._chunk, self._varying = task, chunk, tuple(varying)
+        self._experiment = members[0].experiment
+        self._program = self._experiment.program(task)
         self._local = -(-len(members) // len(devices))
         self.width = self._local * len(devices)
         mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
         self._spread, self._whole = NamedSharding(mesh, P(_AXIS)), NamedSharding(mesh, P())
-        padded = [*members, *members[-1:] * (self.width - len(members))]
-        self.orders, orders = _distinct([number_of(m, "data.order_seed") for m in padded])
-        seeds = [m.experiment.training.key for m in padded]
-        numbers = {name: [number_of(m, name) for m in padded] for name in _NUMBERS}
-        varying = {name: _array(values) for name, values in numbers.items() if len(set(values)) > 1}
-        self._given = jax.device_put((jnp.stack(seeds), varying, np.asarray(orders, np.int32)), self._spread)
         self._compiled: dict[Any, Any] = {}
-        self._initial = jax.jit(self._over_members(self._member_initial, shared=P()), out_shardings=self._spread)
-        self._step = jax.jit(self._over_members(self._member_step, shared=P()), donate_argnums=0)
+        self._initial = jax.jit(self._over_members(self._member_initial), out_shardings=self._spread)
+        self._step = jax.jit(self._over_members(self._member_step), donate_argnums=0)
+        self._take(members)
 
-    def _over_members(self, function: Callable, shared: P) -> Callable:
+    def _take(self, members: Sequence[Member]) -> None:
+        padded = [*members, *members[-1:] * (self.width - len(members))]
+        self.members = list(members)
+        self.orders, orders = _distinct([number_of(m, "data.order_seed") for m in padded])
+        keys = jnp.stack([m.experiment.training.key for m in padded])
+        numbers = {name: _array([number_of(m, name) for m in padded]) for name in self._varying}
+        self._given = jax.device_put((keys, numbers, np.asarray(orders, np.int32)), self._spread)
+
+    def of(self, members: Sequence[Member]) -> "Population":
+        """The same of other members of the program; as many need nothing compiled again."""
+        devices = list(self._spread.mesh.devices.flat)
+        if -(-len(members) // len(devices)) != self._local:
+            return Population(members, self._task, devices, self._chunk, self._varying)
+        other = copy.copy(self)
+        other._take(members)
+        return other
+
+    def _over_members(self, function: Callable) -> Callable:
         """`function(state, (key, numbers, order), shared)` of each member, on its device."""
 
         def on_device(state, given, shared):
@@ -101,7 +122,7 @@ class Population:
                 return jax.vmap(one)((state, given))
             return jax.lax.map(one, (state, given), batch_size=self._chunk if self._chunk > 1 else None)
 
-        specs = {"in_specs": (P(_AXIS), P(_AXIS), shared), "out_specs": P(_AXIS)}
+        specs = {"in_specs": (P(_AXIS), P(_AXIS), P()), "out_specs": P(_AXIS)}
         # Loops start from constants, which its check of varying axes takes for something else.
         return jax.shard_map(on_device, mesh=self._spread.mesh, **specs, check_vma=False)
 
@@ -115,7 +136,7 @@ class Population:
         old = {name: x for name, x in arrays.items() if name != ALIVE}
 
         def go_on(old):
-            batch = jax.tree.map(lambda x: x[0] if len(self.orders) == 1 else x[order], batches)
+            batch = jax.tree.map(lambda x: x[0] if len(x) == 1 else x[order], batches)
             return program.step(old, batch, key)
 
         if self._chunk == 1:  # a branch that is not taken takes no time; under `vmap` both are
@@ -197,10 +218,15 @@ class Population:
         """On which of the devices a member is."""
         return index // self._local
 
+    @property
+    def device_count(self) -> int:
+        """Devices that share the members."""
+        return self.width // self._local
+
 
 def member_arrays(states: Mapping[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
     """The state of one member as a run of its own has it."""
-    return {name: x[index] for name, x in states.items() if name != ALIVE}
+    return {name: np.asarray(x[index]) for name, x in states.items() if name != ALIVE}
 
 
 @jax.jit

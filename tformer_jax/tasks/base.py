@@ -81,6 +81,7 @@ class Task:
       unit: what the weight of a batch counts.
       new_parameters: prefixes of parameters that a pre-trained model need not have.
       samples: `sample` makes something.
+      validated: names of the numbers of a validation.
       config: the `task` section.
     """
 
@@ -90,6 +91,7 @@ class Task:
     unit: ClassVar[str] = "tokens"
     new_parameters: ClassVar[tuple[str, ...]] = ()
     samples: ClassVar[bool] = False
+    validated: ClassVar[tuple[str, ...]] = ("loss",)
     config: Any
 
     @classmethod
@@ -141,7 +143,7 @@ class Task:
         raise NotImplementedError
 
     def validate(self, model: Any, batches: Any) -> dict[str, float]:
-        """The numbers of one pass over batches in order, "loss" among them."""
+        """The numbers of one pass over batches in order, those of `validated`."""
         raise NotImplementedError
 
     def evaluate(self, model: Any, data: Any, splits: Sequence[str]) -> dict[str, Evaluation]:

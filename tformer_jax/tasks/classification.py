@@ -69,6 +69,8 @@ class ClassProbability(NamedTuple):
 class Classification(Task):
     """What the tasks share that sort inputs into classes; batches hold "labels" [B], -1 in rows that only fill up."""
 
+    validated = ("loss", "accuracy")
+
     def __init__(self, config: Any, classes: Sequence[str]):
         self.config, self.classes = config, list(classes)
         self._measure = jax.jit(self._measured)

@@ -74,6 +74,7 @@ class LanguageModelling(DocumentTask):
 
     Config, DataConfig, Data, Model = LanguageModellingConfig, LanguageDataConfig, LanguageData, CausalLM
     samples = True
+    validated = ("loss", "perplexity")
 
     def __init__(self, config: LanguageModellingConfig, tokenizer: Tokenizer):
         super().__init__(config, tokenizer)

@@ -91,6 +91,7 @@ class MaskedLanguageModelling(DocumentTask):
 
     Config, DataConfig, Data, Model = MaskedLanguageModellingConfig, MaskedDataConfig, MaskedData, MaskedLM
     unit = "masked tokens"
+    validated = ("loss", "masked_accuracy")
 
     def __init__(self, config: MaskedLanguageModellingConfig, tokenizer: Tokenizer):
         super().__init__(config, tokenizer)

@@ -14,7 +14,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax import Array
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ..config import ConfigError, check_choice
@@ -147,7 +149,13 @@ class Checkpoints:
         """All steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, arrays: Arrays, config: Mapping, metrics: Mapping[str, float] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        arrays: Mapping[str, Array | np.ndarray],
+        config: Mapping,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Starts writing; returns once the arrays are copied and may be donated.
 
         Args:
@@ -198,7 +206,12 @@ class Checkpoints:
           CheckpointError: it is damaged.
           ConfigError: the checkpoint holds other arrays than these (names what differs).
         """
-        found, wanted = self.described(step), {name: self.describe(shape) for name, shape in shapes.items()}
+        self.check(step)
+        return self._restore_fitting(step, shapes)
+
+    def _restore_fitting(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
+        """`restore`, of a checkpoint that is known to be whole."""
+        found, wanted = self._described(step), {name: self.describe(shape) for name, shape in shapes.items()}
         differing = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         if differing:
             name = differing[0]
@@ -211,27 +224,34 @@ class Checkpoints:
     def restore_newest(
         self, shapes: Mapping[str, jax.ShapeDtypeStruct], say: Callable[[str], None]
     ) -> tuple[int, Arrays] | None:
-        """The newest step whose checkpoint is whole, and its arrays; None if there is none.
-
-        Those that are damaged are put into `damaged` beside the directory; `say` is told.
+        """The newest step whose checkpoint is whole, and its arrays; None if there is none. See `newest_whole`.
 
         Raises:
           ConfigError: see `restore`.
         """
+        step = self.newest_whole(say)
+        return None if step is None else (step, self._restore_fitting(step, shapes))
+
+    def newest_whole(self, say: Callable[[str], None]) -> int | None:
+        """The newest step whose checkpoint is whole; None if there is none.
+
+        Those that are damaged are put into `damaged` beside the directory; `say` is told.
+        """
         while (step := self.latest) is not None:
             try:
-                return step, self.restore(step, shapes)
+                self.check(step)
+                return step
             except CheckpointError as error:
                 say(f"{error}; it is now in {self._set_aside(step)}")
         return None
 
-    def restore_as_saved(self, step: int) -> Arrays:
-        """All the arrays of a step, whatever they are, on the first device."""
+    def restore_as_saved(self, step: int) -> dict[str, np.ndarray]:
+        """All the arrays of a step, whatever they are, on the host."""
         self.check(step)
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         saved = self._manager.item_metadata(step)["arrays"]
         shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for n, x in saved.items()}
-        return self._restore(step, shapes)
+        return jax.device_get(self._restore(step, shapes))
 
     def described(self, step: int) -> dict[str, str]:
         """Dtype and shape of each array of a step.
@@ -240,6 +260,9 @@ class Checkpoints:
           CheckpointError: it is damaged.
         """
         self.check(step)
+        return self._described(step)
+
+    def _described(self, step: int) -> dict[str, str]:
         return {name: self.describe(x) for name, x in self._manager.item_metadata(step)["arrays"].items()}
 
     @staticmethod

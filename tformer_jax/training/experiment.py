@@ -6,6 +6,7 @@ import functools
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -13,9 +14,10 @@ import numpy as np
 
 from ..config import ConfigError, TransformerConfig, build, check_choice, nearest, with_traced
 from ..data.files import DataError
+from ..nn import parametrization
 from ..tasks import TASKS, Task
 from .checkpoints import CheckpointConfig, Checkpoints
-from .loop import Diverged, train
+from .loop import Diverged, Validated, train
 from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
@@ -85,8 +87,12 @@ class Experiment:
         for name in task_class.planned_fields(experiment.data):
             if name in config["model"]:
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
-        task_class.check(experiment.data, experiment.model_config({}))
+        model = experiment.model_config({})
+        parametrization.check_optimizer(model, experiment.optimizer.name)
+        task_class.check(experiment.data, model)
         experiment.checkpoint.check_validated(experiment.training.evaluate_every)
+        if experiment.checkpoint.keep_best:
+            check_choice("checkpoint.best_metric", experiment.checkpoint.best_metric, task_class.validated)
         return experiment
 
     def model_config(self, fields: Mapping[str, Any]) -> TransformerConfig:
@@ -98,19 +104,16 @@ class Experiment:
 
     def trainer(self, task: Task, parallel: ParallelConfig | None = None) -> Trainer:
         """The compiled side of the experiment; `parallel`: where to run it, if not where its config says."""
-        return Trainer(**self._computed(task, {}), parallel=self.parallel if parallel is None else parallel)
+        return Trainer(self.program(task), self.parallel if parallel is None else parallel)
 
-    def program(self, task: Task, numbers: Mapping[str, Any]) -> Program:
-        """What the experiment computes, with other numbers than its config's, known only when it runs.
+    def program(self, task: Task, numbers: Mapping[str, Any] = MappingProxyType({})) -> Program:
+        """What the experiment computes.
 
         Args:
           task: restored from the data.
-          numbers: by "section.field"; each is not 0 and not None where the config's is neither.
+          numbers: in place of those of the config, by "section.field", known only when the program runs; each is not
+            0 and not None where the config's is neither.
         """
-        return Program(**self._computed(task, numbers))
-
-    def _computed(self, task: Task, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of `Program`."""
 
         def traced(section: str, config: Any) -> Any:
             prefix = f"{section}."
@@ -118,13 +121,14 @@ class Experiment:
 
         model, task = traced("model", self.model_config(task.model_fields)), copy.copy(task)
         task.config = traced("task", task.config)
-        return {
-            "make_model": lambda rngs: task.Model(model, rngs=rngs),
-            "loss": task.prepared_loss,
-            "training": traced("training", self.training),
-            "optimizer": traced("optimizer", self.optimizer),
-            "prepare": task.prepare,
-        }
+        return Program(
+            lambda rngs: task.Model(model, rngs=rngs),
+            task.prepared_loss,
+            traced("training", self.training),
+            traced("optimizer", self.optimizer),
+            learning_rate_factors=parametrization.learning_rate_factors(model),
+            prepare=task.prepare,
+        )
 
     def planned_task(self) -> Task:
         """The task as far as the config tells, without data: for shapes and costs."""
@@ -145,10 +149,12 @@ class Experiment:
         return self.task_class.restore(self.task, directory)
 
 
-def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
+def run_training(
+    run: Run, say: Callable[[str], None], validated: Validated = lambda step, numbers: False
+) -> tuple[Task, Any, Any]:
     """Trains the run's experiment, or goes on with it; returns the task, the data and the model.
 
-    The model is whole on the first device of each process, for searches and samples.
+    The model is whole on the first device of each process, for searches and samples. `validated`: see `train`.
 
     Raises:
       ConfigError: the config or the data are not what they must be.
@@ -156,12 +162,12 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
     """
     experiment = Experiment.from_config(run.config)
     try:
-        data = first_then_others(lambda: _load_data(experiment, run))
+        data = first_then_others(lambda: load_data(experiment, run.directory, fresh=not run.has_checkpoint))
         batches = data.train_batches(experiment.training.accumulate)
         validation = data.evaluation_batches("validation")
         task = experiment.restore_task(run.directory)
         trainer = experiment.trainer(task)
-        initial = functools.cache(lambda: _initial_arrays(experiment, task, trainer, say))
+        initial = functools.cache(lambda: initial_arrays(experiment, task, trainer.layout.shapes, say))
         if not run.has_checkpoint:  # else the run that this one started from may be gone by now
             initial()
     except BaseException:  # whatever it is, the corrected command must find the directory free
@@ -178,7 +184,8 @@ def run_training(run: Run, say: Callable[[str], None]) -> tuple[Task, Any, Any]:
             return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh))
 
     try:
-        arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, unit=task.unit, initial=initial)
+        how = {"unit": task.unit, "initial": initial, "validated": validated}
+        arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
     except (Diverged, DataError):
         if not run.has_checkpoint:
             run.withdraw()
@@ -195,13 +202,13 @@ def _where(trainer: Trainer, batches: Any) -> list[str]:
     return [f"{trainer.mesh.size} devices: {sizes}", *trainer.idle(rows)]
 
 
-def _initial_arrays(
-    experiment: Experiment, task: Task, trainer: Trainer, say: Callable[[str], None]
-) -> Mapping[str, Any]:
-    """What parameters start from, where that is another run."""
+def initial_arrays(
+    experiment: Experiment, task: Task, shapes: Mapping[str, Any], say: Callable[[str], None]
+) -> Mapping[str, np.ndarray]:
+    """What parameters of a model with these shapes start from, where that is another run."""
     if (pretrained := _pretrained_run(experiment)) is None:
         return {}
-    found = pretrained_arrays(pretrained, trainer.layout.shapes, task)
+    found = pretrained_arrays(pretrained, shapes, task)
     _check_same_function(pretrained, experiment)
     say(f"{len(found)} arrays start from {pretrained.directory}")
     return found
@@ -267,12 +274,15 @@ def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:
         return experiment, task, trainer.model(checkpoints.restore(step, trainer.placed_shapes))
 
 
-def _load_data(experiment: Experiment, run: Run) -> Any:
-    """The data; the tokenizer of a run that the task starts from becomes this run's."""
-    tokenizer = run.directory / "tokenizer.json"
-    if (not tokenizer.exists() or not run.has_checkpoint) and (pretrained := _pretrained_run(experiment)) is not None:
+def load_data(experiment: Experiment, directory: Path, *, fresh: bool) -> Any:
+    """The data, with its tokenizers or classes kept in `directory`; `fresh`: nothing was trained there yet.
+
+    The tokenizer of a run that the task starts from becomes this one's.
+    """
+    tokenizer = directory / "tokenizer.json"
+    if (not tokenizer.exists() or fresh) and (pretrained := _pretrained_run(experiment)) is not None:
         shutil.copyfile(pretrained.directory / "tokenizer.json", tokenizer)
-    return experiment.load_data(run.directory)
+    return experiment.load_data(directory)
 
 
 def _pretrained_run(experiment: Experiment) -> Run | None:

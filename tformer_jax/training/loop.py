@@ -19,6 +19,7 @@ from .step import Arrays
 from .trainer import Trainer
 
 Validate = Callable[[int, Arrays], dict[str, float]]
+Validated = Callable[[int, Mapping[str, float]], bool]
 
 
 class Diverged(RuntimeError):
@@ -35,6 +36,7 @@ def train(
     *,
     unit: str = "tokens",
     initial: Callable[[], Mapping[str, Any]] | None = None,
+    validated: Validated = lambda step, numbers: False,
 ) -> Arrays:
     """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
 
@@ -49,10 +51,11 @@ def train(
       say: prints a line before the loop starts.
       unit: of what a batch's weight counts, for the progress line.
       initial: makes the values that parameters start from, by path, instead of at random.
+      validated: is told what `validate` gave; if it says True, training stops there as if it was interrupted.
 
     Raises:
       Diverged: a loss or gradient is not finite; the newest checkpoint is older than that step.
-      Interrupted: by SIGINT or SIGTERM; the newest checkpoint is of the last step that was made.
+      Interrupted: by SIGINT, SIGTERM or `validated`; the newest checkpoint is of the last step that was made.
       CheckpointError: a checkpoint cannot be written; those before are untouched.
     """
     total = trainer.config.steps
@@ -66,7 +69,7 @@ def train(
             say(going_on if start < total else f"trained to step {start} already")
         report = _report(run, total, start, unit) if is_first() else NoReport()
         kept = checkpoints, checkpoint.every
-        loop = _Loop(trainer, trainer.placed(batches), validate, run, *kept, report, interruption)
+        loop = _Loop(trainer, trainer.placed(batches), validate, validated, run, *kept, report, interruption)
         try:
             return loop.steps(arrays, start)
         except Diverged as error:
@@ -88,6 +91,7 @@ class _Loop:
     trainer: Trainer
     batches: Batches
     validate: Validate
+    validated: Validated
     run: Run
     checkpoints: Checkpoints
     checkpoint_every: int
@@ -108,6 +112,7 @@ class _Loop:
                 self.settle()
                 numbers = self.validate(step, arrays)
                 self.report.validation(step, numbers)
+                self.stop |= self.validated(step, numbers)
             # Several processes must stop at the same step: each waits until all have heard of it.
             self.stop |= self.interruption.requested and jax.process_count() == 1
             if last or step % self.checkpoint_every == 0 or self.stop:

@@ -25,9 +25,7 @@ class MetricsWriter:
     """
 
     def __init__(self, file: Path, tensorboard: Path, start_step: int):
-        if file.exists():
-            rows = file.read_text("utf-8").splitlines()
-            write_whole(file, "".join(row + "\n" for row in rows if _step_of(row) <= start_step))
+        drop_later_rows(file, start_step)
         self._file = open(file, "a", encoding="utf-8", buffering=1)
         self._events = SummaryWriter(str(tensorboard), purge_step=start_step + 1)
 
@@ -41,6 +39,13 @@ class MetricsWriter:
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def drop_later_rows(file: Path, step: int) -> None:
+    """Takes the rows of later steps, and one that was cut short, out of a file that may not be there."""
+    if file.exists():
+        rows = file.read_text("utf-8").splitlines()
+        write_whole(file, "".join(row + "\n" for row in rows if _step_of(row) <= step))
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:

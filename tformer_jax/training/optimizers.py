@@ -132,24 +132,29 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     return schedule
 
 
-def make_optimizer(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, schedule: Schedule, learning_rate_factors: Table = ()
+) -> optax.GradientTransformation:
     """Clipping, the optimiser, decoupled weight decay, the schedule: in that order.
 
-    Its `init` raises a ConfigError where a table does not go with the parameters.
+    `learning_rate_factors` is a table as the config's, but of the optimiser alone: decay is not multiplied.
+    `init` raises a ConfigError where a table does not go with the parameters.
     """
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     steps.append(_OPTIMIZERS[config.name](config))
+    if _multiplies(learning_rate_factors):
+        steps.append(_scaled_by_table(learning_rate_factors, _multiplied))
     if not is_off(config.weight_decay):
-        steps.append(_scaled_by_table(config, "weight_decay_table", _decayed(config.weight_decay)))
+        steps.append(_scaled_by_table(config.weight_decay_table, _decayed(config.weight_decay)))
     steps.append(optax.scale_by_learning_rate(schedule))
-    if set(value for _, value in config.learning_rate_table) != {1.0}:
-        steps.append(_scaled_by_table(config, "learning_rate_table", lambda factor, update, _: factor * update))
+    if _multiplies(config.learning_rate_table):
+        steps.append(_scaled_by_table(config.learning_rate_table, _multiplied))
     optimizer = optax.chain(*steps)
     if config.freeze:
         parts = {"trained": optimizer, "frozen": optax.set_to_zero()}
         labels = lambda params: by_path(lambda path, _: "frozen" if is_frozen(config, path) else "trained", params)  # noqa: E731
         optimizer = optax.partition(parts, labels)
-    return _checked(config, optimizer)
+    return _checked(config, learning_rate_factors, optimizer)
 
 
 def is_frozen(config: OptimizerConfig, path: str) -> bool:
@@ -162,7 +167,9 @@ def stop_frozen(config: OptimizerConfig, model: Any) -> Any:
     return by_path(lambda path, x: jax.lax.stop_gradient(x) if is_frozen(config, path) else x, model)
 
 
-def _checked(config: OptimizerConfig, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def _checked(
+    config: OptimizerConfig, learning_rate_factors: Table, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
     """The same, which first compares the tables with the parameters."""
 
     def init(params):
@@ -174,14 +181,15 @@ def _checked(config: OptimizerConfig, optimizer: optax.GradientTransformation) -
             raise ConfigError("optimizer.freeze leaves no parameter to train")
         for name in ("weight_decay_table",) * (not is_off(config.weight_decay)) + ("learning_rate_table",):
             first_matches(f"optimizer.{name}", getattr(config, name), paths)
+        if _multiplies(learning_rate_factors):
+            first_matches("learning_rate_factors", learning_rate_factors, paths)
         return optimizer.init(params)
 
     return optax.GradientTransformation(init, optimizer.update)
 
 
-def _scaled_by_table(config: OptimizerConfig, name: str, function: Callable) -> optax.GradientTransformation:
+def _scaled_by_table(table: Table, function: Callable) -> optax.GradientTransformation:
     """`function(factor, update, parameter)` with the factor that a table has for the parameter."""
-    table = getattr(config, name)
 
     def update(updates, params):
         def one(path, update, param):
@@ -190,6 +198,14 @@ def _scaled_by_table(config: OptimizerConfig, name: str, function: Callable) -> 
         return jax.tree_util.tree_map_with_path(one, updates, params)
 
     return optax.stateless(update)
+
+
+def _multiplies(table: Table) -> bool:
+    return any(factor != 1.0 for _, factor in table)
+
+
+def _multiplied(factor: float, update: Any, _: Any) -> Any:
+    return factor * update
 
 
 def _decayed(weight_decay: float) -> Callable:

@@ -1,6 +1,7 @@
 """What one configuration computes: its state before the first step, and a step, as pure functions of arrays."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from jax import Array
 
 from ..config import ConfigError, check_seed
 from .optimizers import OptimizerConfig, make_optimizer, make_schedule, stop_frozen
-from .paths import by_path
+from .paths import Table, by_path
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has
@@ -73,28 +74,29 @@ class Program:
         training: TrainingConfig,
         optimizer: OptimizerConfig,
         *,
+        learning_rate_factors: Table = (),
         prepare: Callable[[Any, Array], Any] | None = None,
-        axis: str | None = None,
     ):
         """Args:
           make_model: from `nnx.Rngs` to a model.
           loss: `(model, batch, key) -> (mean loss, its weight)`.
           training, optimizer: sections of an experiment.
-          prepare, axis: see `make_train_step`.
+          learning_rate_factors: see `make_optimizer`.
+          prepare: see `make_train_step`.
 
         Raises:
           ConfigError: the tables of paths do not go with the model.
         """
         self.training, self._make_model = training, make_model
         schedule = make_schedule(optimizer, training.steps)
-        self._transformation = make_optimizer(optimizer, schedule)
+        self._transformation = make_optimizer(optimizer, schedule, learning_rate_factors)
         self.layout = StateLayout(jax.eval_shape(self._initial, training.key))
-        how = {"accumulate": training.accumulate, "average_decay": training.average_decay, "prepare": prepare}
 
         def trained_loss(model, batch, key):
             return loss(stop_frozen(optimizer, model) if optimizer.freeze else model, batch, key)
 
-        self._step = make_train_step(trained_loss, self._transformation, schedule, **how, axis=axis)
+        how = {"accumulate": training.accumulate, "average_decay": training.average_decay, "prepare": prepare}
+        self._step_over = functools.partial(make_train_step, trained_loss, self._transformation, schedule, **how)
 
     def _initial(self, key: Array) -> TrainState:
         # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
@@ -110,9 +112,9 @@ class Program:
         average = None if state.average is None else model
         return self.layout.flatten(dataclasses.replace(state, model=model, average=average))
 
-    def step(self, arrays: Arrays, batch: Any, key: Array) -> tuple[Arrays, Arrays]:
+    def step(self, arrays: Arrays, batch: Any, key: Array, axis: str | None = None) -> tuple[Arrays, Arrays]:
         """The state after one more step, and the step's numbers; see `make_train_step`."""
-        state, metrics = self._step(self.layout.unflatten(arrays), batch, key)
+        state, metrics = self._step_over(axis=axis)(self.layout.unflatten(arrays), batch, key)
         return self.layout.flatten(state), metrics
 
     def evaluated(self, arrays: Arrays) -> Any:

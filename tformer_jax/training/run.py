@@ -60,10 +60,10 @@ class Run:
           RunError: it cannot be written, its config is damaged, or it belongs to another one (names the fields).
         """
         run = cls(Path(directory), config)
-        _check_writable(run.directory)
+        check_writable(run.directory)
         if run.config_file.exists():
             old, new = (_fixed(config) for config in (read_json(run.config_file), run.config))
-            differing = _differences(old, new)
+            differing = differences(old, new)
             if differing:
                 raise RunError(
                     f"{run.directory} holds a run of another config; it differs in {', '.join(differing)}. "
@@ -80,21 +80,10 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Keeps other processes from training in this directory; records what this one runs on, and where.
 
-        The lock is the operating system's: whatever ends the process, it is gone.
-
         Raises:
-          RunError: another process holds it (says which, and on what machine).
+          RunError: see `locked`.
         """
-        file = self.directory / "lock"
-        with open(file, "a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = file.read_text("utf-8").strip() or "another process"
-                raise RunError(f"{self.directory} is in use: {holder} is training there") from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
+        with locked(self.directory):
             write_json(self.config_file, self.config)
             write_json(self.directory / "environment.json", environment())
             yield
@@ -120,6 +109,28 @@ class Run:
         if not file.is_file():
             raise RunError(f"{directory} is not a run directory: it has no config.json")
         return cls(Path(directory), read_json(file))
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps other processes from training in a directory.
+
+    The lock is the operating system's: whatever ends the process, it is gone.
+
+    Raises:
+      RunError: another process holds it (says which, and on what machine).
+    """
+    file = directory / "lock"
+    with open(file, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = file.read_text("utf-8").strip() or "another process"
+            raise RunError(f"{directory} is in use: {holder} is training there") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield
 
 
 def environment() -> dict[str, Any]:
@@ -158,7 +169,12 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: section for name, section in config.items() if name not in _FREE}
 
 
-def _check_writable(directory: Path) -> None:
+def check_writable(directory: Path) -> None:
+    """Makes a directory, if it is not there.
+
+    Raises:
+      RunError: it cannot be written.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=directory):
@@ -167,13 +183,13 @@ def _check_writable(directory: Path) -> None:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from None
 
 
-def _differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
+def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
     """The dotted names of the fields that differ, with both values."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name), new.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b, f"{prefix}{name}.")
+            found += differences(a, b, f"{prefix}{name}.")
         elif a != b:
             found.append(f"{prefix}{name} ({json.dumps(a)} there, {json.dumps(b)} here)")
     return found

@@ -7,19 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ..nn.partitioning import ROWS
-from .optimizers import OptimizerConfig
 from .parallel import Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
 from .paths import some
-from .program import Program, TrainingConfig
+from .program import Program
 from .sharding import SHARDING_RULES, Rules, shardings, state_specs, undivided
-from .step import Arrays, LossFunction
+from .step import Arrays
 
 _PMAP_AXIS = "devices"
 
@@ -28,37 +25,30 @@ class Trainer:
     """The model's shape, the layout of the state and where it lies, and the compiled step.
 
     Attributes:
-      config, mesh: as given, or made.
-      program, layout: what is computed, and of what state.
+      program, mesh: as given, or made.
+      config, layout: the program's `training` section, and its state's.
       shardings: of every array of the state, by its path.
     """
 
     def __init__(
         self,
-        make_model: Callable[[nnx.Rngs], nnx.Module],
-        loss: LossFunction,
-        training: TrainingConfig,
-        optimizer: OptimizerConfig,
-        *,
-        prepare: Callable[[Any, Array], Any] | None = None,
+        program: Program,
         parallel: ParallelConfig = ParallelConfig(data=1),
+        *,
         mesh: Mesh | None = None,
         rules: Rules = SHARDING_RULES,
     ):
         """Args:
-          make_model: from `nnx.Rngs` to a model.
-          loss: `(model, batch, key) -> (mean loss, its weight)`.
-          training, optimizer, parallel: sections of an experiment; by default on the first device.
-          prepare: see `make_train_step`.
+          program: what is computed.
+          parallel: over which devices; by default on the first one.
           mesh: where to run; by default what `parallel` says of the devices that there are.
           rules: where each parameter lies, see `SHARDING_RULES`.
 
         Raises:
-          ConfigError: the devices, or the tables of paths, do not go with the model.
+          ConfigError: the devices, or the rules, do not go with the model.
         """
-        self.config, self._parallel, self._rules = training, parallel, rules
+        self.program, self.config, self._parallel, self._rules = program, program.training, parallel, rules
         self.mesh = make_mesh(parallel) if mesh is None else mesh
-        self.program = Program(make_model, loss, training, optimizer, prepare=prepare, axis=self._axis)
         self.layout = self.program.layout
         specs = state_specs(rules, self.layout.shapes, self.mesh)
         self.shardings = shardings(specs if parallel.mode == "jit" else dict.fromkeys(specs, P()), self.mesh)
@@ -74,7 +64,7 @@ class Trainer:
         def step(arrays, batch):
             if self._axis is None:
                 batch = jax.lax.with_sharding_constraint(batch, P(ROWS))
-            return self.program.step(arrays, batch, key)
+            return self.program.step(arrays, batch, key, self._axis)
 
         if self._axis is None:
             return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))

@@ -1,0 +1,39 @@
+"""Learning rate against loss of several sweeps side by side, a line for each value of a field.
+
+    python -m experiments.compare_sweeps --sweeps=standard=runs/standard,muP=runs/mup --by=model.d_model --to=rates.png
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from tformer_jax.analysis.sweep_plots import plot_learning_rates
+from tformer_jax.config import ConfigError
+from tformer_jax.training.run import RunError
+
+from . import cli
+
+SWEEPS = flags.DEFINE_list("sweeps", None, "NAME=DIRECTORY of each.")
+BY = flags.DEFINE_string("by", None, "The field whose values are lines.")
+METRIC = flags.DEFINE_string("metric", "loss", "Of the last validation.")
+BEST = flags.DEFINE_enum("best", "lowest", ["lowest", "highest"], "Which values of the metric are good.")
+TO = flags.DEFINE_string("to", None, "The picture.")
+
+
+def main() -> None:
+    panels = {}
+    for text in SWEEPS.value:
+        name, equals, directory = text.partition("=")
+        file = Path(directory) / "results.jsonl"
+        if not equals:
+            raise ConfigError(f"--sweeps must be NAME=DIRECTORY,NAME=DIRECTORY..., got {text!r}")
+        if not file.is_file():
+            raise RunError(f"{directory} is not the directory of a sweep: it has no results.jsonl")
+        panels[name] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    plot_learning_rates(panels, Path(TO.value), metric=METRIC.value, lowest=BEST.value == "lowest", by=BY.value)
+    cli.say(f"the picture is {TO.value}")
+
+
+if __name__ == "__main__":
+    cli.run(main, "sweeps", "to")

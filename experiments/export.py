@@ -1,0 +1,23 @@
+"""Makes a member of a vectorised sweep an ordinary run: to evaluate, to predict with, or to train on.
+
+    python -m experiments.export --workdir=runs/sweep --member=3 --to=runs/member
+"""
+
+from absl import flags
+
+from tformer_jax.sweeps.directory import SweepDirectory
+from tformer_jax.sweeps.export import export_member
+
+from . import cli
+
+MEMBER = flags.DEFINE_integer("member", None, "Its number in results.csv.", lower_bound=0)
+TO = flags.DEFINE_string("to", None, "The directory of the run, which must not be there yet.")
+
+
+def main() -> None:
+    run = export_member(SweepDirectory.open(cli.WORKDIR.value), MEMBER.value, TO.value)
+    cli.say(f"member {MEMBER.value} is in {run.directory}")
+
+
+if __name__ == "__main__":
+    cli.run(main, "workdir", "member", "to")

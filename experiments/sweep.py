@@ -1,0 +1,138 @@
+"""Trains many experiments: the members of a space of overrides, together in one program, or as a search.
+
+    python -m experiments.sweep --config=experiments/configs/causal_lm.py:tiny --workdir=runs/sweep \
+        --sweep="optimizer.learning_rate=log(1e-4,1e-2,7); seed=0..3"
+
+The language of --sweep stands in tformer_jax/sweeps/text.py; without the flag, the config file's `get_sweep()` says
+what is tried. The same command goes on with a sweep that was interrupted, or joins a search as one more worker.
+"""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from tformer_jax.analysis.sweep_plots import plot_sweep
+from tformer_jax.config import ConfigError
+from tformer_jax.sweeps.board import Board, result_table
+from tformer_jax.sweeps.loop import Halving, VectorizedConfig, vectorized_sweep
+from tformer_jax.sweeps.members import describe
+from tformer_jax.sweeps.members import flags as member_flags
+from tformer_jax.sweeps.results import Ranking, Row, write_results
+from tformer_jax.sweeps.search import SearchConfig, search
+from tformer_jax.sweeps.space import Space
+from tformer_jax.sweeps.text import parse
+from tformer_jax.training.metrics import read_metrics
+
+from . import cli
+
+_config = cli.define_config()
+SWEEP = flags.DEFINE_string("sweep", None, "What is tried: 'optimizer.learning_rate=log(1e-4,1e-2,7);seed=0..3'.")
+ENGINE = flags.DEFINE_enum("engine", "vectorized", ["vectorized", "search"], "Members in one program, or trials.")
+METRIC = flags.DEFINE_string("metric", "loss", "Of the last validation, by which members are compared.")
+BEST = flags.DEFINE_enum("best", "lowest", ["lowest", "highest"], "Which values of the metric are good.")
+# Of the vectorised engine.
+HALVING = flags.DEFINE_integer("halving", None, "Successive halving: of the members, one in so many goes on at a rung.")
+FIRST_RUNG = flags.DEFINE_integer("first_rung", None, "With --halving: the step of the first rung.")
+TOGETHER = flags.DEFINE_integer("together", None, "Members trained at a time; by default what fits.", lower_bound=1)
+CHUNK = flags.DEFINE_integer("chunk", None, "Members that run at once; by default what is fastest.", lower_bound=1)
+# Of a search.
+TRIALS = flags.DEFINE_integer("trials", None, "To finish in all, by all workers.")
+SAMPLER = flags.DEFINE_string("sampler", None, "tpe (the default), cma-es or random.")
+PRUNER = flags.DEFINE_string("pruner", None, "none (the default), or hyperband, which ends trials early.")
+SEARCH_SEED = flags.DEFINE_integer("search_seed", None, "Of the sampler; 0 by default.")
+STORAGE = flags.DEFINE_string("storage", None, "URL of a PostgreSQL database; by default a file in --workdir.")
+STUDY = flags.DEFINE_string("study", None, "Its name in the database.")
+
+_VECTORIZED = {"halving": HALVING, "first_rung": FIRST_RUNG, "together": TOGETHER, "chunk": CHUNK}
+_SEARCH = {"trials": TRIALS, "sampler": SAMPLER, "pruner": PRUNER, "seed": SEARCH_SEED}
+_SEARCH |= {"storage": STORAGE, "study": STUDY}
+
+
+def main() -> None:
+    config, space, ranking = _config(), _space(), Ranking(METRIC.value, BEST.value)
+    given = _given()
+    with Board(ranking) as board:
+        if ENGINE.value == "search":
+            how = SearchConfig(**given, metric=METRIC.value, best=BEST.value)
+            keep = lambda rows: write_results(rows, Path(cli.WORKDIR.value))  # noqa: E731
+            rows = search(Path(cli.WORKDIR.value), config, space, how, board.say, keep)
+        else:
+            how = VectorizedConfig(**given)
+            rows = vectorized_sweep(cli.WORKDIR.value, config, space, ranking, how, board)
+    _report(config, rows, ranking)
+
+
+def _given() -> dict[str, Any]:
+    """What flags say of the engine.
+
+    Raises:
+      ConfigError: something of the other engine.
+    """
+    mine, others = (_SEARCH, _VECTORIZED) if ENGINE.value == "search" else (_VECTORIZED, _SEARCH)
+    if wrong := [f"--{flag.name}" for flag in others.values() if flag.value is not None]:
+        raise ConfigError(f"{', '.join(wrong)} has no meaning for --engine={ENGINE.value}")
+    given = {name: flag.value for name, flag in mine.items() if flag.value is not None}
+    if ENGINE.value == "search":
+        if "trials" not in given:
+            raise ConfigError("--engine=search needs --trials")
+        return given
+    rungs = {name: given.pop(name) for name in ("halving", "first_rung") if name in given}
+    if len(rungs) == 1:
+        raise ConfigError("--halving and --first_rung go together")
+    return given | ({"halving": Halving(factor=rungs["halving"], first_rung=rungs["first_rung"])} if rungs else {})
+
+
+def _space() -> Space:
+    """What is tried.
+
+    Raises:
+      ConfigError: nobody says so, or it cannot be read.
+    """
+    if SWEEP.value is not None:
+        return parse(SWEEP.value)
+    file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_sweep"):
+        raise ConfigError(f"{file} has no get_sweep(); say what is tried with --sweep='field=values; ...'")
+    found = module.get_sweep()
+    return parse(found) if isinstance(found, str) else found
+
+
+def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
+    """The rows of metrics of each member."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for file in directory.glob("groups/*/metrics.jsonl"):
+        for row in read_metrics(file):
+            found.setdefault(row["member"], []).append(row)
+    return found | {int(file.parent.name): read_metrics(file) for file in directory.glob("trials/*/metrics.jsonl")}
+
+
+def _report(config: dict[str, Any], rows: list[Row], ranking: Ranking) -> None:
+    """Leaves pictures, prints the table and the command that trains the best member alone."""
+    directory = Path(cli.WORKDIR.value)
+    (directory / "plots").mkdir(exist_ok=True)
+    how = {"metric": ranking.metric, "lowest": ranking.lowest}
+    files = plot_sweep(rows, _curves(directory), directory / "plots", **how)
+    cli.say(result_table(rows, ranking))
+    pictures = ", ".join(file.name for file in files) or "none"
+    cli.say(f"results.csv and results.jsonl are in {directory}; plots: {pictures}")
+    if not (ranked := ranking.ranked(rows)):
+        cli.say("no member has a finite result")
+        return
+    best = ranked[0]
+    command = [argument for argument in sys.argv[1:] if re.match("--?config[.=]", argument)]
+    command += [*member_flags(config, best["overrides"]), f"--workdir={directory}-best"]
+    cli.say(f"best: member {best['member']}, {describe(best['overrides'])}; the command that trains it alone:")
+    cli.say(f"  python -m experiments.train {' '.join(map(shlex.quote, command))}")
+
+
+if __name__ == "__main__":
+    cli.run(main, "config", "workdir")

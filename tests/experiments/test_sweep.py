@@ -1,0 +1,120 @@
+"""The sweep command as real processes: killed on its way, compared with training alone, and used wrongly."""
+
+import importlib
+import json
+import re
+import shlex
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tformer_jax.sweeps.members import make_members
+from tformer_jax.sweeps.space import Space
+from tformer_jax.sweeps.text import parse
+from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from tformer_jax.training.metrics import read_metrics
+
+SPACE = "optimizer.learning_rate=3e-3,1e-2; seed=0..1"
+CHANGES = {"training.steps": 60, "training.evaluate_every": 20, "checkpoint.every": 10, "training.log_every": 10}
+
+
+def sweep_flags(flags, workdir, space=SPACE, *more):
+    return [*flags(workdir, CHANGES), f"--sweep={space}", *more]
+
+
+def results_of(workdir):
+    rows = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+    return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
+
+
+def last_states(workdir):
+    place = workdir / "groups" / "0" / "checkpoints"
+    with Checkpoints(place, CheckpointConfig(every=1), read_only=True) as checkpoints:
+        return checkpoints.latest, checkpoints.restore_as_saved(checkpoints.latest)
+
+
+@pytest.fixture(scope="module")
+def whole(place, command, flags):
+    """A sweep that nothing disturbed, and what it said."""
+    return place / "sweep", command("sweep", *sweep_flags(flags, place / "sweep", SPACE, "--chunk=1"))
+
+
+@pytest.fixture(scope="module")
+def disturbed(place, start, whole, flags):
+    """The same sweep, killed once and stopped once on its way, and what its last command said."""
+    workdir = place / "disturbed sweep"
+    for number, after in ((signal.SIGKILL, 15), (signal.SIGTERM, 35)):
+        process = start("sweep", *sweep_flags(flags, workdir, SPACE, "--chunk=1"))
+        file = workdir / "groups" / "0" / "metrics.jsonl"
+        while process.poll() is None and not (file.exists() and any(row["step"] > after for row in read_metrics(file))):
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, error = process.communicate()
+        assert process.returncode == (-9 if number == signal.SIGKILL else 75), error
+    process = start("sweep", *sweep_flags(flags, workdir, SPACE, "--chunk=1"))
+    stdout, stderr = process.communicate()
+    return workdir, stdout + stderr
+
+
+def test_a_sweep_says_what_came_of_it(whole):
+    """The command fails, or leaves the table, the pictures or the best command out."""
+    workdir, result = whole
+    assert result.returncode == 0, result.stderr
+    assert [row["status"] for row in results_of(workdir)] == ["finished"] * 4
+    assert {"results.csv", "results.jsonl", "plots", "environment.json"} <= {p.name for p in workdir.iterdir()}
+    assert {p.name for p in (workdir / "plots").iterdir()} == {"curves.png", "learning_rate.png"}
+    best = min(results_of(workdir), key=lambda row: row["final"]["loss"])
+    assert f"best: member {best['member']}, optimizer.learning_rate=" in result.stdout
+
+
+def test_a_sweep_that_was_killed_ends_as_if_nothing_had_happened(whole, disturbed):
+    """A kill costs a sweep more than the steps since its last checkpoint, or changes a bit of it."""
+    (one, _), (other, said) = whole, disturbed
+    assert results_of(other) == results_of(one), said
+    (step, wanted), (last, got) = last_states(one), last_states(other)
+    assert (step, wanted.keys()) == (last, got.keys())
+    for name in wanted:
+        np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
+
+
+def test_the_printed_command_trains_the_best_member_alone(whole, command):
+    """The command that a sweep ends with trains something else."""
+    workdir, result = whole
+    words = shlex.split(re.search(r"^  python -m experiments\.train (.*)$", result.stdout, re.MULTILINE)[1])
+    alone = command("train", *words)
+    assert alone.returncode == 0, alone.stderr
+    (to,) = (word.removeprefix("--workdir=") for word in words if word.startswith("--workdir="))
+    last = [row for row in read_metrics(type(workdir)(to) / "metrics.jsonl") if "validation_loss" in row][-1]
+    best = min(row["final"]["loss"] for row in results_of(workdir))
+    np.testing.assert_allclose(last["validation_loss"], best, rtol=1e-4)
+
+
+BAD = {
+    "optimizer.learnin_rate=1": (),
+    "optimizer.learning_rate=0.1,-1": (),
+    "seed=": (),
+    "seed=0..1": ("--halving=2",),
+}
+
+
+def test_what_cannot_be_is_an_error_of_one_line_before_anything_is_written(place, command, together, flags):
+    """A mistake costs hours, or a traceback, or leaves a directory behind."""
+
+    def wrong(number, space):
+        return lambda: command("sweep", *sweep_flags(flags, place / f"wrong {number}", space, *BAD[space]))
+
+    for space, result in together({space: wrong(number, space) for number, space in enumerate(BAD)}).items():
+        assert result.returncode == 1, space
+        assert re.fullmatch(r"error: [^\n]*\n", result.stderr), result.stderr
+    assert not list(place.glob("wrong *"))
+
+
+@pytest.mark.parametrize("name", ["translation", "causal_lm", "masked_lm", "text_classification", "vision"])
+def test_the_sweep_of_a_config_file_goes_with_its_config(name):
+    """A config file's own sweep would be refused when it is first used."""
+    module = importlib.import_module(f"experiments.configs.{name}")
+    found = module.get_sweep()
+    space = found if isinstance(found, Space) else parse(found)
+    assert len(make_members(module.get_config().to_dict(), space.members())) > 3

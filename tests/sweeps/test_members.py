@@ -1,0 +1,105 @@
+"""From a config and overrides to members: every override lands where it should, and every bad one is refused."""
+
+import pytest
+from tiny_runs import configs
+
+from tformer_jax.config import ConfigError
+from tformer_jax.sweeps.members import Fields, flags, make_members
+from tformer_jax.sweeps.text import parse
+
+
+@pytest.fixture(scope="session")
+def config(place):
+    return configs(place)["language_modelling"]
+
+
+def members_of(config, text):
+    return make_members(config, parse(text).members())
+
+
+def test_overrides_land_in_their_fields_and_nowhere_else(config):
+    """A member's config is not the sweep's config with its overrides, or the sweep's own config is changed."""
+    before = repr(config)
+    (member,) = members_of(config, "optimizer.learning_rate=0.5;model.d_ff=32;precision='compute=bfloat16'")
+    assert member.config["optimizer"] == config["optimizer"] | {"learning_rate": 0.5}
+    assert member.config["model"] == config["model"] | {"d_ff": 32}
+    assert member.config["precision"] == "compute=bfloat16"
+    assert all(member.config[name] == config[name] for name in ("task", "data", "training", "checkpoint"))
+    assert repr(config) == before
+
+
+def test_a_field_that_the_config_leaves_out_can_be_swept(config):
+    """Only fields that someone wrote down already can be swept."""
+    assert "weight_decay" not in config["optimizer"]
+    first, second = members_of(config | {"optimizer": config["optimizer"] | {"name": "adamw"}}, "weight_decay=0,0.1")
+    assert (first.experiment.optimizer.weight_decay, second.experiment.optimizer.weight_decay) == (0.0, 0.1)
+
+
+def test_a_seed_is_of_parameters_and_of_the_order_of_batches(config):
+    """Members that differ in the seed share initial parameters or batches, or have other data."""
+    members = members_of(config, "seed=0..2")
+    assert [m.config["training"]["seed"] for m in members] == [0, 1, 2]
+    assert [m.config["data"]["order_seed"] for m in members] == [0, 1, 2]
+    assert all("seed" not in m.config["data"] for m in members)
+
+
+@pytest.mark.parametrize("short, full", [
+    ("learning_rate", "optimizer.learning_rate"), ("d_model", "model.d_model"), ("steps", "training.steps"),
+])  # fmt: skip
+def test_a_name_without_section_is_the_one_field_of_that_name(config, short, full):
+    """A short name is another field than the long one."""
+    assert Fields(config).resolve(short) == (full,)
+
+
+def test_numbers_become_what_the_field_has(config):
+    """A whole float of an integer field stays a float and fails later, or an integer of a float field stays one."""
+    (member,) = members_of(config, "model.d_ff=64.0;optimizer.learning_rate=1")
+    assert (type(member.config["model"]["d_ff"]), type(member.config["optimizer"]["learning_rate"])) == (int, float)
+
+
+def test_members_with_the_same_config_are_one(config):
+    """The same experiment is trained twice, or a number of a member is not its place in the space."""
+    assert [m.number for m in members_of(config, "d_ff=32,64 | d_ff=64.0,96")] == [0, 1, 3]
+
+
+def test_flags_of_a_member_say_all_of_it(config):
+    """The command that is printed for a member trains another one."""
+    overrides = {"learning_rate": 1, "seed": 3}
+    assert flags(config, overrides) == [
+        "--config.optimizer.learning_rate=1.0", "--config.training.seed=3", "--config.data.order_seed=3",
+    ]  # fmt: skip
+
+
+BAD = {
+    "optimizer.learnin_rate=1": "did you mean 'optimizer.learning_rate'",
+    "dropuot_rate=0.1": "did you mean 'dropout_rate'",
+    "nothing=1": "no field 'nothing'",
+    "model.vocab_size=9": "no field 'model.vocab_size'",
+    "model.pooling=cls,mean": "no field 'model.pooling'",
+    "name=adam": "task.name or optimizer.name",
+    "parallel.data=1,2": "cannot be swept",
+    "checkpoint.every=1,2": "cannot be swept",
+    "training.log_every=1,2": "cannot be swept",
+    "training.evaluate_every=1,2": "cannot be swept",
+    "task.name=vision": "cannot be swept",
+    "seed=0,1;training.seed=2,3": "both training.seed",
+    "learning_rate=1;optimizer.learning_rate=2": "both optimizer.learning_rate",
+    "learning_rate=fast": "must be of type float, got 'fast'",
+    "d_model=16.5": "must be of type int, got 16.5",
+    "gated=true": "must be of type bool, got 'true'",
+    "model.gated=1": "must be of type bool, got 1",
+    "learning_rate=0.1,-1": r"member 1 \(learning_rate=-1\) cannot be: optimizer.learning_rate must be positive",
+    "dropout_rate=0,1.5": "member 1 .*dropout_rate must be in",
+    "d_model=16,17": "member 1 .*d_model must be divisible",
+    "b1=0.5,1.0": "member 1 .*optimizer.b1 must be in",
+    "seed=-1..0": r"member 0 \(seed=-1\).*seed must be an integer in",
+    "steps=0": "training.steps must be at least 1",
+    "weight_decay=0.1": "no meaning for 'adam'",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_an_override_that_cannot_be_is_refused_before_anything_runs(config, text):
+    """A sweep begins whose member fails, or is another one than was meant."""
+    with pytest.raises(ConfigError, match=BAD[text]):
+        members_of(config, text)

@@ -1,0 +1,258 @@
+"""Whole sweeps, on disk: their results against runs of single members, halving, export, and what is refused."""
+
+import csv
+import io
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from rich.console import Console
+from support import quick_jit, unchecked_annotations
+
+from tformer_jax.config import ConfigError
+from tformer_jax.sweeps import calibration
+from tformer_jax.sweeps.board import Board
+from tformer_jax.sweeps.directory import SweepDirectory
+from tformer_jax.sweeps.export import export_member
+from tformer_jax.sweeps.loop import Halving, VectorizedConfig, vectorized_sweep
+from tformer_jax.sweeps.members import make_members
+from tformer_jax.sweeps.results import Ranking
+from tformer_jax.sweeps.text import parse
+from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from tformer_jax.training.experiment import run_training
+from tformer_jax.training.metrics import read_metrics
+from tformer_jax.training.run import Run, RunError
+
+SPACE = "learning_rate=1e-3,1e-2; seed=0..1"
+STEPS, RUNG = 12, 6
+
+
+@pytest.fixture(scope="module")
+def config(place):
+    return tiny_runs.configs(place)["language_modelling"]
+
+
+def sweep(config, directory, text, ranking=None, **how):
+    """A sweep's directory, its rows and what was printed."""
+    output = io.StringIO()
+    board = Board(ranking or Ranking(), Console(file=output, width=200))
+    with pytest.MonkeyPatch.context() as patch, unchecked_annotations(), board:
+        patch.setattr(jax, "jit", quick_jit)
+        patch.setattr(jax, "local_devices", lambda *_, backend=None: jax.devices(backend)[:1])
+        how = VectorizedConfig(**{"chunk": 1} | how)
+        rows = vectorized_sweep(directory, config, parse(text), board._ranking, how, board)
+    return types.SimpleNamespace(directory=SweepDirectory.open(directory), rows=rows, said=output.getvalue())
+
+
+@pytest.fixture(scope="module")
+def finished(config, place):
+    """A finished sweep of four members of one program."""
+    return sweep(config, place / "finished", SPACE)
+
+
+@pytest.fixture(scope="module")
+def halved(config, place):
+    """The same, the better half of which went on after a rung."""
+    return sweep(config, place / "halved", SPACE, halving=Halving(factor=2, first_rung=RUNG))
+
+
+@pytest.fixture(scope="module")
+def alone(config, place):
+    """The last member of the sweep, trained by itself."""
+    member = make_members(config, parse(SPACE).members())[-1]
+    with unchecked_annotations():
+        return tiny_runs.run_and_train(member.config, place / "alone")
+
+
+def metrics_of(directory):
+    """The rows of each member."""
+    found = {}
+    for group in range(len(directory.groups())):
+        for row in read_metrics(directory.group(group) / "metrics.jsonl"):
+            found.setdefault(row.pop("member"), []).append(row)
+    return found
+
+
+def without_seconds(rows):
+    return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
+
+
+def newest(run):
+    with Checkpoints(run.checkpoints, CheckpointConfig(every=1), read_only=True) as checkpoints:
+        return checkpoints.restore_as_saved(checkpoints.latest)
+
+
+def test_a_member_has_the_metrics_of_its_run_alone(finished, alone):
+    """What is logged, or validated, of a member is another's, or of another step."""
+    rows = without_seconds(metrics_of(finished.directory)[3])
+    wanted = read_metrics(alone.run.metrics_file)
+    assert [(row["step"], row.keys()) for row in rows] == [(row["step"], row.keys()) for row in wanted]
+    for row, one in zip(rows, wanted, strict=True):
+        np.testing.assert_allclose(list(row.values()), list(one.values()), rtol=1e-5, err_msg=str(one))
+
+
+def test_results_are_a_row_a_member(finished, alone):
+    """A number of the table is not that of the member, or the two files differ."""
+    rows = [json.loads(line) for line in (finished.directory.path / "results.jsonl").read_text().splitlines()]
+    assert rows == json.loads(json.dumps(finished.rows)) and [row["member"] for row in rows] == [0, 1, 2, 3]
+    (last,) = (row for row in read_metrics(alone.run.metrics_file) if row["step"] == STEPS and "validation_loss" in row)
+    assert (rows[3]["status"], rows[3]["steps"]) == ("finished", STEPS)
+    assert rows[3]["overrides"] == {"learning_rate": 0.01, "seed": 1}
+    np.testing.assert_allclose(rows[3]["final"]["loss"], last["validation_loss"], rtol=1e-5)
+    with open(finished.directory.path / "results.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["final_loss"]) for row in table] == [row["final"]["loss"] for row in rows]
+    assert [float(row["learning_rate"]) for row in table] == [1e-3, 1e-3, 1e-2, 1e-2]
+
+
+def test_the_best_numbers_of_a_member_are_of_one_validation(finished):
+    """The best validation is not the best, or mixes numbers of several."""
+    for row in finished.rows:
+        metrics = metrics_of(finished.directory)[row["member"]]
+        validated = {x["step"]: x["validation_loss"] for x in metrics if "validation_loss" in x}
+        assert row["best"]["loss"] == min(validated.values()) == validated[row["best_step"]]
+        assert row["final"]["loss"] == validated[STEPS]
+
+
+def test_members_of_several_programs_and_groups_are_all_trained(config, place, finished):
+    """A group is forgotten, or which members are trained together changes what they compute."""
+    found = sweep(config, place / "several", f"{SPACE} | positions=alibi", together=2)
+    assert [group["members"] for group in found.directory.groups()] == [[0, 1], [2, 3], [4]]
+    assert [row["status"] for row in found.rows] == ["finished"] * 5
+    assert "5 members, 2 program(s)" in found.said
+    for row, other in zip(found.rows, finished.rows, strict=False):
+        np.testing.assert_allclose(row["final"]["loss"], other["final"]["loss"], rtol=1e-6)
+
+
+def test_a_finished_sweep_is_not_trained_again(config, finished):
+    """The same command trains once more, or loses results."""
+    before = (finished.directory.path / "results.jsonl").read_bytes()
+    again = sweep(config, finished.directory.path, SPACE)
+    assert (finished.directory.path / "results.jsonl").read_bytes() == before
+    assert again.rows == [json.loads(line) for line in before.splitlines()]
+
+
+def test_halving_keeps_the_better_half(finished, halved):
+    """A rung drops others than the worse members, or ranks them by numbers of another step."""
+    at_rung = {
+        number: next(row["validation_loss"] for row in rows if row["step"] == RUNG and "validation_loss" in row)
+        for number, rows in metrics_of(finished.directory).items()
+    }
+    best = sorted(sorted(at_rung, key=at_rung.get)[:2])
+    assert halved.directory.rungs() == {RUNG: best}
+    for row in halved.rows:
+        assert (row["status"], row["steps"]) == (("finished", STEPS) if row["member"] in best else ("stopped", RUNG))
+
+
+def test_who_goes_on_after_a_rung_computes_what_it_would_have(finished, halved):
+    """A smaller program trains its members on other batches, keys or states."""
+    for number in halved.directory.rungs()[RUNG]:
+        one, other = (without_seconds(metrics_of(found.directory)[number]) for found in (halved, finished))
+        assert one == other
+
+
+def test_an_exported_member_is_the_run_alone(finished, alone, place):
+    """A member's run directory holds another state, config or tokenizer than training it alone leaves."""
+    run = export_member(finished.directory, 3, place / "exported")
+    assert run.config == alone.run.config
+    assert (run.directory / "tokenizer.json").read_bytes() == (alone.run.directory / "tokenizer.json").read_bytes()
+    got, wanted = newest(run), newest(alone.run)
+    assert got.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_allclose(got[name], wanted[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_member_that_was_dropped_can_be_trained_to_its_end(halved, finished, place):
+    """The state of a dropped member is lost, or training does not go on from it as if it had never stopped."""
+    (number, *_) = (row["member"] for row in halved.rows if row["status"] == "stopped")
+    run = export_member(halved.directory, number, place / "trained on")
+    said = []
+    with pytest.MonkeyPatch.context() as patch, unchecked_annotations():
+        patch.setattr(jax, "jit", quick_jit)
+        run_training(Run.start(run.directory, run.config), said.append)
+    assert f"going on from the checkpoint of step {RUNG}" in said
+    rows, wanted = read_metrics(run.metrics_file), metrics_of(finished.directory)[number]
+    assert rows[-1]["step"] == STEPS
+    np.testing.assert_allclose(rows[-1]["validation_loss"], wanted[-1]["validation_loss"], rtol=1e-5)
+
+
+def test_a_member_that_diverges_is_reported(config, place):
+    """A sweep ends with the member, hides it, or calls it the best."""
+    found = sweep(config, place / "diverging", "learning_rate=1e-2,1e30")
+    assert [row["status"] for row in found.rows] == ["finished", "diverged"]
+    assert found.rows[1]["steps"] < STEPS and "member 1 diverged at step" in found.said
+    assert [row["member"] for row in Ranking().ranked(found.rows)][:1] == [0]
+
+
+def test_what_does_not_fit_the_memory_is_trained_in_parts(config, place, monkeypatch):
+    """More members are trained at a time than the compiler says that fit, or fewer than one."""
+    monkeypatch.setattr(calibration, "_bytes", lambda population, batch: 100 * 2**20 * len(population.members))
+    monkeypatch.setattr(calibration, "available_bytes", lambda device: 250 * 2**20)
+    found = sweep(config, place / "parts", SPACE, chunk=None)
+    assert [group["members"] for group in found.directory.groups()] == [[0, 1], [2, 3]]
+    assert "4 members would need 400 MiB a device: 2 are trained at a time" in found.said
+    assert "ms a member and step: one after the other" in found.said
+    monkeypatch.setattr(calibration, "available_bytes", lambda device: 50 * 2**20)
+    with pytest.raises(ConfigError, match="one member of the sweep needs 100 MiB of a device that has 50 left"):
+        sweep(config, place / "none", SPACE, chunk=None)
+
+
+def test_a_directory_of_another_sweep_is_refused(config, finished):
+    """Members of two sweeps are mixed, or the message does not say what differs."""
+    path = finished.directory.path
+    another = {"learning_rate=1e-3,2e-2; seed=0..1": "members.2.learning_rate", SPACE + "; b1=0.5": "members.0.b1"}
+    for text, wanted in another.items():
+        with pytest.raises(RunError, match=rf"holds another sweep; it differs in {wanted}"):
+            sweep(config, path, text)
+    with pytest.raises(RunError, match="config.model.d_ff"):
+        sweep(config | {"model": config["model"] | {"d_ff": 32}}, path, SPACE)
+    with pytest.raises(RunError, match="halving"):
+        sweep(config, path, SPACE, halving=Halving(factor=2, first_rung=RUNG))
+
+
+def test_the_directory_of_a_run_is_refused(config, alone):
+    """A sweep writes among the files of a run."""
+    with pytest.raises(RunError, match="holds a single run"):
+        sweep(config, alone.run.directory, SPACE)
+
+
+def test_a_sweep_that_could_not_begin_leaves_its_directory_free(config, place):
+    """A corrected command is refused because of the one before."""
+    broken = config | {"data": config["data"] | {"path": str(place / "nowhere")}}
+    with pytest.raises(Exception, match="nowhere"):
+        sweep(broken, place / "corrected", "learning_rate=1e-2")
+    assert sweep(config, place / "corrected", "learning_rate=1e-2").rows[0]["status"] == "finished"
+
+
+@pytest.mark.parametrize("how, wanted", [
+    (dict(factor=1, first_rung=3), "halving must be at least 2"),
+    (dict(factor=2, first_rung=0), "first_rung must be at least 1"),
+    (dict(factor=2, first_rung=STEPS), "must be below training.steps"),
+])  # fmt: skip
+def test_halving_that_cannot_be_is_refused(how, wanted):
+    """A sweep runs whose rungs drop nobody, or everybody."""
+    with pytest.raises(ConfigError, match=wanted):
+        Halving(**how).rungs(STEPS)
+
+
+@pytest.mark.parametrize("steps, wanted", [(100, [10, 30, 90]), (90, [10, 30]), (11, [10])])
+def test_rungs_are_a_factor_apart_and_before_the_last_step(steps, wanted):
+    """A rung is left out, or is the last step."""
+    assert Halving(factor=3, first_rung=10).rungs(steps) == wanted
+
+
+def test_a_metric_that_is_not_validated_is_refused(config, place):
+    """Members are compared by what none of them has."""
+    with pytest.raises(ConfigError, match="metric must be one of .*perplexity.*, got 'accuracy'"):
+        sweep(config, place / "metric", "learning_rate=1e-2", Ranking("accuracy", "highest"))
+    assert not (place / "metric").exists()
+
+
+@pytest.mark.parametrize("parallel", [dict(mode="pmap"), dict(fsdp=2), dict(tensor=2)])
+def test_models_over_several_devices_are_refused(config, place, parallel):
+    """A setting of how one model is spread is ignored."""
+    with pytest.raises(ConfigError, match="whole models on each device"):
+        sweep(config | {"parallel": {"data": 1} | parallel}, place / "spread", "learning_rate=1e-2")

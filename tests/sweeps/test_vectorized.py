@@ -1,0 +1,210 @@
+"""Members trained together against the same configs trained alone, step by step; and what the program is made of."""
+
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from support import unchecked_annotations
+
+from tformer_jax.sweeps import calibration
+from tformer_jax.sweeps.groups import MemberData
+from tformer_jax.sweeps.members import make_members
+from tformer_jax.sweeps.text import parse
+from tformer_jax.sweeps.vectorized import ALIVE, Population, program_of, varying_numbers
+from tformer_jax.training.parallel import ParallelConfig
+
+STEPS = 100
+# Everything that may be a number of a program, in members that differ in all of them.
+NUMBERS = (
+    "zip(optimizer.learning_rate=1e-3,3e-3,6e-3; optimizer.warmup_steps=1,7,30; optimizer.b1=0.8,0.9,0.95;"
+    "optimizer.b2=0.9,0.98,0.999; optimizer.eps=1e-9,1e-6,1e-8; optimizer.weight_decay=0.01,0.1,0.3;"
+    "optimizer.clip_norm=0.5,1.0,3.0; training.average_decay=0.9,0.99,0.5; task.label_smoothing=0.05,0.1,0.2;"
+    "model.dropout_rate=0.1,0.3,0.2; model.attention_dropout_rate=0.2,0.1,0.05;"
+    "model.activation_dropout_rate=0.1,0.05,0.3; model.init_std=0.02,0.05,0.1; seed=0,7,4000000000"
+)
+OF_A_TASK = {
+    "translation": "; task.z_loss=1e-4,1e-3,1e-2)",
+    "language_modelling": "; task.z_loss=1e-4,1e-3,1e-2)",
+    "masked_language_modelling": "; task.z_loss=1e-4,1e-3,1e-2)",
+    "text_classification": ")",
+    "image_classification": "; task.mixup=0.1,0.4,1.0)",
+}
+
+
+def config_of(place, name, **sections):
+    config = tiny_runs.translation(place) if name == "translation" else tiny_runs.configs(place)[name]
+    changed = {section: config[section] | fields for section, fields in sections.items()}
+    return config | changed
+
+
+@functools.cache
+def members_of(place, name, text):
+    sections = {"optimizer": {"name": "adamw", "schedule": "cosine", "warmup_steps": 1}, "training": {"steps": STEPS}}
+    return make_members(config_of(place, name, **sections), parse(text).members())
+
+
+@functools.cache
+def data_of(place, name):
+    """The data and the task of the members above."""
+    members = members_of(place, name, NUMBERS + OF_A_TASK[name])
+    directory = place / "data" / name
+    directory.mkdir(parents=True)
+    return MemberData(members, 0, directory, fresh=True)
+
+
+def population(place, name, members, chunk, devices=1):
+    task = members[0].experiment.restore_task(data_of(place, name).directory)
+    return Population(members, task, jax.devices()[:devices], chunk, varying_numbers(members))
+
+
+def trained(population, data, steps):
+    """The metrics of each step, by name [steps members ...], and the last states."""
+    arrays, rows = population.initial({}), []
+    orders = [data.batches(order, 1) for order in population.orders]
+    for step in range(steps):
+        arrays, metrics = population.step(arrays, [batches.batch(step) for batches in orders])
+        rows.append(metrics)
+    count = len(population.members)
+    rows = jax.device_get(rows)
+    return {name: np.stack([row[name][:count] for row in rows]) for name in rows[0]}, population.states(arrays)
+
+
+@functools.cache
+def alone(place, name, number):
+    """The losses of one member, trained by itself."""
+    member = members_of(place, name, NUMBERS + OF_A_TASK[name])[number]
+    data = data_of(place, name)
+    trainer = member.experiment.trainer(member.experiment.restore_task(data.directory), ParallelConfig(data=1))
+    batches = trainer.placed(data.batches(member.experiment.data.order_seed, 1))
+    arrays, losses = trainer.initial(), []
+    for step in range(STEPS):
+        arrays, metrics = trainer.step(arrays, batches.batch(step))
+        losses.append(metrics["loss"])
+    return np.asarray(jax.device_get(losses)), jax.device_get(arrays)
+
+
+def follows(place, name, chunk, alone_too):
+    """The worst relative difference of any member's loss in any step."""
+    members = members_of(place, name, NUMBERS + OF_A_TASK[name])
+    assert len({program_of(member, one_order=False) for member in members}) == 1
+    metrics, states = trained(population(place, name, members, chunk), data_of(place, name), STEPS)
+    worst = 0.0
+    for i in alone_too:
+        losses, arrays = alone(place, name, i)
+        np.testing.assert_allclose(metrics["loss"][:, i], losses, rtol=1e-4, err_msg=str(members[i]))
+        worst = max(worst, (np.abs(metrics["loss"][:, i] - losses)[losses > 0] / losses[losses > 0]).max())
+        assert states.keys() - {ALIVE} == arrays.keys(), "a member's state is not that of a run of its own"
+    return f"{name}, {chunk} at once: worst relative difference in {STEPS} steps {worst:.1e}"
+
+
+def test_a_member_follows_the_curve_of_its_config_alone(place, record_property):
+    """A number does not reach the program, or reaches it as another member's; or the batches or keys are others'."""
+    with unchecked_annotations():
+        record_property("summary", follows(place, "language_modelling", 2, alone_too=[2]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+@pytest.mark.parametrize("name", OF_A_TASK)
+def test_every_member_of_every_task_follows_the_curve_of_its_config_alone(place, name, chunk, record_property):
+    """The same, for what only one task has: its losses, augmentation and corruption."""
+    with unchecked_annotations():
+        record_property("summary", follows(place, name, chunk, alone_too=[0, 1, 2]))
+
+
+@pytest.fixture(scope="module")
+def three(place):
+    """Three members that differ in learning rate and seed, of which the second diverges; as a population of one."""
+    members = members_of(place, "language_modelling", "zip(learning_rate=1e-3,1e30,1e-2; seed=0..2)")
+    with unchecked_annotations():
+        made = population(place, "language_modelling", members, 1)
+        return members, made, trained(made, data_of(place, "language_modelling"), 12)
+
+
+def test_a_sweep_is_reproducible_to_the_last_bit(place, three):
+    """What a member computes depends on more than its config: on time, or on what ran before."""
+    members, made, (metrics, states) = three
+    with unchecked_annotations():
+        again, final = trained(made.of(members), data_of(place, "language_modelling"), 12)
+    for name in states:
+        np.testing.assert_array_equal(states[name], final[name], err_msg=name)
+    np.testing.assert_array_equal(metrics["loss"], again["loss"])
+
+
+def test_a_member_that_diverged_stands_still(three):
+    """A state that is not finite is kept, or a member that diverged is reported as well, or goes on."""
+    _, _, (metrics, states) = three
+    good = np.isfinite(metrics["loss"]) & np.isfinite(metrics["gradient_norm"])
+    first = int(np.argmin(metrics["alive"][:, 1]))
+    assert 0 < first < 12 and not metrics["alive"][first:, 1].any() and not good[first, 1]
+    assert metrics["alive"][:, [0, 2]].all() and states[ALIVE].tolist() == [True, False, True]
+    assert states["step"].tolist() == [12, first, 12]
+    assert all(np.isfinite(x).all() for x in states.values())
+
+
+def test_the_memory_that_is_predicted_holds_the_states(place, three):
+    """Members are trained together whose states alone are more than fits."""
+    _, made, (_, states) = three
+    batch = data_of(place, "language_modelling").batches(0, 1).batch(0)
+    assert calibration._bytes(made, batch) >= sum(x.nbytes for x in states.values())
+
+
+def test_a_member_that_diverges_does_not_harm_the_others(place, three):
+    """Members share more than a program."""
+    members, made, (metrics, states) = three
+    with unchecked_annotations():
+        (calm,) = members_of(place, "language_modelling", "learning_rate=2e-3; seed=1")
+        others, final = trained(made.of([members[0], calm, members[2]]), data_of(place, "language_modelling"), 12)
+    np.testing.assert_array_equal(metrics["loss"][:, [0, 2]], others["loss"][:, [0, 2]])
+    for name in states:
+        np.testing.assert_array_equal(states[name][[0, 2]], final[name][[0, 2]], err_msg=name)
+
+
+def test_members_on_devices_of_their_own_do_not_communicate(place, three):
+    """The program of eight devices waits for messages between members, or computes something else than one device."""
+    members, _, (metrics, states) = three
+    with unchecked_annotations():
+        spread = population(place, "language_modelling", members, 1, devices=8)
+        assert spread.width == 8
+        data = data_of(place, "language_modelling")
+        batches = [data.batches(order, 1).batch(0) for order in spread.orders]
+        text = spread.compiled(spread.abstract(batches)).as_text()
+        collectives = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|\bsend\b|\brecv\b"
+        assert not re.findall(collectives, text) and "num_partitions=8" in text
+        eight, final = trained(spread, data, 12)
+    np.testing.assert_allclose(eight["loss"][:, [0, 2]], metrics["loss"][:, [0, 2]], rtol=1e-5)
+    assert final["step"].tolist() == states["step"].tolist()
+
+
+PROGRAMS = {
+    "seed=0..3; learning_rate=1e-3,1e-2": 1,
+    "warmup_steps=1,5; b1=0.5,0.9": 1,
+    "data.order_seed=0..2": 1,
+    "data.seed=0..2": 3,
+    "dropout_rate=0.1,0.2,0.3": 1,
+    "dropout_rate=0.0,0.1,0.2": 2,
+    "weight_decay=0.0,0.1 ; average_decay=0.5": 2,
+    "clip_norm=0.5,1.0": 1,
+    "clip_norm=None,1.0": 2,
+    "init_std=0.1,0.2; label_smoothing=0.1,0.2; z_loss=1e-4,1e-3": 1,
+    "d_ff=16,32": 2,
+    "positions=rotary,alibi; seed=0..3": 2,
+    "steps=10,20": 2,
+    "schedule=linear,cosine; learning_rate=1e-3,1e-2": 2,
+}
+
+
+@pytest.mark.parametrize("text", PROGRAMS)
+def test_members_share_a_program_if_they_differ_in_numbers_alone(place, text):
+    """Members of different programs are trained by one of them, or those of one program are compiled several times."""
+    members = members_of(place, "language_modelling", text)
+    assert len({program_of(member, one_order=False) for member in members}) == PROGRAMS[text]
+
+
+def test_batches_of_several_shapes_part_members_by_their_order(place):
+    """Members are trained together whose batches differ in shape."""
+    members = members_of(place, "language_modelling", "seed=0..3; learning_rate=1e-3,1e-2")
+    assert len({program_of(member, one_order=True) for member in members}) == 4

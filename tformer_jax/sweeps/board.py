@@ -1,0 +1,81 @@
+"""How a sweep stands: a live table on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from .members import describe, shown
+from .results import Ranking, Row
+
+_LINE_EVERY_SECONDS = 10.0
+_TABLE_EVERY_SECONDS = 0.5
+_SHOWN = 12
+
+
+class Board:
+    """Shows the best members so far. Use as a context manager."""
+
+    def __init__(self, ranking: Ranking, console: Console | None = None):
+        self._ranking, self._console = ranking, console or Console()
+        self._last = time.monotonic()
+        live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live = live if self._console.is_terminal else None
+
+    def __enter__(self) -> "Board":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, *lines: object) -> None:
+        """Prints lines as they are, above the table."""
+        for line in lines:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, rows: Sequence[Row], where: str, *, news: bool = False) -> None:
+        """Shows the rows, unless it was done just now.
+
+        Args:
+          rows: of all members.
+          where: the sweep stands, in a few words.
+          news: a validation has come in: do it now.
+        """
+        now = time.monotonic()
+        if not news and now - self._last < (_LINE_EVERY_SECONDS if self._live is None else _TABLE_EVERY_SECONDS):
+            return
+        self._last = now
+        if self._live is not None:
+            self._live.update(result_table(rows, self._ranking, title=where), refresh=True)
+            return
+        best = self._ranking.ranked(rows)[:1]
+        name = self._ranking.metric
+        says = "".join(f"; best {name} {row['final'][name]:.4f}, of {describe(row['overrides'])}" for row in best)
+        self.say(f"{where}{says}")
+
+
+def result_table(rows: Sequence[Row], ranking: Ranking, title: str | None = None, limit: int = _SHOWN) -> Table:
+    """The best members, and those without a result after them; the columns are what was tried."""
+    ranked = ranking.ranked(rows)
+    others = [row for row in rows if not any(row is other for other in ranked)]
+    names = list(dict.fromkeys(name for row in rows for name in row["overrides"]))
+    table = Table(title=title, title_justify="left")
+    for name in ("member", *names, "status", "steps", "training loss", f"validation {ranking.metric}"):
+        table.add_column(name, justify="left" if name == "status" else "right")
+    for row in [*ranked, *others][:limit]:
+        tried = [shown(row["overrides"][name]) if name in row["overrides"] else "" for name in names]
+        numbers = [_number(row["training_loss"]), _number(row["final"].get(ranking.metric))]
+        table.add_row(str(row["member"]), *tried, row["status"], str(row["steps"]), *numbers)
+    if len(rows) > limit:
+        table.caption = f"and {len(rows) - limit} more in results.csv"
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,207 @@
+"""Which members of a sweep are trained together, and what they share."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..config import ConfigError, TransformerConfig
+from ..data.pipelines import in_order
+from ..tasks import Task
+from ..training.checkpoints import CheckpointConfig
+from ..training.experiment import initial_arrays, load_data
+from .calibration import calibrate
+from .directory import SweepDirectory
+from .members import Member
+from .vectorized import Population, program_of, varying_numbers
+
+
+class MemberData:
+    """The data of members that differ in the order of their batches at most."""
+
+    def __init__(self, members: Sequence[Member], number: int, directory: Path, *, fresh: bool):
+        """`number`: of these data; `directory`: keeps tokenizers; `fresh`: nothing was trained yet.
+
+        Raises:
+          DataError: the data cannot be read.
+        """
+        self.number, self.directory = number, directory
+        self._data = load_data(members[0].experiment, directory, fresh=fresh)
+        self.validation = self._data.evaluation_batches("validation")
+        first = members[0].experiment
+        self.batches(first.data.order_seed, first.training.accumulate)  # complains, and adds to the report
+        self.report = list(self._data.report)
+
+    @functools.cache
+    def batches(self, order: int | None, accumulate: int) -> Any:
+        """Training batches in one order."""
+        return in_order(self._data, order).train_batches(accumulate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Members that are trained together.
+
+    Attributes:
+      number: of the group.
+      population: the members and their compiled step.
+      data: of them all.
+      task: of them all.
+      say: is told which parameters start from another run.
+    """
+
+    number: int
+    population: Population
+    data: MemberData
+    task: Task
+    say: Callable[[str], None]
+
+    @property
+    def members(self) -> list[Member]:
+        return self.population.members
+
+    @property
+    def steps(self) -> int:
+        """The last step of all members."""
+        return self.members[0].experiment.training.steps
+
+    @property
+    def log_every(self) -> int:
+        return self.members[0].experiment.training.log_every
+
+    @property
+    def evaluate_every(self) -> int:
+        return self.members[0].experiment.training.evaluate_every
+
+    @property
+    def checkpoint(self) -> CheckpointConfig:
+        """How often the states of all are saved together."""
+        config = self.members[0].experiment.checkpoint
+        return CheckpointConfig(every=config.every, keep=config.keep)
+
+    def batches(self, order: int | None) -> Any:
+        """Training batches of the members with this `data.order_seed`."""
+        return self.data.batches(order, self.members[0].experiment.training.accumulate)
+
+    def validate(self, model: Any) -> dict[str, float]:
+        """The numbers of one validation."""
+        return self.task.validate(model, self.data.validation)
+
+    def pretrained(self) -> dict[str, np.ndarray]:
+        """Parameters that start from another run."""
+        return dict(initial_arrays(self.members[0].experiment, self.task, self.population.shapes, self.say))
+
+
+def make_groups(
+    directory: SweepDirectory,
+    members: Sequence[Member],
+    say: Callable[[str], None],
+    *,
+    together: int | None = None,
+    chunk: int | None = None,
+) -> list[Group]:
+    """The groups of a sweep: one for each program, or more where memory, or `together`, says so.
+
+    Decided once, and kept in the directory.
+
+    Args:
+      directory: of the sweep.
+      members: all of them.
+      say: is told what was found.
+      together, chunk: see `calibration.Way`; by default measured.
+
+    Raises:
+      ConfigError, DataError: the data are not what the config says; a member does not fit the memory.
+    """
+    for member in members[:1]:
+        _check_one_device(member)
+    kept = directory.groups()
+    data = _load(directory, members, fresh=kept is None, say=say)
+    programs: dict[Any, list[Member]] = {}
+    for member in members:
+        found = data[_data_key(member)]
+        experiment = member.experiment
+        first = found.batches(experiment.data.order_seed, experiment.training.accumulate)
+        programs.setdefault(program_of(member, one_order=not first.one_shape), []).append(member)
+    say(f"{len(members)} members, {len(programs)} program(s), {len(jax.local_devices())} device(s)")
+    if kept is None:
+        groups, kept = _measured(programs, data, say, together, chunk)
+        directory.keep_groups(kept)
+        return groups
+    return _as_kept(kept, programs, data, say)
+
+
+def _measured(programs, data, say, together, chunk) -> tuple[list[Group], list[dict[str, Any]]]:
+    """New groups, and how they are written down."""
+    groups, kept = [], []
+    for members in programs.values():
+        found, task = _shared(members, data)
+        first = members[0].experiment
+        batch = found.batches(first.data.order_seed, first.training.accumulate).batch(0)
+        way, population = calibrate(members, task, batch, jax.local_devices(), say, together=together, chunk=chunk)
+        for part in _parts(members, way.together):
+            groups.append(Group(len(groups), population.of(part), found, task, say))
+            kept.append({"members": [m.number for m in part], "chunk": way.chunk, "data": found.number})
+    return groups, kept
+
+
+def _as_kept(kept, programs, data, say) -> list[Group]:
+    """The groups as they were before."""
+    by_number = {member.number: (member, members) for members in programs.values() for member in members}
+    groups = []
+    for number, record in enumerate(kept):
+        part = [by_number[n][0] for n in record["members"]]
+        alike = by_number[record["members"][0]][1]
+        found, task = _shared(part, data)
+        population = Population(part, task, jax.local_devices(), record["chunk"], varying_numbers(alike))
+        groups.append(Group(number, population, found, task, say))
+    return groups
+
+
+def _shared(members: Sequence[Member], data: dict[str, MemberData]) -> tuple[MemberData, Task]:
+    found = data[_data_key(members[0])]
+    return found, members[0].experiment.restore_task(found.directory)
+
+
+def _load(directory: SweepDirectory, members: Sequence[Member], *, fresh: bool, say) -> dict[str, MemberData]:
+    """The data of all members, each once."""
+    alike: dict[str, list[Member]] = {}
+    for member in members:
+        alike.setdefault(_data_key(member), []).append(member)
+    found = {}
+    for number, (key, some) in enumerate(alike.items()):
+        found[key] = MemberData(some, number, directory.data(number), fresh=fresh)
+        for line in found[key].report:
+            say(line)
+    return found
+
+
+def _data_key(member: Member) -> str:
+    """All that data are made of, but the order of their batches."""
+    experiment = member.experiment
+    section = {name: x for name, x in member.config["data"].items() if name != "order_seed"}
+    limit = experiment.model.get("max_length", TransformerConfig.default("max_length"))
+    return json.dumps([section, limit, getattr(experiment.task, "init_from", None)], sort_keys=True)
+
+
+def _parts(members: Sequence[Member], together: int) -> list[list[Member]]:
+    """As few parts as may be, as even as may be."""
+    count = -(-len(members) // together)
+    return [list(members[i * len(members) // count : (i + 1) * len(members) // count]) for i in range(count)]
+
+
+def _check_one_device(member: Member) -> None:
+    """Refuses what spreads one model over several devices: here each has members of its own."""
+    parallel = member.experiment.parallel
+    if parallel.mode != "jit" or (parallel.fsdp, parallel.tensor, parallel.sequence) != (1, 1, 1):
+        raise ConfigError(
+            "the vectorised engine has whole models on each device: parallel must be left as it is; "
+            "search trains members of any size, one after the other"
+        )
+    if jax.process_count() > 1:
+        raise ConfigError("the vectorised engine runs in one process")

@@ -1,0 +1,285 @@
+"""A vectorised sweep: members of one program are trained together, group after group."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..config import ConfigError, check_choice
+from ..training.checkpoints import CheckpointConfig, Checkpoints
+from ..training.interruption import Interrupted, Interruption
+from ..training.metrics import drop_later_rows, read_metrics
+from ..training.paths import some
+from ..training.run import environment, locked, write_json
+from ..training.step import Arrays
+from .board import Board
+from .directory import SweepDirectory, asked_of
+from .groups import Group, make_groups
+from .members import Member, make_members
+from .results import Ranking, Results, Row, write_results
+from .space import Space
+
+MEMBERS = "sweep.members"  # in a checkpoint, whose states it holds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Halving:
+    """Successive halving (Karnin et al., 2013; Jamieson & Talwalkar, 2016): at each rung the worse members are dropped.
+
+    Attributes:
+      factor: of the members, one in so many goes on.
+      first_rung: the step of the first rung; each of the others is `factor` times the one before.
+
+    Raises:
+      ConfigError: a value that cannot be, by its name.
+    """
+
+    factor: int
+    first_rung: int
+
+    def __post_init__(self):
+        if self.factor < 2:
+            raise ConfigError(f"halving must be at least 2, got {self.factor}")
+        if self.first_rung < 1:
+            raise ConfigError(f"first_rung must be at least 1, got {self.first_rung}")
+
+    def rungs(self, steps: int) -> list[int]:
+        """The steps of the rungs before the last step.
+
+        Raises:
+          ConfigError: there is none.
+        """
+        if self.first_rung >= steps:
+            raise ConfigError(f"first_rung={self.first_rung} must be below training.steps={steps}")
+        count = math.ceil(math.log(steps / self.first_rung, self.factor) - 1e-9)
+        return [self.first_rung * self.factor**k for k in range(count)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorizedConfig:
+    """How the members of a vectorised sweep are trained.
+
+    Attributes:
+      halving: which members are dropped on the way; None: none.
+      together, chunk: see `calibration.Way`; None: what fits, and what is fastest, is measured.
+    """
+
+    halving: Halving | None = None
+    together: int | None = None
+    chunk: int | None = None
+
+
+def vectorized_sweep(
+    path: str | Path, config: Mapping[str, Any], space: Space, ranking: Ranking, how: VectorizedConfig, board: Board
+) -> list[Row]:
+    """Trains all members of a space to their last step, or to the rung that drops them; returns their results.
+
+    Goes on where an earlier call ended. Results are written whenever a validation comes in.
+
+    Args:
+      path: of the sweep's directory.
+      config: of an experiment, which the space overrides.
+      space: what is tried.
+      ranking: by which members are compared.
+      how: they are trained.
+      board: shows how it stands.
+
+    Raises:
+      ConfigError: an override, the data or the devices are not what they must be: nothing was trained.
+      RunError: the directory is another sweep's, or in use.
+      Interrupted: by SIGINT or SIGTERM; the newest checkpoint is of the last step that was made.
+      CheckpointError: a checkpoint cannot be written.
+    """
+    sets = space.members()
+    members = make_members(config, sets)
+    check_choice("metric", ranking.metric, members[0].experiment.task_class.validated)
+    steps = max(member.experiment.training.steps for member in members)
+    stages = [*(how.halving.rungs(steps) if how.halving else ()), steps]
+    halving = how.halving and dataclasses.asdict(how.halving)
+    asked = {"metric": ranking.metric, "lowest": ranking.lowest, "halving": halving}
+    directory = SweepDirectory.start(path, asked_of(config, members, asked))
+    with locked(directory.path), Interruption() as interruption:
+        write_json(directory.path / "environment.json", environment())
+        if same := len(sets) - len(members):
+            board.say(f"{same} of {len(sets)} members are the same as others, and left out")
+        groups = make_groups(directory, members, board.say, together=how.together, chunk=how.chunk)
+        sweep = _Sweep(directory, members, groups, Results(members, ranking), board, interruption)
+        sweep.read_back()
+        for stage in stages:
+            sweep.train_to(stage)
+            if stage != steps:
+                sweep.decide(stage, how.halving.factor)
+        write_results(sweep.results.rows(), directory.path)
+    return sweep.results.rows()
+
+
+@dataclasses.dataclass
+class _Sweep:
+    """A sweep on its way."""
+
+    directory: SweepDirectory
+    members: Sequence[Member]
+    groups: Sequence[Group]
+    results: Results
+    board: Board
+    interruption: Interruption
+
+    def read_back(self) -> None:
+        """What the groups have done before, as far as checkpoints hold it."""
+        for group in self.groups:
+            folder = self.directory.group(group.number)
+            with Checkpoints(folder / "checkpoints", group.checkpoint) as checkpoints:
+                step = checkpoints.newest_whole(self.board.say) or 0
+            drop_later_rows(folder / "metrics.jsonl", step)
+            for row in read_metrics(folder / "metrics.jsonl") if step else ():
+                self.results.add(row)
+
+    def train_to(self, stage: int) -> None:
+        """Trains the members that go on, group after group, to a step or their last."""
+        for group in self.groups:
+            going = [member for member in group.members if self._goes_on(member.number)]
+            until = min(stage, group.steps)
+            with _Stage(self, group) as training:
+                if going and training.step < until:
+                    training.train(going, until)
+
+    def decide(self, rung: int, factor: int) -> None:
+        """Stops the worse members; decided once, and then kept, because later numbers must not change it."""
+        going = [member.number for member in self.members if self._goes_on(member.number)]
+        if rung not in self.directory.rungs():
+            best = sorted(going, key=lambda number: self.results.ranking.value(self.results[number]["final"]))
+            self.directory.keep_rung(rung, sorted(best[: -(-len(going) // factor)]))
+        kept = self.directory.rungs()[rung]
+        self.results.stop([number for number in going if number not in kept])
+        write_results(self.results.rows(), self.directory.path)
+
+    def _goes_on(self, number: int) -> bool:
+        return self.results[number]["status"] in ("waiting", "running")
+
+
+class _Stage:
+    """One group on its way from one step to another."""
+
+    def __init__(self, sweep: _Sweep, group: Group):
+        self.sweep, self.group, self.results = sweep, group, sweep.results
+        self.folder = sweep.directory.group(group.number)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", group.checkpoint)
+        self.pending: tuple[int, Arrays] | None = None
+
+    def __enter__(self) -> "_Stage":
+        self.file = open(self.folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.file.close()
+        self.checkpoints.__exit__(*error)
+
+    @property
+    def step(self) -> int:
+        """To which the group is trained."""
+        return self.checkpoints.latest or 0
+
+    def train(self, going: Sequence[Member], until: int) -> None:
+        """Trains these members from the newest checkpoint."""
+        start, interruption = self.step, self.sweep.interruption
+        self.population = self.group.population.of(going)
+        arrays = self._restored(start, going) if start else self.population.initial(self.group.pretrained())
+        batches = [self.group.batches(order) for order in self.population.orders]
+        self.clock = time.perf_counter()
+        for step in range(start + 1, until + 1):
+            arrays, metrics = self.population.step(arrays, [b.batch(step - 1) for b in batches])
+            self._settle()
+            self.pending = (step, metrics)
+            last = step == until or not self._alive()
+            if last or step % self.group.evaluate_every == 0:
+                self._settle()
+                self._validate(step, arrays)
+            if last or step % self.group.checkpoint.every == 0 or interruption.requested:
+                self._settle()
+                self._save(step, arrays)
+            if last:
+                return
+            if interruption.requested:
+                self.checkpoints.wait()
+                raise Interrupted(f"stopped {self._where(step)}, whose checkpoint is kept")
+
+    def _where(self, step: int) -> str:
+        groups = len(self.sweep.groups)
+        group = f", group {self.group.number + 1} of {groups}" if groups > 1 else ""
+        return f"after step {step} of {self.group.steps}{group}"
+
+    def _restored(self, step: int, going: Sequence[Member]) -> Arrays:
+        """The states of those who go on; those of the others are kept apart, to be exported."""
+        states = self.checkpoints.restore_as_saved(step)
+        there = states.pop(MEMBERS).tolist()
+        kept = [there.index(member.number) for member in going]
+        if left := [i for i in range(len(there)) if i not in kept]:
+            with Checkpoints(self.folder / "left" / str(step), CheckpointConfig(every=1)) as checkpoints:
+                numbers = np.asarray([there[i] for i in left], np.int32)
+                checkpoints.save(step, {n: x[left] for n, x in states.items()} | {MEMBERS: numbers}, {})
+        return self.population.place({name: x[kept] for name, x in states.items()})
+
+    def _save(self, step: int, arrays: Arrays) -> None:
+        numbers = np.asarray([member.number for member in self.population.members], np.int32)
+        self.checkpoints.save(step, self.population.states(arrays) | {MEMBERS: numbers}, {})
+
+    def _alive(self) -> list[int]:
+        """Places in the population of the members that have not diverged."""
+        numbers = [member.number for member in self.population.members]
+        return [i for i, number in enumerate(numbers) if self.results[number]["status"] != "diverged"]
+
+    def _settle(self) -> None:
+        """Fetches the numbers of the step before, and passes them on."""
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        metrics, alive = jax.device_get(metrics), self._alive()
+        now = time.perf_counter()
+        share, self.clock = (now - self.clock) / max(1, len(alive)), now
+        for i in alive:
+            number = self.population.members[i].number
+            self.results[number]["seconds"] += share
+            one = {name: x[i] for name, x in metrics.items()}
+            if not one.pop("alive"):
+                self._row(number, step, {"diverged": self._why(one)})
+            elif step % self.group.log_every == 0 or step == self.group.steps:
+                one.pop("finite_gradients")
+                seconds = round(self.results[number]["seconds"], 3)
+                self._row(number, step, {name: float(x) for name, x in one.items()} | {"seconds": seconds})
+        self.sweep.board.update(self.results.rows(), self._where(step))
+
+    def _why(self, metrics: Mapping[str, Any]) -> str:
+        names = [n for n, ok in zip(self.population.parameters, metrics["finite_gradients"], strict=True) if not ok]
+        where = f", not finite in {some(names)}" if names else ""
+        return f"its loss is {metrics['loss']}, its gradient norm {metrics['gradient_norm']}{where}"
+
+    def _row(self, number: int, step: int, values: Mapping[str, Any]) -> None:
+        plain = {n: x if not isinstance(x, float) or math.isfinite(x) else None for n, x in values.items()}
+        row = {"member": number, "step": step, **plain}
+        self.file.write(json.dumps(row) + "\n")
+        self.results.add(row)
+        if why := values.get("diverged"):
+            self.sweep.board.say(f"member {number} diverged at step {step} and stands still: {why}")
+
+    def _validate(self, step: int, arrays: Arrays) -> None:
+        """Each member's numbers; on each device those of its members, one after the other."""
+        alive = self._alive()
+
+        def on_device(device: int) -> list[tuple[int, dict[str, float]]]:
+            mine = [i for i in alive if self.population.device_of(i) == device]
+            return [(i, self.group.validate(self.population.model(arrays, i))) for i in mine]
+
+        with ThreadPoolExecutor(self.population.device_count) as pool:
+            found = [one for part in pool.map(on_device, range(self.population.device_count)) for one in part]
+        for i, numbers in found:
+            values = {f"validation_{name}": value for name, value in numbers.items()}
+            self._row(self.population.members[i].number, step, values)
+        write_results(self.results.rows(), self.sweep.directory.path)
+        self.sweep.board.update(self.results.rows(), self._where(step), news=True)

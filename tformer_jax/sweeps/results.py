@@ -1,0 +1,116 @@
+"""What came of each member: one table, kept in two files."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import check_choice
+from ..data.files import write_whole
+from .members import Member
+
+Row = dict[str, Any]
+_VALIDATION = "validation_"
+
+
+class Ranking:
+    """Which of two members is better.
+
+    Attributes:
+      metric: of the last validation, such as "loss" or "accuracy".
+      lowest: the lowest is best, else the highest.
+    """
+
+    def __init__(self, metric: str = "loss", best: str = "lowest"):
+        """Raises:
+        ConfigError: `best` is neither "lowest" nor "highest".
+        """
+        check_choice("best", best, ("lowest", "highest"))
+        self.metric, self.lowest = metric, best == "lowest"
+
+    def value(self, numbers: Mapping[str, Any] | None) -> float:
+        """Of a validation, to sort by, best first: what is missing or not finite comes last."""
+        number = (numbers or {}).get(self.metric)
+        if number is None or not math.isfinite(number):
+            return math.inf
+        return number if self.lowest else -number
+
+    def ranked(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows of members that were validated, best first: those that finished before the others."""
+        known = [row for row in rows if self.value(row["final"]) < math.inf]
+        return sorted(known, key=lambda row: (row["status"] != "finished", self.value(row["final"])))
+
+
+class Results:
+    """The results of some members, from the rows of their metrics as they come; `ranking`: which are best.
+
+    A row has "member" and "step"; a training row "loss" and "seconds", since the member began; a validation row
+    "validation_loss" and others; "diverged" says why a member stands still.
+    """
+
+    def __init__(self, members: Sequence[Member], ranking: Ranking):
+        self.ranking = ranking
+        self._steps = {member.number: member.experiment.training.steps for member in members}
+        self._rows: dict[int, Row] = {
+            member.number: {
+                "member": member.number, "status": "waiting", "steps": 0, "seconds": 0.0, "overrides": member.overrides,
+                "training_loss": None, "final": {}, "best": {}, "best_step": None,
+            }
+            for member in members
+        }  # fmt: skip
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Takes a row of metrics in."""
+        result = self._rows[row["member"]]
+        if row.get("diverged"):
+            result["status"], result["steps"] = "diverged", row["step"] - 1
+            return
+        result["steps"] = row["step"]
+        result["seconds"] = row.get("seconds", result["seconds"])
+        result["training_loss"] = row.get("loss", result["training_loss"])
+        if numbers := validated(row):
+            result["final"] = numbers
+            if not result["best"] or self.ranking.value(numbers) < self.ranking.value(result["best"]):
+                result["best"], result["best_step"] = numbers, row["step"]
+        done = row["step"] == self._steps[row["member"]] and numbers
+        result["status"] = "finished" if done else "running"
+
+    def stop(self, numbers: Sequence[int]) -> None:
+        """Takes note that these members are not trained to their ends."""
+        for number in numbers:
+            self._rows[number]["status"] = "stopped"
+
+    def __getitem__(self, number: int) -> Row:
+        return self._rows[number]
+
+    def rows(self) -> list[Row]:
+        """A row a member, in their order."""
+        return list(self._rows.values())
+
+
+def validated(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a validation in a row of metrics; none in other rows."""
+    return {name.removeprefix(_VALIDATION): x for name, x in row.items() if name.startswith(_VALIDATION)}
+
+
+def write_results(rows: Sequence[Row], directory: Path) -> None:
+    """Writes results.jsonl and, the same in columns, results.csv; each whole or not at all."""
+    write_whole(directory / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    flat = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_whole(directory / "results.csv", text.getvalue())
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """A row with a column for each override and number."""
+    plain = {name: value for name, value in row.items() if not isinstance(value, dict)}
+    first = {name: plain.pop(name) for name in ("member", "status", "steps", "seconds")}
+    numbers = {f"{part}_{name}": value for part in ("final", "best") for name, value in row[part].items()}
+    return first | row["overrides"] | plain | numbers

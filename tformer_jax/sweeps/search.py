@@ -1,0 +1,186 @@
+"""Hyperparameter search by Optuna over any fields of a config; a worker a process, and any number of workers."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from ..config import ConfigError, check_choice, check_seed
+from ..training.experiment import Experiment
+from ..training.interruption import Interruption
+from ..training.run import RunError, check_writable
+from .members import Fields, make_members
+from .results import Ranking, Row
+from .space import Domain, Overrides, Range, Space
+
+if TYPE_CHECKING:  # Optuna need not be installed
+    from .trials import Trials
+
+_DATABASES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+_MOST_CORNERS = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How to search.
+
+    Attributes:
+      trials: to finish in all, pruned ones among them.
+      sampler: "tpe" (Bergstra et al., 2011), "cma-es" (Hansen & Ostermeier, 2001) or "random".
+      pruner: "none" or "hyperband" (Li et al., 2018), which ends trials early.
+      seed: of the sampler.
+      storage: URL of a PostgreSQL database, which workers on several machines can share; None: a SQLite file in the
+        sweep's directory.
+      study: its name in the database; None: the directory's name, or "search" in a file of its own.
+      metric: of the last validation, such as "loss" or "accuracy".
+      best: "lowest" or "highest".
+
+    Raises:
+      ConfigError: a value that cannot be, by its name.
+    """
+
+    trials: int
+    sampler: str = "tpe"
+    pruner: str = "none"
+    seed: int = 0
+    storage: str | None = None
+    study: str | None = None
+    metric: str = "loss"
+    best: str = "lowest"
+
+    def __post_init__(self):
+        if type(self.trials) is not int or self.trials < 1:
+            raise ConfigError(f"trials must be an integer of at least 1, got {self.trials!r}")
+        check_choice("sampler", self.sampler, ("tpe", "cma-es", "random"))
+        check_choice("pruner", self.pruner, ("none", "hyperband"))
+        check_seed("seed", self.seed)
+        if self.study == "":
+            raise ConfigError("study must have a name, got ''")
+        kind = None if self.storage is None else self.storage.partition("://")[0]
+        if kind is not None and kind not in _DATABASES:
+            raise ConfigError(
+                "storage must be postgresql://user@host/database, or left out for a file in the sweep's directory, "
+                f"got a URL of {kind!r}"
+            )
+        Ranking(self.metric, self.best)
+
+    @property
+    def ranking(self) -> Ranking:
+        """Which of two trials is better."""
+        return Ranking(self.metric, self.best)
+
+
+def search(
+    directory: Path,
+    config: Mapping[str, Any],
+    space: Space,
+    how: SearchConfig,
+    say: Callable[[str], None],
+    changed: Callable[[list[Row]], None] = lambda rows: None,
+) -> list[Row]:
+    """Trains trials until `how.trials` are finished, by this worker and by others; returns the results, a row a trial.
+
+    The same call joins a search, or goes on with it. Each trial is a run in `directory/trials`; what a worker leaves
+    behind, however it ends, another one goes on with.
+
+    Args:
+      directory: of the sweep, the same one for all workers.
+      config: of the experiment.
+      space: of independent fields.
+      how: to search.
+      say: is told what is done.
+      changed: is given the results whenever a trial is finished, by one worker at a time.
+
+    Raises:
+      ConfigError: see `check_search`; a package is missing, or the database cannot be used.
+      RunError: the directory or the study belong to something else (names what differs), or cannot be written.
+      Interrupted: by SIGINT or SIGTERM; the trial is the next to be gone on with.
+      CheckpointError: see `run_training`.
+    """
+    dimensions = check_search(config, space, how)
+    _check_installed()
+    directory = Path(directory)
+    _check_free(directory)
+    from .worker import Worker
+
+    with Interruption() as interruption, contextlib.closing(_open(directory, config, dimensions, how)) as trials:
+        jax.devices()  # may take long: not while other workers wait
+        Worker(trials, config, how.trials, how.ranking, say, changed, interruption).work()
+        with trials.locked():
+            changed(rows := trials.rows())
+    return rows
+
+
+def check_search(config: Mapping[str, Any], space: Space, how: SearchConfig) -> dict[str, Domain]:
+    """The domain of each field of a space, if all that is in it can be tried.
+
+    Raises:
+      ConfigError: fields of the space depend on each other, do not exist, or have values that cannot be; the sampler
+        or the pruner does not go with it; or the metric is not validated.
+    """
+    dimensions = space.dimensions()
+    experiment, fields = Experiment.from_config(config), Fields(config)
+    check_choice("metric", how.metric, experiment.task_class.validated)
+    for name, domain in dimensions.items():
+        if isinstance(domain, Range) and not domain.integers and fields.is_integer(name):
+            span = f"{math.ceil(domain.low)}..{math.floor(domain.high)}"
+            raise ConfigError(f"{name} takes integers: write {f'log({span})' if domain.log else span}, not {domain}")
+        if how.sampler == "cma-es" and not isinstance(domain, Range) and len(domain) > 1:
+            raise ConfigError(f"cma-es searches ranges of numbers; {name} has single values: use tpe or random")
+    if how.sampler == "cma-es" and not any(isinstance(d, Range) and d.low < d.high for d in dimensions.values()):
+        raise ConfigError("cma-es needs a range of numbers to search")
+    training = experiment.training
+    if how.pruner == "hyperband" and training.evaluate_every >= training.steps:
+        raise ConfigError(
+            f"hyperband needs validations before the last step: training.evaluate_every={training.evaluate_every} "
+            f"must be below training.steps={training.steps}"
+        )
+    make_members(config, _corners(dimensions))
+    return dimensions
+
+
+def _corners(dimensions: Mapping[str, Domain]) -> Sequence[Overrides]:
+    """All that is extreme in a space together; if that is too much, one after the other."""
+    ends = {n: dict.fromkeys((d.low, d.high)) if isinstance(d, Range) else d for n, d in dimensions.items()}
+    if math.prod(map(len, ends.values())) <= _MOST_CORNERS:
+        return [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
+    return [{name: value} for name, values in ends.items() for value in values]
+
+
+def _check_installed() -> None:
+    try:
+        import cmaes  # noqa: F401
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"a search needs {error.name}: pip install tformer_jax[sweep]") from None
+
+
+def _check_free(directory: Path) -> None:
+    check_writable(directory)
+    for file, what in (("config.json", "a single run"), ("groups.json", "a sweep that is no search")):
+        if (directory / file).exists():
+            raise RunError(f"{directory} holds {what}; choose another --workdir for the search")
+
+
+def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, Domain], how: SearchConfig) -> "Trials":
+    """Connects to the database, and makes or joins the study."""
+    from optuna.pruners import HyperbandPruner, NopPruner
+
+    from .database import open_postgresql, open_sqlite
+    from .trials import Trials
+
+    # Hyperband's brackets follow from the study's name: a search in a file is the same in any directory.
+    name = how.study or ("search" if how.storage is None else directory.absolute().name)
+    opened = open_sqlite(directory) if how.storage is None else open_postgresql(how.storage, name)
+    training = Experiment.from_config(config).training
+    pruner = HyperbandPruner(training.evaluate_every, training.steps) if how.pruner == "hyperband" else NopPruner()
+    space = {n: str(d) if isinstance(d, Range) else list(d) for n, d in dimensions.items()}
+    same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric", "best")}
+    asked = {"config": {n: x for n, x in config.items() if n != "parallel"}, "space": space, **same}
+    about = {"sampler": how.sampler, "seed": how.seed, "ranking": how.ranking, "pruner": pruner}
+    return Trials(opened, name, directory, asked, dimensions, **about)

@@ -1,0 +1,313 @@
+"""The trials of a search, as Optuna keeps them: taken up, told of, and listed.
+
+A trial is running from when a worker takes it up. When its worker was killed, which a silence and the free directory
+tell, or gives it back, it is waiting, and the same trial, with its parameters, is the first to be taken up again.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna import distributions as d
+from optuna.trial import FrozenTrial, TrialState
+
+from ..training.metrics import read_metrics
+from ..training.run import RunError, differences, locked, read_json, write_json
+from . import database
+from .database import Database
+from .results import Ranking, Row, validated
+from .space import Domain, Overrides, Range
+
+# What a trial is called that a worker has, or had when it was killed; of another one it is decided how it ended.
+RUNNING = "running"
+_UNFINISHED = {TrialState.RUNNING: RUNNING, TrialState.WAITING: "waiting"}
+_PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+      status: "finished", "pruned", "diverged", or "failed": it could not be trained.
+      value: of one that finished.
+      message: of one that did not.
+    """
+
+    status: str
+    value: float | None = None
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claimed:
+    """A trial that this worker has.
+
+    Attributes:
+      number: from 0.
+      overrides: as the space has them.
+      again: another worker had it before.
+      decided: how it ended, if that worker was killed before it could tell.
+      trial: Optuna's.
+      began: by `time.monotonic`.
+    """
+
+    number: int
+    overrides: Overrides
+    again: bool
+    decided: Outcome | None
+    trial: optuna.Trial
+    began: float = dataclasses.field(default_factory=time.monotonic)
+
+
+class Trials:
+    """The trials of one study. Every method wants its caller to hold `locked`, but `kept`, which takes it."""
+
+    def __init__(
+        self,
+        opened: Database,
+        name: str,
+        directory: Path,
+        asked: Mapping[str, Any],
+        dimensions: Mapping[str, Domain],
+        *,
+        sampler: str,
+        seed: int,
+        ranking: Ranking,
+        pruner: optuna.pruners.BasePruner,
+    ):
+        """Makes the study, or joins it.
+
+        Args:
+          opened: where it is.
+          name: of the study.
+          directory: of the sweep.
+          asked: what must be the same of all workers, plain JSON values.
+          dimensions: the space.
+          sampler: "tpe", "cma-es" or "random".
+          seed: of the sampler.
+          ranking: what is searched for.
+          pruner: Optuna's.
+
+        Raises:
+          RunError: the study is another search's, or the directory is (names what differs).
+        """
+        self.locked, self.close = opened.locked, opened.close
+        self._storage, self._directory, self._dimensions = opened.storage, directory, dimensions
+        self._sampler, self._seed, self._ranking, self._ended = sampler, seed, ranking, {}
+        self._distributions = {name: distribution(domain) for name, domain in dimensions.items()}
+        with self.locked():
+            mark = _marked(directory)
+            if any((directory / "trials").glob("*")) and not self._exists(name):
+                raise RunError(f"{directory} holds trials, but the database has no study {name!r} they could be of")
+            direction = "minimize" if ranking.lowest else "maximize"
+            self._study = optuna.create_study(
+                storage=self._storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
+            )
+            # Hyperband has brackets from when it was first asked: until then a sampler would see the trials of all.
+            pruner.prune(self._study, optuna.trial.create_trial(value=0.0))
+            ours = {"mark": mark, "directory": str(directory.absolute()), "asked": asked}
+            self._join(name, json.loads(json.dumps(ours)))
+
+    def _exists(self, name: str) -> bool:
+        try:
+            return self._storage.get_study_id_from_name(name) is not None
+        except KeyError:
+            return False
+
+    def _join(self, name: str, ours: dict[str, Any]) -> None:
+        there = self._study.user_attrs.get("search")
+        if there is None:
+            if self._study.get_trials(deepcopy=False):
+                raise RunError(f"the study {name!r} of this database is not of a search of tformer_jax")
+            self._study.set_user_attr("search", ours)
+        elif there["mark"] != ours["mark"]:
+            raise RunError(f"the study {name!r} is that of the search in {there['directory']}; choose another name")
+        elif differing := differences(there["asked"], ours["asked"]):
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise RunError(
+                f"the search in {self._directory} is another one; it differs in {', '.join(differing[:3])}{more}. "
+                f"Choose another --workdir, or ask for the same to join it"
+            )
+
+    def directory(self, number: int) -> Path:
+        """Of the run of a trial."""
+        return self._directory / "trials" / str(number)
+
+    def claim(self, budget: int) -> Claimed | None:
+        """A trial that waits, or a new one; None if `budget` of them are finished or running."""
+        self._requeue()
+        good = self._good()
+        if sum(t.state != TrialState.WAITING for t in good) >= budget:
+            return None
+        # Made anew for each draw: what is drawn follows from the draws before, whoever made them.
+        self._study.sampler = self._make_sampler(sum("status" in t.user_attrs for t in self._study.get_trials()))
+        trial = self._study.ask(self._distributions)
+        # It is dead when it is silent, and is not before it has said something: this comes before all else.
+        self._storage.record_heartbeat(trial._trial_id)
+        status = trial.user_attrs.get("status")
+        if status is None:
+            trial.set_user_attr("status", RUNNING)
+        ended = Outcome(status, trial.user_attrs.get("value"), trial.user_attrs.get("message", ""))
+        decided = None if status in (None, RUNNING) else ended
+        return Claimed(trial.number, self._overrides(trial), status is not None, decided, trial)
+
+    def is_done(self, budget: int) -> bool:
+        """Whether so many trials are finished."""
+        return sum(t.state.is_finished() for t in self._good()) >= budget
+
+    @contextlib.contextmanager
+    def kept(self, claimed: Claimed) -> Iterator[None]:
+        """Tells the other workers that this one is alive; on an error, that somebody else should go on."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(claimed, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception), self.locked():
+                if self._is_running(claimed):
+                    self._add_seconds(claimed)
+                    self._storage.set_trial_state_values(claimed.trial._trial_id, TrialState.WAITING)
+            raise
+        finally:
+            stop.set()
+            thread.join()
+
+    def prunes(self, claimed: Claimed, step: int, value: float, *, last: bool) -> bool:
+        """Takes the metric of a validation; whether the trial should end here."""
+        told = self._storage.get_trial(claimed.trial._trial_id).intermediate_values
+        if step not in told:  # by a worker that was killed
+            claimed.trial.report(value, step)
+        if last or not claimed.trial.should_prune():
+            return False
+        claimed.trial.set_user_attr("status", "pruned")
+        return True
+
+    def finish(self, claimed: Claimed, outcome: Outcome) -> None:
+        """Tells how a trial ended, unless that is told already."""
+        if not self._is_running(claimed):
+            return
+        self._add_seconds(claimed)
+        for name in ("value", "message", "status"):  # with the last of which it is decided
+            claimed.trial.set_user_attr(name, getattr(outcome, name))
+        if outcome.status == "finished":
+            self._study.tell(claimed.trial, outcome.value)
+            return
+        reported = self._storage.get_trial(claimed.trial._trial_id).last_step
+        if outcome.status == "diverged" and reported is not None:
+            # Samplers learn from the last number of a trial that was ended early, which here was good too long.
+            worst = math.inf if self._ranking.lowest else -math.inf
+            self._storage.set_trial_intermediate_value(claimed.trial._trial_id, reported, worst)
+        self._study.tell(claimed.trial, state=TrialState.PRUNED)
+
+    def rows(self) -> list[Row]:
+        """The results: a row a trial."""
+        return [self._row(trial) for trial in self._good()]
+
+    def _row(self, trial: FrozenTrial) -> Row:
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        file = self.directory(trial.number) / "metrics.jsonl"
+        rows = read_metrics(file) if file.exists() else []
+        validations = [(row["step"], numbers) for row in rows if (numbers := validated(row))]
+        best_step, best = min(validations, key=lambda found: self._ranking.value(found[1]), default=(None, {}))
+        row = {
+            "member": trial.number,
+            "status": _UNFINISHED.get(trial.state) or trial.user_attrs.get("status", "finished"),
+            "steps": max((row["step"] for row in rows), default=0),
+            "seconds": round(trial.user_attrs.get("seconds", 0.0), 3),
+            "overrides": self._overrides(trial),
+            "training_loss": next((row["loss"] for row in reversed(rows) if "loss" in row), None),
+            "final": validations[-1][1] if validations else {},
+            "best": best,
+            "best_step": best_step,
+        }
+        if trial.state.is_finished():
+            self._ended[trial.number] = row
+        return row
+
+    def _good(self) -> list[FrozenTrial]:
+        """All trials but what is left of a worker that was killed while it took one up."""
+        return [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+
+    def _requeue(self) -> None:
+        """Makes trials wait that nobody works on any more."""
+        stale = set(self._storage._get_stale_trial_ids(self._study._study_id))
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "status" not in trial.user_attrs:  # which `claim` sets, under the lock that is ours now
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            elif trial._trial_id in stale and _is_free(self.directory(trial.number)):
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def _is_running(self, claimed: Claimed) -> bool:
+        return self._storage.get_trial(claimed.trial._trial_id).state == TrialState.RUNNING
+
+    def _add_seconds(self, claimed: Claimed) -> None:
+        before = claimed.trial.user_attrs.get("seconds", 0.0)
+        claimed.trial.set_user_attr("seconds", before + time.monotonic() - claimed.began)
+
+    def _beat(self, claimed: Claimed, stop: threading.Event) -> None:
+        while not stop.wait(database.HEARTBEAT_SECONDS):
+            with contextlib.suppress(Exception), self.locked():  # the next one may get through
+                self._storage.record_heartbeat(claimed.trial._trial_id)
+        self._storage.remove_session()
+
+    def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """Of the number-th draw."""
+        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
+        if self._sampler == "random":
+            return optuna.samplers.RandomSampler(seed)
+        if self._sampler == "tpe":
+            return optuna.samplers.TPESampler(seed=seed)
+        learns_from_pruned = not isinstance(self._study.pruner, optuna.pruners.NopPruner)
+        return optuna.samplers.CmaEsSampler(seed=seed, consider_pruned_trials=learns_from_pruned)
+
+    def _overrides(self, trial: optuna.Trial | FrozenTrial) -> Overrides:
+        params = trial.params
+        return {n: _as_in_space(domain, params[n]) for n, domain in self._dimensions.items() if n in params}
+
+
+def distribution(domain: Domain) -> d.BaseDistribution:
+    """A field's domain as Optuna has it. Values that it cannot keep are text there."""
+    if not isinstance(domain, Range):
+        return d.CategoricalDistribution(_choices(domain))
+    return (d.IntDistribution if domain.integers else d.FloatDistribution)(domain.low, domain.high, log=domain.log)
+
+
+def _choices(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value if isinstance(value, _PLAIN) else repr(value) for value in values)
+
+
+def _as_in_space(domain: Domain, value: Any) -> Any:
+    if isinstance(domain, Range):
+        return int(value) if domain.integers else float(value)
+    return domain[_choices(domain).index(value)]
+
+
+def _marked(directory: Path) -> str:
+    """What tells the directory from others; it is there before the study, which has it too."""
+    file = directory / "search.json"
+    if not file.exists():
+        write_json(file, {"mark": uuid.uuid4().hex})
+    return read_json(file)["mark"]
+
+
+def _is_free(directory: Path) -> bool:
+    """Whether no process trains in a directory."""
+    try:
+        with locked(directory):
+            return True
+    except FileNotFoundError:
+        return True
+    except RunError:
+        return False

@@ -1,0 +1,132 @@
+"""A worker of a search: trains one trial after another."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from ..config import ConfigError
+from ..data.files import DataError
+from ..training.experiment import Experiment, run_training
+from ..training.interruption import Interrupted, Interruption
+from ..training.loop import Diverged
+from ..training.metrics import read_metrics
+from ..training.run import Run
+from .members import Fields, describe
+from .results import Ranking, Row, validated
+from .trials import Claimed, Outcome, Trials
+
+# So many trials in a row whose data cannot be read: it is not their configs' fault.
+_MOST_FAILURES = 3
+_POLL_SECONDS = 1.0
+
+
+@dataclasses.dataclass
+class Worker:
+    """One worker; its arguments are as in `search.search`, and `budget`: trials to finish in all."""
+
+    trials: Trials
+    config: Mapping[str, Any]
+    budget: int
+    ranking: Ranking
+    say: Callable[[str], None]
+    changed: Callable[[list[Row]], None]
+    interruption: Interruption
+    failures: int = 0
+
+    def work(self) -> None:
+        """Until as many trials are finished as there shall be.
+
+        Raises:
+          Interrupted, RunError, CheckpointError, DataError: see `search.search` and `run_training`.
+        """
+        waits = False
+        while True:
+            if self.interruption.requested:
+                raise Interrupted("stopped between two trials")
+            if self._one():
+                waits = False
+                continue
+            with self.trials.locked():
+                if self.trials.is_done(self.budget):
+                    return
+            if not waits:
+                self.say("the last trials are with other workers; waiting, should one of these end early")
+            waits = True
+            time.sleep(_POLL_SECONDS)
+
+    def _one(self) -> bool:
+        """Trains a trial; False if there is none to be had."""
+        with contextlib.ExitStack() as held:
+            with self.trials.locked():
+                if (claimed := self.trials.claim(self.budget)) is None:
+                    return False
+                held.enter_context(self.trials.kept(claimed))
+                # The run's lock is taken under the other one: nobody finds it free as long as this worker lives.
+                begun = self._begun(claimed, held)
+            about = f"trial {claimed.number}"
+            self.say(f"{about}: {describe(claimed.overrides)}{'; taken up again' if claimed.again else ''}")
+            outcome = self._trained(begun, claimed) if isinstance(begun, Run) else begun
+            with self.trials.locked():
+                self.trials.finish(claimed, outcome)
+                self.changed(self.trials.rows())
+            said = f"{self.ranking.metric} {outcome.value:.4f}" if outcome.value is not None else outcome.message
+            self.say(f"{about} {outcome.status}{said and ': '}{said}")
+        jax.clear_caches()  # of programs that no other trial needs
+        return True
+
+    def _begun(self, claimed: Claimed, held: contextlib.ExitStack) -> Run | Outcome:
+        """The trial's run, locked; or how the trial ended, if nothing is to be trained."""
+        if claimed.decided is not None:
+            return claimed.decided
+        config = Fields(self.config).applied(self.config, claimed.overrides)
+        try:
+            Experiment.from_config(config)
+        except (ConfigError, TypeError) as error:
+            return Outcome("failed", message=str(error))
+        run = Run.start(self.trials.directory(claimed.number), config)
+        held.enter_context(run.locked())
+        return run
+
+    def _trained(self, run: Run, claimed: Claimed) -> Outcome:
+        """Trains, or goes on; how it ended."""
+        steps, pruned = run.config["training"]["steps"], False
+
+        def told(step: int, numbers: Mapping[str, float]) -> bool:
+            nonlocal pruned
+            with self.trials.locked():
+                pruned = self.trials.prunes(claimed, step, numbers[self.ranking.metric], last=step == steps)
+            return pruned
+
+        failures, self.failures = self.failures + 1, 0
+        try:
+            run_training(run, self.say, told)
+        except Interrupted as error:
+            if not pruned:
+                raise Interrupted(f"trial {claimed.number} {error}") from None
+            return Outcome("pruned")
+        except Diverged as error:
+            return Outcome("diverged", message=str(error))
+        except DataError as error:
+            if failures == _MOST_FAILURES:
+                raise
+            self.failures = failures
+            return Outcome("failed", message=str(error))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return Outcome("failed", message=str(error).splitlines()[0])
+        return self._result(run, steps)
+
+    def _result(self, run: Run, steps: int) -> Outcome:
+        """By what the run has written, whoever trained it."""
+        rows = [row for row in read_metrics(run.metrics_file) if row["step"] == steps and validated(row)]
+        if not rows:
+            return Outcome("failed", message=f"{run.metrics_file} has no validation of step {steps}")
+        value = validated(rows[-1])[self.ranking.metric]
+        if value is None:
+            return Outcome("diverged", message=f"the {self.ranking.metric} of its last validation is not finite")
+        return Outcome("finished", value)
