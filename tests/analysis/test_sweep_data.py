@@ -65,6 +65,7 @@ def test_fields_that_vary():
         ([16, 32, 64, 128], True),
         ([1, 2, 3, 4, 5, 6], False),
         ([0.0, 0.001, 1.0], False),
+        ([1.0, 1.4, 1.96], False),
     ],
 )
 def test_numbers_that_spread_by_ratios_are_on_a_logarithmic_axis(values, log):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from sweep_rows import at_rate, curve_rows, grid, result
 
 from tformer_jax.analysis.sweep_data import Scale
@@ -51,6 +52,7 @@ def test_the_lines_of_a_picture_are_the_means(figures, assert_picture, tmp_path)
     assert {(1e-4, 3.0), (1e-4, 3.2), (1e-3, 2.0), (1e-3, 2.2)} <= set(map(tuple, band))
     assert not (band[:, 0] == 1e-2).any()
     assert legend(figures[0]) == {"best", "a seed that finished", "diverged"}
+    assert {line.get_color() for line in figures[0].legends[0].get_lines()} == {"0.3"}
 
 
 def test_the_bad_edge_is_below_where_more_is_better(figures, tmp_path):
@@ -69,6 +71,13 @@ def test_what_is_beyond_the_axis_is_marked(figures, tmp_path):
     axes = learning_rates(figures, results, tmp_path)
     assert [x for x, _ in marks(axes, "beyond the axis")] == [0.1]
     assert 3.0 < axes.get_ylim()[1] < 4.0
+
+
+def test_numbers_over_more_than_a_decade_are_on_a_logarithmic_axis(figures, tmp_path):
+    """The differences between the good ones could not be seen."""
+    axes = learning_rates(figures, [at_rate(10.0**i, 20.0**-i) for i in range(-3, 0)], tmp_path)
+    assert axes.get_yscale() == "log"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["30", "100", "300", "1000", "3000"]
 
 
 def test_crosses_do_not_cover_each_other(figures, tmp_path):
@@ -96,7 +105,8 @@ def test_panels_share_their_axis_and_their_colours(figures, tmp_path):
     assert both[0].get_ylim()[0] < 2.5 and both[0].get_ylim()[1] > 5.0
     left, right = ({line.get_label(): line.get_color() for line in axes.get_lines()} for axes in both)
     widths = [f"d_model={width}" for width in (32, 64, 128)]
-    assert len({right[width] for width in widths}) == 3
+    lightness = [sum(to_rgb(right[width])) for width in widths]
+    assert lightness[0] < lightness[1] < lightness[2]
     assert [left[width] for width in widths[1:]] == [right[width] for width in widths[1:]]
     assert legend(figures[0]) == {*widths, "best"}
 
@@ -162,6 +172,14 @@ def test_the_cells_of_a_map_are_the_means(figures, assert_picture, tmp_path):
     assert legend(figures[0]) == {"diverged", "not finished"}
 
 
+def test_a_map_of_failures_has_no_best(figures, tmp_path):
+    """A pair of values of which no seed but one was trained to its end would be framed as the best."""
+    results = grid(lambda *_: 2.0, x=(1, 2), y=(1, 2), seed=(0, 1))
+    results = [row | {"status": "diverged" if row["overrides"]["seed"] else "finished"} for row in results]
+    plot_heat_map(results, tmp_path / "picture.png", metric="loss", lowest=True)
+    assert [square.get_label() for square in figures[0].axes[0].patches] == ["diverged"] * 4
+
+
 def test_the_curves_are_the_rows(figures, assert_picture, tmp_path):
     """A curve would have another member's numbers, one that was stopped look finished, one that diverged vanish."""
     results = [at_rate(1e-4, 2.0), at_rate(1e-3, 3.0, "stopped"), at_rate(1e-2, None, "diverged", steps=27)]
@@ -212,14 +230,15 @@ def test_curves_say_which_is_which(figures, tmp_path, overrides, bar, entries):
 def test_the_best_line_is_on_top(figures, assert_picture, tmp_path):
     """Bad members would cover the best one, or one that diverged or was stopped be the best."""
     losses = [(2.5, "finished"), (1.5, "stopped"), (2.0, "finished"), (1.0, "diverged"), (3.0, "finished")]
+    losses.append((None, "running"))
     results = [result(loss, status, x=i, y=-i, z=i % 2) for i, (loss, status) in enumerate(losses)]
     plot_parallel_coordinates(results, tmp_path / "picture.png", metric="loss", lowest=True)
     assert_picture(tmp_path / "picture.png")
     axes = figures[0].axes[0]
     drawn = [line for line in axes.get_lines() if len(line.get_xdata()) == 4]
-    assert [round(4 * line.get_ydata()[0]) for line in drawn] == [3, 1, 4, 0, 2]
+    assert [round(5 * line.get_ydata()[0]) for line in drawn] == [3, 5, 1, 4, 0, 2]
     assert drawn[-1].get_linewidth() > 2 * drawn[-2].get_linewidth()
-    assert drawn[1].get_alpha() < drawn[-1].get_alpha()
+    assert drawn[2].get_alpha() < drawn[-1].get_alpha()
     assert len(marks(axes, "diverged")) == 1
     assert {"x", "y", "z", "final loss"} <= {text.get_text() for text in axes.texts}
     assert legend(figures[0]) == {"best", "diverged", "not finished"}

@@ -43,7 +43,8 @@ def start(config):
 
     def start(directory, how, **more):
         directory.mkdir(parents=True, exist_ok=True)
-        process = context.Process(target=pretended.work, args=(directory, config, TEXT, how), kwargs=more)
+        work = {"target": pretended.work, "args": (directory, config, TEXT, how), "kwargs": more}
+        process = context.Process(**work, daemon=True)
         process.start()
         return process
 
@@ -95,6 +96,13 @@ def study_of(directory, storage):
     return optuna.load_study(study_name=directory.name, storage=storage.replace("://", "+psycopg://"))
 
 
+def ends_of(*processes, seconds=120):
+    """The exit codes of processes; None of one that does not come to an end."""
+    for process in processes:
+        process.join(seconds)
+    return [process.exitcode for process in processes]
+
+
 def in_the_middle(directory, process):
     """The number of the trial that a process is training, once it is well begun and far from its end."""
     while process.exitcode is None:
@@ -132,9 +140,7 @@ def test_killed_workers_lose_nothing(start, storage, tmp_path):
         killed.append(in_the_middle(directory, victim))
         victim.join(rng.uniform(0, 0.2))
         victim.kill()
-    for process in victims + others:
-        process.join()
-    assert [process.exitcode for process in victims + others] == [-signal.SIGKILL] * 2 + [0, 0]
+    assert ends_of(*victims, *others) == [-signal.SIGKILL] * 2 + [0, 0]
     finished = check_whole(directory, storage, count)
     steps = {number: pretended.steps_of(directory / f"trials/{number}") for number in finished}
     for number, made in steps.items():
@@ -162,9 +168,7 @@ def killed(start, tmp_path_factory):
     """`killed[moment]`: the directory that a worker has left behind."""
     place, how = tmp_path_factory.mktemp("killed"), {"trials": 2, "sampler": "random"}
     processes = {at: start(place / at / "sweep", how, seconds=0.0, kill_at=MOMENTS[at]) for at in MOMENTS}
-    for process in processes.values():
-        process.join()
-    assert {process.exitcode for process in processes.values()} == {-signal.SIGKILL}
+    assert set(ends_of(*processes.values())) == {-signal.SIGKILL}
     return {at: place / at / "sweep" for at in MOMENTS}
 
 
@@ -193,8 +197,7 @@ def test_a_pruned_trial_stays_pruned_if_its_worker_is_killed(start, finish, tmp_
     how = {"trials": 6, "sampler": "random", "pruner": "hyperband"}
     ended = ("tformer_jax.training.interruption:Interrupted", "__init__", 1)
     process = start(tmp_path / "sweep", how, seconds=0.0, kill_at=ended)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert ends_of(process) == [-signal.SIGKILL]
     silence(tmp_path / "sweep")
     rows, undisturbed = finish(tmp_path / "sweep", how), finish(tmp_path / "undisturbed", how)
     assert [(row["status"], row["steps"]) for row in rows] == [(row["status"], row["steps"]) for row in undisturbed]
@@ -227,9 +230,7 @@ def test_a_worker_that_only_sleeps_keeps_its_trial(start, tmp_path):
         time.sleep(0.01)
     other.join(1.0)  # it has asked a few times more
     os.kill(sleeping.pid, signal.SIGCONT)
-    for process in (sleeping, other):
-        process.join()
-    assert (sleeping.exitcode, other.exitcode) == (0, 0)
+    assert ends_of(sleeping, other) == [0, 0]
     assert pretended.steps_of(directory / "trials/0") == [(step, sleeping.pid) for step in range(1, 13)]
 
 
@@ -294,9 +295,7 @@ def test_forty_trials_of_four_workers_of_which_two_are_killed(start, storage, tm
         lines = [line for line in said.read_text().splitlines() if line.startswith("trial ")]
         if "finished" not in lines[-1]:
             killed.append(int(lines[-1].split()[1].rstrip(":")))
-    for process in processes[2:]:
-        process.join()
-    assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2 + [0, 0]
+    assert ends_of(*processes, seconds=3600) == [-signal.SIGKILL] * 2 + [0, 0]
     finished = check_whole(directory, storage, count)
     assert len({json.dumps(trial.params) for trial in finished.values()}) == count
     said = "".join((directory.parent / f"{process.pid}.txt").read_text() for process in processes)

@@ -102,8 +102,12 @@ def test_under_mup_hidden_matrices_learn_by_the_width(changed, tmp_path):
     experiment = Experiment.from_config(fields)
     batch = experiment.load_data(tmp_path).train_batches(1).batch(0)
     program, key = experiment.program(experiment.restore_task(tmp_path)), jax.random.key(0)
-    before = program.initial(key, {})
-    after, _ = quick_jit(program.step)(before, batch, key)
+
+    def one_step(batch):
+        start = program.initial(key, {})
+        return start, program.step(start, batch, key)[0]
+
+    before, after = quick_jit(one_step)(batch)
     parameters = [n for n in before if n.startswith("model.") and ".b_k" not in n]  # which have no gradient
     for name in parameters:
         hidden = "attention.w_" in name or "feed_forward.w" in name

@@ -89,8 +89,8 @@ def upright(axes: Axes, x: int, label: str, scale: Scale, numbers: Mapping[float
     axes.plot([x, x], [0, 1], color="black", linewidth=1.0, zorder=3)
     axes.text(x, 1.2, label, ha="center", fontsize=10)
     for number, words in numbers.items():
-        y, words = float(scale.position(number)), f"{words} –" if side == "right" else f"– {words}"
-        axes.text(x, y, words, ha=side, va="center", fontsize=8, bbox=paper, zorder=4)
+        tick = f"{words} –" if side == "right" else f"– {words}"
+        axes.text(x, float(scale.position(number)), tick, ha=side, va="center", fontsize=8, bbox=paper, zorder=4)
 
 
 def mappable(scale: Scale) -> ScalarMappable:
@@ -105,7 +105,7 @@ def colour_bar(axes: Axes, scale: Scale, label: str, numbers: Sequence[float] = 
 
 
 def palette(count: int, ordered: bool = False) -> list[str]:
-    """Colours that are far apart; of what is ordered, or of very many, in the order of a colormap."""
+    """Colours that are far apart; for what is ordered, or for very many, those of a colormap."""
     if count > len(COLOURS) or (ordered and count > 1):
         return [to_hex(colour) for colour in _SEQUENTIAL(np.linspace(0.0, 1.0, count))]
     return list(COLOURS[:count])

@@ -1,7 +1,7 @@
 """Pictures of a sweep, to choose by: curves, learning rates, two fields as a map, many fields side by side."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,8 @@ def plot_parallel_coordinates(results: Results, file: Path, *, metric: str, lowe
         if end < 0 or end > 1:
             drawing.mark(axes, len(fields), end, DIVERGED if kinds[i] == DIVERGED else drawing.BEYOND, "0.3")
     for x, field in enumerate(fields):
-        ticks = drawing.ticks(field.scale(), field.values) if field.numeric else dict(enumerate(field.values))
+        places = dict(enumerate(map(text, field.values)))
+        ticks = drawing.ticks(field.scale(), field.values) if field.numeric else places
         drawing.upright(axes, x, field.label, field.scale(), ticks)
     drawing.upright(axes, len(fields), f"final {metric}", scale, drawing.ticks(scale), side="left")
     axes.set(xlim=(-0.5, len(fields) + 0.5), ylim=(min(0.0, scale.outside(0.14)) - 0.05, 1.3))
@@ -175,7 +176,7 @@ def plot_parallel_coordinates(results: Results, file: Path, *, metric: str, lowe
 
 
 def _member_colours(results: Results, axes: Axes) -> list[Any]:
-    """A colour for each result by the first field that varies, numbers before others before seeds; and what it says."""
+    """A colour for each result by the first field that varies, numbers before others before seeds; and its legend."""
     fields = sorted(data.varying_fields(results), key=lambda field: (field.label in SEEDS, not field.numeric))
     if not fields:
         return [drawing.COLOURS[0]] * len(results)

@@ -49,13 +49,14 @@ class Range:
         return f"log({self.low}..{self.high})" if self.log else f"{self.low}..{self.high}"
 
     def grid(self, count: int) -> tuple[float, ...]:
-        """`count` numbers from end to end; of integers, the nearest ones, each once."""
+        """`count` numbers from end to end, those between to 12 digits; of integers, the nearest ones, each once."""
         if type(count) is not int or count < 1 or (count == 1 and self.low != self.high):
             raise ConfigError(f"a grid needs both ends: at least 2 values, got {count!r} of {self}")
         numbers = (np.geomspace if self.log else np.linspace)(self.low, self.high, count)
         if self.integers:
             return tuple(int(x) for x in np.unique(np.rint(numbers)))
-        return tuple(float(x) for x in numbers)
+        between = (float(f"{x:.12g}") for x in numbers[1:-1])  # 0.004 rather than 0.004000000000000001
+        return tuple(dict.fromkeys((float(self.low), *between, float(self.high))))
 
     def at(self, share: float) -> float:
         """The number below which lies this share of the range, in [0, 1)."""

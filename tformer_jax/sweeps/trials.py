@@ -113,8 +113,6 @@ class Trials:
             self._study = optuna.create_study(
                 storage=self._storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
             )
-            # Hyperband has brackets from when it was first asked: until then a sampler would see the trials of all.
-            pruner.prune(self._study, optuna.trial.create_trial(value=0.0))
             ours = {"mark": mark, "directory": str(directory.absolute()), "asked": asked}
             self._join(name, json.loads(json.dumps(ours)))
 
@@ -150,7 +148,8 @@ class Trials:
         if sum(t.state != TrialState.WAITING for t in good) >= budget:
             return None
         # Made anew for each draw: what is drawn follows from the draws before, whoever made them.
-        self._study.sampler = self._make_sampler(sum("status" in t.user_attrs for t in self._study.get_trials()))
+        drawn = sum("status" in t.user_attrs for t in self._study.get_trials(deepcopy=False))
+        self._study.sampler = self._make_sampler(drawn)
         trial = self._study.ask(self._distributions)
         # It is dead when it is silent, and is not before it has said something: this comes before all else.
         self._storage.record_heartbeat(trial._trial_id)
@@ -185,8 +184,8 @@ class Trials:
 
     def prunes(self, claimed: Claimed, step: int, value: float, *, last: bool) -> bool:
         """Takes the metric of a validation; whether the trial should end here."""
-        told = self._storage.get_trial(claimed.trial._trial_id).intermediate_values
-        if step not in told:  # by a worker that was killed
+        known = self._storage.get_trial(claimed.trial._trial_id).intermediate_values
+        if step not in known:  # from a worker that was killed
             claimed.trial.report(value, step)
         if last or not claimed.trial.should_prune():
             return False
