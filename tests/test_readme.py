@@ -85,7 +85,7 @@ def test_the_training_commands_are_configs(arguments, monkeypatch):
     Experiment.from_config(values.config.to_dict())
 
 
-@pytest.mark.parametrize("name", ["predict", "evaluate", "export", "sweep"])
+@pytest.mark.parametrize("name", ["predict", "evaluate", "export", "sweep", "compare_sweeps"])
 def test_the_other_commands_have_flags_that_exist(name):
     """A newcomer would paste a flag that was renamed."""
     importlib.import_module(f"experiments.{name}")

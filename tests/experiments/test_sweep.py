@@ -79,6 +79,7 @@ def test_a_sweep_that_was_killed_ends_as_if_nothing_had_happened(whole, disturbe
         np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_printed_command_trains_the_best_member_alone(whole, command):
     """The command that a sweep ends with trains something else."""
     workdir, result = whole
