@@ -1,6 +1,7 @@
 """Learning rate against loss of several sweeps side by side, a line for each value of a field.
 
-    python -m experiments.compare_sweeps --sweeps=standard=runs/standard,muP=runs/mup --by=model.d_model --to=rates.png
+    python -m experiments.compare_sweeps --sweeps=standard=runs/standard,muP=runs/mup --by=model.d_model \
+        --picture=rates.png
 """
 
 import json
@@ -13,12 +14,11 @@ from tformer_jax.config import ConfigError
 from tformer_jax.training.run import RunError
 
 from . import cli
+from .ranking import ranking
 
 SWEEPS = flags.DEFINE_list("sweeps", None, "NAME=DIRECTORY of each.")
 BY = flags.DEFINE_string("by", None, "The field whose values are lines.")
-METRIC = flags.DEFINE_string("metric", "loss", "Of the last validation.")
-BEST = flags.DEFINE_enum("best", "lowest", ["lowest", "highest"], "Which values of the metric are good.")
-TO = flags.DEFINE_string("to", None, "The picture.")
+PICTURE = flags.DEFINE_string("picture", None, "Where it goes, a PNG.")
 
 
 def main() -> None:
@@ -31,9 +31,10 @@ def main() -> None:
         if not file.is_file():
             raise RunError(f"{directory} is not the directory of a sweep: it has no results.jsonl")
         panels[name] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    plot_learning_rates(panels, Path(TO.value), metric=METRIC.value, lowest=BEST.value == "lowest", by=BY.value)
-    cli.say(f"the picture is {TO.value}")
+    by = ranking()
+    plot_learning_rates(panels, Path(PICTURE.value), metric=by.metric, lowest=by.lowest, by=BY.value)
+    cli.say(f"the picture is {PICTURE.value}")
 
 
 if __name__ == "__main__":
-    cli.run(main, "sweeps", "to")
+    cli.run(main, "sweeps", "picture")

@@ -30,12 +30,11 @@ from tformer_jax.sweeps.text import parse
 from tformer_jax.training.metrics import read_metrics
 
 from . import cli
+from .ranking import BEST, METRIC, ranking
 
 _config = cli.define_config()
 SWEEP = flags.DEFINE_string("sweep", None, "What is tried: 'optimizer.learning_rate=log(1e-4,1e-2,7);seed=0..3'.")
 ENGINE = flags.DEFINE_enum("engine", "vectorized", ["vectorized", "search"], "Members in one program, or trials.")
-METRIC = flags.DEFINE_string("metric", "loss", "Of the last validation, by which members are compared.")
-BEST = flags.DEFINE_enum("best", "lowest", ["lowest", "highest"], "Which values of the metric are good.")
 # Of the vectorised engine.
 HALVING = flags.DEFINE_integer("halving", None, "Successive halving: of the members, one in so many goes on at a rung.")
 FIRST_RUNG = flags.DEFINE_integer("first_rung", None, "With --halving: the step of the first rung.")
@@ -55,17 +54,16 @@ _SEARCH |= {"storage": STORAGE, "study": STUDY}
 
 
 def main() -> None:
-    config, space, ranking = _config(), _space(), Ranking(METRIC.value, BEST.value)
-    given = _given()
-    with Board(ranking) as board:
+    config, space, given, by = _config(), _space(), _given(), ranking()
+    with Board(by) as board:
         if ENGINE.value == "search":
             how = SearchConfig(**given, metric=METRIC.value, best=BEST.value)
             keep = lambda rows: write_results(rows, Path(cli.WORKDIR.value))  # noqa: E731
             rows = search(Path(cli.WORKDIR.value), config, space, how, board.say, keep)
         else:
             how = VectorizedConfig(**given)
-            rows = vectorized_sweep(cli.WORKDIR.value, config, space, ranking, how, board)
-    _report(config, rows, ranking)
+            rows = vectorized_sweep(cli.WORKDIR.value, config, space, by, how, board)
+    _report(config, rows, by)
 
 
 def _given() -> dict[str, Any]:
@@ -115,16 +113,16 @@ def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
     return found | {int(file.parent.name): read_metrics(file) for file in directory.glob("trials/*/metrics.jsonl")}
 
 
-def _report(config: dict[str, Any], rows: list[Row], ranking: Ranking) -> None:
+def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
     """Leaves pictures, prints the table and the command that trains the best member alone."""
     directory = Path(cli.WORKDIR.value)
     (directory / "plots").mkdir(exist_ok=True)
-    how = {"metric": ranking.metric, "lowest": ranking.lowest}
+    how = {"metric": by.metric, "lowest": by.lowest}
     files = plot_sweep(rows, _curves(directory), directory / "plots", **how)
-    cli.say(result_table(rows, ranking))
+    cli.say(result_table(rows, by))
     pictures = ", ".join(file.name for file in files) or "none"
     cli.say(f"results.csv and results.jsonl are in {directory}; plots: {pictures}")
-    if not (ranked := ranking.ranked(rows)):
+    if not (ranked := by.ranked(rows)):
         cli.say("no member has a finite result")
         return
     best = ranked[0]

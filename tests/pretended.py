@@ -35,6 +35,7 @@ def trainer(seconds=0.0, before=lambda run, step: None):
                         metrics.write(json.dumps({"step": step, "loss": loss + 1}) + "\n")
                         metrics.write(json.dumps({"step": step, "validation_loss": loss}) + "\n")
                     stop = validated(step, {"loss": loss})
+                    assert not (stop and step == STEPS), "what is at its end cannot be ended early"
                 steps.write(f"{step} {os.getpid()}\n")
                 if (stop or interruption.requested) and step < STEPS:
                     raise Interrupted(f"stopped after step {step} of {STEPS}, whose checkpoint is kept")

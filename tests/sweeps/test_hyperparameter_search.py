@@ -231,12 +231,13 @@ def test_results_are_told_after_each_trial(trained):
     assert results[-1] == rows
 
 
-def test_hyperband_ends_bad_trials_early(run_search, pretend):
+def test_hyperband_ends_bad_trials_early(run_search, pretend, config):
     """The pruner would not hear of validations, or prune the good ones, or what is trained to its end already."""
-    rows, _ = run_search("learning_rate=log(1e-5,1e-1)", pruner="hyperband", trials=12)
+    often = config | {"training": config["training"] | {"evaluate_every": 4}}  # rungs at 4 and, at the end, at 12
+    rows, _ = run_search("learning_rate=log(1e-5,1e-1)", config=often, pruner="hyperband", trials=16)
     ended = {kind: [row for row in rows if row["status"] == kind] for kind in ("finished", "pruned")}
-    assert len(ended["finished"]) + len(ended["pruned"]) == 12 and min(map(len, ended.values())) > 1
-    assert {row["steps"] for row in ended["pruned"]} == {6} and {row["steps"] for row in ended["finished"]} == {12}
+    assert len(ended["finished"]) + len(ended["pruned"]) == 16 and min(map(len, ended.values())) > 1
+    assert {row["steps"] for row in ended["pruned"]} == {4} and {row["steps"] for row in ended["finished"]} == {12}
     mean = {kind: np.mean([row["best"]["loss"] for row in some]) for kind, some in ended.items()}
     assert mean["finished"] < mean["pruned"]
 
@@ -301,6 +302,13 @@ def test_a_result_that_is_no_number_has_diverged(run_search, pretend):
     rows, said = run_search(trials=1)
     assert rows[0]["status"] == "diverged" and rows[0]["final"] == {"loss": None}
     assert "trial 0 diverged: the loss of its last validation is not finite" in said
+
+
+def test_a_run_that_has_lost_its_last_validation_has_failed(run_search, pretend):
+    """After a power failure a checkpoint may be there and a row not: an older number would be taken for the last."""
+    pretend(lambda run, say, validated: run.metrics_file.write_text('{"step": 6, "validation_loss": 0.1}\n'))
+    rows, said = run_search(trials=1)
+    assert rows[0]["status"] == "failed" and said[-1].endswith("metrics.jsonl has no validation of step 12")
 
 
 def test_a_metric_that_is_not_validated_is_refused_before_anything_is_trained(run_search):

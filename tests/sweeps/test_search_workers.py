@@ -62,7 +62,7 @@ def finish(config, monkeypatch):
 @pytest.fixture(scope="module")
 def postgresql():
     """The URL of a server that is there for these tests alone."""
-    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed")
+    psycopg = pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed")
     found = shutil.which("initdb") or next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
     if found is None:
         pytest.skip("PostgreSQL is not installed")
@@ -77,7 +77,9 @@ def postgresql():
 
     run("initdb", "--username=tester", "--auth=trust", "--no-sync")
     run("pg_ctl", "start", "-w", "-l", place / "log", "-o", f"-k {place} -c listen_addresses='' -c fsync=off")
-    yield f"postgresql://tester@/postgres?host={place}"
+    with psycopg.connect(f"host={place} user=tester dbname=postgres", autocommit=True) as connection:
+        connection.execute('CREATE DATABASE "{tests}"')  # a name that Optuna would take for a template
+    yield f"postgresql://tester@/{{tests}}?host={place}"
     run("pg_ctl", "stop", "-m", "immediate")
     shutil.rmtree(place)
 
@@ -93,7 +95,8 @@ def study_of(directory, storage):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if storage is None:
         return optuna.load_study(study_name="search", storage=f"sqlite:///{directory}/study.db")
-    return optuna.load_study(study_name=directory.name, storage=storage.replace("://", "+psycopg://"))
+    url = storage.replace("://", "+psycopg://").replace("{", "{{").replace("}", "}}")
+    return optuna.load_study(study_name=directory.name, storage=url)
 
 
 def ends_of(*processes, seconds=120):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import types
 
 import jax
@@ -163,6 +164,28 @@ def test_an_exported_member_is_the_run_alone(finished, alone, place):
     assert got.keys() == wanted.keys()
     for name in wanted:
         np.testing.assert_allclose(got[name], wanted[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("member, to, wanted", [
+    (99, "somewhere", "has no member 99, only 4 from 0"),
+    (0, "finished", "is there already"),
+])  # fmt: skip
+def test_an_export_that_cannot_be_is_refused(finished, place, member, to, wanted):
+    """A directory is overwritten, or a member that is not there is looked for in checkpoints."""
+    with pytest.raises(RunError, match=wanted):
+        export_member(finished.directory, member, place / to)
+    assert not (place / "somewhere").exists()
+
+
+def test_a_terminal_shows_the_best_members_first(finished):
+    """The live table hides the best, or what was tried."""
+    output = io.StringIO()
+    with Board(Ranking(), Console(file=output, width=200, force_terminal=True)) as board:
+        board.update(finished.rows, "after step 12 of 12", news=True)
+    shown = re.findall(r"│ +(\d) │ +([\d.e-]+) │ +(\d) │ finished", output.getvalue())
+    best = sorted(finished.rows, key=lambda row: row["final"]["loss"])
+    assert [int(member) for member, _, _ in shown] == [row["member"] for row in best]
+    assert [float(rate) for _, rate, _ in shown] == [row["overrides"]["learning_rate"] for row in best]
 
 
 def test_a_member_that_was_dropped_can_be_trained_to_its_end(halved, finished, place):

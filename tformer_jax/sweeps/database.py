@@ -122,15 +122,15 @@ def without_password(url: str) -> str:
 
 
 def _quieten() -> None:
-    """What Optuna would tell of each trial, the worker says; and heartbeats do not need its own loop."""
+    """The worker says what Optuna would; and heartbeats do not need its loop, nor is it news that a trial goes on."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
+    warnings.filterwarnings("ignore", "The reported value is ignored because this")
 
 
 def _storage(url: str, engine: dict) -> RDBStorage:
-    template = url.replace("{", "{{").replace("}", "}}")
-    return RDBStorage(template, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
+    return RDBStorage(url, engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -184,9 +184,7 @@ class Trials:
 
     def prunes(self, claimed: Claimed, step: int, value: float, *, last: bool) -> bool:
         """Takes the metric of a validation; whether the trial should end here."""
-        known = self._storage.get_trial(claimed.trial._trial_id).intermediate_values
-        if step not in known:  # from a worker that was killed
-            claimed.trial.report(value, step)
+        claimed.trial.report(value, step)
         if last or not claimed.trial.should_prune():
             return False
         claimed.trial.set_user_attr("status", "pruned")

@@ -92,11 +92,21 @@ def test_the_printed_command_trains_the_best_member_alone(whole, command):
     np.testing.assert_allclose(last["validation_loss"], best, rtol=1e-4)
 
 
+def test_a_search_is_the_same_command(place, command, flags):
+    """The other engine has other results, or none."""
+    how = ("--engine=search", "--trials=2", "--sampler=random")
+    found = command("sweep", *sweep_flags(flags, place / "search", "optimizer.learning_rate=log(1e-3,1e-2)", *how))
+    assert found.returncode == 0, found.stderr
+    assert [row["status"] for row in results_of(place / "search")] == ["finished"] * 2
+    assert "the command that trains it alone" in found.stdout
+
+
 BAD = {
     "optimizer.learnin_rate=1": (),
     "optimizer.learning_rate=0.1,-1": (),
     "seed=": (),
     "seed=0..1": ("--halving=2",),
+    "seed=0..2": ("--trials=2",),
 }
 
 
