@@ -102,9 +102,7 @@ def test_a_search_is_the_same_command(place, command, flags):
 
 
 BAD = {
-    "optimizer.learnin_rate=1": (),
     "optimizer.learning_rate=0.1,-1": (),
-    "seed=": (),
     "seed=0..1": ("--halving=2",),
     "seed=0..2": ("--trials=2",),
 }

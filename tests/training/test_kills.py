@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-KILLS, STEPS, EVERY = 20, 320, 4
+EVERY = 4
 # One kill in four comes so long after the start, wherever that is; the others after the life's first checkpoint.
 AFTER_START, AFTER_CHECKPOINT = (0.1, 1.0), (0.0, 0.2)
 
@@ -31,29 +31,25 @@ def live(directory, config, cache):
 
 
 @pytest.fixture(scope="module")
-def start(changed_config, tmp_path_factory):
-    """`start(directory)`: a process that trains there; forked from one that has imported everything already."""
+def start(config, tmp_path_factory):
+    """`start(directory, steps)`: a process that trains there; forked from one that has imported everything already."""
     cache = str(tmp_path_factory.mktemp("compiled"))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tformer_jax.training.experiment"])
 
-    def start(directory):
-        process = context.Process(target=live, args=(directory, changed_config, cache))
+    def start(directory, steps):
+        training = {"steps": steps, "seed": 5, "log_every": 10, "evaluate_every": 100, "average_decay": 0.9}
+        changed = config | {"training": training, "checkpoint": {"every": EVERY, "keep": 2}}
+        process = context.Process(target=live, args=(directory, changed, cache))
         process.start()
         return process
 
     return start
 
 
-@pytest.fixture(scope="module")
-def changed_config(config):
-    training = {"steps": STEPS, "seed": 5, "log_every": 10, "evaluate_every": 100, "average_decay": 0.9}
-    return config | {"training": training, "checkpoint": {"every": EVERY, "keep": 2}}
-
-
-def arrays_of(directory):
+def arrays_of(directory, steps):
     """The last state, read without this package."""
-    saved = ocp.StandardCheckpointer().restore((directory / "checkpoints" / str(STEPS) / "arrays").absolute())
+    saved = ocp.StandardCheckpointer().restore((directory / "checkpoints" / str(steps) / "arrays").absolute())
     return {name: np.asarray(x) for name, x in saved.items()}
 
 
@@ -81,17 +77,18 @@ def moment(directory):
     return "between checkpoints" if entries else "before the first checkpoint"
 
 
-def test_random_kills_do_not_change_the_result(start, tmp_path, record_property):
+@pytest.mark.parametrize("count, steps", [(4, 80), pytest.param(20, 320, marks=pytest.mark.slow)])
+def test_random_kills_do_not_change_the_result(count, steps, start, tmp_path, record_property):
     """A crash would cost more than the time since the last checkpoint: other parameters, other metrics, or the run."""
-    whole = start(tmp_path / "whole")
+    whole = start(tmp_path / "whole", steps)
     whole.join()
     assert whole.exitcode == 0
-    wanted, rng, kills, runs = arrays_of(tmp_path / "whole"), random.Random(0), [], 0
-    while len(kills) < KILLS or runs == 0:
+    wanted, rng, kills, runs = arrays_of(tmp_path / "whole", steps), random.Random(0), [], 0
+    while len(kills) < count or runs == 0:
         directory = tmp_path / f"run {runs}"
         while True:
-            process = start(directory)
-            if len(kills) < KILLS:
+            process = start(directory, steps)
+            if len(kills) < count:
                 wait(process, directory, rng)
             else:
                 process.join()
@@ -101,7 +98,7 @@ def test_random_kills_do_not_change_the_result(start, tmp_path, record_property)
             process.join()
             kills.append(moment(directory))
         assert process.exitcode == 0, f"after {len(kills)} kills, the last {kills[-1]}"
-        found = arrays_of(directory)
+        found = arrays_of(directory, steps)
         assert found.keys() == wanted.keys()
         for name in wanted:
             np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{name}, after {len(kills)} kills")
