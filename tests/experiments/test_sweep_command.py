@@ -17,11 +17,11 @@ from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.metrics import read_metrics
 
 SPACE = "optimizer.learning_rate=3e-3,1e-2; seed=0..1"
-CHANGES = {"training.steps": 60, "training.evaluate_every": 20, "checkpoint.every": 10, "training.log_every": 10}
+CHANGES = {"training.evaluate_every": 25, "checkpoint.every": 10, "training.log_every": 10}
 
 
-def sweep_flags(flags, workdir, space=SPACE, *more):
-    return [*flags(workdir, CHANGES), f"--sweep={space}", *more]
+def sweep_flags(flags, workdir, space=SPACE, *more, steps=50):
+    return [*flags(workdir, CHANGES | {"training.steps": steps}), f"--sweep={space}", *more]
 
 
 def results_of(workdir):
@@ -45,7 +45,7 @@ def whole(place, command, flags):
 def disturbed(place, start, whole, flags):
     """The same sweep, killed once and stopped once on its way, and what its last command said."""
     workdir = place / "disturbed sweep"
-    for number, after in ((signal.SIGKILL, 15), (signal.SIGTERM, 35)):
+    for number, after in ((signal.SIGKILL, 15), (signal.SIGTERM, 25)):
         process = start("sweep", *sweep_flags(flags, workdir, SPACE, "--chunk=1"))
         file = workdir / "groups" / "0" / "metrics.jsonl"
         while process.poll() is None and not (file.exists() and any(row["step"] > after for row in read_metrics(file))):
@@ -95,7 +95,8 @@ def test_the_printed_command_trains_the_best_member_alone(whole, command):
 def test_a_search_is_the_same_command(place, command, flags):
     """The other engine has other results, or none."""
     how = ("--engine=search", "--trials=2", "--sampler=random")
-    found = command("sweep", *sweep_flags(flags, place / "search", "optimizer.learning_rate=log(1e-3,1e-2)", *how))
+    space = "optimizer.learning_rate=log(1e-3,1e-2)"
+    found = command("sweep", *sweep_flags(flags, place / "search", space, *how, steps=20))
     assert found.returncode == 0, found.stderr
     assert [row["status"] for row in results_of(place / "search")] == ["finished"] * 2
     assert "the command that trains it alone" in found.stdout

@@ -77,7 +77,7 @@ def moment(directory):
     return "between checkpoints" if entries else "before the first checkpoint"
 
 
-@pytest.mark.parametrize("count, steps", [(4, 80), pytest.param(20, 320, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count, steps", [(4, 48), pytest.param(20, 320, marks=pytest.mark.slow)])
 def test_random_kills_do_not_change_the_result(count, steps, start, tmp_path, record_property):
     """A crash would cost more than the time since the last checkpoint: other parameters, other metrics, or the run."""
     whole = start(tmp_path / "whole", steps)
