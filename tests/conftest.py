@@ -1,5 +1,6 @@
 """Before anything is imported: eight simulated devices, and every shape annotation checked at run time."""
 
+import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,6 +10,9 @@ _FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 )
+# These emitters take twice as long to compile; an XLA that no longer has others does not know the flag, and aborts.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _FLAGS += ("--xla_cpu_use_fusion_emitters=false",)
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_FLAGS))
 
 from jaxtyping import install_import_hook  # noqa: E402

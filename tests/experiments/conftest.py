@@ -28,7 +28,7 @@ def environment(place):
     (place / "without").mkdir()
     (place / "without" / "torch.py").write_text("raise ImportError('not in these tests')\n")
     path = os.pathsep.join(filter(None, (str(place / "without"), os.environ.get("PYTHONPATH"))))
-    hurry = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    hurry = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
     inherited = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
     return inherited | {
         "PYTHONPATH": path,
