@@ -10,7 +10,7 @@ _FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 )
-# These emitters take twice as long to compile; an XLA that no longer has others does not know the flag, and aborts.
+# XLA's newer emitters of fusions take twice as long to compile; where there are no others, the flag is unknown: abort.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _FLAGS += ("--xla_cpu_use_fusion_emitters=false",)
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_FLAGS))
