@@ -162,8 +162,10 @@ def test_an_exported_member_is_the_run_alone(finished, alone, place):
     assert (run.directory / "tokenizer.json").read_bytes() == (alone.run.directory / "tokenizer.json").read_bytes()
     got, wanted = newest(run), newest(alone.run)
     assert got.keys() == wanted.keys()
-    for name in wanted:
-        np.testing.assert_allclose(got[name], wanted[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    for name, array in wanted.items():
+        # Relative to the array: Adam makes a whole step of a gradient that is little more than rounding (key biases).
+        atol = 1e-3 * np.abs(array).max() if np.issubdtype(array.dtype, np.floating) else 0
+        np.testing.assert_allclose(got[name], array, rtol=0, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("member, to, wanted", [
