@@ -1,5 +1,6 @@
 """Before anything is imported: eight simulated devices, and every shape annotation checked at run time."""
 
+import gc
 import importlib.metadata
 import os
 
@@ -20,6 +21,12 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Every room whose signatures name shapes. Not `config`: beartype cannot check `typing.Self` one method at a time.
 _ROOMS = ("functional", "nn", "models", "decoding", "tasks", "training")
 install_import_hook([f"tformer_jax.{room}" for room in _ROOMS], "beartype.beartype")
+
+
+def pytest_collection_finish():
+    """What was imported stays: the garbage collector, which traces keep busy, need not look at it again."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_terminal_summary(terminalreporter):

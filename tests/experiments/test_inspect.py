@@ -24,7 +24,8 @@ def inspected(command, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(inspected):
-    return inspected("data=16,fsdp=2,tensor=4", "--config.data.batch_tokens=4096")
+    flags = ("--peak_tflops=100", "--mfu=0.25", "--config.data.batch_tokens=4096")
+    return inspected("data=16,fsdp=2,tensor=4", *flags)
 
 
 def line_of(lines, beginning):
@@ -63,14 +64,12 @@ def test_bytes_are_those_of_one_device(whole):
     assert average == 0 < temporaries
 
 
-def test_time_follows_from_peak_and_mfu(inspected):
+def test_time_follows_from_peak_and_mfu(whole):
     """The prediction would be for another device, for one of several, or ignore the share that is reached."""
-    flags = ("--peak_tflops=100", "--mfu=0.25", "--totals_only", "--config.data.batch_tokens=4096")
-    lines = inspected("data=2", *flags)
-    formula, _ = numbers(line_of(lines, "FLOPs per step"))
-    seconds, mfu, peak, speed = numbers(line_of(lines, "step time"))
+    formula, _ = numbers(line_of(whole, "FLOPs per step"))
+    seconds, mfu, peak, speed = numbers(line_of(whole, "step time"))
     assert (mfu, peak) == (0.25, 100)
-    assert seconds == pytest.approx(formula / (2 * 100e12 * 0.25), rel=1e-3)
+    assert seconds == pytest.approx(formula / (128 * 100e12 * 0.25), rel=1e-3)
     assert speed == pytest.approx(4096 / seconds, rel=1e-3)
 
 

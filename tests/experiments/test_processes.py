@@ -29,6 +29,14 @@ def wait_for(path, process):
     assert process.poll() is None, process.communicate()
 
 
+def wait_for_line(text, process):
+    """The line of the process's output that holds `text`."""
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(process.communicate())
+
+
 @pytest.fixture(scope="session")
 def pair(start):
     """`pair(flags)`: two processes that train together."""
@@ -54,10 +62,7 @@ def lives(place, trained, flags, start, pair):
         process.kill()
     ends.append([(process.communicate(), process.returncode) for process in both])
     both = pair(flags(run, changes))
-    going_on = ""
-    while "going on" not in going_on:
-        going_on += both[0].stdout.readline()
-        assert both[0].poll() is None, both[0].communicate()
+    going_on = wait_for_line("going on", both[0])
     both[1].send_signal(signal.SIGTERM)
     ends.append([(process.communicate(), process.returncode) for process in both])
     alone = start("train", *flags(run))
@@ -114,61 +119,72 @@ def test_the_first_process_alone_speaks_and_writes(lives):
 
 @pytest.fixture(scope="session")
 def interrupted(place, start, flags, command):
-    """`interrupted(number)`: what became of a training that got the signal after its first checkpoint, and again."""
+    """A training that gets SIGTERM after its first checkpoint, its end that gets SIGINT, and the end of that.
 
-    def interrupted(number):
-        run = place / f"interrupted {number}"
-        process = start("train", *flags(run))
-        wait_for(run / "checkpoints" / str(EVERY), process)
-        process.send_signal(number)
-        return run, process.communicate(), process.returncode, command("train", *flags(run))
+    Gives the run, what became of the two that were stopped, and of the last.
+    """
+    run = place / "interrupted"
+    process = start("train", *flags(run))
+    wait_for(run / "checkpoints" / str(EVERY), process)
+    process.send_signal(signal.SIGTERM)
+    stopped = [(process.communicate()[1], process.returncode)]
+    process = start("train", *flags(run))
+    wait_for_line("going on", process)
+    process.send_signal(signal.SIGINT)
+    stopped.append((process.communicate()[1], process.returncode))
+    return run, stopped, command("train", *flags(run))
 
-    return interrupted
 
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_signal_ends_in_a_checkpoint_and_the_run_goes_on(interrupted, trained, number):
-    """A preempted run would lose what it did since its checkpoint, look like a failure, or end elsewhere."""
-    run, (_, error), code, again = interrupted(number)
-    assert code == 75
+@pytest.mark.parametrize("number", [0, 1], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_ends_in_a_checkpoint(interrupted, number):
+    """A preempted run would lose what it did since its checkpoint, or look like a failure."""
+    error, code = interrupted[1][number]
+    assert code == 75, error
     line = error.splitlines()[-1]
     step = int(line.split()[3])
     assert line == f"stopped after step {step} of {LAST}, whose checkpoint is kept; the same command goes on"
     assert EVERY <= step < LAST
-    assert again.returncode == 0, again.stderr
-    assert f"going on from the checkpoint of step {step}" in again.stdout
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(interrupted, trained):
+    """A preempted run would go on from another step, or end elsewhere."""
+    run, stopped, last = interrupted
+    assert last.returncode == 0, last.stderr
+    assert f"going on from the checkpoint of step {stopped[1][0].splitlines()[-1].split()[3]}" in last.stdout
     wanted, found = arrays_of(trained[0]), arrays_of(run)
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
     assert losses_of(run) == losses_of(trained[0])
 
 
-def test_a_second_signal_leaves_at_once(place, start, flags):
-    """A user who means it would have to wait for a step, or kill -9."""
-    run = place / "twice"
-    process = start("train", *flags(run, {"training.steps": 100_000}))
+@pytest.fixture(scope="session")
+def taken(place, start, flags, command):
+    """A long training: a second command on its run while it trains, its first answer to two signals, and its end."""
+    run, long = place / "taken", {"training.steps": 100_000}
+    process = start("train", *flags(run, long))
     wait_for(run / "checkpoints" / str(EVERY), process)
+    second = command("train", *flags(run, long))
     process.send_signal(signal.SIGTERM)
-    assert process.stderr.readline() == "SIGTERM: stopping after this step; once more leaves at once\n"
+    answer = process.stderr.readline()
     process.send_signal(signal.SIGSTOP)  # so that the second comes before the checkpoint is written
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     process.communicate()
-    assert process.returncode == -signal.SIGINT
+    return run, process, second, answer
 
 
-def test_a_second_command_on_a_run_is_refused_while_the_first_trains(place, start, flags, command):
+def test_a_second_command_on_a_run_is_refused_while_the_first_trains(taken):
     """Two processes would write the same files, and each undo the other's checkpoints."""
-    run = place / "taken"
-    process = start("train", *flags(run, {"training.steps": 100_000}))
-    try:
-        wait_for(run / "checkpoints" / str(EVERY), process)
-        second = command("train", *flags(run, {"training.steps": 100_000}))
-    finally:
-        process.kill()
-        process.communicate()
+    run, process, second, _ = taken
     assert second.returncode == 1
     assert second.stderr.splitlines()[-1].startswith(f"error: {run} is in use: process {process.pid} on ")
+
+
+def test_a_second_signal_leaves_at_once(taken):
+    """A user who means it would have to wait for a step, or kill -9."""
+    _, process, _, answer = taken
+    assert answer == "SIGTERM: stopping after this step; once more leaves at once\n"
+    assert process.returncode == -signal.SIGINT
 
 
 def test_a_mesh_that_the_machine_does_not_have_is_refused(place, command, flags):

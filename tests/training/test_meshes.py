@@ -15,13 +15,13 @@ from tformer_jax.training.parallel import AXES, ParallelConfig
 STEPS = 20
 MESHES = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(sizes) == 8]
 TASKS = ("translation", *tiny_runs.TASKS)
-# Every axis alone, and every pair together, once over the tasks; `-m slow` tries all.
+# Any two axes together, once over the tasks; `-m slow` tries all.
 SOME = {
-    "translation": [(8, 1, 1, 1), (1, 2, 2, 2)],
-    "language_modelling": [(1, 8, 1, 1), (2, 2, 2, 1)],
-    "masked_language_modelling": [(2, 2, 2, 1), (2, 1, 2, 2)],
+    "translation": [(1, 2, 2, 2)],
+    "language_modelling": [(1, 8, 1, 1)],
+    "masked_language_modelling": [(2, 2, 2, 1)],
     "text_classification": [(2, 2, 1, 2)],
-    "image_classification": [(1, 1, 2, 4), (4, 2, 1, 1)],
+    "image_classification": [(1, 1, 2, 4), (8, 1, 1, 1)],
 }
 OTHERS = [(task, sizes) for task in TASKS for sizes in MESHES if sizes not in SOME[task]]
 
@@ -42,6 +42,19 @@ def experiment(config, configs, tmp_path_factory):
         return found, found.restore_task(directory), batches
 
     return experiment
+
+
+@pytest.fixture(scope="module")
+def flops(experiment):
+    """`flops(parallel)`: of a training step of the language model, on each device."""
+
+    @functools.cache
+    def flops(parallel):
+        found, task, batches = experiment("language_modelling")
+        batch = {name: np.zeros(x.shape, x.dtype) for name, x in batches.batch(0).items()}
+        return found.trainer(task, parallel).lower(batch).compile().cost_analysis()["flops"]
+
+    return flops
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +97,11 @@ def test_every_other_mesh_gives_the_losses_of_one_device(curve, task, sizes):
     assert_same_curve(curve(task, on(sizes)), curve(task, ParallelConfig(data=1)))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "language_modelling"])
 def test_pmap_gives_the_losses_of_one_device(curve, task):
     """Means of means, rows that fill up counted, corruption or augmentation drawn for each device by itself.
 
-    Dropout alone is: without it.
+    Dropout alone is: without it. The language model is compared by the next test.
     """
     assert_same_curve(curve(task, ParallelConfig(mode="pmap"), 0.0), curve(task, ParallelConfig(data=1), 0.0))
 
@@ -109,14 +122,9 @@ def test_parts_of_a_batch_are_spread_like_the_whole(experiment, parallel):
 
 
 @pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8)], ids=str)
-def test_the_work_is_divided(experiment, sizes):
+def test_the_work_is_divided(flops, sizes):
     """Devices would all do the same: of the operations of one device, each must have about an eighth.
 
     What all do is what a small model has much of: sums over parameters, norms of streams that heads share.
     """
-    found, task, batches = experiment("language_modelling")
-    flops = []
-    for where in (ParallelConfig(data=1), on(sizes)):
-        batch = {name: np.zeros(x.shape, x.dtype) for name, x in batches.batch(0).items()}
-        flops.append(found.trainer(task, where).lower(batch).compile().cost_analysis()["flops"])
-    assert flops[1] < 0.3 * flops[0]
+    assert flops(on(sizes)) < 0.3 * flops(ParallelConfig(data=1))
