@@ -124,7 +124,7 @@ def counted_flops(experiment: Experiment, task: Task, batch: dict[str, jax.Shape
     nothing is computed twice to save memory.
     """
     layers = experiment.model_config(task.model_fields)
-    unrolled = {"scan_unroll": min(layers.num_layers, layers.num_decoder_layers or layers.num_layers)}
+    unrolled = {"scan_unroll": max(layers.num_layers, layers.num_decoder_layers or 0)}
     model = dict(experiment.model) | unrolled | {"remat": "none", "attention_implementation": "reference"}
     training = dataclasses.replace(experiment.training, accumulate=1)
     fused = {"fused_loss": False} if hasattr(experiment.task, "fused_loss") else {}

@@ -330,8 +330,6 @@ BUCKETS = "^relative_buckets must be a multiple of 4 and relative_max_distance a
         (dict(num_heads=4, num_kv_heads=3), "^num_heads=4 must be a multiple of num_kv_heads=3"),
         (dict(source_vocab_size=9), "^share_embeddings needs one vocabulary, got source_vocab_size=9.*=False"),
         (dict(source_vocab_size=13), "^share_embeddings needs one vocabulary, got source_vocab_size=13"),
-        (dict(scan_unroll=3), "^scan_unroll=3 exceeds the layers of a stack"),
-        (dict(scan_unroll=2, num_decoder_layers=1), "^scan_unroll=2 exceeds the layers of a stack"),
         (dict(parallel_block=True), "^parallel_block needs norm_position='pre', got 'post'"),
         (dict(parallel_block=True, norm_position="sandwich"), "^parallel_block needs norm_position='pre'"),
         (ROTARY | dict(head_dim=5), "^positions='rotary' turns pairs: the head width must be even, got 5"),

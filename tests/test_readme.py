@@ -11,7 +11,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from tformer_jax.sweeps.members import Fields, make_members
+from tformer_jax.sweeps.members import make_members
+from tformer_jax.sweeps.search import SearchConfig, check_search
 from tformer_jax.sweeps.text import parse
 from tformer_jax.training.experiment import Experiment
 
@@ -106,8 +107,7 @@ def test_the_sweeps_are_spaces_of_their_configs(arguments, monkeypatch):
     text = [a.removeprefix("--sweep=") for a in arguments if a.startswith("--sweep=")]
     space = parse(text[0]) if text else parse(importlib.import_module("experiments.configs.causal_lm").get_sweep())
     if "--engine=search" in arguments:
-        for name, domain in space.dimensions().items():
-            assert Fields(config).resolve(name) and domain
+        assert check_search(config, space, SearchConfig(trials=1))
     else:
         assert make_members(config, space.members())
 

@@ -167,7 +167,7 @@ class TransformerConfig:
         update parametrization; Yang et al., 2022). See `nn.parametrization`.
       base_width: the d_model at which "mup" is "standard".
       attention_implementation: see `functional.scaled_dot_product_attention`.
-      scan_unroll: layers per iteration of the scan over layers.
+      scan_unroll: at most so many layers per iteration of the scan over layers.
       remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or
         "full" (everything but the layers' inputs).
       precision: "params=...,compute=...,output=...".
@@ -230,8 +230,6 @@ class TransformerConfig:
         self._check_fields()
         self._check_heads()
         self._check_positions()
-        if self.scan_unroll > min(self.num_layers, self.num_decoder_layers or self.num_layers):
-            raise ConfigError(f"scan_unroll={self.scan_unroll} exceeds the layers of a stack")
         if self.share_embeddings and self.source_vocab_size is not None:
             raise ConfigError(
                 f"share_embeddings needs one vocabulary, got source_vocab_size={self.source_vocab_size} "

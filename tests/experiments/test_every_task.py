@@ -162,7 +162,7 @@ def predictions(copies, command, together, images):
     (copies / "beginnings.txt").write_text(f"the red\n\n{LONG}\n", "utf-8")
     (copies / "reviews.txt").write_text("the small cat today\na dog\n", "utf-8")
     drawn = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2", "--slide"]
-    width = {"model.d_model": 16, "model.num_heads": 2, "model.num_layers": 1, "model.scan_unroll": 1}
+    width = {"model.d_model": 16, "model.num_heads": 2, "model.num_layers": 1}
     vision = width | {"data.source": "folders", "data.path": images[0].parents[2], "data.image_size": 8}
     vision |= {"data.num_channels": 1, "data.validation_size": 8, "data.test_size": 9, "data.batch_size": 16}
     vision |= {"model.patch_size": 4, "training.steps": 2}

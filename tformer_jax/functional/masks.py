@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 
 def _static(default):
@@ -184,7 +184,7 @@ def mask_to_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(mask, 0.0, -jnp.inf).astype(jnp.float32)
 
 
-def slice_if_wide(x: Array, start, size: int, axis: int) -> Array:
+def slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:
     """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts."""
     return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
 
