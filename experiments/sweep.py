@@ -17,7 +17,6 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from tformer_jax.analysis.sweep_plots import plot_sweep
 from tformer_jax.config import ConfigError
 from tformer_jax.sweeps.board import Board, result_table
 from tformer_jax.sweeps.loop import Halving, VectorizedConfig, vectorized_sweep
@@ -115,6 +114,8 @@ def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
 
 def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
     """Leaves pictures, prints the table and the command that trains the best member alone."""
+    from tformer_jax.analysis.sweep_plots import plot_sweep  # here: a mistake is said without loading Matplotlib
+
     directory = Path(cli.WORKDIR.value)
     (directory / "plots").mkdir(exist_ok=True)
     how = {"metric": by.metric, "lowest": by.lowest}

@@ -21,17 +21,10 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def environment(place):
-    """No network, no data of the user's, and each program compiled once, in a hurry, for all processes.
-
-    And no PyTorch, which nothing here needs and TensorBoard's writer imports for seconds where it is installed.
-    """
-    (place / "without").mkdir()
-    (place / "without" / "torch.py").write_text("raise ImportError('not in these tests')\n")
-    path = os.pathsep.join(filter(None, (str(place / "without"), os.environ.get("PYTHONPATH"))))
+    """No network, no data of the user's, and each program compiled once, in a hurry, for all processes."""
     hurry = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
     inherited = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
     return inherited | {
-        "PYTHONPATH": path,
         "XLA_FLAGS": hurry,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
@@ -108,7 +101,6 @@ def flags(corpus):
         "model.num_heads": 2,
         "model.d_ff": 32,
         "model.num_layers": 1,
-        "model.scan_unroll": 1,
         "model.max_length": 48,
         "model.dropout_rate": 0.1,
         "optimizer.learning_rate": 0.01,

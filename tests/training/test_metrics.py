@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,6 +16,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from tformer_jax.training import metrics
 from tformer_jax.training.metrics import MetricsWriter, ProgressLine, read_metrics
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -135,6 +141,30 @@ def test_resuming_tells_tensorboard_which_steps_are_run_again(write, tmp_path):
     write(2, 3)
     restarts = [e.step for e in events(tmp_path / "tensorboard") if e.HasField("session_log")]
     assert sorted(restarts) == [1, 3]
+
+
+STARTED = """
+import sys
+from pathlib import Path
+import experiments.train
+from tformer_jax.training.metrics import MetricsWriter
+MetricsWriter(Path(sys.argv[1], "metrics.jsonl"), Path(sys.argv[1], "tensorboard"), 0).close()
+print(*{"torch", "matplotlib"} & sys.modules.keys())
+import torch
+"""
+
+
+def test_training_starts_without_what_it_does_not_need(tmp_path):
+    """Every command would wait for PyTorch, which is larger than JAX, where it is installed; or hide it for ever."""
+    (tmp_path / "torch.py").touch()
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED, tmp_path],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 # The progress line -----------------------------------------------------------------------------

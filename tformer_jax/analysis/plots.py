@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 
 def plot_loss(rows: Sequence[dict[str, float]], file: Path) -> None:
     """Training and validation loss against the step, from the rows of a metrics.jsonl, as a PNG."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = _figure(7, 4.2)
     axes = figure.add_subplot()
     for name, label, style in (
         ("loss", "training (with dropout, smoothing, augmentation)", "-"),
@@ -37,7 +36,7 @@ def plot_attention(weights: np.ndarray, queries: Sequence[str], keys: Sequence[s
     columns = min(4, heads)
     rows = -(-heads // columns)
     width, height = 0.28 * len(keys) + 1.2, 0.28 * len(queries) + 1.1
-    figure = Figure(figsize=(columns * max(width, 2.2), rows * max(height, 2.0) + 0.4), layout="constrained")
+    figure = _figure(columns * max(width, 2.2), rows * max(height, 2.0) + 0.4)
     figure.suptitle(title)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for head, axes in enumerate(panels.flat):
@@ -50,3 +49,9 @@ def plot_attention(weights: np.ndarray, queries: Sequence[str], keys: Sequence[s
         axes.set_yticks(range(len(queries)), queries, fontsize=8, parse_math=False)
     figure.colorbar(image, ax=panels, shrink=0.8, label="weight")
     figure.savefig(file, dpi=150)
+
+
+def _figure(width: float, height: float):
+    from matplotlib.figure import Figure  # here: a command that draws nothing starts without Matplotlib
+
+    return Figure(figsize=(width, height), layout="constrained")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from ..data.files import write_whole
 
@@ -27,7 +27,7 @@ class MetricsWriter:
     def __init__(self, file: Path, tensorboard: Path, start_step: int):
         drop_later_rows(file, start_step)
         self._file = open(file, "a", encoding="utf-8", buffering=1)
-        self._events = SummaryWriter(str(tensorboard), purge_step=start_step + 1)
+        self._events = _summary_writer()(str(tensorboard), purge_step=start_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row: the step and its numbers; what is not finite, which JSON cannot say, is null."""
@@ -39,6 +39,19 @@ class MetricsWriter:
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def _summary_writer() -> type:
+    """TensorboardX's, without PyTorch: where that is installed, it would be loaded, and takes longer than JAX."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def drop_later_rows(file: Path, step: int) -> None:
