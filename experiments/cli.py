@@ -22,10 +22,12 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 _CTRL_C = 130  # as shells have it
 
 _console = Console()
+if not _console.is_terminal:
+    _console.width = 1000  # a file has no width into which a table must be folded
 
 
 def say(*lines: object) -> None:
-    """Prints lines as they are, unwrapped; of several processes, the first does."""
+    """Prints lines as they are, unwrapped, and tables; of several processes, the first does."""
     for line in lines if is_first() else ():
         _console.print(line, highlight=False, markup=False, soft_wrap=True)
 

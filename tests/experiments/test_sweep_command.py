@@ -67,6 +67,8 @@ def test_a_sweep_says_what_came_of_it(whole):
     assert {p.name for p in (workdir / "plots").iterdir()} == {"curves.png", "learning_rate.png"}
     best = min(results_of(workdir), key=lambda row: row["final"]["loss"])
     assert f"best: member {best['member']}, optimizer.learning_rate=" in result.stdout
+    columns = ["member", "learning_rate", "seed", "status", "steps", "training loss", "validation loss"]
+    assert " ".join(columns) in " ".join(result.stdout.split())
 
 
 def test_a_sweep_that_was_killed_ends_as_if_nothing_had_happened(whole, disturbed):
