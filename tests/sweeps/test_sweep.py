@@ -184,7 +184,7 @@ def test_a_terminal_shows_the_best_members_first(finished):
     output = io.StringIO()
     with Board(Ranking(), Console(file=output, width=200, force_terminal=True)) as board:
         board.update(finished.rows, "after step 12 of 12", news=True)
-    shown = re.findall(r"│ +(\d) │ +([\d.e-]+) │ +(\d) │ finished", output.getvalue())[: len(finished.rows)]
+    shown = re.findall(r"(\d) +([\d.e-]+) +(\d) +finished", output.getvalue())[: len(finished.rows)]
     best = sorted(finished.rows, key=lambda row: row["final"]["loss"])
     assert [int(member) for member, _, _ in shown] == [row["member"] for row in best]
     assert [float(rate) for _, rate, _ in shown] == [row["overrides"]["learning_rate"] for row in best]

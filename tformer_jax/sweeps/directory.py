@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..training.run import RunError, check_writable, differences, read_json, write_json
+from ..training.run import RunError, differences, read_json, write_json
 from .members import Member
 
 # Where a sweep runs may change from start to start: what it computes does not.
@@ -30,19 +30,20 @@ class SweepDirectory:
 
     @classmethod
     def start(cls, path: str | Path, asked: Mapping[str, Any]) -> "SweepDirectory":
-        """Creates the directory, or reopens that of the same sweep.
+        """Fills the directory, which is locked, or reopens that of the same sweep.
 
         Args:
           path: of the directory.
           asked: all that decides what is computed: "config", "members" and how they are trained.
 
         Raises:
-          RunError: it cannot be written, holds a single run, or a sweep of something else (names what differs).
+          RunError: it holds a single run, a search, or a sweep of something else (names what differs).
         """
         sweep, asked = cls(path), json.loads(json.dumps(dict(asked)))
-        check_writable(sweep.path)
         if (sweep.path / "config.json").exists():
             raise RunError(f"{path} holds a single run; choose another --workdir for the sweep")
+        if (sweep.path / "search.json").exists():
+            raise RunError(f"{path} holds a search; choose another --workdir for the sweep")
         if sweep._asked.exists() and sweep._groups.exists():  # else nothing was trained yet
             differing = differences(_fixed(read_json(sweep._asked)), _fixed(asked))
             if differing:

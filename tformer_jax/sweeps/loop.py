@@ -17,7 +17,7 @@ from ..training.checkpoints import CheckpointConfig, Checkpoints
 from ..training.interruption import Interrupted, Interruption
 from ..training.metrics import drop_later_rows, read_metrics
 from ..training.paths import some
-from ..training.run import environment, locked, write_json
+from ..training.run import check_writable, environment, locked, write_json
 from ..training.step import Arrays
 from .board import Board
 from .directory import SweepDirectory, asked_of
@@ -104,8 +104,9 @@ def vectorized_sweep(
     stages = [*(how.halving.rungs(steps) if how.halving else ()), steps]
     halving = how.halving and dataclasses.asdict(how.halving)
     asked = {"metric": ranking.metric, "lowest": ranking.lowest, "halving": halving}
-    directory = SweepDirectory.start(path, asked_of(config, members, asked))
-    with locked(directory.path), Interruption() as interruption:
+    check_writable(Path(path))
+    with locked(Path(path)), Interruption() as interruption:
+        directory = SweepDirectory.start(path, asked_of(config, members, asked))
         write_json(directory.path / "environment.json", environment())
         if same := len(sets) - len(members):
             board.say(f"{same} of {len(sets)} members are the same as others, and left out")

@@ -74,8 +74,11 @@ def linear(low: float, high: float, count: int | None = None) -> Domain:
 
 
 def log(low: float | Range, high: float | None = None, count: int | None = None) -> Domain:
-    """`count` numbers at even ratios; without a count the range itself. `log(integers(16, 256))` is of integers."""
-    found = dataclasses.replace(low, log=True) if isinstance(low, Range) else Range(low, high, log=True)
+    """`count` numbers at even ratios; without a count the range itself. `log(integers(16, 256), 5)` is of integers."""
+    if isinstance(low, Range):
+        found, count = dataclasses.replace(low, log=True), high if count is None else count
+    else:
+        found = Range(low, high, log=True)
     return found if count is None else found.grid(count)
 
 

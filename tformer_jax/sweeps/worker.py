@@ -41,7 +41,7 @@ class Worker:
         """Until as many trials are finished as there shall be.
 
         Raises:
-          Interrupted, RunError, CheckpointError, DataError: see `search.search` and `run_training`.
+          Interrupted, RunError, CheckpointError, DataError, ConfigError: see `search.search` and `run_training`.
         """
         waits = False
         while True:
@@ -110,7 +110,7 @@ class Worker:
             return Outcome("pruned")
         except Diverged as error:
             return Outcome("diverged", message=str(error))
-        except DataError as error:
+        except (DataError, ConfigError) as error:
             if failures == _MOST_FAILURES:
                 raise
             self.failures = failures
