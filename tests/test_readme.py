@@ -107,7 +107,8 @@ def test_the_sweeps_are_spaces_of_their_configs(arguments, monkeypatch):
     text = [a.removeprefix("--sweep=") for a in arguments if a.startswith("--sweep=")]
     space = parse(text[0]) if text else parse(importlib.import_module("experiments.configs.causal_lm").get_sweep())
     if "--engine=search" in arguments:
-        assert check_search(config, space, SearchConfig(trials=1))
+        how = {name: value for name, value in (a[2:].split("=", 1) for a in arguments) if name in ("sampler", "pruner")}
+        assert check_search(config, space, SearchConfig(trials=1, **how))
     else:
         assert make_members(config, space.members())
 

@@ -64,7 +64,7 @@ def test_a_linear_grid_has_even_distances():
 
 def test_a_grid_of_integers_has_each_once():
     """A grid of integers has fractions, or the same value twice."""
-    assert log(integers(1, 8), None, 4) == (1, 2, 4, 8)
+    assert log(integers(1, 8), 4) == log(integers(1, 8), count=4) == (1, 2, 4, 8)
     assert integers(1, 3).grid(9) == (1, 2, 3)
 
 
@@ -127,6 +127,7 @@ PYTHON = {
     ),
     " quasi_random( 4 ; x = log( 1 , 2 ) ) ; ": quasi_random(4, over("x", log(1, 2))),
     "product(a=1;b=2)": product(over("a", [1]), over("b", [2])),
+    "n=log(16..256,5)": over("n", [16, 32, 64, 128, 256]),
     "a=0,log(1,100,3),5..6": over("a", [0, 1.0, 10.0, 100.0, 5, 6]),
     "a=[1,2],(3,),[('.*',1.0)]": over("a", [[1, 2], (3,), [(".*", 1.0)]]),
     "path=runs/a-b.c": over("path", ["runs/a-b.c"]),
@@ -167,6 +168,7 @@ BAD = {
     "a=linear(0,inf,3)": "two numbers",
     "a=log(1)": "two numbers",
     "a=log(1,2,3,4)": "log(low, high",
+    "a=log(1..8,4,2)": "one number more",
     "a=1,1.0": "a has the value 1.0 twice",
     "random(0;a=1,2)": "positive integer",
     "random(a=1,2)": "number of draws first",

@@ -25,7 +25,7 @@ from tformer_jax.sweeps.text import parse
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import run_training
 from tformer_jax.training.metrics import read_metrics
-from tformer_jax.training.run import Run, RunError
+from tformer_jax.training.run import Run, RunError, locked
 
 SPACE = "learning_rate=1e-3,1e-2; seed=0..1"
 STEPS, RUNG = 12, 6
@@ -242,6 +242,21 @@ def test_the_directory_of_a_run_is_refused(config, alone):
     """A sweep writes among the files of a run."""
     with pytest.raises(RunError, match="holds a single run"):
         sweep(config, alone.run.directory, SPACE)
+
+
+def test_the_directory_of_a_search_is_refused(config, tmp_path):
+    """A sweep overwrites the results of a search, which can never go on."""
+    (tmp_path / "search.json").write_text('{"mark": "0"}')
+    with pytest.raises(RunError, match="holds a search"):
+        sweep(config, tmp_path, SPACE)
+
+
+def test_a_refused_command_leaves_a_sweep_that_is_about_to_begin(config, tmp_path):
+    """The first sweep's members would be exported with the values of the second."""
+    SweepDirectory.start(tmp_path, asked := {"config": config, "members": {}})
+    with locked(tmp_path), pytest.raises(RunError, match="is in use"):
+        sweep(config, tmp_path, SPACE)
+    assert SweepDirectory.open(tmp_path).asked["members"] == asked["members"]
 
 
 def test_a_sweep_that_could_not_begin_leaves_its_directory_free(config, place):

@@ -14,6 +14,8 @@ from .members import Member
 
 # Where a sweep runs may change from start to start: what it computes does not.
 _FREE = ("parallel",)
+# What a directory holds, by a file that it has.
+_HELD = {"config.json": "a single run", "groups.json": "a sweep that is no search", "search.json": "a search"}
 
 
 class SweepDirectory:
@@ -40,10 +42,7 @@ class SweepDirectory:
           RunError: it holds a single run, a search, or a sweep of something else (names what differs).
         """
         sweep, asked = cls(path), json.loads(json.dumps(dict(asked)))
-        if (sweep.path / "config.json").exists():
-            raise RunError(f"{path} holds a single run; choose another --workdir for the sweep")
-        if (sweep.path / "search.json").exists():
-            raise RunError(f"{path} holds a search; choose another --workdir for the sweep")
+        check_free(sweep.path, "sweep", "groups.json")
         if sweep._asked.exists() and sweep._groups.exists():  # else nothing was trained yet
             differing = differences(_fixed(read_json(sweep._asked)), _fixed(asked))
             if differing:
@@ -100,6 +99,17 @@ class SweepDirectory:
     def keep_rung(self, step: int, kept: Sequence[int]) -> None:
         """Keeps who is trained on after a rung."""
         write_json(self._rungs, {str(s): list(numbers) for s, numbers in {**self.rungs(), step: kept}.items()})
+
+
+def check_free(directory: Path, kind: str, own: str) -> None:
+    """Refuses what is the directory of something else; `own`: the file that tells a `kind`'s directory.
+
+    Raises:
+      RunError: it is (says of what).
+    """
+    for file, what in _HELD.items():
+        if file != own and (directory / file).exists():
+            raise RunError(f"{directory} holds {what}; choose another --workdir for the {kind}")
 
 
 def asked_of(config: Mapping[str, Any], members: Sequence[Member], how: Mapping[str, Any]) -> dict[str, Any]:

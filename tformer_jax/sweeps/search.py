@@ -13,7 +13,8 @@ import jax
 from ..config import ConfigError, check_choice, check_seed
 from ..training.experiment import Experiment
 from ..training.interruption import Interruption
-from ..training.run import RunError, check_writable
+from ..training.run import check_writable
+from .directory import check_free
 from .members import Fields, make_members
 from .results import Ranking, Row
 from .space import Domain, Overrides, Range, Space
@@ -105,7 +106,8 @@ def search(
     dimensions = check_search(config, space, how)
     _check_installed()
     directory = Path(directory)
-    _check_free(directory)
+    check_writable(directory)
+    check_free(directory, "search", "search.json")
     from .worker import Worker
 
     with Interruption() as interruption, contextlib.closing(_open(directory, config, dimensions, how)) as trials:
@@ -158,13 +160,6 @@ def _check_installed() -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"a search needs {error.name}: pip install tformer_jax[sweep]") from None
-
-
-def _check_free(directory: Path) -> None:
-    check_writable(directory)
-    for file, what in (("config.json", "a single run"), ("groups.json", "a sweep that is no search")):
-        if (directory / file).exists():
-            raise RunError(f"{directory} holds {what}; choose another --workdir for the search")
 
 
 def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, Domain], how: SearchConfig) -> "Trials":

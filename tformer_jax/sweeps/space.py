@@ -76,6 +76,8 @@ def linear(low: float, high: float, count: int | None = None) -> Domain:
 def log(low: float | Range, high: float | None = None, count: int | None = None) -> Domain:
     """`count` numbers at even ratios; without a count the range itself. `log(integers(16, 256), 5)` is of integers."""
     if isinstance(low, Range):
+        if high is not None and count is not None:
+            raise ConfigError(f"log({low}) takes one number more, how many values, got {high} and {count}")
         found, count = dataclasses.replace(low, log=True), high if count is None else count
     else:
         found = Range(low, high, log=True)

@@ -19,7 +19,7 @@ from .members import Fields, describe
 from .results import Ranking, Row, validated
 from .trials import Claimed, Outcome, Trials
 
-# So many trials in a row whose data cannot be read: it is not their configs' fault.
+# So many trials in a row whose data cannot be read, or do not fit the model: it is not what they tried.
 _MOST_FAILURES = 3
 _POLL_SECONDS = 1.0
 
