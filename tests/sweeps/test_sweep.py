@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import signal
 import types
 
 import jax
@@ -24,6 +25,7 @@ from tformer_jax.sweeps.results import Ranking
 from tformer_jax.sweeps.text import parse
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import run_training
+from tformer_jax.training.interruption import Interrupted
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.run import Run, RunError, locked
 
@@ -81,9 +83,9 @@ def without_seconds(rows):
     return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
 
 
-def newest(run):
-    with Checkpoints(run.checkpoints, CheckpointConfig(every=1), read_only=True) as checkpoints:
-        return checkpoints.restore_as_saved(checkpoints.latest)
+def newest(checkpoints):
+    with Checkpoints(checkpoints, CheckpointConfig(every=1), read_only=True) as opened:
+        return opened.restore_as_saved(opened.latest)
 
 
 def test_a_member_has_the_metrics_of_its_run_alone(finished, alone):
@@ -160,7 +162,7 @@ def test_an_exported_member_is_the_run_alone(finished, alone, place):
     run = export_member(finished.directory, 3, place / "exported")
     assert run.config == alone.run.config
     assert (run.directory / "tokenizer.json").read_bytes() == (alone.run.directory / "tokenizer.json").read_bytes()
-    got, wanted = newest(run), newest(alone.run)
+    got, wanted = newest(run.checkpoints), newest(alone.run.checkpoints)
     assert got.keys() == wanted.keys()
     for name, array in wanted.items():
         # Relative to the array: Adam makes a whole step of a gradient that is little more than rounding (key biases).
@@ -212,6 +214,24 @@ def test_a_member_that_diverges_is_reported(config, place):
     assert [row["member"] for row in Ranking().ranked(found.rows)][:1] == [0]
 
 
+def test_a_sweep_that_was_stopped_after_a_member_diverged_ends_with_the_same_bits(config, place, monkeypatch):
+    """Who has diverged is left out when a sweep goes on, and others stand in other chunks than before."""
+    text, whole = "learning_rate=1e30,1e-2,5e-3", place / "diverging whole"
+    wanted = newest(sweep(config, whole, text, chunk=2).directory.group(0) / "checkpoints")
+
+    def stop(board, rows, where, **_):
+        if where.startswith("after step 4 "):
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Board, "update", stop)
+        sweep(config, place / "diverging stopped", text, chunk=2)
+    found = newest(sweep(config, place / "diverging stopped", text, chunk=2).directory.group(0) / "checkpoints")
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+
+
 def test_what_does_not_fit_the_memory_is_trained_in_parts(config, place, monkeypatch):
     """More members are trained at a time than the compiler says that fit, or fewer than one."""
     monkeypatch.setattr(calibration, "_bytes", lambda population, batch: 100 * 2**20 * len(population.members))
@@ -259,6 +279,16 @@ def test_a_refused_command_leaves_a_sweep_that_is_about_to_begin(config, tmp_pat
     assert SweepDirectory.open(tmp_path).asked["members"] == asked["members"]
 
 
+def test_a_run_to_start_from_that_does_not_fit_a_member_is_refused_before_any_is_trained(place, tmp_path):
+    """Members of other groups are trained for hours first, and a corrected sweep is refused its directory."""
+    config = tiny_runs.configs(place)["text_classification"]
+    pretrained = tiny_runs.finished(place, "masked_language_modelling").run.directory
+    config |= {"task": config["task"] | {"init_from": str(pretrained)}}
+    with pytest.raises(ConfigError, match="does not fit"):
+        sweep(config, tmp_path, "model.num_layers=1,2")
+    assert not (tmp_path / "groups.json").exists() and not list(tmp_path.glob("groups/*/metrics.jsonl"))
+
+
 def test_a_sweep_that_could_not_begin_leaves_its_directory_free(config, place):
     """A corrected command is refused because of the one before."""
     broken = config | {"data": config["data"] | {"path": str(place / "nowhere")}}
@@ -296,3 +326,11 @@ def test_models_over_several_devices_are_refused(config, place, parallel):
     """A setting of how one model is spread is ignored."""
     with pytest.raises(ConfigError, match="whole models on each device"):
         sweep(config | {"parallel": {"data": 1} | parallel}, place / "spread", "learning_rate=1e-2")
+
+
+@pytest.mark.parametrize("keep", [dict(keep_best=1), dict(keep_every=6)])
+def test_what_is_kept_of_one_member_is_refused(config, place, keep):
+    """Checkpoints that a user asked to be kept are gone."""
+    checkpoint = config["checkpoint"] | {"every": 6} | keep
+    with pytest.raises(ConfigError, match="must be left as they are"):
+        sweep(config | {"checkpoint": checkpoint}, place / "kept", "learning_rate=1e-2")

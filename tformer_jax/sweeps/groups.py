@@ -14,7 +14,7 @@ from ..config import ConfigError, TransformerConfig
 from ..data.pipelines import in_order
 from ..tasks import Task
 from ..training.checkpoints import CheckpointConfig
-from ..training.experiment import initial_arrays, load_data
+from ..training.experiment import Experiment, initial_arrays, load_data
 from .calibration import calibrate
 from .directory import SweepDirectory
 from .members import Member
@@ -92,8 +92,13 @@ class Group:
         """The numbers of one validation."""
         return self.task.validate(model, self.data.validation)
 
+    @functools.cached_property
     def pretrained(self) -> dict[str, np.ndarray]:
-        """Parameters that start from another run."""
+        """Parameters that start from another run.
+
+        Raises:
+          ConfigError, RunError: see `initial_arrays`.
+        """
         return dict(initial_arrays(self.members[0].experiment, self.task, self.population.shapes, self.say))
 
 
@@ -116,21 +121,27 @@ def make_groups(
       together, chunk: see `calibration.Way`; by default measured.
 
     Raises:
-      ConfigError, DataError: the data are not what the config says; a member does not fit the memory.
+      ConfigError, DataError, RunError: the data, or the run to start from, are not what the config says; a member does
+        not fit the memory.
     """
-    for member in members[:1]:
-        _check_one_device(member)
+    _check_engine(members[0].experiment)
     kept = directory.groups()
     data = _load(directory, members, fresh=kept is None, say=say)
     programs: dict[Any, list[Member]] = {}
+    several_shapes = False
     for member in members:
         found = data[_data_key(member)]
         experiment = member.experiment
         first = found.batches(experiment.data.order_seed, experiment.training.accumulate)
+        several_shapes |= not first.one_shape
         programs.setdefault(program_of(member, one_order=not first.one_shape), []).append(member)
     say(f"{len(members)} members, {len(programs)} program(s), {len(jax.local_devices())} device(s)")
+    if several_shapes:
+        say("batches have several shapes: members that have them in different orders are different programs")
     if kept is None:
         groups, kept = _measured(programs, data, say, together, chunk)
+        for group in groups:  # complains while nothing is trained, and the directory is free
+            group.pretrained  # noqa: B018
         directory.keep_groups(kept)
         return groups
     return _as_kept(kept, programs, data, say)
@@ -195,13 +206,19 @@ def _parts(members: Sequence[Member], together: int) -> list[list[Member]]:
     return [list(members[i * len(members) // count : (i + 1) * len(members) // count]) for i in range(count)]
 
 
-def _check_one_device(member: Member) -> None:
-    """Refuses what spreads one model over several devices: here each has members of its own."""
-    parallel = member.experiment.parallel
+def _check_engine(experiment: Experiment) -> None:
+    """Refuses what spreads one model over several devices, where each has members of its own; and keeps of one member
+    what is saved for all."""
+    parallel, checkpoint = experiment.parallel, experiment.checkpoint
     if parallel.mode != "jit" or (parallel.fsdp, parallel.tensor, parallel.sequence) != (1, 1, 1):
         raise ConfigError(
             "the vectorised engine has whole models on each device: parallel must be left as it is; "
             "search trains members of any size, one after the other"
+        )
+    if checkpoint.keep_best or checkpoint.keep_every:
+        raise ConfigError(
+            "the vectorised engine keeps the newest states of all members: checkpoint.keep_best and "
+            "checkpoint.keep_every must be left as they are; a search keeps those of each trial"
         )
     if jax.process_count() > 1:
         raise ConfigError("the vectorised engine runs in one process")

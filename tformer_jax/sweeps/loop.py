@@ -1,6 +1,7 @@
 """A vectorised sweep: members of one program are trained together, group after group."""
 
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -113,8 +114,8 @@ def vectorized_sweep(
         groups = make_groups(directory, members, board.say, together=how.together, chunk=how.chunk)
         sweep = _Sweep(directory, members, groups, Results(members, ranking), board, interruption)
         sweep.read_back()
-        for stage in stages:
-            sweep.train_to(stage)
+        for since, stage in itertools.pairwise((0, *stages)):
+            sweep.train_to(stage, since)
             if stage != steps:
                 sweep.decide(stage, how.halving.factor)
         write_results(sweep.results.rows(), directory.path)
@@ -142,14 +143,14 @@ class _Sweep:
             for row in read_metrics(folder / "metrics.jsonl") if step else ():
                 self.results.add(row)
 
-    def train_to(self, stage: int) -> None:
-        """Trains the members that go on, group after group, to a step or their last."""
+    def train_to(self, stage: int, since: int) -> None:
+        """Trains the members that go on, group after group, from a rung to the next, or to their last step."""
         for group in self.groups:
             going = [member for member in group.members if self._goes_on(member.number)]
             until = min(stage, group.steps)
             with _Stage(self, group) as training:
                 if going and training.step < until:
-                    training.train(going, until)
+                    training.train(going, until, since)
 
     def decide(self, rung: int, factor: int) -> None:
         """Stops the worse members; decided once, and then kept, because later numbers must not change it."""
@@ -187,11 +188,18 @@ class _Stage:
         """To which the group is trained."""
         return self.checkpoints.latest or 0
 
-    def train(self, going: Sequence[Member], until: int) -> None:
-        """Trains these members from the newest checkpoint."""
+    def train(self, going: Sequence[Member], until: int, since: int) -> None:
+        """Trains these members from the newest checkpoint.
+
+        If it is of a step after the rung `since`, those who have diverged are with them again: in its last bits, what
+        becomes of a member depends on who stands beside it.
+        """
         start, interruption = self.step, self.sweep.interruption
+        states = self.checkpoints.restore_as_saved(start) if start else {}
+        if start > since:
+            going = [member for member in self.group.members if member.number in states[MEMBERS]]
         self.population = self.group.population.of(going)
-        arrays = self._restored(start, going) if start else self.population.initial(self.group.pretrained())
+        arrays = self._restored(start, states, going) if start else self.population.initial(self.group.pretrained)
         batches = [self.group.batches(order) for order in self.population.orders]
         self.clock = time.perf_counter()
         for step in range(start + 1, until + 1):
@@ -216,9 +224,8 @@ class _Stage:
         group = f", group {self.group.number + 1} of {groups}" if groups > 1 else ""
         return f"after step {step} of {self.group.steps}{group}"
 
-    def _restored(self, step: int, going: Sequence[Member]) -> Arrays:
+    def _restored(self, step: int, states: dict[str, np.ndarray], going: Sequence[Member]) -> Arrays:
         """The states of those who go on; those of the others are kept apart, to be exported."""
-        states = self.checkpoints.restore_as_saved(step)
         there = states.pop(MEMBERS).tolist()
         kept = [there.index(member.number) for member in going]
         if left := [i for i in range(len(there)) if i not in kept]:
