@@ -63,6 +63,14 @@ def define_config() -> Callable[[], dict[str, Any]]:
     return config
 
 
+def config_flags_given() -> list[str]:
+    """The --config flag, and those that change its fields, as this command has them."""
+    flag = flags.FLAGS["config"]
+    changes = config_flags.get_override_values(flag)
+    changed = [f"--config.{name}={value}" for name, value in changes.items()]
+    return [f"--config={config_flags.get_config_filename(flag)}", *changed]
+
+
 def _say_unraisable(problem: Any) -> None:
     """Leaves out what threads of a failed write have to say, hundreds of times, when nobody waits for them any more."""
     if str(problem.exc_value) != "Event loop is closed":

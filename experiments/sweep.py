@@ -8,9 +8,7 @@ what is tried. The same command goes on with a sweep that was interrupted, or jo
 """
 
 import importlib.util
-import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +124,22 @@ def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
     if not (ranked := by.ranked(rows)):
         cli.say("no member has a finite result")
         return
-    best = ranked[0]
-    command = [argument for argument in sys.argv[1:] if re.match("--?config[.=]", argument)]
-    command += [*member_flags(config, best["overrides"]), f"--workdir={directory}-best"]
-    cli.say(f"best: member {best['member']}, {describe(best['overrides'])}; the command that trains it alone:")
-    cli.say(f"  python -m experiments.train {' '.join(map(shlex.quote, command))}")
+    _say_best(config, ranked[0], directory)
+
+
+def _say_best(config: dict[str, Any], best: Row, directory: Path) -> None:
+    number, alone = best["member"], f"{directory}-best"
+    best_is = f"best: member {number}, {describe(best['overrides'])}"
+    if (overrides := member_flags(config, best["overrides"])) is not None:
+        command = ["train", *cli.config_flags_given(), *overrides, f"--workdir={alone}"]
+        cli.say(f"{best_is}; the command that trains it alone:")
+    elif ENGINE.value == "search":
+        cli.say(f"{best_is}; its run is {directory / 'trials' / str(number)}")
+        return
+    else:
+        command = ["export", f"--workdir={directory}", f"--member={number}", f"--to={alone}"]
+        cli.say(f"{best_is}; no flag sets a field to None, but this command makes it a run:")
+    cli.say(f"  python -m experiments.{shlex.join(command)}")
 
 
 if __name__ == "__main__":

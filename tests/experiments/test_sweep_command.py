@@ -29,6 +29,10 @@ def results_of(workdir):
     return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
 
 
+def printed_command(said):
+    return shlex.split(re.search(r"^  python -m experiments\.train (.*)$", said, re.MULTILINE)[1])
+
+
 def last_states(workdir):
     place = workdir / "groups" / "0" / "checkpoints"
     with Checkpoints(place, CheckpointConfig(every=1), read_only=True) as checkpoints:
@@ -43,7 +47,7 @@ def whole(place, command, flags):
 
 @pytest.fixture(scope="module")
 def disturbed(place, start, whole, flags):
-    """The same sweep, killed once and stopped once on its way, and what its last command said."""
+    """The same sweep, killed once and stopped once on its way, and what its last command, in two words a flag, said."""
     workdir = place / "disturbed sweep"
     for number, after in ((signal.SIGKILL, 15), (signal.SIGTERM, 25)):
         process = start("sweep", *sweep_flags(flags, workdir, SPACE, "--chunk=1"))
@@ -53,8 +57,8 @@ def disturbed(place, start, whole, flags):
         process.send_signal(number)
         _, error = process.communicate()
         assert process.returncode == (-9 if number == signal.SIGKILL else 75), error
-    process = start("sweep", *sweep_flags(flags, workdir, SPACE, "--chunk=1"))
-    stdout, stderr = process.communicate()
+    words = [word for flag in sweep_flags(flags, workdir, SPACE, "--chunk=1") for word in flag.split("=", 1)]
+    stdout, stderr = start("sweep", *words).communicate()
     return workdir, stdout + stderr
 
 
@@ -81,11 +85,20 @@ def test_a_sweep_that_was_killed_ends_as_if_nothing_had_happened(whole, disturbe
         np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
 
 
+def test_the_printed_command_has_all_that_was_changed(whole, disturbed, flags):
+    """What was given in two words, or at all, is left out of the command, which trains something else."""
+    (one, result), (_, said) = whole, disturbed
+    changed = [flag for flag in sweep_flags(flags, one) if flag.startswith("--config")]
+    assert set(changed) < set(printed_command(result.stdout))
+    best = [flag for flag in printed_command(said) if not flag.startswith("--workdir")]
+    assert best == [flag for flag in printed_command(result.stdout) if not flag.startswith("--workdir")]
+
+
 @pytest.mark.slow
 def test_the_printed_command_trains_the_best_member_alone(whole, command):
     """The command that a sweep ends with trains something else."""
     workdir, result = whole
-    words = shlex.split(re.search(r"^  python -m experiments\.train (.*)$", result.stdout, re.MULTILINE)[1])
+    words = printed_command(result.stdout)
     alone = command("train", *words)
     assert alone.returncode == 0, alone.stderr
     (to,) = (word.removeprefix("--workdir=") for word in words if word.startswith("--workdir="))

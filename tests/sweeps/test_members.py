@@ -70,6 +70,15 @@ def test_flags_of_a_member_say_all_of_it(config):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "before, wanted", [(None, ["--config.training.seed=3", "--config.data.order_seed=3"]), (16, None)]
+)
+def test_flags_do_not_say_none(config, before, wanted):
+    """The command that is printed for a member fails, or trains another member."""
+    config = config | {"model": config["model"] | {"window": before}}
+    assert flags(config, {"window": None, "seed": 3}) == wanted
+
+
 BAD = {
     "optimizer.learnin_rate=1": "did you mean 'optimizer.learning_rate'",
     "dropuot_rate=0.1": "did you mean 'dropout_rate'",

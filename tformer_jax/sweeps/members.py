@@ -146,11 +146,21 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def flags(config: Mapping[str, Any], overrides: Overrides) -> list[str]:
-    """The overrides as flags of a command that trains with the config file alone."""
+def flags(config: Mapping[str, Any], overrides: Overrides) -> list[str] | None:
+    """The overrides as flags of a command that trains with this config; None if they cannot be said by flags.
+
+    No flag sets a field to None that is something else.
+    """
     fields = Fields(config)
     pairs = [(full, fields.value(name, value)) for name, value in overrides.items() for full in fields.resolve(name)]
-    return [f"--config.{name}={value}" for name, value in pairs]
+    said = {name: value for name, value in pairs if value is not None or not _is_none(config, name)}
+    plain = all(isinstance(value, bool | int | float | str) for value in said.values())
+    return [f"--config.{name}={value}" for name, value in said.items()] if plain else None
+
+
+def _is_none(config: Mapping[str, Any], name: str) -> bool:
+    section, _, field = name.rpartition(".")
+    return (config[section] if section else config).get(field, ...) is None
 
 
 def _kinds(hint: Any) -> tuple[type, ...] | None:
