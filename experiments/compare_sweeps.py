@@ -26,13 +26,18 @@ def main() -> None:
     for text in SWEEPS.value:
         name, equals, directory = text.partition("=")
         file = Path(directory) / "results.jsonl"
-        if not equals:
-            raise ConfigError(f"--sweeps must be NAME=DIRECTORY,NAME=DIRECTORY..., got {text!r}")
+        if not equals or name in panels:
+            raise ConfigError(f"--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got {text!r}")
         if not file.is_file():
             raise RunError(f"{directory} is not the directory of a sweep: it has no results.jsonl")
         panels[name] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     by = ranking()
-    plot_learning_rates(panels, Path(PICTURE.value), metric=by.metric, lowest=by.lowest, by=BY.value)
+    try:
+        plot_learning_rates(panels, Path(PICTURE.value), metric=by.metric, lowest=by.lowest, by=BY.value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    except OSError as error:
+        raise RunError(f"cannot write the picture: {error}") from None
     cli.say(f"the picture is {PICTURE.value}")
 
 

@@ -259,6 +259,10 @@ SWEEPS = {
         [at_rate(0.1, 2.0, x=None), at_rate(0.2, 2.0, "finished", x=(1, 2)), at_rate(0.2, None, "diverged", x=None)],
         {"learning_rate", "heat_map"},
     ),
+    "the rates were stopped": (
+        [at_rate(0.1, 2.0, "stopped", x=1), at_rate(0.2, 2.0, "stopped", x=1), result(1.0, x=2)],
+        {"heat_map"},
+    ),
     "all diverged": ([at_rate(rate, None, "diverged", x=1) for rate in (0.1, 0.2)], set()),
 }
 
@@ -282,6 +286,16 @@ def test_a_sweep_that_has_not_begun_has_no_pictures(tmp_path):
 
 
 def test_a_metric_that_no_member_has_is_refused(tmp_path):
-    """A misspelt metric would give a sweep without pictures."""
+    """A misspelt metric would give a sweep without pictures, or an empty one."""
+    results, metric = [at_rate(0.1, 2.0)], "acuracy"
     with pytest.raises(ValueError, match=r"accuracy, loss, got 'acuracy'.*accuracy"):
-        plot_sweep([at_rate(0.1, 2.0)], {}, tmp_path, metric="acuracy")
+        plot_sweep(results, {}, tmp_path, metric=metric)
+    with pytest.raises(ValueError, match=r"accuracy, loss, got 'acuracy'.*accuracy"):
+        plot_learning_rates({"": results}, tmp_path / "picture.png", metric=metric)
+
+
+def test_a_panel_without_lines_is_refused(tmp_path):
+    """An empty panel, or an error of an index, would be what is said of a sweep that is not over."""
+    panels = {"old": [at_rate(0.1, 2.0)], "new": [at_rate(0.1, 2.0, "running")]}
+    with pytest.raises(ValueError, match="has finished or diverged in new"):
+        plot_learning_rates(panels, tmp_path / "picture.png")

@@ -136,6 +136,39 @@ def test_what_cannot_be_is_an_error_of_one_line_before_anything_is_written(place
     assert not list(place.glob("wrong *"))
 
 
+COMPARED = {
+    "picture.png": (),
+    "no.picture": (),
+    "no/folder.png": (),
+    "no metric.png": ("--metric=acuracy",),
+    "no field.png": ("--by=d_modle",),
+    "no sweep.png": ("--sweeps=a=here,b=nowhere",),
+    "no name.png": ("--sweeps=a=here,a=here",),
+}
+
+
+def test_sweeps_are_compared_in_a_picture(tmp_path, command, together):
+    """The command fails, or tells of a mistake by a traceback."""
+    rates = {0.1: 3.0, 0.2: 2.0}
+    rows = [
+        {"member": i, "status": "finished", "steps": 9, "overrides": {"learning_rate": rate}, "final": {"loss": loss}}
+        for i, (rate, loss) in enumerate(rates.items())
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+    def compared(picture, more):
+        more = [flag.replace("here", str(tmp_path)) for flag in more]
+        return lambda: command("compare_sweeps", f"--sweeps=a={tmp_path}", f"--picture={tmp_path / picture}", *more)
+
+    found = together({picture: compared(picture, more) for picture, more in COMPARED.items()})
+    good = found.pop("picture.png")
+    assert good.returncode == 0 and (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG"), good.stderr
+    for picture, result in found.items():
+        assert result.returncode == 1, picture
+        assert re.fullmatch(r"error: [^\n]*\n", result.stderr), result.stderr
+        assert not (tmp_path / picture).exists()
+
+
 @pytest.mark.parametrize("name", ["translation", "causal_lm", "masked_lm", "text_classification", "vision"])
 def test_the_sweep_of_a_config_file_goes_with_its_config(name):
     """A config file's own sweep would be refused when it is first used."""

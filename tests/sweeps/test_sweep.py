@@ -21,7 +21,7 @@ from tformer_jax.sweeps.directory import SweepDirectory
 from tformer_jax.sweeps.export import export_member
 from tformer_jax.sweeps.loop import Halving, VectorizedConfig, vectorized_sweep
 from tformer_jax.sweeps.members import make_members
-from tformer_jax.sweeps.results import Ranking
+from tformer_jax.sweeps.results import Ranking, Results, write_results
 from tformer_jax.sweeps.text import parse
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import run_training
@@ -204,6 +204,16 @@ def test_a_member_that_was_dropped_can_be_trained_to_its_end(halved, finished, p
     rows, wanted = read_metrics(run.metrics_file), metrics_of(finished.directory)[number]
     assert rows[-1]["step"] == STEPS
     np.testing.assert_allclose(rows[-1]["validation_loss"], wanted[-1]["validation_loss"], rtol=1e-5)
+
+
+def test_a_swept_number_of_steps_is_beside_the_steps_that_were_taken(config, tmp_path):
+    """A column of results.csv tells of a stopped member that it was trained to its end."""
+    results = Results(make_members(config, parse("steps=6,12").members()), Ranking())
+    for number in (0, 1):
+        results.add({"member": number, "step": 6, "validation_loss": 1.0})
+    write_results(results.rows(), tmp_path)
+    with open(tmp_path / "results.csv", newline="") as file:
+        assert [(row["steps"], row["override_steps"]) for row in csv.DictReader(file)] == [("6", "6"), ("6", "12")]
 
 
 def test_a_member_that_diverges_is_reported(config, place):

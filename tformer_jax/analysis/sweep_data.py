@@ -140,6 +140,13 @@ def outcome(result: Result, metric: str) -> tuple[str, float]:
     return DIVERGED if math.isnan(number) else FINISHED, number
 
 
+def check_metric(results: Results, metric: str) -> None:
+    """Raises a ValueError if no result has this metric, and some have others."""
+    known = sorted({name for result in results for name in result["final"]})
+    if known and metric not in known:
+        raise ValueError(f"metric must be one of {', '.join(known)}, got {metric!r}{nearest(metric, known)}")
+
+
 def costs(means: np.ndarray, lowest: bool) -> np.ndarray:
     """The lowest is the best; infinite where there is no mean."""
     return np.where(np.isnan(means), math.inf, means if lowest else -means)

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..config import nearest
 from . import sweep_data as data
 from . import sweep_drawing as drawing
 from .sweep_data import DIVERGED, FINISHED, LEARNING_RATE, SEEDS, UNFINISHED, Line, Results, Rows, Scale, text
@@ -39,15 +38,14 @@ def plot_sweep(
     Raises:
       ValueError: no result has this metric, and some have others.
     """
-    known = sorted({name for result in results for name in result["final"]})
-    if known and metric not in known:
-        raise ValueError(f"metric must be one of {', '.join(known)}, got {metric!r}{nearest(metric, known)}")
+    data.check_metric(results, metric)
     drawings: dict[str, Callable[[Path], None]] = {}
     if any(curves.values()):
         drawings["curves.png"] = lambda file: plot_curves(results, curves, file)
     if any(data.outcome(result, metric)[0] == FINISHED for result in results):
         goal, fields = {"metric": metric, "lowest": lowest}, data.swept_fields(results)
-        if any(field.label == LEARNING_RATE for field in fields):
+        has_rates = any(field.label == LEARNING_RATE for field in fields)
+        if has_rates and data.learning_rate_lines(results, metric):
             drawings["learning_rate.png"] = lambda file: plot_learning_rates({"": results}, file, **goal)
         # Random draws of two fields are no grid.
         pairs = math.prod(len(field.values) for field in fields)
@@ -91,9 +89,12 @@ def plot_learning_rates(
       by: the field that tells the lines apart; without it, all that vary.
 
     Raises:
-      ValueError: see `learning_rate_lines`.
+      ValueError: see `check_metric` and `learning_rate_lines`; or a panel has no line.
     """
+    data.check_metric([result for results in panels.values() for result in results], metric)
     panel_lines = [data.learning_rate_lines(results, metric, by) for results in panels.values()]
+    if empty := [title or "the sweep" for title, found in zip(panels, panel_lines, strict=True) if not found]:
+        raise ValueError(f"no member with a learning rate has finished or diverged in {', '.join(empty)}")
     lines = [line for found in panel_lines for line in found]
     scale = data.metric_scale([x for line in lines for cell in line.cells.values() for x in cell.finished], lowest)
     colours = drawing.line_colours(lines, lowest)

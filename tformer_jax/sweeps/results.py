@@ -109,8 +109,10 @@ def write_results(rows: Sequence[Row], directory: Path) -> None:
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    """A row with a column for each override and number."""
+    """A row with a column for each override and number; of an override that has the name of another, "override_..."."""
     plain = {name: value for name, value in row.items() if not isinstance(value, dict)}
     first = {name: plain.pop(name) for name in ("member", "status", "steps", "seconds")}
     numbers = {f"{part}_{name}": value for part in ("final", "best") for name, value in row[part].items()}
-    return first | row["overrides"] | plain | numbers
+    others = first.keys() | plain.keys() | numbers.keys()
+    overrides = {f"override_{n}" if n in others else n: value for n, value in row["overrides"].items()}
+    return first | overrides | plain | numbers

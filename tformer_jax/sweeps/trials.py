@@ -129,7 +129,10 @@ class Trials:
                 raise RunError(f"the study {name!r} of this database is not of a search of tformer_jax")
             self._study.set_user_attr("search", ours)
         elif there["mark"] != ours["mark"]:
-            raise RunError(f"the study {name!r} is that of the search in {there['directory']}; choose another name")
+            raise RunError(
+                f"the study {name!r} is that of the search in {there['directory']}; choose another name, or, to join "
+                f"it from another machine, a --workdir that all of them share"
+            )
         elif differing := differences(there["asked"], ours["asked"]):
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise RunError(
