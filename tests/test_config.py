@@ -144,9 +144,9 @@ def constructor(name, config):
 
 @functools.cache
 def training_program(name: str, config: TransformerConfig) -> str:
-    """The gradient of a training loss as text, shapes of the parameters included."""
+    """A training loss as text, shapes of the parameters included; what its gradient is follows from it."""
     model = jax.eval_shape(constructor(name, config))
-    return as_text(jax.make_jaxpr(jax.grad(training_loss(name, config)))(model, jax.random.key(0)))
+    return as_text(jax.make_jaxpr(training_loss(name, config))(model, jax.random.key(0)))
 
 
 @functools.cache
