@@ -1,6 +1,7 @@
 """The command lines as real processes, on a corpus made from the text of Python's own help."""
 
 import concurrent.futures
+import importlib
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags as absl_flags
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 120, 40
@@ -56,6 +58,21 @@ def command(start):
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return command
+
+
+@pytest.fixture
+def within():
+    """`within(name, *flags)`: experiments.NAME with its flags in this process, which starts sooner; flags are forgotten
+    after the test."""
+
+    def within(name, *given):
+        module = importlib.import_module(f"experiments.{name}")
+        absl_flags.FLAGS.unparse_flags()
+        absl_flags.FLAGS([name, *map(str, given)])
+        return module
+
+    yield within
+    absl_flags.FLAGS.unparse_flags()
 
 
 @pytest.fixture(scope="session")

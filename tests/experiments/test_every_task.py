@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import pytest
 import tiny_runs
-from absl import flags as absl_flags
 from rich.console import Console
 
 from experiments import cli
@@ -249,20 +248,6 @@ def test_images_are_classified_a_line_each(predictions, images):
     assert all(re.fullmatch(r"(light|dark) \d\.\d{3}", classes) for classes, _ in found)
 
 
-@pytest.fixture
-def predict():
-    """`predict(*flags)`: experiments.predict within this process, which starts sooner; flags are forgotten after."""
-    module = importlib.import_module("experiments.predict")
-
-    def predict(*flags):
-        absl_flags.FLAGS.unparse_flags()
-        absl_flags.FLAGS(["predict", *map(str, flags)])
-        return module
-
-    yield predict
-    absl_flags.FLAGS.unparse_flags()
-
-
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
@@ -287,26 +272,27 @@ def predict():
         ("vision", ["--text=a"], "--text has no meaning for image_classification"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused(copies, predict, capsys, name, flags, message):
+def test_what_cannot_be_predicted_is_refused(copies, within, capsys, name, flags, message):
     """A flag would be ignored, an input be cut, or half an answer stand before the error.
 
     What the command line makes of such an error is tested in test_commands.py.
     """
-    module = predict(f"--workdir={copies / name}", *flags)
+    module = within("predict", f"--workdir={copies / name}", *flags)
     with pytest.raises((ConfigError, DataError), match=message):
         module.main()
     assert capsys.readouterr().out == ""
 
 
-def test_every_flag_reaches_the_sampler(predict):
+def test_every_flag_reaches_the_sampler(within):
     """A flag would turn nothing."""
     flags = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2"]
     settings = dict(temperature=0.9, top_k=50, top_p=0.95, min_p=0.001, repetition_penalty=1.2)
-    assert predict("--workdir=none", *flags)._sampler() == sampling(**settings)
-    assert predict("--workdir=none", "--greedy", "--repetition_penalty=2")._sampler() == greedy(repetition_penalty=2.0)
+    assert within("predict", "--workdir=none", *flags)._sampler() == sampling(**settings)
+    flags = ["--greedy", "--repetition_penalty=2"]
+    assert within("predict", "--workdir=none", *flags)._sampler() == greedy(repetition_penalty=2.0)
 
 
-def test_a_continuation_is_printed_as_it_comes(predict, capsys):
+def test_a_continuation_is_printed_as_it_comes(within, capsys):
     """A user would look at nothing until the last token; length, key and slide would turn nothing."""
     seen, asked = [], {}
 
@@ -322,7 +308,8 @@ def test_a_continuation_is_printed_as_it_comes(predict, capsys):
                 seen.append(capsys.readouterr().out)
                 yield piece
 
-    predict("--workdir=none", "--text=zero", "--max_new_tokens=7", "--seed=4", "--slide")._continue(Slow(), None)
+    flags = ["--text=zero", "--max_new_tokens=7", "--seed=4", "--slide"]
+    within("predict", "--workdir=none", *flags)._continue(Slow(), None)
     assert seen == ["", "zero one", " two"]
     assert capsys.readouterr().out == "\n"
     assert (asked["text"], asked["max_new_tokens"], asked["slide"]) == ("zero", 7, True)

@@ -10,11 +10,13 @@ import time
 import numpy as np
 import pytest
 
+from tformer_jax.config import ConfigError
 from tformer_jax.sweeps.members import make_members
 from tformer_jax.sweeps.space import Space
 from tformer_jax.sweeps.text import parse
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.metrics import read_metrics
+from tformer_jax.training.run import RunError
 
 SPACE = "optimizer.learning_rate=3e-3,1e-2; seed=0..1"
 CHANGES = {"training.evaluate_every": 25, "checkpoint.every": 10, "training.log_every": 10}
@@ -136,37 +138,44 @@ def test_what_cannot_be_is_an_error_of_one_line_before_anything_is_written(place
     assert not list(place.glob("wrong *"))
 
 
-COMPARED = {
-    "picture.png": (),
-    "no.picture": (),
-    "no/folder.png": (),
-    "no metric.png": ("--metric=acuracy",),
-    "no field.png": ("--by=d_modle",),
-    "no sweep.png": ("--sweeps=a=here,b=nowhere",),
-    "no name.png": ("--sweeps=a=here,a=here",),
-}
-
-
-def test_sweeps_are_compared_in_a_picture(tmp_path, command, together):
-    """The command fails, or tells of a mistake by a traceback."""
-    rates = {0.1: 3.0, 0.2: 2.0}
+@pytest.fixture
+def compare(tmp_path, within):
+    """`compare(picture, *flags)`: a finished sweep, in a picture; its directory is "here"."""
     rows = [
         {"member": i, "status": "finished", "steps": 9, "overrides": {"learning_rate": rate}, "final": {"loss": loss}}
-        for i, (rate, loss) in enumerate(rates.items())
+        for i, (rate, loss) in enumerate({0.1: 3.0, 0.2: 2.0}.items())
     ]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
-    def compared(picture, more):
-        more = [flag.replace("here", str(tmp_path)) for flag in more]
-        return lambda: command("compare_sweeps", f"--sweeps=a={tmp_path}", f"--picture={tmp_path / picture}", *more)
+    def compare(picture, *flags):
+        flags = [flag.replace("here", str(tmp_path)) for flag in ("--sweeps=a=here", *flags)]
+        within("compare_sweeps", f"--picture={tmp_path / picture}", *flags).main()
+        return tmp_path / picture
 
-    found = together({picture: compared(picture, more) for picture, more in COMPARED.items()})
-    good = found.pop("picture.png")
-    assert good.returncode == 0 and (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG"), good.stderr
-    for picture, result in found.items():
-        assert result.returncode == 1, picture
-        assert re.fullmatch(r"error: [^\n]*\n", result.stderr), result.stderr
-        assert not (tmp_path / picture).exists()
+    return compare
+
+
+def test_sweeps_are_compared_in_a_picture(compare):
+    """The command fails."""
+    assert compare("picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("picture", "flags", "message"),
+    [
+        ("a.picture", (), "Format 'picture' is not supported"),
+        ("no/a.png", (), "cannot write the picture: .*No such file"),
+        ("a.png", ("--metric=acuracy",), "metric must be one of loss, got 'acuracy'"),
+        ("a.png", ("--by=learning_rat",), "by must be a field of the overrides, .*did you mean 'learning_rate'"),
+        ("a.png", ("--sweeps=a=here,b=none",), "none is not the directory of a sweep"),
+        ("a.png", ("--sweeps=a=here,a=here",), "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(compare, tmp_path, picture, flags, message):
+    """A mistake is told by a traceback, or by a picture of something else."""
+    with pytest.raises((ConfigError, RunError), match=message):
+        compare(picture, *flags)
+    assert not (tmp_path / picture).exists()
 
 
 @pytest.mark.parametrize("name", ["translation", "causal_lm", "masked_lm", "text_classification", "vision"])
