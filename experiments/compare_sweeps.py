@@ -23,6 +23,8 @@ PICTURE = flags.DEFINE_string("picture", None, "Where it goes, a PNG.")
 
 def main() -> None:
     panels = {}
+    if not SWEEPS.value:
+        raise ConfigError("--sweeps names no sweep")
     for text in SWEEPS.value:
         name, equals, directory = text.partition("=")
         file = Path(directory) / "results.jsonl"
@@ -30,7 +32,10 @@ def main() -> None:
             raise ConfigError(f"--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got {text!r}")
         if not file.is_file():
             raise RunError(f"{directory} is not the directory of a sweep: it has no results.jsonl")
-        panels[name] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        try:
+            panels[name] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        except ValueError as error:
+            raise RunError(f"{file} is damaged: {error}") from None
     by = ranking()
     try:
         plot_learning_rates(panels, Path(PICTURE.value), metric=by.metric, lowest=by.lowest, by=BY.value)

@@ -5,7 +5,7 @@ from absl import flags
 from tformer_jax.sweeps.results import Ranking
 
 METRIC = flags.DEFINE_string("metric", "loss", "Of the last validation, by which members are compared.")
-BEST = flags.DEFINE_enum("best", "lowest", ["lowest", "highest"], "Which values of the metric are good.")
+BEST = flags.DEFINE_enum("best", None, ["lowest", "highest"], "By default the highest of an accuracy, else the lowest.")
 
 
 def ranking() -> Ranking:

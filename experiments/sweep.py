@@ -98,7 +98,10 @@ def _space() -> Space:
     if not hasattr(module, "get_sweep"):
         raise ConfigError(f"{file} has no get_sweep(); say what is tried with --sweep='field=values; ...'")
     found = module.get_sweep()
-    return parse(found) if isinstance(found, str) else found
+    found = parse(found) if isinstance(found, str) else found
+    if not isinstance(found, Space):
+        raise ConfigError(f"get_sweep() of {file} must give a text or a Space, got {found!r}")
+    return found
 
 
 def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
@@ -138,7 +141,7 @@ def _say_best(config: dict[str, Any], best: Row, directory: Path) -> None:
         return
     else:
         command = ["export", f"--workdir={directory}", f"--member={number}", f"--to={alone}"]
-        cli.say(f"{best_is}; no flag sets a field to None, but this command makes it a run:")
+        cli.say(f"{best_is}; flags cannot say all of it, but this command makes it a run:")
     cli.say(f"  python -m experiments.{shlex.join(command)}")
 
 

@@ -147,6 +147,9 @@ def compare(tmp_path, within):
     ]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "results.jsonl").write_text('{"member": 0, "sta', "utf-8")
+
     def compare(picture, *flags):
         flags = [flag.replace("here", str(tmp_path)) for flag in ("--sweeps=a=here", *flags)]
         within("compare_sweeps", f"--picture={tmp_path / picture}", *flags).main()
@@ -168,6 +171,8 @@ def test_sweeps_are_compared_in_a_picture(compare):
         ("a.png", ("--metric=acuracy",), "metric must be one of loss, got 'acuracy'"),
         ("a.png", ("--by=learning_rat",), "by must be a field of the overrides, .*did you mean 'learning_rate'"),
         ("a.png", ("--sweeps=a=here,b=none",), "none is not the directory of a sweep"),
+        ("a.png", ("--sweeps=",), "--sweeps names no sweep"),
+        ("a.png", ("--sweeps=a=here/damaged",), "results.jsonl is damaged"),
         ("a.png", ("--sweeps=a=here,a=here",), "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY"),
     ],
 )
@@ -176,6 +181,15 @@ def test_what_cannot_be_compared_is_refused(compare, tmp_path, picture, flags, m
     with pytest.raises((ConfigError, RunError), match=message):
         compare(picture, *flags)
     assert not (tmp_path / picture).exists()
+
+
+@pytest.mark.parametrize("found", [None, 3, ["seed"]])
+def test_a_sweep_of_a_config_file_that_is_none_is_refused(tmp_path, within, found):
+    """A mistake in a config file is told by a traceback."""
+    file = tmp_path / "config.py"
+    file.write_text(f"import ml_collections\nget_config = ml_collections.ConfigDict\ndef get_sweep(): return {found}\n")
+    with pytest.raises(ConfigError, match="must give a text or a Space"):
+        within("sweep", f"--config={file}", f"--workdir={tmp_path}")._space()
 
 
 @pytest.mark.parametrize("name", ["translation", "causal_lm", "masked_lm", "text_classification", "vision"])

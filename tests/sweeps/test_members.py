@@ -62,21 +62,37 @@ def test_members_with_the_same_config_are_one(config):
     assert [m.number for m in members_of(config, "d_ff=32,64 | d_ff=64.0,96")] == [0, 1, 3]
 
 
-def test_flags_of_a_member_say_all_of_it(config):
+def test_a_field_has_one_name_in_all_members(config):
+    """One field is two columns of the table, and its values two lines of a picture."""
+    members = members_of(config, "optimizer.learning_rate=0.1 | learning_rate=0.2; seed=1 | seed=2")
+    assert [list(member.overrides) for member in members] == [
+        ["optimizer.learning_rate"], ["optimizer.learning_rate", "seed"], ["seed"],
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def whole(config):
+    """A config that leaves none of the fields out that are swept here, as a config file does."""
+    changes = {"training": {"seed": 0}, "data": {"order_seed": None}, "model": {"window": None, "d_ff": 24}}
+    return config | {section: config[section] | fields for section, fields in changes.items()}
+
+
+def test_flags_of_a_member_say_all_of_it(whole):
     """The command that is printed for a member trains another one."""
-    overrides = {"learning_rate": 1, "seed": 3}
-    assert flags(config, overrides) == [
+    assert flags(whole, {"learning_rate": 1, "window": None, "seed": 3}) == [
         "--config.optimizer.learning_rate=1.0", "--config.training.seed=3", "--config.data.order_seed=3",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "before, wanted", [(None, ["--config.training.seed=3", "--config.data.order_seed=3"]), (16, None)]
-)
-def test_flags_do_not_say_none(config, before, wanted):
-    """The command that is printed for a member fails, or trains another member."""
-    config = config | {"model": config["model"] | {"window": before}}
-    assert flags(config, {"window": None, "seed": 3}) == wanted
+@pytest.mark.parametrize("section, before, overrides", [
+    ("model", {"window": 16}, {"window": None}),
+    ("model", {"dropout_rate": 0}, {"dropout_rate": 0.1}),
+    ("optimizer", {"freeze": []}, {"freeze": ["norm"]}),
+    ("optimizer", {}, {"b1": 0.8}),
+])  # fmt: skip
+def test_flags_that_do_not_exist_are_not_said(whole, section, before, overrides):
+    """The command that is printed for a member is refused, or trains another member."""
+    assert flags(whole | {section: whole[section] | before}, overrides) is None
 
 
 BAD = {
@@ -91,6 +107,10 @@ BAD = {
     "training.log_every=1,2": "cannot be swept",
     "training.evaluate_every=1,2": "cannot be swept",
     "task.name=vision": "cannot be swept",
+    "log_every=1,2": "training.log_every cannot be swept",
+    "evaluate_every=1,2": "training.evaluate_every cannot be swept",
+    "optimizer.freeze=b'x'": "must be made of numbers",
+    f"learning_rate=1{'0' * 400}": "must be of type float",
     "seed=0,1;training.seed=2,3": "both training.seed",
     "learning_rate=1;optimizer.learning_rate=2": "both optimizer.learning_rate",
     "learning_rate=fast": "must be of type float, got 'fast'",

@@ -36,7 +36,7 @@ def test_a_chain_is_one_space_after_the_other(domains):
 
 def test_a_zip_takes_first_with_first():
     """A zip mixes members of different places."""
-    space = zipped(over("a", [1, 2, 3]), over("b", "xyz"))
+    space = zipped(over("a", [1, 2, 3]), over("b", ["x", "y", "z"]))
     assert space.members() == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}, {"a": 3, "b": "z"}]
 
 
@@ -105,6 +105,16 @@ def test_draws_follow_their_seed():
         assert draw(5, space, seed=1).members() != draw(5, space, seed=2).members()
 
 
+@pytest.mark.parametrize("draw", [random, quasi_random])
+def test_draws_of_several_fields_are_independent(draw):
+    """Fields that are drawn beside each other, each in draws of its own or not, go up and down together."""
+    separate = zipped(draw(200, over("x", linear(0, 1))), draw(200, over("y", linear(0, 1))))
+    together = draw(200, product(over("x", linear(0, 1)), over("y", linear(0, 1))))
+    for space in (separate, together):
+        x, y = np.array([(member["x"], member["y"]) for member in space.members()]).T
+        assert abs(np.corrcoef(x, y)[0, 1]) < 0.25
+
+
 def test_quasi_random_draws_cover_more_evenly():
     """What is called quasi-random is no more even than chance."""
     space = product(over("x", linear(0, 1)), over("y", linear(0, 1)))
@@ -131,6 +141,10 @@ PYTHON = {
     "a=0,log(1,100,3),5..6": over("a", [0, 1.0, 10.0, 100.0, 5, 6]),
     "a=[1,2],(3,),[('.*',1.0)]": over("a", [[1, 2], (3,), [(".*", 1.0)]]),
     "path=runs/a-b.c": over("path", ["runs/a-b.c"]),
+    "a=linear(1..10,4)": over("a", [1, 4, 7, 10]),
+    "a=linear(1..3)": over("a", [1, 2, 3]),
+    "a=log(1,\n 4,\n 3);\nb=2": product(over("a", [1.0, 2.0, 4.0]), over("b", [2])),
+    r"a='it\'s; x|y','z\\',1": over("a", ["it's; x|y", "z\\", 1]),
 }
 
 
@@ -175,6 +189,11 @@ BAD = {
     "random(3;zip(a=1,2;b=1,2))": "ties fields",
     "random(3;)": "empty",
     "a=b c": "cannot read the value",
+    "a={[1]}": "cannot read the value",
+    "a='it\\'": "do not close",
+    "chain(a=1;b=2)": "'|' between them",
+    "zip(a=1|a=2;b=1,2)": "write chain",
+    "random(3;a=1|a=2)": "write chain",
 }
 
 
@@ -183,3 +202,21 @@ def test_a_bad_text_is_refused_by_what_is_wrong_with_it(text):
     """A mistake in a sweep is read as something else, or its message does not say what it is."""
     with pytest.raises(ConfigError, match=BAD[text].replace("(", r"\(")):
         parse(text).members()
+
+
+def test_values_of_numpy_are_plain_numbers():
+    """A field refuses a number because of its type, or results.jsonl cannot be written."""
+    values = [member["x"] for member in over("x", np.logspace(-2, 0, 3)).members()]
+    assert [type(value) for value in values] == [float] * 3
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: over("seed", 5), "a list of values or a range, got 5"),
+    (lambda: over("learning_rate", "1e-3"), "a list of values or a range, got '1e-3'"),
+    (lambda: product([over("seed", [1])]), "must be of spaces"),
+    (lambda: random(3, {"seed": 1}), "must be of spaces"),
+])  # fmt: skip
+def test_what_is_no_space_is_refused(make, message):
+    """A text is read as its characters, or the mistake is told far from where it was made."""
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -216,6 +216,21 @@ def test_a_swept_number_of_steps_is_beside_the_steps_that_were_taken(config, tmp
         assert [(row["steps"], row["override_steps"]) for row in csv.DictReader(file)] == [("6", "6"), ("6", "12")]
 
 
+@pytest.mark.parametrize("metric, best, wanted", [
+    ("accuracy", None, [1, 0]), ("masked_accuracy", None, [1, 0]), ("loss", None, [0, 1]), ("loss", "highest", [1, 0]),
+])  # fmt: skip
+def test_more_is_better_of_an_accuracy(metric, best, wanted):
+    """The worst member is called the best, and the best ones are stopped at a rung."""
+    rows = [{"member": i, "status": "finished", "final": {metric: x}} for i, x in enumerate((0.5, 0.9))]
+    assert [row["member"] for row in Ranking(metric, best).ranked(rows)] == wanted
+
+
+def test_a_member_that_diverged_after_a_validation_is_not_the_best():
+    """The command that is printed for the best member ends in an error."""
+    rows = [{"member": i, "status": s, "final": {"loss": i}} for i, s in enumerate(("diverged", "stopped", "failed"))]
+    assert [row["member"] for row in Ranking().ranked(rows)] == [1]
+
+
 def test_a_member_that_diverges_is_reported(config, place):
     """A sweep ends with the member, hides it, or calls it the best."""
     found = sweep(config, place / "diverging", "learning_rate=1e-2,1e30")

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-import types
+import sys
 import typing
 from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
 from typing import Any
 
 from ..config import ConfigError, TransformerConfig, nearest
@@ -62,8 +63,7 @@ class Fields:
         Raises:
           ConfigError: none, or several; or one that cannot be swept.
         """
-        section = name.partition(".")[0]
-        if name in _NOT_SWEPT or section in self._fixed:
+        if name in _NOT_SWEPT or name.partition(".")[0] in self._fixed:
             raise ConfigError(
                 f"{name} cannot be swept: it does not change what is computed, or means another experiment; "
                 f"set it for the whole sweep, with --config.{name}=..."
@@ -76,7 +76,7 @@ class Fields:
         if not ending:
             known = [*self._hints, *_SHORT, *(full.rpartition(".")[2] for full in self._hints)]
             raise ConfigError(f"the config has no field {name!r}{nearest(name, known)}")
-        return (ending[0],)
+        return self.resolve(ending[0])
 
     def value(self, name: str, value: Any) -> Any:
         """The value as the field has it: 1 of a float is 1.0, 64.0 of an integer is 64.
@@ -85,13 +85,15 @@ class Fields:
           ConfigError: it is of another kind.
         """
         kinds = _kinds(self._hints[self.resolve(name)[0]])
-        if kinds is None or type(value) in kinds:
+        if kinds is None and _is_json(value) or type(value) in (kinds or ()):
             return value
-        if type(value) is int and float in kinds:
+        if kinds is None:
+            raise ConfigError(f"{name} must be made of numbers, texts, lists and tables, got {value!r}")
+        if type(value) is int and float in kinds and abs(value) <= sys.float_info.max:
             return float(value)
         if type(value) is float and int in kinds and value.is_integer():
             return int(value)
-        wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        wanted = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
         raise ConfigError(f"{name} must be of type {wanted}, got {value!r}")
 
     def is_integer(self, name: str) -> bool:
@@ -120,12 +122,15 @@ class Fields:
 def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[Member]:
     """The members that differ, in order: of several with the same config, the first.
 
+    A field that has several names has the first of them in all overrides.
+
     Raises:
       ConfigError: an override cannot be: says of which member.
     """
-    fields, members, seen = Fields(config), [], set()
+    fields, members, seen, names = Fields(config), [], set(), {}
     for number, overrides in enumerate(sets):
         whole = fields.applied(config, overrides)
+        overrides = {names.setdefault(fields.resolve(name), name): value for name, value in overrides.items()}
         try:
             experiment = Experiment.from_config(whole)
         except (ConfigError, TypeError) as error:
@@ -149,21 +154,31 @@ def shown(value: Any) -> str:
 def flags(config: Mapping[str, Any], overrides: Overrides) -> list[str] | None:
     """The overrides as flags of a command that trains with this config; None if they cannot be said by flags.
 
-    No flag sets a field to None that is something else.
+    A flag sets a field that the config has, to a value of the kind that it has there, or of any if it is None.
     """
     fields = Fields(config)
     pairs = [(full, fields.value(name, value)) for name, value in overrides.items() for full in fields.resolve(name)]
-    said = {name: value for name, value in pairs if value is not None or not _is_none(config, name)}
-    plain = all(isinstance(value, bool | int | float | str) for value in said.values())
+    before = {name: _at(config, name) for name, _ in pairs}
+    said = {name: value for name, value in pairs if not value is before[name] is None}
+    plain = all(type(x) in (bool, int, float, str) and type(before[n]) in (type(x), NoneType) for n, x in said.items())
     return [f"--config.{name}={value}" for name, value in said.items()] if plain else None
 
 
-def _is_none(config: Mapping[str, Any], name: str) -> bool:
+def _at(config: Mapping[str, Any], name: str) -> Any:
+    """A field of a config; an ellipsis if it leaves it out."""
     section, _, field = name.rpartition(".")
-    return (config[section] if section else config).get(field, ...) is None
+    return (config[section] if section else config).get(field, ...)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _kinds(hint: Any) -> tuple[type, ...] | None:
     """The plain types that a field may have; None of a field of tables and lists."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return kinds if all(isinstance(kind, type) and typing.get_origin(kind) is None for kind in kinds) else None

@@ -24,10 +24,15 @@ class Ranking:
       lowest: the lowest is best, else the highest.
     """
 
-    def __init__(self, metric: str = "loss", best: str = "lowest"):
-        """Raises:
-        ConfigError: `best` is neither "lowest" nor "highest".
+    def __init__(self, metric: str = "loss", best: str | None = None):
+        """Args:
+          metric: see above.
+          best: "lowest" or "highest"; None: the highest of an accuracy, the lowest of others.
+
+        Raises:
+          ConfigError: `best` is something else.
         """
+        best = best or ("highest" if metric.endswith("accuracy") else "lowest")
         check_choice("best", best, ("lowest", "highest"))
         self.metric, self.lowest = metric, best == "lowest"
 
@@ -39,8 +44,9 @@ class Ranking:
         return number if self.lowest else -number
 
     def ranked(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows of members that were validated, best first: those that finished before the others."""
-        known = [row for row in rows if self.value(row["final"]) < math.inf]
+        """The rows of members that have a result, best first: those that finished before the others."""
+        sound = [row for row in rows if row["status"] not in ("diverged", "failed")]
+        known = [row for row in sound if self.value(row["final"]) < math.inf]
         return sorted(known, key=lambda row: (row["status"] != "finished", self.value(row["final"])))
 
 

@@ -39,7 +39,7 @@ class SearchConfig:
         sweep's directory.
       study: its name in the database; None: the directory's name, or "search" in a file of its own.
       metric: of the last validation, such as "loss" or "accuracy".
-      best: "lowest" or "highest".
+      best: "lowest" or "highest"; None: see `Ranking`.
 
     Raises:
       ConfigError: a value that cannot be, by its name.
@@ -52,7 +52,7 @@ class SearchConfig:
     storage: str | None = None
     study: str | None = None
     metric: str = "loss"
-    best: str = "lowest"
+    best: str | None = None
 
     def __post_init__(self):
         if type(self.trials) is not int or self.trials < 1:
@@ -175,7 +175,7 @@ def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, D
     training = Experiment.from_config(config).training
     pruner = HyperbandPruner(training.evaluate_every, training.steps) if how.pruner == "hyperband" else NopPruner()
     space = {n: str(d) if isinstance(d, Range) else list(d) for n, d in dimensions.items()}
-    same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric", "best")}
+    same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric")} | {"lowest": how.ranking.lowest}
     asked = {"config": {n: x for n, x in config.items() if n != "parallel"}, "space": space, **same}
     about = {"sampler": how.sampler, "seed": how.seed, "ranking": how.ranking, "pruner": pruner}
     return Trials(opened, name, directory, asked, dimensions, **about)

@@ -8,7 +8,8 @@ An override is a value for a field of the config, by name. The same in text, for
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,20 +69,17 @@ class Range:
 Domain = Range | tuple[Any, ...]
 
 
-def linear(low: float, high: float, count: int | None = None) -> Domain:
-    """`count` numbers at even distances; without a count the range itself, to draw from or to search."""
-    return Range(low, high) if count is None else Range(low, high).grid(count)
+def linear(low: float | Range, high: float | None = None, count: int | None = None) -> Domain:
+    """`count` numbers at even distances; without a count the range itself, to draw from or to search.
+
+    `linear(integers(1, 10), 4)` is of integers.
+    """
+    return _spread(low, high, count, log=False)
 
 
 def log(low: float | Range, high: float | None = None, count: int | None = None) -> Domain:
     """`count` numbers at even ratios; without a count the range itself. `log(integers(16, 256), 5)` is of integers."""
-    if isinstance(low, Range):
-        if high is not None and count is not None:
-            raise ConfigError(f"log({low}) takes one number more, how many values, got {high} and {count}")
-        found, count = dataclasses.replace(low, log=True), high if count is None else count
-    else:
-        found = Range(low, high, log=True)
-    return found if count is None else found.grid(count)
+    return _spread(low, high, count, log=True)
 
 
 def integers(low: int, high: int) -> Range:
@@ -156,7 +154,7 @@ class Combination(Space):
 
 @dataclasses.dataclass(frozen=True)
 class Draws(Space):
-    """`count` draws from a space of independent fields, from a seed."""
+    """`count` draws from a space of independent fields, which follow from a seed and the fields' names."""
 
     count: int
     space: Space
@@ -165,11 +163,14 @@ class Draws(Space):
 
     def members(self) -> list[Overrides]:
         dimensions = self.space.dimensions()
-        rng = np.random.default_rng(self.seed)
+        # By name, and in an order of their own: else fields of two draws in one space would be tied to each other.
+        marks = [zlib.crc32(name.encode()) for name in dimensions]
         if self.quasi:
-            shares = qmc.Halton(len(dimensions), rng=rng).random(self.count)
+            rng = np.random.default_rng([self.seed, *marks])
+            shares = rng.permutation(qmc.Halton(len(marks), rng=rng).random(self.count))
         else:
-            shares = rng.random((self.count, len(dimensions)))
+            columns = [np.random.default_rng([self.seed, mark]).random(self.count) for mark in marks]
+            shares = np.stack(columns, axis=1)
         return [{n: _at(d, x) for (n, d), x in zip(dimensions.items(), row, strict=True)} for row in shares.tolist()]
 
     def __str__(self) -> str:
@@ -188,7 +189,9 @@ def over(name: str, domain: Domain | Sequence[Any]) -> Space:
       ConfigError: no values, or one value twice.
     """
     if not isinstance(domain, Range):
-        domain = tuple(domain)
+        if isinstance(domain, str) or not isinstance(domain, Iterable):
+            raise ConfigError(f"{name} needs a list of values or a range, got {domain!r}")
+        domain = tuple(x.item() if isinstance(x, np.generic) else x for x in domain)
         if not domain:
             raise ConfigError(f"{name} has no values: the space is empty")
         if twice := [value for i, value in enumerate(domain) if _among(value, domain[:i])]:
@@ -224,6 +227,8 @@ def quasi_random(count: int, space: Space, seed: int = 0) -> Space:
 def _combined(kind: str, spaces: Sequence[Space]) -> Space:
     if not spaces:
         raise ConfigError(f"a {kind} of nothing: the space is empty")
+    for space in spaces:
+        _check_space(kind, space)
     return spaces[0] if len(spaces) == 1 else Combination(kind, tuple(spaces))
 
 
@@ -232,8 +237,25 @@ def _drawn(count: int, space: Space, seed: int, *, quasi: bool) -> Space:
         raise ConfigError(f"the number of draws must be a positive integer, got {count!r}: the space is empty")
     if type(seed) is not int or seed < 0:
         raise ConfigError(f"the seed of draws must be an integer that is not negative, got {seed!r}")
+    _check_space("draw", space)
     space.dimensions()
     return Draws(count, space, seed, quasi)
+
+
+def _spread(low: Any, high: Any, count: Any, *, log: bool) -> Domain:
+    if isinstance(low, Range):
+        if high is not None and count is not None:
+            kind = "log" if log else "linear"
+            raise ConfigError(f"{kind}({low}) takes one number more, how many values, got {high} and {count}")
+        found, count = dataclasses.replace(low, log=log), high if count is None else count
+    else:
+        found = Range(low, high, log=log)
+    return found if count is None else found.grid(count)
+
+
+def _check_space(of: str, space: Any) -> None:
+    if not isinstance(space, Space):
+        raise ConfigError(f"a {of} must be of spaces, such as over(name, values), got {space!r}")
 
 
 def _product(parts: list[list[Overrides]]) -> list[Overrides]:

@@ -8,7 +8,8 @@
 
 A space is terms with ";" between them; "|" binds weaker. A term is `field=values`, or one of product, zip, chain,
 random and quasi_random with a space in brackets. Values are Python's literals or bare words, integers `a..b`, and
-linear(a,b,count) or log(a,b,count) grids; without a count these are ranges, as is log(a..b), of integers.
+linear(a,b,count) or log(a,b,count) grids; without a count these are ranges. linear(a..b,count), log(a..b,count) and the
+range log(a..b) are of integers.
 """
 
 import ast
@@ -39,6 +40,8 @@ def _product(text: str) -> Space:
 
 
 def _terms(text: str) -> list[Space]:
+    if len(_split(text, "|")) > 1:
+        raise ConfigError(f"'|' stands at the top, or in brackets of its own: write chain(... | ...), got {text!r}")
     found = [_term(term) for term in _split(text, ";") if term]
     if not found:
         raise ConfigError(f"a sweep needs fields and their values, got {text!r}: the space is empty")
@@ -61,8 +64,12 @@ def _term(text: str) -> Space:
     if name not in _COMBINED:
         known = nearest(name, [*_COMBINED, *_DRAWN])
         raise ConfigError(f"a sweep has no {name}(...), only {', '.join([*_COMBINED, *_DRAWN])}{known}")
-    spaces = [_product(part) for part in _split(inner, "|")] if name == "chain" else _terms(inner)
-    return _COMBINED[name](*spaces)
+    if name != "chain":
+        return _COMBINED[name](*_terms(inner))
+    spaces = [_product(part) for part in _split(inner, "|")]
+    if len(spaces) == 1:
+        raise ConfigError(f"chain needs spaces with '|' between them, got {text!r}")
+    return space.chain(*spaces)
 
 
 def _domain(name: str, text: str) -> Domain:
@@ -84,7 +91,7 @@ def _item(name: str, text: str) -> Domain:
         raise ConfigError(f"{name} lacks a value: the space is empty, or there is a comma too many")
     if span := re.fullmatch(r"(-?\d+)\s*\.\.\s*(-?\d+)", text):
         return space.integers(int(span[1]), int(span[2]))
-    if (call := re.fullmatch(r"(\w+)\s*\((.*)\)", text)) and call[1] in _RANGES:
+    if (call := re.fullmatch(r"(\w+)\s*\((.*)\)", text, re.DOTALL)) and call[1] in _RANGES:
         arguments = [_item(name, argument) for argument in _split(call[2], ",")]
         numbers = [x if isinstance(x, Range) else x[0] for x in arguments]
         try:
@@ -94,7 +101,7 @@ def _item(name: str, text: str) -> Domain:
             raise ConfigError(f"{name}: expected {wanted} with numbers, got {text}") from None
     try:
         return (ast.literal_eval(text),)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if re.fullmatch(r"[\w./:~-]+", text):
             return (text,)
         raise ConfigError(f"{name}: cannot read the value {text!r}") from None
@@ -106,10 +113,11 @@ def _split(text: str, separator: str) -> list[str]:
     Raises:
       ConfigError: brackets or quotes that do not close.
     """
-    parts, depth, quote = [""], 0, None
+    parts, depth, quote, escaped = [""], 0, None, False
     for character in text:
         if quote:
-            quote = None if character == quote else quote
+            quote = None if character == quote and not escaped else quote
+            escaped = character == "\\" and not escaped
         elif character in _QUOTES:
             quote = character
         else:
