@@ -384,7 +384,7 @@ def began(config, place):
         ({"text": TEXT.replace("rotary,", "")}, "differs in space.positions"),
         ({"training": {"steps": 18}}, r"differs in config.training.steps \(12 there, 18 here\)"),
         ({"metric": "perplexity"}, "differs in metric"),
-        ({"best": "highest"}, "differs in lowest"),
+        ({"best": "highest"}, "differs in best"),
         ({"sampler": "tpe"}, "differs in sampler"),
         ({"pruner": "hyperband"}, "differs in pruner"),
         ({"seed": 1}, "differs in seed"),

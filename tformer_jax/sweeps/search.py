@@ -175,7 +175,8 @@ def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, D
     training = Experiment.from_config(config).training
     pruner = HyperbandPruner(training.evaluate_every, training.steps) if how.pruner == "hyperband" else NopPruner()
     space = {n: str(d) if isinstance(d, Range) else list(d) for n, d in dimensions.items()}
-    same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric")} | {"lowest": how.ranking.lowest}
+    same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric")}
+    same["best"] = "lowest" if how.ranking.lowest else "highest"
     asked = {"config": {n: x for n, x in config.items() if n != "parallel"}, "space": space, **same}
     about = {"sampler": how.sampler, "seed": how.seed, "ranking": how.ranking, "pruner": pruner}
     return Trials(opened, name, directory, asked, dimensions, **about)
