@@ -216,6 +216,14 @@ def test_a_swept_number_of_steps_is_beside_the_steps_that_were_taken(config, tmp
         assert [(row["steps"], row["override_steps"]) for row in csv.DictReader(file)] == [("6", "6"), ("6", "12")]
 
 
+def test_overrides_stand_together_in_the_table(config, tmp_path):
+    """A field that the first members do not have is a column behind all numbers."""
+    members = make_members(config, parse("learning_rate=0.1 | label_smoothing=0.1").members())
+    write_results(Results(members, Ranking()).rows(), tmp_path)
+    (header, *_) = (tmp_path / "results.csv").read_text().splitlines()
+    assert header == "member,status,steps,seconds,learning_rate,label_smoothing,training_loss,best_step"
+
+
 @pytest.mark.parametrize("metric, best, wanted", [
     ("accuracy", None, [1, 0]), ("masked_accuracy", None, [1, 0]), ("loss", None, [0, 1]), ("loss", "highest", [1, 0]),
 ])  # fmt: skip

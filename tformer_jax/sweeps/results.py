@@ -105,20 +105,20 @@ def validated(row: Mapping[str, Any]) -> dict[str, float]:
 def write_results(rows: Sequence[Row], directory: Path) -> None:
     """Writes results.jsonl and, the same in columns, results.csv; each whole or not at all."""
     write_whole(directory / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    flat = [_flat(row) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
+    parts = [_columns(row) for row in rows]
+    names = dict.fromkeys(name for part in zip(*parts, strict=True) for columns in part for name in columns)
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows(first | overrides | numbers for first, overrides, numbers in parts)
     write_whole(directory / "results.csv", text.getvalue())
 
 
-def _flat(row: Row) -> dict[str, Any]:
-    """A row with a column for each override and number; of an override that has the name of another, "override_..."."""
+def _columns(row: Row) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What a member is, its overrides, and its numbers; of an override with the name of another, "override_..."."""
     plain = {name: value for name, value in row.items() if not isinstance(value, dict)}
     first = {name: plain.pop(name) for name in ("member", "status", "steps", "seconds")}
     numbers = {f"{part}_{name}": value for part in ("final", "best") for name, value in row[part].items()}
     others = first.keys() | plain.keys() | numbers.keys()
     overrides = {f"override_{n}" if n in others else n: value for n, value in row["overrides"].items()}
-    return first | overrides | plain | numbers
+    return first, overrides, plain | numbers
