@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from tformer_jax.training.run import Run, RunError, environment, write_json
+from tformer_jax.training.run import Run, RunError, environment, read_json, write_json
 
 CONFIG = {
     "model": {"d_model": 8, "dropout_rate": 0.1},
@@ -272,3 +272,29 @@ def test_a_run_has_a_checkpoint_once_one_is_whole(run, entries, wanted):
     if entries == []:
         run.checkpoints.mkdir()
     assert run.has_checkpoint is wanted
+
+
+VALUES = {"[]": list, "{}": dict, '"text"': str, "null": type(None), "3": int, "true": bool, "1.5": float}
+
+
+@pytest.mark.parametrize("kind", [dict, list, str])
+def test_a_json_file_of_another_kind_is_refused_by_name(tmp_path, kind):
+    """Whoever reads it would end in a traceback of an attribute that null does not have."""
+    for text, its in VALUES.items():
+        (file := tmp_path / "x.json").write_text(text)
+        if its is kind:
+            assert read_json(file, kind) == kind(json.loads(text))
+        else:
+            with pytest.raises(RunError, match=rf"^{re.escape(str(file))} is damaged: it must hold an? .*, and holds"):
+                read_json(file, kind)
+
+
+def test_a_json_file_that_cannot_be_read_is_refused_by_name(tmp_path):
+    """A folder in its place, no UTF-8, a value cut short, or brackets without end would end in a traceback."""
+    (tmp_path / "folder").mkdir()
+    for name, content in {"latin": b'"\xff"', "cut": b'{"a": 1', "empty": b"", "deep": b"[" * 100_000}.items():
+        (tmp_path / name).write_bytes(content)
+    for name in ("folder", "missing", "latin", "cut", "empty", "deep"):
+        with pytest.raises(RunError, match=f"^(cannot read )?{re.escape(str(tmp_path / name))}") as error:
+            read_json(tmp_path / name)
+        assert "\n" not in str(error.value)

@@ -86,7 +86,7 @@ class SweepDirectory:
 
     def groups(self) -> list[dict[str, Any]] | None:
         """How members were put together, once that is decided: their numbers, "chunk" and "data"."""
-        return read_json(self._groups) if self._groups.exists() else None
+        return read_json(self._groups, list) if self._groups.exists() else None
 
     def keep_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Keeps it: a sweep goes on as it began, so that its results are the same to the last bit."""

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -27,6 +27,10 @@ _MADE = ("config.json", "tokenizer.json", "source_tokenizer.json", "classes.json
 # Where a run runs may change from start to start: what it computes does not.
 _FREE = ("parallel",)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
+
+# As the JSON standard calls what Python reads as these.
+_JSON_NAMES = {dict: "an object", list: "an array", str: "a string"}
+_Kind = TypeVar("_Kind")
 
 
 class RunError(ValueError):
@@ -147,16 +151,26 @@ def environment() -> dict[str, Any]:
     }
 
 
-def read_json(file: Path) -> Any:
-    """The value in a JSON file.
+def read_json(file: Path, kind: type[_Kind] = dict) -> _Kind:
+    """The value in a JSON file, an object unless `kind` says otherwise.
 
     Raises:
-      RunError: it holds none.
+      RunError: the file cannot be read, holds no JSON, or a value of another kind.
     """
     try:
-        return json.loads(file.read_text("utf-8"))
-    except ValueError as error:  # of UTF-8 too
+        value = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # of UTF-8 too; of brackets within brackets
         raise RunError(f"{file} is damaged: {error}") from None
+    if not isinstance(value, kind):
+        raise RunError(f"{file} is damaged: it must hold {_JSON_NAMES[kind]}, and holds {_shortened(value)}")
+    return value
+
+
+def _shortened(value: Any, most: int = 40) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def write_json(file: Path, value: Any) -> None:
