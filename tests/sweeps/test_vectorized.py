@@ -2,6 +2,8 @@
 
 import functools
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -177,6 +179,29 @@ def test_members_on_devices_of_their_own_do_not_communicate(place, three):
         eight, final = trained(spread, data, 12)
     np.testing.assert_allclose(eight["loss"][:, [0, 2]], metrics["loss"][:, [0, 2]], rtol=1e-5)
     assert final["step"].tolist() == states["step"].tolist()
+
+
+def test_threads_that_take_members_from_their_devices_get_the_ones_that_they_ask_for(place, three):
+    """Validation, a thread a device, scores another member's model, or the sweep dies at random."""
+    members, _, (_, states) = three
+    spread = population(place, "language_modelling", members, 1, devices=3)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # a thread is interrupted wherever it can be
+    try:
+        with ThreadPoolExecutor(3) as pool, unchecked_annotations():
+            arrays = spread.place(states)
+            for _ in range(60):
+                arrays = _copied(arrays)  # JAX lists the shards of each array when it is first asked
+                taken = list(pool.map(lambda i, arrays=arrays: spread.model(arrays, i), range(3)))
+                for i, model in enumerate(taken):
+                    np.testing.assert_array_equal(model.embedding.table, states["model.embedding.table"][i])
+    finally:
+        sys.setswitchinterval(before)
+
+
+@jax.jit
+def _copied(arrays):
+    return {name: jax.numpy.copy(x) for name, x in arrays.items()}
 
 
 PROGRAMS = {

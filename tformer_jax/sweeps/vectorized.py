@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ _NUMBERS = (
 )  # fmt: skip
 
 _AXIS = "members"
+_SHARDS = threading.Lock()
 ALIVE = "sweep.alive"
 
 
@@ -235,8 +237,13 @@ def _picked(arrays: Arrays, index: int) -> Arrays:
 
 
 def _on(x: Array, device: int) -> Array:
-    """The part of an array that is on one device."""
-    return sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)[device].data
+    """The part of an array that is on one device; any thread may ask.
+
+    JAX makes the list of an array's shards when it is first asked for, and not safely: a thread that asks meanwhile
+    may get another shard, or crash.
+    """
+    with _SHARDS:
+        return sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)[device].data
 
 
 def _distinct(values: Sequence[Any]) -> tuple[list[Any], list[int]]:
