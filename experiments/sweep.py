@@ -39,7 +39,7 @@ TOGETHER = flags.DEFINE_integer("together", None, "Members trained at a time; by
 CHUNK = flags.DEFINE_integer("chunk", None, "Members that run at once; by default what is fastest.", lower_bound=1)
 # Of a search.
 TRIALS = flags.DEFINE_integer("trials", None, "To finish in all, by all workers.")
-SAMPLER = flags.DEFINE_string("sampler", None, "tpe (the default), cma-es or random.")
+SAMPLER = flags.DEFINE_string("sampler", None, "tpe (the default) or random.")
 PRUNER = flags.DEFINE_string("pruner", None, "none (the default), or hyperband, which ends trials early.")
 SEARCH_SEED = flags.DEFINE_integer("search_seed", None, "Of the sampler; 0 by default.")
 STORAGE = flags.DEFINE_string("storage", None, "URL of a PostgreSQL database; by default a file in --workdir.")

@@ -32,7 +32,8 @@ class SearchConfig:
 
     Attributes:
       trials: to finish in all, pruned ones among them.
-      sampler: "tpe" (Bergstra et al., 2011), "cma-es" (Hansen & Ostermeier, 2001) or "random".
+      sampler: "tpe" (Bergstra et al., 2011) or "random". CMA-ES is left out: Optuna keeps its state as a pickle in
+        the study's database, and whoever can write there could run code in every worker.
       pruner: "none" or "hyperband" (Li et al., 2018), which ends trials early.
       seed: of the sampler.
       storage: URL of a PostgreSQL database, which workers on several machines can share; None: a SQLite file in the
@@ -57,7 +58,12 @@ class SearchConfig:
     def __post_init__(self):
         if type(self.trials) is not int or self.trials < 1:
             raise ConfigError(f"trials must be an integer of at least 1, got {self.trials!r}")
-        check_choice("sampler", self.sampler, ("tpe", "cma-es", "random"))
+        if self.sampler in ("cma-es", "cmaes"):
+            raise ConfigError(
+                f"sampler must be 'tpe' or 'random', got {self.sampler!r}: Optuna's CMA-ES unpickles what it finds in the "
+                "study's database, and so would run what anybody puts there"
+            )
+        check_choice("sampler", self.sampler, ("tpe", "random"))
         check_choice("pruner", self.pruner, ("none", "hyperband"))
         check_seed("seed", self.seed)
         if self.study == "":
@@ -122,8 +128,8 @@ def check_search(config: Mapping[str, Any], space: Space, how: SearchConfig) -> 
     """The domain of each field of a space, if all that is in it can be tried.
 
     Raises:
-      ConfigError: fields of the space depend on each other, do not exist, or have values that cannot be; the sampler
-        or the pruner does not go with it; or the metric is not validated.
+      ConfigError: fields of the space depend on each other, do not exist, or have values that cannot be; the pruner
+        does not go with the config; or the metric is not validated.
     """
     dimensions = space.dimensions()
     experiment, fields = Experiment.from_config(config), Fields(config)
@@ -132,10 +138,6 @@ def check_search(config: Mapping[str, Any], space: Space, how: SearchConfig) -> 
         if isinstance(domain, Range) and not domain.integers and fields.is_integer(name):
             span = f"{math.ceil(domain.low)}..{math.floor(domain.high)}"
             raise ConfigError(f"{name} takes integers: write {f'log({span})' if domain.log else span}, not {domain}")
-        if how.sampler == "cma-es" and not isinstance(domain, Range) and len(domain) > 1:
-            raise ConfigError(f"cma-es searches ranges of numbers; {name} has single values: use tpe or random")
-    if how.sampler == "cma-es" and not any(isinstance(d, Range) and d.low < d.high for d in dimensions.values()):
-        raise ConfigError("cma-es needs a range of numbers to search")
     training = experiment.training
     if how.pruner == "hyperband" and training.evaluate_every >= training.steps:
         raise ConfigError(
@@ -156,7 +158,6 @@ def _corners(dimensions: Mapping[str, Domain]) -> Sequence[Overrides]:
 
 def _check_installed() -> None:
     try:
-        import cmaes  # noqa: F401
         import optuna  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"a search needs {error.name}: pip install tformer_jax[sweep]") from None

@@ -93,7 +93,7 @@ class Trials:
           directory: of the sweep.
           asked: what must be the same of all workers, plain JSON values.
           dimensions: the space.
-          sampler: "tpe", "cma-es" or "random".
+          sampler: "tpe" or "random".
           seed: of the sampler.
           ranking: what is searched for.
           pruner: Optuna's.
@@ -265,12 +265,7 @@ class Trials:
     def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Of the number-th draw."""
         seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        if self._sampler == "random":
-            return optuna.samplers.RandomSampler(seed)
-        if self._sampler == "tpe":
-            return optuna.samplers.TPESampler(seed=seed)
-        learns_from_pruned = not isinstance(self._study.pruner, optuna.pruners.NopPruner)
-        return optuna.samplers.CmaEsSampler(seed=seed, consider_pruned_trials=learns_from_pruned)
+        return (optuna.samplers.RandomSampler if self._sampler == "random" else optuna.samplers.TPESampler)(seed=seed)
 
     def _overrides(self, trial: optuna.Trial | FrozenTrial) -> Overrides:
         params = trial.params
