@@ -18,7 +18,7 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
     """Evaluates splits (by default those for testing), prints them, and leaves samples and plots in the run."""
     splits = [name for name in data.splits if name.startswith("test")] if splits is None else splits
     evaluations = task.evaluate(model, data, splits)
-    if rows := read_metrics(run.metrics_file):
+    if rows := read_metrics(run.metrics_file, cli.say):
         plot_loss(rows, run.plots / "loss.png")
     task.plot(model, evaluations[splits[0]], run.plots)
     for split, evaluation in evaluations.items():

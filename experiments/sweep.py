@@ -110,7 +110,8 @@ def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
     for file in directory.glob("groups/*/metrics.jsonl"):
         for row in read_metrics(file):
             found.setdefault(row["member"], []).append(row)
-    return found | {int(file.parent.name): read_metrics(file) for file in directory.glob("trials/*/metrics.jsonl")}
+    trials = directory.glob("trials/*/metrics.jsonl")
+    return found | {int(file.parent.name): read_metrics(file) for file in trials if file.parent.name.isdecimal()}
 
 
 def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from tformer_jax.training import metrics
-from tformer_jax.training.metrics import MetricsWriter, ProgressLine, read_metrics
+from tformer_jax.training.metrics import MetricsWriter, ProgressLine, drop_later_rows, read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +92,68 @@ def test_a_torn_last_line_is_dropped(write):
         assert read_metrics(file)[0]["step"] == 1
         write(2, 3)
         assert steps_in(file) in ([1, 3], [1, 2, 3]), f"without its last {cut} bytes: {file.read_text()}"
+
+
+DAMAGED_ROWS = {
+    "a flipped bit": b'{"step": 2, "lo\xf3s": 0.5}',
+    "JSON cut short": b'{"step": 2, "loss',
+    "an empty line": b"",
+    "zeros of a power cut": bytes(40),
+    "an array": b"[]",
+    "null": b"null",
+    "a text": b'"step"',
+    "a number": b"3",
+    "no step": b'{"loss": 0.5}',
+    "a step that is a text": b'{"step": "2"}',
+    "a step that is a fraction": b'{"step": 2.0}',
+    "a step that is true": b'{"step": true}',
+    "a step that is null": b'{"step": null}',
+    "a step of zero": b'{"step": 0}',
+    "a negative step": b'{"step": -2}',
+    "a step beyond counting": b'{"step": 1' + b"0" * 30 + b"}",
+    "a step of a million digits": b'{"step": 1' + b"0" * 10**6 + b"}",
+    "a text for a number": b'{"step": 2, "loss": "0.5"}',
+    "an array for a number": b'{"step": 2, "loss": [0.5]}',
+    "true for a number": b'{"step": 2, "loss": true}',
+    "infinity": b'{"step": 2, "loss": Infinity}',
+    "a number beyond floats": b'{"step": 2, "loss": 1e999}',
+    "an integer beyond floats": b'{"step": 2, "loss": 1' + b"0" * 400 + b"}",
+    "a number for a text": b'{"step": 2, "diverged": 3}',
+    "brackets without end": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_ROWS)
+def test_a_damaged_row_is_left_out_and_said(write, name):
+    """One flipped bit would end training, evaluation and the loss curve in a traceback, or drop the rows after it."""
+    file, said = write(0, 1, 2, 3), []
+    first, _, third = whole = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([first, DAMAGED_ROWS[name], third, b""]))
+    line = f"1 of 3 lines of {file} are damaged, and left out"
+    assert [row["step"] for row in read_metrics(file, said.append)] == [1, 3]
+    assert said == [line]
+    drop_later_rows(file, 3, said.append)
+    assert said == [line, line]
+    assert file.read_bytes().splitlines() == [first, third]
+    file.write_bytes(b"\n".join(whole) + b"\n" + DAMAGED_ROWS[name])  # the last line, which a crash has cut short
+    assert [row["step"] for row in read_metrics(file, pytest.fail)] == [1, 2, 3]
+
+
+def test_rows_of_a_sweep_are_of_its_members(tmp_path):
+    """A damaged number would end in a traceback, or give a member the results of another."""
+    (file := tmp_path / "metrics.jsonl").write_text(
+        "".join(f'{{"member": {member}, "step": 1}}\n' for member in (0, 1, 2, '"0"', "null", "[0]", -1, 0.5, 1.0))
+    )
+    said = []
+    assert [row["member"] for row in read_metrics(file, said.append, members=range(2))] == [0, 1]
+    assert said == [f"7 of 9 lines of {file} are damaged, and left out"]
+
+
+def test_no_file_has_no_rows(tmp_path):
+    """Whoever lost it could not evaluate any more."""
+    assert read_metrics(tmp_path / "metrics.jsonl", pytest.fail) == []
+    drop_later_rows(tmp_path / "metrics.jsonl", 3, pytest.fail)
+    assert list(tmp_path.iterdir()) == []
 
 
 # TensorBoard -----------------------------------------------------------------------------------

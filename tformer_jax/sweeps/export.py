@@ -41,7 +41,7 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path) -> Run:
     run = Run.start(to, member.config)
     for file in sweep.data(records[groups[0]]["data"]).iterdir():
         shutil.copyfile(file, run.directory / file.name)
-    rows = read_metrics(sweep.group(groups[0]) / "metrics.jsonl")
+    rows = read_metrics(sweep.group(groups[0]) / "metrics.jsonl", members=records[groups[0]]["members"])
     mine = ({n: x for n, x in row.items() if n != "member"} for row in rows if row["member"] == number)
     run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in mine), "utf-8")
     write_json(run.directory / "environment.json", environment())

@@ -139,8 +139,9 @@ class _Sweep:
             folder = self.directory.group(group.number)
             with Checkpoints(folder / "checkpoints", group.checkpoint) as checkpoints:
                 step = checkpoints.newest_whole(self.board.say) or 0
-            drop_later_rows(folder / "metrics.jsonl", step)
-            for row in read_metrics(folder / "metrics.jsonl") if step else ():
+            numbers = [member.number for member in group.members]
+            drop_later_rows(folder / "metrics.jsonl", step, self.board.say, members=numbers)
+            for row in read_metrics(folder / "metrics.jsonl"):
                 self.results.add(row)
 
     def train_to(self, stage: int, since: int) -> None:

@@ -217,8 +217,7 @@ class Trials:
     def _row(self, trial: FrozenTrial) -> Row:
         if trial.number in self._ended:
             return self._ended[trial.number]
-        file = self.directory(trial.number) / "metrics.jsonl"
-        rows = read_metrics(file) if file.exists() else []
+        rows = read_metrics(self.directory(trial.number) / "metrics.jsonl", _not_said)  # once by the worker is enough
         validations = [(row["step"], numbers) for row in rows if (numbers := validated(row))]
         best_step, best = min(validations, key=lambda found: self._ranking.value(found[1]), default=(None, {}))
         row = {
@@ -295,6 +294,9 @@ def _marked(directory: Path) -> str:
     if not file.exists():
         write_json(file, {"mark": uuid.uuid4().hex})
     return read_json(file)["mark"]
+
+
+def _not_said(_: str) -> None: ...
 
 
 def _is_free(directory: Path) -> bool:

@@ -123,7 +123,7 @@ class Worker:
 
     def _result(self, run: Run, steps: int) -> Outcome:
         """By what the run has written, whoever trained it."""
-        rows = [row for row in read_metrics(run.metrics_file) if row["step"] == steps and validated(row)]
+        rows = [row for row in read_metrics(run.metrics_file, self.say) if row["step"] == steps and validated(row)]
         if not rows:
             return Outcome("failed", message=f"{run.metrics_file} has no validation of step {steps}")
         value = validated(rows[-1])[self.ranking.metric]

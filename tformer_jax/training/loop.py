@@ -67,7 +67,7 @@ def train(
             start, arrays = found
             going_on = f"going on from the checkpoint of step {start}"
             say(going_on if start < total else f"trained to step {start} already")
-        report = _report(run, total, start, unit) if is_first() else NoReport()
+        report = _report(run, total, start, unit, say) if is_first() else NoReport()
         kept = checkpoints, checkpoint.every
         loop = _Loop(trainer, trainer.placed(batches), validate, validated, run, *kept, report, interruption)
         try:
@@ -80,8 +80,8 @@ def train(
             report.close()
 
 
-def _report(run: Run, total: int, start: int, unit: str) -> Report:
-    return Report(MetricsWriter(run.metrics_file, run.tensorboard, start), ProgressLine(total, start, unit))
+def _report(run: Run, total: int, start: int, unit: str, say: Callable[[str], None]) -> Report:
+    return Report(MetricsWriter(run.metrics_file, run.tensorboard, start, say), ProgressLine(total, start, unit))
 
 
 @dataclasses.dataclass

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from ..data.files import write_whole
 
 _LOG_EVERY_SECONDS = 10.0
+_LAST_STEP = 2**53  # which other readers of JSON have exactly
+_TEXTS = ("diverged",)  # in rows of numbers
 
 
 class MetricsWriter:
@@ -24,8 +26,8 @@ class MetricsWriter:
     again, are dropped, so the file reads as if nothing had happened.
     """
 
-    def __init__(self, file: Path, tensorboard: Path, start_step: int):
-        drop_later_rows(file, start_step)
+    def __init__(self, file: Path, tensorboard: Path, start_step: int, say: Callable[[str], None] = print):
+        drop_later_rows(file, start_step, say)
         self._file = open(file, "a", encoding="utf-8", buffering=1)
         self._events = _summary_writer()(str(tensorboard), purge_step=start_step + 1)
 
@@ -54,16 +56,61 @@ def _summary_writer() -> type:
     return SummaryWriter
 
 
-def drop_later_rows(file: Path, step: int) -> None:
-    """Takes the rows of later steps, and one that was cut short, out of a file that may not be there."""
+def drop_later_rows(
+    file: Path, step: int, say: Callable[[str], None] = print, *, members: Container[int] | None = None
+) -> None:
+    """Takes the rows of later steps, and what is no row, out of a file that may not be there; see `read_metrics`."""
     if file.exists():
-        rows = file.read_text("utf-8").splitlines()
-        write_whole(file, "".join(row + "\n" for row in rows if _step_of(row) <= step))
+        kept = (line for line, row in _rows(file, say, members) if row["step"] <= step)
+        write_whole(file, "".join(f"{line}\n" for line in kept))
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl."""
-    return [json.loads(row) for row in file.read_text("utf-8").splitlines() if _step_of(row) < float("inf")]
+def read_metrics(
+    file: Path, say: Callable[[str], None] = print, *, members: Container[int] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; none if it is not there.
+
+    Args:
+      file: what a run or a sweep has written.
+      say: is told how many lines are damaged, and left out; one that a crash cut short is not worth a word.
+      members: of a sweep's file, whose rows have a "member": one of these.
+    """
+    return [row for _, row in _rows(file, say, members)] if file.exists() else []
+
+
+def _rows(
+    file: Path, say: Callable[[str], None], members: Container[int] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines that are rows, and what they say."""
+    *lines, last = file.read_bytes().split(b"\n")
+    lines += [last] if _row(last) else []
+    damaged = 0
+    for line in lines:
+        row = _row(line)
+        if row is None or members is not None and not (type(row.get("member")) is int and row["member"] in members):
+            damaged += 1
+        else:
+            yield line.decode("utf-8"), row
+    if damaged:
+        say(f"{damaged} of {len(lines)} lines of {file} are damaged, and left out")
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A step and its numbers; None where a line is something else."""
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=float)
+        step = row["step"]
+        if type(step) is int and 0 < step <= _LAST_STEP and all(_is_value(*item) for item in row.items()):
+            return row
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        pass  # no JSON, no row, or a number that is none
+    return None
+
+
+def _is_value(name: str, value: Any) -> bool:
+    if name in _TEXTS:
+        return isinstance(value, str)
+    return value is None or type(value) in (int, float) and math.isfinite(float(value))
 
 
 class ProgressLine:
@@ -152,10 +199,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
 
-
-def _step_of(row: str) -> int | float:
-    """The step of a row; a row that a crash cut short counts as later than any."""
-    try:
-        return json.loads(row)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
