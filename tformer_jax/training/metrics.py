@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..data.files import write_whole
+from ..data.files import GrowingFile, write_whole
+from .events import EventFile
 
 _LOG_EVERY_SECONDS = 10.0
 _LAST_STEP = 2**53  # which other readers of JSON have exactly
@@ -20,40 +20,29 @@ _TEXTS = ("diverged",)  # in rows of numbers
 
 
 class MetricsWriter:
-    """Appends rows to metrics.jsonl and to TensorBoard's event files.
+    """Appends rows to metrics.jsonl and to TensorBoard's event file.
 
     A resumed run starts at the step of its checkpoint: rows of later steps, which it will write
-    again, are dropped, so the file reads as if nothing had happened.
+    again, are dropped, so both files read as if nothing had happened.
     """
 
     def __init__(self, file: Path, tensorboard: Path, start_step: int, say: Callable[[str], None] = print):
+        """Raises:
+        WriteError: a file cannot be written; so does `write`.
+        """
         drop_later_rows(file, start_step, say)
-        self._file = open(file, "a", encoding="utf-8", buffering=1)
-        self._events = _summary_writer()(str(tensorboard), purge_step=start_step + 1)
+        self._file = GrowingFile(file)
+        self._events = EventFile(tensorboard, read_metrics(file))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row: the step and its numbers; what is not finite, which JSON cannot say, is null."""
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._file.write(json.dumps({"step": step, **row}).encode() + b"\n")
+        self._events.write({"step": step, **row})
 
     def close(self) -> None:
         self._file.close()
         self._events.close()
-
-
-def _summary_writer() -> type:
-    """TensorboardX's, without PyTorch: where that is installed, it would be loaded, and takes longer than JAX."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-    return SummaryWriter
 
 
 def drop_later_rows(
