@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,8 @@ def run(main: Callable[[], None], *required: str) -> None:
             sys.exit(f"error: cannot load the config: {last_line(error)}")
 
     sys.unraisablehook = _say_unraisable
+    # Of images that are read all the same: odd metadata, and half of the pixels that are too many.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Orbax logs every step of every save, and tracebacks of what it raises as well.
     logging.set_verbosity(logging.FATAL)
     flags.mark_flags_as_required(required)

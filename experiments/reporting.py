@@ -6,7 +6,7 @@ from typing import Any
 
 from tformer_jax.analysis.plots import plot_loss
 from tformer_jax.tasks import Evaluation, Task
-from tformer_jax.training.metrics import read_metrics
+from tformer_jax.training.metrics import read_metrics, sayable
 from tformer_jax.training.run import Run, write_json
 
 from . import cli
@@ -37,7 +37,7 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
 def _save(run: Run, split: str, evaluation: Evaluation) -> None:
     with open(run.samples / f"{split}.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in evaluation.samples)
-    write_json(run.samples / f"{split}_metrics.json", {**evaluation.metrics, "note": evaluation.note})
+    write_json(run.samples / f"{split}_metrics.json", {**sayable(evaluation.metrics), "note": evaluation.note})
 
 
 def _show_samples(evaluation: Evaluation) -> None:

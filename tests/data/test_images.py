@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -122,6 +123,32 @@ def test_a_damaged_idx_file_is_refused_by_name(write, content, message):
         read_idx(write("x-idx", content))
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_an_idx_file_beyond_the_limit_is_refused(write, monkeypatch, zipped):
+    """A download of some megabytes would unpack to more than there is memory."""
+    monkeypatch.setattr(images, "MOST_IDX_BYTES", 119)
+    content = gzip.compress(idx(PIXELS)) if zipped else idx(PIXELS)
+    with pytest.raises(DataError, match=r"x-idx is too large: \[6, 5, 4\] of uint8 needs 120 bytes, and at most 119"):
+        read_idx(write("x-idx", content))
+
+
+def test_no_more_is_unpacked_than_the_header_says(write):
+    """As above, of a file that says it is small."""
+    content = gzip.compress(idx(PIXELS) + bytes(50_000_000), 1)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="x-idx is too long: .* needs 120 bytes, it holds 121 or more"):
+        read_idx(write("x-idx", content))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 5_000_000
+
+
+def test_more_axes_than_arrays_have_are_refused(write):
+    """A damaged header would end in a traceback of NumPy."""
+    with pytest.raises(DataError, match="x-idx is no IDX file: .* 1 to 8 axes"):
+        read_idx(write("x-idx", bytes([0, 0, 8, 100]) + struct.pack(">100I", *[1] * 100) + b"1"))
+
+
 def test_a_missing_idx_file_is_refused_by_name(tmp_path):
     """A misspelt path would end in a traceback."""
     with pytest.raises(DataError, match="cannot read .*missing: No such file"):
@@ -235,6 +262,15 @@ def test_every_folder_is_a_class(tmp_path):
     assert listed(tmp_path, splits["train"]) == [
         ("ant/1.jpg", 0), ("cat/v.gif", 1), ("cat/w.bmp", 1), ("cat/x.webp", 1), ("dog/a.JPEG", 2), ("dog/b.png", 2),
     ]  # fmt: skip
+
+
+def test_what_programs_leave_is_no_class_and_no_image(tmp_path):
+    """A class of its own would be learnt for what a Mac puts into an archive."""
+    for name in ("a/1.png", "b/1.png", "__MACOSX/1.png", "a/__MACOSX/1.png", "a/.ipynb_checkpoints/1.png", "a/._1.png"):
+        paint(tmp_path / name.replace("._1.png", "x.png")).rename(tmp_path / name)
+    (tmp_path / "a" / "@eaDir").mkdir()
+    classes, splits = read_folders(tmp_path)
+    assert (classes, listed(tmp_path, splits["train"])) == (["a", "b"], [("a/1.png", 0), ("b/1.png", 1)])
 
 
 @pytest.mark.parametrize("validation", ["validation", "val"])
@@ -587,6 +623,13 @@ def test_the_report_tells_splits_classes_and_batches(make):
         "10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
         "6 training batches an epoch, of 8 images each",
     ]
+
+
+def test_the_report_tells_files_that_are_not_read(make, tree):
+    """A user would not see that half of the photographs are of a kind that is passed over."""
+    for name in ("left/a.tif", "right/a.TIF", "right/b.jfif", "right/c"):
+        (tree / name).write_bytes(b"II*")
+    assert f"passed over in {tree}: 1 .jfif, 2 .tif, 1 without a suffix" in make(**FOLDERS, path=str(tree)).report
 
 
 @pytest.mark.parametrize(("size", "channels"), [(32, 1), (28, 3)])

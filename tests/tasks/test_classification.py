@@ -189,6 +189,12 @@ def test_no_texts_have_no_classes(make_task, model):
     assert make_task().classify(model, []) == []
 
 
+def test_the_unicode_form_of_a_text_does_not_matter(make_task, model):
+    """A review copied from a PDF would be taken for something else than the same review typed."""
+    typed, copied = make_task().classify(model, ["très réussi", "tre\u0300s re\u0301ussi"])
+    assert typed == copied
+
+
 def test_a_text_that_is_too_long_is_refused_by_number(make_task, data, model):
     """A text would be cut in silence, or the error would not say which one and by how much."""
     long = " ".join(FILLER * 4)

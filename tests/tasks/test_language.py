@@ -18,6 +18,7 @@ from tformer_jax.data.language import LanguageData, LanguageDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
 from tformer_jax.tasks import LanguageModelling, LanguageModellingConfig, language
+from tformer_jax.tasks.base import perplexity
 
 ROW, MAX_LENGTH = 24, 32
 FIELDS = dict(source="files", validation_share=0.2, test_share=0.2, vocab_size=300, row_length=ROW, batch_tokens=96)
@@ -100,6 +101,13 @@ def test_perplexity_is_the_exponential_of_the_loss(make_task, data, model):
     numbers = make_task().validate(model, data.evaluation_batches("test"))
     assert numbers["perplexity"] == pytest.approx(math.exp(numbers["loss"]), rel=1e-9)
     assert numbers.keys() == {"loss", "perplexity"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("nats", "wanted"), [(709.7, math.exp(709.7)), (709.8, math.inf), (1e30, math.inf)])
+def test_a_perplexity_beyond_all_floats_is_infinite(nats, wanted):
+    """The validation of a model that went astray would end in a traceback, or warn on the terminal."""
+    assert perplexity(nats) == wanted
 
 
 def test_training_settings_do_not_reach_the_validation(make_task, data_of, model):
@@ -209,6 +217,13 @@ def test_characters_that_no_training_text_has_are_counted(folder, tmp_path):
     model = tiny_model("CausalLM", vocab_size=data.tokenizer.get_vocab_size(), max_length=MAX_LENGTH, num_layers=1)
     assert task.evaluate(model, data, ["test"])["test"].note.startswith("3 characters are on no training text")
     assert (task.first_unknown("the cat"), task.first_unknown("the 日")) == (None, 4)
+
+
+def test_a_prompt_may_be_in_another_unicode_form(make_task):
+    """A prompt typed on one machine would be refused by a model of a text from another."""
+    task = LanguageModelling(LanguageModellingConfig(), tokenizers.train_characters(["größer als früher"]))
+    assert task.first_unknown("fru\u0308her gro\u0308ßer") is None
+    assert task.first_unknown("fru\u0308her é") == 8  # of the text as it was typed
 
 
 def test_a_byte_level_vocabulary_knows_every_character(make_task, data_of):

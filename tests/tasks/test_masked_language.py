@@ -190,6 +190,12 @@ def test_pseudo_perplexity_masks_one_token_at_a_time(make_task, data, model):
     assert make_task().pseudo_perplexity(model, rows) == pytest.approx(math.exp(-np.mean(logs)), rel=1e-4)
 
 
+def test_the_pseudo_perplexity_of_a_very_bad_model_is_infinite(make_task, guessing):
+    """An evaluation would end in a traceback: no float holds the exponential of more than 709.78 nats."""
+    certain = with_leaf(guessing, "output.b", guessing.output.b[...] * 1e3)  # of another token
+    assert make_task().pseudo_perplexity(certain, [np.array([BOS_ID, *[MASK_ID + 1] * 5, EOS_ID])]) == math.inf
+
+
 def test_rows_of_the_pseudo_perplexity_are_spread_over_the_split(make_task, data):
     """It would be that of the first documents alone, count a row twice, or include rows of padding."""
     batches = data.evaluation_batches("train")

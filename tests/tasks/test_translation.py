@@ -1,6 +1,8 @@
 """Translation: the loss from logits, packed or not, fused or not; translations in order; BLEU."""
 
+import copy
 import dataclasses
+import unicodedata
 
 import jax
 import jax.numpy as jnp
@@ -240,6 +242,19 @@ def test_the_score_is_that_of_sacrebleu(make_task, data, model, echo):
     hypotheses, references = [s.translation for s in evaluation.samples], [s.reference for s in evaluation.samples]
     assert evaluation.metrics["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [references]).score, abs=1e-9)
     assert evaluation.note.startswith("signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_the_score_does_not_depend_on_the_unicode_form(make_task, data, model, monkeypatch, forms):
+    """A model that writes every reference would score next to nothing where the references come from a Mac."""
+    there, written = (lambda text, form=form: unicodedata.normalize(form, f"{text} größer") for form in forms)
+    pairs = {name: [p._replace(target=there(p.target)) for p in part] for name, part in data.splits.items()}
+    answers = {pair.source: written(pair.target) for pair in data.splits["test"]}
+    other, task = copy.copy(data), make_task()
+    other.splits = pairs
+    monkeypatch.setattr(task, "translate", lambda model, texts: [answers[text] for text in texts])
+    monkeypatch.setattr(task, "validate", lambda *_: {})
+    assert task.evaluate(model, other, ["test"])["test"].metrics["bleu"] == pytest.approx(100)
 
 
 def test_every_sentence_of_a_split_is_scored(make_task, data, model, echo):

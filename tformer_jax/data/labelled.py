@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .files import DataError, SourceDistribution, read_lines
+from .text import canonical
 
 
 class LabelledText(NamedTuple):
-    """A text, its label, and the document that it comes from, if any."""
+    """A text, its label, both canonical, and the document that it comes from, if any."""
 
     text: str
     label: str
@@ -23,6 +24,7 @@ _RATED = SourceDistribution(
     "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
     ("vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz",),
     ("--no-binary=vaderSentiment",),
+    "f3af64f9131e22516f2a694133ba3154ee192ce416bd5588a0f9beeced584a4c",
 )
 DOMAINS = {
     "movies": "movieReviewSnippets",
@@ -46,7 +48,7 @@ def rated_sentences(domain: str) -> list[LabelledText]:
         document, _, sentence = number.partition("_")
         if float(score):
             label = "positive" if float(score) > 0 else "negative"
-            texts.append(LabelledText(html.unescape(text), label, document if sentence else None))
+            texts.append(LabelledText(canonical(html.unescape(text)), label, document if sentence else None))
     return texts
 
 
@@ -61,5 +63,5 @@ def read_labelled(file: Path) -> list[LabelledText]:
         fields = line.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
             raise DataError(f"{file}, line {number}: expected label, tab, text; got {line[:40]!r}")
-        texts.append(LabelledText(fields[1], fields[0].strip()))
+        texts.append(LabelledText(canonical(fields[1]), canonical(fields[0].strip())))
     return texts

@@ -1,6 +1,7 @@
 """Running text, from where it lies to batches of tokens: for predicting what comes next, or what is masked."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,15 +73,15 @@ class DocumentDataConfig:
                 f"data.batch_tokens must hold a row of data.row_length={self.row_length}, got {self.batch_tokens}"
             )
 
-    def documents(self) -> list[Document]:
-        """All the documents, before the split.
+    def documents(self, say: Callable[[str], None] = lambda line: None) -> list[Document]:
+        """All the documents, before the split; `say`: is told of what was passed over.
 
         Raises:
           DataError: they cannot be read or fetched.
         """
         if self.source != "files":
             return documents.DOCUMENT_SOURCES[self.source]()
-        return documents.read_documents(Path(self.path))
+        return documents.read_documents(Path(self.path), say)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,9 +152,9 @@ class _DocumentData:
         Raises:
           DataError: the data cannot be read, or a split would have no text.
         """
-        self.config = config
+        self.config, passed_over = config, []
         self.splits = documents.split_documents(
-            config.documents(),
+            config.documents(passed_over.append),
             by=config.split,
             validation_share=config.validation_share,
             test_share=config.test_share,
@@ -162,7 +163,7 @@ class _DocumentData:
         self.tokenizer = tokenizers.kept(directory / "tokenizer.json", self._train_tokenizer)
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         sizes = (f"{len(d):,} {name} ({sum(len(x.text) for x in d):,} characters)" for name, d in self.splits.items())
-        self.report = [f"{', '.join(sizes)} documents ({config.source}, split by {config.split})"]
+        self.report = [f"{', '.join(sizes)} documents ({config.source}, split by {config.split})", *passed_over]
 
     def train_batches(self, rows_multiple: int = 1) -> Windows | Pieces:
         """Random-access training batches; adds tokens and batches to the report.

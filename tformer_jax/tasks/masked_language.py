@@ -28,6 +28,7 @@ from .base import (
     LossAndWeight,
     VocabularyLossConfig,
     check_name,
+    perplexity,
     vocabulary_loss,
     weighted_means,
 )
@@ -186,7 +187,7 @@ class MaskedLanguageModelling(DocumentTask):
         length = max(len(row) for row in rows)
         padded = [(np.pad(row, (0, length - len(row))), np.int32(len(row))) for row in rows]
         sums = [self._token_log_probs(model, row, size) for row, size in padded]
-        return math.exp(-np.sum(jax.device_get(sums), dtype=np.float64) / sum(len(row) - 2 for row in rows))
+        return perplexity(-np.sum(jax.device_get(sums), dtype=np.float64) / sum(len(row) - 2 for row in rows))
 
     def fill(self, model: MaskedLM, text: str, count: int = 5) -> list[list[Guess]]:
         """The `count` likeliest tokens for each `[MASK]` of a text, likeliest first.
@@ -211,7 +212,7 @@ class MaskedLanguageModelling(DocumentTask):
         parts = text.replace(self._gap, MASK_TEXT).split(MASK_TEXT)
         if len(parts) == 1:
             raise DataError(f"the text has no {MASK_TEXT} to fill in")
-        encoded = tokenizers.encode(self.tokenizer, parts)
+        encoded = [tokenizers.encode_typed(self.tokenizer, part) for part in parts]
         tokens = [tokenizers.BOS_ID, *encoded[0]]
         for part in encoded[1:]:
             tokens += [tokenizers.MASK_ID, *part]

@@ -17,6 +17,7 @@ from ..analysis import flops
 from ..analysis.plots import plot_attention
 from ..config import ConfigError, TransformerConfig, check_positive
 from ..data import files, pipelines, tokenizers
+from ..data.text import canonical
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
 from ..nn.layers import split_key
@@ -143,7 +144,9 @@ class Translation(Task):
         for split in splits:
             samples = [Sample(pair.source, pair.target, next(translations)) for pair in pairs[split]]
             bleu = sacrebleu.BLEU()
-            score = bleu.corpus_score([s.translation for s in samples], [[s.reference for s in samples]]).score
+            # The tokenizer reads NFC, so that is what a model writes, whatever the references are in.
+            written = [canonical(sample.translation) for sample in samples]
+            score = bleu.corpus_score(written, [[canonical(sample.reference) for sample in samples]]).score
             numbers = self.validate(model, data.evaluation_batches(split))
             metrics = numbers | {"bleu": score, "sentences": len(samples)}
             evaluations[split] = Evaluation(metrics, f"signature {bleu.get_signature()}", samples)

@@ -36,13 +36,18 @@ class MetricsWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row: the step and its numbers; what is not finite, which JSON cannot say, is null."""
-        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **row}).encode() + b"\n")
-        self._events.write({"step": step, **row})
+        row = {"step": step, **sayable(values)}
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self._events.write(row)
 
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def sayable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with None for numbers that are not finite, which JSON cannot say."""
+    return {n: None if isinstance(x, float) and not math.isfinite(x) else x for n, x in values.items()}
 
 
 def drop_later_rows(
