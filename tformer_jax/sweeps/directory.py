@@ -9,13 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..training.run import RunError, differences, read_json, write_json
+from ..training.run import (
+    RunError,
+    check_free,
+    check_holds,
+    check_identity,
+    differences,
+    fixed,
+    read_json,
+    sums_of_learnt,
+    write_json,
+)
 from .members import Member
-
-# Where a sweep runs may change from start to start: what it computes does not.
-_FREE = ("parallel",)
-# What a directory holds, by a file that it has.
-_HELD = {"config.json": "a single run", "groups.json": "a sweep that is no search", "search.json": "a search"}
 
 
 class SweepDirectory:
@@ -29,6 +34,7 @@ class SweepDirectory:
         self.path = Path(path)
         self._asked = self.path / "sweep.json"
         self._groups, self._rungs = self.path / "groups.json", self.path / "rungs.json"
+        self._is_new = False
 
     @classmethod
     def start(cls, path: str | Path, asked: Mapping[str, Any]) -> "SweepDirectory":
@@ -42,9 +48,10 @@ class SweepDirectory:
           RunError: it holds a single run, a search, or a sweep of something else (names what differs).
         """
         sweep, asked = cls(path), json.loads(json.dumps(dict(asked)))
-        check_free(sweep.path, "sweep", "groups.json")
-        if sweep._asked.exists() and sweep._groups.exists():  # else nothing was trained yet
-            differing = differences(_fixed(read_json(sweep._asked)), _fixed(asked))
+        check_free(sweep.path, "sweep", "sweep.json")
+        sweep._is_new = not (sweep._asked.exists() and sweep._groups.exists())  # nothing was trained yet
+        if not sweep._is_new:
+            differing = differences(_fixed(sweep.asked), _fixed(asked))
             if differing:
                 more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
                 raise RunError(
@@ -61,15 +68,42 @@ class SweepDirectory:
         Raises:
           RunError: there is none.
         """
-        sweep = cls(path)
-        if not sweep._asked.is_file():
-            raise RunError(f"{path} is not the directory of a sweep: it has no sweep.json")
-        return sweep
+        check_holds(Path(path), "sweep.json", "the directory of a sweep")
+        return cls(path)
+
+    def withdraw(self) -> None:
+        """Forgets a sweep that could not begin, so that another command may use its directory."""
+        if self._is_new:
+            self._asked.unlink(missing_ok=True)
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What the sweep was started with."""
-        return read_json(self._asked)
+        """What the sweep was started with.
+
+        Raises:
+          RunError: the file is damaged.
+        """
+        asked = read_json(self._asked)
+        parts = [asked.get("config"), asked.get("members")]
+        parts += parts[1].values() if isinstance(parts[1], dict) else []
+        if not all(isinstance(part, dict) for part in parts):
+            raise RunError(f"{self._asked} is damaged: it must hold a config, and members with their overrides")
+        return asked
+
+    def identity(self, number: int) -> dict[str, Any]:
+        """All that decides what the number-th group computes, as the directory has it now: a checkpoint keeps it."""
+        asked, group = _fixed(self.asked), (self.groups() or [])[number]
+        members = {str(n): asked["members"].get(str(n)) for n in group["members"]}
+        return {"config": asked["config"], "members": members, "files": sums_of_learnt(self.data(group["data"]))}
+
+    def check_identity(self, number: int, of_checkpoint: Mapping[str, Any], checkpoint: Path) -> None:
+        """Compares what the directory says of the number-th group with what a checkpoint of it says.
+
+        Raises:
+          RunError: they differ (names the file, or the field and both values).
+        """
+        learnt = self.data((self.groups() or [])[number]["data"])
+        check_identity(self._asked, learnt, self.identity(number), of_checkpoint, checkpoint)
 
     def data(self, number: int) -> Path:
         """What the number-th data section left: tokenizers, or the names of classes."""
@@ -101,22 +135,10 @@ class SweepDirectory:
         write_json(self._rungs, {str(s): list(numbers) for s, numbers in {**self.rungs(), step: kept}.items()})
 
 
-def check_free(directory: Path, kind: str, own: str) -> None:
-    """Refuses what is the directory of something else; `own`: the file that tells a `kind`'s directory.
-
-    Raises:
-      RunError: it is (says of what).
-    """
-    for file, what in _HELD.items():
-        if file != own and (directory / file).exists():
-            raise RunError(f"{directory} holds {what}; choose another --workdir for the {kind}")
-
-
 def asked_of(config: Mapping[str, Any], members: Sequence[Member], how: Mapping[str, Any]) -> dict[str, Any]:
     """What `SweepDirectory.start` compares."""
     return {"config": dict(config), "members": {str(m.number): m.overrides for m in members}, **how}
 
 
 def _fixed(asked: Mapping[str, Any]) -> dict[str, Any]:
-    config = {name: section for name, section in asked["config"].items() if name not in _FREE}
-    return {**asked, "config": config}
+    return {**asked, "config": fixed(asked["config"])}

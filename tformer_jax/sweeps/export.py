@@ -1,22 +1,37 @@
 """A member of a sweep as an ordinary run, to evaluate, to predict with, or to train on."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
-from ..training.checkpoints import CheckpointConfig, Checkpoints
+from ..data.files import write_whole
+from ..training import reading
+from ..training.checkpoints import Checkpoints
 from ..training.metrics import read_metrics
-from ..training.run import Run, RunError, environment, write_json
+from ..training.run import (
+    Run,
+    RunError,
+    check_writable,
+    environment,
+    locked,
+    read_json,
+    steps_in,
+    sums_of_learnt,
+    write_json,
+)
 from .directory import SweepDirectory
 from .loop import MEMBERS
-from .members import make_members
+from .members import Member, make_members
 from .vectorized import member_arrays
 
 
 def export_member(sweep: SweepDirectory, number: int, to: str | Path) -> Run:
     """Makes the run directory of a member: its config, metrics, data's tokenizers and newest state.
+
+    It is there whole or not at all: it is made beside its place, where what a killed process left is made again.
 
     Args:
       sweep: vectorised.
@@ -24,40 +39,68 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path) -> Run:
       to: where the run goes; nothing must be there yet.
 
     Raises:
-      RunError: the sweep has no such member, nothing was trained of it yet, or something is there.
+      RunError: the sweep has no such member, nothing was trained of it yet, its directory says something else than its
+        checkpoint, or something is there.
       CheckpointError: its checkpoint is damaged.
     """
-    asked = sweep.asked
-    if str(number) not in asked["members"]:
-        raise RunError(f"{sweep.path} has no member {number}, only {len(asked['members'])} from 0")
-    (member,) = make_members(asked["config"], [asked["members"][str(number)]])
+    to, members = Path(to), sweep.asked["members"]
+    if str(number) not in members:
+        raise RunError(f"{sweep.path} has no member {number}, only {len(members)} from 0")
     records = sweep.groups() or []
     groups = [i for i, record in enumerate(records) if number in record["members"]]
-    found = _newest_state(sweep.group(groups[0]), number) if groups else None
+    found = _newest_state(sweep, groups[0], number) if groups else None
     if found is None:
         raise RunError(f"member {number} of {sweep.path} has no checkpoint yet")
-    if Path(to).exists():
+    (member,) = make_members(sweep.asked["config"], [members[str(number)]])
+    if to.exists():
+        if _is_exported(to, member, int(found["step"])):  # by a process that was killed as it ended, say
+            return Run.open(to)
         raise RunError(f"{to} is there already; an exported member needs a directory of its own")
-    run = Run.start(to, member.config)
-    for file in sweep.data(records[groups[0]]["data"]).iterdir():
-        shutil.copyfile(file, run.directory / file.name)
-    rows = read_metrics(sweep.group(groups[0]) / "metrics.jsonl", members=records[groups[0]]["members"])
-    mine = ({n: x for n, x in row.items() if n != "member"} for row in rows if row["member"] == number)
-    run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in mine), "utf-8")
-    write_json(run.directory / "environment.json", environment())
+    unfinished = to.with_name(f".{to.name}.unfinished")
+    check_writable(unfinished)
+    with locked(unfinished):
+        for entry in unfinished.iterdir():  # of a process that was killed
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        _fill(unfinished, sweep, groups[0], number, member, found)
+        os.rename(unfinished, to)
+    return Run.open(to)
+
+
+def _is_exported(to: Path, member: Member, step: int) -> bool:
+    """Whether a directory is already what it is to become."""
+    config = to / "config.json"
+    return config.is_file() and read_json(config) == member.config and steps_in(to / "checkpoints") == [step]
+
+
+def _fill(
+    directory: Path, sweep: SweepDirectory, group: int, number: int, member: Member, arrays: dict[str, np.ndarray]
+) -> None:
+    """Writes what a run has that was trained as far as `arrays`."""
+    run, record, step = Run(directory, member.config), sweep.groups()[group], int(arrays["step"])
+    write_json(run.config_file, run.config)
+    for folder in (run.samples, run.plots):
+        folder.mkdir()
+    learnt = sweep.data(record["data"])
+    for name in sums_of_learnt(learnt):
+        shutil.copyfile(learnt / name, directory / name)
+    rows = read_metrics(sweep.group(group) / "metrics.jsonl", members=record["members"])
+    mine = [{n: x for n, x in row.items() if n != "member"} for row in rows if row["member"] == number]
+    write_whole(run.metrics_file, "".join(json.dumps(row) + "\n" for row in mine if row["step"] <= step))
+    write_json(directory / "environment.json", environment())
     with Checkpoints(run.checkpoints, member.experiment.checkpoint) as checkpoints:
-        checkpoints.save(int(found["step"]), found, run.config)
-    return run
+        checkpoints.save(step, arrays, run.identity)
 
 
-def _newest_state(folder: Path, number: int) -> dict[str, np.ndarray] | None:
+def _newest_state(sweep: SweepDirectory, group: int, number: int) -> dict[str, np.ndarray] | None:
     """The last state of a member: in the group's checkpoints, or with those that were left behind at a rung."""
-    places = [folder / "checkpoints", *sorted((folder / "left").glob("*"), key=lambda p: int(p.name), reverse=True)]
-    for place in (place for place in places if place.is_dir()):
-        with Checkpoints(place, CheckpointConfig(every=1), read_only=True) as checkpoints:
-            if checkpoints.latest is None:
-                continue
-            states = checkpoints.restore_as_saved(checkpoints.latest)
+    folder = sweep.group(group)
+    rungs = steps_in(folder / "left")
+    for place in (folder / "checkpoints", *(folder / "left" / str(step) for step in reversed(rungs))):
+        if not steps_in(place):
+            continue
+        with reading.whole(place) as checkpoint:
+            sweep.check_identity(group, checkpoint.identity, place / str(checkpoint.step))
+            states = checkpoint.restore_as_saved()
         numbers = states.pop(MEMBERS).tolist()
         if number in numbers:
             return member_arrays(states, numbers.index(number))

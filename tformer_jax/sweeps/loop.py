@@ -18,13 +18,13 @@ from ..training.checkpoints import CheckpointConfig, Checkpoints
 from ..training.interruption import Interrupted, Interruption
 from ..training.metrics import drop_later_rows, read_metrics, sayable
 from ..training.paths import some
-from ..training.run import check_writable, environment, locked, write_json
+from ..training.run import RunError, check_writable, environment, locked, write_json
 from ..training.step import Arrays
 from .board import Board
 from .directory import SweepDirectory, asked_of
 from .groups import Group, make_groups
 from .members import Member, make_members
-from .results import Ranking, Results, Row, write_results
+from .results import Ranking, Results, Row, validated, write_results
 from .space import Space
 
 MEMBERS = "sweep.members"  # in a checkpoint, whose states it holds
@@ -94,7 +94,7 @@ def vectorized_sweep(
 
     Raises:
       ConfigError: an override, the data or the devices are not what they must be: nothing was trained.
-      RunError: the directory is another sweep's, or in use.
+      RunError: the directory is another sweep's, in use, or says something else than its checkpoints.
       Interrupted: by SIGINT or SIGTERM; the newest checkpoint is of the last step that was made.
       CheckpointError: a checkpoint cannot be written.
     """
@@ -111,9 +111,13 @@ def vectorized_sweep(
         write_json(directory.path / "environment.json", environment())
         if same := len(sets) - len(members):
             board.say(f"{same} of {len(sets)} members are the same as others, and left out")
-        groups = make_groups(directory, members, board.say, together=how.together, chunk=how.chunk)
-        sweep = _Sweep(directory, members, groups, Results(members, ranking), board, interruption)
-        sweep.read_back()
+        try:
+            groups = make_groups(directory, members, board.say, together=how.together, chunk=how.chunk)
+            sweep = _Sweep(directory, members, groups, stages, Results(members, ranking), board, interruption)
+            sweep.read_back()
+        except BaseException:  # whatever it is, the corrected command must find the directory free
+            directory.withdraw()
+            raise
         for since, stage in itertools.pairwise((0, *stages)):
             sweep.train_to(stage, since)
             if stage != steps:
@@ -129,20 +133,51 @@ class _Sweep:
     directory: SweepDirectory
     members: Sequence[Member]
     groups: Sequence[Group]
+    stages: Sequence[int]
     results: Results
     board: Board
     interruption: Interruption
 
     def read_back(self) -> None:
-        """What the groups have done before, as far as checkpoints hold it."""
+        """What the groups have done before, as far as checkpoints hold it.
+
+        Raises:
+          RunError: see `vectorized_sweep`; or results would lack what they had, because a metrics.jsonl does.
+        """
         for group in self.groups:
             folder = self.directory.group(group.number)
             with Checkpoints(folder / "checkpoints", group.checkpoint) as checkpoints:
-                step = checkpoints.newest_whole(self.board.say) or 0
+                if step := checkpoints.newest_whole(self.board.say) or 0:
+                    where = folder / "checkpoints" / str(step)
+                    self.directory.check_identity(group.number, checkpoints.identity(step), where)
             numbers = [member.number for member in group.members]
-            drop_later_rows(folder / "metrics.jsonl", step, self.board.say, members=numbers)
-            for row in read_metrics(folder / "metrics.jsonl"):
+            found = read_metrics(folder / "metrics.jsonl", self.board.say, members=numbers)
+            rows = [row for row in found if row["step"] <= step]
+            if lost := self._lost(group, rows, step):
+                raise RunError(
+                    f"{folder / 'metrics.jsonl'} lacks what was written of member {lost[0]} at step {lost[1]}: put it "
+                    f"back, or delete {folder}, and its members are trained again"
+                )
+            drop_later_rows(folder / "metrics.jsonl", step, lambda line: None, members=numbers)
+            for row in rows:
                 self.results.add(row)
+
+    def _lost(self, group: Group, rows: Sequence[Row], step: int) -> tuple[int, int] | None:
+        """A member and a step whose row is not there, although the group is trained to `step`, and results need it."""
+        rungs, ends = self.directory.rungs(), {*self.stages, group.steps}
+        of: dict[int, list[Row]] = {member.number: [] for member in group.members}
+        for row in rows:
+            of[row["member"]].append(row)
+        for number, mine in of.items():
+            left = [rung for rung, kept in rungs.items() if number not in kept]
+            last = min([step, *left, *(row["step"] - 1 for row in mine if "diverged" in row)])
+            validations = {s for s in (*range(0, last + 1, group.evaluate_every), *ends) if 0 < s <= last}
+            logged = max(last // group.log_every * group.log_every, *(s for s in (0, group.steps) if s <= last))
+            lost = validations - {row["step"] for row in mine if validated(row)}
+            lost |= {logged} - {row["step"] for row in mine if "loss" in row} - {0}
+            if lost:
+                return number, min(lost)
+        return None
 
     def train_to(self, stage: int, since: int) -> None:
         """Trains the members that go on, group after group, from a rung to the next, or to their last step."""
@@ -172,7 +207,7 @@ class _Stage:
 
     def __init__(self, sweep: _Sweep, group: Group):
         self.sweep, self.group, self.results = sweep, group, sweep.results
-        self.folder = sweep.directory.group(group.number)
+        self.folder, self.identity = sweep.directory.group(group.number), sweep.directory.identity(group.number)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", group.checkpoint)
         self.pending: tuple[int, Arrays] | None = None
 
@@ -232,12 +267,12 @@ class _Stage:
         if left := [i for i in range(len(there)) if i not in kept]:
             with Checkpoints(self.folder / "left" / str(step), CheckpointConfig(every=1)) as checkpoints:
                 numbers = np.asarray([there[i] for i in left], np.int32)
-                checkpoints.save(step, {n: x[left] for n, x in states.items()} | {MEMBERS: numbers}, {})
+                checkpoints.save(step, {n: x[left] for n, x in states.items()} | {MEMBERS: numbers}, self.identity)
         return self.population.place({name: x[kept] for name, x in states.items()})
 
     def _save(self, step: int, arrays: Arrays) -> None:
         numbers = np.asarray([member.number for member in self.population.members], np.int32)
-        self.checkpoints.save(step, self.population.states(arrays) | {MEMBERS: numbers}, {})
+        self.checkpoints.save(step, self.population.states(arrays) | {MEMBERS: numbers}, self.identity)
 
     def _alive(self) -> list[int]:
         """Places in the population of the members that have not diverged."""

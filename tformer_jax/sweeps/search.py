@@ -13,8 +13,7 @@ import jax
 from ..config import ConfigError, check_choice, check_seed
 from ..training.experiment import Experiment
 from ..training.interruption import Interruption
-from ..training.run import check_writable
-from .directory import check_free
+from ..training.run import check_free, check_writable
 from .members import Fields, make_members
 from .results import Ranking, Row
 from .space import Domain, Overrides, Range, Space

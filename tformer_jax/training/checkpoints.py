@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 import re
 import shutil
@@ -21,13 +19,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from ..config import ConfigError, check_choice
 from .processes import agreed, is_first
+from .run import read_json
 from .step import Arrays
-
-# In the format of `sha256sum`, beside the files that it lists. It is there before the checkpoint gets its name.
-SUMS = "SHA256SUMS"
-# What Orbax writes when the sums are there already, the time of the commit; no array depends on it.
-_TIMES = "_CHECKPOINT_METADATA"
-_LATER = (_TIMES, "commit_success.txt")
+from .sums import first_damage, write_sums
 
 
 class CheckpointError(ValueError):
@@ -114,7 +108,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig, *, read_only: bool = False):
-        """`read_only`: for whom does not train; nothing is written or tidied up.
+        """`read_only`: nothing is written or tidied up; see `reading.whole` of a run that may be training.
 
         Raises:
           CheckpointError: the directory cannot be written.
@@ -153,7 +147,7 @@ class Checkpoints:
         self,
         step: int,
         arrays: Mapping[str, Array | np.ndarray],
-        config: Mapping,
+        identity: Mapping,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Starts writing; returns once the arrays are copied and may be donated.
@@ -161,7 +155,7 @@ class Checkpoints:
         Args:
           step: what the checkpoint is called; one that is there stays as it is.
           arrays: by path.
-          config: of the experiment.
+          identity: what these are arrays of: a config, say; plain JSON values.
           metrics: of a validation at this step, for `keep_best`.
 
         Raises:
@@ -172,7 +166,7 @@ class Checkpoints:
         if self._config.keep_best and metrics is not None and self._config.best_metric not in metrics:
             known = ", ".join(metrics)
             raise ConfigError(f"checkpoint.best_metric={self._config.best_metric!r} is not validated, only {known}")
-        parts = {"arrays": ocp.args.StandardSave(arrays), "config": ocp.args.JsonSave(dict(config))}
+        parts = {"arrays": ocp.args.StandardSave(arrays), "config": ocp.args.JsonSave(dict(identity))}
         with self._explained():
             self._manager.wait_until_finished()  # it would wait anyway, and the next line is for the next step
             self._saving = step
@@ -195,9 +189,13 @@ class Checkpoints:
           CheckpointError: a file is missing or not what was written (names the first).
         """
         folder = self.directory / str(step)
-        problem = _first_damage(folder) if is_first() else None
+        problem = first_damage(folder, called=folder) if is_first() else None
         if problem := agreed(problem):
             raise CheckpointError(f"the checkpoint of step {step} is damaged: {problem}")
+
+    def identity(self, step: int) -> dict[str, Any]:
+        """What the arrays of a step are of, as `save` was told; the checkpoint is known to be whole."""
+        return read_json(self.directory / str(step) / "config" / "metadata")
 
     def restore(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
         """The arrays of a step, with these shapes, dtypes and shardings.
@@ -207,9 +205,9 @@ class Checkpoints:
           ConfigError: the checkpoint holds other arrays than these (names what differs).
         """
         self.check(step)
-        return self._restore_fitting(step, shapes)
+        return self.restore_whole(step, shapes)
 
-    def _restore_fitting(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
+    def restore_whole(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
         """`restore`, of a checkpoint that is known to be whole."""
         found, wanted = self._described(step), {name: self.describe(shape) for name, shape in shapes.items()}
         differing = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
@@ -222,15 +220,23 @@ class Checkpoints:
         return self._restore(step, dict(shapes))
 
     def restore_newest(
-        self, shapes: Mapping[str, jax.ShapeDtypeStruct], say: Callable[[str], None]
+        self,
+        shapes: Mapping[str, jax.ShapeDtypeStruct],
+        say: Callable[[str], None],
+        check: Callable[[dict[str, Any], int], None] = lambda identity, step: None,
     ) -> tuple[int, Arrays] | None:
         """The newest step whose checkpoint is whole, and its arrays; None if there is none. See `newest_whole`.
+
+        `check(identity, step)` may refuse it, before its arrays are read.
 
         Raises:
           ConfigError: see `restore`.
         """
         step = self.newest_whole(say)
-        return None if step is None else (step, self._restore_fitting(step, shapes))
+        if step is None:
+            return None
+        check(self.identity(step), step)
+        return step, self.restore_whole(step, shapes)
 
     def newest_whole(self, say: Callable[[str], None]) -> int | None:
         """The newest step whose checkpoint is whole; None if there is none.
@@ -246,8 +252,16 @@ class Checkpoints:
         return None
 
     def restore_as_saved(self, step: int) -> dict[str, np.ndarray]:
-        """All the arrays of a step, whatever they are, on the host."""
+        """All the arrays of a step, whatever they are, on the host.
+
+        Raises:
+          CheckpointError: it is damaged.
+        """
         self.check(step)
+        return self.whole_as_saved(step)
+
+    def whole_as_saved(self, step: int) -> dict[str, np.ndarray]:
+        """`restore_as_saved`, of a checkpoint that is known to be whole."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         saved = self._manager.item_metadata(step)["arrays"]
         shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for n, x in saved.items()}
@@ -294,9 +308,7 @@ class Checkpoints:
     def _write_sums(self) -> None:
         """Called by Orbax when all files of a checkpoint are there, before it gets its name."""
         (folder,) = (f for f in self.directory.iterdir() if f.name.startswith(f"{self._saving}."))
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / _TIMES]
-        lines = (f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
-        (folder / SUMS).write_text("".join(lines), "utf-8")
+        write_sums(folder)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -308,33 +320,3 @@ class Checkpoints:
             system = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of a sentence as long as its paths
             reason = system[1].strip() if system else (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(f"the checkpoint of step {self._saving} is not written: {reason}; {kept}") from error
-
-
-def _first_damage(folder: Path) -> str | None:
-    """What is wrong with the first file that is not what was written."""
-    try:
-        lines = (folder / SUMS).read_text("utf-8").splitlines()
-    except (OSError, ValueError):
-        return f"{folder / SUMS} cannot be read"
-    if not lines:
-        return f"{folder / SUMS} is empty"
-    for line in lines:
-        wanted, _, name = line.partition("  ")
-        file = folder / name
-        if not name or not file.is_file():
-            return f"{file} is missing"
-        if _sha256(file) != wanted:
-            return f"{file} is not what was written"
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    if unlisted := sorted(there - {line.partition("  ")[2] for line in lines} - {SUMS, *_LATER}):
-        return f"{folder / SUMS} lacks {unlisted[0]}"
-    try:
-        json.loads((folder / _TIMES).read_text("utf-8"))
-    except (OSError, ValueError):
-        return f"{folder / _TIMES} cannot be read"
-    return None
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -16,12 +16,13 @@ from ..config import ConfigError, TransformerConfig, build, check_choice, neares
 from ..data.files import DataError
 from ..nn import parametrization
 from ..tasks import TASKS, Task
+from . import reading
 from .checkpoints import CheckpointConfig, Checkpoints
 from .loop import Diverged, Validated, train
 from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
-from .processes import first_then_others, is_first
+from .processes import agreed, first_then_others, is_first
 from .program import Program, TrainingConfig
 from .run import Run, RunError
 from .step import Arrays
@@ -66,9 +67,11 @@ class Experiment:
             value that cannot be, by its name.
         """
         known = {field.name for field in dataclasses.fields(cls)} - {"task_class"}
-        for name in config:
+        for name, section in config.items():
             if name not in known:
                 raise ConfigError(f"the config has no section {name!r}{nearest(name, known)}")
+            if name != "precision" and not isinstance(section, Mapping):
+                raise ConfigError(f"config.{name} must be a section with fields, got {section!r}")
         if missing := sorted(known - config.keys()):
             raise ConfigError(f"the config lacks the section(s) {', '.join(missing)}")
         check_choice("task.name", config["task"].get("name"), TASKS)
@@ -186,6 +189,9 @@ def run_training(
     try:
         how = {"unit": task.unit, "initial": initial, "validated": validated}
         arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
+    except RunError:  # of a checkpoint that lay there already
+        run.withdraw()
+        raise
     except (Diverged, DataError):
         if not run.has_checkpoint:
             run.withdraw()
@@ -220,11 +226,13 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[s
     Raises:
       ConfigError: a parameter has another shape there, or is not there and not one that `task` adds
         (names them).
+      RunError, CheckpointError: see `load_run`.
     """
-    with Checkpoints(run.checkpoints, CheckpointConfig(every=1), read_only=True) as checkpoints:
-        if checkpoints.latest is None:
-            raise RunError(f"{run.directory} has no checkpoint yet")
-        arrays = checkpoints.restore_as_saved(checkpoints.latest)
+    with reading.whole(run.checkpoints) as checkpoint:
+        run.check_identity(checkpoint.identity, checkpoint.step)
+        if agreed(str(checkpoint.step)) != str(checkpoint.step):
+            raise RunError(f"{run.directory} is training: not all processes find the same newest checkpoint there")
+        arrays = checkpoint.restore_as_saved()
     # The moving average, where there is one, is the model that was evaluated.
     evaluated = "average." if any(name.startswith("average.") for name in arrays) else "model."
     found = {name.replace(evaluated, "model.", 1): x for name, x in arrays.items() if name.startswith(evaluated)}
@@ -259,19 +267,15 @@ def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:
     """The experiment, task and model of a run, from its newest checkpoint or that of `step`, on the first device.
 
     Raises:
-      RunError: it has no (such) checkpoint.
+      RunError: it has no (such) checkpoint, or one of something else than the directory says (names the field or file).
       CheckpointError: the checkpoint is damaged.
     """
-    experiment = Experiment.from_config(run.config)
-    task = experiment.restore_task(run.directory)
-    trainer = experiment.trainer(task, ParallelConfig(data=1))
-    with Checkpoints(run.checkpoints, experiment.checkpoint, read_only=True) as checkpoints:
-        if checkpoints.latest is None:
-            raise RunError(f"{run.directory} has no checkpoint yet")
-        step = checkpoints.latest if step is None else step
-        if step not in checkpoints.steps:
-            raise RunError(f"{run.directory} has no checkpoint of step {step}, only of {checkpoints.steps}")
-        return experiment, task, trainer.model(checkpoints.restore(step, trainer.placed_shapes))
+    with reading.whole(run.checkpoints, step) as checkpoint:
+        run.check_identity(checkpoint.identity, checkpoint.step)  # before anything else believes config.json
+        experiment = Experiment.from_config(run.config)
+        task = experiment.restore_task(run.directory)
+        trainer = experiment.trainer(task, ParallelConfig(data=1))
+        return experiment, task, trainer.model(checkpoint.restore(trainer.placed_shapes))
 
 
 def load_data(experiment: Experiment, directory: Path, *, fresh: bool) -> Any:

@@ -56,11 +56,12 @@ def train(
     Raises:
       Diverged: a loss or gradient is not finite; the newest checkpoint is older than that step.
       Interrupted: by SIGINT, SIGTERM or `validated`; the newest checkpoint is of the last step that was made.
+      RunError: the newest whole checkpoint is not of what the run's directory says (names the field or the file).
       CheckpointError: a checkpoint cannot be written; those before are untouched.
     """
-    total = trainer.config.steps
+    total, identity = trainer.config.steps, run.identity
     with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
-        found = checkpoints.restore_newest(trainer.placed_shapes, say)
+        found = checkpoints.restore_newest(trainer.placed_shapes, say, run.check_identity)
         if found is None:
             start, arrays = 0, trainer.initial(initial() if initial else None)
         else:
@@ -69,7 +70,7 @@ def train(
             say(going_on if start < total else f"trained to step {start} already")
         report = _report(run, total, start, unit, say) if is_first() else NoReport()
         kept = checkpoints, checkpoint.every
-        loop = _Loop(trainer, trainer.placed(batches), validate, validated, run, *kept, report, interruption)
+        loop = _Loop(trainer, trainer.placed(batches), validate, validated, identity, *kept, report, interruption)
         try:
             return loop.steps(arrays, start)
         except Diverged as error:
@@ -92,7 +93,7 @@ class _Loop:
     batches: Batches
     validate: Validate
     validated: Validated
-    run: Run
+    identity: Mapping[str, Any]
     checkpoints: Checkpoints
     checkpoint_every: int
     report: Any
@@ -117,7 +118,7 @@ class _Loop:
             self.stop |= self.interruption.requested and jax.process_count() == 1
             if last or step % self.checkpoint_every == 0 or self.stop:
                 self.settle()  # only a state whose loss and gradient were finite is worth keeping
-                self.checkpoints.save(step, arrays, self.run.config, numbers)
+                self.checkpoints.save(step, arrays, self.identity, numbers)
             if self.stop and not last:
                 self.checkpoints.wait()  # before it is said that there is one
                 raise Interrupted(f"stopped after step {step} of {config.steps}, whose checkpoint is kept")

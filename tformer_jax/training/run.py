@@ -6,10 +6,12 @@ checkpoints/  tensorboard/  samples/  plots/  damaged/
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -21,9 +23,20 @@ from typing import Any, TypeVar
 import jax
 
 from ..data.files import write_whole
+from .paths import some
 
+# What was learnt from the data before training, and decides what tokens and classes mean.
+_LEARNT = ("tokenizer.json", "source_tokenizer.json", "classes.json")
 # What a run writes before it trains.
-_MADE = ("config.json", "tokenizer.json", "source_tokenizer.json", "classes.json")
+_MADE = ("config.json", *_LEARNT)
+_FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
+_FOLDERS = ("checkpoints", "damaged", "plots", "samples", "tensorboard")
+# What a directory holds, by a file that only such a one has, and what else can be done with it.
+_KINDS = {
+    "config.json": ("a single run", ""),
+    "sweep.json": ("a sweep that is no search", "; experiments.export makes a run of a member"),
+    "search.json": ("a search", "; its runs are in its trials/"),
+}
 # Where a run runs may change from start to start: what it computes does not.
 _FREE = ("parallel",)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
@@ -61,21 +74,22 @@ class Run:
         """Creates the directory, or reopens that of the same config; the `parallel` section may differ.
 
         Raises:
-          RunError: it cannot be written, its config is damaged, or it belongs to another one (names the fields).
+          RunError: it cannot be written, its config is damaged, it belongs to another one (names the fields), or
+            it is the directory of something else.
         """
         run = cls(Path(directory), config)
         check_writable(run.directory)
-        if run.config_file.exists():
-            old, new = (_fixed(config) for config in (read_json(run.config_file), run.config))
-            differing = differences(old, new)
-            if differing:
-                raise RunError(
-                    f"{run.directory} holds a run of another config; it differs in {', '.join(differing)}. "
-                    f"Choose another --workdir, or the same config to go on with this one"
-                )
-        else:
+        check_free(run.directory, "run", "config.json")
+        _check_layout(run.directory)
+        if not run.config_file.exists():
             run._not_ours = frozenset(name for name in _MADE if (run.directory / name).exists())
-            write_json(run.config_file, run.config)
+            with _folder_locked(run.directory):  # nobody is about to make it something else
+                write_json(run.config_file, run.config)
+        if differing := differences(fixed(read_json(run.config_file)), fixed(run.config)):
+            raise RunError(
+                f"{run.directory} holds a run of another config; it differs in {some(differing)}. "
+                f"Choose another --workdir, or the same config to go on with this one"
+            )
         for folder in (run.samples, run.plots):
             folder.mkdir(exist_ok=True)
         return run
@@ -95,7 +109,21 @@ class Run:
     @property
     def has_checkpoint(self) -> bool:
         """Whether training would go on rather than begin."""
-        return self.checkpoints.is_dir() and any(entry.name.isdigit() for entry in self.checkpoints.iterdir())
+        return bool(steps_in(self.checkpoints))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides what the run computes, as its directory has it now: a checkpoint keeps it."""
+        return self.config | {"files": sums_of_learnt(self.directory)}
+
+    def check_identity(self, of_checkpoint: Mapping[str, Any], step: int) -> None:
+        """Compares what the directory says of the run with what the checkpoint of a step says.
+
+        Raises:
+          RunError: they differ (names the file, or the field and both values).
+        """
+        checkpoint = self.checkpoints / str(step)
+        check_identity(self.config_file, self.directory, self.identity, of_checkpoint, checkpoint)
 
     def withdraw(self) -> None:
         """Forgets what a run that could not begin wrote down, so that a corrected command may use its directory."""
@@ -109,32 +137,138 @@ class Run:
         Raises:
           RunError: there is none.
         """
-        file = Path(directory) / "config.json"
-        if not file.is_file():
-            raise RunError(f"{directory} is not a run directory: it has no config.json")
-        return cls(Path(directory), read_json(file))
+        check_holds(Path(directory), "config.json", "a run directory")
+        _check_layout(Path(directory))
+        return cls(Path(directory), read_json(Path(directory) / "config.json"))
+
+
+def check_free(directory: Path, kind: str, own: str) -> None:
+    """Refuses what is the directory of something else; `own`: the file that tells a `kind`'s directory.
+
+    Raises:
+      RunError: it is (says of what).
+    """
+    for file, (what, _) in _KINDS.items():
+        if file != own and (directory / file).exists():
+            raise RunError(f"{directory} holds {what}; choose another --workdir for the {kind}")
+
+
+def check_holds(directory: Path, own: str, kind: str) -> None:
+    """Refuses what is not the directory of a `kind`, which the file `own` tells.
+
+    Raises:
+      RunError: it is not (says what it is instead).
+    """
+    if (directory / own).exists():
+        return
+    for file, (what, instead) in _KINDS.items():
+        if (directory / file).exists():
+            raise RunError(f"{directory} is not {kind}: it holds {what}{instead}")
+    raise RunError(f"{directory} is not {kind}: it has no {own}")
+
+
+def _check_layout(directory: Path) -> None:
+    """Refuses a folder where a file of a run belongs, or the reverse."""
+    for name in _FILES:
+        if (directory / name).is_dir():
+            raise RunError(f"{directory / name} must be a file, and is a folder: move it away")
+    for name in _FOLDERS:
+        if (directory / name).exists() and not (directory / name).is_dir():
+            raise RunError(f"{directory / name} must be a folder, and is a file: move it away")
+
+
+def check_identity(
+    asked: Path, learnt: Path, here: Mapping[str, Any], of_checkpoint: Mapping[str, Any], checkpoint: Path
+) -> None:
+    """Compares what a directory says of itself with what a checkpoint in it was saved of.
+
+    Args:
+      asked: the file that says what was asked for.
+      learnt: the folder of tokenizers and classes.
+      here: what decides what is computed, and "files" with their sums.
+      of_checkpoint: the same, as it was when the checkpoint was saved.
+      checkpoint: where it is.
+
+    Raises:
+      RunError: they differ (names the file, or the field and both values).
+    """
+    there, here = fixed(of_checkpoint), fixed(here)
+    saved, found = there.pop("files", {}), here.pop("files")
+    if differing := differences(there, here):
+        raise RunError(
+            f"{asked} does not fit the checkpoint {checkpoint}: it differs in {some(differing)}. "
+            f"Put it back as it was (what the checkpoint was trained as is in its config/metadata)"
+        )
+    for name in sorted(n for n in saved.keys() | found.keys() if saved.get(n) != found.get(n)):
+        sums = f"sha256 {saved.get(name, 'none')} there, {found.get(name, 'none')} here"
+        if name not in saved:
+            wanted = "was trained without it: take it away"
+        else:
+            wanted = "was trained with another: put that one back" if name in found else "needs it: put it back"
+        raise RunError(f"{learnt / name} does not fit the checkpoint {checkpoint}, which {wanted} ({sums})")
+
+
+def sums_of_learnt(directory: Path) -> dict[str, str]:
+    """The SHA-256 of each tokenizer or list of classes in a directory, by the file's name."""
+    files = (directory / name for name in _LEARNT)
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
+
+def steps_in(checkpoints: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, which need not be there, ascending."""
+    try:
+        names = [entry.name for entry in checkpoints.iterdir() if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*|0", name))
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Keeps other processes from training in a directory.
 
-    The lock is the operating system's: whatever ends the process, it is gone.
+    The lock is the operating system's: whatever ends the process, it is gone. It is on the file `lock`, and on the
+    directory itself where the file system can do that: who deletes the file does not let a second process in.
 
     Raises:
-      RunError: another process holds it (says which, and on what machine).
+      RunError: another process holds it (says which, and on what machine), or the file cannot be written.
     """
     file = directory / "lock"
-    with open(file, "a+", encoding="utf-8") as lock:
+    if file.is_dir():
+        raise RunError(f"{file} must be a file, and is a folder: move it away")
+    with _folder_locked(directory), open(file, "a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = file.read_text("utf-8").strip() or "another process"
-            raise RunError(f"{directory} is in use: {holder} is training there") from None
+            raise _in_use(directory) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()
         yield
+
+
+@contextlib.contextmanager
+def _folder_locked(directory: Path) -> Iterator[None]:
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        raise _in_use(directory) from None
+    except OSError:
+        pass  # as on NFS, which locks files alone
+    try:
+        yield
+    finally:
+        os.close(opened)
+
+
+def _in_use(directory: Path) -> RunError:
+    try:
+        holder = (directory / "lock").read_text("utf-8", "replace").strip()
+    except OSError:
+        holder = ""
+    return RunError(f"{directory} is in use: {holder or 'another process'} is training there")
 
 
 def environment() -> dict[str, Any]:
@@ -178,7 +312,7 @@ def write_json(file: Path, value: Any) -> None:
     write_whole(file, json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change from start to start."""
     return {name: section for name, section in config.items() if name not in _FREE}
 
@@ -204,6 +338,6 @@ def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
         a, b = old.get(name), new.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append(f"{prefix}{name} ({json.dumps(a)} there, {json.dumps(b)} here)")
+        elif a != b or isinstance(a, bool) != isinstance(b, bool):  # true is 1 in Python
+            found.append(f"{prefix}{name} ({_shortened(a)} there, {_shortened(b)} here)")
     return found

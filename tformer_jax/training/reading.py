@@ -1,0 +1,106 @@
+"""Reading the checkpoints of a run that may be training, which deletes them meanwhile."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .checkpoints import CheckpointConfig, CheckpointError, Checkpoints
+from .run import RunError, steps_in
+from .step import Arrays
+from .sums import first_damage
+
+# So often is looked again for a checkpoint that is not deleted while its files are opened, which takes milliseconds.
+_LOOKS = 100
+_SECONDS_BETWEEN = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, as long as its context lasts.
+
+    Attributes:
+      step: whose it is.
+      identity: what its arrays are of.
+    """
+
+    step: int
+    identity: Mapping[str, Any]
+    _linked: Checkpoints
+
+    def restore(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
+        """See `Checkpoints.restore`."""
+        return self._linked.restore_whole(self.step, shapes)
+
+    def restore_as_saved(self) -> dict[str, np.ndarray]:
+        """See `Checkpoints.restore_as_saved`."""
+        return self._linked.whole_as_saved(self.step)
+
+
+@contextlib.contextmanager
+def whole(checkpoints: Path, step: int | None = None) -> Iterator[Checkpoint]:
+    """The newest checkpoint in a folder, or that of `step`, held open: deleting it does not take it from its reader.
+
+    Nothing in the folder is changed. What is not whole is damaged only if it stays as it is: another process may be
+    deleting it.
+
+    Raises:
+      RunError: there is no (such) checkpoint.
+      CheckpointError: it is damaged, or cannot be read (names the file).
+    """
+    before = None
+    for _ in range(_LOOKS):
+        chosen = _chosen(checkpoints, step)
+        with contextlib.ExitStack() as held:
+            folder = checkpoints / str(chosen)
+            try:
+                links = held.enter_context(tempfile.TemporaryDirectory())
+                _hold(folder, Path(links) / str(chosen), held)
+                problem = first_damage(Path(links) / str(chosen), called=folder)
+            except OSError as error:
+                problem = f"{error.filename or folder} cannot be read: {error.strerror}"
+            if problem is None:
+                config = CheckpointConfig(every=1)
+                linked = held.enter_context(Checkpoints(Path(links), config, read_only=True))
+                yield Checkpoint(chosen, linked.identity(chosen), linked)
+                return
+        if (chosen, problem) == before:
+            raise CheckpointError(f"the checkpoint of step {chosen} is damaged: {problem}")
+        before = chosen, problem
+        time.sleep(_SECONDS_BETWEEN)
+    raise CheckpointError(f"the checkpoints in {checkpoints} change faster than they can be opened; try again later")
+
+
+def _chosen(checkpoints: Path, step: int | None) -> int:
+    """The step to read.
+
+    Raises:
+      RunError: there is none.
+    """
+    steps = steps_in(checkpoints)
+    if not steps:
+        raise RunError(f"{checkpoints.parent} has no checkpoint yet")
+    if step is not None and step not in steps:
+        raise RunError(f"{checkpoints.parent} has no checkpoint of step {step}, only of {steps}")
+    return steps[-1] if step is None else step
+
+
+def _hold(folder: Path, links: Path, held: contextlib.ExitStack) -> None:
+    """Opens all files of a checkpoint, and makes a folder of links to what is open, which is there until it is closed.
+
+    Raises:
+      OSError: one is not there any more, or cannot be read.
+    """
+    links.mkdir()
+    for file in sorted(folder.rglob("*")):
+        link = links / file.relative_to(folder)
+        if file.is_dir():
+            link.mkdir()
+        else:
+            link.symlink_to(f"/dev/fd/{held.enter_context(open(file, 'rb')).fileno()}")

@@ -1,0 +1,49 @@
+"""The SHA-256 of every file of a checkpoint, beside them: written before it has its name, compared before it is read."""
+
+import hashlib
+import json
+from pathlib import Path
+
+# In the format of `sha256sum`.
+SUMS = "SHA256SUMS"
+# What Orbax writes when the sums are there already, the time of the commit; no array depends on it.
+_TIMES = "_CHECKPOINT_METADATA"
+_LATER = (_TIMES, "commit_success.txt")
+
+
+def write_sums(folder: Path) -> None:
+    """Lists the files of a checkpoint that is complete but for what Orbax writes later."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / _TIMES]
+    lines = (f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
+    (folder / SUMS).write_text("".join(lines), "utf-8")
+
+
+def first_damage(folder: Path, called: Path) -> str | None:
+    """What is wrong with the first file of a checkpoint that is not what was written; `called`: where it says it is."""
+    try:
+        lines = (folder / SUMS).read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return f"{folder / SUMS} cannot be read"
+    if not lines:
+        return f"{folder / SUMS} is empty"
+    for line in lines:
+        wanted, _, name = line.partition("  ")
+        file = folder / name
+        if not name or not file.is_file():
+            return f"{file} is missing"
+        if sha256(file) != wanted:
+            return f"{file} is not what was written"
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    if unlisted := sorted(there - {line.partition("  ")[2] for line in lines} - {SUMS, *_LATER}):
+        return f"{folder / SUMS} lacks {unlisted[0]}"
+    try:
+        json.loads((folder / _TIMES).read_text("utf-8"))
+    except (OSError, ValueError):
+        return f"{folder / _TIMES} cannot be read"
+    return None
+
+
+def sha256(file: Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
