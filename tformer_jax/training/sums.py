@@ -23,23 +23,23 @@ def first_damage(folder: Path, called: Path) -> str | None:
     try:
         lines = (folder / SUMS).read_text("utf-8").splitlines()
     except (OSError, ValueError):
-        return f"{folder / SUMS} cannot be read"
+        return f"{called / SUMS} cannot be read"
     if not lines:
-        return f"{folder / SUMS} is empty"
+        return f"{called / SUMS} is empty"
     for line in lines:
         wanted, _, name = line.partition("  ")
         file = folder / name
         if not name or not file.is_file():
-            return f"{file} is missing"
+            return f"{called / name} is missing"
         if sha256(file) != wanted:
-            return f"{file} is not what was written"
+            return f"{called / name} is not what was written"
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     if unlisted := sorted(there - {line.partition("  ")[2] for line in lines} - {SUMS, *_LATER}):
-        return f"{folder / SUMS} lacks {unlisted[0]}"
+        return f"{called / SUMS} lacks {unlisted[0]}"
     try:
         json.loads((folder / _TIMES).read_text("utf-8"))
     except (OSError, ValueError):
-        return f"{folder / _TIMES} cannot be read"
+        return f"{called / _TIMES} cannot be read"
     return None
 
 
