@@ -24,6 +24,8 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from tformer_jax.data.files import WriteError, write_whole
+
 SUBJECT = flags.DEFINE_enum("subject", "attention", ["attention", "loss"], "What is measured.")
 LENGTHS = flags.DEFINE_list("lengths", ["256", "512", "1024", "2048", "4096", "8192", "16384"], "Values of T = S.")
 IMPLEMENTATIONS = flags.DEFINE_list("implementations", None, "The first is what ratios refer to. Default: all.")
@@ -160,7 +162,10 @@ def main(_: list[str]) -> None:
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     Console(width=100).print(table)
     if OUTPUT.value:
-        Path(OUTPUT.value).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        try:
+            write_whole(Path(OUTPUT.value), "".join(json.dumps(row) + "\n" for row in rows))
+        except WriteError as error:
+            sys.exit(f"error: {error}")
 
 
 def _check() -> None:

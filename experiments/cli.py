@@ -1,5 +1,7 @@
 """What the command lines share: flags, and errors that are messages rather than tracebacks."""
 
+import errno
+import os
 import re
 import sys
 import warnings
@@ -11,7 +13,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from tformer_jax.config import ConfigError, TransformerConfig
-from tformer_jax.data.files import DataError
+from tformer_jax.data.files import DataError, WriteError
 from tformer_jax.training.checkpoints import CheckpointError
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted
 from tformer_jax.training.loop import Diverged
@@ -20,7 +22,7 @@ from tformer_jax.training.run import RunError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 
-_CTRL_C = 130  # as shells have it
+_CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
 _console = Console()
 if not _console.is_terminal:
@@ -35,6 +37,24 @@ def say(*lines: object) -> None:
 
 def last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].strip()
+
+
+def _refused(error: OSError) -> str:
+    """What the system has refused, in one line, with the file, where it is known."""
+    if isinstance(error, WriteError):
+        return str(error)
+    reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return f"cannot write {error.filename or 'the output'}: {reason}"  # our files have names
+    return f"cannot use {error.filename}: {reason}" if error.filename else reason
+
+
+def _drop_output() -> None:
+    """What standard output does not take is not tried, and complained of, once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unknown_field(error: Exception, arguments: list[str]) -> str:
@@ -90,6 +110,13 @@ def run(main: Callable[[], None], *required: str) -> None:
             sys.exit(f"error: unexpected arguments: {' '.join(arguments[1:])}")
         try:
             main()
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read the output has gone, such as `head`
+            _drop_output()
+            sys.exit(_CLOSED_PIPE)
+        except OSError as error:
+            _drop_output()
+            sys.exit(f"error: {_refused(error)}")
         except (ConfigError, DataError, RunError, CheckpointError, Diverged) as error:
             sys.exit(f"error: {error}")
         except Interrupted as stopped:

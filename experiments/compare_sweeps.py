@@ -11,6 +11,7 @@ from absl import flags
 
 from tformer_jax.analysis.sweep_plots import plot_learning_rates
 from tformer_jax.config import ConfigError
+from tformer_jax.data.files import WriteError
 from tformer_jax.training.run import RunError
 
 from . import cli
@@ -41,8 +42,8 @@ def main() -> None:
         plot_learning_rates(panels, Path(PICTURE.value), metric=by.metric, lowest=by.lowest, by=BY.value)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    except OSError as error:
-        raise RunError(f"cannot write the picture: {error}") from None
+    except WriteError as error:
+        raise RunError(f"cannot write the picture: {error.filename}: {error.strerror}") from None
     cli.say(f"the picture is {PICTURE.value}")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tformer_jax.analysis.plots import plot_loss
+from tformer_jax.data.files import write_whole
 from tformer_jax.tasks import Evaluation, Task
 from tformer_jax.training.metrics import read_metrics, sayable
 from tformer_jax.training.run import Run, write_json
@@ -15,14 +16,15 @@ _SHOWN = 5
 
 
 def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | None = None) -> None:
-    """Evaluates splits (by default those for testing), prints them, and leaves samples and plots in the run."""
+    """Evaluates splits (by default those for testing), prints them, and leaves samples and plots in the run.
+
+    In this order: on a full disk the numbers, which may have taken hours, are seen all the same.
+
+    Raises:
+      WriteError: a file cannot be written.
+    """
     splits = [name for name in data.splits if name.startswith("test")] if splits is None else splits
     evaluations = task.evaluate(model, data, splits)
-    if rows := read_metrics(run.metrics_file, cli.say):
-        plot_loss(rows, run.plots / "loss.png")
-    task.plot(model, evaluations[splits[0]], run.plots)
-    for split, evaluation in evaluations.items():
-        _save(run, split, evaluation)
     _show_samples(evaluations[splits[0]])
     for line in data.report:
         if "left out" in line:
@@ -31,12 +33,17 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
         cli.say(f"{split}: {task.describe(evaluation.metrics)}")
     if note := evaluations[splits[0]].note:
         cli.say(note)
+    for split, evaluation in evaluations.items():
+        _save(run, split, evaluation)
+    if rows := read_metrics(run.metrics_file, cli.say):
+        plot_loss(rows, run.plots / "loss.png")
+    task.plot(model, evaluations[splits[0]], run.plots)
     cli.say(f"samples, plots and checkpoints are in {run.directory}")
 
 
 def _save(run: Run, split: str, evaluation: Evaluation) -> None:
-    with open(run.samples / f"{split}.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in evaluation.samples)
+    samples = (json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in evaluation.samples)
+    write_whole(run.samples / f"{split}.jsonl", "".join(samples))
     write_json(run.samples / f"{split}_metrics.json", {**sayable(evaluation.metrics), "note": evaluation.note})
 
 

@@ -115,20 +115,19 @@ def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
 
 
 def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
-    """Leaves pictures, prints the table and the command that trains the best member alone."""
+    """Prints the table and the command that trains the best member alone, and leaves pictures."""
     from tformer_jax.analysis.sweep_plots import plot_sweep  # here: a mistake is said without loading Matplotlib
 
     directory = Path(cli.WORKDIR.value)
-    (directory / "plots").mkdir(exist_ok=True)
+    cli.say(result_table(rows, by))
+    if ranked := by.ranked(rows):
+        _say_best(config, ranked[0], directory)
+    else:
+        cli.say("no member has a finite result")
     how = {"metric": by.metric, "lowest": by.lowest}
     files = plot_sweep(rows, _curves(directory), directory / "plots", **how)
-    cli.say(result_table(rows, by))
     pictures = ", ".join(file.name for file in files) or "none"
     cli.say(f"results.csv and results.jsonl are in {directory}; plots: {pictures}")
-    if not (ranked := by.ranked(rows)):
-        cli.say("no member has a finite result")
-        return
-    _say_best(config, ranked[0], directory)
 
 
 def _say_best(config: dict[str, Any], best: Row, directory: Path) -> None:

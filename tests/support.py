@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import re
+import resource
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,18 @@ def examples(count: int):
     """Hypothesis settings: few examples, always the same ones."""
     unneeded = (HealthCheck.too_slow, HealthCheck.data_too_large)
     return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=unneeded)
+
+
+@contextlib.contextmanager
+def full_disk(room: int = 0):
+    """No file grows beyond so many bytes, as on a disk that is full then; nothing must be printed meanwhile."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @contextlib.contextmanager

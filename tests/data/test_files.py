@@ -1,4 +1,4 @@
-"""Files that data is read from: archives by hand, by pip and not at all; lines of text."""
+"""Files: archives by hand, by pip and not at all; lines of text; what is written, whole or not at all."""
 
 import dataclasses
 import hashlib
@@ -6,18 +6,22 @@ import os
 import tarfile
 
 import pytest
+from support import full_disk
 
 from tformer_jax.data import files
 from tformer_jax.data.files import (
     MOST_TEXT_BYTES,
     DataError,
+    GrowingFile,
     SourceDistribution,
     Wheel,
+    WriteError,
     files_in,
     folder_sha256,
     passed_over,
     read_bytes,
     read_lines,
+    write_whole,
 )
 
 # Archives --------------------------------------------------------------------------------------
@@ -271,3 +275,58 @@ def test_a_blank_line_keeps_its_place(write):
 def test_only_line_feeds_separate_lines(write):
     """A form feed or a Unicode line separator in one sentence would shift every pair after it."""
     assert read_lines(write("a.txt", "a\x0cb\nc\u2028d\x85e\n")) == ["a\x0cb", "c\u2028d\x85e"]
+
+
+# Writing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [None, "before"])
+def test_what_does_not_fit_on_the_disk_is_not_written_at_all(tmp_path, before):
+    """Half a config, tokenizer or picture would be left, in place of the whole one; or what takes up the last room."""
+    file = tmp_path / "config.json"
+    if before:
+        file.write_text(before)
+    with pytest.raises(WriteError, match=f"^cannot write {file}: File too large$"), full_disk(10):
+        write_whole(file, "x" * 11)
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == ({file.name: before} if before else {})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda file: file.mkdir(), "Is a directory"),
+        (lambda file: file.symlink_to("/dev/full"), "No space left on device"),
+        (lambda file: file.symlink_to("no/such/folder"), "No such file or directory"),
+    ],
+)
+def test_what_cannot_be_written_is_named_with_the_cause(tmp_path, make, reason):
+    """The message would name a file that nobody knows of, or none."""
+    make(file := tmp_path / "file")
+    with pytest.raises(WriteError, match=f"^cannot write {file}: {reason}$"):
+        write_whole(file, b"x")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file"}
+
+
+def test_a_link_and_a_device_are_written_through(tmp_path):
+    """A plot that is a link to a folder elsewhere would be there no more; /dev/null would be an ordinary file."""
+    (tmp_path / "there").write_text("before")
+    (tmp_path / "link").symlink_to("there")
+    write_whole(tmp_path / "link", "after")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == "after"
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_whole(tmp_path / "null", "after")
+    assert (tmp_path / "null").is_char_device()
+
+
+def test_a_piece_that_does_not_fit_leaves_those_before(tmp_path):
+    """The last row of a file would be cut on a full disk, and the next process go on behind it."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("first\n")
+    grows = GrowingFile(file)
+    grows.write(b"second\n")
+    with pytest.raises(WriteError, match=f"^cannot write {file}: File too large$"), full_disk(18):
+        grows.write(b"third\n")
+    assert file.read_text() == "first\nsecond\n"
+    grows.write(b"third\n")
+    grows.close()
+    assert file.read_text() == "first\nsecond\nthird\n"

@@ -8,12 +8,14 @@ import shutil
 import signal
 import sqlite3
 import sys
+from unittest import mock
 
 import jax
 import numpy as np
 import optuna
 import pretended
 import pytest
+import sqlalchemy
 import tiny_runs
 from support import quick_jit
 
@@ -450,6 +452,24 @@ def test_a_study_of_something_else_is_refused(run_search, pretend, tmp_path):
     study.add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(RunError, match="the study 'mine' of this database is not of a search of tformer_jax"):
         run_search(study="mine")
+
+
+def test_a_database_that_fails_on_the_way_ends_no_trial(run_search, pretend):
+    """A full disk would make all trials of a night failed ones, of which the search would learn."""
+    full = sqlalchemy.exc.OperationalError("", {}, Exception("database or disk is full"))
+
+    def trains(run, say, validated):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trials, "prunes", mock.Mock(side_effect=full))
+            validated(1, {"loss": 0.5})
+
+    pretend(trains)
+    with pytest.raises(RunError, match="cannot use the database .*study.db: database or disk is full"):
+        run_search()
+    pretend(pretended.trainer())
+    rows, said = run_search()
+    assert [row["status"] for row in rows] == ["finished", "finished"]
+    assert any("trial 0: " in line and "taken up again" in line for line in said)
 
 
 @pytest.mark.parametrize("file", ["config.json", "groups.json"])

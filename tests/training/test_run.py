@@ -13,7 +13,9 @@ from pathlib import Path
 
 import jax
 import pytest
+from support import full_disk
 
+from tformer_jax.data.files import WriteError
 from tformer_jax.training.run import Run, RunError, environment, read_json, write_json
 
 CONFIG = {
@@ -71,6 +73,23 @@ def test_what_stood_there_before_is_not_withdrawn(tmp_path):
     (tmp_path / "classes.json").write_text("[]")
     run.withdraw()
     assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {"tokenizer.json"}
+
+
+@pytest.mark.parametrize("name", ["environment.json", "lock"])
+def test_a_run_that_cannot_be_written_is_withdrawn(tmp_path, name):
+    """A full disk would leave a run that never began, for which any other config is refused."""
+    run = Run(tmp_path / "run", CONFIG)
+    with full_disk(), pytest.raises(WriteError, match=f"cannot write {re.escape(str(run.config_file))}: "):
+        Run.start(run.directory, CONFIG)
+    place = tmp_path / "run" / name
+    place.symlink_to("/dev/full")
+    with pytest.raises(WriteError, match=f"cannot write {re.escape(str(place))}: "):
+        with Run.start(run.directory, CONFIG).locked():
+            pass
+    place.unlink()
+    assert not run.config_file.exists()
+    with Run.start(run.directory, changed(training={"steps": 11})).locked():
+        assert json.loads(run.config_file.read_text("utf-8"))["training"]["steps"] == 11
 
 
 def test_a_reopened_run_is_not_withdrawn(run):

@@ -1,9 +1,13 @@
 """Pictures of a run: the loss curve, and where one sentence attends."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from ..data.files import write_whole
 
 
 def plot_loss(rows: Sequence[dict[str, float]], file: Path) -> None:
@@ -20,7 +24,7 @@ def plot_loss(rows: Sequence[dict[str, float]], file: Path) -> None:
     axes.set(xlabel="step", ylabel="nats", title="Loss")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(file, dpi=150)
+    save_picture(figure, file)
 
 
 def plot_attention(weights: np.ndarray, queries: Sequence[str], keys: Sequence[str], title: str, file: Path) -> None:
@@ -48,7 +52,19 @@ def plot_attention(weights: np.ndarray, queries: Sequence[str], keys: Sequence[s
         axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=8, parse_math=False)
         axes.set_yticks(range(len(queries)), queries, fontsize=8, parse_math=False)
     figure.colorbar(image, ax=panels, shrink=0.8, label="weight")
-    figure.savefig(file, dpi=150)
+    save_picture(figure, file)
+
+
+def save_picture(figure: Any, file: Path) -> None:
+    """Writes a figure of Matplotlib whole or not at all, in the format of the file's suffix, without one as a PNG.
+
+    Raises:
+      ValueError: there is no such format.
+      WriteError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=file.suffix.removeprefix(".") or "png", dpi=150)
+    write_whole(file, content.getvalue())
 
 
 def _figure(width: float, height: float):

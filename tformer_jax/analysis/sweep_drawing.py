@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_he
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from .plots import save_picture
 from .sweep_data import DIVERGED, UNFINISHED, Line, Scale, costs, is_number, text
 
 # Okabe & Ito (2008), told apart by colour-blind people too, without the yellow, which white paper swallows.
@@ -136,4 +137,4 @@ def save(figure: Figure, file: Path) -> None:
         for line in legend.get_lines():
             if line.get_label() in _EXPLAINED:
                 line.set_color("0.3")
-    figure.savefig(file, dpi=150)
+    save_picture(figure, file)

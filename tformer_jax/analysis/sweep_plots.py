@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..data.files import writing
 from . import sweep_data as data
 from . import sweep_drawing as drawing
 from .sweep_data import DIVERGED, FINISHED, LEARNING_RATE, SEEDS, UNFINISHED, Line, Results, Rows, Scale, text
@@ -53,7 +54,8 @@ def plot_sweep(
             drawings["heat_map.png"] = lambda file: plot_heat_map(results, file, **goal)
         elif len(fields) > 1:
             drawings["parallel_coordinates.png"] = lambda file: plot_parallel_coordinates(results, file, **goal)
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     for name, draw in drawings.items():
         draw(directory / name)
     return [directory / name for name in drawings]

@@ -18,6 +18,8 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 
 from ..config import ConfigError
+from ..data.files import writing
+from ..training.run import RunError
 
 # A worker says so often that it is alive; after so long a silence it is dead.
 HEARTBEAT_SECONDS = 10
@@ -39,15 +41,20 @@ class Database:
         make: connects, and makes the tables if there are none.
         hold: the lock of all workers.
         shown: what to call it in messages.
+
+        Raises:
+          ConfigError: it cannot be reached, or is no such database.
         """
         self._hold, self._shown = hold, shown
         self._thread = threading.Lock()
         _quieten()
-        with self.locked():
-            try:
+        try:
+            with self.locked():
                 self.storage = make()
-            except RuntimeError as error:  # the tables are of another version of Optuna
-                raise ConfigError(f"cannot use the database {shown}: {error}") from None
+        except RunError as error:
+            raise ConfigError(str(error)) from None
+        except RuntimeError as error:  # the tables are of another version of Optuna
+            raise ConfigError(f"cannot use the database {shown}: {error}") from None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -56,7 +63,7 @@ class Database:
         The lock is the operating system's or the database's: whatever ends the process, it is gone.
 
         Raises:
-          ConfigError: the database cannot be reached, or not be used.
+          RunError: the database cannot be used any more; it says nothing of a trial's config.
         """
         try:
             with self._thread, self._hold():
@@ -64,7 +71,7 @@ class Database:
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
             cause = error.__cause__ if isinstance(error, StorageInternalError) else error
             said = " ".join(str(getattr(cause, "orig", None) or cause or error).split())
-            raise ConfigError(f"cannot use the database {self._shown}: {said}") from None
+            raise RunError(f"cannot use the database {self._shown}: {said}") from None
 
     def close(self) -> None:
         """Ends all connections."""
@@ -135,7 +142,9 @@ def _storage(url: str, engine: dict) -> RDBStorage:
 
 @contextlib.contextmanager
 def _file_lock(file: Path) -> Iterator[None]:
-    with open(file, "a") as opened:
+    with writing(file):
+        opened = open(file, "a")
+    with opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.files import writing
 from ..training.run import (
     RunError,
     check_free,
@@ -115,7 +116,8 @@ class SweepDirectory:
 
     def _made(self, kind: str, number: int) -> Path:
         folder = self.path / kind / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def groups(self) -> list[dict[str, Any]] | None:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ..config import ConfigError, check_choice
+from ..data.files import GrowingFile
 from ..training.checkpoints import CheckpointConfig, Checkpoints
 from ..training.interruption import Interrupted, Interruption
 from ..training.metrics import drop_later_rows, read_metrics, sayable
@@ -212,7 +213,7 @@ class _Stage:
         self.pending: tuple[int, Arrays] | None = None
 
     def __enter__(self) -> "_Stage":
-        self.file = open(self.folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)
+        self.file = GrowingFile(self.folder / "metrics.jsonl")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -306,7 +307,7 @@ class _Stage:
 
     def _row(self, number: int, step: int, values: Mapping[str, Any]) -> None:
         row = {"member": number, "step": step, **sayable(values)}
-        self.file.write(json.dumps(row) + "\n")
+        self.file.write(json.dumps(row).encode() + b"\n")
         self.results.add(row)
         if why := values.get("diverged"):
             self.sweep.board.say(f"member {number} diverged at step {step} and stands still: {why}")

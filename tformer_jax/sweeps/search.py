@@ -103,7 +103,7 @@ def search(
       changed: is given the results whenever a trial is finished, by one worker at a time.
 
     Raises:
-      ConfigError: see `check_search`; a package is missing, or the database cannot be used.
+      ConfigError: see `check_search`; a package is missing, or the database cannot be opened.
       RunError: the directory or the study belong to something else (names what differs), or cannot be written.
       Interrupted: by SIGINT or SIGTERM; the trial is the next to be gone on with.
       CheckpointError: see `run_training`.

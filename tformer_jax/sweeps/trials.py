@@ -301,10 +301,10 @@ def _not_said(_: str) -> None: ...
 
 def _is_free(directory: Path) -> bool:
     """Whether no process trains in a directory."""
+    if not directory.is_dir():
+        return True
     try:
         with locked(directory):
             return True
-    except FileNotFoundError:
-        return True
     except RunError:
         return False

@@ -23,6 +23,8 @@ from .run import read_json
 from .step import Arrays
 from .sums import first_damage, write_sums
 
+_UNFINISHED = ".orbax-checkpoint-tmp"  # is in the name until a checkpoint is whole
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be written, or is not what was written; the message says which, and what is wrong."""
@@ -114,10 +116,10 @@ class Checkpoints:
           CheckpointError: the directory cannot be written.
         """
         self.directory = Path(directory).absolute()
-        self._config, self._saving = config, 0
+        self._config, self._saving, self._read_only = config, 0, read_only
+        self._tidy_up()
         options = ocp.CheckpointManagerOptions(
             **config.policy(),
-            cleanup_tmp_directories=not read_only,
             create=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
         )
@@ -129,9 +131,12 @@ class Checkpoints:
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         # An error that is on its way already says more than one of the last write would.
-        with contextlib.suppress(Exception) if kind else self._explained():
-            self._manager.wait_until_finished()
-            self._manager.close()
+        try:
+            with contextlib.suppress(Exception) if kind else self._explained():
+                self._manager.wait_until_finished()
+                self._manager.close()
+        finally:
+            self._tidy_up()
 
     @property
     def latest(self) -> int | None:
@@ -287,6 +292,15 @@ class Checkpoints:
     def _restore(self, step: int, shapes: Any) -> Arrays:
         return self._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
 
+    def _tidy_up(self) -> None:
+        """Deletes what is left of writes that were killed or failed.
+
+        Orbax would do so in the background: while the next checkpoint is written, which it may take for such a one.
+        """
+        if not self._read_only and is_first():
+            for folder in self.directory.glob(f"*{_UNFINISHED}*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _check_room(self, needed: int) -> None:
         """Sooner than an attempt would, and without what it leaves behind."""
         free = shutil.disk_usage(self.directory).free
@@ -318,5 +332,6 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             kept = f"the newest whole one is of step {newest}" if (newest := self.latest) else "there is no other"
             system = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of a sentence as long as its paths
-            reason = system[1].strip() if system else (str(error).strip() or type(error).__name__).splitlines()[0]
+            said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+            reason = system[1].strip() if system else said.splitlines()[0]
             raise CheckpointError(f"the checkpoint of step {self._saving} is not written: {reason}; {kept}") from error

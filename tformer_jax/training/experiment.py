@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import functools
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,12 +12,12 @@ import jax
 import numpy as np
 
 from ..config import ConfigError, TransformerConfig, build, check_choice, nearest, with_traced
-from ..data.files import DataError
+from ..data.files import write_whole
 from ..nn import parametrization
 from ..tasks import TASKS, Task
 from . import reading
 from .checkpoints import CheckpointConfig, Checkpoints
-from .loop import Diverged, Validated, train
+from .loop import Validated, train
 from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
@@ -182,7 +181,7 @@ def run_training(
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
         sample = task.sample(trainer.local_model(arrays)) if task.samples else None
         if sample is not None and is_first():
-            (run.samples / f"step_{step}.txt").write_text(sample, "utf-8")
+            write_whole(run.samples / f"step_{step}.txt", sample)
         with trainer.context():
             return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh))
 
@@ -192,7 +191,7 @@ def run_training(
     except RunError:  # of a checkpoint that lay there already
         run.withdraw()
         raise
-    except (Diverged, DataError):
+    except Exception:
         if not run.has_checkpoint:
             run.withdraw()
         raise
@@ -285,7 +284,7 @@ def load_data(experiment: Experiment, directory: Path, *, fresh: bool) -> Any:
     """
     tokenizer = directory / "tokenizer.json"
     if (not tokenizer.exists() or fresh) and (pretrained := _pretrained_run(experiment)) is not None:
-        shutil.copyfile(pretrained.directory / "tokenizer.json", tokenizer)
+        write_whole(tokenizer, (pretrained.directory / "tokenizer.json").read_bytes())
     return experiment.load_data(directory)
 
 

@@ -18,11 +18,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import jax
 
-from ..data.files import write_whole
+from ..data.files import write_whole, writing
 from .paths import some
 
 # What was learnt from the data before training, and decides what tokens and classes mean.
@@ -81,6 +81,9 @@ class Run:
         check_writable(run.directory)
         check_free(run.directory, "run", "config.json")
         _check_layout(run.directory)
+        for folder in (run.samples, run.plots):
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
         if not run.config_file.exists():
             run._not_ours = frozenset(name for name in _MADE if (run.directory / name).exists())
             with _folder_locked(run.directory):  # nobody is about to make it something else
@@ -90,8 +93,6 @@ class Run:
                 f"{run.directory} holds a run of another config; it differs in {some(differing)}. "
                 f"Choose another --workdir, or the same config to go on with this one"
             )
-        for folder in (run.samples, run.plots):
-            folder.mkdir(exist_ok=True)
         return run
 
     @contextlib.contextmanager
@@ -100,10 +101,16 @@ class Run:
 
         Raises:
           RunError: see `locked`.
+          WriteError: a file cannot be written; a run that did not begin before is withdrawn.
         """
-        with locked(self.directory):
-            write_json(self.config_file, self.config)
-            write_json(self.directory / "environment.json", environment())
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(self.directory))
+                write_json(self.config_file, self.config)
+                write_json(self.directory / "environment.json", environment())
+            except OSError:
+                self.withdraw()
+                raise
             yield
 
     @property
@@ -231,20 +238,29 @@ def locked(directory: Path) -> Iterator[None]:
     directory itself where the file system can do that: who deletes the file does not let a second process in.
 
     Raises:
-      RunError: another process holds it (says which, and on what machine), or the file cannot be written.
+      RunError: another process holds it (says which, and on what machine), or no process can.
+      WriteError: the file `lock` cannot be written.
     """
     file = directory / "lock"
     if file.is_dir():
         raise RunError(f"{file} must be a file, and is a folder: move it away")
-    with _folder_locked(directory), open(file, "a+", encoding="utf-8") as lock:
+    with _folder_locked(directory), _opened(file) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _in_use(directory) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+        except OSError as error:  # of a file system without locks
+            raise RunError(f"cannot lock {file}: {error.strerror}") from None
+        with writing(file):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
+
+
+def _opened(file: Path) -> BinaryIO:
+    """To write at its end, without a buffer that closing would have to write."""
+    with writing(file):
+        return open(file, "ab", buffering=0)
 
 
 @contextlib.contextmanager
