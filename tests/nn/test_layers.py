@@ -13,7 +13,7 @@ from support import assert_close, fill, normal, quick_jit, tiny_config
 
 import tformer_jax.functional as F
 from tformer_jax import nn
-from tformer_jax.nn.layers import ACTIVATIONS, kernel, split_key
+from tformer_jax.nn.layers import ACTIVATIONS, kernel, split_key, table
 
 
 @pytest.mark.parametrize(("shape", "inputs", "fan"), [((30, 4, 8), 1, 62), ((30, 4, 8), 2, 128)])
@@ -34,6 +34,21 @@ def test_init_std_is_the_deviation_of_every_matrix(grown):
     np.testing.assert_allclose(drawn.std(), 0.02, rtol=0.05)
     assert abs(drawn.mean()) < 0.001
     assert np.abs(drawn).max() > 3 * 0.02  # a uniform one would end at 1.7 of them
+
+
+@pytest.mark.parametrize("init_std", [None, 0.02])
+def test_initial_values_of_16_bits_are_those_of_float32_rounded(init_std):
+    """Another precision is another seed, or small values are rounded before they are scaled."""
+    policies = ("params=float32", "params=bfloat16", "params=float16")
+
+    def drawn():
+        configs = [tiny_config(init_std=init_std, precision=policy) for policy in policies]
+        return [(kernel(c, nnx.Rngs(0), (9, 7), 1)[...], table(c, nnx.Rngs(1), 9)[...]) for c in configs]
+
+    wanted, *found = quick_jit(drawn)()
+    for arrays, dtype in zip(found, (jnp.bfloat16, jnp.float16), strict=True):
+        for x, exact in zip(arrays, wanted, strict=True):
+            np.testing.assert_array_equal(x, exact.astype(dtype), strict=True)
 
 
 @pytest.mark.parametrize("init_std", [None, 0.5])

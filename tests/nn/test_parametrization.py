@@ -10,7 +10,7 @@ import optax
 import oracles
 import pytest
 from flax import nnx
-from support import as_text, assert_close, fill, normal, quick_jit, tiny_config, tiny_model
+from support import as_text, assert_close, equations, fill, normal, quick_jit, tiny_config, tiny_model
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models, nn
@@ -47,6 +47,18 @@ def constructor(name, config):
 
 def path_of(path):
     return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+@EACH
+@pytest.mark.parametrize("init_std", [None, 0.3])
+def test_initial_values_of_16_bits_are_drawn_in_float32(name, init_std):
+    """A normal draw in bfloat16 has 128 values, none beyond 2.9 deviations, and a mean of -0.01 of them."""
+    policy = "params=bfloat16,compute=bfloat16"
+    config = tiny_config(name, **VARIANTS[name], **MUP, init_std=init_std, precision=policy)
+    program = jax.make_jaxpr(constructor(name, config))(jax.random.key(0))
+    assert {x.aval.dtype.name for x in program.jaxpr.outvars} == {"bfloat16"}
+    made = [e.primitive.name for e in equations(program) if e.outvars[0].aval.dtype == jnp.bfloat16]
+    assert set(made) == {"convert_element_type", "broadcast_in_dim"}  # rounded from float32, or zeros and ones
 
 
 def named(tree):

@@ -38,7 +38,9 @@ class Embedding(nnx.Module):
         # A negative index would count from the end; V is out of range and fills with NaN.
         tokens = tokens.astype(jnp.result_type(tokens, jnp.int32))  # V may be too large for a narrow type
         index = jnp.where(tokens < 0, vocab_size, tokens)
-        vectors = whole_vectors(self.table[...]).at[index].get(mode="fill", fill_value=jnp.nan)
+        # In float32, so that the gradient of a token is the sum over its occurrences: 16 bits stop at 256 of them.
+        table = whole_vectors(self.table[...]).astype(jnp.float32)
+        vectors = table.at[index].get(mode="fill", fill_value=jnp.nan)
         return spread_stream(vectors.astype(self.compute_dtype) * self.scale)
 
 
@@ -95,7 +97,7 @@ class Positions(nnx.Module):
         if self.config.positions == "sinusoidal":
             vectors = F.sinusoidal_positions(limit, self.config.d_model)
         elif self.table is not None:
-            vectors = self.table[...] * self.scale
+            vectors = self.table[...].astype(jnp.float32) * self.scale  # float32 as in `Embedding`
         if vectors is not None:
             index = jnp.arange(length) if positions is None else positions
             x = x + vectors.at[index].get(mode="fill", fill_value=jnp.nan).astype(x.dtype)

@@ -36,22 +36,28 @@ def kernel(
     Glorot-uniform (Glorot & Bengio, 2010), or N(0, init_std²). `residual` marks what writes to the
     residual stream, for scale_residual_init (Radford et al., 2019, section 2.3). `grown`, of a matrix
     that is not hidden (see `parametrization`): how many times wider its sides are than at m = 1.
+
+    Drawn in float32 and then rounded to the parameters' dtype: a normal draw in bfloat16 has 128 values.
     """
     scale = (2 * config.num_layers) ** -0.5 if residual and config.scale_residual_init else 1.0
     key, dtype = rngs.params(), config.dtypes.params
     if config.init_std is not None:
         scale = scale / math.sqrt(growth(config)) if grown is None else scale
-        return nnx.Param(scale * config.init_std * jax.random.normal(key, shape, dtype))
+        return nnx.Param((scale * config.init_std * jax.random.normal(key, shape, jnp.float32)).astype(dtype))
     grown_in, grown_out = (1.0, 1.0) if grown is None else grown
     fan_in, fan_out = math.prod(shape[:inputs]) / grown_in, math.prod(shape[inputs:]) / grown_out
     limit = scale * math.sqrt(6 / (fan_in + fan_out))
-    return nnx.Param(jax.random.uniform(key, shape, dtype, -limit, limit))
+    return nnx.Param(jax.random.uniform(key, shape, jnp.float32, -limit, limit).astype(dtype))
 
 
 def table(config: TransformerConfig, rngs: nnx.Rngs, rows: int) -> nnx.Param:
-    """`rows` vectors of the model's width: N(0, init_std²), or N(0, 1/D) with the D of `reference_width`."""
+    """`rows` vectors of the model's width: N(0, init_std²), or N(0, 1/D) with the D of `reference_width`.
+
+    Drawn in float32, as in `kernel`.
+    """
     std = reference_width(config) ** -0.5 if config.init_std is None else config.init_std
-    return nnx.Param(std * jax.random.normal(rngs.params(), (rows, config.d_model), config.dtypes.params))
+    vectors = std * jax.random.normal(rngs.params(), (rows, config.d_model), jnp.float32)
+    return nnx.Param(vectors.astype(config.dtypes.params))
 
 
 def zeros(config: TransformerConfig, *shape: int) -> nnx.Param:
