@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from .numbers import Number, is_known
 
@@ -33,7 +33,12 @@ def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) ->
 
 
 def mixup(
-    images: Float[Array, "B Y X C"], targets: Float[Array, "B V"], key: Array, alpha: Number
+    images: Float[Array, "B Y X C"],
+    targets: Float[Array, "B V"],
+    key: Array,
+    alpha: Number,
+    *,
+    real: Bool[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B Y X C"], Float[Array, "B V"]]:
     """Each example mixed with another of the batch, its target alike.
 
@@ -49,6 +54,7 @@ def mixup(
       targets: their probabilities y.
       key: a typed key.
       alpha: small keeps examples apart, large mixes them evenly.
+      real: which rows are examples, rather than fill up the batch: these meet each other alone. Default: all.
 
     Returns:
       Mixed images and targets, in their dtypes.
@@ -60,8 +66,17 @@ def mixup(
         raise ValueError(f"alpha must be positive, got {alpha}")
     share_key, partner_key = jax.random.split(key)
     shares = jax.random.beta(share_key, alpha, alpha, (images.shape[0],))
-    partners = jax.random.permutation(partner_key, images.shape[0])
+    partners = _partners(partner_key, images.shape[0], real)
     return _mix(images, shares, partners), _mix(targets, shares, partners)
+
+
+def _partners(key: Array, count: int, real: Bool[Array, "B"] | None) -> Int[Array, "B"]:
+    """A random permutation, of the real rows among themselves."""
+    drawn = jax.random.permutation(key, count)
+    if real is None:
+        return drawn
+    # The real rows, in order, get those that are real in the order drawn; the others get what is left.
+    return drawn.at[jnp.argsort(~real)].set(drawn[jnp.argsort(~real[drawn])])
 
 
 def _mix(x: Array, shares: Array, partners: Array) -> Array:

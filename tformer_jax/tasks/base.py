@@ -135,7 +135,8 @@ class Task:
     def prepare(self, batch: Any, key: Array | None) -> Any:
         """The batch with what is random about it, which may mix its rows: corruption, augmentation.
 
-        Apart from the rest of the loss, which may be computed of some of the rows alone.
+        Apart from the rest of the loss, which may be computed of some of the rows alone. It sees the rows of a batch
+        as the data made them: those that `pmap` fills up with come afterwards.
         """
         return batch
 

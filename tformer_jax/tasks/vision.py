@@ -93,8 +93,9 @@ class ImageClassification(Classification):
         augment_key, _ = jax.random.split(key)
         classes, smoothing = len(self.classes), self.config.label_smoothing
         targets = optax.smooth_labels(jax.nn.one_hot(batch["labels"], classes), smoothing)
-        images, targets = self._augmented(batch["images"].astype(jnp.float32) / 255, targets, augment_key)
-        return {"images": images, "targets": targets, "weights": (batch["labels"] >= 0).astype(jnp.float32)}
+        real = batch["labels"] >= 0
+        images, targets = self._augmented(batch["images"].astype(jnp.float32) / 255, targets, real, augment_key)
+        return {"images": images, "targets": targets, "weights": real.astype(jnp.float32)}
 
     def prepared_loss(self, model: VisionTransformer, batch: Any, key: Array) -> LossAndWeight:
         """The training loss of images, a mean, and how many they are."""
@@ -103,15 +104,15 @@ class ImageClassification(Classification):
         loss = optax.softmax_cross_entropy(logits, batch["targets"])
         return F.weighted_mean(loss, batch["weights"]), batch["weights"].sum()
 
-    def _augmented(self, images: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-        """Images in [0, 1], and the targets that go with them."""
+    def _augmented(self, images: Array, targets: Array, real: Array, key: Array) -> tuple[Array, Array]:
+        """Images in [0, 1], and the targets that go with them; those that are not `real` are mixed with none that is."""
         flip_key, shift_key, mix_key = jax.random.split(key, 3)
         if self.config.flip:
             images = F.random_flip(images, flip_key)
         if self.config.max_shift:
             images = F.random_shift(images, shift_key, self.config.max_shift)
         if not is_off(self.config.mixup):
-            images, targets = F.mixup(images, targets, mix_key, self.config.mixup)
+            images, targets = F.mixup(images, targets, mix_key, self.config.mixup, real=real)
         return images, targets
 
     def _logits(self, model, batch):
