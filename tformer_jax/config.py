@@ -89,7 +89,12 @@ def _compared_by_identity(cls: type) -> type:
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """The dtypes of parameters, computation and logits; softmax, norms and losses stay float32."""
+    """The dtypes of parameters, computation and logits; softmax, norms and losses stay float32.
+
+    So does all that training accumulates: gradients in parts, the optimiser's memory, the moving average. A parameter
+    of 16 bits is rounded after every update, though: one that is smaller than half a unit in its last place (in
+    bfloat16, 1/512 to 1/256 of the parameter) is lost. To train, keep "params=float32,compute=bfloat16".
+    """
 
     params: str = "float32"
     compute: str = "float32"

@@ -105,7 +105,7 @@ class ImageClassification(Classification):
         return F.weighted_mean(loss, batch["weights"]), batch["weights"].sum()
 
     def _augmented(self, images: Array, targets: Array, real: Array, key: Array) -> tuple[Array, Array]:
-        """Images in [0, 1], and the targets that go with them; those that are not `real` are mixed with none that is."""
+        """Images in [0, 1], and the targets that go with them; `real` ones are mixed with real ones alone."""
         flip_key, shift_key, mix_key = jax.random.split(key, 3)
         if self.config.flip:
             images = F.random_flip(images, flip_key)

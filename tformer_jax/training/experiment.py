@@ -232,9 +232,12 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[s
         if agreed(str(checkpoint.step)) != str(checkpoint.step):
             raise RunError(f"{run.directory} is training: not all processes find the same newest checkpoint there")
         arrays = checkpoint.restore_as_saved()
-    # The moving average, where there is one, is the model that was evaluated.
-    evaluated = "average." if any(name.startswith("average.") for name in arrays) else "model."
-    found = {name.replace(evaluated, "model.", 1): x for name, x in arrays.items() if name.startswith(evaluated)}
+    # The moving average, where there is one, is the model that was evaluated, in the model's dtypes.
+    found = {
+        name: arrays.get(name.replace("model.", "average.", 1), x).astype(x.dtype, copy=False)
+        for name, x in arrays.items()
+        if name.startswith("model.")
+    }
     wanted = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
     missing = [n for n in wanted if n not in found and not n.startswith(task.new_parameters)]
     if missing:

@@ -137,6 +137,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Clipping, the optimiser, decoupled weight decay, the schedule: in that order.
 
+    Its memory, its arithmetic and its updates are float32 whatever the parameters are.
     `learning_rate_factors` is a table as the config's, but of the optimiser alone: decay is not multiplied.
     `init` raises a ConfigError where a table does not go with the parameters.
     """
@@ -154,7 +155,29 @@ def make_optimizer(
         parts = {"trained": optimizer, "frozen": optax.set_to_zero()}
         labels = lambda params: by_path(lambda path, _: "frozen" if is_frozen(config, path) else "trained", params)  # noqa: E731
         optimizer = optax.partition(parts, labels)
-    return _checked(config, learning_rate_factors, optimizer)
+    return _checked(config, learning_rate_factors, with_float32_memory(optimizer))
+
+
+def in_float32(tree: Any) -> Any:
+    """The tree with float32 in place of floats of 16 bits; other arrays are as they were."""
+
+    def wide(x):
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(wide, tree)
+
+
+def with_float32_memory(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, which is shown parameters and gradients in float32: what Optax keeps has the dtype that it sees.
+
+    In bfloat16 a moving average stands still as soon as a step changes it by less than 1/512; in float16 the square
+    of a small gradient is 0, and so is eps.
+    """
+
+    def update(updates, state, params=None):
+        return optimizer.update(in_float32(updates), state, in_float32(params))
+
+    return optax.GradientTransformation(lambda params: optimizer.init(in_float32(params)), update)
 
 
 def is_frozen(config: OptimizerConfig, path: str) -> bool:

@@ -1,10 +1,13 @@
 """Over which devices and processes a program runs, and how batches get there."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -127,12 +130,42 @@ class PlacedBatches:
         return {name: assembled(name, x) for name, x in next(iter(parts.values())).items()}
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("arrays",), meta_fields=("rows",))
+@dataclasses.dataclass(frozen=True, eq=False)
+class SplitBatch(Mapping):
+    """A batch for `pmap`: arrays [devices, rows a device, ...] by name, and within the program [rows a device, ...].
+
+    Attributes:
+      arrays: by name.
+      rows: of all devices, without those at the end that only fill up. A program is made for their number, as it is
+        for that of a batch that is not split.
+    """
+
+    arrays: dict[str, Any]
+    rows: int
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+
+def filled_up(name: str, x: Any, rows: int) -> Any:
+    """So many rows: those of the array, then such as count nothing, with zeros and with labels of -1."""
+    missing = [(0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)]
+    pad = np.pad if isinstance(x, np.ndarray) else jnp.pad
+    return pad(x, missing, constant_values=-1 if name == "labels" else 0) if rows > len(x) else x
+
+
 @dataclasses.dataclass(frozen=True)
 class SplitBatches:
-    """Batches for `pmap`: [devices, rows a device, ...] of this process's rows.
+    """Batches for `pmap`: of this process's rows, see `SplitBatch`.
 
-    Rows that do not divide among the devices are filled up, as the last ones of an evaluation are: with zeros,
-    and with labels of -1.
+    Rows that do not divide among the devices are filled up, as the last ones of an evaluation are.
 
     Attributes:
       batches: what is split.
@@ -144,19 +177,15 @@ class SplitBatches:
     devices: int
     multiple: int
 
-    def batch(self, i: int) -> Any:
+    def batch(self, i: int) -> SplitBatch:
         several, local = jax.process_count() > 1, self.devices // jax.process_count()
         whole = None if several else self.batches.batch(i)
         rows = self.batches.row_count(i) if several else len(next(iter(whole.values())))
         each = -(-rows // (self.devices * self.multiple)) * self.multiple
         first = jax.process_index() * local * each
         mine = self.batches.batch(i, slice(first, first + local * each)) if several else whole
-        return {name: self._split(name, x, local, each) for name, x in mine.items()}
-
-    def _split(self, name: str, x: np.ndarray, local: int, each: int) -> np.ndarray:
-        missing = [(0, local * each - len(x)), *[(0, 0)] * (x.ndim - 1)]
-        filled = np.pad(x, missing, constant_values=-1 if name == "labels" else 0)
-        return filled.reshape(local, each, *x.shape[1:])
+        filled = {name: filled_up(name, x, local * each) for name, x in mine.items()}
+        return SplitBatch({name: x.reshape(local, each, *x.shape[1:]) for name, x in filled.items()}, rows)
 
 
 def _rows_of(index: tuple[slice, ...], rows: int) -> tuple[int, int]:

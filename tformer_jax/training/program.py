@@ -11,9 +11,9 @@ from flax import nnx
 from jax import Array
 
 from ..config import ConfigError, check_seed
-from .optimizers import OptimizerConfig, make_optimizer, make_schedule, stop_frozen
+from .optimizers import OptimizerConfig, in_float32, make_optimizer, make_schedule, stop_frozen
 from .paths import Table, by_path
-from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step
+from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has
 
@@ -101,7 +101,7 @@ class Program:
     def _initial(self, key: Array) -> TrainState:
         # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
         model = self._make_model(nnx.Rngs(jax.random.fold_in(key, _NO_STEP)))
-        average = None if self.training.average_decay is None else model
+        average = None if self.training.average_decay is None else in_float32(model)
         skipped = jnp.int32(0) if self.training.max_skipped else None
         return TrainState(jnp.int32(0), model, self._transformation.init(model), average, skipped)
 
@@ -109,7 +109,7 @@ class Program:
         """The state before the first step; `given`: parameters that start from these values, by path in the model."""
         state = self._initial(key)
         model = by_path(given.get, state.model)
-        average = None if state.average is None else model
+        average = None if state.average is None else in_float32(model)
         return self.layout.flatten(dataclasses.replace(state, model=model, average=average))
 
     def step(self, arrays: Arrays, batch: Any, key: Array, axis: str | None = None) -> tuple[Arrays, Arrays]:
@@ -118,6 +118,6 @@ class Program:
         return self.layout.flatten(state), metrics
 
     def evaluated(self, arrays: Arrays) -> Any:
-        """The model within a state that is to be evaluated: the moving average, where there is one."""
+        """The model within a state that is to be evaluated: the moving average, where there is one, in its dtypes."""
         state = self.layout.unflatten(arrays)
-        return state.model if state.average is None else state.average
+        return state.model if state.average is None else with_dtypes_of(state.model, state.average)

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from .optimizers import Schedule
+from ..functional.numbers import Number
+from .optimizers import Schedule, in_float32
+from .parallel import SplitBatch, filled_up
 from .paths import path_name
 
 Arrays = dict[str, Array]
@@ -25,7 +27,7 @@ class TrainState:
       step: updates so far.
       model: its parameters.
       optimizer: what it remembers.
-      average: the moving average of the parameters, a model too; None: there is none.
+      average: the moving average of the parameters, a model too, in float32; None: there is none.
       skipped: how many steps changed nothing because their loss or gradient was not finite; None: such a
         step ends the run.
     """
@@ -70,21 +72,23 @@ def make_train_step(
     accumulate: int = 1,
     *,
     prepare: Callable[[Any, Array], Any] | None = None,
-    average_decay: float | None = None,
+    average_decay: Number | None = None,
     axis: str | None = None,
 ) -> Callable[[TrainState, Any, Array], tuple[TrainState, Arrays]]:
     """`(state, batch, key) -> (state, metrics)`; pure, to be jitted with the state donated.
 
     Args:
       loss: `(model, batch, key) -> (mean loss, its weight)`.
-      optimizer: of the parameters, that is of the model as a pytree.
+      optimizer: of the parameters, that is of the model as a pytree. Its memory keeps the dtypes that it starts with:
+        those of `make_optimizer`, or of any `with_float32_memory`, are float32 whatever the parameters are.
       schedule: only for the metrics.
       accumulate: splits the rows of a batch into this many parts that are differentiated one after the other;
         the weighted mean of their gradients is that of the whole batch. Part j is the rows j, j + accumulate, ...,
         so that each has its share of every device's rows.
-      prepare: `(batch, key) -> batch`, what is random about a batch itself and may mix its rows.
+      prepare: `(batch, key) -> batch`, what is random about a batch itself and may mix its rows: those of one part,
+        and none that only fills up.
       average_decay: d of the moving average, see `moving_average`; None: none is kept.
-      axis: of `pmap`, each of whose devices has some of the rows.
+      axis: of `pmap`, each of whose devices has some of the rows, of a `SplitBatch`.
 
     The metrics are "loss", "weight", "gradient_norm", "learning_rate" of the step, and "finite_gradients" [P]: of each
     parameter, whether its gradient's norm is. Where the state counts them, a step whose loss or gradient norm is
@@ -92,11 +96,13 @@ def make_train_step(
     """
 
     def gradients(model, batch, key):
-        if prepare is not None:
-            batch = prepare(batch, key) if axis is None else _prepare_together(prepare, batch, key, axis)
+        if axis is not None:
+            batch = _prepare_together(prepare, batch, key, axis, accumulate)
+        elif prepare is not None:
+            batch = prepare(batch, key)
         loss_key = key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
         (value, weight), grads = jax.value_and_grad(loss, has_aux=True)(model, batch, loss_key)
-        return value, weight, grads
+        return jnp.float32(value), jnp.float32(weight), in_float32(grads)
 
     mean_gradients = gradients if accumulate == 1 else _in_parts(gradients, accumulate)
 
@@ -107,8 +113,9 @@ def make_train_step(
             value, weight, grads = _mean_over_devices(value, weight, grads, axis)
         squares = jnp.stack([jnp.square(g.astype(jnp.float32)).sum() for g in jax.tree.leaves(grads)])
         norm = jnp.sqrt(squares.sum())
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.model)
-        model = optax.apply_updates(state.model, updates)
+        parameters = in_float32(state.model)
+        updates, memory = optimizer.update(grads, state.optimizer, parameters)
+        model = with_dtypes_of(state.model, optax.apply_updates(parameters, updates))
         average = None if average_decay is None else moving_average(state.average, model, average_decay, state.step)
         metrics = {
             "loss": value,
@@ -118,7 +125,7 @@ def make_train_step(
             "finite_gradients": jnp.isfinite(squares),
         }
         step = state.step + 1
-        new = TrainState(step, model, optimizer_state, average, state.skipped)
+        new = TrainState(step, model, with_dtypes_of(state.optimizer, memory), average, state.skipped)
         if state.skipped is None:
             return new, metrics
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -133,6 +140,9 @@ def _in_parts(gradients: Callable, count: int) -> Callable:
     """`gradients` of a batch from those of `count` parts of it: their means, by their weights."""
 
     def of_parts(model, batch, key):
+        rows = batch.rows if isinstance(batch, SplitBatch) else len(jax.tree.leaves(batch)[0])
+        if rows % count:
+            raise ValueError(f"a batch of {rows} rows does not divide into accumulate={count} parts")
         parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, part_and_key):
@@ -140,7 +150,7 @@ def _in_parts(gradients: Callable, count: int) -> Callable:
             weighted = jax.tree.map(lambda x: x * weight, (value, jnp.float32(1.0), grads))
             return jax.tree.map(jnp.add, total, weighted), None
 
-        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.float32(0), model))
+        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.float32(0), in_float32(model)))
         (value, weight, grads), _ = jax.lax.scan(add, zero, (parts, jax.random.split(key, count)))
         mean = jnp.where(weight == 0, 1.0, weight)
         return value / mean, weight, jax.tree.map(lambda g: g / mean, grads)
@@ -148,21 +158,44 @@ def _in_parts(gradients: Callable, count: int) -> Callable:
     return of_parts
 
 
-def moving_average(average: Any, model: Any, decay: float, step: Array) -> Any:
+def moving_average(average: Any, model: Any, decay: Number, step: Array | int) -> Any:
     """d average + (1 - d) model, d = min(decay, (1 + step) / (10 + step)): early on, the start is soon forgotten.
 
     Source: Polyak & Juditsky, 1992; the warm-up is TensorFlow's ExponentialMovingAverage(num_updates).
+
+    Raises:
+      TypeError: an average of 16 bits, which a slow one would never move; it starts as `in_float32(model)`.
     """
     step = jnp.asarray(step, jnp.float32)
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda a, p: (a + (1 - decay) * (p - a)).astype(a.dtype), average, model)
+
+    def one(a, p):
+        if jnp.finfo(a.dtype).bits < 32:
+            raise TypeError(f"the moving average must be float32, got {a.dtype}; start it as in_float32(model)")
+        return (a + (1 - decay) * (p.astype(a.dtype) - a)).astype(a.dtype)
+
+    return jax.tree.map(one, average, model)
 
 
-def _prepare_together(prepare: Callable, batch: Any, key: Array, axis: str) -> Any:
-    """What `prepare` makes of the rows of all devices, and of that this device's: the draw is that of one device."""
-    whole = prepare(jax.lax.all_gather(batch, axis, tiled=True), key)
-    count, index = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
-    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:])[index], whole)
+def with_dtypes_of(old: Any, new: Any) -> Any:
+    """The new arrays, each in the dtype of the old one in its place."""
+    return jax.tree.map(lambda old, new: new.astype(old.dtype), old, new)
+
+
+def _prepare_together(prepare: Callable | None, batch: SplitBatch, key: Array, axis: str, parts: int) -> Any:
+    """What `prepare` makes of the rows of all devices, and of that this device's: the draw is that of one device.
+
+    Rows that only fill up are taken away before, and filled up again: nothing may be mixed with them. They are the
+    last ones of all devices, and so of each of the parts.
+    """
+    own = dict(batch)
+    if prepare is None:
+        return own
+    each, count = len(next(iter(own.values()))), jax.lax.axis_size(axis)
+    gathered = jax.lax.all_gather(own, axis, tiled=True)
+    prepared = prepare({name: x[: batch.rows // parts] for name, x in gathered.items()}, key)
+    filled = {name: filled_up(name, x, count * each) for name, x in prepared.items()}
+    return {name: x.reshape(count, each, *x.shape[1:])[jax.lax.axis_index(axis)] for name, x in filled.items()}
 
 
 def _mean_over_devices(value: Array, weight: Array, grads: Any, axis: str) -> tuple[Array, Array, Any]:
