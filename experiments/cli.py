@@ -15,7 +15,7 @@ from rich.console import Console
 from tformer_jax.config import ConfigError, TransformerConfig
 from tformer_jax.data.files import DataError, WriteError
 from tformer_jax.training.checkpoints import CheckpointError
-from tformer_jax.training.interruption import EXIT_CODE, Interrupted
+from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_on
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.run import RunError
@@ -120,7 +120,7 @@ def run(main: Callable[[], None], *required: str) -> None:
         except (ConfigError, DataError, RunError, CheckpointError, Diverged) as error:
             sys.exit(f"error: {error}")
         except Interrupted as stopped:
-            print(f"{stopped}; the same command goes on", file=sys.stderr)
+            print(how_to_go_on(stopped), file=sys.stderr)
             sys.exit(EXIT_CODE)
         except KeyboardInterrupt:
             print("interrupted; the same command begins again, or goes on", file=sys.stderr)

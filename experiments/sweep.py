@@ -24,6 +24,7 @@ from tformer_jax.sweeps.results import Ranking, Row, write_results
 from tformer_jax.sweeps.search import SearchConfig, search
 from tformer_jax.sweeps.space import Space
 from tformer_jax.sweeps.text import parse
+from tformer_jax.training.interruption import Interruption
 from tformer_jax.training.metrics import read_metrics
 
 from . import cli
@@ -52,15 +53,20 @@ _SEARCH |= {"storage": STORAGE, "study": STUDY}
 
 def main() -> None:
     config, space, given, by = _config(), _space(), _given(), ranking()
+    with Interruption() as interruption:
+        rows = _rows(config, space, given, by)
+        with interruption.at_once("after the last step"):
+            _report(config, rows, by)
+
+
+def _rows(config: dict[str, Any], space: Space, given: dict[str, Any], by: Ranking) -> list[Row]:
+    """The results, once all is trained."""
     with Board(by) as board:
         if ENGINE.value == "search":
             how = SearchConfig(**given, metric=METRIC.value, best=BEST.value)
             keep = lambda rows: write_results(rows, Path(cli.WORKDIR.value))  # noqa: E731
-            rows = search(Path(cli.WORKDIR.value), config, space, how, board.say, keep)
-        else:
-            how = VectorizedConfig(**given)
-            rows = vectorized_sweep(cli.WORKDIR.value, config, space, by, how, board)
-    _report(config, rows, by)
+            return search(Path(cli.WORKDIR.value), config, space, how, board.say, keep)
+        return vectorized_sweep(cli.WORKDIR.value, config, space, by, VectorizedConfig(**given), board)
 
 
 def _given() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from absl import flags
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.experiment import Experiment, run_training
+from tformer_jax.training.interruption import Interruption
 from tformer_jax.training.processes import first_then_others, is_first
 from tformer_jax.training.run import Run
 
@@ -37,11 +38,12 @@ def main() -> None:
             held.enter_context(run.locked())
         return run
 
-    with contextlib.ExitStack() as held:
+    with Interruption() as interruption, contextlib.ExitStack() as held:
         run = first_then_others(lambda: start(held))
         task, data, model = run_training(run, cli.say)
         if is_first():
-            report(run, task, data, model)
+            with interruption.at_once("after the last step"):
+                report(run, task, data, model)
 
 
 def join_processes() -> None:

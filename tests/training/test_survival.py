@@ -1,12 +1,14 @@
 """What a run survives: batches that are not finite, and being told to stop; and the average that it is judged by."""
 
 import contextlib
+import ctypes
 import json
 import multiprocessing
 import os
 import re
 import shutil
 import signal
+import threading
 import time
 
 import jax
@@ -17,7 +19,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
-from tformer_jax.training.interruption import Interrupted, Interruption
+from tformer_jax.training.interruption import EXIT_CODE, Interrupted, Interruption
 from tformer_jax.training.loop import Diverged, train
 from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.program import Program, TrainingConfig
@@ -27,7 +29,7 @@ from tformer_jax.training.trainer import Trainer
 STEPS, EVERY, WIDTH, DECAY = 12, 4, 4, 0.3
 TRAINING = {"steps": STEPS, "seed": 3, "log_every": 1, "evaluate_every": 6}
 OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=3)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Line(nnx.Module):
@@ -414,3 +416,55 @@ def test_one_within_another_is_the_same(handlers):
     with Interruption() as another:
         assert not another.requested
     assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+
+
+def test_a_signal_where_nothing_is_worth_finishing_ends_it(handlers):
+    """A command would read data or test for hours, although it was told to stop; or the machine be lost meanwhile."""
+    for number in SIGNALS:
+        with pytest.raises(Interrupted, match="^stopped before the first step$"), Interruption() as interruption:
+            with interruption.at_once("before the first step", pytest.fail):
+                try:
+                    os.kill(os.getpid(), number)
+                except Exception:  # as in a library that takes whatever comes for an error of its own
+                    pytest.fail("it is no error")
+    with pytest.raises(Interrupted, match="^stopped after the last step$"), Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)  # noted in the last step
+        with interruption.at_once("after the last step"):
+            pytest.fail("the command must not go on")
+    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+
+
+def test_under_nohup_a_closed_terminal_is_ignored(handlers):
+    """`nohup` would not help."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not interruption.requested
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def hear_nothing(directory, connection):
+    """What a process does in code that is not Python's, and comes back to that no more: it locks a mutex twice."""
+    os.dup2(os.open(directory / "err", os.O_WRONLY | os.O_CREAT), 2)
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    with Interruption() as interruption, interruption.at_once("before the first step", (directory / "undone").touch):
+        threading.Timer(0.2, connection.send, ["there"]).start()
+        lock(mutex), lock(mutex)
+
+
+def test_a_process_that_does_not_hear_is_ended_all_the_same(tmp_path):
+    """While a tokenizer is trained, which may take minutes, a scheduler would kill the process, and leave half a run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hear_nothing, args=(tmp_path, theirs))
+    process.start()
+    try:
+        assert ours.recv() == "there"
+        os.kill(process.pid, signal.SIGHUP)
+        process.join(20)
+        assert process.exitcode == EXIT_CODE
+    finally:
+        process.kill()
+    assert (tmp_path / "undone").exists()
+    assert (tmp_path / "err").read_text() == "stopped before the first step; the same command goes on\n"

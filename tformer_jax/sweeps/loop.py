@@ -96,7 +96,7 @@ def vectorized_sweep(
     Raises:
       ConfigError: an override, the data or the devices are not what they must be: nothing was trained.
       RunError: the directory is another sweep's, in use, or says something else than its checkpoints.
-      Interrupted: by SIGINT or SIGTERM; the newest checkpoint is of the last step that was made.
+      Interrupted: by SIGINT, SIGTERM or SIGHUP; the newest checkpoint is of the last step that was made.
       CheckpointError: a checkpoint cannot be written.
     """
     sets = space.members()
@@ -113,9 +113,10 @@ def vectorized_sweep(
         if same := len(sets) - len(members):
             board.say(f"{same} of {len(sets)} members are the same as others, and left out")
         try:
-            groups = make_groups(directory, members, board.say, together=how.together, chunk=how.chunk)
-            sweep = _Sweep(directory, members, groups, stages, Results(members, ranking), board, interruption)
-            sweep.read_back()
+            with interruption.at_once("before the first step", directory.withdraw):
+                groups = make_groups(directory, members, board.say, together=how.together, chunk=how.chunk)
+                sweep = _Sweep(directory, members, groups, stages, Results(members, ranking), board, interruption)
+                sweep.read_back()
         except BaseException:  # whatever it is, the corrected command must find the directory free
             directory.withdraw()
             raise

@@ -105,7 +105,7 @@ def search(
     Raises:
       ConfigError: see `check_search`; a package is missing, or the database cannot be opened.
       RunError: the directory or the study belong to something else (names what differs), or cannot be written.
-      Interrupted: by SIGINT or SIGTERM; the trial is the next to be gone on with.
+      Interrupted: by SIGINT, SIGTERM or SIGHUP; the trial is the next to be gone on with.
       CheckpointError: see `run_training`.
     """
     dimensions = check_search(config, space, how)

@@ -17,6 +17,7 @@ from ..nn import parametrization
 from ..tasks import TASKS, Task
 from . import reading
 from .checkpoints import CheckpointConfig, Checkpoints
+from .interruption import Interruption
 from .loop import Validated, train
 from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig, PlacedBatches
@@ -164,14 +165,15 @@ def run_training(
     """
     experiment = Experiment.from_config(run.config)
     try:
-        data = first_then_others(lambda: load_data(experiment, run.directory, fresh=not run.has_checkpoint))
-        batches = data.train_batches(experiment.training.accumulate)
-        validation = data.evaluation_batches("validation")
-        task = experiment.restore_task(run.directory)
-        trainer = experiment.trainer(task)
-        initial = functools.cache(lambda: initial_arrays(experiment, task, trainer.layout.shapes, say))
-        if not run.has_checkpoint:  # else the run that this one started from may be gone by now
-            initial()
+        with Interruption() as interruption, interruption.at_once("before the first step", run.withdraw):
+            data = first_then_others(lambda: load_data(experiment, run.directory, fresh=not run.has_checkpoint))
+            batches = data.train_batches(experiment.training.accumulate)
+            validation = data.evaluation_batches("validation")
+            task = experiment.restore_task(run.directory)
+            trainer = experiment.trainer(task)
+            initial = functools.cache(lambda: initial_arrays(experiment, task, trainer.layout.shapes, say))
+            if not run.has_checkpoint:  # else the run that this one started from may be gone by now
+                initial()
     except BaseException:  # whatever it is, the corrected command must find the directory free
         run.withdraw()
         raise
@@ -191,7 +193,7 @@ def run_training(
     except RunError:  # of a checkpoint that lay there already
         run.withdraw()
         raise
-    except Exception:
+    except BaseException:
         if not run.has_checkpoint:
             run.withdraw()
         raise

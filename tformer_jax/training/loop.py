@@ -55,7 +55,7 @@ def train(
 
     Raises:
       Diverged: a loss or gradient is not finite; the newest checkpoint is older than that step.
-      Interrupted: by SIGINT, SIGTERM or `validated`; the newest checkpoint is of the last step that was made.
+      Interrupted: by SIGINT, SIGTERM, SIGHUP or `validated`; the newest checkpoint is of the last step that was made.
       RunError: the newest whole checkpoint is not of what the run's directory says (names the field or the file).
       CheckpointError: a checkpoint cannot be written; those before are untouched.
     """
