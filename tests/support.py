@@ -26,6 +26,13 @@ _QUICK = {"xla_backend_optimization_level": 0}
 quick_jit = functools.partial(jax.jit, compiler_options=_QUICK)
 
 
+def by_day(cases, *places):
+    """Cases of a parametrisation: those at these places as they are; the others are slow, for they trace for long what
+    differs little."""
+    parts = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*part, marks=[] if i in places else pytest.mark.slow) for i, part in enumerate(parts)]
+
+
 def examples(count: int):
     """Hypothesis settings: few examples, always the same ones."""
     unneeded = (HealthCheck.too_slow, HealthCheck.data_too_large)

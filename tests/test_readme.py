@@ -113,6 +113,7 @@ def test_the_sweeps_are_spaces_of_their_configs(arguments, monkeypatch):
         assert make_members(config, space.members())
 
 
+@pytest.mark.slow
 def test_the_python_examples_run():
     """A newcomer would paste an example that fails."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)

@@ -6,12 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
+from forked import ROOT, CommandServer
 
-ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 120, 40
 
 
@@ -38,14 +37,22 @@ def environment(place):
 
 @pytest.fixture(scope="session")
 def start(environment):
-    """`start(name, *flags)`: the process of `python -m experiments.NAME`."""
+    """`start(name, *flags)`: the process of `python -m experiments.NAME`, see `forked`."""
+    server = CommandServer(environment)
+    yield server.start
+    server.close()
 
-    def start(name, *flags):
+
+@pytest.fixture(scope="session")
+def from_scratch(environment):
+    """`from_scratch(name, *flags)`: what became of the very command, with a Python of its own."""
+
+    def from_scratch(name, *flags):
         command = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, encoding="utf-8", **pipes)
+        how = {"cwd": ROOT, "env": environment, "stdin": subprocess.DEVNULL}
+        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", **how)
 
-    return start
+    return from_scratch
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +144,6 @@ def flags(corpus):
 
 
 @pytest.fixture(scope="session")
-def trained(place, command, flags):
+def trained(place, from_scratch, flags):
     """A finished run and what the command said; the run stays as it is."""
-    return place / "trained", command("train", *flags(place / "trained"))
+    return place / "trained", from_scratch("train", *flags(place / "trained"))

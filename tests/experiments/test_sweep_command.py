@@ -109,6 +109,7 @@ def test_the_printed_command_trains_the_best_member_alone(whole, command):
     np.testing.assert_allclose(last["validation_loss"], best, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_search_is_the_same_command(place, command, flags):
     """The other engine has other results, or none."""
     how = ("--engine=search", "--trials=2", "--sampler=random")

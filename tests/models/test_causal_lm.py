@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from support import assert_close, block_sizes, quick_jit, tiny_model, unchecked_annotations, with_leaf
+from support import assert_close, block_sizes, by_day, quick_jit, tiny_model, unchecked_annotations, with_leaf
 
 import tformer_jax.functional as F
 from tformer_jax import models
@@ -138,7 +138,7 @@ def ways_to_attend():
             yield scheme, implementation, 2 if unrolled else 1, 3 if windowed else None, segmented
 
 
-@pytest.mark.parametrize(("scheme", "implementation", "scan_unroll", "window", "segmented"), list(ways_to_attend()))
+@pytest.mark.parametrize(("scheme", "implementation", "scan_unroll", "window", "segmented"), by_day(ways_to_attend(), 0, 5, 10, 15, 16, 21))
 def test_logits_depend_on_the_tokens_that_they_may_see_alone(scheme, implementation, scan_unroll, window, segmented):
     """Information flows from a later token, another document or beyond the window, or not at all from within.
 
@@ -203,7 +203,7 @@ CACHED = {
 PROMPT, SLOTS = 3, 10
 
 
-@pytest.fixture(scope="module", params=CACHED.values(), ids=CACHED)
+@pytest.fixture(scope="module", params=by_day(CACHED.values(), 1, 2, 6), ids=CACHED)
 def cached(request):
     """A model, and its logits of whole rows."""
     model = causal_lm(**request.param)
@@ -270,12 +270,12 @@ LONG = jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 36)))
 
 @pytest.mark.parametrize(
     ("window", "step", "scheme", "implementation"),
-    [
+    by_day([
         (3, 2, "alibi", "blockwise"),
         (2, 3, "relative", "reference"),
         (1, 4, "learned", "reference"),
         (5, 6, "rotary", "blockwise"),
-    ],
+    ], 1, 3),
 )
 def test_a_ring_goes_round_and_round(window, step, scheme, implementation):
     """A slot is overwritten while a token of the window is in it, or an old one is seen.
@@ -293,7 +293,7 @@ def test_a_ring_goes_round_and_round(window, step, scheme, implementation):
     assert_close(jnp.concatenate(pieces, axis=1), uncached(model, LONG), 1e-5)
 
 
-@pytest.mark.parametrize("prompt", [2, 3, 8])
+@pytest.mark.parametrize("prompt", by_day([2, 3, 8], 2))
 def test_a_prompt_becomes_a_ring_of_the_window(prompt):
     """What `resized` keeps of a prompt longer than the window are not its last tokens, or a shorter one is cut."""
     model = causal_lm(window=3, max_length=36, positions="rotary")

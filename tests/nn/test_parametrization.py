@@ -10,7 +10,7 @@ import optax
 import oracles
 import pytest
 from flax import nnx
-from support import as_text, assert_close, equations, fill, normal, quick_jit, tiny_config, tiny_model
+from support import as_text, assert_close, by_day, equations, fill, normal, quick_jit, tiny_config, tiny_model
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models, nn
@@ -29,6 +29,7 @@ VARIANTS = {
     "VisionTransformer": dict(positions="learned"),
 }
 EACH = pytest.mark.parametrize("name", VARIANTS)
+SOME = pytest.mark.parametrize("name", by_day(VARIANTS, 1, 4))
 
 TOKENS, OTHERS = jnp.array([[4, 8, 2, 6, 11], [9, 2, 12, 7, 1]]), jnp.array([[1, 5, 0], [3, 10, 10]])
 IMAGES, SEEN = normal(0, 2, 8, 8, 3), ("attention_weights", "residual")
@@ -124,7 +125,8 @@ STARTS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "init_std"), [*((name, None) for name in VARIANTS), ("CausalLM", 0.02), ("VisionTransformer", 0.02)]
+    ("name", "init_std"),
+    by_day([*((name, None) for name in VARIANTS), ("CausalLM", 0.02), ("VisionTransformer", 0.02)], 1, 6),
 )
 def test_initial_sizes_are_those_of_the_base_width_but_of_hidden_matrices(name, init_std):
     """Something starts larger or smaller the wider the model is, or a hidden matrix does not become smaller."""
@@ -166,7 +168,7 @@ def of_standard(config, path, x):
     return x / M if kind == "output" else x
 
 
-@EACH
+@SOME
 def test_the_forward_pass_is_that_of_a_standard_model_of_other_parameters(name):
     """A scale of embeddings, scores (captured ones too) or logits is missing, is there twice, or a bias has it."""
     model = tiny_model(name, **VARIANTS[name] | MUP)
@@ -248,7 +250,7 @@ def training_program(name, **changes):
     return as_text(jax.make_jaxpr(train)(jax.random.key(0)))
 
 
-@EACH
+@SOME
 def test_at_the_base_width_it_is_the_standard_program(name):
     """A model at base width starts, computes or learns otherwise than the one that its learning rate was found on."""
     standard = training_program(name)
@@ -315,6 +317,7 @@ def slopes(by_width):
     return {name: np.polyfit(at, [found[name] for found in logs.values()], 1)[0] for name in logs[BASE]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fields", "widths"), CASES.values(), ids=CASES)
 def test_what_is_learned_has_one_size_at_every_width(fields, widths, record_property):
     """One learning rate changes a wider model more, until it diverges, or less, until parts of it do not learn."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
-from support import assert_close, block_sizes, normal, quick_jit, tiny_model
+from support import assert_close, block_sizes, by_day, normal, quick_jit, tiny_model
 
 import tformer_jax.functional as F
 from tformer_jax.nn.partitioning import row_groups, spread_queries, spread_stream
@@ -60,7 +60,7 @@ def value_and_gradients(mask, bias, implementation, q, k, v):
 BOTH = [(name, "blockwise") for name in CASES] + [("causal window", "reference"), ("bias", "reference")]
 
 
-@pytest.mark.parametrize(("name", "implementation"), BOTH)
+@pytest.mark.parametrize(("name", "implementation"), by_day(BOTH, 2, 4, 5, 12))
 def test_queries_on_several_devices_see_what_they_would_see_on_one(name, implementation):
     """A device would take its queries for the first ones: causality, windows, segments or a bias would be another's."""
     mask, bias = CASES[name]

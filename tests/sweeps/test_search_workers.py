@@ -19,6 +19,7 @@ import optuna
 import pretended
 import pytest
 import tiny_runs
+from support import by_day
 from optuna.trial import TrialState
 
 from tformer_jax.config import ConfigError
@@ -182,7 +183,7 @@ def silence(directory):
     connection.close()
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", by_day(MOMENTS, 0, 4, 7))
 def test_a_worker_may_be_killed_at_any_moment(killed, finish, tmp_path, moment):
     """A trial would be lost or counted twice, other parameters drawn, or the next worker wait for ever."""
     how = {"trials": 2, "sampler": "random"}

@@ -120,6 +120,7 @@ def test_the_best_numbers_of_a_member_are_of_one_validation(finished):
         assert row["final"]["loss"] == validated[STEPS]
 
 
+@pytest.mark.slow
 def test_members_of_several_programs_and_groups_are_all_trained(config, place, finished):
     """A group is forgotten, or which members are trained together changes what they compute."""
     found = sweep(config, place / "several", f"{SPACE} | positions=alibi", together=2)
@@ -247,6 +248,7 @@ def test_a_member_that_diverges_is_reported(config, place):
     assert [row["member"] for row in Ranking().ranked(found.rows)][:1] == [0]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_after_a_member_diverged_ends_with_the_same_bits(config, place, monkeypatch):
     """Who has diverged is left out when a sweep goes on, and others stand in other chunks than before."""
     text, whole = "learning_rate=1e30,1e-2,5e-3", place / "diverging whole"
@@ -312,6 +314,7 @@ def test_a_refused_command_leaves_a_sweep_that_is_about_to_begin(config, tmp_pat
     assert SweepDirectory.open(tmp_path).asked["members"] == asked["members"]
 
 
+@pytest.mark.slow
 def test_a_run_to_start_from_that_does_not_fit_a_member_is_refused_before_any_is_trained(place, tmp_path):
     """Members of other groups are trained for hours first, and a corrected sweep is refused its directory."""
     config = tiny_runs.configs(place)["text_classification"]
