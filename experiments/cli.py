@@ -19,6 +19,7 @@ from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.run import RunError
+from tformer_jax.training.terminal import Terminal
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 
@@ -29,10 +30,13 @@ if not _console.is_terminal:
     _console.width = 1000  # a file has no width into which a table must be folded
 
 
+terminal = Terminal(_console)
+
+
 def say(*lines: object) -> None:
     """Prints lines as they are, unwrapped, and tables; of several processes, the first does."""
-    for line in lines if is_first() else ():
-        _console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if is_first():
+        terminal.say(*lines)
 
 
 def last_line(error: Exception) -> str:

@@ -14,8 +14,8 @@ SPLIT = flags.DEFINE_string("split", None, "Which split to score; by default all
 
 
 def main() -> None:
-    run, experiment, task, model = trained.load()
-    data = experiment.load_data(run.directory)
+    run, experiment, task, model = trained.load(cli.terminal)
+    data = experiment.load_data(run.directory, cli.terminal)
     if SPLIT.value is not None:
         check_choice("split", SPLIT.value, data.splits)
     report(run, task, data, model, None if SPLIT.value is None else [SPLIT.value])

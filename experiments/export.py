@@ -15,7 +15,7 @@ TO = flags.DEFINE_string("to", None, "The directory of the run, which must not b
 
 
 def main() -> None:
-    run = export_member(SweepDirectory.open(cli.WORKDIR.value), MEMBER.value, TO.value)
+    run = export_member(SweepDirectory.open(cli.WORKDIR.value), MEMBER.value, TO.value, cli.terminal)
     cli.say(f"member {MEMBER.value} is in {run.directory}")
 
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import jax
 from absl import flags
+from rich.console import Console
 
 from tformer_jax import decoding, tasks
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError, read_lines
+from tformer_jax.training.terminal import Terminal
 
 from . import cli, trained
 
@@ -36,13 +38,16 @@ REPETITION_PENALTY = flags.DEFINE_float("repetition_penalty", None, "Above 1 mak
 SEED = flags.DEFINE_integer("seed", 0, "Of the draw.", lower_bound=0, upper_bound=2**32 - 1)
 SLIDE = flags.DEFINE_boolean("slide", False, "Of a text that is too long, read the end.")
 
+# Not where the predictions go, which may be a file.
+_progress = Terminal(Console(stderr=True))
+
 _NEW_TOKENS = 100
 _DRAW = ("temperature", "top_k", "top_p", "min_p", "seed")
 _CONTINUE = ("max_new_tokens", "greedy", "repetition_penalty", "slide", *_DRAW)
 
 
 def main() -> None:
-    _, _, task, model = trained.load()
+    _, _, task, model = trained.load(_progress)
     predict, understood = _PREDICTIONS[type(task)]
     known = {name for _, names in _PREDICTIONS.values() for name in names}
     for name in sorted(known - set(understood)):
@@ -68,7 +73,7 @@ def _placed_texts(task: tasks.DocumentTask) -> Iterator[tuple[str, str]]:
 
 
 def _translate(task: tasks.Translation, model: Any) -> None:
-    for translation in task.translate(model, _texts()):
+    for translation in task.translate(model, _texts(), _progress):
         print(translation.replace("\n", " "))  # one line a sentence, whatever the model writes
 
 
@@ -102,12 +107,14 @@ def _sampler() -> decoding.Sampler:
 
 
 def _fill(task: tasks.MaskedLanguageModelling, model: Any) -> None:
-    filled = []
-    for text, where in _placed_texts(task):
-        try:
-            filled.append(task.fill(model, text, TOP.value))
-        except DataError as error:
-            raise DataError(str(error).replace("the text", where)) from None
+    texts, filled = list(_placed_texts(task)), []
+    with _progress.phase("filling gaps", len(texts), "texts") as advance:
+        for text, where in texts:
+            try:
+                filled.append(task.fill(model, text, TOP.value))
+            except DataError as error:
+                raise DataError(str(error).replace("the text", where)) from None
+            advance()
     for gaps in filled:
         for number, guesses in enumerate(gaps, 1):
             # Quoted: a token may be blank, or begin with the blank before its word.
@@ -116,13 +123,13 @@ def _fill(task: tasks.MaskedLanguageModelling, model: Any) -> None:
 
 def _classify_texts(task: tasks.TextClassification, model: Any) -> None:
     texts = _texts()
-    _print_ranked(texts, task.classify(model, texts))
+    _print_ranked(texts, task.classify(model, texts, _progress))
 
 
 def _classify_images(task: tasks.ImageClassification, model: Any) -> None:
     if not IMAGE.value:
         raise ConfigError("give --image")
-    _print_ranked(IMAGE.value, task.classify(model, [Path(file) for file in IMAGE.value]))
+    _print_ranked(IMAGE.value, task.classify(model, [Path(file) for file in IMAGE.value], _progress))
 
 
 def _print_ranked(inputs: list[str], results: list[list[Any]]) -> None:

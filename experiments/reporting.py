@@ -24,7 +24,7 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
       WriteError: a file cannot be written.
     """
     splits = [name for name in data.splits if name.startswith("test")] if splits is None else splits
-    evaluations = task.evaluate(model, data, splits)
+    evaluations = task.evaluate(model, data, splits, cli.terminal)
     _show_samples(evaluations[splits[0]])
     for line in data.report:
         if "left out" in line:

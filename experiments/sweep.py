@@ -61,11 +61,11 @@ def main() -> None:
 
 def _rows(config: dict[str, Any], space: Space, given: dict[str, Any], by: Ranking) -> list[Row]:
     """The results, once all is trained."""
-    with Board(by) as board:
+    with Board(by, terminal=cli.terminal) as board:
         if ENGINE.value == "search":
             how = SearchConfig(**given, metric=METRIC.value, best=BEST.value)
             keep = lambda rows: write_results(rows, Path(cli.WORKDIR.value))  # noqa: E731
-            return search(Path(cli.WORKDIR.value), config, space, how, board.say, keep)
+            return search(Path(cli.WORKDIR.value), config, space, how, board.say, keep, board.terminal)
         return vectorized_sweep(cli.WORKDIR.value, config, space, by, VectorizedConfig(**given), board)
 
 
@@ -131,7 +131,8 @@ def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
     else:
         cli.say("no member has a finite result")
     how = {"metric": by.metric, "lowest": by.lowest}
-    files = plot_sweep(rows, _curves(directory), directory / "plots", **how)
+    with cli.terminal.phase("drawing plots"):
+        files = plot_sweep(rows, _curves(directory), directory / "plots", **how)
     pictures = ", ".join(file.name for file in files) or "none"
     cli.say(f"results.csv and results.jsonl are in {directory}; plots: {pictures}")
 

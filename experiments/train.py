@@ -40,7 +40,7 @@ def main() -> None:
 
     with Interruption() as interruption, contextlib.ExitStack() as held:
         run = first_then_others(lambda: start(held))
-        task, data, model = run_training(run, cli.say)
+        task, data, model = run_training(run, cli.say, terminal=cli.terminal)
         if is_first():
             with interruption.at_once("after the last step"):
                 report(run, task, data, model)

@@ -4,6 +4,7 @@ from typing import Any
 
 from absl import flags
 
+from tformer_jax.progress import Progress
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment, load_run
 from tformer_jax.training.run import Run
@@ -13,7 +14,7 @@ from . import cli
 STEP = flags.DEFINE_integer("step", None, "Of which checkpoint; by default the newest.", lower_bound=1)
 
 
-def load() -> tuple[Run, Experiment, Task, Any]:
-    """The run of --workdir, its experiment, task and model."""
+def load(progress: Progress) -> tuple[Run, Experiment, Task, Any]:
+    """The run of --workdir, its experiment, task and model; `progress`: is told what takes long."""
     run = Run.open(cli.WORKDIR.value)
-    return run, *load_run(run, STEP.value)
+    return run, *load_run(run, STEP.value, progress)

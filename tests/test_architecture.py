@@ -9,10 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "tformer_jax"
 
-# A room imports rooms of a lower floor; `functional` and `presets` nothing of this package, `config` only
-# `presets`, `data` only `config`.
+# A room imports rooms of a lower floor; `functional`, `presets` and `progress` nothing of this package, `config` only
+# `presets`, `data` only `config` and `progress`.
 FLOORS = {
-    "presets": 0, "config": 0, "functional": 0, "data": 0,
+    "presets": 0, "config": 0, "functional": 0, "progress": 0, "data": 0,
     "nn": 1,
     "models": 2,
     "decoding": 3, "interop": 3, "tasks": 3, "analysis": 3,
@@ -20,7 +20,13 @@ FLOORS = {
     "sweeps": 5,
     "experiments": 6,
 }  # fmt: skip
-GROUND = {"presets": set(), "config": {"presets"}, "functional": set(), "data": {"config"}}
+GROUND = {
+    "presets": set(),
+    "config": {"presets"},
+    "functional": set(),
+    "progress": set(),
+    "data": {"config", "progress"},
+}
 
 FILES = sorted(path for top in (PACKAGE, "experiments") for path in (ROOT / top).rglob("*.py"))
 
@@ -152,7 +158,7 @@ def test_functional_imports_jax_alone(path):
     assert external(path) <= {"jax", "jaxtyping", "numpy"}
 
 
-@pytest.mark.parametrize("path", of_room("data") + of_room("config") + of_room("presets"), ids=label)
+@pytest.mark.parametrize("path", of_room("data") + of_room("config") + of_room("presets") + of_room("progress"), ids=label)
 def test_the_ground_imports_no_jax(path):
     """Reading data, or a configuration, starts an accelerator."""
     assert not external(path) & {"jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping"}

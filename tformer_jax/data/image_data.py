@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..config import ConfigError, check_choice, check_seed
+from ..progress import SILENT, Progress
 from . import images
 from .classes import keep_classes
 from .files import DataError
@@ -173,8 +174,8 @@ class ImageData:
       report: what a person should know of the data, a line each.
     """
 
-    def __init__(self, config: ImageDataConfig, directory: Path):
-        """`directory`: keeps the names of the classes.
+    def __init__(self, config: ImageDataConfig, directory: Path, progress: Progress = SILENT):
+        """`directory`: keeps the names of the classes. `progress`: is told what takes long.
 
         Raises:
           ConfigError: a split is neither held out nor the source's own, or both.
@@ -182,7 +183,8 @@ class ImageData:
             configured, has other classes than `directory` says, or nothing is left to train on.
         """
         self.config, passed_over = config, []
-        self.classes, self.splits = config.read(passed_over.append)
+        with progress.phase("reading data"):
+            self.classes, self.splits = config.read(passed_over.append)
         config.check_held_out(self.splits)
         for split in self.splits.values():
             _check_shape(split, config)

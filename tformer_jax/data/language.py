@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import ConfigError, check_choice, check_seed
+from ..progress import SILENT, Progress
 from . import documents, pipelines, tokenizers
 from .documents import Document
 from .pipelines import BatchShapes
@@ -146,21 +147,22 @@ class _DocumentData:
 
     _mask: bool
 
-    def __init__(self, config: DocumentDataConfig, directory: Path):
-        """`directory`: keeps the tokenizer.
+    def __init__(self, config: DocumentDataConfig, directory: Path, progress: Progress = SILENT):
+        """`directory`: keeps the tokenizer. `progress`: is told what takes long.
 
         Raises:
           DataError: the data cannot be read, or a split would have no text.
         """
         self.config, passed_over = config, []
-        self.splits = documents.split_documents(
-            config.documents(passed_over.append),
-            by=config.split,
-            validation_share=config.validation_share,
-            test_share=config.test_share,
-            seed=config.seed,
-        )
-        self.tokenizer = tokenizers.kept(directory / "tokenizer.json", self._train_tokenizer)
+        with progress.phase("reading data"):
+            self.splits = documents.split_documents(
+                config.documents(passed_over.append),
+                by=config.split,
+                validation_share=config.validation_share,
+                test_share=config.test_share,
+                seed=config.seed,
+            )
+        self.tokenizer = tokenizers.kept(directory / "tokenizer.json", self._train_tokenizer, progress)
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         sizes = (f"{len(d):,} {name} ({sum(len(x.text) for x in d):,} characters)" for name, d in self.splits.items())
         self.report = [f"{', '.join(sizes)} documents ({config.source}, split by {config.split})", *passed_over]

@@ -81,6 +81,34 @@ def in_order(data: Any, seed: int | None) -> Any:
     return other
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some of the batches of a pass over a split, evenly spread: the first ones may all be short, or of one class.
+
+    Attributes:
+      batches: random-access, in order, all of the pass.
+      count: of those that are taken.
+    """
+
+    batches: Any
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _of_all(self, i: int) -> int:
+        """From the middle of the i-th of `count` equal parts."""
+        return (2 * i + 1) * len(self.batches) // (2 * self.count)
+
+    def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
+        """Batch i of the part; `rows`: which of them to make."""
+        return self.batches.batch(self._of_all(i), rows)
+
+    def row_count(self, i: int) -> int:
+        """The rows of batch i."""
+        return self.batches.row_count(self._of_all(i))
+
+
 def rows_in_batch(batch_tokens: int, row_length: int, multiple: int) -> int:
     """The most rows that fit, a multiple of `multiple`.
 

@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ..config import ConfigError, check_choice, check_seed
+from ..progress import SILENT, Progress
 from . import labelled, pipelines, tokenizers
 from .classes import keep_classes
 from .files import DataError
@@ -125,8 +126,14 @@ class TextClassificationData:
       report: what a person should know of the data, a line each.
     """
 
-    def __init__(self, config: TextClassificationDataConfig, max_length: int, directory: Path):
-        """`max_length`: of the model, in tokens. `directory`: keeps classes and tokenizer.
+    def __init__(
+        self, config: TextClassificationDataConfig, max_length: int, directory: Path, progress: Progress = SILENT
+    ):
+        """Args:
+          config: as given.
+          max_length: of the model, in tokens.
+          directory: keeps classes and tokenizer.
+          progress: is told what takes long.
 
         Raises:
           DataError: the data cannot be read, nothing is left to train on, there is only one class,
@@ -134,9 +141,11 @@ class TextClassificationData:
           ConfigError: there is no tokenizer and none can be trained, or it is not the asked one.
         """
         self.config, self.max_length = config, max_length
-        self.splits = split_texts(config.texts(), config.validation_size, config.test_size, config.seed)
+        with progress.phase("reading data"):
+            texts = config.texts()
+        self.splits = split_texts(texts, config.validation_size, config.test_size, config.seed)
         self.classes = self._kept_classes(directory)
-        self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json")
+        self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json", progress)
         self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
         sizes = ", ".join(f"{len(texts):,} {name}" for name, texts in self.splits.items())
         counts = Counter(text.label for text in self.splits["train"])
@@ -202,12 +211,13 @@ class TextClassificationData:
         keep_classes(classes, directory)
         return classes
 
-    def _kept_tokenizer(self, file: Path) -> Tokenizer:
+    def _kept_tokenizer(self, file: Path, progress: Progress) -> Tokenizer:
         size = self.config.vocab_size
         if size is None and not file.exists():
             raise ConfigError(f"data.vocab_size is needed to train a tokenizer: there is none in {file.parent}")
         texts = [text.text for text in self.splits["train"]]
-        tokenizer = tokenizers.kept(file, lambda: tokenizers.train_bpe(texts, size, lossless=True, mask=True))
+        train = lambda: tokenizers.train_bpe(texts, size, lossless=True, mask=True)  # noqa: E731
+        tokenizer = tokenizers.kept(file, train, progress)
         if size is not None and tokenizer.get_vocab_size() > size:
             raise ConfigError(
                 f"data.vocab_size={size}, but the tokenizer in {file} has {tokenizer.get_vocab_size()}; leave it None"

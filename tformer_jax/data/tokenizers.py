@@ -8,6 +8,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ..config import ConfigError
+from ..progress import SILENT, Progress
 from .files import write_whole
 from .text import canonical, decomposed
 
@@ -153,10 +154,11 @@ def save(tokenizer: Tokenizer, file: Path) -> None:
     write_whole(file, tokenizer.to_str(pretty=True))
 
 
-def kept(file: Path, train: Callable[[], Tokenizer]) -> Tokenizer:
+def kept(file: Path, train: Callable[[], Tokenizer], progress: Progress = SILENT) -> Tokenizer:
     """The tokenizer in `file`; the first time, what `train` makes, saved there."""
     if not file.exists():
-        save(train(), file)
+        with progress.phase("training a tokenizer"):
+            save(train(), file)
     return load(file)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from ..config import ConfigError, check_choice, check_seed
+from ..progress import SILENT, Progress
 from . import pipelines, sources, tokenizers
 from .files import DataError
 from .sources import Pair
@@ -154,14 +155,21 @@ class TranslationData:
       report: what a person should know of the data, a line each.
     """
 
-    def __init__(self, config: TranslationDataConfig, max_length: int, directory: Path):
-        """`max_length`: of the model, in tokens. `directory`: keeps the tokenizers.
+    def __init__(
+        self, config: TranslationDataConfig, max_length: int, directory: Path, progress: Progress = SILENT
+    ):
+        """Args:
+          config: as given.
+          max_length: of the model, in tokens.
+          directory: keeps the tokenizers.
+          progress: is told what takes long.
 
         Raises:
           DataError: the data cannot be read, or nothing is left to train on.
         """
         self.config, self.max_length = config, max_length
-        pairs = config.pairs()
+        with progress.phase("reading data"):
+            pairs = config.pairs()
         whole = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
         self.splits = pipelines.split_pairs(
             whole,
@@ -174,7 +182,8 @@ class TranslationData:
         if all((directory / name).exists() for name in names):
             self.tokenizers = Tokenizers.load(directory)
         else:
-            self.tokenizers = Tokenizers.train(self.splits["train"], config)
+            with progress.phase("training a tokenizer"):
+                self.tokenizers = Tokenizers.train(self.splits["train"], config)
             self.tokenizers.save(directory)
         sizes = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())
         self.report = [f"{sizes} pairs ({config.source}, split by {config.split})"]

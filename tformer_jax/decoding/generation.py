@@ -39,6 +39,7 @@ def generate(
     key: Array | None = None,
     eos_id: int | None = None,
     slide: bool = False,
+    pad_to: int = 0,
 ) -> Int[Array, "B T"]:
     """Continues each prompt, in one compiled program: the prompt at once, then a loop over a cache.
 
@@ -53,6 +54,7 @@ def generate(
       key: for sampling.
       eos_id: ends a row; None: no row ends early.
       slide: of prompts that leave no room in the context, keep the last tokens only.
+      pad_to: the bucket has at least this length, if the context has: so that shorter prompts share a program too.
 
     Returns:
       [B max_new_tokens] the new tokens alone; all `eos_id` after the end.
@@ -64,7 +66,7 @@ def generate(
       TypeError: a `max_new_tokens` or `eos_id` that is no integer.
     """
     sampler, max_new_tokens, eos_id = _checked(model, sampler, max_new_tokens, eos_id)
-    tokens, valid = _padded(model, prompt, max_new_tokens, slide)
+    tokens, valid = _padded(model, prompt, max_new_tokens, slide, pad_to)
     return _generate(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
 
 
@@ -77,13 +79,14 @@ def stream(
     key: Array | None = None,
     eos_id: int | None = None,
     slide: bool = False,
+    pad_to: int = 0,
 ) -> Iterator[np.ndarray]:
     """The tokens of `generate`, [B] at a time, as soon as they are there; ends when every row has ended.
 
     Arguments and errors are those of `generate`; errors are raised at the first token.
     """
     sampler, max_new_tokens, eos_id = _checked(model, sampler, max_new_tokens, eos_id)
-    tokens, valid = _padded(model, prompt, max_new_tokens, slide)
+    tokens, valid = _padded(model, prompt, max_new_tokens, slide, pad_to)
     state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
     for produced in range(1, max_new_tokens + 1):
         yield np.asarray(state.last)
@@ -145,7 +148,7 @@ def _draw(model, state: _State, hidden, sampler: Sampler, eos_id: int | None) ->
     return _State(tokens, done, state.cache, seen, key)
 
 
-def _padded(model, prompt, max_new_tokens: int, slide: bool) -> tuple[np.ndarray, np.ndarray]:
+def _padded(model, prompt, max_new_tokens: int, slide: bool, pad_to: int) -> tuple[np.ndarray, np.ndarray]:
     """The prompts [B T] at the right end of a bucket, and which of its places hold tokens."""
     limit = model.config.max_length
     # The last new token is never read, and so needs no place in the context.
@@ -170,9 +173,9 @@ def _padded(model, prompt, max_new_tokens: int, slide: bool) -> tuple[np.ndarray
                 f"room for {room}. slide=True would cut its first {len(row) - room}"
             )
     rows = [row[-room:] for row in rows]
-    longest = max(len(row) for row in rows)
+    wanted = max(pad_to, *(len(row) for row in rows))
     bucket = _SHORTEST_BUCKET
-    while bucket < longest:
+    while bucket < wanted:
         bucket *= 2
     bucket = min(bucket, room)
     tokens, valid = np.zeros((len(rows), bucket), np.int32), np.zeros((len(rows), bucket), bool)

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
+from ..training.terminal import Terminal
 from .members import describe, shown
 from .results import Ranking, Row
 
@@ -18,27 +18,26 @@ _SHOWN = 12
 
 
 class Board:
-    """Shows the best members so far. Use as a context manager."""
+    """Shows the best members so far. Use as a context manager.
 
-    def __init__(self, ranking: Ranking, console: Console | None = None):
-        self._ranking, self._console = ranking, console or Console()
+    Attributes:
+      terminal: where it is shown, with the bars of what is done beneath.
+    """
+
+    def __init__(self, ranking: Ranking, console: Console | None = None, *, terminal: Terminal | None = None):
+        """`terminal`: by default one of its own, on `console`."""
+        self._ranking, self.terminal = ranking, terminal or Terminal(console)
         self._last = time.monotonic()
-        live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._live = live if self._console.is_terminal else None
 
     def __enter__(self) -> "Board":
-        if self._live is not None:
-            self._live.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self.terminal.show(None)
 
     def say(self, *lines: object) -> None:
         """Prints lines as they are, above the table."""
-        for line in lines:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.terminal.say(*lines)
 
     def update(self, rows: Sequence[Row], where: str, *, news: bool = False) -> None:
         """Shows the rows, unless it was done just now.
@@ -48,12 +47,12 @@ class Board:
           where: the sweep stands, in a few words.
           news: a validation has come in: do it now.
         """
-        now = time.monotonic()
-        if not news and now - self._last < (_LINE_EVERY_SECONDS if self._live is None else _TABLE_EVERY_SECONDS):
+        now, every = time.monotonic(), _TABLE_EVERY_SECONDS if self.terminal.is_live else _LINE_EVERY_SECONDS
+        if not news and now - self._last < every:
             return
         self._last = now
-        if self._live is not None:
-            self._live.update(result_table(rows, self._ranking, title=where), refresh=True)
+        if self.terminal.is_live:
+            self.terminal.show(result_table(rows, self._ranking, title=where))
             return
         best = self._ranking.ranked(rows)[:1]
         name = self._ranking.metric

@@ -1,6 +1,7 @@
 """How the members of one program run: how many at a time fit the memory, and which way they are fastest."""
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 
 from ..config import ConfigError
+from ..progress import SILENT, Progress
 from ..tasks import Task
 from .members import Member
 from .vectorized import Population, varying_numbers
@@ -20,6 +22,8 @@ _ROUNDS = 3
 # sweep, and with it the last bits of all results.
 _CLEARLY = 0.9
 _OF_MEMORY = 0.9
+# Of what the sweep will take: so much is spent on measuring at most; with fewer steps not even one is.
+_OF_TIME = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +48,12 @@ def calibrate(
     *,
     together: int | None = None,
     chunk: int | None = None,
+    member_steps: float = math.inf,
+    progress: Progress = SILENT,
 ) -> tuple[Way, Population]:
     """The fastest way that fits the memory, by the compiler's own figures and some steps that are thrown away.
 
+    Compiling and measuring other ways than the first one takes at most a tenth of what the sweep takes that way.
     Returns the way and, compiled, the first members that are trained together.
 
     Args:
@@ -56,36 +63,106 @@ def calibrate(
       devices: to spread them over.
       say: is told what was measured.
       together, chunk: given instead of predicted and measured.
+      member_steps: how many steps all members will make, all in all; by default so many that all ways are measured.
+      progress: is told what takes long.
 
     Raises:
       ConfigError: not even one member for each device fits.
     """
+    trial = _Trial(members, task, batch, devices, progress, forced=together is not None)
     count = len(members) if together is None else min(together, len(members))
     while True:
-        fitting, needed = {}, {}
-        for size in _chunks(count, len(devices), chunk):
-            population = Population(members[:count], task, devices, size, varying_numbers(members))
-            needed[size] = _bytes(population, batch)
-            if together is not None or needed[size] <= available_bytes(devices[0]):
-                fitting[size] = population
-        if fitting:
+        first, *others = _chunks(count, len(devices), chunk)  # the first has least at once
+        least, room = trial.compile(count, first), available_bytes(devices[0])
+        if first in trial.fitting:
             break
-        least, room = min(needed.values()), available_bytes(devices[0])
         if count <= len(devices):
             raise ConfigError(
                 f"one member of the sweep needs {least / 2**20:,.0f} MiB of a device that has {room / 2**20:,.0f} left"
             )
         count = max(len(devices), min(count - 1, int(count * room / least)))
         say(f"{len(members)} members would need {least / 2**20:,.0f} MiB a device: {count} are trained at a time")
-    if len(fitting) == 1:
-        return Way(count, *fitting), *fitting.values()
-    times = _times(fitting, batch)
-    best = min(times, key=times.get)
-    chosen = best if times[best] < _CLEARLY * times[min(times)] else min(times)
-    called = {size: _called(size, population) for size, population in fitting.items()}
-    measured = ", ".join(f"{called[size]} {1000 * seconds:.1f}" for size, seconds in times.items())
-    say(f"ms a member and step: {measured}; they run {called[chosen]}")
-    return Way(count, chosen), fitting[chosen]
+    chosen, said = trial.fastest(count, first, others[::-1], member_steps / count) if others else (first, None)
+    if said is not None:
+        say(said)
+    return Way(count, chosen), trial.fitting[chosen]
+
+
+class _Trial:
+    """Ways that are tried.
+
+    Attributes:
+      fitting: of those that fit the memory, by the size of their chunks.
+    """
+
+    def __init__(self, members, task, batch, devices, progress: Progress, *, forced: bool):
+        """`forced`: whatever the compiler says that it needs."""
+        self._members, self._task, self._batch, self._devices = members, task, batch, devices
+        self._progress, self._forced = progress, forced
+        self.fitting: dict[int, Population] = {}
+        self._compiling = 0.0  # seconds, of the last way
+
+    def compile(self, count: int, size: int) -> int:
+        """Compiles the step of `count` members in chunks of a size; what it needs, in bytes."""
+        began = time.perf_counter()
+        population = Population(self._members[:count], self._task, self._devices, size, varying_numbers(self._members))
+        with self._progress.phase(f"compiling the step of {count} members, {_called(size, population)}"):
+            needed = _bytes(population, self._batch)
+        self._compiling = time.perf_counter() - began
+        if self._forced or needed <= available_bytes(self._devices[0]):
+            self.fitting[size] = population
+        return needed
+
+    def fastest(self, count: int, first: int, others: Sequence[int], steps: float) -> tuple[int, str]:
+        """The size to choose, and what was measured.
+
+        Args:
+          count: of members.
+          first: the size that is there already, and is chosen unless another one is clearly faster.
+          others: to try in this order, as far as time allows.
+          steps: that all will make.
+        """
+        called = _called(first, self.fitting[first])
+        if steps * _OF_TIME < 1:
+            return first, f"they run {called}: for {steps:.0f} steps, measuring other ways does not pay"
+        compiling, one = self._compiling, self._times(0)[first]
+        seconds = one * count
+        left = _OF_TIME * (compiling + steps * seconds) - seconds
+        tried = 1
+        for size in others:
+            # Another program takes about as long to compile; then each has a step to warm up and one that counts.
+            if compiling + 2 * (tried + 1) * seconds > left:
+                continue
+            self.compile(count, size)
+            left, tried = left - self._compiling, len(self.fitting)
+        rounds = 0 if left < 0 else int(min(_ROUNDS, left / (tried * seconds) - 1))
+        if tried == 1 or rounds < 1:
+            why = "the sweep is too short for it to pay to measure other ways"
+            return first, f"ms a member and step: {called} {1000 * one:.1f}; they run so: {why}"
+        times = self._times(rounds)
+        best = min(times, key=times.get)
+        chosen = best if times[best] < _CLEARLY * times[first] else first
+        ways = {size: _called(size, population) for size, population in sorted(self.fitting.items())}
+        measured = ", ".join(f"{ways[size]} {1000 * times[size]:.1f}" for size in ways)
+        return chosen, f"ms a member and step: {measured}; they run {ways[chosen]}"
+
+    def _times(self, rounds: int) -> dict[int, float]:
+        """Seconds a member and step of each way, in turns, so that a machine that slows down slows them all.
+
+        Those of the first turn do not count, unless it is the only one.
+        """
+        seconds: dict[int, list[float]] = {size: [] for size in self.fitting}
+        states = jax.block_until_ready(next(iter(self.fitting.values())).initial({}))
+        what, total = "measuring how members run", (1 + rounds) * len(self.fitting)
+        with self._progress.phase(what, total, "steps") as advance:
+            for _ in range(1 + rounds):
+                for size, population in self.fitting.items():
+                    began = time.perf_counter()
+                    states, _ = population.step(states, [self._batch] * len(population.orders))
+                    jax.block_until_ready(states)
+                    seconds[size].append((time.perf_counter() - began) / len(population.members))
+                    advance()
+        return {size: statistics.median(times[1:] or times) for size, times in seconds.items()}
 
 
 def available_bytes(device: Any) -> float:
@@ -110,20 +187,6 @@ def _bytes(population: Population, batch: Any) -> int:
     figures = population.compiled(population.abstract([batch] * len(population.orders))).memory_analysis()
     held = figures.argument_size_in_bytes + figures.output_size_in_bytes - figures.alias_size_in_bytes
     return held + figures.temp_size_in_bytes
-
-
-def _times(populations: dict[int, Population], batch: Any) -> dict[int, float]:
-    """Seconds a member and step of each, in turns, so that a machine that slows down slows them all."""
-    seconds: dict[int, list[float]] = {size: [] for size in populations}
-    states = next(iter(populations.values())).initial({})
-    for measured in [False] + [True] * _ROUNDS:
-        for size, population in populations.items():
-            began = time.perf_counter()
-            states, _ = population.step(states, [batch] * len(population.orders))
-            jax.block_until_ready(states)
-            if measured:
-                seconds[size].append((time.perf_counter() - began) / len(population.members))
-    return {size: statistics.median(times) for size, times in seconds.items()}
 
 
 def _called(size: int, population: Population) -> str:

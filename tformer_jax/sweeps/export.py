@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.files import write_whole
+from ..progress import SILENT, Progress
 from ..training import reading
 from ..training.checkpoints import Checkpoints
 from ..training.metrics import read_metrics
@@ -28,7 +29,7 @@ from .members import Member, make_members
 from .vectorized import member_arrays
 
 
-def export_member(sweep: SweepDirectory, number: int, to: str | Path) -> Run:
+def export_member(sweep: SweepDirectory, number: int, to: str | Path, progress: Progress = SILENT) -> Run:
     """Makes the run directory of a member: its config, metrics, data's tokenizers and newest state.
 
     It is there whole or not at all: it is made beside its place, where what a killed process left is made again.
@@ -37,6 +38,7 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path) -> Run:
       sweep: vectorised.
       number: of the member.
       to: where the run goes; nothing must be there yet.
+      progress: is told what takes long.
 
     Raises:
       RunError: the sweep has no such member, nothing was trained of it yet, its directory says something else than its
@@ -48,7 +50,8 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path) -> Run:
         raise RunError(f"{sweep.path} has no member {number}, only {len(members)} from 0")
     records = sweep.groups() or []
     groups = [i for i, record in enumerate(records) if number in record["members"]]
-    found = _newest_state(sweep, groups[0], number) if groups else None
+    with progress.phase("reading the states of the members"):
+        found = _newest_state(sweep, groups[0], number) if groups else None
     if found is None:
         raise RunError(f"member {number} of {sweep.path} has no checkpoint yet")
     (member,) = make_members(sweep.asked["config"], [members[str(number)]])
@@ -58,7 +61,7 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path) -> Run:
         raise RunError(f"{to} is there already; an exported member needs a directory of its own")
     unfinished = to.with_name(f".{to.name}.unfinished")
     check_writable(unfinished)
-    with locked(unfinished):
+    with progress.phase("writing the run"), locked(unfinished):
         for entry in unfinished.iterdir():  # of a process that was killed
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         _fill(unfinished, sweep, groups[0], number, member, found)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..config import ConfigError, TransformerConfig
 from ..data.pipelines import in_order
+from ..progress import SILENT, Progress
 from ..tasks import Task
 from ..training.checkpoints import CheckpointConfig
 from ..training.experiment import Experiment, initial_arrays, load_data
@@ -24,17 +25,25 @@ from .vectorized import Population, program_of, varying_numbers
 class MemberData:
     """The data of members that differ in the order of their batches at most."""
 
-    def __init__(self, members: Sequence[Member], number: int, directory: Path, *, fresh: bool):
-        """`number`: of these data; `directory`: keeps tokenizers; `fresh`: nothing was trained yet.
+    def __init__(
+        self, members: Sequence[Member], number: int, directory: Path, *, fresh: bool, progress: Progress = SILENT
+    ):
+        """Args:
+          members: who have them.
+          number: of these data.
+          directory: keeps tokenizers.
+          fresh: nothing was trained yet.
+          progress: is told what takes long.
 
         Raises:
           DataError: the data cannot be read.
         """
         self.number, self.directory = number, directory
-        self._data = load_data(members[0].experiment, directory, fresh=fresh)
-        self.validation = self._data.evaluation_batches("validation")
         first = members[0].experiment
-        self.batches(first.data.order_seed, first.training.accumulate)  # complains, and adds to the report
+        self._data = load_data(first, directory, fresh=fresh, progress=progress)
+        with progress.phase("preparing batches"):
+            self.validation = first.validation_batches(self._data)
+            self.batches(first.data.order_seed, first.training.accumulate)  # complains, and adds to the report
         self.report = list(self._data.report)
 
     @functools.cache
@@ -88,9 +97,9 @@ class Group:
         """Training batches of the members with this `data.order_seed`."""
         return self.data.batches(order, self.members[0].experiment.training.accumulate)
 
-    def validate(self, model: Any) -> dict[str, float]:
+    def validate(self, model: Any, progress: Progress = SILENT) -> dict[str, float]:
         """The numbers of one validation."""
-        return self.task.validate(model, self.data.validation)
+        return self.task.validate(model, self.data.validation, progress)
 
     @functools.cached_property
     def pretrained(self) -> dict[str, np.ndarray]:
@@ -109,6 +118,8 @@ def make_groups(
     *,
     together: int | None = None,
     chunk: int | None = None,
+    share: float = 1.0,
+    progress: Progress = SILENT,
 ) -> list[Group]:
     """The groups of a sweep: one for each program, or more where memory, or `together`, says so.
 
@@ -119,6 +130,8 @@ def make_groups(
       members: all of them.
       say: is told what was found.
       together, chunk: see `calibration.Way`; by default measured.
+      share: of all steps of all members, what is left by halving: as long the sweep is, and measuring may be.
+      progress: is told what takes long.
 
     Raises:
       ConfigError, DataError, RunError: the data, or the run to start from, are not what the config says; a member does
@@ -126,7 +139,7 @@ def make_groups(
     """
     _check_engine(members[0].experiment)
     kept = directory.groups()
-    data = _load(directory, members, fresh=kept is None, say=say)
+    data = _load(directory, members, fresh=kept is None, say=say, progress=progress)
     programs: dict[Any, list[Member]] = {}
     several_shapes = False
     for member in members:
@@ -139,7 +152,8 @@ def make_groups(
     if several_shapes:
         say("batches have several shapes: members that have them in different orders are different programs")
     if kept is None:
-        groups, kept = _measured(programs, data, say, together, chunk)
+        how = {"together": together, "chunk": chunk, "progress": progress}
+        groups, kept = _measured(programs, data, say, share, how)
         for group in groups:  # complains while nothing is trained, and the directory is free
             group.pretrained  # noqa: B018
         directory.keep_groups(kept)
@@ -147,14 +161,15 @@ def make_groups(
     return _as_kept(kept, programs, data, say)
 
 
-def _measured(programs, data, say, together, chunk) -> tuple[list[Group], list[dict[str, Any]]]:
+def _measured(programs, data, say, share, how) -> tuple[list[Group], list[dict[str, Any]]]:
     """New groups, and how they are written down."""
     groups, kept = [], []
     for members in programs.values():
         found, task = _shared(members, data)
         first = members[0].experiment
         batch = found.batches(first.data.order_seed, first.training.accumulate).batch(0)
-        way, population = calibrate(members, task, batch, jax.local_devices(), say, together=together, chunk=chunk)
+        how["member_steps"] = share * sum(member.experiment.training.steps for member in members)
+        way, population = calibrate(members, task, batch, jax.local_devices(), say, **how)
         for part in _parts(members, way.together):
             groups.append(Group(len(groups), population.of(part), found, task, say))
             kept.append({"members": [m.number for m in part], "chunk": way.chunk, "data": found.number})
@@ -163,14 +178,19 @@ def _measured(programs, data, say, together, chunk) -> tuple[list[Group], list[d
 
 def _as_kept(kept, programs, data, say) -> list[Group]:
     """The groups as they were before."""
-    by_number = {member.number: (member, members) for members in programs.values() for member in members}
-    groups = []
+    by_number = {member.number: (member, program) for program, some in programs.items() for member in some}
+    groups: list[Group] = []
+    alike: dict[Any, Group] = {}  # by program: the others of one need nothing compiled again
     for number, record in enumerate(kept):
-        part = [by_number[n][0] for n in record["members"]]
-        alike = by_number[record["members"][0]][1]
+        part, program = [by_number[n][0] for n in record["members"]], by_number[record["members"][0]][1]
+        if (other := alike.get((program, record["chunk"]))) is not None:
+            groups.append(dataclasses.replace(other, number=number, population=other.population.of(part)))
+            continue
         found, task = _shared(part, data)
-        population = Population(part, task, jax.local_devices(), record["chunk"], varying_numbers(alike))
+        varying = varying_numbers(programs[program])
+        population = Population(part, task, jax.local_devices(), record["chunk"], varying)
         groups.append(Group(number, population, found, task, say))
+        alike[program, record["chunk"]] = groups[-1]
     return groups
 
 
@@ -179,14 +199,14 @@ def _shared(members: Sequence[Member], data: dict[str, MemberData]) -> tuple[Mem
     return found, members[0].experiment.restore_task(found.directory)
 
 
-def _load(directory: SweepDirectory, members: Sequence[Member], *, fresh: bool, say) -> dict[str, MemberData]:
+def _load(directory: SweepDirectory, members: Sequence[Member], *, fresh: bool, say, progress) -> dict[str, MemberData]:
     """The data of all members, each once."""
     alike: dict[str, list[Member]] = {}
     for member in members:
         alike.setdefault(_data_key(member), []).append(member)
     found = {}
     for number, (key, some) in enumerate(alike.items()):
-        found[key] = MemberData(some, number, directory.data(number), fresh=fresh)
+        found[key] = MemberData(some, number, directory.data(number), fresh=fresh, progress=progress)
         for line in found[key].report:
             say(line)
     return found

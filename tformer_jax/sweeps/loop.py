@@ -15,6 +15,7 @@ import numpy as np
 
 from ..config import ConfigError, check_choice
 from ..data.files import GrowingFile
+from ..progress import Counted
 from ..training.checkpoints import CheckpointConfig, Checkpoints
 from ..training.interruption import Interrupted, Interruption
 from ..training.metrics import drop_later_rows, read_metrics, sayable
@@ -112,9 +113,10 @@ def vectorized_sweep(
         write_json(directory.path / "environment.json", environment())
         if same := len(sets) - len(members):
             board.say(f"{same} of {len(sets)} members are the same as others, and left out")
+        given = {"together": how.together, "chunk": how.chunk, "share": _share(len(members), stages, how.halving)}
         try:
             with interruption.at_once("before the first step", directory.withdraw):
-                groups = make_groups(directory, members, board.say, together=how.together, chunk=how.chunk)
+                groups = make_groups(directory, members, board.say, progress=board.terminal, **given)
                 sweep = _Sweep(directory, members, groups, stages, Results(members, ranking), board, interruption)
                 sweep.read_back()
         except BaseException:  # whatever it is, the corrected command must find the directory free
@@ -126,6 +128,15 @@ def vectorized_sweep(
                 sweep.decide(stage, how.halving.factor)
         write_results(sweep.results.rows(), directory.path)
     return sweep.results.rows()
+
+
+def _share(members: int, stages: Sequence[int], halving: Halving | None) -> float:
+    """Of all steps of all members, those that halving leaves to be made."""
+    made, going = 0, members
+    for since, stage in itertools.pairwise((0, *stages)):
+        made += going * (stage - since)
+        going = going if halving is None else -(-going // halving.factor)
+    return made / (members * stages[-1])
 
 
 @dataclasses.dataclass
@@ -233,15 +244,18 @@ class _Stage:
         becomes of a member depends on who stands beside it.
         """
         start, interruption = self.step, self.sweep.interruption
-        states = self.checkpoints.restore_as_saved(start) if start else {}
+        progress = self.sweep.board.terminal
+        with progress.phase("reading the newest checkpoint"):
+            states = self.checkpoints.restore_as_saved(start) if start else {}
         if start > since:
             going = [member for member in self.group.members if member.number in states[MEMBERS]]
         self.population = self.group.population.of(going)
-        arrays = self._restored(start, states, going) if start else self.population.initial(self.group.pretrained)
+        with progress.phase(f"making the states of {len(going)} members"):
+            arrays = self._restored(start, states, going) if start else self.population.initial(self.group.pretrained)
         batches = [self.group.batches(order) for order in self.population.orders]
         self.clock = time.perf_counter()
         for step in range(start + 1, until + 1):
-            arrays, metrics = self.population.step(arrays, [b.batch(step - 1) for b in batches])
+            arrays, metrics = self._made(arrays, [b.batch(step - 1) for b in batches])
             self._settle()
             self.pending = (step, metrics)
             last = step == until or not self._alive()
@@ -256,6 +270,14 @@ class _Stage:
             if interruption.requested:
                 self.checkpoints.wait()
                 raise Interrupted(f"stopped {self._where(step)}, whose checkpoint is kept")
+
+    def _made(self, arrays: Arrays, batches: Sequence[Any]) -> tuple[Arrays, Arrays]:
+        """One step; the first for batches of these shapes compiles, and says so."""
+        if self.population.has_compiled(batches):
+            return self.population.step(arrays, batches)
+        what = f"compiling the step of {len(self.population.members)} members"
+        with self.sweep.board.terminal.phase(what):
+            return self.population.step(arrays, batches)
 
     def _where(self, step: int) -> str:
         groups = len(self.sweep.groups)
@@ -316,13 +338,17 @@ class _Stage:
     def _validate(self, step: int, arrays: Arrays) -> None:
         """Each member's numbers; on each device those of its members, one after the other."""
         alive = self._alive()
+        total, what = len(alive) * len(self.group.data.validation), f"validating {len(alive)} members"
 
-        def on_device(device: int) -> list[tuple[int, dict[str, float]]]:
-            mine = [i for i in alive if self.population.device_of(i) == device]
-            return [(i, self.group.validate(self.population.model(arrays, i))) for i in mine]
+        with self.sweep.board.terminal.phase(what, total, "batches") as advance:
+            counted = Counted(advance)
 
-        with ThreadPoolExecutor(self.population.device_count) as pool:
-            found = [one for part in pool.map(on_device, range(self.population.device_count)) for one in part]
+            def on_device(device: int) -> list[tuple[int, dict[str, float]]]:
+                mine = [i for i in alive if self.population.device_of(i) == device]
+                return [(i, self.group.validate(self.population.model(arrays, i), counted)) for i in mine]
+
+            with ThreadPoolExecutor(self.population.device_count) as pool:
+                found = [one for part in pool.map(on_device, range(self.population.device_count)) for one in part]
         for i, numbers in found:
             values = {f"validation_{name}": value for name, value in numbers.items()}
             self._row(self.population.members[i].number, step, values)

@@ -15,7 +15,8 @@ from ..training.program import TrainingConfig
 from .space import Overrides
 
 # Where and how often something is written, or runs, changes no result; and another task has other fields.
-_NOT_SWEPT = {"parallel", "checkpoint", "training.log_every", "training.evaluate_every", "task.name"}
+_NOT_SWEPT = {"parallel", "checkpoint", "training.log_every", "training.evaluate_every",
+              "training.validation_batches", "task.name"}  # fmt: skip
 # What one name stands for.
 _SHORT = {"seed": ("training.seed", "data.order_seed")}
 

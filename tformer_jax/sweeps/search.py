@@ -14,6 +14,7 @@ from ..config import ConfigError, check_choice, check_seed
 from ..training.experiment import Experiment
 from ..training.interruption import Interruption
 from ..training.run import check_free, check_writable
+from ..training.terminal import Terminal
 from .members import Fields, make_members
 from .results import Ranking, Row
 from .space import Domain, Overrides, Range, Space
@@ -88,6 +89,7 @@ def search(
     how: SearchConfig,
     say: Callable[[str], None],
     changed: Callable[[list[Row]], None] = lambda rows: None,
+    terminal: Terminal | None = None,
 ) -> list[Row]:
     """Trains trials until `how.trials` are finished, by this worker and by others; returns the results, a row a trial.
 
@@ -101,6 +103,7 @@ def search(
       how: to search.
       say: is told what is done.
       changed: is given the results whenever a trial is finished, by one worker at a time.
+      terminal: where the progress of trials is shown; by default on standard output.
 
     Raises:
       ConfigError: see `check_search`; a package is missing, or the database cannot be opened.
@@ -117,7 +120,7 @@ def search(
 
     with Interruption() as interruption, contextlib.closing(_open(directory, config, dimensions, how)) as trials:
         jax.devices()  # may take long: not while other workers wait
-        Worker(trials, config, how.trials, how.ranking, say, changed, interruption).work()
+        Worker(trials, config, how.trials, how.ranking, say, changed, interruption, terminal).work()
         with trials.locked():
             changed(rows := trials.rows())
     return rows

@@ -170,6 +170,10 @@ class Population:
         arguments = arrays, self._given, batches
         return self.compiled(arguments)(*arguments)
 
+    def has_compiled(self, batches: Sequence[Any]) -> bool:
+        """Whether the step needs no compilation for such batches."""
+        return tuple((len(batches), *x.shape) for x in jax.tree.leaves(batches[0])) in self._compiled
+
     def compiled(self, arguments: Any) -> jax.stages.Compiled:
         """The step for arguments of these shapes."""
         shapes = tuple(x.shape for x in jax.tree.leaves(arguments[-1]))

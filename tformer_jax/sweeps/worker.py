@@ -15,6 +15,7 @@ from ..training.interruption import Interrupted, Interruption
 from ..training.loop import Diverged
 from ..training.metrics import read_metrics
 from ..training.run import Run
+from ..training.terminal import Terminal
 from .members import Fields, describe
 from .results import Ranking, Row, validated
 from .trials import Claimed, Outcome, Trials
@@ -35,6 +36,7 @@ class Worker:
     say: Callable[[str], None]
     changed: Callable[[list[Row]], None]
     interruption: Interruption
+    terminal: Terminal | None = None
     failures: int = 0
 
     def work(self) -> None:
@@ -103,7 +105,7 @@ class Worker:
 
         failures, self.failures = self.failures + 1, 0
         try:
-            run_training(run, self.say, told)
+            run_training(run, self.say, told, **({} if self.terminal is None else {"terminal": self.terminal}))
         except Interrupted as error:
             if not pruned:
                 raise Interrupted(f"trial {claimed.number} {error}") from None

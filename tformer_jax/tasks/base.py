@@ -2,10 +2,11 @@
 
 import bisect
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from ..analysis.flops import Cost
 from ..config import ConfigError, TransformerConfig, check_choice, check_positive
 from ..data import tokenizers
 from ..data.files import DataError
+from ..progress import SILENT, Progress
 
 # Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
 _SOME_CHARACTERS = 256
@@ -110,7 +112,9 @@ class Task:
         raise NotImplementedError
 
     @classmethod
-    def load_data(cls, config: Any, model: Mapping[str, Any], directory: Path) -> Any:
+    def load_data(
+        cls, config: Any, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+    ) -> Any:
         """The splits and their batches; leaves in `directory` what `restore` needs."""
         raise NotImplementedError
 
@@ -144,11 +148,13 @@ class Task:
         """`loss`, of a batch that is prepared."""
         raise NotImplementedError
 
-    def validate(self, model: Any, batches: Any) -> dict[str, float]:
+    def validate(self, model: Any, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
         """The numbers of one pass over batches in order, those of `validated`."""
         raise NotImplementedError
 
-    def evaluate(self, model: Any, data: Any, splits: Sequence[str]) -> dict[str, Evaluation]:
+    def evaluate(
+        self, model: Any, data: Any, splits: Sequence[str], progress: Progress = SILENT
+    ) -> dict[str, Evaluation]:
         """What is reported of each split."""
         raise NotImplementedError
 
@@ -156,7 +162,7 @@ class Task:
         """The numbers of an evaluation in a line."""
         raise NotImplementedError
 
-    def sample(self, model: Any) -> str:
+    def sample(self, model: Any, progress: Progress = SILENT) -> str:
         """Something that the model makes, to be read while it trains."""
         raise NotImplementedError
 
@@ -185,8 +191,10 @@ class DocumentTask(Task):
         return cls(config, tokenizers.planned(cls.planned_fields(data)["vocab_size"]))
 
     @classmethod
-    def load_data(cls, config: Any, model: Mapping[str, Any], directory: Path) -> Any:
-        return cls.Data(config, directory)
+    def load_data(
+        cls, config: Any, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+    ) -> Any:
+        return cls.Data(config, directory, progress)
 
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:
@@ -215,7 +223,27 @@ class DocumentTask(Task):
             raise ConfigError(f"data.row_length={data.row_length} exceeds model.max_length={model.max_length}")
 
 
-def weighted_means(measured: Sequence[tuple[dict[str, Array], Array]]) -> tuple[dict[str, float], float]:
+def measured(
+    measure: Callable[[Any, int], Any], batches: Any, progress: Progress, what: str = "validating"
+) -> list[Any]:
+    """What `measure(batch, i)` gives for each batch, on the host; the next one is on its way while one is awaited.
+
+    Without the wait, the device's queue would hold all batches, and the count would run ahead of it.
+    """
+    found, waiting = [], []
+    with progress.phase(what, len(batches), "batches") as advance:
+        for i in range(len(batches)):
+            waiting.append(measure(batches.batch(i), i))
+            if len(waiting) > 1:
+                found.append(jax.device_get(waiting.pop(0)))
+                advance()
+        for last in waiting:
+            found.append(jax.device_get(last))
+            advance()
+    return found
+
+
+def weighted_means(measured: Sequence[tuple[dict[str, Any], Any]]) -> tuple[dict[str, float], float]:
     """The weighted means of what batches measured, `(means, weight)` each, in float64, and the sum of the weights.
 
     Raises:

@@ -1,7 +1,8 @@
 """Text classification, by fine-tuning a text encoder or from scratch; judged by accuracy."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from ..data.pipelines import padded_length
 from ..data.text import canonical
 from ..data.text_classification import TextClassificationData, TextClassificationDataConfig, encode_texts
 from ..models import TextClassifier
-from .base import Evaluation, LossAndWeight, Task, check_label_smoothing, check_name, weighted_means
+from ..progress import SILENT, Progress
+from .base import Evaluation, LossAndWeight, Task, check_label_smoothing, check_name, measured, weighted_means
 
 # What only the data, or the pre-trained run, tells: any number will do to check the other fields.
 _SOME_CLASSES, _SOME_TOKENS = 2, 1000
@@ -74,36 +76,33 @@ class Classification(Task):
 
     def __init__(self, config: Any, classes: Sequence[str]):
         self.config, self.classes = config, list(classes)
-        self._measure = jax.jit(self._measured)
-        self._probabilities = jax.jit(lambda model, batch: jax.nn.softmax(self._logits(model, batch)))
 
-    def _logits(self, model: Any, batch: Any) -> Float[Array, "B C"]:
+    @staticmethod
+    def logits(model: Any, batch: Any) -> Float[Array, "B C"]:
         """Of a batch without its labels, float32, nothing about it random."""
         raise NotImplementedError
 
-    def _measured(self, model, batch):
-        logits, labels = self._logits(model, batch), batch["labels"]
-        loss, weight = labelled_loss(logits, labels, 0.0)
-        best = logits.argmax(-1)
-        right = F.weighted_mean((best == labels).astype(jnp.float32), (labels >= 0).astype(jnp.float32))
-        return {"loss": loss, "accuracy": right}, weight, best
+    def _measure(self, model, batch):
+        return _measure(type(self).logits, model, batch)
 
-    def validate(self, model: Any, batches: Any) -> dict[str, float]:
+    def validate(self, model: Any, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
         """Cross-entropy in nats per example, without augmentation, smoothing or dropout, and accuracy."""
-        return weighted_means([self._measure(model, batches.batch(i))[:2] for i in range(len(batches))])[0]
+        return weighted_means(measured(lambda batch, _: self._measure(model, batch)[:2], batches, progress))[0]
 
-    def predicted(self, model: Any, batches: Any) -> tuple[dict[str, float], dict[int, str]]:
+    def predicted(
+        self, model: Any, batches: Any, progress: Progress = SILENT, what: str = "scoring"
+    ) -> tuple[dict[str, float], dict[int, str]]:
         """The numbers of `validate`, and the class that each example of the batches is taken for."""
-        measured = [self._measure(model, batches.batch(i)) for i in range(len(batches))]
-        metrics, _ = weighted_means([numbers[:2] for numbers in measured])
+        numbers = measured(lambda batch, _: self._measure(model, batch), batches, progress, what)
+        metrics, _ = weighted_means([one[:2] for one in numbers])
         found = {}
-        for i, (_, _, best) in enumerate(measured):
-            found |= {int(e): self.classes[b] for e, b in zip(batches.indices(i), np.asarray(best), strict=False)}
+        for i, (_, _, best) in enumerate(numbers):
+            found |= {int(e): self.classes[b] for e, b in zip(batches.indices(i), best, strict=False)}
         return metrics, found
 
     def ranked(self, model: Any, batch: Any) -> list[ClassProbability]:
         """The classes of the first row of a batch, likeliest first."""
-        probabilities = np.asarray(self._probabilities(model, batch)[0])
+        probabilities = np.asarray(_probabilities(type(self).logits, model, batch)[0])
         order = np.argsort(-probabilities, kind="stable")
         return [ClassProbability(self.classes[i], float(probabilities[i])) for i in order]
 
@@ -137,10 +136,14 @@ class TextClassification(Classification):
 
     @classmethod
     def load_data(
-        cls, config: TextClassificationDataConfig, model: Mapping[str, Any], directory: Path
+        cls,
+        config: TextClassificationDataConfig,
+        model: Mapping[str, Any],
+        directory: Path,
+        progress: Progress = SILENT,
     ) -> TextClassificationData:
         limit = model.get("max_length", TransformerConfig.default("max_length"))
-        return TextClassificationData(config, limit, directory)
+        return TextClassificationData(config, limit, directory, progress)
 
     @classmethod
     def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:
@@ -155,11 +158,12 @@ class TextClassification(Classification):
         logits = model(batch["tokens"], lengths=batch["lengths"], key=key)
         return labelled_loss(logits, batch["labels"], self.config.label_smoothing)
 
-    def _logits(self, model, batch):
+    @staticmethod
+    def logits(model: TextClassifier, batch: Any) -> Float[Array, "B C"]:
         return model(batch["tokens"], lengths=batch["lengths"]).astype(jnp.float32)
 
     def evaluate(
-        self, model: TextClassifier, data: TextClassificationData, splits: Sequence[str]
+        self, model: TextClassifier, data: TextClassificationData, splits: Sequence[str], progress: Progress = SILENT
     ) -> dict[str, Evaluation]:
         """Loss and accuracy of each split, beside the share of its most frequent class.
 
@@ -167,8 +171,9 @@ class TextClassification(Classification):
         """
         evaluations = {}
         for split in splits:
-            metrics, found = self.predicted(model, data.evaluation_batches(split))
             examples, _ = data.encode(split)
+            scoring = f"scoring {len(examples):,} texts of {split}"
+            metrics, found = self.predicted(model, data.evaluation_batches(split), progress, scoring)
             labels = [example.label for example in examples]
             majority = max(labels.count(name) for name in self.classes) / len(labels)
             samples = [Classified(x.text, x.label, found[e]) for e, x in enumerate(examples[:_SHOWN])]
@@ -179,7 +184,9 @@ class TextClassification(Classification):
     def describe(self, metrics: Mapping[str, float]) -> str:
         return f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats, {metrics['texts']} texts"
 
-    def classify(self, model: TextClassifier, texts: Sequence[str]) -> list[list[ClassProbability]]:
+    def classify(
+        self, model: TextClassifier, texts: Sequence[str], progress: Progress = SILENT
+    ) -> list[list[ClassProbability]]:
         """The classes of each text, likeliest first.
 
         Raises:
@@ -190,8 +197,11 @@ class TextClassification(Classification):
         for number, row in enumerate(encoded, 1):
             if len(row) > limit:
                 raise DataError(f"text {number} has {len(row)} tokens, and the model reads at most {limit}")
-            tokens = np.pad(np.asarray(row, np.int32), (0, padded_length(len(row), limit) - len(row)))[None]
-            results.append(self.ranked(model, {"tokens": tokens, "lengths": np.int32([len(row)])}))
+        with progress.phase("classifying", len(encoded), "texts") as advance:
+            for row in encoded:
+                tokens = np.pad(np.asarray(row, np.int32), (0, padded_length(len(row), limit) - len(row)))[None]
+                results.append(self.ranked(model, {"tokens": tokens, "lengths": np.int32([len(row)])}))
+                advance()
         return results
 
 
@@ -205,3 +215,20 @@ def labelled_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple
     weights = (labels >= 0).astype(jnp.float32)
     targets = jnp.maximum(labels, 0)
     return F.cross_entropy(logits, targets, weights=weights, label_smoothing=label_smoothing), weights.sum()
+
+
+# Of the module, not of a task: all that have such a model share what is compiled.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure(logits_of: Callable[[Any, Any], Array], model: Any, batch: Any):
+    logits, labels = logits_of(model, batch), batch["labels"]
+    loss, weight = labelled_loss(logits, labels, 0.0)
+    best = logits.argmax(-1)
+    right = F.weighted_mean((best == labels).astype(jnp.float32), (labels >= 0).astype(jnp.float32))
+    return {"loss": loss, "accuracy": right}, weight, best
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(logits_of: Callable[[Any, Any], Array], model: Any, batch: Any) -> Float[Array, "B C"]:
+    return jax.nn.softmax(logits_of(model, batch))

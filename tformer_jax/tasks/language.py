@@ -17,12 +17,14 @@ from ..config import ConfigError, TransformerConfig, check_positive
 from ..data import tokenizers
 from ..data.language import LanguageData, LanguageDataConfig
 from ..models import CausalLM
+from ..progress import SILENT, Progress
 from .base import (
     DocumentTask,
     Evaluation,
     LossAndWeight,
     VocabularyLossConfig,
     check_name,
+    measured,
     perplexity,
     vocabulary_loss,
     weighted_means,
@@ -30,6 +32,8 @@ from .base import (
 
 _PROMPT_CHARACTERS = 120
 _CONTINUED = 3
+# Every sample, with or without a prompt, is written by one program.
+_SAMPLE_PROMPT = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,43 +81,27 @@ class LanguageModelling(DocumentTask):
     samples = True
     validated = ("loss", "perplexity")
 
-    def __init__(self, config: LanguageModellingConfig, tokenizer: Tokenizer):
-        super().__init__(config, tokenizer)
-        plain = VocabularyLossConfig()
-        self._evaluation_loss = jax.jit(lambda model, batch: self._loss(model, batch, None, plain))
-
     def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> LossAndWeight:
         """The training loss, a mean over target tokens, and how many they are."""
-        return self._loss(model, batch, key, self.config)
-
-    def _loss(self, model, batch, key, config: VocabularyLossConfig):
-        inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
-        segments = batch.get("segments")
-        if segments is None:
-            weights = jnp.arange(1, batch["tokens"].shape[1]) < batch["lengths"][:, None]
-        else:
-            # The first token of a document has nothing to be predicted from.
-            weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-            segments = segments[:, :-1]
-        weights = weights.astype(jnp.float32)
-        hidden, _ = model.hidden(inputs, segments=segments, key=key)
-        return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
+        return _loss(model, batch, key, self.config)
 
     def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
         return flops.Cost(flops.causal_lm_flops(model, rows, length - 1), rows * (length - 1))
 
-    def validate(self, model: CausalLM, batches: Any) -> dict[str, float]:
+    def validate(self, model: CausalLM, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
         """Cross-entropy in nats per token, without smoothing or dropout, and its exponential."""
-        return self._measured(model, batches)[0]
+        return self._measured(model, batches, progress)[0]
 
-    def _measured(self, model, batches) -> tuple[dict[str, float], float]:
+    def _measured(self, model, batches, *shown) -> tuple[dict[str, float], float]:
         """The numbers, and how many tokens they are the mean of."""
-        losses = (self._evaluation_loss(model, batches.batch(i)) for i in range(len(batches)))
+        losses = measured(lambda batch, _: _evaluation_loss(model, batch), batches, *shown)
         means, count = weighted_means([({"loss": loss}, weight) for loss, weight in losses])
         return means | {"perplexity": perplexity(means["loss"])}, count
 
-    def evaluate(self, model: CausalLM, data: LanguageData, splits: Sequence[str]) -> dict[str, Evaluation]:
+    def evaluate(
+        self, model: CausalLM, data: LanguageData, splits: Sequence[str], progress: Progress = SILENT
+    ) -> dict[str, Evaluation]:
         """Loss, perplexity a token and bits per byte of text of each split, and some continuations.
 
         The end of each document is predicted too: its bits count, and it has no bytes. Rows see nothing
@@ -122,16 +110,25 @@ class LanguageModelling(DocumentTask):
         """
         evaluations = {}
         for split in splits:
-            metrics, tokens = self._measured(model, data.evaluation_batches(split))
+            batches, text = data.evaluation_batches(split), sum(len(ids) for ids, _ in data.encode(split))
+            metrics, tokens = self._measured(model, batches, progress, f"scoring {text:,} tokens of {split}")
             bits = metrics["loss"] * tokens / math.log(2)
             metrics = metrics | {"bits_per_byte": bits / data.byte_count(split), "tokens": tokens}
-            beginnings = [document.text[:_PROMPT_CHARACTERS] for document in data.splits[split][:_CONTINUED]]
-            # A beginning may fill a short context.
-            samples = [Continuation(text, "".join(self.continue_text(model, text, slide=True))) for text in beginnings]
+            samples = self._continued(model, data.splits[split][:_CONTINUED], progress, split)
             unknown = data.unknown_count(split)
             note = f"{unknown:,} characters are on no training text, and cost only the bits of <unk>" if unknown else ""
             evaluations[split] = Evaluation(metrics, note, samples)
         return evaluations
+
+    def _continued(self, model, documents, progress: Progress, split: str) -> list[Continuation]:
+        samples = []
+        with progress.phase(f"writing samples of {split}", len(documents), "samples") as advance:
+            for text in (document.text[:_PROMPT_CHARACTERS] for document in documents):
+                # A beginning may fill a short context.
+                pieces = self.continue_text(model, text, slide=True, pad_to=_SAMPLE_PROMPT)
+                samples.append(Continuation(text, "".join(pieces)))
+                advance()
+        return samples
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return (
@@ -139,9 +136,10 @@ class LanguageModelling(DocumentTask):
             f"loss {metrics['loss']:.4f} nats a token, {metrics['tokens']:,.0f} tokens"
         )
 
-    def sample(self, model: CausalLM) -> str:
+    def sample(self, model: CausalLM, progress: Progress = SILENT) -> str:
         """A text from its beginning."""
-        return "".join(self.continue_text(model, ""))
+        with progress.phase("writing a sample"):
+            return "".join(self.continue_text(model, "", pad_to=_SAMPLE_PROMPT))
 
     def continue_text(
         self,
@@ -152,6 +150,7 @@ class LanguageModelling(DocumentTask):
         sampler: decoding.Sampler | None = None,
         key: Array | None = None,
         slide: bool = False,
+        pad_to: int = 0,
     ) -> Iterator[str]:
         """What the model goes on with after a document's beginning, in pieces as they come.
 
@@ -159,7 +158,7 @@ class LanguageModelling(DocumentTask):
           text: the beginning; may be empty.
           max_new_tokens, sampler: by default those of the config's samples.
           key: of the sampler, by default `jax.random.key(0)`.
-          slide: see `decoding.generate`.
+          slide, pad_to: see `decoding.generate`.
 
         Raises:
           ValueError: as `decoding.generate`.
@@ -177,6 +176,7 @@ class LanguageModelling(DocumentTask):
             key=jax.random.key(0) if key is None else key,
             eos_id=tokenizers.EOS_ID,
             slide=slide,
+            pad_to=pad_to,
         )
         new: list[int] = []
         said = whole = ""
@@ -188,3 +188,22 @@ class LanguageModelling(DocumentTask):
                 yield whole[len(said) :]
                 said = whole
         yield whole[len(said) :]
+
+
+def _loss(model: CausalLM, batch: Any, key: Array | None, config: VocabularyLossConfig) -> LossAndWeight:
+    inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+    segments = batch.get("segments")
+    if segments is None:
+        weights = jnp.arange(1, batch["tokens"].shape[1]) < batch["lengths"][:, None]
+    else:
+        # The first token of a document has nothing to be predicted from.
+        weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+        segments = segments[:, :-1]
+    weights = weights.astype(jnp.float32)
+    hidden, _ = model.hidden(inputs, segments=segments, key=key)
+    return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
+
+
+@jax.jit  # of the module, not of a task: all that have such a model share it
+def _evaluation_loss(model: CausalLM, batch: Any) -> LossAndWeight:
+    return _loss(model, batch, None, VocabularyLossConfig())

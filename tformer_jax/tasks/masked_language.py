@@ -1,6 +1,7 @@
 """Masked language modelling: predict hidden tokens from both sides, judged by how many are right."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,12 +23,14 @@ from ..data.language import MaskedData, MaskedDataConfig
 from ..data.pipelines import EVALUATION_TOKENS, padded_length
 from ..models import MaskedLM
 from ..nn.partitioning import row_groups, spread_groups
+from ..progress import SILENT, Progress
 from .base import (
     DocumentTask,
     Evaluation,
     LossAndWeight,
     VocabularyLossConfig,
     check_name,
+    measured,
     perplexity,
     vocabulary_loss,
     weighted_means,
@@ -98,74 +101,49 @@ class MaskedLanguageModelling(DocumentTask):
         super().__init__(config, tokenizer)
         # A token of a byte-level BPE holds the blank before its word, and so does a gap; characters stand alone.
         self._gap = MASK_TEXT if isinstance(tokenizer.model, WordLevel) else " " + MASK_TEXT
-        self._measure = jax.jit(self._measured)
-        self._token_log_probs = jax.jit(_token_log_probs)
-        self._probabilities = jax.jit(_probabilities)
+        self._probabilities = _probabilities
 
     def prepare(self, batch: Any, key: Array) -> Any:
         """The batch with what takes the place of its tokens, "corrupted", and which were chosen, "masked" [B T]."""
         corruption_key, _ = jax.random.split(key)
-        return self._corrupted(batch, corruption_key)
-
-    def _corrupted(self, batch: Any, key: Array) -> Any:
-        corrupted, masked = F.mask_tokens(
-            batch["tokens"],
-            key,
-            mask_id=tokenizers.MASK_ID,
-            vocab_size=self.tokenizer.get_vocab_size(),
-            special_ids=_SPECIAL_IDS,
-            rate=self.config.mask_rate,
-            word_ids=batch.get("word_ids"),
-        )
-        return batch | {"corrupted": corrupted, "masked": masked}
+        return _corrupted(batch, corruption_key, self.tokenizer.get_vocab_size(), self.config.mask_rate)
 
     def prepared_loss(self, model: MaskedLM, batch: Any, key: Array) -> LossAndWeight:
         """The training loss, a mean over the chosen tokens, and how many they are."""
         _, dropout_key = jax.random.split(key)
-        hidden, targets, weights = self._chosen(model, batch, dropout_key)
+        hidden, targets, weights = _chosen(model, batch, dropout_key, self.config.mask_rate)
         return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum()
-
-    def _chosen(self, model: MaskedLM, batch: Any, dropout_key: Array | None):
-        """States [G M D], original tokens [G M] and weights [G M] of the chosen tokens: the others need no logits."""
-        tokens, masked = batch["tokens"], batch["masked"]
-        mask = F.AttentionMask(lengths=batch["lengths"])
-        states, _ = model.encoder(batch["corrupted"], mask=mask, key=dropout_key)
-        # Each group of devices picks from its own rows.
-        groups = row_groups(len(tokens))
-        tokens, masked, states = (x.reshape(groups, -1, *x.shape[2:]) for x in (tokens, masked, states))
-        chosen, weights = first_chosen(masked, _room(tokens.shape[1], self.config.mask_rate))
-        states = jnp.take_along_axis(spread_groups(states), chosen[..., None], axis=1)
-        return model.transformed(spread_groups(states)), jnp.take_along_axis(tokens, chosen, axis=1), weights
 
     def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
         predicted = _room(rows * length, self.config.mask_rate)
         return flops.Cost(flops.masked_lm_flops(model, rows, length, predicted), rows * length)
 
-    def _measured(self, model, batch, key):
-        hidden, targets, weights = self._chosen(model, self._corrupted(batch, key), None)
-        logits = model.logits(hidden)
-        right = (logits.argmax(-1) == targets).astype(jnp.float32)
-        means = {
-            "loss": F.cross_entropy(logits, targets, weights=weights),
-            "masked_accuracy": F.weighted_mean(right, weights),
-        }
-        return means, weights.sum()
-
-    def validate(self, model: MaskedLM, batches: Any) -> dict[str, float]:
+    def validate(self, model: MaskedLM, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
         """Cross-entropy in nats per chosen token, without smoothing or dropout, and the share that is right."""
-        keys = jax.random.split(jax.random.key(0), len(batches))
-        return weighted_means([self._measure(model, batches.batch(i), keys[i]) for i in range(len(batches))])[0]
+        return self._measured(model, batches, progress)
 
-    def evaluate(self, model: MaskedLM, data: MaskedData, splits: Sequence[str]) -> dict[str, Evaluation]:
+    def _measured(self, model, batches, *shown) -> dict[str, float]:
+        keys = jax.random.split(jax.random.key(0), len(batches))
+        how = {"vocab_size": self.tokenizer.get_vocab_size(), "rate": self.config.mask_rate}
+        return weighted_means(measured(lambda batch, i: _measure(model, batch, keys[i], **how), batches, *shown))[0]
+
+    def evaluate(
+        self, model: MaskedLM, data: MaskedData, splits: Sequence[str], progress: Progress = SILENT
+    ) -> dict[str, Evaluation]:
         """Loss, masked accuracy and pseudo-perplexity of each split, and some filled gaps."""
         evaluations = {}
         for split in splits:
             batches = data.evaluation_batches(split)
-            metrics = self.validate(model, batches)
+            tokens = sum(len(ids) for ids, _ in data.encode(split))
+            metrics = self._measured(model, batches, progress, f"scoring {tokens:,} tokens of {split}")
             rows = self._rows(batches, self.config.pseudo_perplexity_rows)
-            metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows), "rows": len(rows)}
-            samples = [self._filled(model, row) for row in rows[:_SHOWN]]
+            metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows, progress), "rows": len(rows)}
+            with progress.phase(f"filling gaps of {split}", min(len(rows), _SHOWN), "samples") as advance:
+                samples = []
+                for row in rows[:_SHOWN]:
+                    samples.append(self._filled(model, row))
+                    advance()
             evaluations[split] = Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
         return evaluations
 
@@ -175,7 +153,9 @@ class MaskedLanguageModelling(DocumentTask):
             f"token, pseudo-perplexity {metrics['pseudo_perplexity']:.2f} a token"
         )
 
-    def pseudo_perplexity(self, model: MaskedLM, rows: Sequence[np.ndarray]) -> float:
+    def pseudo_perplexity(
+        self, model: MaskedLM, rows: Sequence[np.ndarray], progress: Progress = SILENT
+    ) -> float:
         """exp of the mean of -log P(x_i | all other tokens of its row), over every token but start and end.
 
         Source: Salazar et al., 2020.
@@ -183,11 +163,16 @@ class MaskedLanguageModelling(DocumentTask):
         Args:
           model: any.
           rows: token ids, each from start to end token and no longer than max_length.
+          progress: is told of each row.
         """
         length = max(len(row) for row in rows)
         padded = [(np.pad(row, (0, length - len(row))), np.int32(len(row))) for row in rows]
-        sums = [self._token_log_probs(model, row, size) for row, size in padded]
-        return perplexity(-np.sum(jax.device_get(sums), dtype=np.float64) / sum(len(row) - 2 for row in rows))
+        sums = []
+        with progress.phase("pseudo-perplexity", len(rows), "rows") as advance:
+            for row, size in padded:
+                sums.append(jax.device_get(_token_log_probs(model, row, size)))
+                advance()
+        return perplexity(-np.sum(sums, dtype=np.float64) / sum(len(row) - 2 for row in rows))
 
     def fill(self, model: MaskedLM, text: str, count: int = 5) -> list[list[Guess]]:
         """The `count` likeliest tokens for each `[MASK]` of a text, likeliest first.
@@ -262,6 +247,44 @@ def _padded(tokens: Sequence[int] | np.ndarray, limit: int) -> np.ndarray:
     return np.pad(np.asarray(tokens, np.int32), (0, missing), constant_values=tokenizers.PAD_ID)
 
 
+def _corrupted(batch: Any, key: Array, vocab_size: int, rate: float) -> Any:
+    corrupted, masked = F.mask_tokens(
+        batch["tokens"],
+        key,
+        mask_id=tokenizers.MASK_ID,
+        vocab_size=vocab_size,
+        special_ids=_SPECIAL_IDS,
+        rate=rate,
+        word_ids=batch.get("word_ids"),
+    )
+    return batch | {"corrupted": corrupted, "masked": masked}
+
+
+def _chosen(model: MaskedLM, batch: Any, dropout_key: Array | None, rate: float):
+    """States [G M D], original tokens [G M] and weights [G M] of the chosen tokens: the others need no logits."""
+    tokens, masked = batch["tokens"], batch["masked"]
+    mask = F.AttentionMask(lengths=batch["lengths"])
+    states, _ = model.encoder(batch["corrupted"], mask=mask, key=dropout_key)
+    # Each group of devices picks from its own rows.
+    groups = row_groups(len(tokens))
+    tokens, masked, states = (x.reshape(groups, -1, *x.shape[2:]) for x in (tokens, masked, states))
+    chosen, weights = first_chosen(masked, _room(tokens.shape[1], rate))
+    states = jnp.take_along_axis(spread_groups(states), chosen[..., None], axis=1)
+    return model.transformed(spread_groups(states)), jnp.take_along_axis(tokens, chosen, axis=1), weights
+
+
+@functools.partial(jax.jit, static_argnames=("vocab_size", "rate"))  # of the module: shared by all with such a model
+def _measure(model: MaskedLM, batch: Any, key: Array, vocab_size: int, rate: float):
+    hidden, targets, weights = _chosen(model, _corrupted(batch, key, vocab_size, rate), None, rate)
+    logits = model.logits(hidden)
+    right = (logits.argmax(-1) == targets).astype(jnp.float32)
+    means = {
+        "loss": F.cross_entropy(logits, targets, weights=weights),
+        "masked_accuracy": F.weighted_mean(right, weights),
+    }
+    return means, weights.sum()
+
+
 def first_chosen(masked: Bool[Array, "G N"], count: int) -> tuple[Int[Array, "G M"], Float[Array, "G M"]]:
     """Where the first `count` True values of each group stand, and weights: 1 for them, 0 for what fills up."""
     places = jnp.argsort(~masked, axis=1, stable=True)[:, :count]
@@ -277,6 +300,7 @@ def _room(tokens: int, rate: float) -> int:
     return min(tokens, 8 * math.ceil(wanted / 8))
 
 
+@jax.jit
 def _token_log_probs(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]) -> Float[Array, ""]:
     """The sum over the tokens of a row, but its first and last, of log P(token | the others)."""
     T = row.shape[0]
@@ -292,5 +316,6 @@ def _token_log_probs(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]
     return jnp.where(places < size - 1, log_probs, 0.0).sum()
 
 
+@jax.jit
 def _probabilities(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]) -> Float[Array, "T V"]:
     return jax.nn.softmax(model(row[None], mask=F.AttentionMask(lengths=size[None]))[0].astype(jnp.float32))

@@ -21,7 +21,17 @@ from ..data.text import canonical
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
 from ..nn.layers import split_key
-from .base import Evaluation, LossAndWeight, Task, VocabularyLossConfig, check_name, vocabulary_loss, weighted_means
+from ..progress import SILENT, Progress
+from .base import (
+    Evaluation,
+    LossAndWeight,
+    Task,
+    VocabularyLossConfig,
+    check_name,
+    measured,
+    vocabulary_loss,
+    weighted_means,
+)
 
 _DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
@@ -76,8 +86,6 @@ class Translation(Task):
 
     def __init__(self, config: TranslationConfig, tokenizers: Tokenizers):
         self.config, self.tokenizers = config, tokenizers
-        plain = VocabularyLossConfig()
-        self._evaluation_loss = jax.jit(lambda model, batch: self._loss(model, batch, None, plain))
 
     @classmethod
     def restore(cls, config: TranslationConfig, directory: Path) -> "Translation":
@@ -94,8 +102,11 @@ class Translation(Task):
         return flops.Cost(flops.transformer_flops(model, rows, source, target), rows * target)
 
     @classmethod
-    def load_data(cls, config: TranslationDataConfig, model: Mapping[str, Any], directory: Path) -> TranslationData:
-        return TranslationData(config, model.get("max_length", TransformerConfig.default("max_length")), directory)
+    def load_data(
+        cls, config: TranslationDataConfig, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+    ) -> TranslationData:
+        limit = model.get("max_length", TransformerConfig.default("max_length"))
+        return TranslationData(config, limit, directory, progress)
 
     @classmethod
     def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:
@@ -109,37 +120,24 @@ class Translation(Task):
 
     def prepared_loss(self, model: Transformer, batch: Any, key: Array | None) -> LossAndWeight:
         """The smoothed training loss, a mean over target tokens, and how many they are."""
-        return self._loss(model, batch, key, self.config)
+        return _loss(model, batch, key, self.config)
 
-    def _loss(self, model, batch, key, config: VocabularyLossConfig):
-        inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]
-        if "target_segments" in batch:
-            segments = batch["target_segments"]
-            # The last token of a segment has nothing to predict: what follows is another sentence.
-            weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-            source_side = {"mask": None, "segments": batch["source_segments"]}
-            target_segments = segments[:, :-1]
-        else:
-            weights = jnp.arange(1, batch["target"].shape[1]) < batch["target_lengths"][:, None]
-            source_side = {"mask": F.AttentionMask(lengths=batch["source_lengths"]), "segments": None}
-            target_segments = None
-        weights = weights.astype(jnp.float32)
-        encoder_key, decoder_key = split_key(key, 2)
-        memory = model.encode(batch["source"], **source_side, key=encoder_key)
-        seen = {f"source_{name}": value for name, value in source_side.items()}
-        hidden, _ = model.hidden(inputs, memory, **seen, target_segments=target_segments, key=decoder_key)
-        return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
-
-    def validate(self, model: Transformer, batches: Any) -> dict[str, float]:
+    def validate(self, model: Transformer, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
         """Cross-entropy in nats per target token, without smoothing or dropout."""
-        losses = (self._evaluation_loss(model, batches.batch(i)) for i in range(len(batches)))
+        return self._measured(model, batches, progress)
+
+    def _measured(self, model, batches, *shown) -> dict[str, float]:
+        losses = measured(lambda batch, _: _evaluation_loss(model, batch), batches, *shown)
         return weighted_means([({"loss": loss}, weight) for loss, weight in losses])[0]
 
-    def evaluate(self, model: Transformer, data: TranslationData, splits: Sequence[str]) -> dict[str, Evaluation]:
+    def evaluate(
+        self, model: Transformer, data: TranslationData, splits: Sequence[str], progress: Progress = SILENT
+    ) -> dict[str, Evaluation]:
         """Loss and BLEU of each split (pairs beyond the model's max_length are reported and left out)."""
         pairs = {split: data.encode(split, data.max_length)[0] for split in splits}
         # All at once: their sentences share batches and compiled programs.
-        translations = iter(self.translate(model, [pair.source for split in splits for pair in pairs[split]]))
+        sources = [pair.source for split in splits for pair in pairs[split]]
+        translations = iter(self.translate(model, sources, progress))
         evaluations = {}
         for split in splits:
             samples = [Sample(pair.source, pair.target, next(translations)) for pair in pairs[split]]
@@ -147,7 +145,8 @@ class Translation(Task):
             # The tokenizer reads NFC, so that is what a model writes, whatever the references are in.
             written = [canonical(sample.translation) for sample in samples]
             score = bleu.corpus_score(written, [[canonical(sample.reference) for sample in samples]]).score
-            numbers = self.validate(model, data.evaluation_batches(split))
+            scoring = f"scoring {len(samples):,} sentences of {split}"
+            numbers = self._measured(model, data.evaluation_batches(split), progress, scoring)
             metrics = numbers | {"bleu": score, "sentences": len(samples)}
             evaluations[split] = Evaluation(metrics, f"signature {bleu.get_signature()}", samples)
         return evaluations
@@ -155,7 +154,7 @@ class Translation(Task):
     def describe(self, metrics: Mapping[str, float]) -> str:
         return f"BLEU {metrics['bleu']:.2f}, loss {metrics['loss']:.4f} nats a token, {metrics['sentences']} sentences"
 
-    def translate(self, model: Transformer, texts: list[str]) -> list[str]:
+    def translate(self, model: Transformer, texts: list[str], progress: Progress = SILENT) -> list[str]:
         """The translation of each text, in order.
 
         Raises:
@@ -173,11 +172,13 @@ class Translation(Task):
         lengths = pipelines.ladder(len(encoded[order[-1]]), limit)
         sides = ([encoded[i] for i in order],)
         batches = pipelines.Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
-        for i in range(len(batches)):
-            _, examples = batches.indices(i)
-            tokens = np.asarray(self._search(model, batches.batch(i)))
-            for example, row in zip(examples, tokens[: len(examples)], strict=True):
-                translations[order[example]] = tokenizers.decode(self.tokenizers.target, row)
+        with progress.phase(f"translating, beam of {self.config.beam_size}", len(order), "sentences") as advance:
+            for i in range(len(batches)):
+                _, examples = batches.indices(i)
+                tokens = np.asarray(self._search(model, batches.batch(i)))
+                for example, row in zip(examples, tokens[: len(examples)], strict=True):
+                    translations[order[example]] = tokenizers.decode(self.tokenizers.target, row)
+                advance(len(examples))
         return translations
 
     def _search(self, model: Transformer, batch: Any) -> Array:
@@ -213,3 +214,28 @@ class Translation(Task):
         plot_attention(
             weights, queries, keys, "Cross-attention, last layer: a row per word written", directory / "attention.png"
         )
+
+
+def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyLossConfig) -> LossAndWeight:
+    inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]
+    if "target_segments" in batch:
+        segments = batch["target_segments"]
+        # The last token of a segment has nothing to predict: what follows is another sentence.
+        weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+        source_side = {"mask": None, "segments": batch["source_segments"]}
+        target_segments = segments[:, :-1]
+    else:
+        weights = jnp.arange(1, batch["target"].shape[1]) < batch["target_lengths"][:, None]
+        source_side = {"mask": F.AttentionMask(lengths=batch["source_lengths"]), "segments": None}
+        target_segments = None
+    weights = weights.astype(jnp.float32)
+    encoder_key, decoder_key = split_key(key, 2)
+    memory = model.encode(batch["source"], **source_side, key=encoder_key)
+    seen = {f"source_{name}": value for name, value in source_side.items()}
+    hidden, _ = model.hidden(inputs, memory, **seen, target_segments=target_segments, key=decoder_key)
+    return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
+
+
+@jax.jit  # of the module, not of a task: all that have such a model share it
+def _evaluation_loss(model: Transformer, batch: Any) -> LossAndWeight:
+    return _loss(model, batch, None, VocabularyLossConfig())

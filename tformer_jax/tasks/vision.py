@@ -19,6 +19,7 @@ from ..data.image_data import ImageData, ImageDataConfig
 from ..data.images import read_images
 from ..functional.numbers import is_off
 from ..models import VisionTransformer
+from ..progress import SILENT, Progress
 from .base import Evaluation, LossAndWeight, check_label_smoothing, check_name
 from .classification import Classification, Classified, ClassProbability, planned_classes
 
@@ -77,8 +78,10 @@ class ImageClassification(Classification):
         return flops.Cost(flops.vision_flops(model, rows), rows, "image")
 
     @classmethod
-    def load_data(cls, config: ImageDataConfig, model: Mapping[str, Any], directory: Path) -> ImageData:
-        return ImageData(config, directory)
+    def load_data(
+        cls, config: ImageDataConfig, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+    ) -> ImageData:
+        return ImageData(config, directory, progress)
 
     @classmethod
     def planned_fields(cls, data: ImageDataConfig) -> dict[str, Any]:
@@ -115,15 +118,19 @@ class ImageClassification(Classification):
             images, targets = F.mixup(images, targets, mix_key, self.config.mixup, real=real)
         return images, targets
 
-    def _logits(self, model, batch):
+    @staticmethod
+    def logits(model: VisionTransformer, batch: Any) -> Float[Array, "B C"]:
         return model(_centred(batch["images"].astype(jnp.float32) / 255)).astype(jnp.float32)
 
-    def evaluate(self, model: VisionTransformer, data: ImageData, splits: Sequence[str]) -> dict[str, Evaluation]:
+    def evaluate(
+        self, model: VisionTransformer, data: ImageData, splits: Sequence[str], progress: Progress = SILENT
+    ) -> dict[str, Evaluation]:
         """Loss and accuracy of each split, and its mistakes."""
         evaluations = {}
         for split in splits:
-            metrics, found = self.predicted(model, data.evaluation_batches(split))
             labels = [self.classes[label] for label in data.splits[split].labels]
+            scoring = f"scoring {len(labels):,} images of {split}"
+            metrics, found = self.predicted(model, data.evaluation_batches(split), progress, scoring)
             mistakes = [Classified(f"image {e}", labels[e], c) for e, c in sorted(found.items()) if labels[e] != c]
             evaluations[split] = Evaluation(metrics | {"images": len(labels)}, "samples: the mistakes", mistakes)
         return evaluations
@@ -132,15 +139,20 @@ class ImageClassification(Classification):
         numbers = f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats"
         return f"{numbers}, {metrics['images']} images"
 
-    def classify(self, model: VisionTransformer, files: Sequence[Path]) -> list[list[ClassProbability]]:
+    def classify(
+        self, model: VisionTransformer, files: Sequence[Path], progress: Progress = SILENT
+    ) -> list[list[ClassProbability]]:
         """The classes of each image file, likeliest first.
 
         Raises:
           DataError: a file that is no image, by its name.
         """
         config, results = model.config, []
-        for file in files:
-            results.append(self.ranked(model, {"images": read_images([file], config.image_size, config.num_channels)}))
+        with progress.phase("classifying", len(files), "images") as advance:
+            for file in files:
+                images = read_images([file], config.image_size, config.num_channels)
+                results.append(self.ranked(model, {"images": images}))
+                advance()
         return results
 
 

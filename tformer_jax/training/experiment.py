@@ -13,7 +13,9 @@ import numpy as np
 
 from ..config import ConfigError, TransformerConfig, build, check_choice, nearest, with_traced
 from ..data.files import write_whole
+from ..data.pipelines import Part
 from ..nn import parametrization
+from ..progress import SILENT, Progress
 from ..tasks import TASKS, Task
 from . import reading
 from .checkpoints import CheckpointConfig, Checkpoints
@@ -26,6 +28,7 @@ from .processes import agreed, first_then_others, is_first
 from .program import Program, TrainingConfig
 from .run import Run, RunError
 from .step import Arrays
+from .terminal import Terminal
 from .trainer import Trainer
 
 # Batches whose rows are counted, to say which devices have none.
@@ -143,9 +146,17 @@ class Experiment:
         shapes = self.data.largest_batch(limit, self.training.accumulate)
         return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
-    def load_data(self, directory: Path) -> Any:
+    def load_data(self, directory: Path, progress: Progress = SILENT) -> Any:
         """The data, with its tokenizers or classes kept in `directory`."""
-        return self.task_class.load_data(self.data, self.model, directory)
+        return self.task_class.load_data(self.data, self.model, directory, progress)
+
+    def validation_batches(self, data: Any) -> Any:
+        """What the data are validated on while they are trained on: all of the split, or a part of it."""
+        batches, count = data.evaluation_batches("validation"), self.training.validation_batches
+        if count is None or count >= len(batches):
+            return batches
+        data.report.append(f"validations are of {count} of {len(batches)} batches, spread over the split")
+        return Part(batches, count)
 
     def restore_task(self, directory: Path) -> Task:
         """The task, with what the data left in `directory`."""
@@ -153,24 +164,29 @@ class Experiment:
 
 
 def run_training(
-    run: Run, say: Callable[[str], None], validated: Validated = lambda step, numbers: False
+    run: Run,
+    say: Callable[[str], None],
+    validated: Validated = lambda step, numbers: False,
+    terminal: Terminal | None = None,
 ) -> tuple[Task, Any, Any]:
     """Trains the run's experiment, or goes on with it; returns the task, the data and the model.
 
-    The model is whole on the first device of each process, for searches and samples. `validated`: see `train`.
+    The model is whole on the first device of each process, for searches and samples. `validated`, `terminal`: see
+    `train`.
 
     Raises:
       ConfigError: the config or the data are not what they must be.
       Diverged, Interrupted, CheckpointError: see `train`.
     """
     experiment = Experiment.from_config(run.config)
+    terminal = terminal or Terminal()
+    progress = terminal if is_first() else SILENT
     try:
         with Interruption() as interruption, interruption.at_once("before the first step", run.withdraw):
-            data = first_then_others(lambda: load_data(experiment, run.directory, fresh=not run.has_checkpoint))
-            batches = data.train_batches(experiment.training.accumulate)
-            validation = data.evaluation_batches("validation")
+            data, batches, validation = _read(experiment, run, progress)
             task = experiment.restore_task(run.directory)
-            trainer = experiment.trainer(task)
+            with progress.phase("building the model"):
+                trainer = experiment.trainer(task)
             initial = functools.cache(lambda: initial_arrays(experiment, task, trainer.layout.shapes, say))
             if not run.has_checkpoint:  # else the run that this one started from may be gone by now
                 initial()
@@ -181,14 +197,18 @@ def run_training(
         say(line)
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
-        sample = task.sample(trainer.local_model(arrays)) if task.samples else None
+        alone = trainer.mesh.size == 1
+        local = trainer.local_model(arrays) if alone or task.samples else None
+        sample = task.sample(local, progress) if task.samples else None
         if sample is not None and is_first():
             write_whole(run.samples / f"step_{step}.txt", sample)
+        if alone:  # as every other evaluation: what is compiled here serves the final report
+            return task.validate(local, validation, progress)
         with trainer.context():
-            return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh))
+            return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh), progress)
 
     try:
-        how = {"unit": task.unit, "initial": initial, "validated": validated}
+        how = {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
         arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
     except RunError:  # of a checkpoint that lay there already
         run.withdraw()
@@ -198,6 +218,14 @@ def run_training(
             run.withdraw()
         raise
     return task, data, trainer.local_model(arrays)
+
+
+def _read(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, Any, Any]:
+    """The data, and the batches to train and to validate on."""
+    fresh = not run.has_checkpoint
+    data = first_then_others(lambda: load_data(experiment, run.directory, fresh=fresh, progress=progress))
+    with progress.phase("preparing batches"):
+        return data, data.train_batches(experiment.training.accumulate), experiment.validation_batches(data)
 
 
 def _where(trainer: Trainer, batches: Any) -> list[str]:
@@ -267,14 +295,16 @@ def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
         raise ConfigError(f"{pretrained.directory} was trained as another model: {some(differing)}")
 
 
-def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:
+def load_run(
+    run: Run, step: int | None = None, progress: Progress = SILENT
+) -> tuple[Experiment, Task, Any]:
     """The experiment, task and model of a run, from its newest checkpoint or that of `step`, on the first device.
 
     Raises:
       RunError: it has no (such) checkpoint, or one of something else than the directory says (names the field or file).
       CheckpointError: the checkpoint is damaged.
     """
-    with reading.whole(run.checkpoints, step) as checkpoint:
+    with progress.phase("reading the checkpoint"), reading.whole(run.checkpoints, step) as checkpoint:
         run.check_identity(checkpoint.identity, checkpoint.step)  # before anything else believes config.json
         experiment = Experiment.from_config(run.config)
         task = experiment.restore_task(run.directory)
@@ -282,7 +312,9 @@ def load_run(run: Run, step: int | None = None) -> tuple[Experiment, Task, Any]:
         return experiment, task, trainer.model(checkpoint.restore(trainer.placed_shapes))
 
 
-def load_data(experiment: Experiment, directory: Path, *, fresh: bool) -> Any:
+
+
+def load_data(experiment: Experiment, directory: Path, *, fresh: bool, progress: Progress = SILENT) -> Any:
     """The data, with its tokenizers or classes kept in `directory`; `fresh`: nothing was trained there yet.
 
     The tokenizer of a run that the task starts from becomes this one's.
@@ -290,7 +322,7 @@ def load_data(experiment: Experiment, directory: Path, *, fresh: bool) -> Any:
     tokenizer = directory / "tokenizer.json"
     if (not tokenizer.exists() or fresh) and (pretrained := _pretrained_run(experiment)) is not None:
         write_whole(tokenizer, (pretrained.directory / "tokenizer.json").read_bytes())
-    return experiment.load_data(directory)
+    return experiment.load_data(directory, progress)
 
 
 def _pretrained_run(experiment: Experiment) -> Run | None:

@@ -8,14 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..progress import SILENT, Progress
 from .checkpoints import CheckpointConfig, Checkpoints
 from .interruption import Interrupted, Interruption
 from .metrics import MetricsWriter, NoReport, ProgressLine, Report
 from .parallel import Batches
 from .paths import some
 from .processes import in_any, is_first
+from .program import TrainingConfig
 from .run import Run
 from .step import Arrays
+from .terminal import Terminal
 from .trainer import Trainer
 
 Validate = Callable[[int, Arrays], dict[str, float]]
@@ -37,6 +40,7 @@ def train(
     unit: str = "tokens",
     initial: Callable[[], Mapping[str, Any]] | None = None,
     validated: Validated = lambda step, numbers: False,
+    terminal: Terminal | None = None,
 ) -> Arrays:
     """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
 
@@ -52,6 +56,7 @@ def train(
       unit: of what a batch's weight counts, for the progress line.
       initial: makes the values that parameters start from, by path, instead of at random.
       validated: is told what `validate` gave; if it says True, training stops there as if it was interrupted.
+      terminal: where progress is shown; by default on standard output. Of several processes, the first one shows it.
 
     Raises:
       Diverged: a loss or gradient is not finite; the newest checkpoint is older than that step.
@@ -59,20 +64,18 @@ def train(
       RunError: the newest whole checkpoint is not of what the run's directory says (names the field or the file).
       CheckpointError: a checkpoint cannot be written; those before are untouched.
     """
-    total, identity = trainer.config.steps, run.identity
+    progress, identity = (terminal or Terminal()) if is_first() else SILENT, run.identity
     with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
-        found = checkpoints.restore_newest(trainer.placed_shapes, say, run.check_identity)
-        if found is None:
-            start, arrays = 0, trainer.initial(initial() if initial else None)
-        else:
-            start, arrays = found
-            going_on = f"going on from the checkpoint of step {start}"
-            say(going_on if start < total else f"trained to step {start} already")
-        report = _report(run, total, start, unit, say) if is_first() else NoReport()
+        start, arrays = _started(trainer, checkpoints, run, initial, say, progress)
+        report = _report(run, trainer.config, start, unit, progress, say) if is_first() else NoReport()
         kept = checkpoints, checkpoint.every
-        loop = _Loop(trainer, trainer.placed(batches), validate, validated, identity, *kept, report, interruption)
+        shown = report, progress
+        loop = _Loop(trainer, trainer.placed(batches), validate, validated, identity, *kept, *shown, interruption)
         try:
-            return loop.steps(arrays, start)
+            arrays = loop.steps(arrays, start)
+            with progress.phase("writing the last checkpoint"):
+                checkpoints.wait()
+            return arrays
         except Diverged as error:
             newest = checkpoints.latest
             left = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
@@ -81,8 +84,23 @@ def train(
             report.close()
 
 
-def _report(run: Run, total: int, start: int, unit: str, say: Callable[[str], None]) -> Report:
-    return Report(MetricsWriter(run.metrics_file, run.tensorboard, start, say), ProgressLine(total, start, unit))
+def _started(trainer, checkpoints, run, initial, say, progress) -> tuple[int, Arrays]:
+    """The last step that is done, and the state after it."""
+    with progress.phase("reading the newest checkpoint"):
+        found = checkpoints.restore_newest(trainer.placed_shapes, say, run.check_identity)
+    if found is None:
+        with progress.phase("making the initial parameters"):
+            return 0, trainer.initial(initial() if initial else None)
+    start, total = found[0], trainer.config.steps
+    going_on = f"going on from the checkpoint of step {start}"
+    say(going_on if start < total else f"trained to step {start} already")
+    return found
+
+
+def _report(run: Run, config: TrainingConfig, start: int, unit: str, terminal: Terminal, say) -> Report:
+    writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say)
+    shared = {"terminal": terminal, "evaluate_every": config.evaluate_every}
+    return Report(writer, ProgressLine(config.steps, start, unit, **shared))
 
 
 @dataclasses.dataclass
@@ -97,7 +115,9 @@ class _Loop:
     checkpoints: Checkpoints
     checkpoint_every: int
     report: Any
+    progress: Progress
     interruption: Interruption
+    compiled: set[Any] = dataclasses.field(default_factory=set)  # the shapes of batches that there is a program for
     pending: tuple[int, Arrays, Any] | None = None
     stop: bool = False
 
@@ -105,13 +125,14 @@ class _Loop:
         """From the state after step `start` to the state after the last step."""
         config = self.trainer.config
         for step in range(start + 1, config.steps + 1):
-            arrays, metrics = self.trainer.step(arrays, self.batches.batch(step - 1))
+            arrays, metrics = self.step(arrays, self.batches.batch(step - 1))
             self.settle()
             self.pending = (step, metrics, in_any(self.trainer.mesh, self.interruption.requested))
             last, numbers = step == config.steps, None
             if last or step % config.evaluate_every == 0:
                 self.settle()
-                numbers = self.validate(step, arrays)
+                with self.report.pause(validates=step):
+                    numbers = self.validate(step, arrays)
                 self.report.validation(step, numbers)
                 self.stop |= self.validated(step, numbers)
             # Several processes must stop at the same step: each waits until all have heard of it.
@@ -123,6 +144,16 @@ class _Loop:
                 self.checkpoints.wait()  # before it is said that there is one
                 raise Interrupted(f"stopped after step {step} of {config.steps}, whose checkpoint is kept")
         return arrays
+
+    def step(self, arrays: Arrays, batch: Any) -> tuple[Arrays, Arrays]:
+        """One step; the first for batches of these shapes compiles, and says so."""
+        shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+        if shapes in self.compiled:
+            return self.trainer.step(arrays, batch)
+        self.compiled.add(shapes)
+        which = "the step" if len(self.compiled) == 1 else f"the step for batches of {_shown(batch)}"
+        with self.report.pause(), self.progress.phase(f"compiling {which}"):
+            return self.trainer.step(arrays, batch)
 
     def settle(self) -> None:
         """Fetches the numbers of the step before, checks them, and passes them on."""
@@ -152,3 +183,8 @@ class _Loop:
             after = f", after {allowed} skipped step(s)" if allowed else ""
             raise Diverged(f"training stopped at step {step}: on batch {step - 1} {numbers}{after}")
         self.report.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): on batch {step - 1} {numbers}")
+
+
+def _shown(batch: Any) -> str:
+    """The shape of its largest array."""
+    return " x ".join(map(str, max((x.shape for x in jax.tree.leaves(batch)), key=math.prod)))

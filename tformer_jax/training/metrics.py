@@ -1,5 +1,6 @@
 """Where numbers go while training: metrics.jsonl, TensorBoard, and the terminal."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data.files import GrowingFile, write_whole
 from .events import EventFile
+from .terminal import Terminal, clock
 
 _LOG_EVERY_SECONDS = 10.0
 _LAST_STEP = 2**53  # which other readers of JSON have exactly
@@ -110,43 +111,121 @@ def _is_value(name: str, value: Any) -> bool:
 class ProgressLine:
     """Step, loss, speed and time left: one live line on a terminal, a plain line now and then elsewhere."""
 
-    def __init__(self, total: int, start: int, unit: str = "tokens", console: Console | None = None):
-        self._console, self._unit = console or Console(), unit
-        self._total, self._start = total, start
-        self._began = self._last_log = time.monotonic()
-        self._count = 0.0
-        self._live: Progress | None = None
-        if self._console.is_terminal:
-            columns = (
-                TextColumn("step {task.completed}/{task.total}"),
-                BarColumn(),
-                TextColumn("{task.fields[numbers]}"),
-            )
-            self._live = Progress(*columns, TimeRemainingColumn(), console=self._console)
-            self._bar = self._live.add_task("train", total=total, completed=start, numbers="")
-            self._live.start()
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        unit: str = "tokens",
+        console: Console | None = None,
+        *,
+        terminal: Terminal | None = None,
+        evaluate_every: int | None = None,
+    ):
+        """Args:
+        total, start: the last step, and the one that is done already.
+        unit: of what `update` counts.
+        console: where to, if there is no `terminal`.
+        terminal: shared with all that is shown beside the line.
+        evaluate_every: steps between validations, whose time is then part of what is left; None: there are none.
+        """
+        self._terminal, self._unit = terminal or Terminal(console), unit
+        self._total, self._start, self._step = total, start, start
+        self._left = _Left(total, start, evaluate_every, time.monotonic())
+        self._last_log = time.monotonic()
+        self._loss, self._count = math.nan, 0.0
+        self._bar = contextlib.ExitStack()
+        if self._terminal.is_live:
+            bar = self._terminal.bar(f"step {start}/{total}", total, self._numbers, start)
+            self._moved = self._bar.enter_context(bar)
 
     def update(self, step: int, loss: float, count: float) -> None:
         """After a step: its loss, and how many targets it saw, in the unit."""
-        self._count += count
+        self._step, self._loss, self._count = step, loss, self._count + count
         now = time.monotonic()
-        speed = self._count / max(now - self._began, 1e-9)
-        numbers = f"loss {loss:.3f}  {speed:,.0f} {self._unit}/s"
-        if self._live is not None:
-            self._live.update(self._bar, completed=step, numbers=numbers)
-        elif now - self._last_log >= _LOG_EVERY_SECONDS or step == self._total:
-            left = (now - self._began) / max(1, step - self._start) * (self._total - step)
-            self.say(f"step {step}/{self._total}  {numbers}  {_clock(left)} left")
-            self._last_log = now
+        if self._terminal.is_live:
+            self._moved(completed=step, description=f"step {step}/{self._total}")
+        elif now - self._last_log >= _LOG_EVERY_SECONDS or (step == self._total and not self._left.to_come()):
+            self._say_step()
+
+    @contextlib.contextmanager
+    def pause(self, validates: int | None = None) -> Iterator[None]:
+        """Time within is not that of steps; `validates`: the step that is validated meanwhile."""
+        self._left.pause(time.monotonic())
+        try:
+            yield
+        finally:
+            self._left.go_on(time.monotonic(), validates)
+        if validates == self._total and not self._terminal.is_live:
+            self._say_step()  # now nothing is left
+
+    def _say_step(self) -> None:
+        self.say(f"step {self._step}/{self._total}  {self._numbers()}")
+        self._last_log = time.monotonic()
+
+    def _numbers(self) -> str:
+        if self._step == self._start:
+            return ""
+        now = time.monotonic()
+        speed = self._count / max(self._left.busy(now), 1e-9)
+        left = self._left.text(self._step, now)
+        return f"loss {self._loss:.3f}  {speed:,.0f} {self._unit}/s  {left} left"
 
     def say(self, *lines: Any) -> None:
         """Prints above the live line."""
-        for line in lines:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._terminal.say(*lines)
 
     def close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._bar.close()
+        if self._terminal.is_live and self._step > self._start:
+            self._say_step()
+
+
+@dataclasses.dataclass
+class _Left:
+    """How long a run still takes: steps at their speed so far, and validations as long as those before."""
+
+    total: int
+    start: int
+    evaluate_every: int | None
+    began: float
+    paused: float = 0.0
+    since: float | None = None  # when the pause began that is on
+    validations: list[float] = dataclasses.field(default_factory=list)
+    validated: int | None = None
+
+    def pause(self, now: float) -> None:
+        self.since = now
+
+    def go_on(self, now: float, validated: int | None) -> None:
+        """After a pause, for the validation of a step or for something else."""
+        took, self.since = now - self.since, None
+        self.paused += took
+        if validated is not None:
+            self.validations.append(took)
+            self.validated = validated
+
+    def busy(self, now: float) -> float:
+        """Seconds of steps."""
+        return now - self.began - self.paused - self._pausing(now)
+
+    def text(self, step: int, now: float) -> str:
+        """ "1:20", or "1:20 and 2 validations" before there is one to measure by."""
+        seconds = self.busy(now) / (step - self.start) * (self.total - step)
+        count = self.to_come()
+        if not self.validations:
+            return clock(seconds) + (f" and {count} validation{'s' * (count > 1)}" if count else "")
+        mean = sum(self.validations) / len(self.validations)
+        return clock(seconds + max(0.0, count * mean - self._pausing(now)))
+
+    def _pausing(self, now: float) -> float:
+        return 0.0 if self.since is None else now - self.since
+
+    def to_come(self) -> int:
+        """Validations that are not over; the last step has one whatever its number."""
+        every, after = self.evaluate_every, self.start if self.validated is None else self.validated
+        if every is None or after >= self.total:
+            return 0
+        return self.total // every - after // every + bool(self.total % every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +251,10 @@ class Report:
         """What a person should know."""
         self.progress.say(line)
 
+    def pause(self, validates: int | None = None) -> contextlib.AbstractContextManager:
+        """See `ProgressLine.pause`."""
+        return self.progress.pause(validates)
+
     def close(self) -> None:
         self.writer.close()
         self.progress.close()
@@ -186,10 +269,9 @@ class NoReport:
 
     def say(self, line: str) -> None: ...
 
+    def pause(self, validates: int | None = None) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
     def close(self) -> None: ...
 
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
 

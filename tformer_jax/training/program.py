@@ -31,6 +31,8 @@ class TrainingConfig:
         more ends it.
       log_every: steps between rows of metrics.jsonl.
       evaluate_every: steps between validations; the last step always has one.
+      validation_batches: so many of the batches of the validation split, spread evenly over it and always the same
+        ones, are what a validation is of; None: all of them. The final report has whole splits whatever this says.
     """
 
     steps: int
@@ -40,11 +42,16 @@ class TrainingConfig:
     max_skipped: int = 0
     log_every: int = 20
     evaluate_every: int
+    validation_batches: int | None = None
 
     def __post_init__(self):
         for name in ("steps", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.validation_batches is not None and self.validation_batches < 1:
+            raise ConfigError(
+                f"training.validation_batches must be at least 1, or None, got {self.validation_batches}"
+            )
         if self.max_skipped < 0:
             raise ConfigError(f"training.max_skipped must not be negative, got {self.max_skipped}")
         if self.average_decay is not None and not 0.0 < self.average_decay < 1.0:

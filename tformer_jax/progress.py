@@ -1,0 +1,40 @@
+"""What is told of a computation's phases while it runs: by default nobody.
+
+A phase is what takes long: reading data, compiling, validating. Whatever has some is given a `Progress` as an argument.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+Advance = Callable[..., None]
+
+
+class Progress:
+    """Is told of phases and says nothing; `training.terminal.Terminal` speaks."""
+
+    @contextlib.contextmanager
+    def phase(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+        """Within its context, `what` is done; gives `advance(count=1)`, to be called whenever so many are done.
+
+        Args:
+          what: is done, as it is to be read.
+          total: how many there are; None: nothing is counted.
+          unit: of the count, such as "batches".
+        """
+        yield lambda count=1: None
+
+
+SILENT = Progress()
+
+
+class Counted(Progress):
+    """The phases within one that counts for them: each of their steps is one of its own."""
+
+    def __init__(self, advance: Advance):
+        """`advance`: of the phase that counts."""
+        self._advance = advance
+
+    @contextlib.contextmanager
+    def phase(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+        """What is counted within counts outside."""
+        yield self._advance if total is not None else lambda count=1: None
