@@ -7,6 +7,7 @@ import tiny_runs
 from recorded import Recorder, compilations
 
 from tformer_jax.config import ConfigError
+from tformer_jax.data import pipelines
 from tformer_jax.data.pipelines import Part
 from tformer_jax.training.experiment import Experiment, load_run, run_training
 from tformer_jax.training.metrics import read_metrics
@@ -21,7 +22,8 @@ def recorded(configs, tmp_path_factory):
     config["training"] |= {"steps": 2, "evaluate_every": 1, "validation_batches": 1}
     config["data"] |= {"validation_share": 0.3, "row_length": 12}
     recorder, at = Recorder(), {}
-    with compilations() as seconds:
+    with compilations() as seconds, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "EVALUATION_TOKENS", 48)
 
         def validated(step, numbers):
             at[step] = len(seconds)
@@ -33,12 +35,13 @@ def recorded(configs, tmp_path_factory):
         splits = ["test", "validation"]
         found[0].evaluate(found[2], found[1], splits, recorder)
         at["reported"] = len(seconds)
-    return run, found, recorder, at
+        batches = found[1].evaluation_batches("validation")
+    return run, found, recorder, at, batches
 
 
 def test_phases_of_a_run_are_named_in_order_and_counted_to_their_ends(recorded):
     """A run would be silent for minutes: data, compilation, validation, samples, the test."""
-    _, (_, data, _), recorder, _ = recorded
+    _, (_, data, _), recorder, _, _ = recorded
     names = [phase.what for phase in recorder.phases]
     tokens = {split: sum(len(ids) for ids, _ in data.encode(split)) for split in ("test", "validation")}
     assert names == [
@@ -53,8 +56,8 @@ def test_phases_of_a_run_are_named_in_order_and_counted_to_their_ends(recorded):
 
 
 def test_the_second_validation_and_the_report_compile_nothing(recorded):
-    """Of a short run, most of the time would be compiling again what is there: for a fresh function, or placed elsewhere."""
-    _, _, _, at = recorded
+    """Of a short run, most of the time would be compiling again what is there."""
+    _, _, _, at, _ = recorded
     assert at[2] == at[1] and at["reported"] == at["trained"] == at[2]
 
 
@@ -128,8 +131,7 @@ def test_a_part_is_spread_over_the_split(count, wanted):
 
 def test_a_validation_is_of_the_part_and_the_report_of_all(recorded):
     """A validation would take as long as ever, be of other rows each time, or the last numbers be of a part."""
-    run, (task, data, model), recorder, _ = recorded
-    batches = data.evaluation_batches("validation")
+    run, (task, data, model), recorder, _, batches = recorded
     assert len(batches) > 1 and [p.total for p in recorder.named("validating")] == [1, 1]
     assert f"validations are of 1 of {len(batches)} batches, spread over the split" in data.report
     rows = [row for row in read_metrics(run.metrics_file) if "validation_loss" in row]
