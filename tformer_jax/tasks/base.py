@@ -243,6 +243,11 @@ def measured(
     return found
 
 
+def told(progress: Progress, *what: str) -> tuple[Any, ...]:
+    """Arguments of a method that may be overridden by one that knows nothing of progress: none where all is silent."""
+    return () if progress is SILENT else (progress, *what)
+
+
 def weighted_means(measured: Sequence[tuple[dict[str, Any], Any]]) -> tuple[dict[str, float], float]:
     """The weighted means of what batches measured, `(means, weight)` each, in float64, and the sum of the weights.
 

@@ -32,6 +32,7 @@ from .base import (
     check_name,
     measured,
     perplexity,
+    told,
     vocabulary_loss,
     weighted_means,
 )
@@ -119,14 +120,14 @@ class MaskedLanguageModelling(DocumentTask):
         predicted = _room(rows * length, self.config.mask_rate)
         return flops.Cost(flops.masked_lm_flops(model, rows, length, predicted), rows * length)
 
-    def validate(self, model: MaskedLM, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
+    def validate(
+        self, model: MaskedLM, batches: Any, progress: Progress = SILENT, what: str = "validating"
+    ) -> dict[str, float]:
         """Cross-entropy in nats per chosen token, without smoothing or dropout, and the share that is right."""
-        return self._measured(model, batches, progress)
-
-    def _measured(self, model, batches, *shown) -> dict[str, float]:
         keys = jax.random.split(jax.random.key(0), len(batches))
         how = {"vocab_size": self.tokenizer.get_vocab_size(), "rate": self.config.mask_rate}
-        return weighted_means(measured(lambda batch, i: _measure(model, batch, keys[i], **how), batches, *shown))[0]
+        measure = lambda batch, i: _measure(model, batch, keys[i], **how)  # noqa: E731
+        return weighted_means(measured(measure, batches, progress, what))[0]
 
     def evaluate(
         self, model: MaskedLM, data: MaskedData, splits: Sequence[str], progress: Progress = SILENT
@@ -136,7 +137,7 @@ class MaskedLanguageModelling(DocumentTask):
         for split in splits:
             batches = data.evaluation_batches(split)
             tokens = sum(len(ids) for ids, _ in data.encode(split))
-            metrics = self._measured(model, batches, progress, f"scoring {tokens:,} tokens of {split}")
+            metrics = self.validate(model, batches, *told(progress, f"scoring {tokens:,} tokens of {split}"))
             rows = self._rows(batches, self.config.pseudo_perplexity_rows)
             metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows, progress), "rows": len(rows)}
             with progress.phase(f"filling gaps of {split}", min(len(rows), _SHOWN), "samples") as advance:

@@ -29,6 +29,7 @@ from .base import (
     VocabularyLossConfig,
     check_name,
     measured,
+    told,
     vocabulary_loss,
     weighted_means,
 )
@@ -122,12 +123,11 @@ class Translation(Task):
         """The smoothed training loss, a mean over target tokens, and how many they are."""
         return _loss(model, batch, key, self.config)
 
-    def validate(self, model: Transformer, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
+    def validate(
+        self, model: Transformer, batches: Any, progress: Progress = SILENT, what: str = "validating"
+    ) -> dict[str, float]:
         """Cross-entropy in nats per target token, without smoothing or dropout."""
-        return self._measured(model, batches, progress)
-
-    def _measured(self, model, batches, *shown) -> dict[str, float]:
-        losses = measured(lambda batch, _: _evaluation_loss(model, batch), batches, *shown)
+        losses = measured(lambda batch, _: _evaluation_loss(model, batch), batches, progress, what)
         return weighted_means([({"loss": loss}, weight) for loss, weight in losses])[0]
 
     def evaluate(
@@ -137,7 +137,7 @@ class Translation(Task):
         pairs = {split: data.encode(split, data.max_length)[0] for split in splits}
         # All at once: their sentences share batches and compiled programs.
         sources = [pair.source for split in splits for pair in pairs[split]]
-        translations = iter(self.translate(model, sources, progress))
+        translations = iter(self.translate(model, sources, *told(progress)))
         evaluations = {}
         for split in splits:
             samples = [Sample(pair.source, pair.target, next(translations)) for pair in pairs[split]]
@@ -146,7 +146,7 @@ class Translation(Task):
             written = [canonical(sample.translation) for sample in samples]
             score = bleu.corpus_score(written, [[canonical(sample.reference) for sample in samples]]).score
             scoring = f"scoring {len(samples):,} sentences of {split}"
-            numbers = self._measured(model, data.evaluation_batches(split), progress, scoring)
+            numbers = self.validate(model, data.evaluation_batches(split), *told(progress, scoring))
             metrics = numbers | {"bleu": score, "sentences": len(samples)}
             evaluations[split] = Evaluation(metrics, f"signature {bleu.get_signature()}", samples)
         return evaluations
