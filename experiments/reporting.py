@@ -35,9 +35,10 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
         cli.say(note)
     for split, evaluation in evaluations.items():
         _save(run, split, evaluation)
-    if rows := read_metrics(run.metrics_file, cli.say):
-        plot_loss(rows, run.plots / "loss.png")
-    task.plot(model, evaluations[splits[0]], run.plots)
+    with cli.terminal.phase("drawing plots"):
+        if rows := read_metrics(run.metrics_file, cli.say):
+            plot_loss(rows, run.plots / "loss.png")
+        task.plot(model, evaluations[splits[0]], run.plots)
     cli.say(f"samples, plots and checkpoints are in {run.directory}")
 
 
