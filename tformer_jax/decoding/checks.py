@@ -1,27 +1,13 @@
 """What decoding is told, looked at on the host before anything is compiled."""
 
-import operator
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
+from ..functional.numbers import as_integer
 from ..nn.embeddings import check_tokens
-
-
-def as_integer(name: str, value: Any) -> int:
-    """Any integer, NumPy's and JAX's too.
-
-    Raises:
-      TypeError: none, or True or False.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
 
 
 def as_count(name: str, value: Any) -> int:

@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from .checks import as_count, as_integer, as_token, check_source
+from ..functional.numbers import as_integer
+from .checks import as_count, as_token, check_source
 
 Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]
 

@@ -5,12 +5,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from .numbers import Number, is_known
+from .checks import as_array, check_shape
+from .numbers import POSITIVE, Number, as_integer, as_number
 
 
 def random_flip(images: Float[Array, "B Y X C"], key: Array) -> Float[Array, "B Y X C"]:
-    """Each image left to right with probability 1/2."""
-    flipped = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    """Each image left to right with probability 1/2.
+
+    Raises:
+      TypeError, ValueError: images that are no array, or not [B Y X C].
+    """
+    images = as_array("images", images, "B Y X C")
+    flipped = jax.random.bernoulli(key, jnp.float32(0.5), (images.shape[0], 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 
@@ -22,13 +28,15 @@ def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) ->
     Source: He et al., 2016, section 4.2 (4 pixels of padding, a random crop).
 
     Raises:
-      ValueError: `max_shift` is negative.
+      TypeError: images that are no array, or a `max_shift` that is no integer.
+      ValueError: images that are not [B Y X C], or a negative `max_shift`.
     """
+    images, max_shift = as_array("images", images, "B Y X C"), as_integer("max_shift", max_shift)
     if max_shift < 0:
         raise ValueError(f"max_shift must not be negative, got {max_shift}")
     B, Y, X, C = images.shape
     padded = jnp.pad(images, ((0, 0), (max_shift, max_shift), (max_shift, max_shift), (0, 0)))
-    starts = jax.random.randint(key, (B, 2), 0, 2 * max_shift + 1)
+    starts = jax.random.randint(key, (B, 2), 0, 2 * max_shift + 1, jnp.int32)
     return jax.vmap(lambda image, start: lax.dynamic_slice(image, (*start, 0), (Y, X, C)))(padded, starts)
 
 
@@ -53,19 +61,30 @@ def mixup(
       images: the examples x.
       targets: their probabilities y.
       key: a typed key.
-      alpha: small keeps examples apart, large mixes them evenly.
+      alpha: small keeps examples apart, large mixes them evenly; may be traced (one that is not positive makes
+        the result NaN).
       real: which rows are examples, rather than fill up the batch: these meet each other alone. Default: all.
 
     Returns:
       Mixed images and targets, in their dtypes.
 
     Raises:
-      ValueError: `alpha` is known not to be positive.
+      TypeError: images or targets that are no arrays of floats, or an `alpha` that is no number.
+      ValueError: images that are not [B Y X C], targets that are not [B V], or an `alpha` known not to be positive.
     """
-    if is_known(alpha) and not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
+    images = as_array("images", images, "B Y X C", kind="floats")
+    targets = as_array("targets", targets, "B V", kind="floats")
+    if targets.shape[0] != images.shape[0]:
+        raise ValueError(f"targets must be one for each of the {images.shape[0]} images, got {targets.shape[0]}")
+    if real is not None:
+        real = as_array("real", real).astype(bool)
+        check_shape("real", real, images.shape[:1])
+    alpha = jnp.float32(as_number("alpha", alpha, POSITIVE))
     share_key, partner_key = jax.random.split(key)
-    shares = jax.random.beta(share_key, alpha, alpha, (images.shape[0],))
+    # Drawn by rejection, which NaN would never leave.
+    drawable = jnp.where(jnp.isnan(alpha), 1.0, alpha)
+    shares = jax.random.beta(share_key, drawable, drawable, (images.shape[0],), jnp.float32)
+    shares = jnp.where(jnp.isnan(alpha), jnp.nan, shares)
     partners = _partners(partner_key, images.shape[0], real)
     return _mix(images, shares, partners), _mix(targets, shares, partners)
 
@@ -80,5 +99,5 @@ def _partners(key: Array, count: int, real: Bool[Array, "B"] | None) -> Int[Arra
 
 
 def _mix(x: Array, shares: Array, partners: Array) -> Array:
-    shares = shares.reshape(-1, *(1,) * (x.ndim - 1))
-    return (shares * x + (1 - shares) * x[partners]).astype(x.dtype)
+    shares, mixed = shares.reshape(-1, *(1,) * (x.ndim - 1)), x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (shares * mixed + (1 - shares) * mixed[partners]).astype(x.dtype)

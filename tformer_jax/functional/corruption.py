@@ -6,6 +6,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int
 
+from .checks import as_array, check_shape
+from .numbers import RATE, Number, as_integer, as_number
+
 
 def mask_tokens(
     tokens: Int[Array, "B T"],
@@ -14,7 +17,7 @@ def mask_tokens(
     mask_id: int,
     vocab_size: int,
     special_ids: tuple[int, ...] = (),
-    rate: float = 0.15,
+    rate: Number = 0.15,
     word_ids: Int[Array, "B T"] | None = None,
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
     """Chooses each ordinary token with probability `rate` and corrupts what is chosen.
@@ -30,7 +33,7 @@ def mask_tokens(
       mask_id: the id that hides a token.
       vocab_size: V.
       special_ids: never chosen and never drawn: padding, separators.
-      rate: in (0, 1].
+      rate: in (0, 1]; may be traced (out of its range it chooses nothing).
       word_ids: in [0, T), the same for the tokens of one word: these are chosen together, and
         each is corrupted by itself. Default: every token is a word.
 
@@ -38,25 +41,31 @@ def mask_tokens(
       The corrupted tokens in their own dtype, and which of them are chosen: the set M of `masked_lm_loss`.
 
     Raises:
-      ValueError: `rate` outside (0, 1], an id outside [0, V), or no ordinary token.
+      TypeError: tokens or words that are no integers, an id or a V that is none, or a rate that is no number.
+      ValueError: tokens that are not [B T], words of another shape, `rate` known to be outside (0, 1], an id
+        outside [0, V), a V that the tokens' dtype cannot hold, or no ordinary token.
     """
-    special = sorted({mask_id, *special_ids})
-    _check(rate, special, vocab_size)
+    tokens, rate = as_array("tokens", tokens, "B T", kind="integers"), as_number("rate", rate, RATE)
+    special = sorted({as_integer("mask_id", mask_id), *(as_integer("special_ids", i) for i in special_ids)})
+    vocab_size = as_integer("vocab_size", vocab_size)
+    _check(special, vocab_size, tokens.dtype)
     choice_key, fate_key, token_key = jax.random.split(key, 3)
-    chosen = jax.random.uniform(choice_key, tokens.shape) < rate
+    chosen = jax.random.uniform(choice_key, tokens.shape, jnp.float32) < rate
     if word_ids is not None:
+        word_ids = as_array("word_ids", word_ids, kind="integers")
+        check_shape("word_ids", word_ids, tokens.shape)
         chosen = jnp.take_along_axis(chosen, word_ids, axis=1)
-    masked = chosen & ~jnp.isin(tokens, jnp.asarray(special))
+    masked = chosen & ~jnp.isin(tokens, jnp.asarray(special, tokens.dtype))
     ordinary = jnp.asarray(np.setdiff1d(np.arange(vocab_size), special), tokens.dtype)
-    drawn = ordinary[jax.random.randint(token_key, tokens.shape, 0, ordinary.size)]
-    fate = jax.random.uniform(fate_key, tokens.shape)
+    drawn = ordinary[jax.random.randint(token_key, tokens.shape, 0, ordinary.size, jnp.int32)]
+    fate = jax.random.uniform(fate_key, tokens.shape, jnp.float32)
     noise = jnp.where(fate < 0.8, jnp.asarray(mask_id, tokens.dtype), jnp.where(fate < 0.9, drawn, tokens))
     return jnp.where(masked, noise, tokens), masked
 
 
-def _check(rate: float, special: list[int], vocab_size: int) -> None:
-    if not 0.0 < rate <= 1.0:
-        raise ValueError(f"rate must be in (0, 1], got {rate}")
+def _check(special: list[int], vocab_size: int, dtype: np.dtype) -> None:
+    if vocab_size - 1 > jnp.iinfo(dtype).max:
+        raise ValueError(f"tokens of {dtype} cannot hold a vocab_size of {vocab_size}")
     if special[0] < 0 or special[-1] >= vocab_size:
         raise ValueError(f"mask_id and special_ids must be in [0, {vocab_size}), got {special}")
     if len(special) == vocab_size:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from .numbers import Number, check_share, is_known
+from .checks import as_array
+from .numbers import SHARE, Number, as_number, is_off
 
 _LEVELS = 1 << 16
 
@@ -19,20 +20,24 @@ def dropout(x: Float[Array, "..."], rate: Number, key: Array | None) -> Float[Ar
     Source: Srivastava et al., 2014.
 
     Args:
-      x: any shape.
-      rate: in [0, 1); may be an argument of the program, which then draws whatever the rate is.
+      x: any shape; scaled in float32, returned in its dtype.
+      rate: in [0, 1); may be traced, and then elements are drawn whatever it is, its gradient is 0 (as that of
+        the mean), and one out of its range makes the result NaN.
       key: a typed key (`jax.random.key`), or None for no dropout.
 
     Raises:
+      TypeError: x is no array of floats, or the rate no number.
       ValueError: `rate` outside [0, 1), where it is known.
     """
-    check_share("dropout rate", rate)
-    if is_known(rate):
-        dropped = min(round(float(rate) * _LEVELS), _LEVELS - 1)
-    else:
-        dropped = jnp.clip(jnp.round(rate * _LEVELS), 0, _LEVELS - 1).astype(jnp.int32)
-    if key is None or (is_known(rate) and dropped == 0):
+    x = as_array("x", x, kind="floats")
+    rate = as_number("dropout rate", rate, SHARE)
+    dropped = jnp.clip(jnp.round(rate * _LEVELS), 0, _LEVELS - 1) if isinstance(rate, Array) else _rounded(rate)
+    if key is None or is_off(dropped):
         return x
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.asarray(dropped, jnp.uint16)
-    scale = jnp.asarray(_LEVELS / (_LEVELS - dropped), x.dtype)
-    return jnp.where(keep, x * scale, 0).astype(x.dtype)
+    keep = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.nan_to_num(dropped).astype(jnp.uint16)
+    scale = jnp.asarray(_LEVELS / (_LEVELS - dropped), jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.where(keep, (x.astype(scale.dtype) * scale).astype(x.dtype), 0)
+
+
+def _rounded(rate: float) -> int:
+    return min(round(rate * _LEVELS), _LEVELS - 1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from .checks import as_array, check_shape, width
 from .dropout import dropout
 from .numbers import Number
 
@@ -34,9 +35,13 @@ def feed_forward(
       w2, b2: the second projection, F to D; the bias may be None.
       activation: elementwise; the paper's is ReLU.
       dropout_rate: of the hidden activations; needs `key` (None means no dropout).
+
+    Raises:
+      TypeError: what is no array, or a rate that is no number.
+      ValueError: weights or biases that do not go with x or each other, or a rate as in `dropout`.
     """
-    hidden = activation(_affine(x, w1, b1))
-    return _affine(dropout(hidden, dropout_rate, key), w2, b2)
+    hidden = activation(_affine(as_array("x", x), w1, b1, "w1", "b1"))
+    return _affine(dropout(hidden, dropout_rate, key), w2, b2, "w2", "b2")
 
 
 def gated_feed_forward(
@@ -67,12 +72,24 @@ def gated_feed_forward(
       w_down, b_down: back to D; the bias may be None.
       activation: elementwise.
       dropout_rate: of the gated hidden activations; needs `key` (None means no dropout).
+
+    Raises:
+      TypeError, ValueError: as `feed_forward`.
     """
-    hidden = activation(_affine(x, w_gate, b_gate)) * _affine(x, w_up, b_up)
-    return _affine(dropout(hidden, dropout_rate, key), w_down, b_down)
+    x = as_array("x", x)
+    gate, up = _affine(x, w_gate, b_gate, "w_gate", "b_gate"), _affine(x, w_up, b_up, "w_up", "b_up")
+    check_shape("w_up", w_up, w_gate.shape)
+    return _affine(dropout(activation(gate) * up, dropout_rate, key), w_down, b_down, "w_down", "b_down")
 
 
-def _affine(x: Array, w: Array, b: Array | None) -> Array:
+def _affine(x: Array, w: Array, b: Array | None, w_name: str, b_name: str) -> Array:
     """x W + b, from any width D to any width F."""
+    w = as_array(w_name, w, "D F")
+    F = w.shape[1]
+    check_shape(w_name, w, (width("x", x), F))
     out = jnp.einsum("...D,DF->...F", x, w)
-    return out if b is None else out + b
+    if b is None:
+        return out
+    b = as_array(b_name, b, "F")
+    check_shape(b_name, b, (F,))
+    return out + b

@@ -1,15 +1,26 @@
 """Cross-entropy together with the output projection, the logits a chunk of tokens at a time."""
 
 import functools
-import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Int
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Bool, Float, Int, Real
 
-from .losses import check_shape, divide_or_zero, token_losses, weighted_mean
-from .numbers import Number, check_share, is_off
+from .checks import as_array, check_shape, width
+from .chunks import Chunks
+from .losses import (
+    Reduction,
+    check_class_weights,
+    check_targets,
+    class_counts,
+    mean_or_sum,
+    token_losses,
+    weighted_values,
+)
+from .numbers import CAP, SHARE, Number, as_number
 
 
 def fused_cross_entropy(
@@ -18,108 +29,152 @@ def fused_cross_entropy(
     targets: Int[Array, "*batch"],
     *,
     b_out: Float[Array, "V"] | None = None,
-    weights: Float[Array, "*batch"] | None = None,
+    weights: Real[Array, "*batch"] | Bool[Array, "*batch"] | None = None,
+    class_weights: Float[Array, "V"] | None = None,
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
-    logit_softcap: float | None = None,
+    logit_softcap: Number | None = None,
+    reduction: Reduction = "mean",
     chunk_size: int = 1024,
-) -> Float[Array, ""]:
+) -> Float[Array, "..."]:
     """`cross_entropy` (equation 11) of the logits cap(hidden W_o + b), which never exist all at once.
 
         L = -sum_t y_t log yhat_t,   yhat = softmax(cap(W_o h_t + b)),   cap(x) = c tanh(x / c)
 
     Where it is differentiated, each chunk's gradients are computed next to its losses: three
     products with V in all, as many as with the logits kept. Memory is O(chunk_size V + D V)
-    instead of O(tokens V). Reverse-mode gradients only, of the first order.
+    instead of O(tokens V), of every order. The losses of reduction "none" have their logits
+    computed again for a gradient: four products.
 
     Sources: Hsu et al., 2024 (gradients in the forward pass); Gemma Team, 2024 (soft cap).
 
     Args:
       hidden: the last states h_t; the logits are float32 whatever its dtype.
       w_out, b_out: output projection; a tied embedding [V D] goes in transposed. The bias may be None.
-      targets, weights, label_smoothing, z_loss: as in `cross_entropy`.
-      logit_softcap: c; None for no cap.
-      chunk_size: the most tokens whose logits exist at one time. Each chunk reads and writes the gradient of
-        w_out, so small ones are slow where memory is.
+      targets, weights, class_weights, label_smoothing, z_loss, reduction: as in `cross_entropy`.
+      logit_softcap: c; None for no cap. May be traced (one that is not positive makes the loss NaN).
+      chunk_size: the most tokens whose logits exist at one time (at least one for each device of an explicit mesh).
+        Each chunk reads and writes the gradient of w_out, so small ones are slow where memory is.
 
     Raises:
-      ValueError: `label_smoothing` outside [0, 1), `logit_softcap` not a positive number, `chunk_size` below 1, or
-        targets or weights that are not one for each state.
+      TypeError: what is no array, targets or a `chunk_size` that are no integers, or a number that is none.
+      ValueError: `label_smoothing` outside [0, 1), `logit_softcap` not positive, `chunk_size` below 1, an unknown
+        reduction, weights or a projection of another shape than hidden's, or targets that are not one for each state.
     """
-    if logit_softcap is not None and not 0 < logit_softcap < math.inf:
-        raise ValueError(f"logit_softcap must be positive, got {logit_softcap}; None means no cap")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    check_shape("targets", targets, hidden.shape[:-1])
-    weights = jnp.ones(targets.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
-    check_shape("weights", weights, targets.shape)
-    count = max(1, -(-targets.size // chunk_size))
-    tokens = hidden.reshape(targets.size, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1)
-    hidden, targets, weights = (_chunks(x, count) for x in tokens)
-    check_share("label_smoothing", label_smoothing)
-    numbers = tuple(None if is_off(x) else jnp.float32(x) for x in (label_smoothing, z_loss))
-    return _loss(logit_softcap, numbers, hidden, w_out, b_out, targets, weights)
+    hidden, w_out = as_array("hidden", hidden), as_array("w_out", w_out, "D V")
+    V = w_out.shape[1]
+    check_shape("w_out", w_out, (width("hidden", hidden), V))
+    targets, weights = check_targets(targets, weights, hidden.shape[:-1], reduction)
+    if b_out is not None:
+        b_out = as_array("b_out", b_out)
+        check_shape("b_out", b_out, (V,))
+        b_out = b_out.astype(jnp.float32)
+    class_weights = check_class_weights(class_weights, V)
+    counts = class_counts(class_weights, targets)
+    chunks = Chunks.of(hidden, chunk_size)
+    known, traced = _numbers(label_smoothing, z_loss, logit_softcap)
+    output = _Output(w_out, b_out, class_weights, traced)
+    tokens = jax.tree.map(chunks.cut, _Tokens(hidden, targets, weights, counts))
+    if reduction == "none":
+        losses = lax.map(jax.checkpoint(functools.partial(_token_losses, known, output)), tokens)
+        return weighted_values(chunks.join(losses), weights)
+    return mean_or_sum(_total(known, output, tokens), weights, counts, reduction)
 
 
-def _losses(softcap: float | None, numbers, logits, b_out, targets):
-    """Each token's loss from hidden W_o, before bias and cap; `numbers`: label smoothing and z-loss, None if off."""
-    logits = logits if b_out is None else logits + b_out
+class _Output(NamedTuple):
+    """What all tokens share; of the numbers, those that are traced."""
+
+    w_out: Float[Array, "D V"]
+    b_out: Float[Array, "V"] | None
+    class_weights: Float[Array, "V"] | None
+    numbers: tuple[Array | None, ...]
+
+
+class _Tokens(NamedTuple):
+    """A chunk of tokens [shards size ...], or all of them [count shards size ...]."""
+
+    hidden: Array
+    targets: Array
+    weights: Array
+    counts: Array | None
+
+
+def _numbers(label_smoothing, z_loss, logit_softcap) -> tuple[tuple[float | None, ...], tuple[Array | None, ...]]:
+    """The numbers in two tuples: those that are known, which say what the program is, and those that are traced."""
+    numbers = [as_number("label_smoothing", label_smoothing, SHARE), as_number("z_loss", z_loss)]
+    numbers.append(None if logit_softcap is None else as_number("logit_softcap", logit_softcap, CAP))
+    traced = tuple(x if isinstance(x, Array) else None for x in numbers)
+    return tuple(None if isinstance(x, Array) else x for x in numbers), traced
+
+
+def _losses(known, output: _Output, tokens: _Tokens, logits: Array) -> Array:
+    """Each token's loss from hidden W_o, before bias and cap."""
+    smoothing, z_loss, softcap = (k if t is None else t for k, t in zip(known, output.numbers, strict=True))
+    logits = logits if output.b_out is None else logits + output.b_out
     if softcap is not None:
         logits = softcap * jnp.tanh(logits / softcap)
-    return token_losses(logits, targets, *(0.0 if x is None else x for x in numbers))
+    return token_losses(logits, tokens.targets, tokens.counts, output.class_weights, smoothing, z_loss)
 
 
-def _chunks(x: Array, count: int) -> Array:
-    """[tokens ...] to [count size ...], zeros at the end: targets 0 of weight 0.
+def _logits(hidden: Array, w_out: Array) -> Array:
+    return jnp.einsum("...D,DV->...V", hidden, w_out, preferred_element_type=jnp.float32)
 
-    Token i goes to chunk i modulo `count`, so that each chunk has its share of every device's
-    tokens where the batch is spread over several.
+
+def _token_losses(known, output: _Output, tokens: _Tokens) -> Array:
+    return _losses(known, output, tokens, _logits(tokens.hidden, output.w_out))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _total(known, output: _Output, tokens: _Tokens) -> Float[Array, ""]:
+    """The sum of weights * losses. Its rule is that of any function, d total = sum <gradient, dx>, with gradients
+    from plain code: what differentiates the rule differentiates them.
     """
-    size = -(-x.shape[0] // count)
-    x = jnp.pad(x, [(0, size * count - x.shape[0]), *[(0, 0)] * (x.ndim - 1)])
-    return x.reshape(size, count, *x.shape[1:]).swapaxes(0, 1)
+    losses = lax.map(functools.partial(_token_losses, known, output), tokens)
+    return weighted_values(losses, tokens.weights).sum()
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(softcap: float | None, numbers, hidden, w_out, b_out, targets, weights):
-    def chunk(tokens):
-        hidden, targets = tokens
-        return _losses(softcap, numbers, _logits(hidden, w_out), b_out, targets)
-
-    return weighted_mean(lax.map(chunk, (hidden, targets)), weights)
+@functools.partial(_total.defjvp, symbolic_zeros=True)
+def _total_jvp(known, primals, tangents):
+    total, gradients = _total_and_gradients(known, *primals)
+    products = jax.tree.map(_product, gradients, tangents, is_leaf=lambda x: x is None)
+    return total, sum(jax.tree.leaves(products), start=jnp.zeros_like(total))
 
 
-def _forward(softcap: float | None, numbers, hidden, w_out, b_out, targets, weights):
-    """The loss, and the float32 gradients of the weighted *sum*: scaled first, rounded to 16 bits afterwards."""
-    compute_dtype = jnp.promote_types(hidden.dtype, w_out.dtype)
-    bias = None if b_out is None else b_out.astype(jnp.float32)
+def _product(gradient: Array | None, tangent: Any) -> Array | None:
+    """<gradient, tangent>: what pulls back to gradient * cotangent, scaled in float32 and only then rounded."""
+    if gradient is None or isinstance(tangent, SymbolicZero):
+        return None
+    return (gradient * tangent.astype(jnp.float32)).sum()
 
-    def chunk(totals, tokens):
-        hidden, targets, weights = tokens
-        logits = _logits(hidden, w_out)
-        losses, pull = jax.vjp(lambda logits, bias: _losses(softcap, numbers, logits, bias, targets), logits, bias)
-        d_logits, d_bias = pull(weights)
+
+def _total_and_gradients(known, output: _Output, tokens: _Tokens) -> tuple[Array, tuple[_Output, _Tokens]]:
+    """The total, and its float32 gradients: chunk by chunk, each product with V once."""
+    # Inside of `shard_map`, a sum over devices would be taken for what is the same on all of them: a zero that
+    # differs between them stops it, and so does it make the sums below, which start at zero, ones that differ.
+    zero = sum(jnp.zeros_like(x, shape=(), dtype=jnp.float32) for x in jax.tree.leaves((output, tokens)))
+    w_out, shared = output.w_out, jax.tree.map(lambda x: x + zero, output._replace(w_out=None))
+    compute_dtype = jnp.promote_types(tokens.hidden.dtype, w_out.dtype)
+
+    @jax.checkpoint
+    def chunk(sums, tokens: _Tokens):
+        def total(logits, shared, weights, counts):
+            losses = _losses(known, shared, tokens._replace(counts=counts), logits)
+            return weighted_values(losses, weights).sum()
+
+        each = tokens.weights + zero, None if tokens.counts is None else tokens.counts + zero
+        d_logits, d_shared, *d_each = jax.grad(total, argnums=(0, 1, 2, 3))(_logits(tokens.hidden, w_out), shared, *each)
         d_logits = d_logits.astype(compute_dtype)
-        d_hidden = jnp.einsum("TV,DV->TD", d_logits, w_out, preferred_element_type=jnp.float32)
-        d_w_out = jnp.einsum("TD,TV->DV", hidden, d_logits, preferred_element_type=jnp.float32)
-        totals = jax.tree.map(jnp.add, totals, (d_w_out, d_bias))
-        return totals, (losses, d_hidden)
+        d_hidden = _einsum("...V,DV->...D", d_logits, w_out, like=tokens.hidden)
+        d_w_out = _einsum("...D,...V->DV", tokens.hidden, d_logits, like=w_out)
+        return jax.tree.map(jnp.add, sums, d_shared._replace(w_out=d_w_out)), _Tokens(d_hidden, None, *d_each)
 
-    zeros = jnp.zeros(w_out.shape, jnp.float32), None if bias is None else jnp.zeros_like(bias)
-    (d_w_out, d_bias), (losses, d_hidden) = lax.scan(chunk, zeros, (hidden, targets, weights))
-    inputs, gradients = (hidden, w_out, b_out), (d_hidden, d_w_out, d_bias)
-    return weighted_mean(losses, weights), (inputs, gradients, losses, weights)
-
-
-def _backward(softcap: float | None, residuals, d_loss):
-    inputs, gradients, losses, weights = residuals
-    scale = divide_or_zero(d_loss, weights.sum())
-    d_inputs = jax.tree.map(lambda x, gradient: (scale * gradient).astype(x.dtype), inputs, gradients)
-    return None, *d_inputs, None, d_loss * jax.grad(weighted_mean, argnums=1)(losses, weights)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=jnp.float32) + zero, output)
+    d_output, d_tokens = lax.scan(chunk, zeros, tokens)
+    # The gradient by the weights is the losses, 0 where nothing reads them.
+    return (d_tokens.weights * tokens.weights).sum(), (d_output, d_tokens)
 
 
-_loss.defvjp(_forward, _backward)
-
-
-def _logits(hidden, w_out):
-    return jnp.einsum("TD,DV->TV", hidden, w_out, preferred_element_type=jnp.float32)
+def _einsum(axes: str, a: Array, b: Array, like: Array) -> Array:
+    """float32, spread over devices as `like` is."""
+    sharding = jax.typeof(like).sharding
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32, out_sharding=sharding)

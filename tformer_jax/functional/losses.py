@@ -1,11 +1,16 @@
 """Log-probabilities and losses, in float32 whatever the model's compute dtype."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
-from .numbers import Number, check_share, is_off
+from .checks import as_array, check_shape, width
+from .numbers import SHARE, Number, as_number, is_off
+
+Reduction = Literal["mean", "sum", "none"]
 
 
 def output_log_probs(hidden: Float[Array, "*batch D"], w_out: Float[Array, "D V"]) -> Float[Array, "*batch V"]:
@@ -14,7 +19,13 @@ def output_log_probs(hidden: Float[Array, "*batch D"], w_out: Float[Array, "D V"
     Args:
       hidden: the decoder's last states h_t.
       w_out: output projection; a tied embedding [V D] goes in transposed.
+
+    Raises:
+      TypeError: what is no array.
+      ValueError: a projection that is not [D V].
     """
+    hidden, w_out = as_array("hidden", hidden), as_array("w_out", w_out, "D V")
+    check_shape("w_out", w_out, (width("hidden", hidden), w_out.shape[1]))
     logits = jnp.einsum("...D,DV->...V", hidden, w_out, preferred_element_type=jnp.float32)
     return jax.nn.log_softmax(logits, axis=-1)
 
@@ -23,10 +34,12 @@ def cross_entropy(
     logits: Float[Array, "*batch V"],
     targets: Int[Array, "*batch"],
     *,
-    weights: Float[Array, "*batch"] | None = None,
+    weights: Real[Array, "*batch"] | Bool[Array, "*batch"] | None = None,
+    class_weights: Float[Array, "V"] | None = None,
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
-) -> Float[Array, ""]:
+    reduction: Reduction = "mean",
+) -> Float[Array, "..."]:
     """Cross-entropy (equation 11), the mean over the weights, float32, in nats.
 
         L = -sum_t y_t log yhat_t,   yhat = softmax(logits)
@@ -35,69 +48,152 @@ def cross_entropy(
     al., 2016); z_loss adds z_loss * logsumexp(logits)^2 (Chowdhery et al., 2022), which keeps
     the normaliser near 1.
 
+    Tokens to ignore have weight 0: `weights=(targets != ignore_index)`. With class weights c it is
+    PyTorch's: the term of class k is multiplied by c_k, and the mean divides by the sum of
+    weights * c_y.
+
     Args:
       logits: unnormalised scores.
       targets: class indices in [0, V). One outside makes the loss NaN (unless weighted 0),
         rather than being clamped to a class that nobody meant.
-      weights: how much each target counts, 0 for padding; default 1. All zero gives loss 0.
-      label_smoothing: e, in [0, 1); may be an argument of the program.
+      weights: how much each target counts, 0 for padding; default 1. All zero gives loss 0, as no target at all does.
+      class_weights: c, how much each class counts; default 1. It multiplies the z-loss of its targets too.
+      label_smoothing: e, in [0, 1); may be traced (out of its range it makes the loss NaN).
       z_loss: coefficient; likewise.
+      reduction: "mean", "sum" over weights * losses, or "none": weights * losses, one for each target.
 
     Raises:
-      ValueError: `label_smoothing` known to be outside [0, 1), targets that are not of the logits' shape without V,
-        or weights that are not of the targets' shape.
+      TypeError: what is no array, targets that are no integers, or a number that is none.
+      ValueError: `label_smoothing` known to be outside [0, 1), a `z_loss` that is not finite, targets that are not of
+        the logits' shape without V, weights that are not of the targets' shape, class weights that are not [V],
+        or an unknown reduction.
     """
-    losses = token_losses(logits, targets, label_smoothing, z_loss)
-    return losses.mean() if weights is None else weighted_mean(losses, weights)
+    logits = as_array("logits", logits)
+    class_weights = check_class_weights(class_weights, width("logits", logits))
+    targets, weights = check_targets(targets, weights, logits.shape[:-1], reduction)
+    numbers = as_number("label_smoothing", label_smoothing, SHARE), as_number("z_loss", z_loss)
+    counts = class_counts(class_weights, targets)
+    return reduced(token_losses(logits, targets, counts, class_weights, *numbers), weights, counts, reduction)
 
 
 def token_losses(
-    logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"], label_smoothing: Number, z_loss: Number
+    logits: Float[Array, "*batch V"],
+    targets: Int[Array, "*batch"],
+    counts: Float[Array, "*batch"] | None,
+    class_weights: Float[Array, "V"] | None,
+    label_smoothing: float | Array,
+    z_loss: float | Array,
 ) -> Float[Array, "*batch"]:
-    """The terms that `cross_entropy` averages, float32; arguments and errors are its own."""
-    check_share("label_smoothing", label_smoothing)
-    check_shape("targets", targets, logits.shape[:-1])
+    """The terms that `cross_entropy` averages, float32; `counts` are c_y, the targets' class weights."""
     logits = logits.astype(jnp.float32)
-    vocab_size = logits.shape[-1]
     # Relative to the highest: the difference of two large numbers would lose the small loss.
     highest = lax.stop_gradient(logits.max(-1, keepdims=True))
     logits = logits - highest
     log_normaliser = jnp.log(jnp.exp(logits).sum(-1))
-    # A negative index would count from the end; V is out of range and fills with NaN.
-    targets = targets.astype(jnp.result_type(targets, jnp.int32))  # V may be too large for a narrow type
-    index = jnp.where(targets < 0, vocab_size, targets)[..., None]
-    target_logit = jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+    losses = log_normaliser - _of_targets(logits, targets)
+    if counts is not None:
+        losses = counts * losses
     if not is_off(label_smoothing):
-        target_logit = (1 - label_smoothing) * target_logit + label_smoothing * logits.mean(-1)
-    losses = log_normaliser - target_logit
+        losses = (1 - label_smoothing) * losses + label_smoothing * _to_uniform(logits, log_normaliser, class_weights)
     if not is_off(z_loss):
-        losses += z_loss * jnp.square(log_normaliser + highest[..., 0])
+        squares = jnp.square(log_normaliser + highest[..., 0])
+        losses = losses + z_loss * (squares if counts is None else counts * squares)
     return losses
 
 
-def weighted_mean(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Float[Array, ""]:
+def _of_targets(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The targets' logits; NaN for targets outside of the vocabulary."""
+    V, targets = logits.shape[-1], targets[..., None]
+    if jax.typeof(logits).sharding.spec[-1] is None:
+        # A negative index would count from the end; V is out of range and fills with NaN.
+        index = jnp.where(targets < 0, V, targets)
+        return jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+    # An explicit mesh gathers nothing along an axis that is spread over it.
+    is_target = lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == targets
+    found = jnp.where(is_target, logits, 0.0).sum(-1)
+    return jnp.where((targets[..., 0] >= 0) & (targets[..., 0] < V), found, jnp.nan)
+
+
+def _to_uniform(logits: Array, log_normaliser: Array, class_weights: Array | None) -> Array:
+    """The cross-entropy to 1 / V for each class, weighted."""
+    if class_weights is None:
+        return log_normaliser - logits.mean(-1)
+    return class_weights.mean() * log_normaliser - (class_weights * logits).mean(-1)
+
+
+def reduced(losses: Array, weights: Array, counts: Array | None, reduction: Reduction) -> Array:
+    """The mean over weights * counts (1 where None), the weighted sum, or the weighted losses themselves."""
+    weighted = weighted_values(losses, weights)
+    return weighted if reduction == "none" else mean_or_sum(weighted.sum(), weights, counts, reduction)
+
+
+def mean_or_sum(total: Array, weights: Array, counts: Array | None, reduction: Reduction) -> Float[Array, ""]:
+    """The weighted sum, or what it is for each weight * count."""
+    if reduction == "sum":
+        return total
+    return divide_or_zero(total, (weights if counts is None else weights * counts).sum())
+
+
+def weighted_mean(
+    values: Float[Array, "*batch"], weights: Real[Array, "*batch"] | Bool[Array, "*batch"]
+) -> Float[Array, ""]:
     """sum(weights * values) / sum(weights), float32; 0 where every weight is 0.
 
     A value of weight 0 may be NaN or infinite. The gradients are weights / sum(weights) and
     (values - mean) / sum(weights), 0 where every weight is 0.
 
     Raises:
+      TypeError: values or weights that are no arrays.
       ValueError: weights of another shape than the values'.
     """
+    values, weights = as_array("values", values), as_array("weights", weights)
     check_shape("weights", weights, values.shape)
-    weights = weights.astype(jnp.float32)
+    return reduced(values.astype(jnp.float32), weights.astype(jnp.float32), None, "mean")
+
+
+def weighted_values(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """weights * values, 0 where the weight is, whatever the value."""
     unread = (weights == 0) & ~jnp.isfinite(values)
-    return divide_or_zero((jnp.where(unread, 0.0, values) * weights).sum(), weights.sum())
+    return jnp.where(unread, 0.0, values) * weights
 
 
-def check_shape(name: str, x: Array, wanted: tuple[int, ...]) -> None:
-    """Refuses what would be broadcast, and so counted several times or paired with what it is not for.
+def check_targets(
+    targets: Array, weights: Array | None, shape: tuple[int, ...], reduction: str
+) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
+    """Targets wide enough to be compared with V, and weights in float32, 1 by default.
 
     Raises:
-      ValueError: another shape.
+      TypeError: no arrays, or targets that are no integers.
+      ValueError: another shape, or an unknown reduction.
     """
-    if jnp.shape(x) != tuple(wanted):
-        raise ValueError(f"{name} must have the shape {tuple(wanted)}, got {jnp.shape(x)}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    targets = as_array("targets", targets, kind="integers")
+    check_shape("targets", targets, shape)
+    # Of unsigned ones too large for it, the sign bit makes a target that is out of range.
+    targets = targets.astype(jnp.int32 if targets.dtype.itemsize <= 4 else jnp.int64)
+    weights = jnp.ones(shape, jnp.float32) if weights is None else as_array("weights", weights)
+    check_shape("weights", weights, shape)
+    return targets, weights.astype(jnp.float32)
+
+
+def check_class_weights(class_weights: Array | None, vocab_size: int) -> Array | None:
+    """Class weights in float32.
+
+    Raises:
+      TypeError: no array.
+      ValueError: not one for each class.
+    """
+    if class_weights is None:
+        return None
+    class_weights = as_array("class_weights", class_weights)
+    check_shape("class_weights", class_weights, (vocab_size,))
+    return class_weights.astype(jnp.float32)
+
+
+def class_counts(class_weights: Float[Array, "V"] | None, targets: Int[Array, "*batch"]) -> Array | None:
+    """c_y, how much each target counts for its class."""
+    return None if class_weights is None else class_weights.at[targets].get(mode="fill", fill_value=0.0)
 
 
 def divide_or_zero(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
@@ -109,10 +205,11 @@ def causal_lm_loss(
     logits: Float[Array, "B T V"],
     tokens: Int[Array, "B T"],
     *,
-    weights: Float[Array, "B T"] | None = None,
+    weights: Real[Array, "B T"] | Bool[Array, "B T"] | None = None,
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
-) -> Float[Array, ""]:
+    reduction: Reduction = "mean",
+) -> Float[Array, "..."]:
     """Causal language modelling (equation 14): -sum_t log P(x_t | x_<t), as a mean, in nats.
 
     The shift happens here: logits at t predict the token at t + 1, so the first token is
@@ -124,25 +221,35 @@ def causal_lm_loss(
       logits: of the same positions as `tokens`.
       tokens: the sequence itself.
       weights: per token, as a target; default 1.
-      label_smoothing, z_loss: as in `cross_entropy`.
+      label_smoothing, z_loss, reduction: as in `cross_entropy`; "none" gives [B T-1].
+
+    Raises:
+      TypeError, ValueError: as `cross_entropy`; tokens or weights that are not [B T].
     """
+    logits, tokens = as_array("logits", logits, "B T V"), as_array("tokens", tokens, "B T", kind="integers")
+    check_shape("tokens", tokens, logits.shape[:-1])
+    if weights is not None:
+        weights = as_array("weights", weights)
+        check_shape("weights", weights, tokens.shape)
     return cross_entropy(
         logits[:, :-1],
         tokens[:, 1:],
         weights=None if weights is None else weights[:, 1:],
         label_smoothing=label_smoothing,
         z_loss=z_loss,
+        reduction=reduction,
     )
 
 
 def masked_lm_loss(
     logits: Float[Array, "B T V"],
     targets: Int[Array, "B T"],
-    masked: Bool[Array, "B T"] | Float[Array, "B T"],
+    masked: Bool[Array, "B T"] | Real[Array, "B T"],
     *,
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
-) -> Float[Array, ""]:
+    reduction: Reduction = "mean",
+) -> Float[Array, "..."]:
     """Masked language modelling (equation 14): -sum_{i in M} log P(x_i | X_without_M), as a mean.
 
     Source: Devlin et al., 2018.
@@ -151,8 +258,13 @@ def masked_lm_loss(
       logits: the model's output for the corrupted sequence.
       targets: the original tokens; only those in M are read.
       masked: the set M as booleans (or weights).
-      label_smoothing, z_loss: as in `cross_entropy`.
+      label_smoothing, z_loss, reduction: as in `cross_entropy`.
+
+    Raises:
+      TypeError, ValueError: as `cross_entropy`; `masked` that is not [B T].
     """
+    logits, masked = as_array("logits", logits, "B T V"), as_array("masked", masked)
+    check_shape("masked", masked, logits.shape[:-1])
     return cross_entropy(
-        logits, targets, weights=masked.astype(jnp.float32), label_smoothing=label_smoothing, z_loss=z_loss
+        logits, targets, weights=masked, label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction
     )

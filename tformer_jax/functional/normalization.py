@@ -4,13 +4,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from .checks import as_array, check_shape, width
+from .numbers import NOT_NEGATIVE, Number, as_number
+
 
 def layer_norm(
     x: Float[Array, "*batch D"],
     gamma: Float[Array, "D"],
-    beta: Float[Array, "D"],
+    beta: Float[Array, "D"] | None = None,
     *,
-    eps: float = 1e-5,
+    eps: Number = 1e-5,
 ) -> Float[Array, "*batch D"]:
     """Layer normalisation over the last axis (equation 12).
 
@@ -22,17 +25,26 @@ def layer_norm(
 
     Args:
       x: any leading shape, last axis D; computed in float32, returned in x's dtype.
-      gamma: scale.
-      beta: shift.
-      eps: added to the variance.
+      gamma: scale; ones for none.
+      beta: shift; None for none.
+      eps: added to the variance; may be traced (below 0 it makes the result NaN).
+
+    Raises:
+      TypeError: x, gamma or beta that are no arrays of floats.
+      ValueError: gamma or beta that are not [D], or a negative eps.
     """
+    x, eps = as_array("x", x, kind="floats"), as_number("eps", eps, NOT_NEGATIVE)
     x32 = x.astype(jnp.float32)
+    gamma32 = _vector("gamma", gamma, x)
     centred = x32 - x32.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
-    return (centred * lax.rsqrt(variance + eps) * gamma + beta).astype(x.dtype)
+    out = centred * lax.rsqrt(variance + eps) * gamma32
+    return (out if beta is None else out + _vector("beta", beta, x)).astype(x.dtype)
 
 
-def rms_norm(x: Float[Array, "*batch D"], gamma: Float[Array, "D"], *, eps: float = 1e-6) -> Float[Array, "*batch D"]:
+def rms_norm(
+    x: Float[Array, "*batch D"], gamma: Float[Array, "D"], *, eps: Number = 1e-6
+) -> Float[Array, "*batch D"]:
     """Root-mean-square normalisation over the last axis: no mean is subtracted, nothing is added.
 
         y = x / sqrt(mean(x^2) + eps) * gamma
@@ -41,9 +53,21 @@ def rms_norm(x: Float[Array, "*batch D"], gamma: Float[Array, "D"], *, eps: floa
 
     Args:
       x: any leading shape, last axis D; computed in float32, returned in x's dtype.
-      gamma: scale.
-      eps: added to the mean square, inside the root.
+      gamma: scale; ones for none.
+      eps: added to the mean square, inside the root; as in `layer_norm`.
+
+    Raises:
+      TypeError, ValueError: as `layer_norm`.
     """
+    x, eps = as_array("x", x, kind="floats"), as_number("eps", eps, NOT_NEGATIVE)
     x32 = x.astype(jnp.float32)
+    gamma32 = _vector("gamma", gamma, x)
     mean_square = jnp.square(x32).mean(-1, keepdims=True)
-    return (x32 * lax.rsqrt(mean_square + eps) * gamma).astype(x.dtype)
+    return (x32 * lax.rsqrt(mean_square + eps) * gamma32).astype(x.dtype)
+
+
+def _vector(name: str, vector: Array, x: Array) -> Float[Array, "D"]:
+    """gamma or beta in float32: one number for each of x's last axis."""
+    vector = as_array(name, vector, kind="floats")
+    check_shape(name, vector, (width("x", x),))
+    return vector.astype(jnp.float32)

@@ -1,10 +1,41 @@
-"""Numbers that may be known only when the program runs: one program can then serve many values of them."""
+"""Numbers that may be known only when the program runs: one program can then serve many values of them.
+
+Every number of a public function may be Python's, NumPy's or JAX's, inside and outside of `jax.jit`, or traced:
+then the result can be differentiated by it. What is known and out of its range is refused. What is traced cannot
+be: it becomes NaN, and so does what is computed from it.
+"""
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jax.typing import ArrayLike
+from jaxtyping import Real
 
-Number = float | Float[Array, ""]
+Number = Real[ArrayLike, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Which values a number may have: in words, as a test of a float or a traced scalar, and what else an error says."""
+
+    words: str
+    holds: Callable[[Any], Any]
+    hint: str = ""
+
+
+FINITE = Range("finite", lambda x: (-math.inf < x) & (x < math.inf))
+POSITIVE = Range("positive", lambda x: (0 < x) & (x < math.inf))
+NOT_NEGATIVE = Range("at least 0", lambda x: (0 <= x) & (x < math.inf))
+SHARE = Range("in [0, 1)", lambda x: (0 <= x) & (x < 1))
+CAP = dataclasses.replace(POSITIVE, hint="; None means no cap")
+RATE = Range("in (0, 1]", lambda x: (0 < x) & (x <= 1))
 
 
 def is_known(number: Number) -> bool:
@@ -14,14 +45,57 @@ def is_known(number: Number) -> bool:
 
 def is_off(number: Number) -> bool:
     """Whether what a number turns on is left out of the program: it is known to be 0."""
-    return is_known(number) and number == 0
+    return is_known(number) and float(number) == 0
+
+
+def as_number(name: str, number: Number, within: Range = FINITE) -> float | Array:
+    """What to compute with: a float where the number is known, a float32 scalar where it is traced.
+
+    A comparison of an array that a traced function closes over is itself traced: its value is taken here.
+
+    Raises:
+      TypeError: no real number, by the argument's name.
+      ValueError: a known number out of its range.
+    """
+    if not _is_number(number):
+        got = f"the shape {number.shape}" if isinstance(number, (np.ndarray, Array)) and number.ndim else f"{number!r}"
+        raise TypeError(f"{name} must be a number, got {got}")
+    if not is_known(number):
+        number = number.astype(jnp.float32)
+        return jnp.where(within.holds(number), number, jnp.nan)
+    value = float(number)
+    if not within.holds(value):
+        raise ValueError(f"{name} must be {within.words}, got {value}{within.hint}")
+    return value
+
+
+def as_integer(name: str, value: Any) -> int:
+    """Any known integer, NumPy's and JAX's too.
+
+    Raises:
+      TypeError: none, True or False, or traced: shapes depend on it.
+    """
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        known = "" if is_known(value) else ", known when the program is traced"
+        raise TypeError(f"{name} must be an integer{known}, got {value!r}") from None
 
 
 def check_share(name: str, number: Number) -> None:
     """Refuses what is outside [0, 1), as far as it is known.
 
     Raises:
-      ValueError: by the argument's name.
+      TypeError, ValueError: as `as_number`.
     """
-    if is_known(number) and not 0.0 <= number < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {number}")
+    as_number(name, number, SHARE)
+
+
+def _is_number(x: Any) -> bool:
+    if isinstance(x, (int, float)):
+        return not isinstance(x, bool)
+    if not isinstance(x, (np.generic, np.ndarray, Array)) or x.ndim:
+        return False
+    return any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer))

@@ -3,6 +3,9 @@
 from jax import Array
 from jaxtyping import Float
 
+from .checks import as_array
+from .numbers import as_integer
+
 
 def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "B P {patch_size}*{patch_size}*C"]:
     """Flatten(patch_i) for every patch i, to be embedded as x_i = W_e Flatten(patch_i) (equation 15).
@@ -16,8 +19,10 @@ def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "
       patch_size: of both sides; divides Y and X.
 
     Raises:
-      ValueError: `patch_size` is not positive or does not divide the image.
+      TypeError: images that are no array, or a `patch_size` that is no integer.
+      ValueError: images that are not [B Y X C], or a `patch_size` that is not positive or does not divide them.
     """
+    images, patch_size = as_array("images", images, "B Y X C"), as_integer("patch_size", patch_size)
     B, Y, X, C = images.shape
     rows, columns = _grid(patch_size, Y, X)
     grid = images.reshape(B, rows, patch_size, columns, patch_size, C).swapaxes(2, 3)
@@ -35,8 +40,12 @@ def unpatchify(
       height, width: Y and X.
 
     Raises:
+      TypeError: patches that are no array, or sizes that are no integers.
       ValueError: sizes that do not divide, or patches that are not those of such an image.
     """
+    patches = as_array("patches", patches, "B P E")
+    named = {"patch_size": patch_size, "height": height, "width": width}
+    patch_size, height, width = (as_integer(name, size) for name, size in named.items())
     B, P, E = patches.shape
     rows, columns = _grid(patch_size, height, width)
     if P != rows * columns or E % patch_size**2:
