@@ -1,7 +1,6 @@
 """How the next token is drawn from its logits."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -9,10 +8,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from ..functional.numbers import POSITIVE, RATE, Number, Range, as_number
 from .checks import as_count
 
 # As good as greedy; a smaller temperature would make all large logits infinite, and so alike.
 _COLDEST = 1e-30
+
+_ABOVE_0 = Range("in (0, inf)", POSITIVE.holds)
+_PROBABILITY = Range("in (0, 1.0]", RATE.holds)
 
 
 @jax.tree_util.register_dataclass
@@ -58,39 +61,40 @@ class Sampler:
         if self.repetition_penalty is not None:
             if seen is None:
                 raise ValueError("a repetition penalty needs to know which tokens the row has seen")
-            penalised = jnp.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
+            penalty = jnp.float32(self.repetition_penalty)
+            penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
             logits = jnp.where(seen, penalised, logits)
         if self.is_greedy:
             return logits
-        logits = logits / jnp.maximum(self.temperature, _COLDEST)
+        logits = logits / jnp.maximum(jnp.float32(self.temperature), _COLDEST)
         if self.top_k is not None:
-            least = lax.top_k(logits, min(self.top_k, logits.shape[-1]))[0][..., -1:]
+            # The least of them, not the last: XLA sorts the whole vocabulary for a slice of what `top_k` finds.
+            least = lax.top_k(logits, min(self.top_k, logits.shape[-1]))[0].min(-1, keepdims=True)
             logits = jnp.where(logits < least, -jnp.inf, logits)
         if self.top_p is not None:
-            logits = _nucleus(logits, self.top_p)
+            logits = _nucleus(logits, jnp.float32(self.top_p))
         if self.min_p is not None:
-            least = logits.max(-1, keepdims=True) + jnp.log(self.min_p)
+            least = logits.max(-1, keepdims=True) + jnp.log(jnp.float32(self.min_p))
             logits = jnp.where(logits < least, -jnp.inf, logits)
         return logits
 
 
-def greedy(*, repetition_penalty: float | None = None) -> Sampler:
+def greedy(*, repetition_penalty: Number | None = None) -> Sampler:
     """The most probable token; of several, the lowest id.
 
     Raises:
       ValueError: as `sampling`.
     """
-    _check("repetition_penalty", repetition_penalty)
-    return Sampler(repetition_penalty=repetition_penalty)
+    return Sampler(repetition_penalty=_optional("repetition_penalty", repetition_penalty, _ABOVE_0))
 
 
 def sampling(
     *,
-    temperature: float = 1.0,
+    temperature: Number = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
+    top_p: Number | None = None,
+    min_p: Number | None = None,
+    repetition_penalty: Number | None = None,
 ) -> Sampler:
     """A draw from softmax(logits / temperature), after these filters, in this order; None leaves one out.
 
@@ -103,16 +107,16 @@ def sampling(
       min_p: of the tokens that have at least this share of the highest probability (Nguyen et al., 2024).
 
     Raises:
-      TypeError: a `top_k` that is no integer.
-      ValueError: a value out of its range, by the argument's name.
+      TypeError: a `top_k` that is no integer, or a value that is no number.
+      ValueError: a known value out of its range, by the argument's name. (A traced one cannot be refused: it becomes
+        NaN, and no draw from such logits means anything.)
     """
-    _check("temperature", temperature)
-    _check("top_p", top_p, highest=1.0)
-    _check("min_p", min_p, highest=1.0)
-    _check("repetition_penalty", repetition_penalty)
-    top_k = None if top_k is None else as_count("top_k", top_k)
     return Sampler(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+        temperature=as_number("temperature", temperature, _ABOVE_0),
+        top_k=None if top_k is None else as_count("top_k", top_k),
+        top_p=_optional("top_p", top_p, _PROBABILITY),
+        min_p=_optional("min_p", min_p, _PROBABILITY),
+        repetition_penalty=_optional("repetition_penalty", repetition_penalty, _ABOVE_0),
     )
 
 
@@ -127,6 +131,5 @@ def _nucleus(logits: Float[Array, "B V"], top_p: Any) -> Float[Array, "B V"]:
     return jnp.where(kept, logits, -jnp.inf)
 
 
-def _check(name: str, value: float | None, highest: float = math.inf) -> None:
-    if value is not None and not (0.0 < value <= highest and value < math.inf):
-        raise ValueError(f"{name} must be in (0, {highest}{')' if highest == math.inf else ']'}, got {value}")
+def _optional(name: str, value: Number | None, within: Range) -> float | Array | None:
+    return None if value is None else as_number(name, value, within)
