@@ -19,9 +19,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from ..config import ConfigError, check_choice
 from .processes import agreed, is_first
-from .run import read_json
+from .run import read_json, steps_in
 from .step import Arrays
-from .sums import first_damage, write_sums
+from .sums import drop_unreadable_times, first_damage, write_sums
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # is in the name until a checkpoint is whole
 
@@ -300,6 +300,8 @@ class Checkpoints:
         if not self._read_only and is_first():
             for folder in self.directory.glob(f"*{_UNFINISHED}*"):
                 shutil.rmtree(folder, ignore_errors=True)
+            for step in steps_in(self.directory):
+                drop_unreadable_times(self.directory / str(step))
 
     def _check_room(self, needed: int) -> None:
         """Sooner than an attempt would, and without what it leaves behind."""

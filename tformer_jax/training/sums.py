@@ -29,18 +29,29 @@ def first_damage(folder: Path, called: Path) -> str | None:
     for line in lines:
         wanted, _, name = line.partition("  ")
         file = folder / name
-        if not name or not file.is_file():
+        if not name:
+            return f"{called / SUMS} is damaged"
+        if not file.is_file():
             return f"{called / name} is missing"
         if sha256(file) != wanted:
             return f"{called / name} is not what was written"
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     if unlisted := sorted(there - {line.partition("  ")[2] for line in lines} - {SUMS, *_LATER}):
         return f"{called / SUMS} lacks {unlisted[0]}"
+    return None if _has_times(folder) else f"{called / _TIMES} cannot be read"
+
+
+def _has_times(folder: Path) -> bool:
     try:
-        json.loads((folder / _TIMES).read_text("utf-8"))
-    except (OSError, ValueError):
-        return f"{called / _TIMES} cannot be read"
-    return None
+        return isinstance(json.loads((folder / _TIMES).read_text("utf-8")), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def drop_unreadable_times(folder: Path) -> None:
+    """Deletes the one damaged file that keeps Orbax from opening all checkpoints, not only this one, which lacks it."""
+    if (folder / _TIMES).is_file() and not _has_times(folder):
+        (folder / _TIMES).unlink(missing_ok=True)
 
 
 def sha256(file: Path) -> str:
