@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import multiprocessing
 import re
+import shutil
 import signal
 import types
 
 import jax
 import numpy as np
+import pretended
 import pytest
 import tiny_runs
 from rich.console import Console
@@ -180,6 +183,132 @@ def test_an_export_that_cannot_be_is_refused(finished, place, member, to, wanted
     with pytest.raises(RunError, match=wanted):
         export_member(finished.directory, member, place / to)
     assert not (place / "somewhere").exists()
+
+
+def killed_export(directory, to, at):
+    """What another process does: it is killed before something is done."""
+    pretended._kill_at(*at)
+    export_member(SweepDirectory.open(directory), 3, to)
+
+
+@pytest.mark.parametrize("at", [
+    ("tformer_jax.sweeps.export:Checkpoints", "save", 1),
+    ("tformer_jax.sweeps.export:Run", "open", 1),
+], ids=["half of it", "all of it"])  # fmt: skip
+def test_an_export_that_was_killed_is_repaired_by_the_same_command(finished, tmp_path, at):
+    """Half a run is left, which no command accepts, in the way of the next export."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tformer_jax.sweeps.export", "pretended"])
+    process = context.Process(target=killed_export, args=(finished.directory.path, tmp_path / "member", at))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / "member").exists() == (at[1] == "open")
+    run = export_member(finished.directory, 3, tmp_path / "member")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["member"]
+    assert newest(run.checkpoints)["step"] == STEPS
+    (run.checkpoints / str(STEPS)).rename(run.checkpoints / str(STEPS + 1))  # it is trained on
+    with pytest.raises(RunError, match="is there already"):
+        export_member(finished.directory, 3, tmp_path / "member")
+
+
+def change_json(file, change):
+    value = json.loads(file.read_text("utf-8"))
+    change(value)
+    file.write_text(json.dumps(value), "utf-8")
+
+
+ODD_SWEEPS = {
+    "another config": ("sweep.json", lambda v: v["config"]["model"].update(positions="alibi"),
+                       r'sweep\.json does not fit .*config\.model\.positions \("rotary" there, "alibi" here\)'),
+    "another member": ("sweep.json", lambda v: v["members"]["3"].update(learning_rate=0.5),
+                       r"sweep\.json does not fit .*members\.3\.learning_rate \(0\.01 there, 0\.5 here\)"),
+    "no members": ("sweep.json", lambda v: v.pop("members"), r"sweep\.json is damaged: it must hold a config, and members"),
+    "members that are an array": ("sweep.json", lambda v: v.update(members=[]), r"sweep\.json is damaged"),
+    "a member that is null": ("sweep.json", lambda v: v["members"].update({"3": None}), r"sweep\.json is damaged"),
+    "a config that is null": ("sweep.json", lambda v: v.update(config=None), r"sweep\.json is damaged"),
+    "another tokenizer": ("data/0/tokenizer.json", lambda v: v.update(version="2"),
+                          r"data/0/tokenizer\.json does not fit .*was trained with another"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_SWEEPS)
+def test_a_sweep_that_says_something_else_than_its_checkpoints_is_refused(finished, tmp_path, name):
+    """A member is exported as another model than was trained."""
+    file, change, wanted = ODD_SWEEPS[name]
+    directory = SweepDirectory.open(shutil.copytree(finished.directory.path, tmp_path / "sweep"))
+    change_json(directory.path / file, change)
+    with pytest.raises(RunError, match=wanted) as error:
+        export_member(directory, 3, tmp_path / "member")
+    assert "\n" not in str(error.value) and not (tmp_path / "member").exists()
+
+
+def test_a_sweep_does_not_go_on_as_another_one(config, finished, tmp_path):
+    """Members go on as others, because sweep.json was lost or changed together with the command."""
+    shutil.copytree(finished.directory.path, tmp_path / "sweep")
+    (tmp_path / "sweep" / "sweep.json").unlink()
+    before = (tmp_path / "sweep" / "results.csv").read_bytes()
+    other = config | {"model": config["model"] | {"positions": "alibi"}}
+    with pytest.raises(RunError, match=r"does not fit .*config\.model\.positions"):
+        sweep(other, tmp_path / "sweep", SPACE)
+    assert (tmp_path / "sweep" / "results.csv").read_bytes() == before
+    assert sweep(config, tmp_path / "sweep", SPACE).rows == finished.rows
+
+
+def damage_row(file, find):
+    """A flipped bit in the last row with these words."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    (*_, at) = (i for i, line in enumerate(lines) if all(word in line for word in find))
+    lines[at] = bytes([lines[at][0] ^ 128]) + lines[at][1:]
+    file.write_bytes(b"".join(lines))
+
+
+def test_damaged_metrics_of_a_sweep_take_nothing_from_its_results(config, finished, tmp_path):
+    """Results are written over with others, without those of a lost file, or a sweep ends where nothing is lost."""
+    shutil.copytree(finished.directory.path, tmp_path / "sweep")
+    file, results = tmp_path / "sweep" / "groups" / "0" / "metrics.jsonl", tmp_path / "sweep" / "results.csv"
+    before, content = results.read_bytes(), file.read_bytes()
+    damage_row(file, [b'"member": 1, "step": 4,', b'"loss"'])
+    found = sweep(config, tmp_path / "sweep", SPACE)
+    assert f"1 of {len(content.splitlines())} lines of {file} are damaged" in " ".join(found.said.split())
+    assert found.rows == finished.rows
+    for words in ([b'"member": 1, "step": 12,', b"validation"], [b'"member": 2, "step": 12,', b'"loss"'], None):
+        file.write_bytes(content)
+        damage_row(file, words) if words else file.unlink()
+        member, step = (int(words[0].split(b",")[0][10:]), 12) if words else (0, 6)
+        with pytest.raises(RunError, match=rf"metrics\.jsonl lacks what was written of member {member} at step {step}:"):
+            sweep(config, tmp_path / "sweep", SPACE)
+        assert results.read_bytes() == before
+
+
+def test_a_run_is_not_trained_in_the_directory_of_a_sweep(config, finished, tmp_path):
+    """It trains there, and the sweep is refused its own directory for good: also before the sweep has trained."""
+    for path in (finished.directory.path, tmp_path):
+        SweepDirectory.start(path, finished.directory.asked)
+        before = sorted(path.iterdir())
+        with pytest.raises(RunError, match="holds a sweep that is no search; choose another --workdir for the run"):
+            Run.start(path, config)
+        assert sorted(path.iterdir()) == before
+    with pytest.raises(RunError, match=r"is not a run directory: it holds a sweep .*experiments\.export makes a run"):
+        Run.open(tmp_path)
+
+
+def test_a_run_is_not_trained_in_a_part_of_a_sweep(config, finished, tmp_path):
+    """It goes on from the states of all members."""
+    group = shutil.copytree(finished.directory.group(0), tmp_path / "group")
+    before = sorted(group.rglob("*"))
+    with pytest.raises((RunError, ConfigError), match="does not fit"), unchecked_annotations():
+        run_training(Run.start(group, config), lambda line: None)
+    assert not (group / "config.json").exists() and {*before} <= {*group.rglob("*")}
+
+
+def test_what_is_no_sweep_is_not_exported(alone, tmp_path):
+    """The message does not say what it is."""
+    with pytest.raises(RunError, match="is not the directory of a sweep: it holds a single run"):
+        SweepDirectory.open(alone.run.directory)
+    (tmp_path / "search.json").write_text('{"mark": "0"}')
+    with pytest.raises(RunError, match="is not the directory of a sweep: it holds a search; its runs are in its trials/"):
+        SweepDirectory.open(tmp_path)
 
 
 def test_a_terminal_shows_the_best_members_first(finished):
