@@ -98,7 +98,7 @@ def attention_gradients(q, k, v, d_out, mask=None, bias=None, scale=None, kept=N
     dq = np.einsum("bnts,bsnh->btnh", d_scores * slope, k_wide) * scale
     dk = np.einsum("bnts,btnh->bsnh", d_scores * slope, q) * scale
     B, S = k.shape[:2]
-    dk, dv = (x.reshape(B, S, K, N // K, H).sum(3) for x in (dk, dv))
+    dk, dv = (x.reshape(B, S, K, N // K, -1).sum(3) for x in (dk, dv))
     return dq, dk, dv, None if bias is None else unbroadcast(d_scores, np.shape(bias))
 
 

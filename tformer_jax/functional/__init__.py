@@ -6,6 +6,7 @@ heads, K key/value heads, H head width, D model width, F feed-forward width, V v
 
 from .attention import (
     AttentionParams,
+    attention_scores,
     attention_weights,
     combine_heads,
     multi_head_attention,
@@ -36,6 +37,7 @@ __all__ = [
     "alibi_bias",
     "alibi_slopes",
     "apply_rotary",
+    "attention_scores",
     "attention_weights",
     "causal_lm_loss",
     "causal_mask",

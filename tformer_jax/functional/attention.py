@@ -11,18 +11,19 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from .checks import as_array
 from .kernels import choose
-from .kernels.reference import attention_probabilities
+from .kernels.reference import attention_probabilities, masked_scores
 from .kernels.scores import ScoreOptions
-from .masks import AttentionMask, as_mask, broadcasts, check_fits
+from .masks import AttentionMask, as_mask, as_rank_4, fitting
 from .numbers import Number
 
 
 class AttentionParams(NamedTuple):
     """The projections of multi-head attention; a bias is an array or None.
 
-    Shapes: w_q [D N H], w_k and w_v [C K H] with C the width of the context (D in
-    self-attention), w_o [N H D], b_q [N H], b_k and b_v [K H], b_o [D].
+    Shapes: w_q [D N H], w_k [C K H] and w_v [C K Hv] with C the width of the context (D in
+    self-attention), w_o [N Hv D], b_q [N H], b_k [K H], b_v [K Hv], b_o [D]. Mostly Hv = H.
     """
 
     w_q: Any
@@ -38,50 +39,52 @@ class AttentionParams(NamedTuple):
 def scaled_dot_product_attention(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
+    v: Float[Array, "B S K Hv"],
     *,
     mask: Any = None,
     bias: Float[Array, "..."] | None = None,
-    scale: float | None = None,
-    logit_softcap: float | None = None,
+    scale: Number | None = None,
+    logit_softcap: Number | None = None,
     dropout_rate: Number = 0.0,
     key: Array | None = None,
     implementation: str = "auto",
-) -> Float[Array, "B T N H"]:
+) -> Float[Array, "B T N Hv"]:
     """Attention (equation 2): softmax(Q Kᵀ / √d_k) V, per head.
 
-    The softmax is in float32 whatever the inputs' dtype. A query that may attend no key
-    gets zeros, in the value and in the gradient.
+    The softmax is in float32, or in float64 where the inputs are. A query that may attend no key gets zeros, in the
+    value and in the gradient. Positions are array indices unless the mask says where queries and keys
+    stand: under `causal` with T != S, query i sees the keys j <= i (aligned top left). A NaN or an infinity
+    behind a mask is not hidden: 0 times NaN is NaN.
 
     Source: Vaswani et al., 2017, section 3.2.1; for N > K, Ainslie et al., 2023; for the cap, Gemma team, 2024.
 
     Args:
       q: queries; N is a multiple of K.
-      k, v: keys and values.
-      mask: `AttentionMask`, or booleans [T S] or broadcastable to [B N T S], True = may attend.
-      bias: added to the scaled scores; broadcastable to [B N T S].
+      k, v: keys and values; values may have a width of their own, Hv.
+      mask: `AttentionMask`, or booleans broadcastable to [B N T S] (three axes are [N T S]), True = may attend.
+      bias: floats added to the scaled scores; broadcastable to [B N T S], as the mask.
       scale: multiplies q kᵀ; default 1 / √H.
       logit_softcap: a cap c keeps the scaled scores s in (-c, c), as c tanh(s / c), before bias and mask.
       dropout_rate: of the attention weights; needs `key` (None means no dropout).
       key: a typed key.
-      implementation: "reference" (dense), "blockwise" (O(T) memory, reverse-mode gradients
-        only) or "auto".
+      implementation: "reference" (dense, O(T S) memory), "blockwise" (O(T + S) memory, and keys that a mask hides
+        from a whole block of queries are not read) or "auto": "blockwise" from more than 512 * 512 scores a head.
 
     Returns:
-      [B T N H] in q's dtype.
+      [B T N Hv] in q's dtype.
 
     Raises:
-      TypeError: q, k or v that are no floats.
-      ValueError: no queries or keys, keys or values that do not go with the queries, heads that do not divide,
-        a mask or a bias that does not fit the scores, a cap that is not positive, or an unknown implementation.
+      TypeError: q, k, v or a bias that are no arrays of floats, a mask that is not boolean, or no number.
+      ValueError: another number of axes, a size of 0 (but for B), keys or values that do not go with the queries,
+        heads that do not divide, a mask or a bias that does not fit the scores, a number out of its range, or an
+        unknown implementation.
     """
-    mask = as_mask(mask)
-    _check(q, k, mask, bias)
-    if v.shape != k.shape:
-        raise ValueError(f"v must have k's shape {k.shape}, got {v.shape}")
-    _check_floats("v", v)
+    q, k, mask, bias = _checked(q, k, mask, bias)
+    v = as_array("v", v, "B S K Hv", kind="floats")
+    if v.shape[:3] != k.shape[:3] or v.shape[3] == 0:
+        raise ValueError(f"v must have k's shape {k.shape}, got {v.shape}; only the last axis may differ, and not be 0")
     kernel = choose(implementation, q.shape[1], k.shape[1])
-    return kernel(q, k, v, mask, _rank4(bias), _options(q, scale, logit_softcap, dropout_rate), key)
+    return kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)
 
 
 def attention_weights(
@@ -90,17 +93,33 @@ def attention_weights(
     *,
     mask: Any = None,
     bias: Float[Array, "..."] | None = None,
-    scale: float | None = None,
-    logit_softcap: float | None = None,
+    scale: Number | None = None,
+    logit_softcap: Number | None = None,
 ) -> Float[Array, "B N T S"]:
     """The weights of equation 2, softmax(Q Kᵀ / √d_k), float32: what `scaled_dot_product_attention` averages with.
 
     Arguments and errors are those of `scaled_dot_product_attention`. A row sums to 1, or to 0
     where the query may attend no key.
     """
-    mask = as_mask(mask)
-    _check(q, k, mask, bias)
-    return attention_probabilities(q, k, mask, _rank4(bias), _options(q, scale, logit_softcap))
+    q, k, mask, bias = _checked(q, k, mask, bias)
+    return attention_probabilities(q, k, mask, bias, _options(q, scale, logit_softcap))
+
+
+def attention_scores(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    *,
+    mask: Any = None,
+    bias: Float[Array, "..."] | None = None,
+    scale: Number | None = None,
+    logit_softcap: Number | None = None,
+) -> Float[Array, "B N T S"]:
+    """What the softmax of `attention_weights` is of, float32: scaled, capped, with the bias, -inf where masked.
+
+    Arguments and errors are those of `scaled_dot_product_attention`; what is left out is not applied.
+    """
+    q, k, mask, bias = _checked(q, k, mask, bias)
+    return masked_scores(q, k, mask, bias, _options(q, scale, logit_softcap))
 
 
 def project_heads(
@@ -115,7 +134,7 @@ def project_qkv(
     x: Float[Array, "B T D"],
     context: Float[Array, "B S C"],
     params: AttentionParams,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B S K H"], Float[Array, "B S K Hv"]]:
     """The projections (equation 3): Q = X W_Q, K = C W_K, V = C W_V, split into heads.
 
     Self-attention passes `x` as its own context C; cross-attention passes the encoder's memory.
@@ -127,7 +146,7 @@ def project_qkv(
     )
 
 
-def combine_heads(heads: Float[Array, "B T N H"], params: AttentionParams) -> Float[Array, "B T D"]:
+def combine_heads(heads: Float[Array, "B T N Hv"], params: AttentionParams) -> Float[Array, "B T D"]:
     """Concat(head_1 … head_h) W_O (equation 4), as one contraction over heads and their width."""
     out = jnp.einsum("BTNH,NHD->BTD", heads, params.w_o)
     return out if params.b_o is None else out + params.b_o
@@ -140,8 +159,8 @@ def multi_head_attention(
     *,
     mask: Any = None,
     bias: Float[Array, "..."] | None = None,
-    scale: float | None = None,
-    logit_softcap: float | None = None,
+    scale: Number | None = None,
+    logit_softcap: Number | None = None,
     dropout_rate: Number = 0.0,
     key: Array | None = None,
     implementation: str = "auto",
@@ -178,30 +197,24 @@ def multi_head_attention(
     return combine_heads(heads, params)
 
 
-def _options(q: Array, scale: float | None, softcap: float | None, dropout_rate: Number = 0.0) -> ScoreOptions:
+def _options(q: Array, scale: Number | None, softcap: Number | None, dropout_rate: Number = 0.0) -> ScoreOptions:
     return ScoreOptions(1.0 / math.sqrt(q.shape[-1]) if scale is None else scale, softcap, dropout_rate)
 
 
-def _rank4(bias: Array | None) -> Array | None:
-    return bias if bias is None else bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
-
-
-def _check(q: Array, k: Array, mask: AttentionMask, bias: Array | None) -> None:
+def _checked(q: Any, k: Any, mask: Any, bias: Any) -> tuple[Array, Array, AttentionMask, Array | None]:
+    """Queries, keys, mask and bias as the kernels take them: arrays, a description, and an array of rank 4."""
+    q, k = (as_array(name, x, axes, kind="floats") for name, x, axes in (("q", q, "B T N H"), ("k", k, "B S K H")))
+    mask = as_mask(mask)
     B, T, N, H = q.shape
     S, K = k.shape[1], k.shape[2]
-    for name, x in (("q", q), ("k", k)):
-        _check_floats(name, x)
     if k.shape != (B, S, K, H):
         raise ValueError(f"k must be [B S K H] with q's B={B} and H={H}, got shape {k.shape}")
-    if T == 0 or S == 0:
+    if 0 in (T, S):
         raise ValueError(f"attention needs queries and keys, got T={T}, S={S}")
+    if 0 in (N, K, H):
+        raise ValueError(f"attention needs heads and a head width, got N={N}, K={K}, H={H}")
     if N % K:
         raise ValueError(f"{N} query heads are not a multiple of {K} key/value heads")
-    if bias is not None and not broadcasts(bias, (B, N, T, S)):
-        raise ValueError(f"bias must broadcast to [B N T S] = {(B, N, T, S)}, got shape {bias.shape}")
-    check_fits(mask, B, N, T, S)
-
-
-def _check_floats(name: str, x: Array) -> None:
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{name} must be floats, got {x.dtype}")
+    if bias is not None:
+        bias = as_rank_4("bias", as_array("bias", bias, kind="floats"), (B, N, T, S))
+    return q, k, fitting(mask, B, N, T, S), bias

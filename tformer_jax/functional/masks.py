@@ -6,6 +6,7 @@ kernel can skip what a dense mask would only hide.
 """
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Shaped
+
+from .checks import as_array
 
 
 def _static(default):
@@ -30,8 +33,9 @@ class AttentionMask:
 
     Attributes:
       causal: static; key position <= query position.
-      window: static; |query position - key position| < window, so a causal window of w
-        sees w keys, the query's own among them.
+      window: static; w for |query position - key position| < w, so a causal window of w sees w keys,
+        the query's own among them; or (left, right) for
+        query position - left <= key position <= query position + right, so that w is (w - 1, w - 1).
       lengths: [B] int; row b has its first `lengths[b]` keys (by index), the rest is padding.
       segments: [B T] int, or a pair ([B T], [B S]); query and key in the same segment.
       explicit: bool, broadcastable to [B N T S].
@@ -39,11 +43,12 @@ class AttentionMask:
       key_positions: [S] or [B S] int; default 0 .. S-1.
 
     Raises:
-      ValueError: `window` is not positive.
+      TypeError: `window` is no int and no pair of them, or traced: what it hides is known to the compiler.
+      ValueError: a window that is not positive, or one of its sides negative.
     """
 
     causal: bool = _static(False)
-    window: int | None = _static(None)
+    window: int | tuple[int, int] | None = _static(None)
     lengths: Any = None
     segments: Any = None
     explicit: Any = None
@@ -54,8 +59,19 @@ class AttentionMask:
     __array_ufunc__ = None
 
     def __post_init__(self):
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window must be at least 1, got {self.window}")
+        if self.window is not None:
+            object.__setattr__(self, "window", _checked_window(self.window))
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """How many positions before and after its own a query sees, by the window; None without one."""
+        return (self.window - 1, self.window - 1) if isinstance(self.window, int) else self.window
+
+    @property
+    def segment_pair(self) -> tuple[Int[Array, "b T"], Int[Array, "b S"]]:
+        """The segments of the queries and of the keys."""
+        queries, keys = self.segments if isinstance(self.segments, tuple) else (self.segments, self.segments)
+        return as_ints(queries), as_ints(keys)
 
     @property
     def hides_nothing(self) -> bool:
@@ -70,11 +86,11 @@ class AttentionMask:
         explicit = _both(self.explicit, other.explicit, jnp.logical_and)
         segments = self.segments if self.segments is not None else other.segments
         if self.segments is not None and other.segments is not None:
-            explicit = _both(explicit, _same_segment(*_pair(other.segments)), jnp.logical_and)
+            explicit = _both(explicit, _same_segment(*other.segment_pair), jnp.logical_and)
         return AttentionMask(
             causal=self.causal or other.causal,
-            window=_both(self.window, other.window, min),
-            lengths=_both(self.lengths, other.lengths, jnp.minimum),
+            window=_both(self.window, other.window, lambda *_: tuple(map(min, self.reach, other.reach))),
+            lengths=_both(self.lengths, other.lengths, lambda a, b: jnp.minimum(as_ints(a), as_ints(b))),
             segments=segments,
             explicit=explicit,
             query_positions=_only(self.query_positions, other.query_positions, "query_positions"),
@@ -98,12 +114,12 @@ class AttentionMask:
         if self.causal:
             allowed &= k_pos <= q_pos
         if self.window is not None:
-            allowed &= jnp.abs(q_pos - k_pos) < self.window
+            left, right = self.reach  # in this form, the largest position, of an empty slot, does not overflow
+            allowed &= (k_pos >= q_pos - left) & (k_pos <= q_pos + right)
         if self.lengths is not None:
-            index = k_start + jnp.arange(k_size)
-            allowed &= index < jnp.asarray(self.lengths)[:, None, None, None]
+            allowed &= _index(k_start, k_size) < as_ints(self.lengths)[:, None, None, None]
         if self.segments is not None:
-            q_seg, k_seg = _pair(self.segments)
+            q_seg, k_seg = self.segment_pair
             q_seg = lax.dynamic_slice_in_dim(q_seg, q_start, q_size, axis=1)
             k_seg = lax.dynamic_slice_in_dim(k_seg, k_start, k_size, axis=1)
             allowed &= _same_segment(q_seg, k_seg)
@@ -127,42 +143,51 @@ def as_mask(mask: Any) -> AttentionMask:
     """`mask` itself, or an `AttentionMask` around a boolean array or None.
 
     Raises:
-      TypeError: an array that is not boolean (an additive mask is a `bias`).
-      ValueError: an array of rank 3: [B T S] and [N T S] cannot be told apart.
+      TypeError: no array, or one that is not boolean (an additive mask is a `bias`).
     """
     if mask is None or isinstance(mask, AttentionMask):
         return mask or AttentionMask()
-    mask = jnp.asarray(mask)
-    _check_boolean(mask)
-    return AttentionMask(explicit=mask)
+    return AttentionMask(explicit=_booleans(mask))
 
 
-def check_fits(mask: AttentionMask, B: int, N: int, T: int, S: int) -> None:
-    """Refuses a mask that was not made for scores [B N T S]: a slice of it would be taken without a word.
+def fitting(mask: AttentionMask, B: int, N: int, T: int, S: int) -> AttentionMask:
+    """The same mask, `explicit` with four axes, if it was made for scores [B N T S]: else a slice would be taken.
 
     Raises:
-      TypeError: `explicit` is not boolean.
+      TypeError: `explicit` is not boolean, or another field no integers.
       ValueError: a field of another shape.
     """
-    query_segments, key_segments = (None, None) if mask.segments is None else _pair(mask.segments)
+    pair = mask.segments if isinstance(mask.segments, tuple) else (mask.segments, mask.segments)
     for name, field, *shapes in (
         ("query_positions", mask.query_positions, (T,), (1, T), (B, T)),
         ("key_positions", mask.key_positions, (S,), (1, S), (B, S)),
-        ("segments of the queries", query_segments, (1, T), (B, T)),
-        ("segments of the keys", key_segments, (1, S), (B, S)),
+        ("segments of the queries", pair[0], (1, T), (B, T)),
+        ("segments of the keys", pair[1], (1, S), (B, S)),
         ("lengths", mask.lengths, (1,), (B,)),
     ):
         if field is not None and np.shape(field) not in shapes:
             raise ValueError(f"{name} must have one of the shapes {shapes}, got {np.shape(field)}")
-    if mask.explicit is not None:
-        _check_boolean(mask.explicit)
-        if not broadcasts(mask.explicit, (B, N, T, S)):
-            raise ValueError(f"mask must broadcast to [B N T S] = {(B, N, T, S)}, got shape {mask.explicit.shape}")
+        if field is not None and not jnp.issubdtype(jnp.asarray(field).dtype, jnp.integer):
+            raise TypeError(f"{name} must be integers, got {jnp.asarray(field).dtype}")
+    if mask.explicit is None:
+        return mask
+    return dataclasses.replace(mask, explicit=as_rank_4("mask", _booleans(mask.explicit), (B, N, T, S)))
 
 
-def broadcasts(x: Array, shape: tuple[int, ...]) -> bool:
-    """Whether `x` broadcasts to exactly `shape`."""
-    return x.ndim <= len(shape) and all(a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False))
+def as_rank_4(name: str, x: Array, shape: tuple[int, int, int, int]) -> Array:
+    """An array that broadcasts to scores of this shape, with 1s for the axes that it lacks: of rank 3 it is [N T S].
+
+    Raises:
+      ValueError: it does not.
+    """
+    if x.ndim > 4 or any(a not in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"{name} must broadcast to [B N T S] = {shape}, got shape {x.shape}")
+    return x.reshape((1,) * (4 - x.ndim) + x.shape)
+
+
+def as_ints(x: Any) -> Array:
+    """Integers of any dtype in the one that indices have, so that they compare under strict promotion too."""
+    return jnp.asarray(x).astype(int)
 
 
 def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:
@@ -191,23 +216,36 @@ def slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shape
 
 def _positions(positions, start, size: int):
     if positions is None:
-        return (start + jnp.arange(size))[None]
-    return lax.dynamic_slice_in_dim(jnp.atleast_2d(positions), start, size, axis=1)
+        return _index(start, size)[None]
+    return lax.dynamic_slice_in_dim(jnp.atleast_2d(as_ints(positions)), start, size, axis=1)
 
 
-def _pair(segments):
-    return segments if isinstance(segments, tuple) else (segments, segments)
+def _index(start, size: int):
+    return as_ints(start) + jnp.arange(size)
 
 
 def _same_segment(q_segments, k_segments):
-    return (jnp.asarray(q_segments)[:, :, None] == jnp.asarray(k_segments)[:, None, :])[:, None]
+    return (q_segments[:, :, None] == k_segments[:, None, :])[:, None]
 
 
-def _check_boolean(mask) -> None:
+def _checked_window(window) -> int | tuple[int, int]:
+    pair = isinstance(window, (tuple, list)) and len(window) == 2
+    try:
+        sides = tuple(operator.index(side) for side in (window if pair else (window,)))
+    except TypeError:
+        raise TypeError(f"window must be an int, or a pair of ints (left, right), known to the compiler; got {window!r}") from None
+    if pair and min(sides) < 0:
+        raise ValueError(f"the sides of a window must be at least 0, got {sides}")
+    if not pair and sides[0] < 1:
+        raise ValueError(f"window must be at least 1, got {sides[0]}")
+    return sides if pair else sides[0]
+
+
+def _booleans(mask: Any) -> Array:
+    mask = as_array("mask", mask)
     if mask.dtype != bool:
         raise TypeError(f"mask must be boolean (True = may attend), got {mask.dtype}; pass an additive mask as bias")
-    if mask.ndim not in (2, 4):
-        raise ValueError(f"a mask array must be [T S] or broadcastable [B N T S], got shape {mask.shape}")
+    return mask
 
 
 def _both(a, b, combine):

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from .. import functional as F
 from ..config import check_choice
-from ..functional.masks import check_fits
+from ..functional.masks import fitting
 
 
 def token_mask(mask: Any) -> F.AttentionMask:
@@ -48,8 +48,7 @@ def memory_mask(mask: Any, B: int, S: int) -> Bool[Array, "B 1 1 S"] | None:
         )
     if mask.hides_nothing:
         return None
-    check_fits(mask, B, 1, 1, S)
-    return jnp.broadcast_to(mask.to_array(1, S), (B, 1, 1, S))
+    return jnp.broadcast_to(fitting(mask, B, 1, 1, S).to_array(1, S), (B, 1, 1, S))
 
 
 def check_captures(capture: Collection[str], known: Collection[str]) -> None:

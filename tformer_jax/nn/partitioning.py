@@ -69,9 +69,7 @@ def spread_queries(
         explicit=None if mask.explicit is None else _query_axis(mask.explicit),
     )
     specs = (queries, P(), P(), where, None if bias is None else _query_axis(bias))
-    # Loops of the kernels start from constants, which its check of varying axes takes for something else.
-    spread = jax.shard_map(attend, in_specs=specs, out_specs=queries, axis_names={POSITIONS}, check_vma=False)
-    return spread(q, k, v, mask, bias)
+    return jax.shard_map(attend, in_specs=specs, out_specs=queries, axis_names={POSITIONS})(q, k, v, mask, bias)
 
 
 def _with_positions(mask: F.AttentionMask, length: int) -> F.AttentionMask:

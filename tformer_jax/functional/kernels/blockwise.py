@@ -1,264 +1,225 @@
-"""Attention by an online softmax over key blocks: O(T) memory, forward and backward.
+"""Attention of one block of queries after the other, each with the keys that it may see: O(T + S) memory.
 
-Scores exist one tile at a time. The forward pass keeps, per query, the running maximum m, the
-running sum l of exp(score - m) and the unnormalised output; the backward pass recomputes each
-tile from m and l (kept apart: their logarithmic sum would lose l next to a large m). Blocks of
-keys that no query of a block may see are not computed at all.
+The scores of a block live while it is computed; `jax.checkpoint` has them computed again for derivatives. No rule
+of its own: whatever JAX does with `jax.numpy` it does with this, derivatives of any order included.
 
-Sources: Milakov & Gimelshein, 2018 (online softmax); Rabe & Staats, 2021 (memory);
-Dao et al., 2022 (recomputing backward pass).
+Which keys a block may see is known before the program runs where positions are array indices and the mask is
+causal or has a window: blocks then go in a few groups, and a group never reads the others' keys. Otherwise
+(lengths, segments, given positions) it is found by the program, which picks the least of a few sizes.
+
+Sources: Rabe & Staats, 2021 (blocks of queries, recomputed).
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ..dropout import dropout
-from ..masks import AttentionMask, slice_if_wide
-from ..numbers import is_off
-from .scores import ScoreOptions
+from ..masks import AttentionMask, as_ints
+from .scores import ScoreOptions, divided, matrix_products, split_heads, wide
 
-_BLOCK_Q = 256
-_BLOCK_K = 256
+_BLOCK_Q = 128  # queries of a block, or fewer where it would have more than so many scores a head
+_SCORES = 1 << 19
+_BLOCK_K = 256  # the least number of keys that the program picks for a block
+_GROUPS = 4  # of blocks, or sizes to pick from: each is compiled
 
-_F32: dict[str, Any] = {"preferred_element_type": jnp.float32}
+
+class _Group(NamedTuple):
+    """Blocks [first, last), the keys [low, high) that they may see, and how many a block sees: one of `sizes`."""
+
+    first: int
+    last: int
+    low: int
+    high: int
+    sizes: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks:
-    """The static part of one call: tile sizes and counts, how scores are made."""
+    """T queries as `count` blocks of `size`; the last one begins earlier where they do not divide."""
 
-    q_size: int
-    k_size: int
-    q_count: int
-    k_count: int
-    options: ScoreOptions
+    length: int
+    count: int
+    size: int
 
-    def queries(self, x: Array, i) -> Array:
-        return lax.dynamic_slice_in_dim(x, i * self.q_size, self.q_size, axis=1)
+    @classmethod
+    def of(cls, length: int, keys: int) -> "_Blocks":
+        count = -(-length // min(_BLOCK_Q, max(32, _SCORES // keys)))
+        return cls(length, count, -(-length // count))
 
-    def keys(self, x: Array, j) -> Array:
-        return lax.dynamic_slice_in_dim(x, j * self.k_size, self.k_size, axis=1)
+    @property
+    def starts(self) -> np.ndarray:
+        return np.minimum(np.arange(self.count) * self.size, self.length - self.size)
+
+    def split(self, x: Array, axis: int) -> Array:
+        """[... T ...] to [count ... size ...]."""
+        x = _whole(x, axis)
+        if self.count * self.size != self.length:
+            whole = (self.count - 1) * self.size
+            last = self.length - self.size
+            x = jnp.concatenate([_part(x, 0, whole, axis), _part(x, last, self.size, axis)], axis)
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], self.count, self.size, *x.shape[axis + 1 :]), axis, 0)
+
+    def join(self, x: Array, axis: int) -> Array:
+        """The other way: [count ... size ...] to [... T ...], rows that are there twice from one block."""
+        x = jnp.moveaxis(x, 0, axis)
+        x = x.reshape(*x.shape[:axis], self.count * self.size, *x.shape[axis + 2 :])
+        twice = self.count * self.size - self.length
+        if twice:
+            whole = (self.count - 1) * self.size
+            x = jnp.concatenate([_part(x, 0, whole, axis), _part(x, whole + twice, self.size - twice, axis)], axis)
+        return x
+
+
+class _Rows(NamedTuple):
+    """Of each block of queries: q [n B K G block H], a bias that differs by query, what follows from its place."""
+
+    q: Array
+    bias: Array | None
+    index: Array
+    start: Array
+    first: Array
+    last: Array
+
+
+class _Seen(NamedTuple):
+    """What blocks look at: keys and values [B K s H], a bias [b K G t s]."""
+
+    keys: Array
+    values: Array
+    bias: Array | None
+
+    def part(self, start, size: int) -> "_Seen":
+        return _Seen(*(_part(x, start, size, axis) for x, axis in zip(self, (2, 2, 4), strict=True)))
 
 
 def blockwise_attention(q, k, v, mask: AttentionMask, bias, options: ScoreOptions, key) -> Array:
     B, T, N, H = q.shape
     S, K = k.shape[1], k.shape[2]
-    q_size, k_size = min(_BLOCK_Q, T), min(_BLOCK_K, S)
-    blocks = _Blocks(q_size, k_size, -(-T // q_size), -(-S // k_size), options)
-    q_pad, k_pad = blocks.q_count * q_size - T, blocks.k_count * k_size - S
-    q = _pad(q.reshape(B, T, K, N // K, H), q_pad)
-    # What the rule for gradients is told once and for all must be known; a rate may be an argument of the program.
-    blocks = dataclasses.replace(blocks, options=dataclasses.replace(options, dropout_rate=0.0))
-    drop = None if key is None or is_off(options.dropout_rate) else (key, options.dropout_rate)
-    masked = _pad_bias(bias, q_pad, k_pad), _pad_mask(mask, S, q_pad, k_pad)
-    out = _attention(blocks, q, _pad(k, k_pad), _pad(v, k_pad), *masked, drop)
-    return out[:, :T].reshape(B, T, N, H)
+    blocks = _Blocks.of(T, S)
+    groups, first, last = _plan(mask, blocks, S)
+    bias = split_heads(bias, K)
+    by_query = bias is not None and bias.shape[3] > 1
+    rows = _Rows(
+        blocks.split(q.reshape(B, T, K, N // K, H), axis=1).transpose(0, 1, 3, 4, 2, 5),
+        blocks.split(bias, axis=3) if by_query else None,
+        *(jnp.asarray(x) for x in (np.arange(blocks.count), blocks.starts, first, last)),
+    )
+    shared = _Seen(k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), None if by_query else bias)
+    # All blocks' gradients of it are added up, in the dtype that it has here.
+    shared = jax.tree.map(lambda x: x.astype(wide(x.dtype)), shared)
+
+    def one_block(group: _Group, size: int, start, row: _Rows, shared: _Seen) -> Array:
+        """[B K G block H], of `size` keys from `start` on."""
+        keys, values, bias = shared._replace(bias=row.bias if by_query else shared.bias).part(start, size)
+        allowed = None
+        if not mask.hides_nothing:
+            allowed = split_heads(mask.tile(row.start, blocks.size, group.low + start, size), K)
+        products = matrix_products("BKGTH,BKSH->BKGTS", row.q, keys.astype(k.dtype))
+        weights = options.weights(products, bias, allowed)
+        totals = weights.sum(-1, keepdims=True)
+        weights = dropout(weights, options.dropout_rate, key if key is None else jax.random.fold_in(key, row.index))
+        weights, values = weights.astype(v.dtype), values.astype(v.dtype)
+        sums = jnp.einsum("BKGTS,BKSH->BKGTH", weights, values, preferred_element_type=wide(v.dtype))
+        return divided(sums, totals.astype(sums.dtype)).astype(q.dtype)
+
+    def attend(group: _Group) -> Array:
+        """A group's blocks, one after the other: [n B K G block H]."""
+        whole = group.high - group.low
+        part = jax.tree.map(lambda x: x[group.first : group.last], rows)
+        part = part._replace(bias=_part(part.bias, group.low, whole, axis=-1))
+        seen = shared.part(group.low, whole)
+
+        # A checkpoint within a loop is not merged with what it repeats. A switch would keep what the derivative of any
+        # of its branches needs: that of each is computed again within it.
+        checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
+
+        @checkpoint
+        def body(row: _Rows) -> Array:
+            def with_keys(size: int, row: _Rows, seen: _Seen) -> Array:
+                return one_block(group, size, jnp.minimum(row.first - group.low, whole - size), row, seen)
+
+            if len(group.sizes) == 1:
+                return with_keys(group.sizes[0], row, seen)
+            pick = sum((row.last - row.first > size).astype(int) for size in group.sizes[:-1])
+            return lax.switch(pick, [checkpoint(functools.partial(with_keys, size)) for size in group.sizes], row, seen)
+
+        return lax.map(body, part)
+
+    out = jnp.concatenate([attend(group) for group in groups]).transpose(0, 1, 4, 2, 3, 5)  # [n B block K G H]
+    return blocks.join(out, axis=1).reshape(B, T, N, v.shape[-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(blocks: _Blocks, q, k, v, bias, mask, drop):
-    return _forward(blocks, q, k, v, bias, mask, drop)[0]
-
-
-def _forward(blocks: _Blocks, q, k, v, bias, mask, drop):
-    """Output [B T K G H] and what the backward pass needs: the inputs, the output, m and l."""
-    first, last = _needed_blocks(blocks, mask)
-    late = blocks.options.late_scale(bias)
-    B, _, K, G, H = q.shape
-
-    def query_block(i):
-        q_i = blocks.queries(q, i)
-
-        def key_block(j, state):
-            m, l, out = state
-            scores = _scores(blocks, _products(q_i, blocks.keys(k, j)), bias, mask, i, j)
-            m_new = jnp.maximum(m, scores.max(-1))
-            p = _relative(scores, _finite(m_new), late)
-            kept = jnp.exp((m - _finite(m_new)) * late)
-            weights = _dropped(blocks, p, drop, i, j).astype(v.dtype)
-            seen = jnp.einsum("BKGTS,BSKH->BKGTH", weights, blocks.keys(v, j), **_F32)
-            return m_new, l * kept + p.sum(-1), out * kept[..., None] + seen
-
-        shape = (B, K, G, blocks.q_size)
-        start = tuple(jnp.full(s, x, jnp.float32) for s, x in ((shape, -jnp.inf), (shape, 0.0), ((*shape, H), 0.0)))
-        m, l, out = lax.fori_loop(first[i], last[i], key_block, start)
-        # A row that may see nothing has l = 0 and output 0; l = 1 keeps its gradient 0 too.
-        l = jnp.where(l == 0.0, 1.0, l)
-        return (out / l[..., None]).astype(q.dtype), _finite(m), l
-
-    out, m, l = lax.map(query_block, jnp.arange(blocks.q_count))
-    out = out.transpose(1, 0, 4, 2, 3, 5).reshape(q.shape)
-    return out, (q, k, v, bias, mask, drop, out, m, l)
-
-
-def _backward(blocks: _Blocks, residuals, d_out):
-    q, k, v, bias, mask, drop, out, m, l = residuals
-    first, last = _needed_blocks(blocks, mask)
-    late = blocks.options.late_scale(bias)
-    # sum_s P dP of each query, from the output alone (Dao et al., equation 4).
-    delta = jnp.einsum("BTKGH,BTKGH->BTKG", d_out, out, **_F32)
-
-    def query_block(grads, i):
-        q_i, d_out_i = blocks.queries(q, i), blocks.queries(d_out, i)
-        delta_i = blocks.queries(delta, i).transpose(0, 2, 3, 1)[..., None]
-
-        def key_block(j, state):
-            dq_i, dk, dv, d_bias = state
-            k_j, v_j = blocks.keys(k, j), blocks.keys(v, j)
-            products = _products(q_i, k_j)
-            scores = _scores(blocks, products, bias, mask, i, j)
-            p = _relative(scores, m[i], late) / l[i][..., None]
-            weights = _dropped(blocks, p, drop, i, j).astype(d_out.dtype)
-            dv = _add_at(dv, jnp.einsum("BKGTS,BTKGH->BSKH", weights, d_out_i, **_F32), (0, j * blocks.k_size))
-            dp = jnp.einsum("BTKGH,BSKH->BKGTS", d_out_i, v_j, **_F32)
-            d_scores = p * (_dropped(blocks, dp, drop, i, j) - delta_i)
-            if bias is not None:
-                d_bias = _add_bias_tile(blocks, d_bias, d_scores, i, j)
-            d_products = (d_scores * blocks.options.slope(products)).astype(q.dtype)
-            dq_i += jnp.einsum("BKGTS,BSKH->BTKGH", d_products, k_j, **_F32)
-            dk = _add_at(dk, jnp.einsum("BKGTS,BTKGH->BSKH", d_products, q_i, **_F32), (0, j * blocks.k_size))
-            return dq_i, dk, dv, d_bias
-
-        start = (jnp.zeros(q_i.shape, jnp.float32), *grads)
-        dq_i, *grads = lax.fori_loop(first[i], last[i], key_block, start)
-        return tuple(grads), dq_i
-
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (k, v, bias))
-    (dk, dv, d_bias), dq = lax.scan(query_block, zeros, jnp.arange(blocks.q_count))
-    dq = dq.swapaxes(0, 1).reshape(q.shape)
-    d_bias = None if bias is None else d_bias.astype(bias.dtype)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), d_bias, None, None
-
-
-_attention.defvjp(_forward, _backward)
-
-
-def _products(q_i, k_j):
-    """A tile of q kᵀ, [B K G q k], float32."""
-    return jnp.einsum("BTKGH,BSKH->BKGTS", q_i, k_j, **_F32)
-
-
-def _scores(blocks: _Blocks, products, bias, mask: AttentionMask, i, j):
-    """Tile (i, j) of the masked scores from its products, still to be multiplied by `late_scale`."""
-    if bias is not None:
-        bias = slice_if_wide(bias, i * blocks.q_size, blocks.q_size, axis=2)
-        bias = slice_if_wide(bias, j * blocks.k_size, blocks.k_size, axis=3)
-        bias = _split_heads(bias, products.shape[1])
-    scores = blocks.options.scores(products, bias)
-    if mask.hides_nothing:
-        return scores
-    allowed = mask.tile(i * blocks.q_size, blocks.q_size, j * blocks.k_size, blocks.k_size)
-    return jnp.where(_split_heads(allowed, scores.shape[1]), scores, -jnp.inf)
-
-
-def _needed_blocks(blocks: _Blocks, mask: AttentionMask):
-    """For each query block, the range [first, last) of key blocks that hold anything it may see.
-
-    Decided from each block's extreme positions and segments, so it may keep a block that turns
-    out to be hidden, and never drops one that is not.
-    """
-    q_low, q_high = _extremes(mask.query_block(0, blocks.q_count * blocks.q_size), blocks.q_count)
-    k_low, k_high = _extremes(mask.key_block(0, blocks.k_count * blocks.k_size), blocks.k_count)
-    q_low, q_high, k_low, k_high = q_low[:, :, None], q_high[:, :, None], k_low[:, None], k_high[:, None]
-    needed = jnp.ones((1, blocks.q_count, blocks.k_count), bool)
-    if mask.causal:
-        needed &= k_low <= q_high
-    if mask.window is not None:
-        needed &= (k_high > q_low - mask.window) & (k_low < q_high + mask.window)
-    if mask.lengths is not None:
-        needed &= (jnp.arange(blocks.k_count) * blocks.k_size < mask.lengths[:, None])[:, None]
-    if mask.segments is not None:
-        q_seg_low, q_seg_high = _extremes(mask.segments[0], blocks.q_count)
-        k_seg_low, k_seg_high = _extremes(mask.segments[1], blocks.k_count)
-        needed &= (q_seg_low[:, :, None] <= k_seg_high[:, None]) & (k_seg_low[:, None] <= q_seg_high[:, :, None])
-    needed = needed.any(0)
-    first = jnp.argmax(needed, axis=1)
-    last = jnp.where(needed.any(1), blocks.k_count - jnp.argmax(needed[:, ::-1], axis=1), first)
-    return first, last
-
-
-def _extremes(x, count: int):
-    x = x.reshape(x.shape[0], count, -1)
-    return x.min(-1), x.max(-1)
-
-
-def _finite(m):
-    """The maximum of a row that may see nothing is -inf; 0 in its place keeps exp(-inf - m) at 0."""
-    return jnp.where(m == -jnp.inf, 0.0, m)
-
-
-def _relative(scores, m, late):
-    """exp of the scores less their maximum.
-
-    Never above 1: the compiler may round scores of 1e9 otherwise here than where their maximum was taken,
-    and exp of that difference overflows.
-    """
-    return jnp.exp(jnp.minimum(scores - m[..., None], 0.0) * late)
-
-
-def _dropped(blocks: _Blocks, x, drop, i, j):
-    """Tile (i, j) after dropout; `drop`: key and rate, or None for no dropout."""
-    if drop is None:
+def _whole(x: Array, axis: int) -> Array:
+    """The same array; where a mesh of explicit types splits this axis, which cannot be cut then, gathered."""
+    sharding = jax.typeof(x).sharding
+    if all(split is None for split in sharding.spec[axis : axis + 1]):
         return x
-    key, rate = drop
-    return dropout(x, rate, jax.random.fold_in(key, i * blocks.k_count + j))
+    spec = P(*(None if a == axis else split for a, split in enumerate(sharding.spec)))
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
 
 
-def _split_heads(x, K: int):
-    """[b n q k] to [b K G q k], with 1s kept where n broadcasts."""
-    heads = (1, 1) if x.shape[1] == 1 else (K, x.shape[1] // K)
-    return x.reshape(x.shape[0], *heads, *x.shape[2:])
+def _part(x: Array | None, start, size: int, axis: int) -> Array | None:
+    """`size` keys of an array from `start` on, or all of it where it has so many, or one for all keys."""
+    if x is None or x.shape[axis] in (1, size):
+        return x
+    if isinstance(start, int):
+        return lax.slice_in_dim(x, start, start + size, axis=axis)
+    return lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
-def _add_at(total, update, start):
-    start = (*start, *(0,) * (total.ndim - len(start)))
-    return lax.dynamic_update_slice(total, lax.dynamic_slice(total, start, update.shape) + update, start)
+def _plan(mask: AttentionMask, blocks: _Blocks, S: int):
+    """The groups, and for each block the range [first, last) of keys that holds all that it may see."""
+    if any(x is not None for x in (mask.query_positions, mask.key_positions, mask.lengths, mask.segments)):
+        sizes = {max(-(-S // 2**j), min(_BLOCK_K, S)) for j in range(_GROUPS)}
+        return [_Group(0, blocks.count, 0, S, tuple(sorted(sizes)))], *_range_by_program(mask, blocks, S)
+    first, last = np.zeros(blocks.count, int), np.full(blocks.count, S)
+    if mask.causal:
+        last = np.minimum(last, blocks.starts + blocks.size)
+    if mask.window is not None:
+        left, right = mask.reach
+        first, last = blocks.starts - left, np.minimum(last, blocks.starts + blocks.size + right)
+    # A block that sees nothing reads a key that is hidden.
+    first = np.clip(first, 0, S - 1)
+    last = np.maximum(last, first + 1)
+    groups = []
+    for part in np.array_split(np.arange(blocks.count), min(_GROUPS, blocks.count)):
+        low, high, most = int(first[part].min()), int(last[part].max()), int((last - first)[part].max())
+        sizes = (most,) if most < 0.75 * (high - low) else (high - low,)
+        begin = groups.pop().first if groups and groups[-1][2:] == (low, high, sizes) else int(part[0])
+        groups.append(_Group(begin, int(part[-1]) + 1, low, high, sizes))
+    return groups, first, last
 
 
-def _add_bias_tile(blocks: _Blocks, d_bias, d_scores, i, j):
-    tile = d_scores.reshape(d_scores.shape[0], -1, *d_scores.shape[3:])
-    broadcast = [axis for axis in range(4) if d_bias.shape[axis] == 1]
-    tile = tile.sum(axis=broadcast, keepdims=True)
-    start = [0 if axis in broadcast else at for axis, at in ((2, i * blocks.q_size), (3, j * blocks.k_size))]
-    return _add_at(d_bias, tile, (0, 0, *start))
+def _range_by_program(mask: AttentionMask, blocks: _Blocks, S: int) -> tuple[Array, Array]:
+    """Decided from a block's extreme positions and segments: it may hold keys that turn out to be hidden."""
 
+    def extremes(x: Array) -> tuple[Array, Array]:
+        """[b T] to [n b 1], twice."""
+        x = blocks.split(x, axis=1)
+        return x.min(-1, keepdims=True), x.max(-1, keepdims=True)
 
-def _pad(x, amount: int, axis: int = 1, **how):
-    return jnp.pad(x, [(0, amount if a == axis else 0) for a in range(x.ndim)], **how) if amount else x
-
-
-def _pad_wide(x, q_pad: int, k_pad: int):
-    """Pads the query and key axes of [b n T S] where they do not broadcast."""
-    x = x if x.shape[2] == 1 else _pad(x, q_pad, axis=2)
-    return x if x.shape[3] == 1 else _pad(x, k_pad, axis=3)
-
-
-def _pad_bias(bias, q_pad: int, k_pad: int):
-    return None if bias is None else _pad_wide(bias, q_pad, k_pad)
-
-
-def _pad_mask(mask: AttentionMask, S: int, q_pad: int, k_pad: int) -> AttentionMask:
-    """The same mask over padded queries and keys, with the padded keys hidden."""
-    changes: dict[str, Any] = {}
+    low, high = extremes(mask.query_block(0, blocks.length))
+    keys, index = mask.key_block(0, S), jnp.arange(S)
+    needed = jnp.ones((blocks.count, 1, S), bool)
+    if mask.causal:
+        needed &= keys <= high
+    if mask.window is not None:
+        left, right = mask.reach
+        needed &= (keys >= low - left) & (keys <= high + right)
     if mask.lengths is not None:
-        changes["lengths"] = jnp.minimum(jnp.asarray(mask.lengths), S)
-    elif k_pad:
-        changes["lengths"] = jnp.full((1,), S)
-    for name, amount in (("query_positions", q_pad), ("key_positions", k_pad)):
-        if getattr(mask, name) is not None:
-            changes[name] = _pad(jnp.atleast_2d(getattr(mask, name)), amount, mode="edge")
+        needed &= index < as_ints(mask.lengths)[:, None]
     if mask.segments is not None:
-        pair = mask.segments if isinstance(mask.segments, tuple) else (mask.segments, mask.segments)
-        changes["segments"] = tuple(
-            _pad(jnp.asarray(x), amount, mode="edge") for x, amount in zip(pair, (q_pad, k_pad), strict=True)
-        )
-    if mask.explicit is not None:
-        explicit = jnp.asarray(mask.explicit)
-        explicit = explicit.reshape((1,) * (4 - explicit.ndim) + explicit.shape)
-        changes["explicit"] = _pad_wide(explicit, q_pad, k_pad)
-    return dataclasses.replace(mask, **changes)
+        query_segments, key_segments = mask.segment_pair
+        low, high = extremes(query_segments)
+        needed &= (low <= key_segments) & (key_segments <= high)
+    needed = needed.any(1)
+    first = jnp.argmax(needed, axis=1)
+    return first, jnp.where(needed.any(1), S - jnp.argmax(needed[:, ::-1], axis=1), first)

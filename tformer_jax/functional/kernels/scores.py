@@ -1,51 +1,95 @@
-"""What the kernels agree on: from the products q kᵀ to the scores that the softmax sees."""
+"""What the kernels agree on: from queries and keys to the weights that values are averaged with, not yet divided."""
 
 import dataclasses
 import math
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from ..numbers import Number, check_share
+from ..numbers import POSITIVE, SHARE, Number, Range, as_number, is_known
+
+_A_POSITIVE_NUMBER = Range("a positive number", POSITIVE.holds)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions:
-    """The numbers of one attention: scale, cap of the scores, dropout rate of the weights. The last may be traced.
+    """The numbers of one attention: scale, cap of the scores, dropout rate of the weights. Each may be traced.
 
     Raises:
-      ValueError: a cap that is not a positive number, or a rate known to be outside [0, 1).
+      TypeError: what is no number.
+      ValueError: a cap that is not a positive number, or a rate outside [0, 1), as far as they are known.
     """
 
-    scale: float
-    softcap: float | None = None
+    scale: Number
+    softcap: Number | None = None
     dropout_rate: Number = 0.0
 
     def __post_init__(self):
-        if self.softcap is not None and not 0 < self.softcap < math.inf:
-            raise ValueError(f"logit_softcap must be a positive number, got {self.softcap}")
-        check_share("dropout rate", self.dropout_rate)
+        cap = None if self.softcap is None else as_number("logit_softcap", self.softcap, _A_POSITIVE_NUMBER)
+        object.__setattr__(self, "scale", as_number("scale", self.scale))
+        object.__setattr__(self, "softcap", cap)
+        object.__setattr__(self, "dropout_rate", as_number("dropout rate", self.dropout_rate, SHARE))
 
     def scores(self, products: Array, bias: Array | None) -> Array:
-        """scale * products, or cap * tanh(scale * products / cap), plus bias; not scaled where `late_scale` will."""
-        if self.softcap is not None:
-            products = self.softcap * self._tanh(products)
-        elif self.late_scale(bias) != self.scale:
-            products = products * self.scale
-        return products if bias is None else products + bias
+        """scale * products, or cap * tanh(scale * products / cap), plus bias."""
+        scale, softcap = _like(self.scale, products), _like(self.softcap, products)
+        scores = products * scale if softcap is None else softcap * jnp.tanh(products * (scale / softcap))
+        return scores if bias is None else scores + bias.astype(scores.dtype)
 
-    def slope(self, products: Array) -> Array | float:
-        """d score / d product."""
-        return self.scale if self.softcap is None else self.scale * (1 - jnp.square(self._tanh(products)))
+    def weights(self, products: Array, bias: Array | None, allowed: Array | None) -> Array:
+        """exp(score - highest score of the row), 0 where not allowed: weights that are not yet divided by their sum.
 
-    def late_scale(self, bias: Array | None) -> float:
-        """What is left to multiply by after the maximum is subtracted: the scale itself where that is the same.
-
-        Subtracting first matters: a compiler may fuse `scores * scale - highest` into one rounding, while
-        `highest` had two, and at scores of 1e9 the difference overflows exp. Capped scores have their scale
-        inside of the tanh, and are too small for that.
+        The sum of a row that may see nothing is 0. Products without bias or cap are scaled after the
+        highest is subtracted: a compiler may fuse `products * scale - highest` into one rounding, while
+        `highest` had two, and at scores of 1e9 the difference overflows exp. (Capped scores are too small for that.)
         """
-        return self.scale if bias is None and self.softcap is None and self.scale > 0 else 1.0
+        if bias is None and self.softcap is None:
+            scale = _like(self.scale, products)
+            scores, late = products * _sign(scale), scale * _sign(scale)
+        else:
+            scores, late = self.scores(products, bias), 1.0
+        # Hidden twice: what is subtracted from stays finite, so that the derivative by a traced scale does too.
+        highest = _hidden(lax.stop_gradient(scores), allowed).max(-1, keepdims=True)
+        return jnp.exp(_hidden((scores - jnp.where(highest == -jnp.inf, 0.0, highest)) * late, allowed))
 
-    def _tanh(self, products: Array) -> Array:
-        return jnp.tanh(products * (self.scale / self.softcap))
+
+def matrix_products(axes: str, q: Array, k: Array) -> Array:
+    """`einsum(axes, q, k)` in float32, or float64 where the inputs are.
+
+    With a head width of 1 this would be no matrix product, which is computed once, but a product of numbers, which
+    a compiler computes anew, and rounds otherwise, wherever it is used: the highest score would not be the score's.
+    """
+    if q.shape[-1] == 1:
+        q, k = (jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)]) for x in (q, k))
+    return jnp.einsum(axes, q, k, preferred_element_type=wide(q.dtype))
+
+
+def wide(dtype) -> jnp.dtype:
+    """What is accumulated in: float32, or float64 where the inputs are."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+def split_heads(x: Array | None, K: int) -> Array | None:
+    """[b n q k] to [b K G q k], with 1s kept where n broadcasts."""
+    if x is None:
+        return None
+    heads = (1, 1) if x.shape[1] == 1 else (K, x.shape[1] // K)
+    return x.reshape(x.shape[0], *heads, *x.shape[2:])
+
+
+def divided(sums: Array, totals: Array) -> Array:
+    """sums / totals, and 0 where the total is 0."""
+    return sums / jnp.where(totals == 0.0, 1.0, totals)
+
+
+def _hidden(scores: Array, allowed: Array | None) -> Array:
+    return scores if allowed is None else jnp.where(allowed, scores, -jnp.inf)
+
+
+def _sign(scale: Number) -> Number:
+    """1 or -1: to multiply by it is exact, and by 1 nothing."""
+    return math.copysign(1.0, scale) if is_known(scale) else jnp.where(scale < 0, -1, 1).astype(scale.dtype)
+
+
+def _like(number: Number | None, products: Array) -> Number | None:
+    return number if number is None or is_known(number) else number.astype(products.dtype)
