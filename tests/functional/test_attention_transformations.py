@@ -89,6 +89,11 @@ def of_queries(f):
     return lambda q: loss(f)(Q.at[:, 2:3].set(q), *X[1:])
 
 
+def stretched(f):
+    """A function of one number."""
+    return lambda t: loss(f)(t * Q, *X[1:])
+
+
 def rows(f):
     """A function of one row of the batch: masks of these are the same for every row."""
     return lambda q, k, v, bias: f(q[None], k[None], v[None], bias, 0.7, 2.0)[0]
@@ -106,18 +111,18 @@ TRANSFORMATIONS = {
     "jacrev": lambda f: jax.jacrev(lambda q: f(q, *X[1:])[:, 1, 0])(Q),
     "hessian": lambda f: jax.hessian(of_queries(f))(Q[:, 2:3]),
     "hessian-vector products": hessian_products,
-    "third derivative": lambda f: jax.grad(lambda t: jax.jvp(jax.grad(lambda t: loss(f)(t * Q, *X[1:])), (t,), (1.0,))[1])(1.0),
+    "third derivative": lambda f: jax.grad(lambda t: jax.jvp(jax.grad(stretched(f)), (t,), (1.0,))[1])(1.0),
     "checkpoint": lambda f: jax.grad(jax.checkpoint(loss(f)), ALL)(*X),
-    "scan": lambda f: jax.grad(lambda q: jax.lax.scan(lambda c, _: (c + f(c, *X[1:]).sum(), f(c, *X[1:])), q, None, 2)[1].sum())(Q),
+    "scan": lambda f: jax.grad(lambda t: jax.lax.scan(lambda s, _: (s + stretched(f)(s), None), t, length=2)[0])(1.0),
 }  # fmt: skip
 BY_ROWS = {
     "vmap": lambda f: jax.vmap(rows(f), (0, 0, 0, None))(*X[:4]),
     "nested vmap": lambda f: jax.vmap(jax.vmap(rows(f), (0, 0, 0, None)), (None, None, 0, 0))(
         Q, K_, jnp.stack([V, 2 * V]), jnp.stack([BIAS, -BIAS])),
-    "vmap of grad": lambda f: jax.vmap(jax.grad(lambda *x: jnp.sin(rows(f)(*x)).sum(), (0, 1, 2)), (0, 0, 0, None))(*X[:4]),
+    "vmap of grad": lambda f: jax.vmap(jax.grad(loss(rows(f)), (0, 1, 2)), (0, 0, 0, None))(*X[:4]),
     "grad of vmap": lambda f: jax.grad(lambda q: jnp.sin(jax.vmap(rows(f), (0, 0, 0, None))(q, *X[1:4])).sum())(Q),
     "vmap of hessian product": lambda f: jax.vmap(
-        lambda q, d, k, v: jax.jvp(jax.grad(lambda q: jnp.sin(rows(f)(q, k, v, BIAS)).sum()), (q,), (d,))[1])(Q, DQ, K_, V),
+        lambda q, d, k, v: jax.jvp(jax.grad(lambda q: loss(rows(f))(q, k, v, BIAS)), (q,), (d,))[1])(Q, DQ, K_, V),
 }  # fmt: skip
 EVERY_DAY = [("blockwise", "window"), ("reference", "causal")]
 CROSS = [
@@ -259,7 +264,8 @@ def test_numbers_may_be_of_any_kind(implementation):
 def test_a_traced_scale_may_have_any_sign(implementation):
     """Scores are scaled after the highest is subtracted, which under a negative scale is the lowest; 0 has a slope."""
     mask, allowed = SEEN["causal"]
-    ours = lambda s: F.scaled_dot_product_attention(Q, K_, V, mask=mask, scale=s, implementation=implementation)  # noqa: E731
+    how = dict(mask=mask, implementation=implementation)
+    ours = lambda s: F.scaled_dot_product_attention(Q, K_, V, scale=s, **how)  # noqa: E731
     formula = lambda s: plain(Q, K_, V, 0.0, s, 1e4, allowed)  # noqa: E731
     for f in (lambda f: f, lambda f: jax.jacfwd(f), lambda f: jax.jacrev(f)):
         run = quick_jit(jax.vmap(f(ours))), quick_jit(jax.vmap(f(formula)))

@@ -6,7 +6,6 @@ kernel can skip what a dense mask would only hide.
 """
 
 import dataclasses
-import operator
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Shaped
 
 from .checks import as_array
+from .numbers import as_integer
 
 
 def _static(default):
@@ -43,7 +43,7 @@ class AttentionMask:
       key_positions: [S] or [B S] int; default 0 .. S-1.
 
     Raises:
-      TypeError: `window` is no int and no pair of them, or traced: what it hides is known to the compiler.
+      TypeError: `window` is no int and no pair of them, or traced: kernels skip blocks by it.
       ValueError: a window that is not positive, or one of its sides negative.
     """
 
@@ -230,10 +230,7 @@ def _same_segment(q_segments, k_segments):
 
 def _checked_window(window) -> int | tuple[int, int]:
     pair = isinstance(window, (tuple, list)) and len(window) == 2
-    try:
-        sides = tuple(operator.index(side) for side in (window if pair else (window,)))
-    except TypeError:
-        raise TypeError(f"window must be an int, or a pair of ints (left, right), known to the compiler; got {window!r}") from None
+    sides = tuple(as_integer("window", side) for side in (window if pair else (window,)))
     if pair and min(sides) < 0:
         raise ValueError(f"the sides of a window must be at least 0, got {sides}")
     if not pair and sides[0] < 1:

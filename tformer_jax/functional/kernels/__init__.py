@@ -16,8 +16,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "blockwise": blockwise_attention,
 }
 
-# Up to this many scores a head the dense softmax is as fast (`python -m experiments.benchmark`, on a
-# CPU), its memory does not matter yet, and it has forward-mode derivatives too.
+# Up to this many scores a head the dense softmax compiles sooner, and its memory does not matter yet.
 _DENSE_SCORES_PER_HEAD = 512 * 512
 
 
