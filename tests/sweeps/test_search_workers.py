@@ -308,3 +308,22 @@ def test_forty_trials_of_four_workers_of_which_two_are_killed(start, storage, tm
         assert said.count(f"trial {number}: ") == (2 if number in killed else 1)
     seconds = time.monotonic() - began
     record_property("summary", f"{count} trials, {len(killed)} of them killed and taken up again, {seconds:.0f} s")
+
+
+def test_a_damaged_row_takes_no_trial_its_result(tmp_path, finish):
+    """The best trial would be another one, because an older validation is taken for its last."""
+    how = {"trials": 3, "sampler": "random"}
+    rows, file = finish(tmp_path, how), tmp_path / "trials" / "1" / "metrics.jsonl"
+    *lines, last = file.read_bytes().splitlines(keepends=True)
+    for content in (b"".join([*lines, bytes([last[0] ^ 128]), last[1:]]), b"", None):
+        file.unlink() if content is None else file.write_bytes(content)
+        again = finish(tmp_path, how)
+        assert [(row["status"], row["final"]) for row in again] == [(row["status"], row["final"]) for row in rows]
+
+
+@pytest.mark.parametrize("content", ["{}", "null", "[]", '{"mark": 3}', ""])
+def test_a_damaged_mark_of_a_search_is_named(tmp_path, finish, content):
+    """The search would end in a traceback, or join another one."""
+    (tmp_path / "search.json").write_text(content)
+    with pytest.raises(RunError, match=r"search\.json is damaged"):
+        finish(tmp_path, {"trials": 1})

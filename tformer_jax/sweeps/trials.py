@@ -227,13 +227,20 @@ class Trials:
             "seconds": round(trial.user_attrs.get("seconds", 0.0), 3),
             "overrides": self._overrides(trial),
             "training_loss": next((row["loss"] for row in reversed(rows) if "loss" in row), None),
-            "final": validations[-1][1] if validations else {},
+            "final": self._final(trial, validations[-1][1] if validations else {}),
             "best": best,
             "best_step": best_step,
         }
         if trial.state.is_finished():
             self._ended[trial.number] = row
         return row
+
+    def _final(self, trial: FrozenTrial, validation: dict[str, float]) -> dict[str, float]:
+        """The numbers of the last validation that a trial has written; of one whose last row is lost, what it told."""
+        told = trial.user_attrs.get("value")
+        if told is None or validation.get(self._ranking.metric) == told:
+            return validation
+        return {self._ranking.metric: told}
 
     def _good(self) -> list[FrozenTrial]:
         """All trials but what is left of a worker that was killed while it took one up."""
@@ -293,7 +300,10 @@ def _marked(directory: Path) -> str:
     file = directory / "search.json"
     if not file.exists():
         write_json(file, {"mark": uuid.uuid4().hex})
-    return read_json(file)["mark"]
+    mark = read_json(file).get("mark")
+    if not isinstance(mark, str):
+        raise RunError(f"{file} is damaged: it must hold a mark, which is a text")
+    return mark
 
 
 def _not_said(_: str) -> None: ...
