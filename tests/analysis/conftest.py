@@ -8,9 +8,9 @@ def figures(monkeypatch):
     """Every figure that is saved, which it is with few dots: these are drawn sooner."""
     saved, save = [], Figure.savefig
 
-    def savefig(figure, file, dpi):
+    def savefig(figure, file, dpi, **how):
         saved.append(figure)
-        save(figure, file, dpi=dpi / 3)
+        save(figure, file, dpi=dpi / 3, **how)
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     return saved

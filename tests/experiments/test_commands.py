@@ -77,7 +77,7 @@ def test_metrics_reach_the_last_step(trained):
 def test_training_says_where_it_stands(trained):
     """A user would wait without knowing for how long, or not see the size of data and model."""
     _, result = trained
-    assert "180 train, 8 validation, 12 test pairs" in lines_of(result)[0]
+    assert any("180 train, 8 validation, 12 test pairs" in line for line in lines_of(result))
     assert any(re.fullmatch(r"[\d,]+ parameters", line) for line in lines_of(result))
     last = rf"step {LAST}/{LAST}  loss \d+\.\d+  [\d,]+ tokens/s  0:00 left"
     assert any(re.fullmatch(last, line) for line in lines_of(result))

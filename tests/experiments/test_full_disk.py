@@ -80,7 +80,7 @@ def test_numbers_are_printed_before_anything_is_written(tmp_path, capsys, name):
     run.metrics_file.write_text('{"step": 1, "loss": 0.5}\n')
     (run.directory / name).symlink_to("/dev/full")
     task = types.SimpleNamespace(
-        evaluate=lambda model, data, splits: {"test": Evaluation({"loss": 1.25}, "", [Sample("a text")])},
+        evaluate=lambda model, data, splits, progress: {"test": Evaluation({"loss": 1.25}, "", [Sample("a text")])},
         describe=lambda metrics: f"loss {metrics['loss']}",
         plot=lambda *_: None,
     )

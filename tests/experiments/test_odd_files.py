@@ -48,7 +48,7 @@ def call(finished, evaluation, trainers, within, monkeypatch, tmp_path):
     monkeypatch.setattr(Experiment, "trainer", trainer)
     monkeypatch.setattr(TextClassification, "evaluate", lambda *_: evaluation)
     monkeypatch.setattr(TextClassification, "validate", lambda *_: {"loss": 1.0, "accuracy": 0.5})
-    monkeypatch.setattr(TextClassification, "classify", lambda self, model, texts: [[]] * len(texts))
+    monkeypatch.setattr(TextClassification, "classify", lambda self, model, texts, progress: [[]] * len(texts))
     workdir = tmp_path / "run"
 
     def train():

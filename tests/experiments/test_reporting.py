@@ -14,7 +14,7 @@ def test_numbers_that_are_not_finite_are_null_in_the_file(tmp_path):
     )
     numbers = {"loss": 800.0, "perplexity": float("inf"), "accuracy": float("nan"), "tokens": 3}
     task = types.SimpleNamespace(
-        evaluate=lambda model, data, splits: {split: Evaluation(numbers, "", []) for split in splits},
+        evaluate=lambda model, data, splits, progress: {split: Evaluation(numbers, "", []) for split in splits},
         plot=lambda *_: None,
         describe=str,
     )
