@@ -35,6 +35,7 @@ _FOLDERS = ("checkpoints", "damaged", "plots", "samples", "tensorboard")
 _KINDS = {
     "config.json": ("a single run", ""),
     "sweep.json": ("a sweep that is no search", "; experiments.export makes a run of a member"),
+    "groups.json": ("a sweep that is no search", ""),  # whose sweep.json is lost
     "search.json": ("a search", "; its runs are in its trials/"),
 }
 # Where a run runs may change from start to start: what it computes does not.
@@ -156,7 +157,7 @@ def check_free(directory: Path, kind: str, own: str) -> None:
       RunError: it is (says of what).
     """
     for file, (what, _) in _KINDS.items():
-        if file != own and (directory / file).exists():
+        if what != _KINDS[own][0] and (directory / file).exists():
             raise RunError(f"{directory} holds {what}; choose another --workdir for the {kind}")
 
 
@@ -169,7 +170,7 @@ def check_holds(directory: Path, own: str, kind: str) -> None:
     if (directory / own).exists():
         return
     for file, (what, instead) in _KINDS.items():
-        if (directory / file).exists():
+        if what != _KINDS[own][0] and (directory / file).exists():
             raise RunError(f"{directory} is not {kind}: it holds {what}{instead}")
     raise RunError(f"{directory} is not {kind}: it has no {own}")
 
