@@ -279,3 +279,32 @@ def test_a_sampler_says_what_it_lacks():
         sampling()(jnp.ones((1, 3)))
     with pytest.raises(ValueError, match="needs to know which tokens the row has seen"):
         greedy(repetition_penalty=1.2)(jnp.ones((1, 3)))
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "repetition_penalty"])
+def test_a_number_of_any_kind(name):
+    """Only a Python number works, or an array that a traced function closes over fails there."""
+    seen, held = jnp.asarray(SEEN), jnp.float32(0.5)
+
+    def draw(number):
+        return sampling(**{name: number}).filtered(jnp.asarray(LOGITS), seen)
+
+    wanted = draw(0.5)
+    outside = [draw(kind) for kind in (np.float32(0.5), np.array(0.5), held)]
+    for found in (*outside, jax.jit(lambda: draw(held))(), jax.jit(draw)(0.5)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    for wrong in (-1.0, np.float32(0.0), jnp.float32(jnp.nan)):
+        with pytest.raises(ValueError, match=f"^{name} must be in"):
+            draw(wrong)
+
+
+def test_16_bit_logits_are_drawn_from_in_float32():
+    """Noise of 16 bits has few values: of 50,000 equal tokens the first few hundred would be all that is drawn."""
+    tokens = sampling()(jnp.zeros((64, 50_000), jnp.bfloat16), jax.random.key(0))
+    assert 20_000 < np.mean(tokens) < 30_000
+
+
+def test_top_k_does_not_sort_the_vocabulary():
+    """The last of the k best, taken by a slice, compiles to a sort of everything: fifty times the time."""
+    program = jax.jit(lambda x: sampling(top_k=5).filtered(x)).lower(jnp.zeros((2, 300))).compile().as_text()
+    assert " sort(" not in program

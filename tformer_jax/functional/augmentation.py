@@ -37,7 +37,8 @@ def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) ->
     B, Y, X, C = images.shape
     padded = jnp.pad(images, ((0, 0), (max_shift, max_shift), (max_shift, max_shift), (0, 0)))
     starts = jax.random.randint(key, (B, 2), 0, 2 * max_shift + 1, jnp.int32)
-    return jax.vmap(lambda image, start: lax.dynamic_slice(image, (*start, 0), (Y, X, C)))(padded, starts)
+    starts = jnp.pad(starts, ((0, 0), (0, 1)))  # and of the channels
+    return jax.vmap(lambda image, start: lax.dynamic_slice(image, start, (Y, X, C)))(padded, starts)
 
 
 def mixup(

@@ -53,12 +53,14 @@ class Chunks(NamedTuple):
         axes, devices = len(self.batch), math.prod(self._devices)
         each = [n // k for n, k in zip(self.batch, self._devices, strict=True)]
         # [B T ...] to [k1 B/k1 k2 T/k2 ...], [k1 k2 B/k1 T/k2 ...] and [devices each ...].
-        x = self._reshape(x, [*_in_turn(self._devices, each), *rest], [*_in_turn(self._names, [()] * axes), *spec])
+        shape, names = _in_turn(self._devices, each), _in_turn(self._names, [()] * axes)
+        x = self._reshape(x, [*shape, *rest], [*names, *spec])
         x = x.transpose(*range(0, 2 * axes, 2), *range(1, 2 * axes, 2), *range(2 * axes, x.ndim))
         x = self._reshape(x, [devices, math.prod(each), *rest], [self._all_names, (), *spec])
         x = jnp.pad(x, [(0, 0), (0, self.count * self.size - math.prod(each)), *[(0, 0)] * len(rest)])
         x = self._reshape(x, [devices, self.size, self.count, *rest], [self._all_names, (), (), *spec])
-        return self._reshape(jnp.moveaxis(x, 2, 0), [self.count, devices * self.size, *rest], [(), self._all_names, *spec])
+        x = jnp.moveaxis(x, 2, 0)
+        return self._reshape(x, [self.count, devices * self.size, *rest], [(), self._all_names, *spec])
 
     def join(self, x: Array) -> Array:
         """[count tokens] as [*batch] again."""

@@ -162,7 +162,8 @@ def _total_and_gradients(known, output: _Output, tokens: _Tokens) -> tuple[Array
             return weighted_values(losses, weights).sum()
 
         each = tokens.weights + zero, None if tokens.counts is None else tokens.counts + zero
-        d_logits, d_shared, *d_each = jax.grad(total, argnums=(0, 1, 2, 3))(_logits(tokens.hidden, w_out), shared, *each)
+        gradients = jax.grad(total, argnums=(0, 1, 2, 3))(_logits(tokens.hidden, w_out), shared, *each)
+        d_logits, d_shared, *d_each = gradients
         d_logits = d_logits.astype(compute_dtype)
         d_hidden = _einsum("...V,DV->...D", d_logits, w_out, like=tokens.hidden)
         d_w_out = _einsum("...D,...V->DV", tokens.hidden, d_logits, like=w_out)

@@ -193,7 +193,10 @@ def check_class_weights(class_weights: Array | None, vocab_size: int) -> Array |
 
 def class_counts(class_weights: Float[Array, "V"] | None, targets: Int[Array, "*batch"]) -> Array | None:
     """c_y, how much each target counts for its class."""
-    return None if class_weights is None else class_weights.at[targets].get(mode="fill", fill_value=0.0)
+    if class_weights is None:
+        return None
+    sharding = jax.typeof(targets).sharding
+    return class_weights.at[targets].get(mode="fill", fill_value=0.0, out_sharding=sharding)
 
 
 def divide_or_zero(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:

@@ -23,7 +23,7 @@ Number = Real[ArrayLike, ""]
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Which values a number may have: in words, as a test of a float or a traced scalar, and what else an error says."""
+    """Which values a number may have: in words, as a test of a float or a scalar, and what else an error says."""
 
     words: str
     holds: Callable[[Any], Any]

@@ -25,7 +25,9 @@ def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "
     images, patch_size = as_array("images", images, "B Y X C"), as_integer("patch_size", patch_size)
     B, Y, X, C = images.shape
     rows, columns = _grid(patch_size, Y, X)
-    grid = images.reshape(B, rows, patch_size, columns, patch_size, C).swapaxes(2, 3)
+    # One axis at a time: an explicit mesh, which the batch may be spread over, follows no more than that.
+    grid = images.reshape(B, rows, patch_size, X, C).reshape(B, rows, patch_size, columns, patch_size, C)
+    grid = grid.swapaxes(2, 3).reshape(B, rows * columns, patch_size, patch_size, C)
     return grid.reshape(B, rows * columns, patch_size * patch_size * C)
 
 
@@ -52,8 +54,8 @@ def unpatchify(
         wanted = f"[B {rows * columns} {patch_size * patch_size}*C]"
         raise ValueError(f"a {height} x {width} image has patches {wanted}, got shape {patches.shape}")
     C = E // patch_size**2
-    grid = patches.reshape(B, rows, columns, patch_size, patch_size, C).swapaxes(2, 3)
-    return grid.reshape(B, height, width, C)
+    grid = patches.reshape(B, P, patch_size, patch_size, C).reshape(B, rows, columns, patch_size, patch_size, C)
+    return grid.swapaxes(2, 3).reshape(B, height, columns, patch_size, C).reshape(B, height, width, C)
 
 
 def _grid(patch_size: int, height: int, width: int) -> tuple[int, int]:
