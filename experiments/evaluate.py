@@ -6,6 +6,7 @@ python -m experiments.evaluate --workdir=runs/translation --split=validation
 from absl import flags
 
 from tformer_jax.config import check_choice
+from tformer_jax.training.experiment import load_data
 
 from . import cli, trained
 from .reporting import report
@@ -15,7 +16,7 @@ SPLIT = flags.DEFINE_string("split", None, "Which split to score; by default all
 
 def main() -> None:
     run, experiment, task, model = trained.load(cli.terminal)
-    data = experiment.load_data(run.directory, cli.terminal)
+    data = load_data(experiment, run.directory, fresh=False, progress=cli.terminal)
     if SPLIT.value is not None:
         check_choice("split", SPLIT.value, data.splits)
     report(run, task, data, model, None if SPLIT.value is None else [SPLIT.value])

@@ -92,9 +92,10 @@ def test_targets_stand_between_start_and_end(make):
 
 
 @pytest.mark.parametrize("changes", [{}, SEPARATE], ids=["shared", "separate"])
-def test_tokenizers_are_reused_from_the_directory(make, write, changes):
-    """A resumed run would train another vocabulary under an old checkpoint: other text must change nothing."""
+def test_tokenizers_are_reused_from_the_directory(make, write, changes, tmp_path):
+    """Tokenizers that were put there would be trained again: other text must change nothing."""
     before = make(**changes).tokenizers
+    (tmp_path / "run" / "data.json").unlink()
     other = write("other.tsv", "".join(f"völlig anders {i}\tGANZ VERSCHIEDEN {i}\n" for i in range(40)))
     after = make(**changes | {"tsv_file": str(other)}).tokenizers
     assert after.source.to_str() == before.source.to_str()
@@ -107,7 +108,7 @@ def test_tokenizers_are_reused_from_the_directory(make, write, changes):
 def test_tokenizers_are_kept_in_the_directory(make, tmp_path, changes, files):
     """A run could not be evaluated later."""
     make(**changes)
-    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == files
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == sorted(["data.json", *files])
 
 
 def test_a_run_stopped_between_its_two_tokenizers_does_not_share_one(make, tmp_path):
@@ -157,7 +158,7 @@ def test_the_splits_have_the_asked_sizes(make, sentences):
 
 def test_the_seed_reaches_the_split(make):
     """`data.seed` would turn nothing."""
-    assert set(make().splits["test"]) != set(make(seed=1).splits["test"])
+    assert set(make().splits["test"]) != set(make(directory="other", seed=1).splits["test"])
 
 
 def rows_of(data, batches):

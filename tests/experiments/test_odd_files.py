@@ -105,6 +105,7 @@ GOES_ON = {
     "metrics.jsonl": dict.fromkeys(DAMAGES, EVERY) | {"a folder": ()},
     "tokenizer.json": {"nothing": ("train",)},
     "classes.json": {"nothing": ("train",)},
+    "data.json": {"nothing": ("predict",)},
     "environment.json": dict.fromkeys(FEW, EVERY) | {"a folder": ()},
     "lock": dict.fromkeys(FEW, EVERY) | {"a folder": ()},
     "checkpoints/12/SHA256SUMS": dict.fromkeys(FEW, ("train",)),

@@ -211,6 +211,7 @@ def test_characters_that_no_training_text_has_are_counted(folder, tmp_path):
     known = LanguageData(config, tmp_path)
     held_out = known.splits["test"][0]
     (texts / held_out.name).write_text(held_out.text + "日本 日\n", "utf-8")
+    (tmp_path / "data.json").unlink()  # as if the run had begun with it
     data = LanguageData(config, tmp_path)
     assert (known.unknown_count("test"), data.unknown_count("test")) == (0, 3)
     task = LanguageModelling(LanguageModellingConfig(sample_tokens=1), data.tokenizer)

@@ -78,6 +78,13 @@ FILES = {
 }
 
 
+def test_what_the_data_were_is_compared_too(run):
+    """A run would be scored on what it was trained on, once its data.json is made to fit other data."""
+    rewrite(file := run.directory / "data.json")
+    with pytest.raises(RunError, match=f"^{re.escape(str(file))} does not fit .* with another: put that one back"):
+        load_run(Run.open(run.directory))
+
+
 @pytest.mark.parametrize("how", FILES)
 @pytest.mark.parametrize("name", ["tokenizer.json", "classes.json"])
 def test_a_tokenizer_or_classes_of_another_run_are_refused_by_name(run, name, how):

@@ -11,6 +11,7 @@ from ..config import ConfigError, check_choice, check_seed
 from ..progress import SILENT, Progress
 from . import images
 from .classes import keep_classes
+from .digest import keep_digests, of_images
 from .files import DataError
 from .images import ImageSource, LabelledImages
 from .pipelines import ALL_ROWS, Batch, BatchShapes, order_seed, permutation, picked
@@ -175,12 +176,12 @@ class ImageData:
     """
 
     def __init__(self, config: ImageDataConfig, directory: Path, progress: Progress = SILENT):
-        """`directory`: keeps the names of the classes. `progress`: is told what takes long.
+        """`directory`: keeps the names of the classes, and what the data were. `progress`: is told what takes long.
 
         Raises:
           ConfigError: a split is neither held out nor the source's own, or both.
           DataError: the data cannot be read, has images of another size or other channels than
-            configured, has other classes than `directory` says, or nothing is left to train on.
+            configured, is not that of the run in `directory`, or nothing is left to train on.
         """
         self.config, passed_over = config, []
         with progress.phase("reading data"):
@@ -198,6 +199,8 @@ class ImageData:
             names = [self.classes[label] for label in untrained[:10]]
             raise DataError(f"{len(untrained)} class(es) have no image left to train on, such as {names}")
         keep_classes(self.classes, directory)
+        with progress.phase("comparing the data"):
+            keep_digests({name: of_images(split) for name, split in self.splits.items()}, directory)
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
         self.report = [f"{sizes} images ({config.source})", f"{len(self.classes)} classes: {names}", *passed_over]

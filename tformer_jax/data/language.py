@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import ConfigError, check_choice, check_seed
 from ..progress import SILENT, Progress
-from . import documents, pipelines, tokenizers
+from . import digest, documents, pipelines, tokenizers
 from .documents import Document
 from .pipelines import BatchShapes
 from .tokenizers import BOS_ID, EOS_ID, PAD_ID
@@ -148,10 +148,11 @@ class _DocumentData:
     _mask: bool
 
     def __init__(self, config: DocumentDataConfig, directory: Path, progress: Progress = SILENT):
-        """`directory`: keeps the tokenizer. `progress`: is told what takes long.
+        """`directory`: keeps the tokenizer, and what the data were. `progress`: is told what takes long.
 
         Raises:
-          DataError: the data cannot be read, or a split would have no text.
+          DataError: the data cannot be read, are not those that the run in `directory` began with, or
+            a split would have no text.
         """
         self.config, passed_over = config, []
         with progress.phase("reading data"):
@@ -162,6 +163,8 @@ class _DocumentData:
                 test_share=config.test_share,
                 seed=config.seed,
             )
+            found = {n: digest.of_documents([x.text for x in part]) for n, part in self.splits.items()}
+        digest.keep_digests(found, directory)  # first: a tokenizer is of these data
         self.tokenizer = tokenizers.kept(directory / "tokenizer.json", self._train_tokenizer, progress)
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         sizes = (f"{len(d):,} {name} ({sum(len(x.text) for x in d):,} characters)" for name, d in self.splits.items())

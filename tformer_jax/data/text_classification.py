@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from ..config import ConfigError, check_choice, check_seed
 from ..progress import SILENT, Progress
-from . import labelled, pipelines, tokenizers
+from . import digest, labelled, pipelines, tokenizers
 from .classes import keep_classes
 from .files import DataError
 from .labelled import LabelledText
@@ -132,19 +132,21 @@ class TextClassificationData:
         """Args:
           config: as given.
           max_length: of the model, in tokens.
-          directory: keeps classes and tokenizer.
+          directory: keeps classes, tokenizer, and what the data were.
           progress: is told what takes long.
 
         Raises:
-          DataError: the data cannot be read, nothing is left to train on, there is only one class,
-            or a text has a label that is none of the classes.
+          DataError: the data cannot be read, are not those that the run in `directory` began with, nothing is left
+            to train on, there is only one class, or a text has a label that is none of the classes.
           ConfigError: there is no tokenizer and none can be trained, or it is not the asked one.
         """
         self.config, self.max_length = config, max_length
         with progress.phase("reading data"):
             texts = config.texts()
-        self.splits = split_texts(texts, config.validation_size, config.test_size, config.seed)
+            self.splits = split_texts(texts, config.validation_size, config.test_size, config.seed)
+            found = {name: digest.of_texts("texts", (text[:2] for text in part)) for name, part in self.splits.items()}
         self.classes = self._kept_classes(directory)
+        digest.keep_digests(found, directory)  # first: a tokenizer is of these data
         self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json", progress)
         self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
         sizes = ", ".join(f"{len(texts):,} {name}" for name, texts in self.splits.items())

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from ..config import ConfigError, check_choice, check_seed
 from ..progress import SILENT, Progress
-from . import pipelines, sources, tokenizers
+from . import digest, pipelines, sources, tokenizers
 from .files import DataError
 from .sources import Pair
 
@@ -161,23 +161,26 @@ class TranslationData:
         """Args:
           config: as given.
           max_length: of the model, in tokens.
-          directory: keeps the tokenizers.
+          directory: keeps the tokenizers, and what the data were.
           progress: is told what takes long.
 
         Raises:
-          DataError: the data cannot be read, or nothing is left to train on.
+          DataError: the data cannot be read, are not those that the run in `directory` began with, or
+            nothing is left to train on.
         """
         self.config, self.max_length = config, max_length
         with progress.phase("reading data"):
             pairs = config.pairs()
-        whole = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
-        self.splits = pipelines.split_pairs(
-            whole,
-            by=config.split,
-            validation_size=config.validation_size,
-            test_size=config.test_size,
-            seed=config.seed,
-        )
+            whole = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
+            self.splits = pipelines.split_pairs(
+                whole,
+                by=config.split,
+                validation_size=config.validation_size,
+                test_size=config.test_size,
+                seed=config.seed,
+            )
+            found = {name: digest.of_texts("pairs", (pair[:2] for pair in part)) for name, part in self.splits.items()}
+        digest.keep_digests(found, directory)  # first: a tokenizer is of these data
         names = ["tokenizer.json"] + ["source_tokenizer.json"] * (config.source_vocab_size is not None)
         if all((directory / name).exists() for name in names):
             self.tokenizers = Tokenizers.load(directory)

@@ -51,7 +51,9 @@ class SweepDirectory:
         sweep, asked = cls(path), json.loads(json.dumps(dict(asked)))
         check_free(sweep.path, "sweep", "sweep.json")
         sweep._is_new = not (sweep._asked.exists() and sweep._groups.exists())  # nothing was trained yet
-        if not sweep._is_new:
+        if sweep._is_new:
+            sweep._forget_data()  # of a killed one, which may have had others
+        else:
             differing = differences(_fixed(sweep.asked), _fixed(asked))
             if differing:
                 more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -76,6 +78,12 @@ class SweepDirectory:
         """Forgets a sweep that could not begin, so that another command may use its directory."""
         if self._is_new:
             self._asked.unlink(missing_ok=True)
+            self._forget_data()
+
+    def _forget_data(self) -> None:
+        for folder in (self.path / "data").glob("*"):
+            for name in sums_of_learnt(folder):
+                (folder / name).unlink(missing_ok=True)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -107,7 +115,7 @@ class SweepDirectory:
         check_identity(self._asked, learnt, self.identity(number), of_checkpoint, checkpoint)
 
     def data(self, number: int) -> Path:
-        """What the number-th data section left: tokenizers, or the names of classes."""
+        """What the number-th data section left: tokenizers, or the names of classes, and what the data were."""
         return self._made("data", number)
 
     def group(self, number: int) -> Path:

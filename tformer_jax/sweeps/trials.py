@@ -20,6 +20,8 @@ import optuna
 from optuna import distributions as d
 from optuna.trial import FrozenTrial, TrialState
 
+from ..data import digest
+from ..data.files import write_whole
 from ..training.metrics import read_metrics
 from ..training.run import RunError, differences, locked, read_json, write_json
 from . import database
@@ -115,6 +117,19 @@ class Trials:
             )
             ours = {"mark": mark, "directory": str(directory.absolute()), "asked": asked}
             self._join(name, json.loads(json.dumps(ours)))
+
+    def hand_on_data(self, number: int, section: Mapping[str, Any]) -> None:
+        """Tells the run of a new trial what the data were for an earlier one, if any had this data `section`."""
+        to = self.directory(number) / digest.FILE
+        if to.exists():
+            return
+        for earlier in range(number - 1, -1, -1):
+            config, found = (self.directory(earlier) / name for name in ("config.json", digest.FILE))
+            if not (config.is_file() and found.is_file()):
+                continue
+            if _same_data(read_json(config)["data"], section):
+                write_whole(to, found.read_bytes())
+                return
 
     def _exists(self, name: str) -> bool:
         try:
@@ -276,6 +291,11 @@ class Trials:
     def _overrides(self, trial: optuna.Trial | FrozenTrial) -> Overrides:
         params = trial.params
         return {n: _as_in_space(domain, params[n]) for n, domain in self._dimensions.items() if n in params}
+
+
+def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two data sections differ in the order of batches at most."""
+    return not differences({**one, "order_seed": None}, {**other, "order_seed": None})
 
 
 def distribution(domain: Domain) -> d.BaseDistribution:

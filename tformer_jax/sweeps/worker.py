@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from ..config import ConfigError
+from ..data.digest import OtherData
 from ..data.files import DataError
 from ..training.experiment import Experiment, run_training
 from ..training.interruption import Interrupted, Interruption
@@ -91,6 +92,7 @@ class Worker:
             return Outcome("failed", message=str(error))
         run = Run.start(self.trials.directory(claimed.number), config)
         held.enter_context(run.locked())
+        self.trials.hand_on_data(claimed.number, config["data"])
         return run
 
     def _trained(self, run: Run, claimed: Claimed) -> Outcome:
@@ -112,6 +114,8 @@ class Worker:
             return Outcome("pruned")
         except Diverged as error:
             return Outcome("diverged", message=str(error))
+        except OtherData:  # no trial could be compared with those before
+            raise
         except (DataError, ConfigError) as error:
             if failures == _MOST_FAILURES:
                 raise

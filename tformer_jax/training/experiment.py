@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ..config import ConfigError, TransformerConfig, build, check_choice, nearest, with_traced
+from ..data.digest import check_kept
 from ..data.files import write_whole
 from ..data.pipelines import Part
 from ..nn import parametrization
@@ -312,13 +313,16 @@ def load_run(
         return experiment, task, trainer.model(checkpoint.restore(trainer.placed_shapes))
 
 
-
-
 def load_data(experiment: Experiment, directory: Path, *, fresh: bool, progress: Progress = SILENT) -> Any:
     """The data, with its tokenizers or classes kept in `directory`; `fresh`: nothing was trained there yet.
 
     The tokenizer of a run that the task starts from becomes this one's.
+
+    Raises:
+      DataError: the data cannot be read, or are not known to be those that were trained on.
     """
+    if not fresh:
+        check_kept(directory)
     tokenizer = directory / "tokenizer.json"
     if (not tokenizer.exists() or fresh) and (pretrained := _pretrained_run(experiment)) is not None:
         write_whole(tokenizer, (pretrained.directory / "tokenizer.json").read_bytes())

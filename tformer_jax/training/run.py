@@ -1,6 +1,6 @@
 """A run directory: what was asked for, what it ran on, and everything that came of it.
 
-config.json  environment.json  metrics.jsonl  tokenizer.json or classes.json
+config.json  environment.json  metrics.jsonl  data.json  tokenizer.json or classes.json
 checkpoints/  tensorboard/  samples/  plots/  damaged/
 """
 
@@ -22,11 +22,12 @@ from typing import Any, BinaryIO, TypeVar
 
 import jax
 
+from ..data import digest
 from ..data.files import write_whole, writing
 from .paths import some
 
-# What was learnt from the data before training, and decides what tokens and classes mean.
-_LEARNT = ("tokenizer.json", "source_tokenizer.json", "classes.json")
+# What was learnt from the data before training, and decides what tokens and classes mean; and what the data were.
+_LEARNT = ("tokenizer.json", "source_tokenizer.json", "classes.json", digest.FILE)
 # What a run writes before it trains.
 _MADE = ("config.json", *_LEARNT)
 _FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
@@ -192,7 +193,7 @@ def check_identity(
 
     Args:
       asked: the file that says what was asked for.
-      learnt: the folder of tokenizers and classes.
+      learnt: the folder of tokenizers, classes and what the data were; who reads no data does without the last.
       here: what decides what is computed, and "files" with their sums.
       of_checkpoint: the same, as it was when the checkpoint was saved.
       checkpoint: where it is.
@@ -207,7 +208,8 @@ def check_identity(
             f"{asked} does not fit the checkpoint {checkpoint}: it differs in {some(differing)}. "
             f"Put it back as it was (what the checkpoint was trained as is in its config/metadata)"
         )
-    for name in sorted(n for n in saved.keys() | found.keys() if saved.get(n) != found.get(n)):
+    compared = (saved.keys() | found.keys()) - ({digest.FILE} - found.keys())
+    for name in sorted(n for n in compared if saved.get(n) != found.get(n)):
         sums = f"sha256 {saved.get(name, 'none')} there, {found.get(name, 'none')} here"
         if name not in saved:
             wanted = "was trained without it: take it away"
@@ -217,7 +219,7 @@ def check_identity(
 
 
 def sums_of_learnt(directory: Path) -> dict[str, str]:
-    """The SHA-256 of each tokenizer or list of classes in a directory, by the file's name."""
+    """The SHA-256 of what the data left in a directory, such as tokenizers, by the file's name."""
     files = (directory / name for name in _LEARNT)
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 

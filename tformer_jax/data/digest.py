@@ -1,0 +1,137 @@
+"""What the data of a run were, kept with it: how many examples each split had, and a sum of them in order."""
+
+import concurrent.futures
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import DataError, file_sha256, write_whole
+from .images import LabelledImages
+
+FILE = "data.json"
+
+# Of a split: its sizes by unit, and its sums, "in_order" and "in_any_order".
+Digest = dict[str, Any]
+_SUMS = ("in_order", "in_any_order")
+# So many files wait to be read: millions at once would need gigabytes.
+_TOGETHER = 10_000
+
+
+_HINT = "put it back, or choose another --workdir"
+
+
+class OtherData(DataError):
+    """The data are not those that a run began with."""
+
+
+def of_texts(unit: str, examples: Iterable[Sequence[str]]) -> Digest:
+    """Of examples that are several texts; `unit`: what they are called, in the plural."""
+    sums = [_sum_of(texts) for texts in examples]
+    return {unit: len(sums), **_summed(sums)}
+
+
+def of_documents(texts: Sequence[str]) -> Digest:
+    """Of running texts, which may be few and long: their characters are counted too."""
+    sums = [_sum_of([text]) for text in texts]
+    return {"documents": len(sums), "characters": sum(map(len, texts)), **_summed(sums)}
+
+
+def _sum_of(texts: Sequence[str]) -> bytes:
+    framed = "".join(f"{len(text)} {text}" for text in texts)
+    return hashlib.sha256(framed.encode("utf-8", "surrogatepass")).digest()
+
+
+def of_images(images: LabelledImages) -> Digest:
+    """Of pixels, or of the bytes of files, and of labels.
+
+    Raises:
+      DataError: a file cannot be read.
+    """
+    contents: list[bytes] = []
+    if images.images.dtype == object:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for at in range(0, len(images), _TOGETHER):
+                contents += map(bytes.fromhex, pool.map(file_sha256, images.images[at : at + _TOGETHER]))
+    else:
+        contents = [f"{image.shape}".encode() + image.tobytes() for image in images.images]
+    labelled = zip(images.labels.tolist(), contents, strict=True)
+    return {"images": len(images), **_summed([hashlib.sha256(b"%d %b" % example).digest() for example in labelled])}
+
+
+def _summed(sums: Sequence[bytes]) -> Digest:
+    both = (b"".join(sums), b"".join(sorted(sums)))
+    return {name: hashlib.sha256(joined).hexdigest() for name, joined in zip(_SUMS, both, strict=True)}
+
+
+def keep_digests(found: Mapping[str, Digest], directory: Path) -> None:
+    """Writes down what the splits are; a run that goes on must find the examples that it started with.
+
+    Args:
+      found: of each split.
+      directory: of the run.
+
+    Raises:
+      OtherData: other ones were there (says of which splits, and in what they differ).
+      DataError: what was written down is damaged.
+    """
+    file = Path(directory) / FILE
+    if not file.exists():
+        write_whole(file, json.dumps(found, indent=2))
+        return
+    kept = _load(file)
+    differing = [_difference(split, kept.get(split), found.get(split)) for split in {**found, **kept}]
+    if differing := [line for line in differing if line]:
+        raise OtherData(
+            f"the data are not those of {file}: {'; '.join(differing)}. "
+            f"Put them back as they were, or choose another --workdir"
+        )
+
+
+def check_kept(directory: Path) -> None:
+    """Refuses a directory that does not say what data were trained on there.
+
+    Raises:
+      DataError: its file is not there, or damaged.
+    """
+    file = Path(directory) / FILE
+    if not file.exists():
+        raise DataError(
+            f"{file} is gone, and nothing else says whether the data are those that were trained on: "
+            f"{_HINT}"
+        )
+    _load(file)
+
+
+def _load(file: Path) -> dict[str, Digest]:
+    try:
+        kept = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is damaged: {error}; {_HINT}") from None
+    if not isinstance(kept, dict) or not kept or not all(map(_is_digest, kept.values())):
+        raise DataError(f"{file} is damaged: it must hold sizes and sums of each split; {_HINT}")
+    return kept
+
+
+def _is_digest(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(type(x) is (str if name in _SUMS else int) for name, x in value.items()) and {*_SUMS} < {*value}
+
+
+def _difference(split: str, kept: Digest | None, found: Digest | None) -> str | None:
+    """In what a split differs, in words; None: in nothing."""
+    if kept == found:
+        return None
+    if kept is None or found is None:
+        return f"there {'was no' if kept is None else 'is no'} {split} split"
+    units = [name for name in found if name not in _SUMS]
+    for unit in units:
+        if found[unit] != kept.get(unit):
+            return f"{split} has {found[unit]:,} {unit}, and had {kept.get(unit, 0):,}"
+    if found["in_any_order"] == kept["in_any_order"]:
+        return f"{split} has the same {units[0]} in another order"
+    return f"{split} has as many {units[0]}, but not the same"
