@@ -66,7 +66,7 @@ CASES = {
 for task in ("language_modelling", "masked_language_modelling"):
     CASES |= {
         f"{task}, lines appended": (
-            task, f"{TEXTS}/07.txt", lambda f: f.write_text(f.read_text() + "new\n"), r"has [\d,]+ characters, and had"),
+            task, f"{TEXTS}/07.txt", lambda f: f.write_text(f.read_text() + "new\n"), r"[\d,]+ characters, and had"),
         f"{task}, a line corrected": (
             task, f"{TEXTS}/07.txt", lambda f: f.write_text(f.read_text().replace("e", "a", 1)),
             "has as many documents, but not the same"),
