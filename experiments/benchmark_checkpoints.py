@@ -12,20 +12,19 @@ import time
 from pathlib import Path
 
 import jax
-from absl import flags
 
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import Experiment
 
 from . import cli
+from .parsers import define_integer
 
-_config = cli.define_config()
-EVERY = flags.DEFINE_integer("every", 100, "Steps between checkpoints.", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each.", lower_bound=1)
+EVERY = define_integer("every", 100, "Steps between checkpoints.")
+ROUNDS = define_integer("rounds", 9, "Turns of each.")
 
 
 def main() -> None:
-    experiment = Experiment.from_config(_config())
+    experiment = Experiment.from_config(cli.config())
     with tempfile.TemporaryDirectory() as directory:
         batches = experiment.load_data(Path(directory)).train_batches(experiment.training.accumulate)
         trainer = experiment.trainer(experiment.restore_task(Path(directory)))

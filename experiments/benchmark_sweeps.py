@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from absl import flags
 
 from tformer_jax.sweeps.calibration import calibrate
 from tformer_jax.sweeps.groups import MemberData
@@ -24,15 +23,15 @@ from tformer_jax.sweeps.vectorized import Population
 from tformer_jax.training.parallel import ParallelConfig
 
 from . import cli
+from .parsers import define_integer
 
-_config = cli.define_config()
-MEMBERS = flags.DEFINE_integer("members", 8, "Members trained together.", lower_bound=2)
-STEPS = flags.DEFINE_integer("steps", 10, "Steps of a turn.", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each.", lower_bound=1)
+MEMBERS = define_integer("members", 8, "Members trained together.", lowest=2)
+STEPS = define_integer("steps", 10, "Steps of a turn.")
+ROUNDS = define_integer("rounds", 9, "Turns of each.")
 
 
 def main() -> None:
-    config, count = _config(), MEMBERS.value
+    config, count = cli.config(), MEMBERS.value
     text = f"zip(training.seed=0..{2 * count - 1}; optimizer.learning_rate=log(1e-4,1e-2,{2 * count}))"
     members = make_members(config, parse(text).members())
     with tempfile.TemporaryDirectory() as directory:

@@ -1,19 +1,23 @@
 """What the command lines share: flags, and errors that are messages rather than tracebacks."""
 
 import errno
+import importlib.util
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
-from tformer_jax.config import ConfigError, TransformerConfig
+from tformer_jax.config import ConfigError, TransformerConfig, nearest
 from tformer_jax.data.files import DataError, WriteError
+from tformer_jax.tasks import TASKS
 from tformer_jax.training.checkpoints import CheckpointError
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_on
 from tformer_jax.training.loop import Diverged
@@ -21,7 +25,11 @@ from tformer_jax.training.processes import is_first
 from tformer_jax.training.run import RunError
 from tformer_jax.training.terminal import Terminal
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
+from .parsers import define_text
+
+# Of commands that name them as required; the others refuse them.
+CONFIG = config_flags.DEFINE_config_file("config", None, "File and preset: experiments/configs/translation.py:tiny.")
+WORKDIR = define_text("workdir", None, "The run's directory.")
 
 _CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
@@ -40,7 +48,8 @@ def say(*lines: object) -> None:
 
 
 def last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+    """What an error says at its end, where the cause stands."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def _refused(error: OSError) -> str:
@@ -61,31 +70,77 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _unknown_field(error: Exception, arguments: list[str]) -> str:
-    """What ml_collections means by an AttributeError or a KeyError: a field that the config does not have."""
-    text = str(error.args[0])
-    missing = re.match(r"\W*(\w+)", text)[1]
-    path = next((a[2:].split("=")[0] for a in arguments if re.match(rf"--config\.(\w+\.)*{missing}\b", a)), None)
-    if path is None:
-        return f"cannot load the config: {text.splitlines()[0]}"
-    section = path.split(f".{missing}")[0]
-    if nearest := re.search(r'"(\w+)" instead of', text):
-        return f"{section} has no field {missing!r}; did you mean {nearest[1]!r}?"
-    models = TransformerConfig.models_with(missing) if section == "config.model" else ()
-    return f"{section} has no field {missing!r}" + (f", which is for {', '.join(models)}" if models else "")
+def config_module(file: str) -> ModuleType:
+    """A config file, loaded; `file`: as --config has it, with a preset or without.
+
+    Raises:
+      ConfigError: it is no Python file.
+      Whatever it raises itself.
+    """
+    path = Path(file.partition(":")[0])
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None:
+        raise ConfigError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def define_config() -> Callable[[], dict[str, Any]]:
-    """The --config flag; gives what reads its value as plain nested dictionaries."""
-    flag = config_flags.DEFINE_config_file("config", None, "File and preset: experiments/configs/translation.py:tiny.")
+def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
+    """Why --config and what changes its fields cannot be: a field that is not there, or what the file raised."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?config(=|$)", a)]
+    try:
+        config = config_module(given[-1]).get_config(*given[-1].split(":", 1)[1:]).to_dict()
+    except Exception as error:
+        return f"cannot load the config: {_of_file(error)}"
+    names = [match[1].split(".") for a in arguments if (match := re.match(r"--?(?:no)?config\.([\w.]+)", a))]
+    unknown = next(filter(None, (_unknown_field(config, path) for path in names)), None)
+    return unknown or f"cannot load the config: {last_line(error)}"
 
-    def config() -> dict[str, Any]:
-        try:
-            return flag.value.to_dict()
-        except (AttributeError, OSError) as error:  # the file could not be read at the flag's parsing, or has no config
-            raise ConfigError(f"cannot load the config: {str(error).splitlines()[-1].strip()}") from None
 
-    return config
+def _of_file(error: Exception) -> str:
+    """What a config file raised, in one line."""
+    return last_line(error) if isinstance(error, ConfigError | OSError) else f"{type(error).__name__}: {last_line(error)}"
+
+
+def _unknown_field(config: Mapping[str, Any], path: Sequence[str]) -> str | None:
+    """That a config has no such field, and which may be meant; None if it has."""
+    section, where = config, "config"
+    for name in path:
+        if not isinstance(section, Mapping):
+            return f"{where} is no section: it has no field {name!r}"
+        if name not in section:
+            return f"{where} has no field {name!r}{_meant(config, section, where, name)}"
+        section, where = section[name], f"{where}.{name}"
+    return None
+
+
+def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, name: str) -> str:
+    """What may be meant by a field that a section does not have, or who has it."""
+    elsewhere = [f"config.{n}.{name}" for n, other in config.items() if isinstance(other, Mapping) and name in other]
+    if name in config and section is not config:
+        elsewhere.append(f"config.{name}")
+    if elsewhere:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    models = TransformerConfig.models_with(name) if where == "config.model" else ()
+    if not models:
+        return nearest(name, section)
+    if TASKS[config["task"]["name"]].Model.__name__ in models:
+        return ": it follows from the data"
+    return f", which is for {', '.join(models)}"
+
+
+def config() -> dict[str, Any]:
+    """The value of --config as plain nested dictionaries.
+
+    Raises:
+      ConfigError: the file could not be read, or what it gives is no config.
+    """
+    try:
+        return CONFIG.value.to_dict()
+    except (AttributeError, OSError) as error:  # of ml_collections, which keeps quiet about it until now
+        raise ConfigError(f"cannot load the config: {last_line(error.__cause__ or error)}") from None
 
 
 def config_flags_given() -> list[str]:
@@ -100,6 +155,17 @@ def _say_unraisable(problem: Any) -> None:
     """Leaves out what threads of a failed write have to say, hundreds of times, when nobody waits for them any more."""
     if str(problem.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(problem)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raises a flags.Error for an argument that is not UTF-8, which nothing could write down or print, or has a NUL."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise flags.Error(f"{argument!r} is not UTF-8") from None
+        if "\0" in argument:
+            raise flags.Error(f"{argument!r} has a NUL in it")
 
 
 def run(main: Callable[[], None], *required: str) -> None:
@@ -132,21 +198,29 @@ def run(main: Callable[[], None], *required: str) -> None:
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(arguments)
+            _check_text(arguments)
+            rest = flags.FLAGS(arguments)
         except flags.UnrecognizedFlagError as error:
             forgotten = "; --config=FILE must come before it" if error.flagname.startswith("config.") else ""
             sys.exit(f"error: {error}{forgotten}")
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
             sys.exit(f"error: {last_line(error).removeprefix('tformer_jax.config.ConfigError: ')}")
-        except (AttributeError, KeyError) as error:
-            sys.exit(f"error: {_unknown_field(error, arguments)}")
-        except (OSError, SyntaxError) as error:
-            sys.exit(f"error: cannot load the config: {last_line(error)}")
+        except Exception as error:  # whatever a config file raises
+            sys.exit(f"error: {_config_problem(error, arguments)}")
+        if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
+            sys.exit(f"error: give {' and '.join(missing)}")
+        for flag in (CONFIG, WORKDIR):
+            if flag.present and flag.name not in required:
+                sys.exit(f"error: --{flag.name} has no meaning for this command")
+        return rest
 
+    for name in flags.FLAGS:  # --help shows those that a command shares with others too
+        module = flags.FLAGS.find_module_defining_flag(name) or ""
+        if name in required or module.startswith("experiments.") and module != __name__:
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     sys.unraisablehook = _say_unraisable
     # Of images that are read all the same: odd metadata, and half of the pixels that are too many.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # Orbax logs every step of every save, and tracebacks of what it raises as well.
     logging.set_verbosity(logging.FATAL)
-    flags.mark_flags_as_required(required)
     app.run(guarded, flags_parser=parse)

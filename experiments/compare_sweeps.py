@@ -15,11 +15,12 @@ from tformer_jax.data.files import WriteError
 from tformer_jax.training.run import RunError
 
 from . import cli
+from .parsers import define_text
 from .ranking import ranking
 
 SWEEPS = flags.DEFINE_list("sweeps", None, "NAME=DIRECTORY of each.")
-BY = flags.DEFINE_string("by", None, "The field whose values are lines.")
-PICTURE = flags.DEFINE_string("picture", None, "Where it goes, a PNG.")
+BY = define_text("by", None, "The field whose values are lines.")
+PICTURE = define_text("picture", None, "Where it goes, a PNG.")
 
 
 def main() -> None:
@@ -27,9 +28,9 @@ def main() -> None:
     if not SWEEPS.value:
         raise ConfigError("--sweeps names no sweep")
     for text in SWEEPS.value:
-        name, equals, directory = text.partition("=")
+        name, _, directory = text.partition("=")
         file = Path(directory) / "results.jsonl"
-        if not equals or name in panels:
+        if not name or not directory or name in panels:
             raise ConfigError(f"--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got {text!r}")
         if not file.is_file():
             raise RunError(f"{directory} is not the directory of a sweep: it has no results.jsonl")

@@ -3,15 +3,14 @@
 python -m experiments.evaluate --workdir=runs/translation --split=validation
 """
 
-from absl import flags
-
 from tformer_jax.config import check_choice
 from tformer_jax.training.experiment import load_data
 
 from . import cli, trained
+from .parsers import define_text
 from .reporting import report
 
-SPLIT = flags.DEFINE_string("split", None, "Which split to score; by default all that are for testing.")
+SPLIT = define_text("split", None, "Which split to score; by default all that are for testing.")
 
 
 def main() -> None:

@@ -3,15 +3,14 @@
     python -m experiments.export --workdir=runs/sweep --member=3 --to=runs/member
 """
 
-from absl import flags
-
 from tformer_jax.sweeps.directory import SweepDirectory
 from tformer_jax.sweeps.export import export_member
 
 from . import cli
+from .parsers import define_integer, define_text
 
-MEMBER = flags.DEFINE_integer("member", None, "Its number in results.csv.", lower_bound=0)
-TO = flags.DEFINE_string("to", None, "The directory of the run, which must not be there yet.")
+MEMBER = define_integer("member", None, "Its number in results.csv.", lowest=0)
+TO = define_text("to", None, "The directory of the run, which must not be there yet.")
 
 
 def main() -> None:

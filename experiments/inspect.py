@@ -9,7 +9,7 @@ are the largest that the data's config allows; a vocabulary or a number of class
 
 import dataclasses
 import math
-from typing import Any
+import re
 
 import jax
 from absl import flags
@@ -25,20 +25,21 @@ from tformer_jax.training.sharding import bytes_per_device
 from tformer_jax.training.trainer import Trainer
 
 from . import cli
+from .parsers import define_number, define_switch, define_text
 
-_config = cli.define_config()
-MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh, data=64,tensor=4, in place of the config's.")
-MFU = flags.DEFINE_float("mfu", 0.4, "Of the peak, the share that the step is to reach.", lower_bound=0)
-DEVICE = flags.DEFINE_string("device", "h100", "Whose peak is meant.")
-PEAK = flags.DEFINE_float("peak_tflops", None, "Peak of another device, in TFLOP/s.")
-TOTALS_ONLY = flags.DEFINE_boolean("totals_only", False, "Without the table of parameters.")
+MESH = define_text("mesh", None, "Sizes of the mesh, data=64,tensor=4, in place of the config's.")
+MFU = define_number("mfu", 0.4, "Of the peak, the share that the step is to reach.")
+DEVICE = define_text("device", "h100", "Whose peak is meant.")
+PEAK = define_number("peak_tflops", None, "Peak of another device, in TFLOP/s.")
+TOTALS_ONLY = define_switch("totals_only", "Without the table of parameters.")
 
+_MOST_DEVICES = 2048
 # Dense bfloat16 TFLOP/s of one device, from its maker's data sheet.
 PEAKS = {"a100": 312, "h100": 989, "h200": 989, "v4": 275, "v5e": 197, "v5p": 459, "v6e": 918}
 
 
 def main() -> None:
-    experiment = Experiment.from_config(_config())
+    experiment = Experiment.from_config(cli.config())
     parallel = _mesh(MESH.value) if MESH.value else dataclasses.replace(experiment.parallel, mode="jit")
     peak = _peak()
     _simulate(parallel)
@@ -52,13 +53,15 @@ def main() -> None:
 
 def _mesh(text: str) -> ParallelConfig:
     """From "data=64,tensor=4"; what is left out is 1."""
-    sizes: dict[str, Any] = dict.fromkeys(AXES, 1)
+    sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = part.partition("=")
-        if name not in AXES or not size.lstrip("-").isdigit():
+        if name not in AXES or not re.fullmatch("-?[0-9]{1,9}", size):
             raise ConfigError(f"--mesh must be like data=64,tensor=4 with axes of {', '.join(AXES)}, got {text!r}")
+        if name in sizes:
+            raise ConfigError(f"--mesh has the axis {name} twice, got {text!r}")
         sizes[name] = int(size)
-    return ParallelConfig(**sizes)
+    return ParallelConfig(**dict.fromkeys(AXES, 1) | sizes)
 
 
 def _peak() -> float:
@@ -76,9 +79,12 @@ def _peak() -> float:
 def _simulate(parallel: ParallelConfig) -> None:
     """Sees to it that a mesh larger than this machine can be compiled for; before JAX looks for devices."""
     sizes = [getattr(parallel, name) for name in AXES]
-    if -1 not in sizes:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", math.prod(sizes))
+    if -1 in sizes:
+        return
+    if (count := math.prod(sizes)) > _MOST_DEVICES:
+        raise ConfigError(f"a mesh of at most {_MOST_DEVICES:,} devices can be simulated, got {count:,}")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def _print_parameters(trainer: Trainer) -> None:

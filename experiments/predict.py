@@ -23,20 +23,21 @@ from tformer_jax.data.files import DataError, read_lines
 from tformer_jax.training.terminal import Terminal
 
 from . import cli, trained
+from .parsers import define_integer, define_number, define_switch, define_text, define_texts
 
-TEXT = flags.DEFINE_string("text", None, "A sentence, the beginning of a text, or a text with [MASK] in it.")
-INPUT = flags.DEFINE_string("input", None, "A UTF-8 file of such texts, one a line.")
-IMAGE = flags.DEFINE_multi_string("image", None, "An image file; may be repeated.")
-TOP = flags.DEFINE_integer("top", 5, "How many classes or tokens to show, likeliest first.", lower_bound=1)
-MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", None, "How far; default: at most 100.", lower_bound=1)
-GREEDY = flags.DEFINE_boolean("greedy", False, "Always the most probable token, rather than a draw.")
-TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "Of the draw; see decoding.sampling for this and what follows.")
-TOP_K = flags.DEFINE_integer("top_k", None, "Draw from the k most probable tokens alone.")
-TOP_P = flags.DEFINE_float("top_p", None, "Draw from the fewest tokens that have this probability together.")
-MIN_P = flags.DEFINE_float("min_p", None, "Draw from tokens that have this share of the highest probability.")
-REPETITION_PENALTY = flags.DEFINE_float("repetition_penalty", None, "Above 1 makes tokens rarer that stand there.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the draw.", lower_bound=0, upper_bound=2**32 - 1)
-SLIDE = flags.DEFINE_boolean("slide", False, "Of a text that is too long, read the end.")
+TEXT = define_text("text", None, "A sentence, the beginning of a text, or a text with [MASK] in it.")
+INPUT = define_text("input", None, "A UTF-8 file of such texts, one a line.")
+IMAGE = define_texts("image", "An image file; may be repeated.")
+TOP = define_integer("top", 5, "How many classes or tokens to show, likeliest first.")
+MAX_NEW_TOKENS = define_integer("max_new_tokens", None, "How far; default: at most 100.")
+GREEDY = define_switch("greedy", "Always the most probable token, rather than a draw.")
+TEMPERATURE = define_number("temperature", 0.8, "Of the draw; see decoding.sampling for this and what follows.")
+TOP_K = define_integer("top_k", None, "Draw from the k most probable tokens alone.")
+TOP_P = define_number("top_p", None, "Draw from the fewest tokens that have this probability together.")
+MIN_P = define_number("min_p", None, "Draw from tokens that have this share of the highest probability.")
+REPETITION_PENALTY = define_number("repetition_penalty", None, "Above 1 makes tokens rarer that stand there.")
+SEED = define_integer("seed", 0, "Of the draw.", lowest=0, highest=2**32 - 1)
+SLIDE = define_switch("slide", "Of a text that is too long, read the end.")
 
 # Not where the predictions go, which may be a file.
 _progress = Terminal(Console(stderr=True))

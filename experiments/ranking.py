@@ -4,7 +4,9 @@ from absl import flags
 
 from tformer_jax.sweeps.results import Ranking
 
-METRIC = flags.DEFINE_string("metric", "loss", "Of the last validation, by which members are compared.")
+from .parsers import define_text
+
+METRIC = define_text("metric", "loss", "Of the last validation, by which members are compared.")
 BEST = flags.DEFINE_enum("best", None, ["lowest", "highest"], "By default the highest of an accuracy, else the lowest.")
 
 

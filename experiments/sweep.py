@@ -7,7 +7,6 @@ The language of --sweep stands in tformer_jax/sweeps/text.py; without the flag, 
 what is tried. The same command goes on with a sweep that was interrupted, or joins a search as one more worker.
 """
 
-import importlib.util
 import shlex
 from pathlib import Path
 from typing import Any
@@ -28,23 +27,23 @@ from tformer_jax.training.interruption import Interruption
 from tformer_jax.training.metrics import read_metrics
 
 from . import cli
+from .parsers import define_integer, define_text
 from .ranking import BEST, METRIC, ranking
 
-_config = cli.define_config()
-SWEEP = flags.DEFINE_string("sweep", None, "What is tried: 'optimizer.learning_rate=log(1e-4,1e-2,7);seed=0..3'.")
+SWEEP = define_text("sweep", None, "What is tried: 'optimizer.learning_rate=log(1e-4,1e-2,7);seed=0..3'.")
 ENGINE = flags.DEFINE_enum("engine", "vectorized", ["vectorized", "search"], "Members in one program, or trials.")
 # Of the vectorised engine.
-HALVING = flags.DEFINE_integer("halving", None, "Successive halving: of the members, one in so many goes on at a rung.")
-FIRST_RUNG = flags.DEFINE_integer("first_rung", None, "With --halving: the step of the first rung.")
-TOGETHER = flags.DEFINE_integer("together", None, "Members trained at a time; by default what fits.", lower_bound=1)
-CHUNK = flags.DEFINE_integer("chunk", None, "Members that run at once; by default what is fastest.", lower_bound=1)
+HALVING = define_integer("halving", None, "Successive halving: of the members, one in so many goes on at a rung.")
+FIRST_RUNG = define_integer("first_rung", None, "With --halving: the step of the first rung.")
+TOGETHER = define_integer("together", None, "Members trained at a time; by default what fits.")
+CHUNK = define_integer("chunk", None, "Members that run at once; by default what is fastest.")
 # Of a search.
-TRIALS = flags.DEFINE_integer("trials", None, "To finish in all, by all workers.")
-SAMPLER = flags.DEFINE_string("sampler", None, "tpe (the default) or random.")
-PRUNER = flags.DEFINE_string("pruner", None, "none (the default), or hyperband, which ends trials early.")
-SEARCH_SEED = flags.DEFINE_integer("search_seed", None, "Of the sampler; 0 by default.")
-STORAGE = flags.DEFINE_string("storage", None, "URL of a PostgreSQL database; by default a file in --workdir.")
-STUDY = flags.DEFINE_string("study", None, "Its name in the database.")
+TRIALS = define_integer("trials", None, "To finish in all, by all workers.")
+SAMPLER = define_text("sampler", None, "tpe (the default) or random.")
+PRUNER = define_text("pruner", None, "none (the default), or hyperband, which ends trials early.")
+SEARCH_SEED = define_integer("search_seed", None, "Of the sampler; 0 by default.", lowest=0, highest=2**32 - 1)
+STORAGE = define_text("storage", None, "URL of a PostgreSQL database; by default a file in --workdir.")
+STUDY = define_text("study", None, "Its name in the database.")
 
 _VECTORIZED = {"halving": HALVING, "first_rung": FIRST_RUNG, "together": TOGETHER, "chunk": CHUNK}
 _SEARCH = {"trials": TRIALS, "sampler": SAMPLER, "pruner": PRUNER, "seed": SEARCH_SEED}
@@ -52,7 +51,7 @@ _SEARCH |= {"storage": STORAGE, "study": STUDY}
 
 
 def main() -> None:
-    config, space, given, by = _config(), _space(), _given(), ranking()
+    config, space, given, by = cli.config(), _space(), _given(), ranking()
     with Interruption() as interruption:
         rows = _rows(config, space, given, by)
         with interruption.at_once("after the last step"):
@@ -97,10 +96,8 @@ def _space() -> Space:
     """
     if SWEEP.value is not None:
         return parse(SWEEP.value)
-    file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    module = cli.config_module(file)
     if not hasattr(module, "get_sweep"):
         raise ConfigError(f"{file} has no get_sweep(); say what is tried with --sweep='field=values; ...'")
     found = module.get_sweep()

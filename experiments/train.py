@@ -5,32 +5,34 @@
 """
 
 import contextlib
+import re
 
 import jax
-from absl import flags
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.interruption import Interruption
+from tformer_jax.training.parallel import make_mesh
 from tformer_jax.training.processes import first_then_others, is_first
 from tformer_jax.training.run import Run
 
 from . import cli
+from .parsers import define_integer, define_switch, define_text
 from .reporting import report
 
-_config = cli.define_config()
-DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", False, "One of several processes that train together, started by SLURM, Open MPI, GKE or Cloud TPU."
+DISTRIBUTED = define_switch(
+    "distributed", "One of several processes that train together, started by SLURM, Open MPI, GKE or Cloud TPU."
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "The same, started by hand: HOST:PORT of the first process.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.", lower_bound=0)
+COORDINATOR = define_text("coordinator", None, "The same, started by hand: HOST:PORT of the first process.")
+NUM_PROCESSES = define_integer("num_processes", None, "With --coordinator: how many there are.")
+PROCESS_ID = define_integer("process_id", None, "With --coordinator: which this is, from 0.", lowest=0)
 
 
 def main() -> None:
-    config = _config()
-    Experiment.from_config(config)  # before anything is written
+    config = cli.config()
+    experiment = Experiment.from_config(config)  # before anything is written
     join_processes()
+    make_mesh(experiment.parallel)  # complains, before data are read
 
     def start(held: contextlib.ExitStack) -> Run:
         run = Run.start(cli.WORKDIR.value, config)
@@ -49,13 +51,24 @@ def main() -> None:
 def join_processes() -> None:
     """Makes this process one of several that train together, where a flag says so; before JAX is asked for anything."""
     by_hand = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if any(value is not None for value in by_hand) and None in by_hand:
-        raise ConfigError("--coordinator, --num_processes and --process_id go together")
+    if any(value is not None for value in by_hand):
+        _check_by_hand(*by_hand)
     if DISTRIBUTED.value or COORDINATOR.value is not None:
         try:
             jax.distributed.initialize(*by_hand)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"cannot join the other processes: {cli.last_line(error)}") from None
+
+
+def _check_by_hand(coordinator: str | None, count: int | None, which: int | None) -> None:
+    """What would end in a traceback of JAX, or in five minutes of waiting for nobody."""
+    if None in (coordinator, count, which):
+        raise ConfigError("--coordinator, --num_processes and --process_id go together")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise ConfigError(f"--coordinator must be HOST:PORT with a port in 1..65535, got {coordinator!r}")
+    if which >= count:
+        raise ConfigError(f"--process_id counts from 0 and must be below --num_processes={count}, got {which}")
 
 
 if __name__ == "__main__":

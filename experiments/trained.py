@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from absl import flags
-
 from tformer_jax.progress import Progress
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment, load_run
 from tformer_jax.training.run import Run
 
 from . import cli
+from .parsers import define_integer
 
-STEP = flags.DEFINE_integer("step", None, "Of which checkpoint; by default the newest.", lower_bound=1)
+STEP = define_integer("step", None, "Of which checkpoint; by default the newest.")
 
 
 def load(progress: Progress) -> tuple[Run, Experiment, Task, Any]:

@@ -4,7 +4,10 @@ import dataclasses
 import difflib
 import functools
 import math
+import sys
+import typing
 from collections.abc import Iterable, Mapping
+from types import NoneType, UnionType
 from typing import Any, Self, TypeVar
 
 from .presets import PRESETS
@@ -45,7 +48,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
-    """`cls(**fields)` for a dataclass, with an error that helps: unknown and missing fields are named.
+    """`cls(**fields)` for a dataclass, with an error that helps: fields that are unknown, missing or of another type are
+    named.
 
     Args:
       cls: a dataclass.
@@ -53,9 +57,11 @@ def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
       where: what the user calls this group of fields, for the message.
 
     Raises:
-      ConfigError: a field that `cls` does not have (the nearest one is suggested), or a
-        required one that is missing.
+      ConfigError: a field that `cls` does not have (the nearest one is suggested), a required one that is missing,
+        or a value of another type than the field's, an empty text, or a number that is not finite or too large.
     """
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"{where} must be a table of fields, got {fields!r}")
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in fields:
         if name not in known:
@@ -64,7 +70,39 @@ def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
     missing = [name for name in required if name not in fields]
     if missing:
         raise ConfigError(f"{where} needs {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    for name, value in fields.items():
+        if (kinds := plain_kinds(hints[name])) is not None:
+            _check_plain(f"{where}.{name}", value, kinds)
     return cls(**fields)
+
+
+def plain_kinds(hint: Any) -> tuple[type, ...] | None:
+    """The plain types that a field may have, by its annotation; None of a field of tables and lists."""
+    kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return kinds if all(isinstance(kind, type) and typing.get_origin(kind) is None for kind in kinds) else None
+
+
+def _check_plain(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+    """Raises a ConfigError for what no field of these types can be."""
+    of_kind = isinstance(value, (*kinds, int) if float in kinds else kinds) and not (
+        isinstance(value, bool) and bool not in kinds
+    )
+    if not of_kind:
+        wanted = " or ".join(_CALLED.get(kind, kind.__name__) for kind in kinds)
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+    if value == "":
+        raise ConfigError(f"{name} must not be empty")
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{name} must not have a NUL in it, got {value!r}")
+    if float in kinds and isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
+        raise ConfigError(f"{name} must be finite, got {value}")
+    if int in kinds and isinstance(value, int) and abs(value) >= 2**31 and not name.endswith("seed"):
+        raise ConfigError(f"{name} must be below 2^31, as what is counted is an int32, got {value}")
+
+
+_LARGEST = sys.float_info.max
+_CALLED = {int: "an integer", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 
 
 def with_traced(config: _T, numbers: Mapping[str, Any]) -> _T:
@@ -109,11 +147,13 @@ class Precision:
         """From "params=float32,compute=bfloat16,output=float32"; what is left out is float32."""
         if not isinstance(policy, str):
             raise ConfigError(f"precision must be a string, got {policy!r}")
-        try:
-            fields = dict(part.split("=") for part in policy.replace(" ", "").split(",") if part)
-        except ValueError:
-            raise ConfigError(f"precision must read 'params=...,compute=...,output=...', got {policy!r}") from None
-        return build(cls, fields, "precision")
+        pairs = [part.split("=") for part in policy.replace(" ", "").split(",") if part]
+        names = [pair[0] for pair in pairs]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ConfigError(f"precision must read 'params=...,compute=...,output=...', got {policy!r}")
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(f"precision has {twice} twice, got {policy!r}")
+        return build(cls, dict(pairs), "precision")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

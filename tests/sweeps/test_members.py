@@ -82,10 +82,13 @@ def test_flags_of_a_member_say_all_of_it(whole):
     assert flags(whole, {"learning_rate": 1, "window": None, "seed": 3}) == [
         "--config.optimizer.learning_rate=1.0", "--config.training.seed=3", "--config.data.order_seed=3",
     ]  # fmt: skip
+    off = whole | {"model": whole["model"] | {"window": 16}, "optimizer": whole["optimizer"] | {"clip_norm": 1.0}}
+    assert flags(off, {"window": None, "clip_norm": None}) == [
+        "--config.model.window=None", "--config.optimizer.clip_norm=None",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("section, before, overrides", [
-    ("model", {"window": 16}, {"window": None}),
     ("model", {"dropout_rate": 0}, {"dropout_rate": 0.1}),
     ("optimizer", {"freeze": []}, {"freeze": ["norm"]}),
     ("optimizer", {}, {"b1": 0.8}),

@@ -129,8 +129,20 @@ class SweepDirectory:
         return folder
 
     def groups(self) -> list[dict[str, Any]] | None:
-        """How members were put together, once that is decided: their numbers, "chunk" and "data"."""
-        return read_json(self._groups, list) if self._groups.exists() else None
+        """How members were put together, once that is decided: their numbers, "chunk" and "data".
+
+        Raises:
+          RunError: the file is damaged.
+        """
+        if not self._groups.exists():
+            return None
+        groups = read_json(self._groups, list)
+        if not all(map(_is_group, groups)):
+            raise RunError(f"{self._groups} is damaged: a group must have numbers of members, a chunk and a number of data")
+        found, wanted = sorted(n for group in groups for n in group["members"]), sorted(map(int, self.asked["members"]))
+        if found != wanted:
+            raise RunError(f"{self._groups} is damaged: each of the {len(wanted)} members must be in one of its groups")
+        return groups
 
     def keep_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Keeps it: a sweep goes on as it began, so that its results are the same to the last bit."""
@@ -148,6 +160,14 @@ class SweepDirectory:
 def asked_of(config: Mapping[str, Any], members: Sequence[Member], how: Mapping[str, Any]) -> dict[str, Any]:
     """What `SweepDirectory.start` compares."""
     return {"config": dict(config), "members": {str(m.number): m.overrides for m in members}, **how}
+
+
+def _is_group(record: Any) -> bool:
+    """Whether a value is what `keep_groups` writes of a group."""
+    if not isinstance(record, dict) or not isinstance(record.get("members"), list) or not record["members"]:
+        return False
+    numbers = [*record["members"], record.get("data"), record.get("chunk")]
+    return all(type(n) is int and n >= 0 for n in numbers) and record["chunk"] > 0
 
 
 def _fixed(asked: Mapping[str, Any]) -> dict[str, Any]:

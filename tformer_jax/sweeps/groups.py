@@ -16,6 +16,7 @@ from ..progress import SILENT, Progress
 from ..tasks import Task
 from ..training.checkpoints import CheckpointConfig
 from ..training.experiment import Experiment, initial_arrays, load_data
+from ..training.run import RunError
 from .calibration import calibrate
 from .directory import SweepDirectory
 from .members import Member
@@ -135,7 +136,7 @@ def make_groups(
 
     Raises:
       ConfigError, DataError, RunError: the data, or the run to start from, are not what the config says; a member does
-        not fit the memory.
+        not fit the memory; the directory has other groups.
     """
     _check_engine(members[0].experiment)
     kept = directory.groups()
@@ -158,6 +159,7 @@ def make_groups(
             group.pretrained  # noqa: B018
         directory.keep_groups(kept)
         return groups
+    _check_kept(directory, kept, list(programs.values()), data, together, chunk)
     return _as_kept(kept, programs, data, say)
 
 
@@ -192,6 +194,25 @@ def _as_kept(kept, programs, data, say) -> list[Group]:
         groups.append(Group(number, population, found, task, say))
         alike[program, record["chunk"]] = groups[-1]
     return groups
+
+
+def _check_kept(directory, kept, programs, data, together, chunk) -> None:
+    """Refuses groups that are not of these programs and data, and what is asked for now and was not then."""
+    file = directory.path / "groups.json"
+    number_of = {m.number: (i, data[_data_key(m)].number) for i, alike in enumerate(programs) for m in alike}
+    for record in kept:
+        (_, found), *others = {number_of[n] for n in record["members"]}
+        if others or found != record["data"]:
+            raise RunError(f"{file} is damaged: members {record['members']} are no group of one program and its data")
+        each = -(-len(record["members"]) // len(jax.local_devices()))
+        if chunk is not None and min(chunk, each) != min(record["chunk"], each):
+            raise RunError(f"{file} has chunks of {record['chunk']} members: leave out --chunk={chunk} to go on as before")
+    if together is None:
+        return
+    parts = [[m.number for m in part] for alike in programs for part in _parts(alike, min(together, len(alike)))]
+    if sorted(parts) != sorted(record["members"] for record in kept):
+        sizes = ", ".join(str(len(record["members"])) for record in kept)
+        raise RunError(f"{file} has groups of {sizes} members: leave out --together={together} to go on as before")
 
 
 def _shared(members: Sequence[Member], data: dict[str, MemberData]) -> tuple[MemberData, Task]:

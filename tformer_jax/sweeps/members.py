@@ -5,10 +5,10 @@ import json
 import sys
 import typing
 from collections.abc import Mapping, Sequence
-from types import NoneType, UnionType
+from types import NoneType
 from typing import Any
 
-from ..config import ConfigError, TransformerConfig, nearest
+from ..config import ConfigError, TransformerConfig, nearest, plain_kinds
 from ..training.experiment import Experiment
 from ..training.optimizers import OptimizerConfig
 from ..training.program import TrainingConfig
@@ -85,7 +85,7 @@ class Fields:
         Raises:
           ConfigError: it is of another kind.
         """
-        kinds = _kinds(self._hints[self.resolve(name)[0]])
+        kinds = plain_kinds(self._hints[self.resolve(name)[0]])
         if kinds is None and _is_json(value) or type(value) in (kinds or ()):
             return value
         if kinds is None:
@@ -99,7 +99,7 @@ class Fields:
 
     def is_integer(self, name: str) -> bool:
         """Whether a field takes integers, and no other numbers."""
-        kinds = _kinds(self._hints[self.resolve(name)[0]]) or ()
+        kinds = plain_kinds(self._hints[self.resolve(name)[0]]) or ()
         return int in kinds and float not in kinds
 
     def applied(self, config: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
@@ -155,14 +155,22 @@ def shown(value: Any) -> str:
 def flags(config: Mapping[str, Any], overrides: Overrides) -> list[str] | None:
     """The overrides as flags of a command that trains with this config; None if they cannot be said by flags.
 
-    A flag sets a field that the config has, to a value of the kind that it has there, or of any if it is None.
+    A flag sets a field that the config has to None, or to a value of the kind that it has there, or of any if it is
+    None there.
     """
     fields = Fields(config)
     pairs = [(full, fields.value(name, value)) for name, value in overrides.items() for full in fields.resolve(name)]
     before = {name: _at(config, name) for name, _ in pairs}
     said = {name: value for name, value in pairs if not value is before[name] is None}
-    plain = all(type(x) in (bool, int, float, str) and type(before[n]) in (type(x), NoneType) for n, x in said.items())
+    plain = all(_is_said(value, before[name]) for name, value in said.items())
     return [f"--config.{name}={value}" for name, value in said.items()] if plain else None
+
+
+def _is_said(value: Any, before: Any) -> bool:
+    """Whether a flag can set a field to a value that has another one before."""
+    if value is None:
+        return type(before) in (int, float, str)
+    return value != "None" and type(value) in (bool, int, float, str) and type(before) in (type(value), NoneType)
 
 
 def _at(config: Mapping[str, Any], name: str) -> Any:
@@ -177,9 +185,3 @@ def _is_json(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _kinds(hint: Any) -> tuple[type, ...] | None:
-    """The plain types that a field may have; None of a field of tables and lists."""
-    kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return kinds if all(isinstance(kind, type) and typing.get_origin(kind) is None for kind in kinds) else None

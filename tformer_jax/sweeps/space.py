@@ -8,8 +8,9 @@ An override is a value for a field of the config, by name. The same in text, for
 import dataclasses
 import itertools
 import math
+import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,17 @@ from ..config import ConfigError
 
 Overrides = dict[str, Any]
 
+# Far more than anyone trains, and few enough that all their configs are made and checked within a minute.
+MOST_MEMBERS = 10_000
+_MOST_INTEGER = 2**63 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
     """All numbers between two, ends included, evenly spread or (`log`) by their logarithm; or all integers.
 
     Raises:
-      ConfigError: no numbers, or none between them; or a logarithm of what is not positive.
+      ConfigError: no numbers, none between them, or too far apart for floats; or a logarithm of what is not positive.
     """
 
     low: float
@@ -35,12 +40,16 @@ class Range:
 
     def __post_init__(self):
         ends = (self.low, self.high)
-        if not all(type(x) in (int, float) and math.isfinite(x) for x in ends):
+        if not all(type(x) in (int, float) for x in ends):
             raise ConfigError(f"a range must run between two numbers, got {self}")
+        if not all(abs(x) <= (_MOST_INTEGER if type(x) is int else sys.float_info.max) for x in ends):
+            raise ConfigError(f"a range must run between finite numbers, integers below 2^63, got {self}")
         if not self.low <= self.high:
             raise ConfigError(f"a range must not end below its start, got {self}")
         if self.log and not self.low > 0:
             raise ConfigError(f"a logarithmic range must be of positive numbers, got {self}")
+        if not math.isfinite(self.high / self.low if self.log else self.high - self.low):
+            raise ConfigError(f"a range's ends are too far apart, got {self}")
         if self.integers and not all(type(x) is int for x in ends):
             raise ConfigError(f"a range of integers must run between two of them, got {self}")
 
@@ -53,6 +62,7 @@ class Range:
         """`count` numbers from end to end, those between to 12 digits; of integers, the nearest ones, each once."""
         if type(count) is not int or count < 1 or (count == 1 and self.low != self.high):
             raise ConfigError(f"a grid needs both ends: at least 2 values, got {count!r} of {self}")
+        check_size(f"a grid of {self}", count)
         numbers = (np.geomspace if self.log else np.linspace)(self.low, self.high, count)
         if self.integers:
             return tuple(int(x) for x in np.unique(np.rint(numbers)))
@@ -94,8 +104,20 @@ class Space:
         """Every set of overrides, in order.
 
         Raises:
+          ConfigError: there are infinitely many, or more than `MOST_MEMBERS`.
+        """
+        check_size(f"the space {_shortened(str(self))}", self.size())
+        return self._members()
+
+    def size(self) -> int:
+        """How many sets of overrides there are, without making them.
+
+        Raises:
           ConfigError: there are infinitely many.
         """
+        raise NotImplementedError
+
+    def _members(self) -> list[Overrides]:
         raise NotImplementedError
 
     def dimensions(self) -> dict[str, Domain]:
@@ -114,16 +136,20 @@ class Field(Space):
     name: str
     domain: Domain
 
-    def members(self) -> list[Overrides]:
+    def size(self) -> int:
         values = self.domain
-        if isinstance(values, Range):
-            if not values.integers or values.log:
-                raise ConfigError(
-                    f"{self.name}={values} is a range: say how many values, as in {str(values)[:-1]}, 5), or draw from "
-                    "it with random(...) or quasi_random(...)"
-                )
-            values = range(values.low, values.high + 1)
-        return [{self.name: value} for value in values]
+        if not isinstance(values, Range):
+            return len(values)
+        if not values.integers or values.log:
+            raise ConfigError(
+                f"{self.name}={values} is a range: say how many values, as in {str(values)[:-1]}, 5), or draw from "
+                "it with random(...) or quasi_random(...)"
+            )
+        return values.high + 1 - values.low
+
+    def _members(self) -> list[Overrides]:
+        values = self.domain
+        return [{self.name: x} for x in (range(values.low, values.high + 1) if isinstance(values, Range) else values)]
 
     def dimensions(self) -> dict[str, Domain]:
         return {self.name: self.domain}
@@ -140,7 +166,11 @@ class Combination(Space):
     kind: str
     parts: tuple[Space, ...]
 
-    def members(self) -> list[Overrides]:
+    def size(self) -> int:
+        sizes = [part.size() for part in self.parts]
+        return {"product": math.prod, "zip": max, "chain": sum}[self.kind](sizes)
+
+    def _members(self) -> list[Overrides]:
         return _COMBINED[self.kind]([part.members() for part in self.parts])
 
     def dimensions(self) -> dict[str, Domain]:
@@ -161,7 +191,10 @@ class Draws(Space):
     seed: int
     quasi: bool
 
-    def members(self) -> list[Overrides]:
+    def size(self) -> int:
+        return self.count
+
+    def _members(self) -> list[Overrides]:
         dimensions = self.space.dimensions()
         # By name, and in an order of their own: else fields of two draws in one space would be tied to each other.
         marks = [zlib.crc32(name.encode()) for name in dimensions]
@@ -194,7 +227,8 @@ def over(name: str, domain: Domain | Sequence[Any]) -> Space:
         domain = tuple(x.item() if isinstance(x, np.generic) else x for x in domain)
         if not domain:
             raise ConfigError(f"{name} has no values: the space is empty")
-        if twice := [value for i, value in enumerate(domain) if _among(value, domain[:i])]:
+        check_size(f"the list of values of {name}", len(domain))
+        if (twice := next(_repeated(domain), None)) is not None:
             raise ConfigError(f"{name} has the value {twice[0]!r} twice")
     return Field(name, domain)
 
@@ -224,6 +258,21 @@ def quasi_random(count: int, space: Space, seed: int = 0) -> Space:
     return _drawn(count, space, seed, quasi=True)
 
 
+def check_size(what: str, count: int) -> None:
+    """Refuses what is larger than anyone can train, before it is made.
+
+    Raises:
+      ConfigError: it is.
+    """
+    if count > MOST_MEMBERS:
+        found = f"{count:,}" if count < 10**18 else "more than 10^18"
+        raise ConfigError(f"{what} has {found} members, and a sweep may have {MOST_MEMBERS:,}")
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def _combined(kind: str, spaces: Sequence[Space]) -> Space:
     if not spaces:
         raise ConfigError(f"a {kind} of nothing: the space is empty")
@@ -239,6 +288,7 @@ def _drawn(count: int, space: Space, seed: int, *, quasi: bool) -> Space:
         raise ConfigError(f"the seed of draws must be an integer that is not negative, got {seed!r}")
     _check_space("draw", space)
     space.dimensions()
+    check_size(f"{'quasi_random' if quasi else 'random'}({count}; ...)", count)
     return Draws(count, space, seed, quasi)
 
 
@@ -292,6 +342,16 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) and value.isidentifier() else repr(value)
 
 
-def _among(value: Any, values: Sequence[Any]) -> bool:
-    """Whether a value is there already: 1 and 1.0 are the same, 1 and True are not."""
-    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in values)
+def _repeated(values: Sequence[Any]) -> Iterator[tuple[Any]]:
+    """The values that were there before, each in a tuple: 1 and 1.0 are the same, 1 and True are not."""
+    seen, others = set(), []  # those that have a hash, and lists and tables
+    for value in values:
+        key = (isinstance(value, bool), value)
+        try:
+            if key in seen:
+                yield (value,)
+            seen.add(key)
+        except TypeError:
+            if key in others:
+                yield (value,)
+            others.append(key)

@@ -21,6 +21,7 @@ from . import space
 from .space import Domain, Range, Space
 
 _OPENING, _CLOSING, _QUOTES = "([{", ")]}", "\"'"
+_DEEPEST, _MOST_DIGITS = 20, 18
 _COMBINED = {"product": space.product, "zip": space.zipped, "chain": space.chain}
 _DRAWN = {"random": space.random, "quasi_random": space.quasi_random}
 _RANGES = {"linear": space.linear, "log": space.log}
@@ -30,7 +31,7 @@ def parse(text: str) -> Space:
     """The space that a text describes.
 
     Raises:
-      ConfigError: it is empty, or cannot be read: says which part.
+      ConfigError: it is empty, too large, or cannot be read: says which part.
     """
     return space.chain(*(_product(part) for part in _split(text, "|")))
 
@@ -57,10 +58,10 @@ def _term(text: str) -> Space:
     name, inner = match[1], match[2].strip()
     if name in _DRAWN:
         how, _, fields = inner.partition(";")
-        options = re.fullmatch(r"\s*(\d+)\s*(?:,\s*seed\s*=\s*(\d+)\s*)?", how)
+        options = re.fullmatch(r"\s*([0-9]+)\s*(?:,\s*seed\s*=\s*([0-9]+)\s*)?", how)
         if options is None:
             raise ConfigError(f"{name} needs a number of draws first, as in {name}(16; ...), got {how.strip()!r}")
-        return _DRAWN[name](int(options[1]), _product(fields), int(options[2] or 0))
+        return _DRAWN[name](_integer(name, options[1]), _product(fields), _integer(name, options[2] or "0"))
     if name not in _COMBINED:
         known = nearest(name, [*_COMBINED, *_DRAWN])
         raise ConfigError(f"a sweep has no {name}(...), only {', '.join([*_COMBINED, *_DRAWN])}{known}")
@@ -81,6 +82,8 @@ def _domain(name: str, text: str) -> Domain:
     for item in items:
         if isinstance(item, Range) and (not item.integers or item.log):
             raise ConfigError(f"{name}: {item} is a range, which cannot stand beside values; say how many of it")
+        if isinstance(item, Range):
+            space.check_size(f"{name}={item}", item.high + 1 - item.low)
         values += range(item.low, item.high + 1) if isinstance(item, Range) else item
     return tuple(values)
 
@@ -89,8 +92,8 @@ def _item(name: str, text: str) -> Domain:
     """A range, or a tuple of values, often of one."""
     if not text:
         raise ConfigError(f"{name} lacks a value: the space is empty, or there is a comma too many")
-    if span := re.fullmatch(r"(-?\d+)\s*\.\.\s*(-?\d+)", text):
-        return space.integers(int(span[1]), int(span[2]))
+    if span := re.fullmatch(r"(-?[0-9]+)\s*\.\.\s*(-?[0-9]+)", text):
+        return space.integers(_integer(name, span[1]), _integer(name, span[2]))
     if (call := re.fullmatch(r"(\w+)\s*\((.*)\)", text, re.DOTALL)) and call[1] in _RANGES:
         arguments = [_item(name, argument) for argument in _split(call[2], ",")]
         numbers = [x if isinstance(x, Range) else x[0] for x in arguments]
@@ -105,6 +108,12 @@ def _item(name: str, text: str) -> Domain:
         if re.fullmatch(r"[\w./:~-]+", text):
             return (text,)
         raise ConfigError(f"{name}: cannot read the value {text!r}") from None
+
+
+def _integer(name: str, digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ConfigError(f"{name}: an integer may have {_MOST_DIGITS} digits, got {len(digits)}")
+    return int(digits)
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -124,6 +133,8 @@ def _split(text: str, separator: str) -> list[str]:
             depth += (character in _OPENING) - (character in _CLOSING)
         if depth < 0:
             break
+        if depth > _DEEPEST:
+            raise ConfigError(f"brackets within brackets may be {_DEEPEST} deep, got {text[:40]!r}...")
         if character == separator and not depth and not quote:
             parts.append("")
         else:

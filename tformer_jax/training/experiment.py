@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import ConfigError, TransformerConfig, build, check_choice, nearest, with_traced
+from ..config import ConfigError, Precision, TransformerConfig, build, check_choice, nearest, with_traced
 from ..data.digest import check_kept
 from ..data.files import write_whole
 from ..data.pipelines import Part
@@ -91,16 +91,29 @@ class Experiment:
             checkpoint=build(CheckpointConfig, config["checkpoint"], "checkpoint"),
             precision=config["precision"],
         )
+        if not config["precision"]:
+            raise ConfigError("precision must not be empty; 'params=float32' is the default")
+        Precision.parse(config["precision"])
         for name in task_class.planned_fields(experiment.data):
             if name in config["model"]:
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
         model = experiment.model_config({})
         parametrization.check_optimizer(model, experiment.optimizer.name)
+        experiment._check_warmup()
         task_class.check(experiment.data, model)
         experiment.checkpoint.check_validated(experiment.training.evaluate_every)
         if experiment.checkpoint.keep_best:
             check_choice("checkpoint.best_metric", experiment.checkpoint.best_metric, task_class.validated)
         return experiment
+
+    def _check_warmup(self) -> None:
+        """Refuses a run that would end before its learning rate is what the config says."""
+        warmup, steps = self.optimizer.warmup_steps, self.training.steps
+        if warmup > steps:
+            raise ConfigError(
+                f"optimizer.warmup_steps={warmup} must not exceed training.steps={steps}: the learning rate would never "
+                "be reached"
+            )
 
     def model_config(self, fields: Mapping[str, Any]) -> TransformerConfig:
         """The architecture; `fields` are what the data, once read, says otherwise than its config."""

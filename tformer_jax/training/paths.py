@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from ..config import ConfigError
+from .patterns import check_pattern
 
 Table = Sequence[Sequence[Any]]  # of pairs, which JSON has as lists
 
@@ -30,7 +31,7 @@ def check_table(name: str, table: Any, check: Any) -> None:
     """Refuses what is no table of (regular expression, value), by the field's name; `check(name, value)` the values.
 
     Raises:
-      ConfigError: another shape, or an expression that cannot be.
+      ConfigError: another shape, or an expression that cannot be; see `check_pattern`.
     """
     pair = (list, tuple)
     if not isinstance(table, pair) or not all(isinstance(row, pair) and len(row) == 2 for row in table):
@@ -38,14 +39,6 @@ def check_table(name: str, table: Any, check: Any) -> None:
     for pattern, value in table:
         check_pattern(name, pattern)
         check(f"{name}: the value of {pattern!r}", value)
-
-
-def check_pattern(name: str, pattern: Any) -> None:
-    """Refuses what is no regular expression, by the field's name."""
-    try:
-        re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ConfigError(f"{name}: {pattern!r} is no regular expression ({error})") from None
 
 
 def first_match(table: Table, path: str) -> int | None:

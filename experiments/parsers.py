@@ -1,0 +1,105 @@
+"""How the command lines read the values of flags; what cannot be read is refused by the flag's name."""
+
+import math
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+flags.disclaim_key_flags()  # those that are made here are the command's
+
+# What is counted is an int32 in programs, files and databases.
+_MOST = 2**31 - 1
+
+
+def _ascii(argument: Any) -> Any:
+    """Python reads the digits of every script, which nobody means."""
+    if isinstance(argument, str) and not argument.isascii():
+        raise ValueError
+    return argument
+
+
+class _Integer(flags.IntegerParser):
+    def convert(self, argument: Any) -> int:
+        try:
+            return super().convert(_ascii(argument))
+        except ValueError:
+            raise ValueError("expected an integer") from None
+
+
+class _Number(flags.FloatParser):
+    def convert(self, argument: Any) -> float:
+        try:
+            return super().convert(_ascii(argument))
+        except ValueError:
+            raise ValueError("expected a number") from None
+
+
+class _Boolean(flags.BooleanParser):
+    def parse(self, argument: Any) -> bool:
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError("expected true or false") from None
+
+
+class _Finite(_Number):
+    def convert(self, argument: Any) -> float:
+        number = super().convert(argument)
+        if not math.isfinite(number):
+            raise ValueError("expected a finite number")
+        return number
+
+
+class _NotEmpty(flags.ArgumentParser):
+    """A text that says something: `--workdir=$RUN` with no $RUN would be the current directory."""
+
+    def parse(self, argument: Any) -> str:
+        if not argument:
+            raise ValueError("it is empty")
+        return argument
+
+
+class _Optional(flags.ArgumentParser):
+    """None, as Python writes it, or what another parser reads. Whether a field may be None, its section says."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser, self.syntactic_help = parser, parser.syntactic_help
+
+    def parse(self, argument: Any) -> Any:
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+for _kind, _parser in ((int, _Integer()), (float, _Number()), (str, flags.ArgumentParser())):
+    config_flags.register_flag_parser_for_type(_kind, _Optional(_parser))
+config_flags.register_flag_parser_for_type(bool, _Boolean())
+
+
+def define_switch(name: str, help: str) -> flags.FlagHolder:
+    """A flag that is off unless it is given."""
+    return flags.DEFINE_flag(flags.Flag(_Boolean(), None, name, False, help, boolean=True))
+
+
+def define_text(name: str, default: str | None, help: str) -> flags.FlagHolder:
+    """A flag for a path, a name or another text that must not be empty."""
+    return flags.DEFINE(_NotEmpty(), name, default, help)
+
+
+def define_texts(name: str, help: str) -> flags.FlagHolder:
+    """A flag for several of them, given several times."""
+    return flags.DEFINE_multi(_NotEmpty(), flags.ArgumentSerializer(), name, None, help)
+
+
+def define_integer(
+    name: str, default: int | None, help: str, *, lowest: int = 1, highest: int = _MOST
+) -> flags.FlagHolder:
+    """A flag for an integer, most often a count."""
+    return flags.DEFINE(_Integer(lowest, highest), name, default, help, serializer=flags.ArgumentSerializer())
+
+
+def define_number(name: str, default: float | None, help: str) -> flags.FlagHolder:
+    """A flag for a finite number."""
+    return flags.DEFINE(_Finite(), name, default, help, serializer=flags.ArgumentSerializer())

@@ -1,0 +1,59 @@
+"""Which regular expressions a config may have: those whose matching ends.
+
+Python's matcher tries one way after the other. Its time grows exponentially with the text if a group is repeated that
+can match in two ways, as in (a|a)*, and with a power of its length as repeats follow each other.
+"""
+
+import re
+from typing import Any
+
+from ..config import ConfigError
+
+_LONGEST = 200
+_MOST_STEPS = 10**9
+# About the length of a parameter's path, which every repeat may divide anywhere.
+_PLACES = 100
+# A group's beginning, a class or an escaped character, a repeat with what makes it lazy or possessive, other syntax.
+_PIECE = re.compile(r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\\.|\[\^?\]?(?:\\.|[^]\\])*\]|(?:[*+?]|\{[0-9,]*\})[?+]?|.", re.DOTALL)
+
+
+def check_pattern(name: str, pattern: Any) -> None:
+    """Refuses what is no regular expression, or one that could be matched for minutes, by the field's name.
+
+    Raises:
+      ConfigError: it is (says which rule it breaks).
+    """
+    try:
+        if not isinstance(pattern, str):
+            raise TypeError("it is no text")
+        if len(pattern) > _LONGEST:
+            raise ConfigError(f"{name}: a regular expression may have {_LONGEST} characters, got {len(pattern):,}")
+        re.compile(pattern)
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{name}: {pattern!r} is no regular expression ({error})") from None
+    if _steps(name, pattern) > _MOST_STEPS:
+        raise ConfigError(
+            f"{name}: {pattern!r} could be matched for minutes: at most 4 of *, + and {{m,n}}, and less beside many ? and |"
+        )
+
+
+def _steps(name: str, pattern: str) -> int:
+    """An upper bound of the ways in which a pattern may match a path."""
+    steps, before, alternatives = 1, "", [1]
+    for piece in _PIECE.findall(pattern):
+        if before == "(" and piece[0] == "?":
+            raise ConfigError(f"{name}: {pattern!r} has a (?...) that is no group, no name and no look-around")
+        if piece[0] == "(":
+            alternatives.append(1)
+        elif piece == ")":
+            steps *= alternatives.pop()
+        elif piece == "|":
+            alternatives[-1] += 1
+        elif piece[0] == "?":
+            steps *= 2
+        elif piece[0] in "*+" or re.fullmatch(r"\{[0-9]*,?[0-9]*\}[?+]?", piece) and piece[1] != "}":
+            if before == ")":
+                raise ConfigError(f"{name}: {pattern!r} repeats a group, and could be matched for minutes; only (...)? may be")
+            steps *= _PLACES
+        before = piece
+    return steps * alternatives[0]
