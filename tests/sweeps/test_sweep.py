@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -241,6 +242,30 @@ def test_a_sweep_that_says_something_else_than_its_checkpoints_is_refused(finish
     with pytest.raises(RunError, match=wanted) as error:
         export_member(directory, 3, tmp_path / "member")
     assert "\n" not in str(error.value) and not (tmp_path / "member").exists()
+
+
+OTHER_GROUPS = {
+    "[]": ({}, "groups.json is damaged: each of the 4 members"),
+    "{}": ({}, "groups.json is damaged: it must hold an array"),
+    "null": ({}, "groups.json is damaged: it must hold an array"),
+    "[null]": ({}, "groups.json is damaged: a group must have"),
+    '[{"members": [0, 1, 2, 2], "chunk": 1, "data": 0}]': ({}, "groups.json is damaged: each of the 4 members"),
+    '[{"members": [0, 1, 2, 3], "chunk": 0, "data": 0}]': ({}, "groups.json is damaged: a group must have"),
+    '[{"members": [0, 1, 2, 3], "chunk": 1, "data": 7}]': ({}, r"groups.json is damaged: members \[0, 1, 2, 3\]"),
+    '[{"members": [0, 1, 2, 3], "chunk": 1, "data": 0}]': ({"chunk": 2}, "leave out --chunk=2"),
+    '[{"members": [0, 1, 2, 3], "chunk": 1, "data": 0} ]': ({"together": 2}, "leave out --together=2"),
+}
+
+
+def test_a_finished_sweep_with_other_groups_keeps_its_results(config, finished, tmp_path):
+    """Results are written over with "waiting", or a flag is ignored without a word."""
+    directory = Path(shutil.copytree(finished.directory.path, tmp_path / "sweep"))
+    before = {name: (directory / name).read_bytes() for name in ("results.csv", "results.jsonl")}
+    for text, (how, wanted) in OTHER_GROUPS.items():
+        (directory / "groups.json").write_text(text)
+        with pytest.raises(RunError, match=wanted):
+            sweep(config, directory, SPACE, **how)
+        assert {name: (directory / name).read_bytes() for name in before} == before
 
 
 def test_a_sweep_does_not_go_on_as_another_one(config, finished, tmp_path):
