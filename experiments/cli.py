@@ -101,7 +101,8 @@ def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
 
 def _of_file(error: Exception) -> str:
     """What a config file raised, in one line."""
-    return last_line(error) if isinstance(error, ConfigError | OSError) else f"{type(error).__name__}: {last_line(error)}"
+    plain = isinstance(error, ConfigError | OSError)
+    return last_line(error) if plain else f"{type(error).__name__}: {last_line(error)}"
 
 
 def _unknown_field(config: Mapping[str, Any], path: Sequence[str]) -> str | None:

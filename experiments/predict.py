@@ -35,7 +35,7 @@ TEMPERATURE = define_number("temperature", 0.8, "Of the draw; see decoding.sampl
 TOP_K = define_integer("top_k", None, "Draw from the k most probable tokens alone.")
 TOP_P = define_number("top_p", None, "Draw from the fewest tokens that have this probability together.")
 MIN_P = define_number("min_p", None, "Draw from tokens that have this share of the highest probability.")
-REPETITION_PENALTY = define_number("repetition_penalty", None, "Above 1 makes tokens rarer that stand there.")
+REPETITION_PENALTY = define_number("repetition_penalty", None, "Above 1: a token that is there is drawn less often.")
 SEED = define_integer("seed", 0, "Of the draw.", lowest=0, highest=2**32 - 1)
 SLIDE = define_switch("slide", "Of a text that is too long, read the end.")
 

@@ -113,7 +113,7 @@ def test_a_held_out_label_that_is_not_trained_on_is_named(make, tmp_path, senten
     text = make().splits["test"][0].text
     lines = (f"{'odd' if t == text else NAMES[i % 3]}\t{t}\n" for i, (t, _) in enumerate(sentences))
     file = write("odd.tsv", "".join(lines))
-    with pytest.raises(DataError, match=rf"the label 'odd' of the test text '{text[:40]}' is on no training text"):
+    with pytest.raises(DataError, match=rf"no training text has the label 'odd' of the test text '{text[:40]}'"):
         make(directory="odd", path=str(file))
     assert list((tmp_path / "odd").iterdir()) == []
 

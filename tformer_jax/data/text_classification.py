@@ -209,7 +209,7 @@ class TextClassificationData:
         for split, texts in self.splits.items():
             for text, label, _ in texts:
                 if label not in classes:
-                    raise DataError(f"the label {label!r} of the {split} text {text[:40]!r} is on no training text")
+                    raise DataError(f"no training text has the label {label!r} of the {split} text {text[:40]!r}")
         keep_classes(classes, directory)
         return classes
 

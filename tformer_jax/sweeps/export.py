@@ -85,7 +85,7 @@ def _fill(
         folder.mkdir()
     learnt = sweep.data(record["data"])
     for name in sums_of_learnt(learnt):
-        shutil.copyfile(learnt / name, directory / name)
+        write_whole(directory / name, (learnt / name).read_bytes())
     rows = read_metrics(sweep.group(group) / "metrics.jsonl", members=record["members"])
     mine = [{n: x for n, x in row.items() if n != "member"} for row in rows if row["member"] == number]
     write_whole(run.metrics_file, "".join(json.dumps(row) + "\n" for row in mine if row["step"] <= step))

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from ..data.files import write_whole
+
 # In the format of `sha256sum`.
 SUMS = "SHA256SUMS"
 # What Orbax writes when the sums are there already, the time of the commit; no array depends on it.
@@ -15,7 +17,7 @@ def write_sums(folder: Path) -> None:
     """Lists the files of a checkpoint that is complete but for what Orbax writes later."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / _TIMES]
     lines = (f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
-    (folder / SUMS).write_text("".join(lines), "utf-8")
+    write_whole(folder / SUMS, "".join(lines))
 
 
 def first_damage(folder: Path, called: Path) -> str | None:
