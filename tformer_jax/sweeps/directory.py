@@ -51,9 +51,8 @@ class SweepDirectory:
         sweep, asked = cls(path), json.loads(json.dumps(dict(asked)))
         check_free(sweep.path, "sweep", "sweep.json")
         sweep._is_new = not (sweep._asked.exists() and sweep._groups.exists())  # nothing was trained yet
-        if sweep._is_new:
-            sweep._forget_data()  # of a killed one, which may have had others
-        else:
+        sweep._forget_data()  # of a killed one, which may have had others
+        if not sweep._is_new:
             differing = differences(_fixed(sweep.asked), _fixed(asked))
             if differing:
                 more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -81,6 +80,8 @@ class SweepDirectory:
             self._forget_data()
 
     def _forget_data(self) -> None:
+        if self._groups.exists():  # members were trained on them
+            return
         for folder in (self.path / "data").glob("*"):
             for name in sums_of_learnt(folder):
                 (folder / name).unlink(missing_ok=True)
