@@ -292,6 +292,37 @@ def test_attention_weights_are_the_softmax_and_sum_to_one(softcap):
     np.testing.assert_allclose(weights.sum(-1), np.array([1.0, 0.0])[:, None, None] * np.ones((2, 4, 4)), atol=1e-6)
 
 
+@both
+def test_values_may_be_of_another_width(implementation):
+    """Values are refused, cut or padded to the width of the keys."""
+    for width in (1, 5):
+        case = make_case(9, (2, 5, 9, 2, 2, 3), bias=normal(1, 5, 9), softcap=1.5)
+        case.v, case.d_out = normal(2, 2, 9, 2, width), normal(3, 2, 5, 4, width)
+        case.check(implementation, TOLERANCE[jnp.float32])
+
+
+@both
+@pytest.mark.parametrize("sides", [(2, 0), (0, 3), (1, 2), (0, 0)])
+def test_the_sides_of_a_window_may_differ(implementation, sides):
+    """A query sees more or fewer keys before or after it than it should, or a block of them is skipped."""
+    case = make_case(10, (2, 13, 17, 1, 2, 3))
+    case.mask, places = F.AttentionMask(window=sides), np.arange(17) - np.arange(13)[:, None]
+    case.allowed = np.broadcast_to((places >= -sides[0]) & (places <= sides[1]), (2, 2, 13, 17))
+    case.check(implementation, TOLERANCE[jnp.float32])
+
+
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_scores_are_what_the_softmax_is_of(softcap):
+    """What one looks at before the softmax lacks the scale, the cap, the bias or the mask."""
+    q, k, bias = normal(0, 2, 4, 4, 3), normal(1, 2, 7, 2, 3), normal(9, 4, 4, 7)
+    options = dict(mask=F.AttentionMask(lengths=jnp.array([5, 0])), bias=bias, scale=0.7, logit_softcap=softcap)
+    scores = np.asarray(quick_jit(lambda q, k: F.attention_scores(q, k, **options))(q, k))
+    allowed = oracles.mask_by_loops(2, 4, 4, 7, lengths=[5, 0])
+    np.testing.assert_array_equal(scores == -np.inf, ~allowed)
+    wanted = oracles.attention_scores(q, k, None, bias, 0.7, softcap)
+    np.testing.assert_allclose(scores[allowed], wanted[allowed], atol=1e-5)
+
+
 def test_boolean_arrays_are_masks():
     """[T S], [B N T S] or an array that broadcasts to it hides other pairs than it says; True = may attend."""
     q, k = normal(0, 2, 3, 4, 2), normal(1, 2, 5, 2, 2)
@@ -452,6 +483,58 @@ def test_keys_and_values_that_would_be_broadcast_are_refused(implementation, err
     arrays = {"q": q, "k": k, "v": k} | changes
     with unchecked_annotations(), pytest.raises(error, match=message):
         F.scaled_dot_product_attention(**arrays, implementation=implementation)
+
+
+REFUSED = [
+    (ValueError, "needs heads and a head width, got .*H=0", dict(q=np.ones((2, 3, 4, 0)), k=np.ones((2, 5, 2, 0)))),
+    (ValueError, "got N=0, K=0", dict(q=np.ones((2, 3, 0, 2)), k=np.ones((2, 5, 0, 2)))),
+    (ValueError, "got N=4, K=0", dict(k=np.ones((2, 5, 0, 2)))),
+    (ValueError, "attention needs queries and keys, got T=0", dict(q=np.ones((2, 0, 4, 2)))),
+    (ValueError, "attention needs queries and keys, got T=3, S=0", dict(k=np.ones((2, 0, 2, 2)))),
+    (ValueError, r"q must be \[B T N H\], got the shape \(2, 3, 4\)", dict(q=np.ones((2, 3, 4)))),
+    (ValueError, "v must have k's shape .*not be 0", dict(v=np.ones((2, 5, 2, 0)))),
+    (TypeError, "q must be an array, got a list", dict(q=[[[[1.0]]]])),
+    (TypeError, "v must be an array, got None", dict(v=None)),
+    (TypeError, "bias must be an array, got a list", dict(bias=[0.0])),
+    (TypeError, "mask must be an array, got a list", dict(mask=[True])),
+    (TypeError, "bias must be floats, got int32", dict(bias=np.ones((3, 5), np.int32))),
+    (ValueError, r"bias must broadcast.*\(2, 3, 5\)", dict(bias=np.ones((2, 3, 5), np.float32))),
+    (ValueError, r"mask must broadcast.*\(2, 3, 5\)", dict(mask=np.ones((2, 3, 5), bool))),
+    (TypeError, "scale must be a number, got 'x'", dict(scale="x")),
+    (TypeError, r"scale must be a number, got the shape \(4,\)", dict(scale=np.ones(4))),
+    (ValueError, "scale must be finite, got nan", dict(scale=math.nan)),
+    (TypeError, "dropout rate must be a number, got None", dict(dropout_rate=None)),
+    (TypeError, "lengths must be integers, got float32", dict(mask=F.AttentionMask(lengths=jnp.ones(2)))),
+    (TypeError, "segments of the keys must be an arr", dict(mask=F.AttentionMask(segments=(np.ones((2, 3), int), [])))),
+]  # fmt: skip
+
+
+def test_what_is_no_attention_is_refused_in_one_line():
+    """Empty heads give NaN, lists and missing axes a message of some einsum, three axes other sums in mask and bias."""
+    arrays = {"q": np.ones((2, 3, 4, 2)), "k": np.ones((2, 5, 2, 2)), "v": np.ones((2, 5, 2, 2))}
+    with unchecked_annotations():
+        for error, message, changes in REFUSED:
+            with pytest.raises(error, match=message) as caught:
+                F.scaled_dot_product_attention(**(arrays | changes))
+            assert "\n" not in str(caught.value)
+
+
+@both
+def test_an_empty_batch_is_an_empty_batch(implementation):
+    """No rows give NaN, or an error about something else."""
+    q, k = jnp.ones((0, 3, 4, 2)), jnp.ones((0, 5, 2, 2))
+    mask = F.AttentionMask(causal=True, lengths=jnp.ones(0, int))
+    out = F.scaled_dot_product_attention(q, k, k, mask=mask, implementation=implementation)
+    assert out.shape == (0, 3, 4, 2)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5), (1, 3, 5), (5,), ()])
+def test_a_mask_broadcasts_as_a_bias_does(shape):
+    """The same shape belongs to other heads or rows in a mask than in a bias, or is refused in one of them."""
+    q, k, v = normal(0, 2, 3, 4, 2), normal(1, 2, 5, 2, 2), normal(2, 2, 5, 2, 2)
+    mask = jnp.asarray(np.random.default_rng(0).random(shape) < 0.6)
+    got = F.scaled_dot_product_attention(q, k, v, mask=mask)
+    np.testing.assert_allclose(got, F.scaled_dot_product_attention(q, k, v, bias=F.mask_to_bias(mask)), atol=1e-6)
 
 
 def test_an_unknown_implementation_is_refused_with_the_known_ones():

@@ -139,6 +139,44 @@ def test_a_window_that_sees_nothing_is_refused(window):
         F.AttentionMask(window=window)
 
 
+@pytest.mark.parametrize(
+    ("window", "error", "message"),
+    [
+        ((-1, 2), ValueError, r"the sides of a window must be at least 0, got \(-1, 2\)"),
+        (2.5, TypeError, "window must be an integer, got 2.5"),
+        ((1, 2, 3), TypeError, "window must be an integer"),
+        ((1, 2.5), TypeError, "window must be an integer, got 2.5"),
+        (True, TypeError, "window must be an integer, got True"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(window, error, message):
+    """A window is rounded, or a side of it is another's."""
+    with pytest.raises(error, match=message):
+        F.AttentionMask(window=window)
+
+
+@pytest.mark.parametrize(("a", "b"), [((2, 0), 2), (3, (1, 4)), ((0, 5), (5, 1))])
+def test_windows_together_are_the_least_of_each_side(a, b):
+    """One window wins over the other."""
+    alone = [as_array(F.AttentionMask(window=window)) for window in (a, b)]
+    np.testing.assert_array_equal(as_array(F.AttentionMask(window=a) & F.AttentionMask(window=b)), alone[0] & alone[1])
+
+
+def test_an_empty_slot_is_outside_of_every_window():
+    """The distance of a position before 0 to the largest one overflows and is small."""
+    places = dict(query_positions=jnp.array([-1, 0, 7]), key_positions=jnp.array([7, np.iinfo(np.int32).max]))
+    assert not np.asarray(F.AttentionMask(window=3, **places).to_array(3, 2))[..., 1].any()
+
+
+@pytest.mark.parametrize("dtypes", [(jnp.uint8, jnp.int32), (jnp.int8, jnp.uint16)], ids=str)
+def test_positions_of_any_integers_compare(dtypes):
+    """A difference of small or unsigned integers wraps around."""
+    places = dict(query_positions=jnp.arange(T, dtype=dtypes[0]), key_positions=jnp.arange(S, dtype=dtypes[1]))
+    with jax.numpy_dtype_promotion("strict"):
+        got = as_array(F.AttentionMask(causal=True, window=2, **places))
+    np.testing.assert_array_equal(got, by_loops(dict(causal=True, window=2)))
+
+
 def test_one_step_against_a_cache_sees_what_the_whole_sequence_sees():
     """A mask for one query and a cache is built from its own array's shape, not from positions."""
     whole = np.asarray(F.AttentionMask(causal=True, window=3).to_array(8, 8))

@@ -1,5 +1,6 @@
 """Rotations, linear biases and buckets against their formulas in float64."""
 
+import functools
 import inspect
 
 import jax
@@ -115,6 +116,41 @@ def test_ntk_scaling_changes_the_base():
     assert_close(lowest, oracles.rotary(x, np.asarray(positions) / factor)[..., [3, 7]], 2e-6)
 
 
+@layouts
+def test_part_of_a_head_is_turned(layout):
+    """The rest is turned too, or the angles are those of the whole width."""
+    x, positions = normal(0, 2, 5, 3, 10), positions_of(0, 2, 5)
+    turned = quick_jit(functools.partial(F.apply_rotary, width=6, layout=layout))(x, positions)
+    assert_close(turned[..., :6], oracles.rotary(x[..., :6], positions, layout=layout), 2e-6)
+    np.testing.assert_array_equal(turned[..., 6:], x[..., 6:])
+
+
+@layouts
+@pytest.mark.parametrize("by_row", [False, True])
+def test_given_cosines_and_sines_turn(layout, by_row):
+    """A table's angle belongs to another pair or token, or what is beyond it is turned."""
+    x, positions = normal(0, 2, 5, 3, 8), positions_of(0, *((2, 5) if by_row else (5,)))
+    angles = np.asarray(positions)[..., None] * 100.0 ** (-np.arange(0, 6, 2) / 6)
+    turned = F.rotate(x, jnp.float32(np.cos(angles)), jnp.float32(np.sin(angles)), layout=layout)
+    assert_close(turned[..., :6], oracles.rotary(x[..., :6], positions, 100.0, layout), 2e-6)
+    np.testing.assert_array_equal(turned[..., 6:], x[..., 6:])
+
+
+def test_numbers_of_rotations_may_be_of_any_kind():
+    """A NumPy or JAX scalar is refused inside of jit, and a traced one has no derivative."""
+    x, positions = normal(0, 1, 5, 1, 8), jnp.arange(5)
+    turn = lambda base, factor: F.apply_rotary(x, positions, base=base, scaling="ntk", factor=factor)  # noqa: E731
+    wanted = turn(100.0, 2.0)
+    kinds = (np.float32, np.float64, jnp.float32)
+    for got in quick_jit(lambda: [turn(kind(100), kind(2)) for kind in kinds])():
+        assert_close(got, wanted, 1e-6)
+    with jax.numpy_dtype_promotion("strict"):
+        assert_close(quick_jit(turn)(100.0, 2.0), wanted, 1e-5)
+        slope = quick_jit(jax.jacfwd(turn))(100.0, 2.0)
+    # Of float32 values: a difference over 2 is off by their rounding and its own curvature.
+    assert_close(slope, (turn(101.0, 2.0) - turn(99.0, 2.0)) / 2, 1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_16_bit_heads_are_turned_in_float32(dtype):
     """Angles or products are rounded to 16 bits, or another dtype comes back."""
@@ -133,6 +169,8 @@ def test_16_bit_heads_are_turned_in_float32(dtype):
         (4, "layout must be 'half' or 'interleaved', got 'halves'", dict(layout="halves")),
         (4, "factor must be at least 1.*got 0.5", dict(scaling="linear", factor=0.5)),
         (4, "1 without a scaling; got 2.0 with 'none'", dict(factor=2.0)),
+        (4, "width must be at most the head width H=4, got 6", dict(width=6)),
+        (4, "base must be positive, got 0.0", dict(base=0)),
         (2, "'ntk' needs a head width of at least 4", dict(scaling="ntk", factor=2.0)),
     ],
 )
@@ -141,6 +179,20 @@ def test_rotations_that_cannot_be_are_refused(width, message, options):
     unchecked = inspect.unwrap(F.apply_rotary)  # without the run-time check of its Literal annotations
     with pytest.raises(ValueError, match=message):
         unchecked(jnp.ones((1, 2, 1, width)), jnp.arange(2), **options)
+
+
+def test_tables_that_are_not_of_the_tokens_are_refused():
+    """One row of a table, or one of another length, is taken for all tokens."""
+    x, table = jnp.ones((2, 3, 1, 4)), jnp.ones((3, 2))
+    for cos, sin, message in (
+        (table[:1], table, r"cos must be \[T P\] .*got \(1, 2\)"),
+        (table, jnp.ones((3, 3)), r"sin must be .*got \(3, 3\) at H=4"),
+        (table, table[:, :1], "as many angles, got 2 and 1"),
+    ):
+        with unchecked_annotations(), pytest.raises(ValueError, match=message):
+            F.rotate(x, cos, sin)
+    with unchecked_annotations(), pytest.raises(ValueError, match=r"positions must be .*T=3, got the shape \(1,\)"):
+        F.apply_rotary(x, jnp.arange(1))
 
 
 # Linear biases ---------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from .positions import (
     sinusoidal_positions,
     sinusoidal_positions_2d,
 )
-from .relative import alibi_bias, alibi_slopes, apply_rotary, relative_position_buckets
+from .relative import alibi_bias, alibi_slopes, apply_rotary, relative_position_buckets, rotate
 
 __all__ = [
     "AttentionMask",
@@ -64,6 +64,7 @@ __all__ = [
     "random_shift",
     "relative_position_buckets",
     "rms_norm",
+    "rotate",
     "scaled_dot_product_attention",
     "sinusoidal_positions",
     "sinusoidal_positions_2d",

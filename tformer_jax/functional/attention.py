@@ -125,7 +125,14 @@ def attention_scores(
 def project_heads(
     x: Float[Array, "B T D"], w: Float[Array, "D N H"], b: Float[Array, "N H"] | None = None
 ) -> Float[Array, "B T N H"]:
-    """One projection of equation 3, X W + b, split into heads."""
+    """One projection of equation 3, X W + b, split into heads.
+
+    Raises:
+      TypeError, ValueError: what is no array, or not of x's width D.
+    """
+    x, w = as_array("x", x, "B T D"), as_array("w", w, "D N H")
+    if w.shape[0] != x.shape[2]:
+        raise ValueError(f"w must be [D N H] with x's D={x.shape[2]}, got the shape {w.shape}")
     out = jnp.einsum("BTD,DNH->BTNH", x, w)
     return out if b is None else out + b
 

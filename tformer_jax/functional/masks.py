@@ -48,7 +48,7 @@ class AttentionMask:
     """
 
     causal: bool = _static(False)
-    window: int | tuple[int, int] | None = _static(None)
+    window: Any = _static(None)
     lengths: Any = None
     segments: Any = None
     explicit: Any = None
@@ -165,10 +165,8 @@ def fitting(mask: AttentionMask, B: int, N: int, T: int, S: int) -> AttentionMas
         ("segments of the keys", pair[1], (1, S), (B, S)),
         ("lengths", mask.lengths, (1,), (B,)),
     ):
-        if field is not None and np.shape(field) not in shapes:
+        if field is not None and as_array(name, field, kind="integers").shape not in shapes:
             raise ValueError(f"{name} must have one of the shapes {shapes}, got {np.shape(field)}")
-        if field is not None and not jnp.issubdtype(jnp.asarray(field).dtype, jnp.integer):
-            raise TypeError(f"{name} must be integers, got {jnp.asarray(field).dtype}")
     if mask.explicit is None:
         return mask
     return dataclasses.replace(mask, explicit=as_rank_4("mask", _booleans(mask.explicit), (B, N, T, S)))
@@ -194,19 +192,21 @@ def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:
     """The causal mask (equation 8): True where j ≤ i, for query i and key j; S defaults to T.
 
     Through `mask_to_bias` it is the bias of the formula: 0 where j ≤ i, −∞ where j > i.
-    `AttentionMask(causal=True)` says the same without an array, and lets a kernel skip blocks.
+    With S ≠ T both begin at position 0 (aligned top left); for queries at the end of the keys, give an
+    `AttentionMask` their positions. `AttentionMask(causal=True)` says the same as this without an array, and lets a
+    kernel skip blocks.
     """
     return jnp.arange(T)[:, None] >= jnp.arange(T if S is None else S)
 
 
 def padding_mask(tokens: Int[Array, "B S"], pad_id: int) -> Bool[Array, "B 1 1 S"]:
     """True where a key is a token rather than padding, ready to broadcast over heads and queries."""
-    return (tokens != pad_id)[:, None, None, :]
+    return (as_array("tokens", tokens, "B S", kind="integers") != pad_id)[:, None, None, :]
 
 
 def mask_to_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
     """The additive form of a mask: 0 where it is True, −∞ where it is False (equation 8), float32."""
-    return jnp.where(mask, 0.0, -jnp.inf).astype(jnp.float32)
+    return jnp.where(_booleans(mask), 0.0, -jnp.inf).astype(jnp.float32)
 
 
 def slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:

@@ -38,7 +38,7 @@ CAP = dataclasses.replace(POSITIVE, hint="; None means no cap")
 RATE = Range("in (0, 1]", lambda x: (0 < x) & (x <= 1))
 
 
-def is_known(number: Number) -> bool:
+def is_known(number: Any) -> bool:
     """Whether a number has its value already, rather than being an argument of the program that is traced."""
     return not isinstance(number, jax.core.Tracer)
 

@@ -8,12 +8,15 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
+from .checks import as_array
+from .numbers import POSITIVE, Number, as_integer, as_number, is_known
+
 
 def sinusoidal_positions(
     length: int,
     d_model: int,
     *,
-    base: float = 10_000.0,
+    base: Number = 10_000.0,
     layout: Literal["interleaved", "concatenated"] = "interleaved",
 ) -> Float[Array, "T D"]:
     """The sinusoidal position table (equation 6), float32.
@@ -22,7 +25,7 @@ def sinusoidal_positions(
         PE(pos, 2i+1) = cos(pos / base^(2i / d_model))
 
     The angles are computed in float64 on the host: at position 10^4 a float32 angle is
-    already off by 10^-3 radians.
+    already off by 10^-3 radians. (Under a traced `base` they are float32.)
 
     Source: Vaswani et al., 2017, section 3.5.
 
@@ -34,21 +37,29 @@ def sinusoidal_positions(
         as some published checkpoints do.
 
     Raises:
-      ValueError: an unknown layout.
+      TypeError: a length or width that is no integer, or a base that is no number.
+      ValueError: a negative length, no width, a base that is not positive, or an unknown layout.
     """
-    angles = np.arange(length)[:, None] / base ** (np.arange(0, d_model, 2) / d_model)
-    sines, cosines = np.sin(angles), np.cos(angles)[:, : d_model // 2]
-    if layout == "concatenated":
-        table = np.concatenate([sines, cosines], axis=1)
-    elif layout == "interleaved":
-        table = np.empty((length, d_model))
-        table[:, 0::2], table[:, 1::2] = sines, cosines
-    else:
+    length, d_model = as_integer("length", length), as_integer("d_model", d_model)
+    base = as_number("base", base, POSITIVE)
+    if length < 0 or d_model < 1:
+        raise ValueError(f"length must be at least 0 and d_model at least 1, got {length} and {d_model}")
+    if layout not in ("interleaved", "concatenated"):
         raise ValueError(f"layout must be 'interleaved' or 'concatenated', got {layout!r}")
+    xp = np if is_known(base) else jnp
+    positions, exponents = np.arange(length)[:, None], np.arange(0, d_model, 2) / d_model
+    if xp is jnp:
+        positions, exponents = (jnp.asarray(x, jnp.float32) for x in (positions, exponents))
+    angles = positions / base**exponents
+    sines, cosines = xp.sin(angles), xp.cos(angles)
+    if layout == "interleaved":
+        table = xp.stack([sines, cosines], axis=-1).reshape(length, 2 * sines.shape[1])[:, :d_model]
+    else:
+        table = xp.concatenate([sines, cosines[:, : d_model // 2]], axis=1)
     return jnp.asarray(table, jnp.float32)
 
 
-def sinusoidal_positions_2d(height: int, width: int, d_model: int, *, base: float = 10_000.0) -> Float[Array, "P D"]:
+def sinusoidal_positions_2d(height: int, width: int, d_model: int, *, base: Number = 10_000.0) -> Float[Array, "P D"]:
     """The sinusoidal table of a grid, row by row (P = `height` * `width`), float32.
 
         PE(row, column) = [sinusoidal(row), sinusoidal(column)], each D / 2 wide
@@ -63,6 +74,9 @@ def sinusoidal_positions_2d(height: int, width: int, d_model: int, *, base: floa
     Raises:
       ValueError: D is not a multiple of 4, so that a half ends in a sine without its cosine.
     """
+    height, width, d_model = (
+        as_integer(name, x) for name, x in (("height", height), ("width", width), ("d_model", d_model))
+    )
     if d_model % 4:
         raise ValueError(f"d_model must be a multiple of 4, got {d_model}")
     rows, columns = (sinusoidal_positions(length, d_model // 2, base=base) for length in (height, width))
@@ -87,6 +101,9 @@ def interpolate_positions(
     Raises:
       ValueError: the table is not of that grid.
     """
+    table = as_array("table", table, "P D", kind="floats")
+    if min(*grid, *new_grid) < 1:
+        raise ValueError(f"a grid must have rows and columns, got {grid} and {new_grid}")
     if table.shape[0] != grid[0] * grid[1]:
         raise ValueError(f"a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} positions, got {table.shape[0]}")
     cells = table.astype(jnp.float32).reshape(*grid, -1)
@@ -96,6 +113,7 @@ def interpolate_positions(
 
 def positions_in_segments(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Each token's distance from the start of its segment: 0, 1, 2, ... anew wherever the id changes."""
+    segments = as_array("segments", segments, "B T", kind="integers")
     index = jnp.arange(segments.shape[1])
-    starts = jnp.concatenate([jnp.ones_like(segments[:, :1]), segments[:, 1:] - segments[:, :-1]], axis=1) != 0
+    starts = jnp.concatenate([segments[:, :1] == segments[:, :1], segments[:, 1:] != segments[:, :-1]], axis=1)
     return index - lax.cummax(jnp.where(starts, index, 0), axis=1)

@@ -7,25 +7,31 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from .checks import as_array
+from .numbers import POSITIVE, Number, as_integer, as_number, is_known
+
 
 def apply_rotary(
     x: Float[Array, "B T N H"],
     positions: Int[Array, "T"] | Int[Array, "#B T"],
     *,
-    base: float = 10_000.0,
+    base: Number = 10_000.0,
     scaling: Literal["none", "linear", "ntk"] = "none",
-    factor: float = 1.0,
+    factor: Number = 1.0,
     layout: Literal["half", "interleaved"] = "half",
+    width: int | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Rotary position embedding: pair i of each head, turned by the angle position * base^(-2i / H).
+    """Rotary position embedding: pair i of each head, turned by the angle position * base^(-2i / width).
 
         (a, b) -> (a cos - b sin, b cos + a sin)
 
     A query and a key turned this way have a product that depends on the distance of their positions
-    alone. Angles are within 10^-6 radians of the formula at any int32 position.
+    alone. Angles are within 10^-6 radians of the formula at any int32 position; under a traced `base` or
+    `factor`, which the result can be differentiated by, they are float32 products. Angles of one's own (other
+    scalings, two dimensions, learned ones): `rotate`.
 
     Sources: Su et al., 2021; "linear" is position interpolation, positions / `factor` (Chen et al.,
-    2023); "ntk" has the base `base` * `factor`^(H / (H - 2)) instead, which divides the lowest
+    2023); "ntk" has the base `base` * `factor`^(width / (width - 2)) instead, which divides the lowest
     frequency by `factor` and keeps the highest (bloc97, 2023).
 
     Args:
@@ -33,23 +39,63 @@ def apply_rotary(
       positions: of the tokens; may be traced.
       base: wavelengths run from 2 pi to nearly `base` * 2 pi positions.
       scaling, factor: how to reach `factor` times the length of training.
-      layout: "half" pairs (i, i + H / 2), as Llama's and Gemma's checkpoints do; "interleaved" pairs
-        (2i, 2i + 1), as RoFormer's.
+      layout: as in `rotate`.
+      width: how much of each head is turned, its first part; default H, all of it.
 
     Raises:
-      TypeError: positions that are no integers.
-      ValueError: an odd H, an unknown scaling or layout, a factor below 1, a factor without a scaling, or "ntk" with
-        H = 2.
+      TypeError: x that are no floats, positions that are no integers, or no numbers.
+      ValueError: another number of axes, positions that are not those of x, an odd width or one beyond H, an unknown
+        scaling or layout, a base that is not positive, a factor below 1, a factor without a scaling, or "ntk" with a
+        width of 2.
     """
+    x, positions = as_array("x", x, "B T N H", kind="floats"), as_array("positions", positions)
     if not jnp.issubdtype(positions.dtype, jnp.integer):
         raise TypeError(f"positions must be integers (scaling='linear' interpolates them), got {positions.dtype}")
-    if layout not in ("half", "interleaved"):
-        raise ValueError(f"layout must be 'half' or 'interleaved', got {layout!r}")
-    angles = _angles(positions, _rotary_frequencies(x.shape[-1], base, scaling, factor))[..., None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    shape, axis = ((2, -1), -2) if layout == "half" else ((-1, 2), -1)
-    a, b = jnp.unstack(x.astype(jnp.float32).reshape(*x.shape[:-1], *shape), axis=axis)
-    return jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis).reshape(x.shape).astype(x.dtype)
+    width = x.shape[-1] if width is None else as_integer("width", width)
+    if width > x.shape[-1]:
+        raise ValueError(f"width must be at most the head width H={x.shape[-1]}, got {width}")
+    B, T = x.shape[:2]
+    if positions.shape not in ((T,), (1, T), (B, T)):
+        raise ValueError(f"positions must be [T] or [B T] with x's B={B} and T={T}, got the shape {positions.shape}")
+    base = as_number("base", base, POSITIVE)
+    angles = _angles(positions, _rotary_frequencies(width, base, scaling, as_number("factor", factor)))
+    return _turned(x, jnp.cos(angles), jnp.sin(angles), layout)
+
+
+def rotate(
+    x: Float[Array, "B T N H"],
+    cos: Float[Array, "T P"] | Float[Array, "#B T P"],
+    sin: Float[Array, "T P"] | Float[Array, "#B T P"],
+    *,
+    layout: Literal["half", "interleaved"] = "half",
+) -> Float[Array, "B T N H"]:
+    """Turns the P pairs that begin each head by angles of given cosines and sines; the rest of it stays.
+
+        (a, b) -> (a cos - b sin, b cos + a sin)
+
+    Source: Su et al., 2021.
+
+    Args:
+      x: queries or keys; computed in float32, or float64 where x is, and returned in x's dtype.
+      cos, sin: of each token's angles, one for each pair: P <= H / 2. (A table with each angle twice, as
+        Llama's code has, is `table[..., : H // 2]`.)
+      layout: "half" pairs (i, i + P), as Llama's and Gemma's checkpoints do; "interleaved" pairs
+        (2i, 2i + 1), as RoFormer's and GPT-J's.
+
+    Raises:
+      TypeError: what is no array of floats.
+      ValueError: another number of axes, tables that are not those of x or not alike, or an unknown layout.
+    """
+    x = as_array("x", x, "B T N H", kind="floats")
+    B, T, _, H = x.shape
+    for name, table in (("cos", cos), ("sin", sin)):
+        shape = as_array(name, table, kind="floats").shape
+        if len(shape) not in (2, 3) or shape[:-1] not in ((T,), (1, T), (B, T)) or not 1 <= shape[-1] <= H // 2:
+            wanted = f"[T P] or [B T P] with x's B={B}, T={T} and P <= H / 2"
+            raise ValueError(f"{name} must be {wanted}, got {shape} at H={H}")
+    if cos.shape[-1] != sin.shape[-1]:
+        raise ValueError(f"cos and sin must have as many angles, got {cos.shape[-1]} and {sin.shape[-1]}")
+    return _turned(x, jnp.asarray(cos), jnp.asarray(sin), layout)
 
 
 def alibi_slopes(num_heads: int) -> Float[np.ndarray, "N"]:
@@ -59,7 +105,13 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, "N"]:
     the power of two above it.
 
     Source: Press et al., 2022, and the code that they published.
+
+    Raises:
+      ValueError: no heads.
     """
+    num_heads = as_integer("num_heads", num_heads)
+    if num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
     below = 1 << (num_heads.bit_length() - 1)
     slopes = [2.0 ** (-8.0 * i / below) for i in range(1, below + 1)]
     slopes += [2.0 ** (-4.0 * i / below) for i in range(1, 2 * (num_heads - below), 2)]
@@ -82,7 +134,8 @@ def alibi_bias(
       num_heads: N.
     """
     # As floats: the difference to the position of an empty slot, the largest int, may overflow an int.
-    queries, keys = (jnp.atleast_2d(x).astype(jnp.float32) for x in (query_positions, key_positions))
+    given = (("query_positions", query_positions), ("key_positions", key_positions))
+    queries, keys = (jnp.atleast_2d(as_array(name, x, kind="integers")).astype(jnp.float32) for name, x in given)
     distances = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :])
     return -alibi_slopes(num_heads)[:, None, None] * distances
 
@@ -112,40 +165,58 @@ def relative_position_buckets(
       ValueError: an odd number of buckets for two directions, fewer than 2 a direction, or a
         `max_distance` that the exact buckets already reach.
     """
+    relative_positions = as_array("relative_positions", relative_positions, kind="integers").astype(int)
+    num_buckets, max_distance = as_integer("num_buckets", num_buckets), as_integer("max_distance", max_distance)
     if bidirectional and num_buckets % 2:
         raise ValueError(f"num_buckets must be even when bidirectional, got {num_buckets}")
     size = num_buckets // 2 if bidirectional else num_buckets
-    starts = jnp.asarray(_bucket_starts(size, max_distance))
+    starts = jnp.asarray(_bucket_starts(size, max_distance), relative_positions.dtype)
     distances = jnp.abs(relative_positions) if bidirectional else jnp.maximum(-relative_positions, 0)
     buckets = jnp.searchsorted(starts, distances, side="right", method="compare_all")
-    return buckets + size * (relative_positions > 0) if bidirectional else buckets
+    return jnp.where(relative_positions > 0, buckets + size, buckets) if bidirectional else buckets
 
 
-def _rotary_frequencies(width: int, base: float, scaling: str, factor: float) -> np.ndarray:
-    """Turns a position, of each pair of a head, float64 [H / 2]."""
-    if width % 2:
+def _turned(x: Array, cos: Array, sin: Array, layout: str) -> Array:
+    if layout not in ("half", "interleaved"):
+        raise ValueError(f"layout must be 'half' or 'interleaved', got {layout!r}")
+    dtype, pairs = jnp.float64 if x.dtype == jnp.float64 else jnp.float32, cos.shape[-1]
+    cos, sin = (table.astype(dtype)[..., None, :] for table in (cos, sin))  # [T 1 P] or [b T 1 P]
+    shape, axis = ((2, pairs), -2) if layout == "half" else ((pairs, 2), -1)
+    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    a, b = jnp.unstack(turned.astype(dtype).reshape(*x.shape[:-1], *shape), axis=axis)
+    turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis).reshape(turned.shape).astype(x.dtype)
+    return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
+
+
+def _rotary_frequencies(width: int, base: float | Array, scaling: str, factor: float | Array) -> np.ndarray | Array:
+    """Turns a position, of each pair of a head, float64 [width / 2]; float32 where a number is traced."""
+    if width % 2 or width < 2:
         raise ValueError(f"rotary positions need an even head width, got {width}")
     if scaling not in ("none", "linear", "ntk"):
         raise ValueError(f"scaling must be 'none', 'linear' or 'ntk', got {scaling!r}")
-    if factor < 1 or (factor != 1 and scaling == "none"):
+    if (is_known(factor) and factor < 1) or (scaling == "none" and not (is_known(factor) and factor == 1)):
         raise ValueError(f"factor must be at least 1, and 1 without a scaling; got {factor} with {scaling!r}")
     if scaling == "ntk":
         if width == 2:
             raise ValueError(
                 "scaling 'ntk' needs a head width of at least 4: the only pair of 2 has no lower frequency"
             )
-        base *= factor ** (width / (width - 2))
-    frequencies = base ** (-np.arange(0, width, 2) / width) / (2 * np.pi)
+        base = base * factor ** (width / (width - 2))
+    exponents = -np.arange(0, width, 2) / width
+    traced = not (is_known(base) and is_known(factor))
+    frequencies = base ** (jnp.asarray(exponents, jnp.float32) if traced else exponents) / (2 * np.pi)
     return frequencies / factor if scaling == "linear" else frequencies
 
 
-def _angles(positions: Array, frequencies: np.ndarray) -> Array:
+def _angles(positions: Array, frequencies: np.ndarray | Array) -> Array:
     """2 pi * positions * frequencies, up to whole turns, float32 [... H / 2].
 
     A float32 product would be off by 10^-2 radians at position 10^5. Here a turn is 2^32, so that
     integer products drop whole turns by overflowing and are otherwise exact; what the frequencies
     have below 2^-32 turns is small enough for a float.
     """
+    if isinstance(frequencies, Array):
+        return positions[..., None].astype(jnp.float32) * frequencies * np.float32(2 * np.pi)
     scaled = frequencies * 2.0**32
     whole = np.round(scaled)
     products = positions[..., None].astype(jnp.uint32) * whole.astype(np.uint64).astype(np.uint32)
