@@ -40,6 +40,7 @@ PEAKS = {"a100": 312, "h100": 989, "h200": 989, "v4": 275, "v5e": 197, "v5p": 45
 
 def main() -> None:
     experiment = Experiment.from_config(cli.config())
+    cli.say(*experiment.remarks)
     parallel = _mesh(MESH.value) if MESH.value else dataclasses.replace(experiment.parallel, mode="jit")
     peak = _peak()
     _simulate(parallel)

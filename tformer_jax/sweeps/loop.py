@@ -113,6 +113,8 @@ def vectorized_sweep(
         write_json(directory.path / "environment.json", environment())
         if same := len(sets) - len(members):
             board.say(f"{same} of {len(sets)} members are the same as others, and left out")
+        for remark in members[0].experiment.remarks:
+            board.say(remark)
         given = {"together": how.together, "chunk": how.chunk, "share": _share(len(members), stages, how.halving)}
         try:
             with interruption.at_once("before the first step", directory.withdraw):

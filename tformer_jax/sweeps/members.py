@@ -17,6 +17,8 @@ from .space import Overrides
 # Where and how often something is written, or runs, changes no result; and another task has other fields.
 _NOT_SWEPT = {"parallel", "checkpoint", "training.log_every", "training.evaluate_every",
               "training.validation_batches", "task.name"}  # fmt: skip
+# Of a member that varies in these, the warm-up must be within the steps.
+_LENGTHS = {"training.steps", "optimizer.warmup_steps"}
 # What one name stands for.
 _SHORT = {"seed": ("training.seed", "data.order_seed")}
 
@@ -134,6 +136,8 @@ def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[M
         overrides = {names.setdefault(fields.resolve(name), name): value for name, value in overrides.items()}
         try:
             experiment = Experiment.from_config(whole)
+            if experiment.remarks and _LENGTHS & {full for name in overrides for full in fields.resolve(name)}:
+                raise ConfigError(experiment.remarks[0])  # the others' learning rate gets farther than this one's
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"member {number} ({describe(overrides)}) cannot be: {error}") from None
         if (text := json.dumps(whole, sort_keys=True)) not in seen:

@@ -99,21 +99,22 @@ class Experiment:
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
         model = experiment.model_config({})
         parametrization.check_optimizer(model, experiment.optimizer.name)
-        experiment._check_warmup()
         task_class.check(experiment.data, model)
         experiment.checkpoint.check_validated(experiment.training.evaluate_every)
         if experiment.checkpoint.keep_best:
             check_choice("checkpoint.best_metric", experiment.checkpoint.best_metric, task_class.validated)
         return experiment
 
-    def _check_warmup(self) -> None:
-        """Refuses a run that would end before its learning rate is what the config says."""
+    @property
+    def remarks(self) -> list[str]:
+        """What is allowed but seldom meant, a line each."""
         warmup, steps = self.optimizer.warmup_steps, self.training.steps
-        if warmup > steps:
-            raise ConfigError(
-                f"optimizer.warmup_steps={warmup} must not exceed training.steps={steps}: the learning rate would never "
-                "be reached"
-            )
+        if warmup <= steps:
+            return []
+        return [
+            f"optimizer.warmup_steps={warmup} exceeds training.steps={steps}: the learning rate rises to the end and "
+            f"never reaches {self.optimizer.learning_rate:g}"
+        ]
 
     def model_config(self, fields: Mapping[str, Any]) -> TransformerConfig:
         """The architecture; `fields` are what the data, once read, says otherwise than its config."""
@@ -207,7 +208,7 @@ def run_training(
     except BaseException:  # whatever it is, the corrected command must find the directory free
         run.withdraw()
         raise
-    for line in (*data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches)):
+    for line in (*experiment.remarks, *data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches)):
         say(line)
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
