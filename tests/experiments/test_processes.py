@@ -101,9 +101,8 @@ def test_processes_come_and_go_without_a_trace(lives, trained):
     wanted, found = arrays_of(trained[0]), arrays_of(run)
     # A softmax does not see its keys' bias: the gradient is rounding, which Adam makes as large as any.
     for name in [name for name in wanted if not name.endswith("attention.b_k")]:
-        # Relative to the array: which roundings Adam makes larger, the kind of processor decides.
-        atol = 2e-4 * np.abs(wanted[name]).max()
-        np.testing.assert_allclose(found[name], wanted[name], rtol=2e-3, atol=atol, err_msg=name)
+        # Of the array as a whole: which of its numbers Adam makes of rounding, the kind of processor decides.
+        assert np.linalg.norm(found[name] - wanted[name]) <= 2e-3 * np.linalg.norm(wanted[name]), name
     losses = losses_of(trained[0])
     assert losses_of(run).keys() == losses.keys()
     np.testing.assert_allclose(list(losses_of(run).values()), list(losses.values()), rtol=1e-4)
