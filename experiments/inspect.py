@@ -40,10 +40,10 @@ PEAKS = {"a100": 312, "h100": 989, "h200": 989, "v4": 275, "v5e": 197, "v5p": 45
 
 def main() -> None:
     experiment = Experiment.from_config(cli.config())
-    cli.say(*experiment.remarks)
     parallel = _mesh(MESH.value) if MESH.value else dataclasses.replace(experiment.parallel, mode="jit")
     peak = _peak()
     _simulate(parallel)
+    cli.say(*experiment.remarks)
     task = experiment.planned_task()
     trainer = experiment.trainer(task, parallel)
     batch = experiment.largest_batch()
