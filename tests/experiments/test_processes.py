@@ -102,7 +102,8 @@ def test_processes_come_and_go_without_a_trace(lives, trained):
     # A softmax does not see its keys' bias: the gradient is rounding, which Adam makes as large as any.
     for name in [name for name in wanted if not name.endswith("attention.b_k")]:
         # Of the array as a whole: which of its numbers Adam makes of rounding, the kind of processor decides.
-        assert np.linalg.norm(found[name] - wanted[name]) <= 2e-3 * np.linalg.norm(wanted[name]), name
+        allowed = 2e-3 * np.linalg.norm(wanted[name]) + 2e-5 * np.sqrt(wanted[name].size)
+        assert np.linalg.norm(found[name] - wanted[name]) <= allowed, name
     losses = losses_of(trained[0])
     assert losses_of(run).keys() == losses.keys()
     np.testing.assert_allclose(list(losses_of(run).values()), list(losses.values()), rtol=1e-4)

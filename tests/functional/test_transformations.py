@@ -158,8 +158,9 @@ CASES = {
 OTHERS = {"mask_tokens"}  # whole numbers: below
 ATTENTION = {
     "AttentionMask", "AttentionParams", "alibi_bias", "alibi_slopes", "apply_rotary", "attention_scores",
-    "attention_weights", "causal_mask", "combine_heads", "interpolate_positions", "mask_to_bias", "multi_head_attention", "padding_mask",
-    "positions_in_segments", "project_heads", "project_qkv", "relative_position_buckets",
+    "attention_weights", "causal_mask", "combine_heads", "interpolate_positions", "mask_to_bias",
+    "multi_head_attention", "padding_mask", "positions_in_segments", "project_heads", "project_qkv",
+    "relative_position_buckets", "rotate",
     "scaled_dot_product_attention", "sinusoidal_positions", "sinusoidal_positions_2d",
 }  # fmt: skip
 
