@@ -84,15 +84,6 @@ def as_integer(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an integer{known}, got {value!r}") from None
 
 
-def check_share(name: str, number: Number) -> None:
-    """Refuses what is outside [0, 1), as far as it is known.
-
-    Raises:
-      TypeError, ValueError: as `as_number`.
-    """
-    as_number(name, number, SHARE)
-
-
 def _is_number(x: Any) -> bool:
     if isinstance(x, (int, float)):
         return not isinstance(x, bool)
