@@ -168,6 +168,16 @@ def test_no_array_holds_the_logits_of_more_than_a_chunk(differentiated):
     assert largest == [8 * 50, 64 * 50]
 
 
+def test_gradients_hold_the_logits_of_one_chunk_twice():
+    """Zeros to add up in, which the compiler takes out of the loop, or what no step needs stay beside the logits."""
+    V, chunk_size = 5000, 64
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, D), (D, V))]
+    loss = functools.partial(F.fused_cross_entropy, chunk_size=chunk_size)
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    program = run.lower(*shapes, jax.ShapeDtypeStruct((256,), jnp.int32)).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 2.2 * chunk_size * V * 4
+
+
 @pytest.mark.parametrize(("differentiated", "products"), [(False, 1), (True, 3)])
 def test_logits_are_computed_once(differentiated, products):
     """The backward pass computes the logits again, or the forward pass computes gradients that nobody asked for."""

@@ -13,10 +13,13 @@ from .checks import as_array, check_shape, width
 from .chunks import Chunks
 from .losses import (
     Reduction,
+    add_to_targets,
     check_class_weights,
     check_targets,
     class_counts,
     mean_or_sum,
+    relative_to_highest,
+    take_targets,
     token_losses,
     weighted_values,
 )
@@ -107,13 +110,21 @@ def _numbers(label_smoothing, z_loss, logit_softcap) -> tuple[tuple[float | None
     return tuple(None if isinstance(x, Array) else x for x in numbers), traced
 
 
-def _losses(known, output: _Output, tokens: _Tokens, logits: Array) -> Array:
-    """Each token's loss from hidden W_o, before bias and cap."""
-    smoothing, z_loss, softcap = (k if t is None else t for k, t in zip(known, output.numbers, strict=True))
+def _relative(known, output: _Output, logits: Array) -> tuple[Array, Array]:
+    """The logits relative to the highest, and the highest, from hidden W_o."""
+    *_, softcap = _all_numbers(known, output)
     logits = logits if output.b_out is None else logits + output.b_out
-    if softcap is not None:
-        logits = softcap * jnp.tanh(logits / softcap)
-    return token_losses(logits, tokens.targets, tokens.counts, output.class_weights, smoothing, z_loss)
+    return relative_to_highest(logits if softcap is None else softcap * jnp.tanh(logits / softcap))
+
+
+def _losses(known, output: _Output, counts: Array | None, relative: Array, highest: Array, of_targets: Array) -> Array:
+    """Each token's loss."""
+    smoothing, z_loss, _ = _all_numbers(known, output)
+    return token_losses(relative, highest, of_targets, counts, output.class_weights, smoothing, z_loss)
+
+
+def _all_numbers(known, output: _Output) -> tuple[float | Array | None, ...]:
+    return tuple(k if t is None else t for k, t in zip(known, output.numbers, strict=True))
 
 
 def _logits(hidden: Array, w_out: Array) -> Array:
@@ -121,7 +132,8 @@ def _logits(hidden: Array, w_out: Array) -> Array:
 
 
 def _token_losses(known, output: _Output, tokens: _Tokens) -> Array:
-    return _losses(known, output, tokens, _logits(tokens.hidden, output.w_out))
+    relative, highest = _relative(known, output, _logits(tokens.hidden, output.w_out))
+    return _losses(known, output, tokens.counts, relative, highest, take_targets(relative, tokens.targets))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -157,13 +169,21 @@ def _total_and_gradients(known, output: _Output, tokens: _Tokens) -> tuple[Array
 
     @jax.checkpoint
     def chunk(sums, tokens: _Tokens):
-        def total(logits, shared, weights, counts):
-            losses = _losses(known, shared, tokens._replace(counts=counts), logits)
+        # The targets' logits have a gradient of their own: that of taking them would begin with a chunk of zeros,
+        # the same for every chunk, which the loop would hold from its start to its end.
+        logits = _logits(tokens.hidden, w_out)
+        relative, pull, highest = jax.vjp(functools.partial(_relative, known), shared, logits, has_aux=True)
+
+        def total(relative, of_targets, shared, weights, counts):
+            losses = _losses(known, shared, counts, relative, highest, of_targets)
             return weighted_values(losses, weights).sum()
 
+        of_targets = take_targets(relative, tokens.targets)
         each = tokens.weights + zero, None if tokens.counts is None else tokens.counts + zero
-        gradients = jax.grad(total, argnums=(0, 1, 2, 3))(_logits(tokens.hidden, w_out), shared, *each)
-        d_logits, d_shared, *d_each = gradients
+        gradients = jax.grad(total, argnums=(0, 1, 2, 3, 4))(relative, of_targets, shared, *each)
+        d_relative, d_of_targets, d_shared, *d_each = gradients
+        d_shared_too, d_logits = pull(add_to_targets(d_relative, tokens.targets, d_of_targets))
+        d_shared = jax.tree.map(jnp.add, d_shared, d_shared_too)
         d_logits = d_logits.astype(compute_dtype)
         d_hidden = _einsum("...V,DV->...D", d_logits, w_out, like=tokens.hidden)
         d_w_out = _einsum("...D,...V->DV", tokens.hidden, d_logits, like=w_out)

@@ -73,45 +73,72 @@ def cross_entropy(
     targets, weights = check_targets(targets, weights, logits.shape[:-1], reduction)
     numbers = as_number("label_smoothing", label_smoothing, SHARE), as_number("z_loss", z_loss)
     counts = class_counts(class_weights, targets)
-    return reduced(token_losses(logits, targets, counts, class_weights, *numbers), weights, counts, reduction)
+    relative, highest = relative_to_highest(logits)
+    losses = token_losses(relative, highest, take_targets(relative, targets), counts, class_weights, *numbers)
+    return reduced(losses, weights, counts, reduction)
 
 
 def token_losses(
-    logits: Float[Array, "*batch V"],
-    targets: Int[Array, "*batch"],
+    relative: Float[Array, "*batch V"],
+    highest: Float[Array, "*batch"],
+    of_targets: Float[Array, "*batch"],
     counts: Float[Array, "*batch"] | None,
     class_weights: Float[Array, "V"] | None,
     label_smoothing: float | Array,
     z_loss: float | Array,
 ) -> Float[Array, "*batch"]:
-    """The terms that `cross_entropy` averages, float32; `counts` are c_y, the targets' class weights."""
-    logits = logits.astype(jnp.float32)
-    # Relative to the highest: the difference of two large numbers would lose the small loss.
-    highest = lax.stop_gradient(logits.max(-1, keepdims=True))
-    logits = logits - highest
-    log_normaliser = jnp.log(jnp.exp(logits).sum(-1))
-    losses = log_normaliser - _of_targets(logits, targets)
+    """The terms that `cross_entropy` averages, of logits `relative_to_highest`; `counts` are c_y."""
+    log_normaliser = jnp.log(jnp.exp(relative).sum(-1))
+    losses = log_normaliser - of_targets
     if counts is not None:
         losses = counts * losses
     if not is_off(label_smoothing):
-        losses = (1 - label_smoothing) * losses + label_smoothing * _to_uniform(logits, log_normaliser, class_weights)
+        to_uniform = _to_uniform(relative, log_normaliser, class_weights)
+        losses = (1 - label_smoothing) * losses + label_smoothing * to_uniform
     if not is_off(z_loss):
-        squares = jnp.square(log_normaliser + highest[..., 0])
+        squares = jnp.square(log_normaliser + highest)
         losses = losses + z_loss * (squares if counts is None else counts * squares)
     return losses
 
 
-def _of_targets(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+def relative_to_highest(logits: Float[Array, "*batch V"]) -> tuple[Float[Array, "*batch V"], Float[Array, "*batch"]]:
+    """float32 logits minus the highest, and the highest: the difference of two large numbers would lose a small loss.
+    """
+    logits = logits.astype(jnp.float32)
+    highest = lax.stop_gradient(logits.max(-1, keepdims=True))
+    return logits - highest, highest[..., 0]
+
+
+def take_targets(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     """The targets' logits; NaN for targets outside of the vocabulary."""
-    V, targets = logits.shape[-1], targets[..., None]
-    if jax.typeof(logits).sharding.spec[-1] is None:
-        # A negative index would count from the end; V is out of range and fills with NaN.
-        index = jnp.where(targets < 0, V, targets)
+    V = logits.shape[-1]
+    if _is_whole(logits):
+        index = _filled(targets[..., None], V)
         return jnp.take_along_axis(logits, index, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
-    # An explicit mesh gathers nothing along an axis that is spread over it.
-    is_target = lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == targets
-    found = jnp.where(is_target, logits, 0.0).sum(-1)
-    return jnp.where((targets[..., 0] >= 0) & (targets[..., 0] < V), found, jnp.nan)
+    found = jnp.where(_is_target(logits, targets), logits, 0.0).sum(-1)
+    return jnp.where((targets >= 0) & (targets < V), found, jnp.nan)
+
+
+def add_to_targets(logits: Float[Array, "n V"], targets: Int[Array, "n"], x: Float[Array, "n"]) -> Float[Array, "n V"]:
+    """logits + x at the targets: the transpose of `take_targets` added in place, without an array of zeros first."""
+    if _is_whole(logits):
+        index = _filled(targets, logits.shape[-1])
+        return jax.vmap(lambda row, i, x: row.at[i].add(x, mode="drop"))(logits, index, x)
+    return jnp.where(_is_target(logits, targets), logits + x[..., None], logits)
+
+
+def _is_whole(logits: Array) -> bool:
+    """Whether V lies on one device: an explicit mesh gathers nothing along an axis that is spread over it."""
+    return jax.typeof(logits).sharding.spec[-1] is None
+
+
+def _filled(targets: Array, V: int) -> Array:
+    """A negative index would count from the end; V is out of range."""
+    return jnp.where(targets < 0, V, targets)
+
+
+def _is_target(logits: Array, targets: Array) -> Bool[Array, "*batch V"]:
+    return lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == targets[..., None]
 
 
 def _to_uniform(logits: Array, log_normaliser: Array, class_weights: Array | None) -> Array:
