@@ -205,6 +205,22 @@ def test_vmap_inside_scan_is_a_loop():
     assert_close(gradients[1], sum(e[2] for e in each), 1e-5)
 
 
+def test_classes_may_be_spread_over_an_explicit_mesh():
+    """An axis that is split is neither gathered from nor scattered to, and one that is not meets it."""
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    inputs = normal(0, 4, 3, D), normal(1, D, 6), normal(2, 6), jnp.asarray(np.arange(12).reshape(4, 3) % 6)
+
+    def loss(hidden, w_out, b_out, targets):
+        return F.fused_cross_entropy(hidden, w_out, targets, b_out=b_out, chunk_size=4, **OPTIONS)
+
+    run = quick_jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    places = PartitionSpec("data"), PartitionSpec(None, "model"), PartitionSpec("model"), PartitionSpec("data")
+    with jax.set_mesh(mesh):
+        found = run(*map(jax.device_put, inputs, (NamedSharding(mesh, place) for place in places)))
+    for a, b in zip(*map(jax.tree.leaves, (found, run(*inputs))), strict=True):
+        assert_close(a, b, 1e-5)
+
+
 def test_devices_keep_their_own_tokens():
     """With the batch spread over devices, each chunk would lie on one of them and be sent to all."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -138,7 +138,8 @@ def _filled(targets: Array, V: int) -> Array:
 
 
 def _is_target(logits: Array, targets: Array) -> Bool[Array, "*batch V"]:
-    return lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == targets[..., None]
+    where = jax.typeof(logits).sharding
+    return lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1, out_sharding=where) == targets[..., None]
 
 
 def _to_uniform(logits: Array, log_normaliser: Array, class_weights: Array | None) -> Array:
