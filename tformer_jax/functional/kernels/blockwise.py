@@ -27,8 +27,8 @@ from .scores import ScoreOptions, divided, matrix_products, split_heads, wide
 
 _BLOCK_Q = 128  # queries of a block, or fewer where it would have more than so many scores a head
 _SCORES = 1 << 19
-_BLOCK_K = 256  # the least number of keys that the program picks for a block
-_GROUPS = 4  # of blocks, or sizes to pick from: each is compiled
+_BLOCK_K = 256  # keys: the program picks a multiple of it for a block
+_GROUPS, _SIZES = 4, 8  # of blocks, or the most sizes to pick from: each is compiled
 
 
 class _Group(NamedTuple):
@@ -178,8 +178,8 @@ def _part(x: Array | None, start, size: int, axis: int) -> Array | None:
 def _plan(mask: AttentionMask, blocks: _Blocks, S: int):
     """The groups, and for each block the range [first, last) of keys that holds all that it may see."""
     if any(x is not None for x in (mask.query_positions, mask.key_positions, mask.lengths, mask.segments)):
-        sizes = {max(-(-S // 2**j), min(_BLOCK_K, S)) for j in range(_GROUPS)}
-        return [_Group(0, blocks.count, 0, S, tuple(sorted(sizes)))], *_range_by_program(mask, blocks, S)
+        step = _BLOCK_K * -(-S // (_BLOCK_K * _SIZES))
+        return [_Group(0, blocks.count, 0, S, (*range(step, S, step), S))], *_range_by_program(mask, blocks, S)
     first, last = np.zeros(blocks.count, int), np.full(blocks.count, S)
     if mask.causal:
         last = np.minimum(last, blocks.starts + blocks.size)
