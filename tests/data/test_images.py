@@ -287,6 +287,20 @@ def test_splits_may_stand_on_top(tmp_path, validation):
     }
 
 
+def test_what_lies_beside_classes_and_splits_is_said(tmp_path):
+    """Images of a validation split called "valid", or of no class, are left out without a word."""
+    for name in ("train/a/1.png", "valid/a/1.png", "Test/a/1.png", "train/2.png", "3.png"):
+        paint(tmp_path / name)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    said = []
+    assert list(read_folders(tmp_path, said.append).splits) == ["train"]
+    assert said == [
+        f"passed over in {tmp_path / 'train'}: 1 .png",
+        f"passed over in {tmp_path}: 1 .png",
+        f"passed over in {tmp_path}: the folders Test, valid; those of splits are train, validation, val, test",
+    ]
+
+
 def test_a_class_may_be_called_train(tmp_path):
     """Pictures of trains would be taken for a split without class folders."""
     for name in ("car", "plane", "train"):

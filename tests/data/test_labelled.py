@@ -73,6 +73,11 @@ def test_a_line_without_label_and_text_is_refused_by_number(write, line):
         read_labelled(write("a.tsv", f"good\tyes\n{line}\nbad\tno\n"))
 
 
+def test_blank_lines_at_the_end_are_no_texts(write):
+    """A file as editors leave it is refused for its last line."""
+    assert [text.text for text in read_labelled(write("a.tsv", "good\tyes\r\nbad\tno\r\n\r\n \n"))] == ["yes", "no"]
+
+
 def test_a_missing_file_is_refused_by_name(tmp_path):
     """A misspelt path would end in a traceback."""
     with pytest.raises(DataError, match="cannot read .*missing.tsv"):

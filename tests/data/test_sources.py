@@ -191,3 +191,12 @@ def test_a_tsv_line_without_exactly_one_tab_is_refused_by_number(write, line, fi
     """A malformed line would be cut or dropped, or the user would search for it by hand."""
     with pytest.raises(DataError, match=rf"a.tsv, line 2: expected source, tab, target; got {fields} field"):
         read_tsv(write("a.tsv", f"one\teins\n{line}\nthree\tdrei\n"))
+
+
+def test_blank_lines_at_the_end_are_no_pairs(write):
+    """Files as editors leave them are refused for their last lines, or lines that align no longer do."""
+    pairs = [Pair("one", "eins"), Pair("two", "zwei")]
+    assert read_tsv(write("a.tsv", "one\teins\ntwo\tzwei\n\n \n")) == pairs
+    assert read_parallel(write("a.en", "one\ntwo\n\n\n"), write("a.de", "eins\nzwei")) == pairs
+    aligned = read_parallel(write("b.en", "one\ntwo\n"), write("b.de", "eins\n\n"))
+    assert aligned == [Pair("one", "eins"), Pair("two", "")]

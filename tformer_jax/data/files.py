@@ -270,6 +270,19 @@ def read_lines(file: Path) -> list[str]:
     return lines
 
 
+def read_rows(file: Path) -> list[str]:
+    """The lines of a table, one row each: as `read_lines`, without the blank ones that editors leave at the end."""
+    return without_blank_end(read_lines(file), 0)
+
+
+def without_blank_end(lines: list[str], least: int) -> list[str]:
+    """The lines without the blank ones at their end, as long as there are more than `least`."""
+    count = len(lines)
+    while count > least and not lines[count - 1].strip():
+        count -= 1
+    return lines[:count]
+
+
 class WriteError(OSError):
     """A file cannot be written; the message names it and says why."""
 

@@ -167,6 +167,7 @@ def _idx_file(path: Path, name: str, axes: int) -> Path:
 
 # A folder for each class -----------------------------------------------------------------------
 
+_SPLIT_FOLDERS = ("train", "validation", "val", "test")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 
 
@@ -178,7 +179,8 @@ def read_folders(path: Path, say: Callable[[str], None] = lambda line: None) -> 
 
     Args:
       path: of the tree.
-      say: is told of files that are no images by their name, by suffix.
+      say: is told of what is not read: files that are no images by their name, by suffix; images that are in no class;
+        folders beside those of the splits.
 
     Raises:
       DataError: no class folders, one without images, or splits whose classes differ (all named).
@@ -190,6 +192,10 @@ def read_folders(path: Path, say: Callable[[str], None] = lambda line: None) -> 
         return ImageSource(classes, {"train": images})
     classes, images = _read_tree(path / "train", say)
     splits = {"train": images}
+    for line in passed_over(path, _names(path, folders=False)):
+        say(line)
+    if others := [name for name in _names(path, folders=True) if name not in _SPLIT_FOLDERS]:
+        say(f"passed over in {path}: the folders {', '.join(others)}; those of splits are {', '.join(_SPLIT_FOLDERS)}")
     for name, folder in (("validation", path / "validation"), ("validation", path / "val"), ("test", path / "test")):
         if not folder.is_dir():
             continue
@@ -210,7 +216,7 @@ def _read_tree(path: Path, say: Callable[[str], None]) -> tuple[list[str], Label
         classes.setdefault(file_name(folder), []).append(folder)
     if not classes:
         raise DataError(f"{path} has no class folders")
-    files, labels, others = [], [], []
+    files, labels, others = [], [], _names(path, folders=False)
     for label, folders in enumerate(classes.values()):
         for folder in folders:
             names = _names(path / folder, folders=False)

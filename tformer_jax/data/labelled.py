@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import DataError, SourceDistribution, read_lines
+from .files import DataError, SourceDistribution, read_rows
 from .text import canonical
 
 
@@ -53,13 +53,13 @@ def rated_sentences(domain: str) -> list[LabelledText]:
 
 
 def read_labelled(file: Path) -> list[LabelledText]:
-    """One UTF-8 file with a label, a tab and a text on each line.
+    """One UTF-8 file with a label, a tab and a text on each line; blank lines at the end do not count.
 
     Raises:
       DataError: as `read_lines`, or a line that does not hold exactly one tab, or lacks one of the two.
     """
     texts = []
-    for number, line in enumerate(read_lines(file), 1):
+    for number, line in enumerate(read_rows(file), 1):
         fields = line.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
             raise DataError(f"{file}, line {number}: expected label, tab, text; got {line[:40]!r}")

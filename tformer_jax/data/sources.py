@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import DataError, Wheel, read_lines
+from .files import DataError, Wheel, read_lines, read_rows, without_blank_end
 from .text import canonical
 
 
@@ -97,26 +97,27 @@ def clean(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def read_parallel(source_file: Path, target_file: Path) -> list[Pair]:
-    """Two line-aligned UTF-8 text files.
+    """Two line-aligned UTF-8 text files; blank lines that one has more of at its end do not count.
 
     Raises:
       DataError: an unreadable or empty file, invalid UTF-8 (file and line), or different line
         counts (both counts).
     """
     sources, targets = read_lines(source_file), read_lines(target_file)
+    sources, targets = without_blank_end(sources, len(targets)), without_blank_end(targets, len(sources))
     if len(sources) != len(targets):
         raise DataError(f"{source_file} has {len(sources)} lines but {target_file} has {len(targets)}; they must align")
     return [Pair(s, t) for s, t in zip(sources, targets, strict=True)]
 
 
 def read_tsv(file: Path) -> list[Pair]:
-    """One UTF-8 file with a source, a tab and a target on each line.
+    """One UTF-8 file with a source, a tab and a target on each line; blank lines at the end do not count.
 
     Raises:
       DataError: as `read_parallel`, or a line that does not hold exactly one tab.
     """
     pairs = []
-    for number, line in enumerate(read_lines(file), 1):
+    for number, line in enumerate(read_rows(file), 1):
         fields = line.split("\t")
         if len(fields) != 2:
             raise DataError(f"{file}, line {number}: expected source, tab, target; got {len(fields)} field(s)")
