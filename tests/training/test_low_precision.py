@@ -119,7 +119,7 @@ def test_a_row_without_gradient_is_not_moved(name):
 
 
 @SIXTEEN
-@pytest.mark.parametrize("decay", [0.99, 0.999])
+@pytest.mark.parametrize("decay", [0.99, 0.999, 0.99999])
 def test_the_average_follows_its_recursion_for_20_000_steps(decay, dtype):
     """It stays where it started: its steps are too small for 16 bits."""
     params = {"w": jnp.ones(1, dtype)}

@@ -166,13 +166,13 @@ def moving_average(average: Any, model: Any, decay: Number, step: Array | int) -
     Raises:
       TypeError: an average of 16 bits, which a slow one would never move; it starts as `in_float32(model)`.
     """
-    step = jnp.asarray(step, jnp.float32)
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    # 1 - d is what counts: of a d near 1 that is rounded to float32 first, little of it would be right.
+    share = jnp.maximum(1 - decay, 9 / (10 + jnp.asarray(step, jnp.float32)))
 
     def one(a, p):
         if jnp.finfo(a.dtype).bits < 32:
             raise TypeError(f"the moving average must be float32, got {a.dtype}; start it as in_float32(model)")
-        return (a + (1 - decay) * (p.astype(a.dtype) - a)).astype(a.dtype)
+        return (a + share * (p.astype(a.dtype) - a)).astype(a.dtype)
 
     return jax.tree.map(one, average, model)
 
