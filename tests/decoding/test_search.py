@@ -297,6 +297,26 @@ def test_how_much_padding_there_is_does_not_matter(model):
     np.testing.assert_allclose(scores[0], padded_scores[1], rtol=1e-5)
 
 
+def test_a_length_penalty_of_any_kind(model, small_beam):
+    """Only a Python number is taken, each penalty is another program, or a traced one has no derivative."""
+
+    tokens, wanted_scores = small_beam
+
+    def scores(penalty):
+        how = dict(beam_size=2, max_length=MAX_LENGTH, length_penalty=penalty, source_mask=MASK)
+        return beam_search(model, SOURCE, **how, **IDS).scores
+
+    for penalty in (np.float64(0.6), np.array(0.6), jnp.float32(0.6)):
+        np.testing.assert_allclose(scores(penalty), wanted_scores, rtol=1e-5)
+    found, slope = quick_jit(lambda penalty: jax.jvp(scores, (penalty,), (1.0,)))(0.6)
+    np.testing.assert_allclose(found, wanted_scores, rtol=1e-5)
+    lengths = (np.cumsum(tokens == EOS, axis=-1) == 0).sum(-1) + 1
+    wanted = -np.asarray(found) * np.log((5 + np.minimum(lengths, MAX_LENGTH)) / 6)
+    np.testing.assert_allclose(slope, wanted, rtol=1e-4)
+    with unchecked_annotations(), pytest.raises(TypeError, match="length_penalty must be a number, got '1'"):
+        scores("1")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

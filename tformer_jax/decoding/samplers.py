@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from ..functional.checks import as_array, as_key, check_shape
 from ..functional.numbers import POSITIVE, RATE, Number, Range, as_number
 from .checks import as_count
 
@@ -43,12 +44,13 @@ class Sampler:
           seen: which tokens stand in the row already; needed for a repetition penalty.
 
         Raises:
-          ValueError: a draw without a key, or a penalty without `seen`.
+          TypeError: logits that are no array, or a key that is none.
+          ValueError: logits that are not [B V], a draw without a key, or a penalty without `seen`.
         """
         if key is None and not self.is_greedy:
             raise ValueError("a sampler that draws needs a key")
         logits = self.filtered(logits, seen)
-        tokens = logits.argmax(-1) if self.is_greedy else jax.random.categorical(key, logits)
+        tokens = logits.argmax(-1) if self.is_greedy else jax.random.categorical(as_key("key", key), logits)
         return tokens.astype(jnp.int32)
 
     @property
@@ -57,10 +59,11 @@ class Sampler:
 
     def filtered(self, logits: Float[Array, "B V"], seen: Bool[Array, "B V"] | None = None) -> Float[Array, "B V"]:
         """The logits that are drawn from, float32; -inf for what is left out. The most probable always stays."""
-        logits = logits.astype(jnp.float32)
+        logits = as_array("logits", logits, "B V", kind="floats").astype(jnp.float32)
         if self.repetition_penalty is not None:
             if seen is None:
                 raise ValueError("a repetition penalty needs to know which tokens the row has seen")
+            check_shape("seen", seen := as_array("seen", seen), logits.shape)
             penalty = jnp.float32(self.repetition_penalty)
             penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
             logits = jnp.where(seen, penalised, logits)

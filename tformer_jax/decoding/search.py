@@ -4,7 +4,6 @@ They use three methods of a model, all pure: `encode`, `start_cache` and `extend
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from ..functional.numbers import as_integer
+from ..functional.numbers import NOT_NEGATIVE, Number, as_integer, as_number, is_known
 from .checks import as_count, as_token, check_source
 
 Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]
@@ -95,7 +94,7 @@ def beam_search(
     *,
     beam_size: int = 4,
     max_length: int,
-    length_penalty: float = 0.6,
+    length_penalty: Number = 0.6,
     bos_id: int,
     eos_id: int,
     source_mask: Any = None,
@@ -116,14 +115,15 @@ def beam_search(
       source: token ids.
       beam_size: K, hypotheses kept and returned.
       max_length: T, the most tokens to produce, the end-of-sequence token included.
-      length_penalty: the exponent; 0 scores by log-probability alone.
+      length_penalty: the exponent; 0 scores by log-probability alone. Another one is other data, not another program;
+        may be traced (a negative one makes the scores NaN).
       bos_id: the token that starts a target.
       eos_id: the token that ends it.
       source_mask: as in the model.
       num_results: hypotheses to return, at most K; None: K. With fewer, the search ends earlier.
 
     Raises:
-      TypeError: ids, sizes or a length that are no integers.
+      TypeError: ids, sizes or a length that are no integers, or a length penalty that is no number.
       ValueError: `max_length` exceeds the model's, a token out of the vocabulary (says where), no
         beam, more results than beams, or a length penalty that is negative or not finite.
     """
@@ -132,21 +132,22 @@ def beam_search(
     how["num_results"] = as_integer("num_results", beam_size if num_results is None else num_results)
     if not 1 <= how["num_results"] <= how["beam_size"]:
         raise ValueError(f"num_results must be between 1 and beam_size={beam_size}, got {num_results}")
-    if not 0 <= length_penalty < math.inf:
+    if is_known(length_penalty) and as_number("length_penalty", length_penalty) < 0:
         raise ValueError(f"length_penalty must not be negative, got {length_penalty}")
-    return _beam_search(model, source, source_mask, length_penalty=float(length_penalty), **how)
+    length_penalty = as_number("length_penalty", length_penalty, NOT_NEGATIVE)
+    return _beam_search(model, source, source_mask, length_penalty, **how)
 
 
-_STATIC = ("beam_size", "max_length", "length_penalty", "bos_id", "eos_id", "num_results")
+_STATIC = ("beam_size", "max_length", "bos_id", "eos_id", "num_results")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def _beam_search(
-    model, source, source_mask, *, beam_size: int, max_length: int, length_penalty: float, bos_id: int, eos_id: int,
-    num_results: int,
+    model, source, source_mask, length_penalty: float | Array, *, beam_size: int, max_length: int, bos_id: int,
+    eos_id: int, num_results: int,
 ) -> Hypotheses:  # fmt: skip
     def penalty(length):
-        return ((5.0 + length) / 6.0) ** length_penalty
+        return jnp.float32((5.0 + length) / 6.0) ** length_penalty
 
     def unfinished(state: _Beams):
         # Log-probabilities only fall, and the largest penalty makes the most of them.
