@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from flax import nnx
 from support import assert_close, normal, quick_jit, unchecked_annotations
 
 import tformer_jax.functional as F
@@ -91,6 +92,9 @@ def test_the_derivative_by_a_number(name):
         (lambda: F.cross_entropy(LOGITS[:, :0], TARGETS), ValueError, "logits must have a last axis of at least 1"),
         (lambda: F.cross_entropy(LOGITS, TARGETS, reduction="avg"), ValueError, "reduction must be"),
         (lambda: F.cross_entropy(LOGITS, TARGETS, class_weights=X[0]), ValueError, "class_weights must have the shape"),
+        (lambda: F.cross_entropy(LOGITS * 1j, TARGETS), TypeError, "logits must be real, got complex64"),
+        (lambda: F.cross_entropy(np.array(["a"]), TARGETS), TypeError, "logits must be an array of numbers, got <U1"),
+        (lambda: F.fused_cross_entropy(X, W[:, :0], TARGETS), ValueError, "w_out must have a last axis of at least 1"),
         (lambda: F.fused_cross_entropy(X, W.T, TARGETS), ValueError, r"w_out must have the shape \(3, 3\)"),
         (lambda: F.fused_cross_entropy(X, W, TARGETS, b_out=B[:1]), ValueError, r"b_out must have the shape \(5,\)"),
         (lambda: F.causal_lm_loss(LOGITS, TARGETS), ValueError, r"logits must be \[B T V\], got the shape \(4, 5\)"),
@@ -108,7 +112,20 @@ def test_the_derivative_by_a_number(name):
         (lambda: F.feed_forward(X, W, B[:1], W.T, B), ValueError, r"b1 must have the shape \(5,\), got \(1,\)"),
         (lambda: F.feed_forward(X, None, B, W.T, B), TypeError, "w1 must be an array, got None"),
         (lambda: F.gated_feed_forward(X, W, W[:, :1], W.T), ValueError, r"w_up must have the shape \(3, 5\)"),
+        (lambda: F.feed_forward(X, W, B, W.T, X[0], activation="relu"), TypeError, "activation must be a function"),
         (lambda: F.dropout([1.0], 0.1, KEY), TypeError, "x must be an array, got a list"),
+        (lambda: F.dropout(X, 0.1, 0), TypeError, r"key must be a key, as jax\.random\.key\(seed\) makes them, got 0"),
+        (lambda: F.dropout(X, 0.1, jax.random.split(KEY)), ValueError, r"key must be one key, got the shape \(2,\)"),
+        (lambda: F.random_flip(IMAGES, None), TypeError, "key must be a key, as"),
+        (lambda: F.random_shift(IMAGES, 0, 1), TypeError, "key must be a key, as"),
+        (lambda: F.mixup(IMAGES, ONE_HOT, None, 1.0), TypeError, "key must be a key, as"),
+        (lambda: F.mask_tokens(TARGETS[None], None, mask_id=0, vocab_size=5), TypeError, "key must be a key, as"),
+        (
+            lambda: F.mask_tokens(TARGETS[None], KEY, mask_id=0, vocab_size=5, special_ids=3),
+            TypeError,
+            "special_ids must be a tuple of integers, got 3",
+        ),
+        (lambda: F.unpatchify(X[None], 1, -2, -2), ValueError, "patch_size 1 does not divide an image of -2 x -2"),
         (lambda: F.patchify(X, 2), ValueError, r"images must be \[B Y X C\], got the shape \(4, 3\)"),
         (lambda: F.patchify(IMAGES, 2.0), TypeError, "patch_size must be an integer, got 2.0"),
         (lambda: F.unpatchify(X, 2, 4, 4), ValueError, r"patches must be \[B P E\], got the shape \(4, 3\)"),
@@ -128,6 +145,13 @@ def test_what_cannot_be_is_refused_in_one_line(call, error, message):
     """It is broadcast, rounded to whole numbers, or fails far from the cause."""
     with unchecked_annotations(), pytest.raises(error, match=f"^{message}[^\n]*$"):
         call()
+
+
+def test_a_parameter_of_a_module_is_a_number():
+    """A learned temperature or scale must be taken out of its module by hand."""
+    with unchecked_annotations():
+        found = F.cross_entropy(LOGITS, TARGETS, label_smoothing=nnx.Param(jnp.float32(0.125)))
+    assert found == F.cross_entropy(LOGITS, TARGETS, label_smoothing=0.125)
 
 
 def test_layer_norm_without_a_shift():

@@ -505,6 +505,7 @@ REFUSED = [
     (ValueError, "scale must be finite, got nan", dict(scale=math.nan)),
     (TypeError, "dropout rate must be a number, got None", dict(dropout_rate=None)),
     (TypeError, "lengths must be integers, got float32", dict(mask=F.AttentionMask(lengths=jnp.ones(2)))),
+    (TypeError, "key must be a key, as jax.random.key", dict(dropout_rate=0.1, key=0)),
     (TypeError, "segments of the keys must be an arr", dict(mask=F.AttentionMask(segments=(np.ones((2, 3), int), [])))),
 ]  # fmt: skip
 
@@ -571,6 +572,27 @@ def test_multi_head_attention_is_concat_heads_times_w_o(D, C, N, K, biases, soft
     out = run(x, context, held, mask=jnp.asarray(allowed), logit_softcap=softcap)
     arrays = [0 if p is None else p for p in held]
     assert_close(out, oracles.multi_head_attention(x, context, *arrays, mask=allowed, softcap=softcap), 1e-5)
+
+
+PROJECTIONS = {
+    "params must be AttentionParams, got a tuple": lambda x, p: F.project_qkv(x, x, tuple(p)),
+    "context must be an array, got None": lambda x, p: F.multi_head_attention(x, None, p),
+    r"w_k must be \[D N H\] with context's D=5": lambda x, p: F.multi_head_attention(x, x[..., :5], p),
+    "w_v must be an array, got None": lambda x, p: F.project_qkv(x, x, p._replace(w_v=None)),
+    r"b_k must have the shape \(2, 2\), got \(1, 2\)": lambda x, p: F.project_qkv(x, x, p._replace(b_k=p.b_k[:1])),
+    "b must be an array, got a list": lambda x, p: F.project_heads(x, p.w_q, [1.0]),
+    r"w_o must have the shape \(4, 3, 6\), got \(4, 2, 6\)": lambda x, p: F.combine_heads(normal(0, 2, 3, 4, 3), p),
+    r"heads must be \[B T N Hv\], got the shape \(2, 3, 6\)": lambda x, p: F.combine_heads(x, p),
+    r"b_o must have the shape \(6,\), got \(2, 3, 6\)": lambda x, p: F.multi_head_attention(x, x, p._replace(b_o=x)),
+}
+
+
+def test_projections_that_cannot_be_are_refused_in_one_line():
+    """A bias is broadcast over heads or rows, or some einsum fails without the parameter's name."""
+    with unchecked_annotations():
+        for message, call_wrongly in PROJECTIONS.items():
+            with pytest.raises((TypeError, ValueError), match=f"^{message}[^\n]*$"):
+                call_wrongly(normal(0, 2, 3, 6), params(6, 6, 4, 2, 2, True))
 
 
 def test_project_qkv_takes_keys_and_values_from_the_context():

@@ -243,6 +243,14 @@ def test_double_precision_is_kept_and_nothing_promoted_in_silence(implementation
             assert_close(a, b, 1e-12 if dtype == np.float64 else 1e-5, seen)
 
 
+def test_a_traced_number_keeps_its_double_precision():
+    """A scale of 64 bits is rounded to 32 where it is traced, and not where it is known."""
+    with jax.enable_x64(True):
+        q, k = (jnp.asarray(x, jnp.float64) for x in (Q, K_))
+        run = lambda scale, cap: F.attention_scores(q, k, scale=scale, logit_softcap=cap)  # noqa: E731
+        np.testing.assert_allclose(quick_jit(run)(0.1, 1.7), run(0.1, 1.7), rtol=1e-13)
+
+
 @both
 def test_numbers_may_be_of_any_kind(implementation):
     """A number is compared while it is traced, promotes what it is multiplied by, or is refused."""

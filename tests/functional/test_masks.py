@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from support import unchecked_annotations
 
 import tformer_jax.functional as F
 
@@ -197,6 +198,8 @@ def test_padding_mask_hides_the_given_id_only(pad_id):
     """Padding is taken to be token 0 whatever the tokenizer says."""
     tokens = np.array([[7, 0, 3], [0, 0, 7]])
     mask = F.padding_mask(jnp.asarray(tokens), pad_id)
+    np.testing.assert_array_equal(jax.jit(F.padding_mask)(jnp.asarray(tokens, jnp.int8), pad_id), mask)
+    assert F.padding_mask(jnp.asarray(tokens, jnp.int8), pad_id + 256).all()  # which no token of 8 bits is
     assert mask.shape == (2, 1, 1, 3) and mask.dtype == bool
     np.testing.assert_array_equal(mask[:, 0, 0], tokens != pad_id)
 
@@ -206,3 +209,26 @@ def test_mask_to_bias_is_zero_and_minus_infinity():
     bias = F.mask_to_bias(jnp.array([[True, False]]))
     assert bias.dtype == jnp.float32
     np.testing.assert_array_equal(bias, [[0.0, -np.inf]])
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("causal must be True or False, got 'yes'", lambda: F.AttentionMask(causal="yes")),
+        (
+            "causal must be True or False, known when the program is traced",
+            lambda: jax.eval_shape(lambda causal: F.AttentionMask(causal=causal), True),
+        ),
+        ("mask must be boolean", lambda: F.AttentionMask(explicit=np.ones((2, 3))).to_array(2, 3)),
+        ("mask must broadcast to", lambda: F.AttentionMask(explicit=np.ones((2, 4), bool)).to_array(2, 3)),
+        ("query_positions must have one of", lambda: F.AttentionMask(query_positions=np.arange(3)).to_array(2, 3)),
+        ("query_length must be an integer, got 2.0", lambda: F.AttentionMask().to_array(2.0, 3)),
+        ("T must be an integer, got 3.0", lambda: F.causal_mask(3.0)),
+        ("T and S must be at least 0, got 2 and -1", lambda: F.causal_mask(2, -1)),
+        ("pad_id must be an integer, got None", lambda: F.padding_mask(jnp.zeros((1, 2), int), None)),
+    ],
+)
+def test_masks_that_cannot_be_are_refused_by_name(message, call):
+    """Any text is a causal mask, or an array of another length is cut or clamped."""
+    with unchecked_annotations(), pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        call()

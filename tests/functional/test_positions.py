@@ -9,7 +9,7 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_close, examples, normal
+from support import assert_close, examples, normal, unchecked_annotations
 
 import tformer_jax.functional as F
 
@@ -104,6 +104,16 @@ def test_an_equal_grid_changes_nothing(dtype):
     """A checkpoint used at its own size has other positions than it was trained with."""
     table = normal(0, 12, 5, dtype=dtype)
     np.testing.assert_array_equal(F.interpolate_positions(table, (3, 4), (3, 4)), table)
+
+
+@pytest.mark.parametrize("grid", [3, None, (3,), (3, 4, 1), (3.0, 4), (3, True)])
+def test_a_grid_is_two_integers(grid):
+    """A grid of other numbers fails somewhere within the resizing."""
+    table = jnp.zeros((12, 2))
+    with unchecked_annotations():
+        for name, grids in (("grid", (grid, (3, 4))), ("new_grid", ((3, 4), grid))):
+            with pytest.raises(TypeError, match=f"^{name} must be (two integers|an integer)[^\n]*$"):
+                F.interpolate_positions(table, *grids)
 
 
 def test_a_table_of_another_grid_is_refused():

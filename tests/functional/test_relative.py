@@ -270,3 +270,14 @@ def test_buckets_that_cannot_be_are_refused(message, options):
     """A bucket is never used, or the logarithm divides by zero."""
     with pytest.raises(ValueError, match=message):
         F.relative_position_buckets(jnp.arange(3), **options)
+
+
+def test_relations_that_cannot_be_are_refused_in_one_line():
+    """Any text is bidirectional, or rows of different batches are a message of some subtraction."""
+    places = jnp.arange(3)
+    with unchecked_annotations():
+        with pytest.raises(TypeError, match="bidirectional must be True or False, got 'no'"):
+            F.relative_position_buckets(places, bidirectional="no")
+        for queries, keys in ((jnp.zeros((2, 3), int), jnp.zeros((4, 3), int)), (jnp.zeros((1, 1, 3), int), places)):
+            with pytest.raises(ValueError, match=r"query_positions and key_positions must be \[T\] or \[B T\]"):
+                F.alibi_bias(queries, keys, 2)

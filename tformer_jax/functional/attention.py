@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from .checks import as_array
+from .checks import as_array, check_shape
 from .kernels import choose
 from .kernels.reference import attention_probabilities, masked_scores
 from .kernels.scores import ScoreOptions
@@ -128,13 +128,23 @@ def project_heads(
     """One projection of equation 3, X W + b, split into heads.
 
     Raises:
-      TypeError, ValueError: what is no array, or not of x's width D.
+      TypeError, ValueError: what is no array, or not of x's width D; a bias that is not [N H].
     """
-    x, w = as_array("x", x, "B T D"), as_array("w", w, "D N H")
+    return _projected("x", x, "w", w, "b", b)
+
+
+def _projected(x_name: str, x: Any, w_name: str, w: Any, b_name: str, b: Any) -> Array:
+    x, w = as_array(x_name, x, "B T D"), as_array(w_name, w, "D N H")
     if w.shape[0] != x.shape[2]:
-        raise ValueError(f"w must be [D N H] with x's D={x.shape[2]}, got the shape {w.shape}")
+        raise ValueError(f"{w_name} must be [D N H] with {x_name}'s D={x.shape[2]}, got the shape {w.shape}")
     out = jnp.einsum("BTD,DNH->BTNH", x, w)
-    return out if b is None else out + b
+    return out if b is None else out + _bias(b_name, b, w.shape[1:])
+
+
+def _bias(name: str, b: Any, shape: tuple[int, ...]) -> Array:
+    b = as_array(name, b)
+    check_shape(name, b, shape)
+    return b
 
 
 def project_qkv(
@@ -145,18 +155,35 @@ def project_qkv(
     """The projections (equation 3): Q = X W_Q, K = C W_K, V = C W_V, split into heads.
 
     Self-attention passes `x` as its own context C; cross-attention passes the encoder's memory.
+
+    Raises:
+      TypeError, ValueError: as `project_heads`, by the parameter's name; `params` that are no `AttentionParams`.
     """
+    params = _as_params(params)
     return (
-        project_heads(x, params.w_q, params.b_q),
-        project_heads(context, params.w_k, params.b_k),
-        project_heads(context, params.w_v, params.b_v),
+        _projected("x", x, "w_q", params.w_q, "b_q", params.b_q),
+        _projected("context", context, "w_k", params.w_k, "b_k", params.b_k),
+        _projected("context", context, "w_v", params.w_v, "b_v", params.b_v),
     )
 
 
 def combine_heads(heads: Float[Array, "B T N Hv"], params: AttentionParams) -> Float[Array, "B T D"]:
-    """Concat(head_1 … head_h) W_O (equation 4), as one contraction over heads and their width."""
-    out = jnp.einsum("BTNH,NHD->BTD", heads, params.w_o)
-    return out if params.b_o is None else out + params.b_o
+    """Concat(head_1 … head_h) W_O (equation 4), as one contraction over heads and their width.
+
+    Raises:
+      TypeError, ValueError: what is no array, heads that w_o is not for, a bias that is not [D].
+    """
+    params, heads = _as_params(params), as_array("heads", heads, "B T N Hv")
+    w_o = as_array("w_o", params.w_o, "N Hv D")
+    check_shape("w_o", w_o, (*heads.shape[2:], w_o.shape[2]))
+    out = jnp.einsum("BTNH,NHD->BTD", heads, w_o)
+    return out if params.b_o is None else out + _bias("b_o", params.b_o, w_o.shape[2:])
+
+
+def _as_params(params: Any) -> AttentionParams:
+    if not isinstance(params, AttentionParams):
+        raise TypeError(f"params must be AttentionParams, got a {type(params).__name__}")
+    return params
 
 
 def multi_head_attention(
@@ -186,7 +213,7 @@ def multi_head_attention(
       mask, bias, scale, logit_softcap, dropout_rate, key, implementation: as in `scaled_dot_product_attention`.
 
     Raises:
-      ValueError: as `scaled_dot_product_attention`.
+      TypeError, ValueError: as `project_qkv`, `scaled_dot_product_attention` and `combine_heads`.
     """
     q, k, v = project_qkv(x, context, params)
     heads = scaled_dot_product_attention(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from .checks import as_array, check_shape
+from .checks import as_array, as_key, check_shape
 from .numbers import POSITIVE, Number, as_integer, as_number
 
 
@@ -13,10 +13,10 @@ def random_flip(images: Float[Array, "B Y X C"], key: Array) -> Float[Array, "B 
     """Each image left to right with probability 1/2.
 
     Raises:
-      TypeError, ValueError: images that are no array, or not [B Y X C].
+      TypeError, ValueError: images that are no array, or not [B Y X C]; no key, or several.
     """
     images = as_array("images", images, "B Y X C")
-    flipped = jax.random.bernoulli(key, jnp.float32(0.5), (images.shape[0], 1, 1, 1))
+    flipped = jax.random.bernoulli(as_key("key", key), jnp.float32(0.5), (images.shape[0], 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 
@@ -28,7 +28,7 @@ def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) ->
     Source: He et al., 2016, section 4.2 (4 pixels of padding, a random crop).
 
     Raises:
-      TypeError: images that are no array, or a `max_shift` that is no integer.
+      TypeError: images that are no array, a `max_shift` that is no integer, or no key.
       ValueError: images that are not [B Y X C], or a negative `max_shift`.
     """
     images, max_shift = as_array("images", images, "B Y X C"), as_integer("max_shift", max_shift)
@@ -36,7 +36,7 @@ def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) ->
         raise ValueError(f"max_shift must not be negative, got {max_shift}")
     B, Y, X, C = images.shape
     padded = jnp.pad(images, ((0, 0), (max_shift, max_shift), (max_shift, max_shift), (0, 0)))
-    starts = jax.random.randint(key, (B, 2), 0, 2 * max_shift + 1, jnp.int32)
+    starts = jax.random.randint(as_key("key", key), (B, 2), 0, 2 * max_shift + 1, jnp.int32)
     starts = jnp.pad(starts, ((0, 0), (0, 1)))  # and of the channels
     return jax.vmap(lambda image, start: lax.dynamic_slice(image, start, (Y, X, C)))(padded, starts)
 
@@ -70,7 +70,7 @@ def mixup(
       Mixed images and targets, in their dtypes.
 
     Raises:
-      TypeError: images or targets that are no arrays of floats, or an `alpha` that is no number.
+      TypeError: images or targets that are no arrays of floats, an `alpha` that is no number, or no key.
       ValueError: images that are not [B Y X C], targets that are not [B V], or an `alpha` known not to be positive.
     """
     images = as_array("images", images, "B Y X C", kind="floats")
@@ -81,7 +81,7 @@ def mixup(
         real = as_array("real", real).astype(bool)
         check_shape("real", real, images.shape[:1])
     alpha = jnp.float32(as_number("alpha", alpha, POSITIVE))
-    share_key, partner_key = jax.random.split(key)
+    share_key, partner_key = jax.random.split(as_key("key", key))
     # Drawn by rejection, which NaN would never leave.
     drawable = jnp.where(jnp.isnan(alpha), 1.0, alpha)
     shares = jax.random.beta(share_key, drawable, drawable, (images.shape[0],), jnp.float32)

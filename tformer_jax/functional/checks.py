@@ -1,7 +1,9 @@
 """Arguments that would be broadcast, or fail far from here: refused in one line, by their names."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -21,13 +23,17 @@ def as_array(
       kind: "floats" refuses integers, which what is computed in their dtype would be rounded to.
 
     Raises:
-      TypeError: no array (lists, None), or numbers of another kind.
+      TypeError: no array of real numbers or booleans (lists, None, texts), or numbers of another kind.
       ValueError: another number of axes.
     """
     if not isinstance(x, (Array, np.ndarray, np.generic)) and not hasattr(x, "__jax_array__"):
         got = "None" if x is None else f"a {type(x).__name__}"
         raise TypeError(f"{name} must be an array, got {got}")
+    if not isinstance(x, Array) and getattr(x, "dtype", np.dtype(bool)).kind in "OSUmM":
+        raise TypeError(f"{name} must be an array of numbers, got {x.dtype}")
     x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, got {x.dtype}")
     if axes is not None and x.ndim != len(axes.split()):
         raise ValueError(f"{name} must be [{axes}], got the shape {x.shape}")
     if kind is not None and not jnp.issubdtype(x.dtype, _KINDS[kind]):
@@ -43,6 +49,43 @@ def check_shape(name: str, x: Array, wanted: tuple[int, ...]) -> None:
     """
     if x.shape != tuple(wanted):
         raise ValueError(f"{name} must have the shape {tuple(wanted)}, got {x.shape}")
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """True or False, NumPy's and JAX's too.
+
+    Raises:
+      TypeError: anything else, or traced: the program depends on it.
+    """
+    known = not isinstance(value, jax.core.Tracer)
+    if known and (isinstance(value, (bool, np.bool_)) or getattr(value, "shape", None) == () and value.dtype == bool):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False{'' if known else ', known when the program is traced'}, got {value!r}")
+
+
+def as_key(name: str, key: Any) -> Array:
+    """The key of one draw: typed, or raw as `jax.random.PRNGKey` makes them.
+
+    Raises:
+      TypeError: no key.
+      ValueError: several.
+    """
+    typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and not (isinstance(key, (Array, np.ndarray)) and key.dtype == np.uint32 and key.ndim):
+        raise TypeError(f"{name} must be a key, as jax.random.key(seed) makes them, got {key!r}")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"{name} must be one key, got the shape {key.shape}")
+    return key
+
+
+def check_function(name: str, function: Callable) -> None:
+    """Refuses what cannot be called.
+
+    Raises:
+      TypeError: that.
+    """
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, got {function!r}")
 
 
 def width(name: str, x: Array) -> int:

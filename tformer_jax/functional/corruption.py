@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int
 
-from .checks import as_array, check_shape
+from .checks import as_array, as_key, check_shape
 from .numbers import RATE, Number, as_integer, as_number
 
 
@@ -41,15 +41,18 @@ def mask_tokens(
       The corrupted tokens in their own dtype, and which of them are chosen: the set M of `masked_lm_loss`.
 
     Raises:
-      TypeError: tokens or words that are no integers, an id or a V that is none, or a rate that is no number.
+      TypeError: tokens or words that are no integers, an id or a V that is none, a rate that is no number,
+        or no key.
       ValueError: tokens that are not [B T], words of another shape, `rate` known to be outside (0, 1], an id
         outside [0, V), a V that the tokens' dtype cannot hold, or no ordinary token.
     """
     tokens, rate = as_array("tokens", tokens, "B T", kind="integers"), as_number("rate", rate, RATE)
+    if not np.iterable(special_ids):
+        raise TypeError(f"special_ids must be a tuple of integers, got {special_ids!r}")
     special = sorted({as_integer("mask_id", mask_id), *(as_integer("special_ids", i) for i in special_ids)})
     vocab_size = as_integer("vocab_size", vocab_size)
     _check(special, vocab_size, tokens.dtype)
-    choice_key, fate_key, token_key = jax.random.split(key, 3)
+    choice_key, fate_key, token_key = jax.random.split(as_key("key", key), 3)
     chosen = jax.random.uniform(choice_key, tokens.shape, jnp.float32) < rate
     if word_ids is not None:
         word_ids = as_array("word_ids", word_ids, kind="integers")

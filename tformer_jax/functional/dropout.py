@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from .checks import as_array
+from .checks import as_array, as_key
 from .numbers import SHARE, Number, as_number, is_off
 
 _LEVELS = 1 << 16
@@ -26,15 +26,15 @@ def dropout(x: Float[Array, "..."], rate: Number, key: Array | None) -> Float[Ar
       key: a typed key (`jax.random.key`), or None for no dropout.
 
     Raises:
-      TypeError: x is no array of floats, or the rate no number.
-      ValueError: `rate` outside [0, 1), where it is known.
+      TypeError: x is no array of floats, the rate no number, or the key none.
+      ValueError: `rate` outside [0, 1), where it is known, or several keys.
     """
     x = as_array("x", x, kind="floats")
     rate = as_number("dropout rate", rate, SHARE)
     dropped = jnp.clip(jnp.round(rate * _LEVELS), 0, _LEVELS - 1) if isinstance(rate, Array) else _rounded(rate)
     if key is None or is_off(dropped):
         return x
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.nan_to_num(dropped).astype(jnp.uint16)
+    keep = jax.random.bits(as_key("key", key), x.shape, jnp.uint16) >= jnp.nan_to_num(dropped).astype(jnp.uint16)
     scale = jnp.asarray(_LEVELS / (_LEVELS - dropped), jnp.promote_types(x.dtype, jnp.float32))
     return jnp.where(keep, (x.astype(scale.dtype) * scale).astype(x.dtype), 0)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from .checks import as_array, check_shape, width
+from .checks import as_array, check_function, check_shape, width
 from .dropout import dropout
 from .numbers import Number
 
@@ -37,9 +37,10 @@ def feed_forward(
       dropout_rate: of the hidden activations; needs `key` (None means no dropout).
 
     Raises:
-      TypeError: what is no array, or a rate that is no number.
+      TypeError: what is no array, a rate that is no number, or an activation that is no function.
       ValueError: weights or biases that do not go with x or each other, or a rate as in `dropout`.
     """
+    check_function("activation", activation)
     hidden = activation(_affine(as_array("x", x), w1, b1, "w1", "b1"))
     return _affine(dropout(hidden, dropout_rate, key), w2, b2, "w2", "b2")
 
@@ -76,6 +77,7 @@ def gated_feed_forward(
     Raises:
       TypeError, ValueError: as `feed_forward`.
     """
+    check_function("activation", activation)
     x = as_array("x", x)
     gate, up = _affine(x, w_gate, b_gate, "w_gate", "b_gate"), _affine(x, w_up, b_up, "w_up", "b_up")
     check_shape("w_up", w_up, w_gate.shape)

@@ -65,7 +65,7 @@ def fused_cross_entropy(
         reduction, weights or a projection of another shape than hidden's, or targets that are not one for each state.
     """
     hidden, w_out = as_array("hidden", hidden), as_array("w_out", w_out, "D V")
-    V = w_out.shape[1]
+    V = width("w_out", w_out)
     check_shape("w_out", w_out, (width("hidden", hidden), V))
     targets, weights = check_targets(targets, weights, hidden.shape[:-1], reduction)
     if b_out is not None:

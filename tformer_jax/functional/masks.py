@@ -14,8 +14,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Shaped
 
-from .checks import as_array
-from .numbers import as_integer
+from .checks import as_array, as_flag
+from .numbers import as_integer, is_known
 
 
 def _static(default):
@@ -43,7 +43,8 @@ class AttentionMask:
       key_positions: [S] or [B S] int; default 0 .. S-1.
 
     Raises:
-      TypeError: `window` is no int and no pair of them, or traced: kernels skip blocks by it.
+      TypeError: `causal` is not True or False, `window` no int and no pair of them, or they are traced: kernels skip
+        blocks by them.
       ValueError: a window that is not positive, or one of its sides negative.
     """
 
@@ -59,6 +60,7 @@ class AttentionMask:
     __array_ufunc__ = None
 
     def __post_init__(self):
+        object.__setattr__(self, "causal", as_flag("causal", self.causal))
         if self.window is not None:
             object.__setattr__(self, "window", _checked_window(self.window))
 
@@ -100,8 +102,25 @@ class AttentionMask:
     __rand__ = __and__
 
     def to_array(self, query_length: int, key_length: int) -> Bool[Array, "..."]:
-        """The mask as booleans [b n T S]; b and n are 1 where the mask does not depend on them."""
-        return self.tile(0, query_length, 0, key_length)
+        """The mask as booleans [b n T S]; b and n are 1 where the mask does not depend on them.
+
+        Raises:
+          TypeError, ValueError: a length that is no integer, or negative; a field that is not for so many.
+        """
+        T, S = as_integer("query_length", query_length), as_integer("key_length", key_length)
+        if min(T, S) < 0:
+            raise ValueError(f"query_length and key_length must be at least 0, got {T} and {S}")
+        return fitting(self, *self._rows_and_heads, T, S).tile(0, T, 0, S)
+
+    @property
+    def _rows_and_heads(self) -> tuple[int, int]:
+        """The most rows and heads that a field has."""
+        shape = lambda x: getattr(x, "shape", ())  # noqa: E731
+        segments = self.segments if isinstance(self.segments, tuple) else (self.segments,)
+        by_row = [shape(x)[0] for x in (*segments, self.lengths) if shape(x)]
+        by_row += [shape(x)[0] for x in (self.query_positions, self.key_positions) if len(shape(x)) > 1]
+        explicit = (1, 1, 1, 1, *shape(self.explicit))[-4:]
+        return max([explicit[0], *by_row]), explicit[1]
 
     def tile(self, q_start, q_size: int, k_start, k_size: int) -> Bool[Array, "..."]:
         """Queries [q_start, q_start + q_size) x keys [k_start, k_start + k_size), as [b n q k].
@@ -195,13 +214,25 @@ def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:
     With S ≠ T both begin at position 0 (aligned top left); for queries at the end of the keys, give an
     `AttentionMask` their positions. `AttentionMask(causal=True)` says the same as this without an array, and lets a
     kernel skip blocks.
+
+    Raises:
+      TypeError, ValueError: a length that is no integer, or negative.
     """
-    return jnp.arange(T)[:, None] >= jnp.arange(T if S is None else S)
+    T = as_integer("T", T)
+    S = T if S is None else as_integer("S", S)
+    if min(T, S) < 0:
+        raise ValueError(f"T and S must be at least 0, got {T} and {S}")
+    return jnp.arange(T)[:, None] >= jnp.arange(S)
 
 
-def padding_mask(tokens: Int[Array, "B S"], pad_id: int) -> Bool[Array, "B 1 1 S"]:
-    """True where a key is a token rather than padding, ready to broadcast over heads and queries."""
-    return (as_array("tokens", tokens, "B S", kind="integers") != pad_id)[:, None, None, :]
+def padding_mask(tokens: Int[Array, "B S"], pad_id: int | Int[Array, ""]) -> Bool[Array, "B 1 1 S"]:
+    """True where a key is a token rather than padding, ready to broadcast over heads and queries.
+
+    Raises:
+      TypeError, ValueError: tokens that are no integers [B S], or a `pad_id`, which may be traced, that is none.
+    """
+    pad_id = as_integer("pad_id", pad_id) if is_known(pad_id) else as_array("pad_id", pad_id, "", kind="integers")
+    return (as_ints(as_array("tokens", tokens, "B S", kind="integers")) != as_ints(pad_id))[:, None, None, :]
 
 
 def mask_to_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:

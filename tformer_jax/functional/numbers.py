@@ -48,20 +48,22 @@ def is_off(number: Number) -> bool:
     return is_known(number) and float(number) == 0
 
 
-def as_number(name: str, number: Number, within: Range = FINITE) -> float | Array:
+def as_number(name: str, number: Number, within: Range = FINITE, *, double: bool = False) -> float | Array:
     """What to compute with: a float where the number is known, a float32 scalar where it is traced.
 
-    A comparison of an array that a traced function closes over is itself traced: its value is taken here.
+    `double`: of a traced float64 one, float64, for what is computed in that where its inputs are. A comparison of an array that a traced function closes over is itself traced: its value is taken here.
 
     Raises:
       TypeError: no real number, by the argument's name.
       ValueError: a known number out of its range.
     """
+    if callable(getattr(number, "__jax_array__", None)):  # a parameter of a module
+        number = number.__jax_array__()
     if not _is_number(number):
         got = f"the shape {number.shape}" if isinstance(number, (np.ndarray, Array)) and number.ndim else f"{number!r}"
         raise TypeError(f"{name} must be a number, got {got}")
     if not is_known(number):
-        number = number.astype(jnp.float32)
+        number = number.astype(jnp.float64 if double and number.dtype == jnp.float64 else jnp.float32)
         return jnp.where(within.holds(number), number, jnp.nan)
     value = float(number)
     if not within.holds(value):

@@ -59,6 +59,6 @@ def unpatchify(
 
 
 def _grid(patch_size: int, height: int, width: int) -> tuple[int, int]:
-    if patch_size < 1 or height % patch_size or width % patch_size:
+    if patch_size < 1 or min(height, width) < 0 or height % patch_size or width % patch_size:
         raise ValueError(f"patch_size {patch_size} does not divide an image of {height} x {width}")
     return height // patch_size, width // patch_size

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from .checks import as_array
+from .checks import as_array, width
 from .numbers import POSITIVE, Number, as_integer, as_number, is_known
 
 
@@ -99,9 +99,12 @@ def interpolate_positions(
       new_grid: the rows and columns of the result.
 
     Raises:
-      ValueError: the table is not of that grid.
+      TypeError: a table that is no array of floats, or a grid that is not two integers.
+      ValueError: the table is not of that grid, or one of the grids is empty.
     """
     table = as_array("table", table, "P D", kind="floats")
+    width("table", table)
+    grid, new_grid = _sides("grid", grid), _sides("new_grid", new_grid)
     if min(*grid, *new_grid) < 1:
         raise ValueError(f"a grid must have rows and columns, got {grid} and {new_grid}")
     if table.shape[0] != grid[0] * grid[1]:
@@ -117,3 +120,9 @@ def positions_in_segments(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
     index = jnp.arange(segments.shape[1])
     starts = jnp.concatenate([segments[:, :1] == segments[:, :1], segments[:, 1:] != segments[:, :-1]], axis=1)
     return index - lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def _sides(name: str, grid: tuple[int, int]) -> tuple[int, int]:
+    if not np.iterable(grid) or len(grid) != 2:
+        raise TypeError(f"{name} must be two integers, rows and columns, got {grid!r}")
+    return as_integer(name, grid[0]), as_integer(name, grid[1])

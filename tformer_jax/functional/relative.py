@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from .checks import as_array
+from .checks import as_array, as_flag
 from .numbers import POSITIVE, Number, as_integer, as_number, is_known
 
 
@@ -132,10 +132,17 @@ def alibi_bias(
     Args:
       query_positions, key_positions: b is 1 where neither has rows.
       num_heads: N.
+
+    Raises:
+      TypeError: what is no array of integers, or a `num_heads` that is no integer.
+      ValueError: another number of axes, rows that do not go together, or no heads.
     """
     # As floats: the difference to the position of an empty slot, the largest int, may overflow an int.
     given = (("query_positions", query_positions), ("key_positions", key_positions))
     queries, keys = (jnp.atleast_2d(as_array(name, x, kind="integers")).astype(jnp.float32) for name, x in given)
+    if not queries.ndim == keys.ndim == 2 or 1 != len(queries) != len(keys) != 1:
+        got = f"{jnp.shape(query_positions)} and {jnp.shape(key_positions)}"
+        raise ValueError(f"query_positions and key_positions must be [T] or [B T], [S] or [B S], got the shapes {got}")
     distances = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :])
     return -alibi_slopes(num_heads)[:, None, None] * distances
 
@@ -162,10 +169,12 @@ def relative_position_buckets(
       max_distance: from about here on, everything is in the last bucket of its direction.
 
     Raises:
+      TypeError: positions or sizes that are no integers, or a `bidirectional` that is not True or False.
       ValueError: an odd number of buckets for two directions, fewer than 2 a direction, or a
         `max_distance` that the exact buckets already reach.
     """
     relative_positions = as_array("relative_positions", relative_positions, kind="integers").astype(int)
+    bidirectional = as_flag("bidirectional", bidirectional)
     num_buckets, max_distance = as_integer("num_buckets", num_buckets), as_integer("max_distance", max_distance)
     if bidirectional and num_buckets % 2:
         raise ValueError(f"num_buckets must be even when bidirectional, got {num_buckets}")

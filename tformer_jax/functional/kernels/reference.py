@@ -43,4 +43,4 @@ def _products(q, k) -> Float[Array, "B N T S"]:
 
 
 def _allowed(q, k, mask: AttentionMask) -> Array | None:
-    return None if mask.hides_nothing else mask.to_array(q.shape[1], k.shape[1])
+    return None if mask.hides_nothing else mask.tile(0, q.shape[1], 0, k.shape[1])

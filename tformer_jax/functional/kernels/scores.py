@@ -25,8 +25,8 @@ class ScoreOptions:
     dropout_rate: Number = 0.0
 
     def __post_init__(self):
-        cap = None if self.softcap is None else as_number("logit_softcap", self.softcap, _A_POSITIVE_NUMBER)
-        object.__setattr__(self, "scale", as_number("scale", self.scale))
+        cap = None if self.softcap is None else as_number("logit_softcap", self.softcap, _A_POSITIVE_NUMBER, double=True)
+        object.__setattr__(self, "scale", as_number("scale", self.scale, double=True))
         object.__setattr__(self, "softcap", cap)
         object.__setattr__(self, "dropout_rate", as_number("dropout rate", self.dropout_rate, SHARE))
 
