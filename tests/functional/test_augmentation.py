@@ -119,3 +119,15 @@ def test_arguments_that_cannot_be_are_refused():
         F.random_shift(IMAGES, jax.random.key(0), -1)
     with pytest.raises(ValueError, match="alpha must be positive, got 0.0"):
         F.mixup(IMAGES, jnp.ones((B, 1)), jax.random.key(0), 0.0)
+
+
+def test_mixup_takes_partners_from_other_devices():
+    """A batch that an explicit mesh spreads is refused, or mixed otherwise than on one device."""
+    images, targets = normal(0, 4, 2, 2, 1), normal(1, 4, 3)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    run = quick_jit(lambda *batch: F.mixup(*batch, jax.random.key(0), 0.7))
+    with jax.set_mesh(mesh):
+        mixed = run(jax.device_put(images, place), jax.device_put(targets, place))
+    for a, b in zip(mixed, run(images, targets), strict=True):
+        assert_close(a, b, 1e-6)

@@ -101,4 +101,6 @@ def _partners(key: Array, count: int, real: Bool[Array, "B"] | None) -> Int[Arra
 
 def _mix(x: Array, shares: Array, partners: Array) -> Array:
     shares, mixed = shares.reshape(-1, *(1,) * (x.ndim - 1)), x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return (shares * mixed + (1 - shares) * mixed[partners]).astype(x.dtype)
+    # On an explicit mesh partners come from other devices, and where to is said.
+    others = mixed.at[partners].get(out_sharding=jax.typeof(mixed).sharding)
+    return (shares * mixed + (1 - shares) * others).astype(x.dtype)
