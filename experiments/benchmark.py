@@ -26,18 +26,24 @@ from rich.table import Table
 
 from tformer_jax.data.files import WriteError, write_whole
 
-SUBJECT = flags.DEFINE_enum("subject", "attention", ["attention", "loss"], "What is measured.")
-LENGTHS = flags.DEFINE_list("lengths", ["256", "512", "1024", "2048", "4096", "8192", "16384"], "Values of T = S.")
-IMPLEMENTATIONS = flags.DEFINE_list("implementations", None, "The first is what ratios refer to. Default: all.")
-HEADS = flags.DEFINE_integer("heads", 8, "Attention: N = K.", lower_bound=1)
-WIDTH = flags.DEFINE_integer("width", 64, "Attention: H, of a head.", lower_bound=1)
-CAUSAL = flags.DEFINE_boolean("causal", False, "Attention: under a causal mask.")
-VOCAB = flags.DEFINE_integer("vocab", 50257, "Loss: V.", lower_bound=1)
-D_MODEL = flags.DEFINE_integer("d_model", 768, "Loss: D.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 1, "B.", lower_bound=1)
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the floats that go in.")
-ROUNDS = flags.DEFINE_integer("rounds", 3, "How often the implementations take turns.", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", None, "A file for the rows, as JSON lines.")
+SUBJECT = flags.DEFINE_enum(
+    "subject", "attention", ["attention", "loss"], "What to measure: attention, or the loss over a vocabulary."
+)
+LENGTHS = flags.DEFINE_list(
+    "lengths", ["256", "512", "1024", "2048", "4096", "8192", "16384"], "Sequence lengths to measure, T = S."
+)
+IMPLEMENTATIONS = flags.DEFINE_list(
+    "implementations", None, "Implementations to compare, the first as the base of the ratios; default: all."
+)
+HEADS = flags.DEFINE_integer("heads", 8, "Attention: number of heads, N = K.", lower_bound=1)
+WIDTH = flags.DEFINE_integer("width", 64, "Attention: width of a head, H.", lower_bound=1)
+CAUSAL = flags.DEFINE_boolean("causal", False, "Attention: use a causal mask.")
+VOCAB = flags.DEFINE_integer("vocab", 50257, "Loss: vocabulary size, V.", lower_bound=1)
+D_MODEL = flags.DEFINE_integer("d_model", 768, "Loss: model width, D.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 1, "Batch size, B.", lower_bound=1)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Dtype of the inputs.")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Number of rounds; each measures every implementation once.", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", None, "File to write the rows to, as JSON lines.")
 _CASE = flags.DEFINE_string("case", None, "Internal: one measurement, 'implementation,T'.")
 
 _MIB = 1 << 20
@@ -176,9 +182,9 @@ def _check() -> None:
             sys.exit(f"error: --implementations of {SUBJECT.value} are {', '.join(_ALL[SUBJECT.value])}, got {name!r}")
     for length in LENGTHS.value:
         if not re.fullmatch(r"[1-9]\d*", length):
-            sys.exit(f"error: --lengths are positive integers, got {length!r}")
+            sys.exit(f"error: --lengths must be positive integers, got {length!r}")
     if OUTPUT.value and not Path(OUTPUT.value).absolute().parent.is_dir():
-        sys.exit(f"error: --output is in no folder that exists: {OUTPUT.value}")
+        sys.exit(f"error: --output must be in a folder that exists, got {OUTPUT.value}")
 
 
 _COLUMNS = {"ms": 1, "ratio": 2, "predicted_mib": 1, "measured_mib": 1}

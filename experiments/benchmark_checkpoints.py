@@ -19,8 +19,8 @@ from tformer_jax.training.experiment import Experiment
 from . import cli
 from .parsers import define_integer
 
-EVERY = define_integer("every", 100, "Steps between checkpoints.")
-ROUNDS = define_integer("rounds", 9, "Turns of each.")
+EVERY = define_integer("every", 100, "Number of steps between checkpoints.")
+ROUNDS = define_integer("rounds", 9, "Number of rounds; each measures both ways once.")
 
 
 def main() -> None:
@@ -49,11 +49,11 @@ def main() -> None:
                 began = time.perf_counter()
                 checkpoints.wait()
                 ratios.append((saves[-1] + with_checkpoint + time.perf_counter() - began) / without)
-                cli.say(f"{without:.3f} s without, {ratios[-1]:.4f} times that with a checkpoint")
+                cli.say(f"{without:.3f} s without a checkpoint, {ratios[-1]:.4f} times that with one")
     size, share = sum(x.nbytes for x in arrays.values()) / 2**20, 100 * (statistics.median(ratios) - 1)
     cli.say(
-        f"a checkpoint of {size:.1f} MiB every {EVERY.value} steps: {share:.2f} % of their time (median of "
-        f"{ROUNDS.value}); training stands still for {1000 * statistics.median(saves):.1f} ms"
+        f"a checkpoint of {size:.1f} MiB every {EVERY.value} steps takes {share:.2f} % of their time (median of "
+        f"{ROUNDS.value} rounds); training stands still for {1000 * statistics.median(saves):.1f} ms"
     )
 
 

@@ -25,9 +25,9 @@ from tformer_jax.training.parallel import ParallelConfig
 from . import cli
 from .parsers import define_integer
 
-MEMBERS = define_integer("members", 8, "Members trained together.", lowest=2)
-STEPS = define_integer("steps", 10, "Steps of a turn.")
-ROUNDS = define_integer("rounds", 9, "Turns of each.")
+MEMBERS = define_integer("members", 8, "Number of members trained together.", lowest=2)
+STEPS = define_integer("steps", 10, "Number of steps per measurement.")
+ROUNDS = define_integer("rounds", 9, "Number of rounds; each measures every way once.")
 
 
 def main() -> None:
@@ -48,8 +48,9 @@ def main() -> None:
     twice = statistics.median(x["twice"] / x["some"] for x in seconds)
     cli.say(
         f"{device}, {len(jax.local_devices())} device(s): a step of one member alone takes "
-        f"{step * statistics.median(x['alone'] for x in seconds):.1f} ms; of {count} together {of_some:.2f} times "
-        f"that, or {of_some / count:.3f} times a member; of {2 * count} {twice:.3f} times that of {count}"
+        f"{step * statistics.median(x['alone'] for x in seconds):.1f} ms, one of {count} members together "
+        f"{of_some:.2f} times that, {of_some / count:.3f} times per member; one of {2 * count} members takes "
+        f"{twice:.3f} times the step of {count}"
     )
 
 

@@ -28,8 +28,10 @@ from tformer_jax.training.terminal import Terminal
 from .parsers import define_text
 
 # Of commands that name them as required; the others refuse them.
-CONFIG = config_flags.DEFINE_config_file("config", None, "File and preset: experiments/configs/translation.py:tiny.")
-WORKDIR = define_text("workdir", None, "The run's directory.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file and preset, such as experiments/configs/translation.py:tiny."
+)
+WORKDIR = define_text("workdir", None, "Directory of the run or sweep.")
 
 _CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
@@ -80,7 +82,7 @@ def config_module(file: str) -> ModuleType:
     path = Path(file.partition(":")[0])
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None:
-        raise ConfigError(f"{path} is no Python file")
+        raise ConfigError(f"{path} is not a Python file; --config must be FILE.py or FILE.py:PRESET")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -110,7 +112,7 @@ def _unknown_field(config: Mapping[str, Any], path: Sequence[str]) -> str | None
     section, where = config, "config"
     for name in path:
         if not isinstance(section, Mapping):
-            return f"{where} is no section: it has no field {name!r}"
+            return f"{where} is a value, not a section: it has no field {name!r}"
         if name not in section:
             return f"{where} has no field {name!r}{_meant(config, section, where, name)}"
         section, where = section[name], f"{where}.{name}"
@@ -128,8 +130,8 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
     if not models:
         return nearest(name, section)
     if TASKS[config["task"]["name"]].Model.__name__ in models:
-        return ": it follows from the data"
-    return f", which is for {', '.join(models)}"
+        return "; leave it out, it follows from the data"
+    return f": only {', '.join(models)} has it"
 
 
 def config() -> dict[str, Any]:
@@ -164,9 +166,9 @@ def _check_text(arguments: Sequence[str]) -> None:
         try:
             argument.encode("utf-8")
         except UnicodeEncodeError:
-            raise flags.Error(f"{argument!r} is not UTF-8") from None
+            raise flags.Error(f"{argument!r} is not valid UTF-8; write it in UTF-8") from None
         if "\0" in argument:
-            raise flags.Error(f"{argument!r} has a NUL in it")
+            raise flags.Error(f"{argument!r} contains a NUL character; leave it out")
 
 
 def run(main: Callable[[], None], *required: str) -> None:
@@ -194,7 +196,7 @@ def run(main: Callable[[], None], *required: str) -> None:
             print(how_to_go_on(stopped), file=sys.stderr)
             sys.exit(EXIT_CODE)
         except KeyboardInterrupt:
-            print("interrupted; the same command begins again, or goes on", file=sys.stderr)
+            print("interrupted; run the same command to start again or to go on", file=sys.stderr)
             sys.exit(_CTRL_C)
 
     def parse(arguments: list[str]) -> list[str]:
@@ -202,7 +204,7 @@ def run(main: Callable[[], None], *required: str) -> None:
             _check_text(arguments)
             rest = flags.FLAGS(arguments)
         except flags.UnrecognizedFlagError as error:
-            forgotten = "; --config=FILE must come before it" if error.flagname.startswith("config.") else ""
+            forgotten = "; put --config=FILE before it" if error.flagname.startswith("config.") else ""
             sys.exit(f"error: {error}{forgotten}")
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
             sys.exit(f"error: {last_line(error).removeprefix('tformer_jax.config.ConfigError: ')}")
@@ -212,7 +214,7 @@ def run(main: Callable[[], None], *required: str) -> None:
             sys.exit(f"error: give {' and '.join(missing)}")
         for flag in (CONFIG, WORKDIR):
             if flag.present and flag.name not in required:
-                sys.exit(f"error: --{flag.name} has no meaning for this command")
+                sys.exit(f"error: --{flag.name} has no meaning for this command; leave it out")
         return rest
 
     for name in flags.FLAGS:  # --help shows those that a command shares with others too

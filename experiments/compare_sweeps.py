@@ -18,22 +18,22 @@ from . import cli
 from .parsers import define_text
 from .ranking import ranking
 
-SWEEPS = flags.DEFINE_list("sweeps", None, "NAME=DIRECTORY of each.")
-BY = define_text("by", None, "The field whose values are lines.")
-PICTURE = define_text("picture", None, "Where it goes, a PNG.")
+SWEEPS = flags.DEFINE_list("sweeps", None, "Sweeps to compare: NAME=DIRECTORY,OTHER=DIRECTORY,...")
+BY = define_text("by", None, "Config field that has one line per value, such as model.d_model.")
+PICTURE = define_text("picture", None, "PNG file to write the picture to.")
 
 
 def main() -> None:
     panels = {}
     if not SWEEPS.value:
-        raise ConfigError("--sweeps names no sweep")
+        raise ConfigError("--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got nothing")
     for text in SWEEPS.value:
         name, _, directory = text.partition("=")
         file = Path(directory) / "results.jsonl"
         if not name or not directory or name in panels:
             raise ConfigError(f"--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got {text!r}")
         if not file.is_file():
-            raise RunError(f"{directory} is not the directory of a sweep: it has no results.jsonl")
+            raise RunError(f"{directory} has no results.jsonl: give the directory of a sweep")
         try:
             panels[name] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         except ValueError as error:
@@ -45,7 +45,7 @@ def main() -> None:
         raise ConfigError(str(error)) from None
     except WriteError as error:
         raise RunError(f"cannot write the picture: {error.filename}: {error.strerror}") from None
-    cli.say(f"the picture is {PICTURE.value}")
+    cli.say(f"the picture is in {PICTURE.value}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from . import cli, trained
 from .parsers import define_text
 from .reporting import report
 
-SPLIT = define_text("split", None, "Which split to score; by default all that are for testing.")
+SPLIT = define_text("split", None, "Split to score, such as validation; by default every test split.")
 
 
 def main() -> None:

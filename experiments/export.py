@@ -9,8 +9,8 @@ from tformer_jax.sweeps.export import export_member
 from . import cli
 from .parsers import define_integer, define_text
 
-MEMBER = define_integer("member", None, "Its number in results.csv.", lowest=0)
-TO = define_text("to", None, "The directory of the run, which must not be there yet.")
+MEMBER = define_integer("member", None, "Number of the member, as in results.csv.", lowest=0)
+TO = define_text("to", None, "Directory to make the run in; it must not exist yet.")
 
 
 def main() -> None:

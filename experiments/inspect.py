@@ -27,11 +27,11 @@ from tformer_jax.training.trainer import Trainer
 from . import cli
 from .parsers import define_number, define_switch, define_text
 
-MESH = define_text("mesh", None, "Sizes of the mesh, data=64,tensor=4, in place of the config's.")
-MFU = define_number("mfu", 0.4, "Of the peak, the share that the step is to reach.")
-DEVICE = define_text("device", "h100", "Whose peak is meant.")
-PEAK = define_number("peak_tflops", None, "Peak of another device, in TFLOP/s.")
-TOTALS_ONLY = define_switch("totals_only", "Without the table of parameters.")
+MESH = define_text("mesh", None, "Mesh sizes, such as data=64,tensor=4; by default those of config.parallel.")
+MFU = define_number("mfu", 0.4, "Model FLOPs utilisation to assume: the share of the peak that a step reaches.")
+DEVICE = define_text("device", "h100", "Device whose peak the step time assumes.")
+PEAK = define_number("peak_tflops", None, "Peak in TFLOP/s of a device that --device does not know.")
+TOTALS_ONLY = define_switch("totals_only", "Leave out the table of parameters.")
 
 _MOST_DEVICES = 2048
 # Dense bfloat16 TFLOP/s of one device, from its maker's data sheet.
@@ -68,7 +68,9 @@ def _mesh(text: str) -> ParallelConfig:
 def _peak() -> float:
     """FLOP/s of one device."""
     if PEAK.value is not None and flags.FLAGS["device"].present:
-        raise ConfigError("give --device or --peak_tflops: the second is for a device that the first does not know")
+        raise ConfigError(
+            "give --device or --peak_tflops, not both: the second is for a device that the first does not know"
+        )
     if PEAK.value is None and DEVICE.value.lower() not in PEAKS:
         raise ConfigError(f"--device must be one of {', '.join(PEAKS)}, got {DEVICE.value!r}; or give --peak_tflops")
     peak = PEAKS[DEVICE.value.lower()] if PEAK.value is None else PEAK.value

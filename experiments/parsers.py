@@ -56,7 +56,7 @@ class _NotEmpty(flags.ArgumentParser):
 
     def parse(self, argument: Any) -> str:
         if not argument:
-            raise ValueError("it is empty")
+            raise ValueError("expected a text, got an empty one")
         return argument
 
 

@@ -25,19 +25,25 @@ from tformer_jax.training.terminal import Terminal
 from . import cli, trained
 from .parsers import define_integer, define_number, define_switch, define_text, define_texts
 
-TEXT = define_text("text", None, "A sentence, the beginning of a text, or a text with [MASK] in it.")
-INPUT = define_text("input", None, "A UTF-8 file of such texts, one a line.")
-IMAGE = define_texts("image", "An image file; may be repeated.")
-TOP = define_integer("top", 5, "How many classes or tokens to show, likeliest first.")
-MAX_NEW_TOKENS = define_integer("max_new_tokens", None, "How far; default: at most 100.")
-GREEDY = define_switch("greedy", "Always the most probable token, rather than a draw.")
-TEMPERATURE = define_number("temperature", 0.8, "Of the draw; see decoding.sampling for this and what follows.")
-TOP_K = define_integer("top_k", None, "Draw from the k most probable tokens alone.")
-TOP_P = define_number("top_p", None, "Draw from the fewest tokens that have this probability together.")
-MIN_P = define_number("min_p", None, "Draw from tokens that have this share of the highest probability.")
-REPETITION_PENALTY = define_number("repetition_penalty", None, "Above 1: a token that is there is drawn less often.")
-SEED = define_integer("seed", 0, "Of the draw.", lowest=0, highest=2**32 - 1)
-SLIDE = define_switch("slide", "Of a text that is too long, read the end.")
+TEXT = define_text("text", None, "Input text: a sentence, the beginning of a text, or a text with [MASK] in it.")
+INPUT = define_text("input", None, "UTF-8 file of input texts, one per line.")
+IMAGE = define_texts("image", "Image file; may be given several times.")
+TOP = define_integer("top", 5, "Number of classes or tokens to show, most probable first.")
+MAX_NEW_TOKENS = define_integer(
+    "max_new_tokens", None, "Number of tokens to generate; by default 100, or half of max_length if that is less."
+)
+GREEDY = define_switch("greedy", "Take the most probable token at each step instead of sampling.")
+TEMPERATURE = define_number("temperature", 0.8, "Sampling temperature.")
+TOP_K = define_integer("top_k", None, "Sample from the k most probable tokens only.")
+TOP_P = define_number(
+    "top_p", None, "Nucleus sampling: sample from the fewest tokens that together have this probability."
+)
+MIN_P = define_number("min_p", None, "Sample only from tokens with at least this share of the highest probability.")
+REPETITION_PENALTY = define_number(
+    "repetition_penalty", None, "Above 1, tokens that the text already contains become less probable."
+)
+SEED = define_integer("seed", 0, "Random seed of sampling.", lowest=0, highest=2**32 - 1)
+SLIDE = define_switch("slide", "If a text is too long for the model, read only its end.")
 
 # Not where the predictions go, which may be a file.
 _progress = Terminal(Console(stderr=True))
@@ -53,7 +59,7 @@ def main() -> None:
     known = {name for _, names in _PREDICTIONS.values() for name in names}
     for name in sorted(known - set(understood)):
         if flags.FLAGS[name].present:
-            raise ConfigError(f"--{name} has no meaning for {task.config.name}")
+            raise ConfigError(f"--{name} has no meaning for {task.config.name}; leave it out")
     predict(task, model)
 
 
@@ -69,7 +75,7 @@ def _placed_texts(task: tasks.DocumentTask) -> Iterator[tuple[str, str]]:
     places = ["the text"] if INPUT.value is None else [f"line {n} of {INPUT.value}" for n in range(1, len(texts) + 1)]
     for text, where in zip(texts, places, strict=True):
         if (unknown := task.first_unknown(text)) is not None:
-            raise DataError(f"{where} has {text[unknown]!r} at {unknown}, a character that this model has never seen")
+            raise DataError(f"{where} has {text[unknown]!r} at {unknown}, a character outside the model's vocabulary")
     yield from zip(texts, places, strict=True)
 
 
@@ -103,7 +109,7 @@ def _sampler() -> decoding.Sampler:
         return decoding.sampling(temperature=TEMPERATURE.value, repetition_penalty=penalty, **filters)
     for name in _DRAW:
         if flags.FLAGS[name].present:
-            raise ConfigError(f"--{name} has no meaning with --greedy")
+            raise ConfigError(f"--{name} has no meaning with --greedy; leave one of them out")
     return decoding.greedy(repetition_penalty=REPETITION_PENALTY.value)
 
 

@@ -6,8 +6,10 @@ from tformer_jax.sweeps.results import Ranking
 
 from .parsers import define_text
 
-METRIC = define_text("metric", "loss", "Of the last validation, by which members are compared.")
-BEST = flags.DEFINE_enum("best", None, ["lowest", "highest"], "By default the highest of an accuracy, else the lowest.")
+METRIC = define_text("metric", "loss", "Metric of the last validation by which members are compared.")
+BEST = flags.DEFINE_enum(
+    "best", None, ["lowest", "highest"], "The best --metric; by default the highest accuracy, the lowest loss."
+)
 
 
 def ranking() -> Ranking:

@@ -30,20 +30,30 @@ from . import cli
 from .parsers import define_integer, define_text
 from .ranking import BEST, METRIC, ranking
 
-SWEEP = define_text("sweep", None, "What is tried: 'optimizer.learning_rate=log(1e-4,1e-2,7);seed=0..3'.")
-ENGINE = flags.DEFINE_enum("engine", "vectorized", ["vectorized", "search"], "Members in one program, or trials.")
+SWEEP = define_text("sweep", None, "Search space, such as 'optimizer.learning_rate=log(1e-4,1e-2,7); seed=0..3'.")
+ENGINE = flags.DEFINE_enum(
+    "engine", "vectorized", ["vectorized", "search"], "vectorized: members in one program; search: trials by Optuna."
+)
 # Of the vectorised engine.
-HALVING = define_integer("halving", None, "Successive halving: of the members, one in so many goes on at a rung.")
-FIRST_RUNG = define_integer("first_rung", None, "With --halving: the step of the first rung.")
-TOGETHER = define_integer("together", None, "Members trained at a time; by default what fits.")
-CHUNK = define_integer("chunk", None, "Members that run at once; by default what is fastest.")
+HALVING = define_integer("halving", None, "Successive halving: at each rung, one in this many members goes on.")
+FIRST_RUNG = define_integer("first_rung", None, "With --halving: step of the first rung.")
+TOGETHER = define_integer(
+    "together", None, "Number of members trained at a time; by default as many as fit the memory."
+)
+CHUNK = define_integer("chunk", None, "Number of members that a device runs at once; by default the fastest number.")
 # Of a search.
-TRIALS = define_integer("trials", None, "To finish in all, by all workers.")
-SAMPLER = define_text("sampler", None, "tpe (the default) or random.")
-PRUNER = define_text("pruner", None, "none (the default), or hyperband, which ends trials early.")
-SEARCH_SEED = define_integer("search_seed", None, "Of the sampler; 0 by default.", lowest=0, highest=2**32 - 1)
-STORAGE = define_text("storage", None, "URL of a PostgreSQL database; by default a file in --workdir.")
-STUDY = define_text("study", None, "Its name in the database.")
+TRIALS = define_integer("trials", None, "With --engine=search: number of trials to finish, over all workers.")
+SAMPLER = define_text("sampler", None, "Sampler of the search: tpe (the default) or random.")
+PRUNER = define_text(
+    "pruner", None, "Pruner of the search: none (the default), or hyperband, which stops bad trials early."
+)
+SEARCH_SEED = define_integer(
+    "search_seed", None, "Random seed of the sampler; by default 0.", lowest=0, highest=2**32 - 1
+)
+STORAGE = define_text(
+    "storage", None, "URL of a PostgreSQL database for the search; by default a SQLite file in --workdir."
+)
+STUDY = define_text("study", None, "Name of the search in the database; by default the name of --workdir.")
 
 _VECTORIZED = {"halving": HALVING, "first_rung": FIRST_RUNG, "together": TOGETHER, "chunk": CHUNK}
 _SEARCH = {"trials": TRIALS, "sampler": SAMPLER, "pruner": PRUNER, "seed": SEARCH_SEED}
@@ -76,15 +86,15 @@ def _given() -> dict[str, Any]:
     """
     mine, others = (_SEARCH, _VECTORIZED) if ENGINE.value == "search" else (_VECTORIZED, _SEARCH)
     if wrong := [f"--{flag.name}" for flag in others.values() if flag.value is not None]:
-        raise ConfigError(f"{', '.join(wrong)} has no meaning for --engine={ENGINE.value}")
+        raise ConfigError(f"{', '.join(wrong)} has no meaning for --engine={ENGINE.value}; leave it out")
     given = {name: flag.value for name, flag in mine.items() if flag.value is not None}
     if ENGINE.value == "search":
         if "trials" not in given:
-            raise ConfigError("--engine=search needs --trials")
+            raise ConfigError("--engine=search needs --trials=N, the number of trials to finish")
         return given
     rungs = {name: given.pop(name) for name in ("halving", "first_rung") if name in given}
     if len(rungs) == 1:
-        raise ConfigError("--halving and --first_rung go together")
+        raise ConfigError("--halving and --first_rung go together: give both or neither")
     return given | ({"halving": Halving(factor=rungs["halving"], first_rung=rungs["first_rung"])} if rungs else {})
 
 
@@ -99,11 +109,11 @@ def _space() -> Space:
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     module = cli.config_module(file)
     if not hasattr(module, "get_sweep"):
-        raise ConfigError(f"{file} has no get_sweep(); say what is tried with --sweep='field=values; ...'")
+        raise ConfigError(f"{file} has no get_sweep(); give the search space as --sweep='field=values; ...'")
     found = module.get_sweep()
     found = parse(found) if isinstance(found, str) else found
     if not isinstance(found, Space):
-        raise ConfigError(f"get_sweep() of {file} must give a text or a Space, got {found!r}")
+        raise ConfigError(f"get_sweep() of {file} must return a text or a Space, got {found!r}")
     return found
 
 
@@ -126,7 +136,7 @@ def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
     if ranked := by.ranked(rows):
         _say_best(config, ranked[0], directory)
     else:
-        cli.say("no member has a finite result")
+        cli.say("no member has a finite result: try lower learning rates")
     how = {"metric": by.metric, "lowest": by.lowest}
     with cli.terminal.phase("drawing plots"):
         files = plot_sweep(rows, _curves(directory), directory / "plots", **how)

@@ -21,11 +21,13 @@ from .parsers import define_integer, define_switch, define_text
 from .reporting import report
 
 DISTRIBUTED = define_switch(
-    "distributed", "One of several processes that train together, started by SLURM, Open MPI, GKE or Cloud TPU."
+    "distributed", "Train as one of several processes that SLURM, Open MPI, GKE or Cloud TPU started."
 )
-COORDINATOR = define_text("coordinator", None, "The same, started by hand: HOST:PORT of the first process.")
-NUM_PROCESSES = define_integer("num_processes", None, "With --coordinator: how many there are.")
-PROCESS_ID = define_integer("process_id", None, "With --coordinator: which this is, from 0.", lowest=0)
+COORDINATOR = define_text(
+    "coordinator", None, "Train as one of several processes started by hand: HOST:PORT of the first."
+)
+NUM_PROCESSES = define_integer("num_processes", None, "With --coordinator: number of processes.")
+PROCESS_ID = define_integer("process_id", None, "With --coordinator: number of this process, from 0.", lowest=0)
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def join_processes() -> None:
 def _check_by_hand(coordinator: str | None, count: int | None, which: int | None) -> None:
     """What would end in a traceback of JAX, or in five minutes of waiting for nobody."""
     if None in (coordinator, count, which):
-        raise ConfigError("--coordinator, --num_processes and --process_id go together")
+        raise ConfigError("--coordinator, --num_processes and --process_id go together: give all or none")
     host, _, port = coordinator.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise ConfigError(f"--coordinator must be HOST:PORT with a port in 1..65535, got {coordinator!r}")

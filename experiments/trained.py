@@ -10,7 +10,7 @@ from tformer_jax.training.run import Run
 from . import cli
 from .parsers import define_integer
 
-STEP = define_integer("step", None, "Of which checkpoint; by default the newest.")
+STEP = define_integer("step", None, "Step of the checkpoint to use; by default the newest.")
 
 
 def load(progress: Progress) -> tuple[Run, Experiment, Task, Any]:

@@ -94,11 +94,11 @@ def _check_plain(name: str, value: Any, kinds: tuple[type, ...]) -> None:
     if value == "":
         raise ConfigError(f"{name} must not be empty")
     if isinstance(value, str) and "\0" in value:
-        raise ConfigError(f"{name} must not have a NUL in it, got {value!r}")
+        raise ConfigError(f"{name} must not contain a NUL character, got {value!r}")
     if float in kinds and isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
         raise ConfigError(f"{name} must be finite, got {value}")
     if int in kinds and isinstance(value, int) and abs(value) >= 2**31 and not name.endswith("seed"):
-        raise ConfigError(f"{name} must be below 2^31, as what is counted is an int32, got {value}")
+        raise ConfigError(f"{name} must be below 2^31, because counts are int32, got {value}")
 
 
 _LARGEST = sys.float_info.max
@@ -152,7 +152,7 @@ class Precision:
         if any(len(pair) != 2 for pair in pairs):
             raise ConfigError(f"precision must read 'params=...,compute=...,output=...', got {policy!r}")
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ConfigError(f"precision has {twice} twice, got {policy!r}")
+            raise ConfigError(f"precision must name {twice} once, got {policy!r}")
         return build(cls, dict(pairs), "precision")
 
 
@@ -330,7 +330,7 @@ class TransformerConfig:
         if self.positions == "rotary" and self.head_width % 2:
             raise ConfigError(f"positions='rotary' turns pairs: the head width must be even, got {self.head_width}")
         if self.rotary_scaling == "ntk" and self.head_width == 2:
-            raise ConfigError("rotary_scaling='ntk' needs a head width above 2")
+            raise ConfigError("rotary_scaling='ntk' needs a head width above 2, got 2")
         if (self.rotary_scaling == "none") != (self.rotary_factor == 1.0) or self.rotary_factor < 1.0:
             raise ConfigError(
                 "rotary_scaling and rotary_factor go together: 'none' with 1, 'linear' or 'ntk' with a factor "
@@ -354,7 +354,9 @@ class TransformerConfig:
         """
         for name, models in _OF_SOME_MODELS.items():
             if model not in models and getattr(self, name) != self.default(name):
-                raise ConfigError(f"{name} is not for {model} but for {', '.join(models)}; got {getattr(self, name)!r}")
+                raise ConfigError(
+                    f"{name} is not for {model} but for {', '.join(models)}; leave it out, got {getattr(self, name)!r}"
+                )
             if model in models and name in _NEEDED and getattr(self, name) is None:
                 raise ConfigError(f"{model} needs {name}")
         if model == "VisionTransformer" and self.positions not in ("learned", "sinusoidal", "none"):

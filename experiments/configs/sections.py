@@ -53,7 +53,7 @@ def section(cls: type, *, without: tuple[str, ...] = (), **values: Any) -> Confi
             raise TypeError(f"{cls.__name__}.{field.name} needs a value")
         result[field.name] = config_dict.placeholder(_type_of(hints[field.name])) if value is None else value
     if values:
-        raise TypeError(f"{cls.__name__} has no field(s) {', '.join(values)}")
+        raise TypeError(f"{cls.__name__} has no field {', '.join(values)}")
     return result
 
 

@@ -23,7 +23,7 @@ def test_the_same_classes_may_be_kept_again(tmp_path):
 def test_other_classes_are_refused(tmp_path, other):
     """A resumed run would learn the same label under another number."""
     keep_classes(["a", "b"], tmp_path)
-    with pytest.raises(DataError, match="other classes than"):
+    with pytest.raises(DataError, match="the classes of the data are not those in"):
         keep_classes(other, tmp_path)
     assert load_classes(tmp_path) == ["a", "b"]
 

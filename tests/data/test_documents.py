@@ -61,7 +61,7 @@ def test_files_of_another_kind_are_said(tmp_path):
         (tmp_path / name).write_text(name)
     said = []
     read_documents(tmp_path, said.append)
-    assert said == [f"passed over in {tmp_path}: 2 .md, 1 .pdf"]
+    assert said == [f"files not read in {tmp_path}: 2 .md, 1 .pdf"]
 
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path):
@@ -77,7 +77,7 @@ def test_a_folder_of_too_much_text_is_refused_by_a_stated_limit(tmp_path, monkey
     monkeypatch.setattr(documents, "MOST_TEXT_BYTES", 5)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("abc")
-    with pytest.raises(DataError, match=f"{tmp_path} holds 6 bytes of text, and at most 5 are read"):
+    with pytest.raises(DataError, match=f"{tmp_path} holds 6 bytes of text, but at most 5 can be read"):
         read_documents(tmp_path)
 
 
@@ -208,11 +208,11 @@ def test_a_tail_without_text_is_no_document():
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_documents_are_told_how_to_split_instead(count):
     """A user with a single file would not know what to do."""
-    with pytest.raises(DataError, match=rf"{count} document\(s\) of .* characters leave nothing .*split='tail'"):
+    with pytest.raises(DataError, match=rf"{count} document\(s\) of .* characters are too few .*split='tail'"):
         split_documents(many(count), by="document", validation_share=0.1, test_share=0.1, seed=0)
 
 
 def test_a_file_too_short_for_tails_is_refused():
     """An evaluation over nothing would divide by zero."""
-    with pytest.raises(DataError, match="3 characters leave nothing for the validation split$"):
+    with pytest.raises(DataError, match="3 characters are too few for a validation split$"):
         split_documents([Document("a", "abc")], by="tail", validation_share=0.1, test_share=0.1, seed=0)

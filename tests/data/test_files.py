@@ -90,7 +90,7 @@ def test_what_was_unpacked_and_then_changed_is_refused(put_by_hand, cache, kind,
         (cache / archive.filename).unlink()
     assert archive.unpacked() == folder
     meddle(folder)
-    with pytest.raises(DataError, match=f"{folder} is not what {archive.filename} was unpacked to.*delete the folder"):
+    with pytest.raises(DataError, match=f"{folder} is not what {archive.filename} unpacks to.*delete the folder"):
         archive.unpacked()
 
 
@@ -209,7 +209,7 @@ def test_a_folder_that_is_itself_hidden_may_be_read(tmp_path):
 def test_files_passed_over_are_counted_by_suffix(tmp_path):
     """A user would not see that half of a folder is not read."""
     names = ["a.TIF", "deep/b.tif", "c.jfif", "README"]
-    assert passed_over(tmp_path, names) == [f"passed over in {tmp_path}: 1 .jfif, 2 .tif, 1 without a suffix"]
+    assert passed_over(tmp_path, names) == [f"files not read in {tmp_path}: 1 .jfif, 2 .tif, 1 without a suffix"]
     assert passed_over(tmp_path, []) == []
 
 

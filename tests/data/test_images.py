@@ -128,7 +128,7 @@ def test_an_idx_file_beyond_the_limit_is_refused(write, monkeypatch, zipped):
     """A download of some megabytes would unpack to more than there is memory."""
     monkeypatch.setattr(images, "MOST_IDX_BYTES", 119)
     content = gzip.compress(idx(PIXELS)) if zipped else idx(PIXELS)
-    with pytest.raises(DataError, match=r"x-idx is too large: \[6, 5, 4\] of uint8 needs 120 bytes, and at most 119"):
+    with pytest.raises(DataError, match=r"x-idx is too large: \[6, 5, 4\] of uint8 needs 120 bytes, but at most 119"):
         read_idx(write("x-idx", content))
 
 
@@ -209,11 +209,11 @@ def test_both_spellings_are_found_plain_and_gzipped(tmp_path, spelling):
         ),
         (
             {"train-labels-idx1-ubyte": idx(np.array([1, 2, 3, 3, 2, 1], np.uint8))},
-            r"training labels in .*idx must be 0 \.\. 2, as they are 3; got 1, 2, 3",
+            r"training labels in .*idx must be 0 \.\. 2, without a gap; got 1, 2, 3",
         ),
         (
             {"t10k-labels-idx1-ubyte": idx(np.array([1, 7], np.uint8))},
-            r"test labels in .*idx must be 0 \.\. 2, got 7 besides",
+            r"test labels in .*idx must be 0 \.\. 2, as in training; got 7 too",
         ),
         ({"train-images-idx3-ubyte": IDX["train-labels-idx1-ubyte"]}, "must hold uint8 with 3 axes, it holds uint8 "),
         ({"train-labels-idx1-ubyte": idx(np.arange(6, dtype=np.float32), 13)}, "with 1 axes, it holds float32"),
@@ -327,7 +327,7 @@ def test_a_folder_within_a_class_is_refused_by_name(tmp_path):
     """The images in it would be left out without a word."""
     for name in ("a", "a/more", "b"):
         paint(tmp_path / name / "1.png")
-    with pytest.raises(DataError, match="/a is a class and holds a folder, more"):
+    with pytest.raises(DataError, match="/a is the folder of a class, but holds the folder more"):
         read_folders(tmp_path)
 
 
@@ -347,7 +347,7 @@ def test_splits_of_other_classes_are_refused_by_name(tmp_path):
     """Labels of the test split would be shifted against those of the training split."""
     for name in ("train/a", "train/b", "test/b", "test/c"):
         paint(tmp_path / name / "1.png")
-    with pytest.raises(DataError, match=r"classes of .*test must be .*train; it lacks \['a'\], and has \['c'\]"):
+    with pytest.raises(DataError, match=r"classes of .*test must be .*train; missing are \['a'\], unknown are \['c'\]"):
         read_folders(tmp_path)
 
 
@@ -602,7 +602,7 @@ def test_other_classes_than_those_kept_are_refused(make, tree):
     fields = FOLDERS | {"path": str(tree)}
     make(**fields)
     paint(tree / "middle" / "1.png")
-    with pytest.raises(DataError, match=r"other classes than .*classes.json: it lacks \[\], and has \['middle'\]"):
+    with pytest.raises(DataError, match=r"not those in .*classes.json: \[\] are missing, \['middle'\] are new"):
         make(**fields)
 
 
@@ -643,7 +643,7 @@ def test_the_report_tells_files_that_are_not_read(make, tree):
     """A user would not see that half of the photographs are of a kind that is passed over."""
     for name in ("left/a.tif", "right/a.TIF", "right/b.jfif", "right/c"):
         (tree / name).write_bytes(b"II*")
-    assert f"passed over in {tree}: 1 .jfif, 2 .tif, 1 without a suffix" in make(**FOLDERS, path=str(tree)).report
+    assert f"files not read in {tree}: 1 .jfif, 2 .tif, 1 without a suffix" in make(**FOLDERS, path=str(tree)).report
 
 
 @pytest.mark.parametrize(("size", "channels"), [(32, 1), (28, 3)])
@@ -657,8 +657,8 @@ def test_images_in_memory_of_another_shape_are_refused(make, size, channels):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test_size": 100}, "nothing is left to train on: 100 images are to be held out of 100"),
-        ({"validation_size": 70}, "nothing is left to train on: 70 images are to be held out of 70"),
+        ({"test_size": 100}, "no image is left to train on: 100 of 100 images are held out"),
+        ({"validation_size": 70}, "no image is left to train on: 70 of 70 images are held out"),
         ({"validation_size": 65}, r"5 class\(es\) have no image left to train on, such as \["),
     ],
 )
@@ -746,7 +746,7 @@ def test_rows_are_rounded_down_to_a_multiple(make):
 
 def test_a_batch_that_holds_no_multiple_is_refused(make):
     """A batch would be larger than configured, or empty."""
-    with pytest.raises(ConfigError, match="data.batch_size=8 holds no multiple of 9"):
+    with pytest.raises(ConfigError, match="data.batch_size=8 must be at least 9"):
         make().train_batches(rows_multiple=9)
 
 
@@ -756,7 +756,7 @@ def test_images_of_one_class_are_refused(tmp_path):
         paint(tmp_path / "only" / f"{number}.png")
     config = ImageDataConfig(source="folders", path=str(tmp_path), image_size=4, num_channels=3, batch_size=2,
                              validation_size=2, test_size=2)  # fmt: skip
-    with pytest.raises(DataError, match="the images have one class, 'only'"):
+    with pytest.raises(DataError, match="all images have the class 'only'"):
         ImageData(config, tmp_path)
 
 

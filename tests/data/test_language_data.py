@@ -265,10 +265,10 @@ def test_the_report_tells_tokens_and_batches(make, kind):
         ({"vocab_size": 0}, r"data\.vocab_size must be positive, got 0"),
         ({"row_length": 0}, r"data\.row_length must be positive, got 0"),
         ({"batch_tokens": -1}, r"data\.batch_tokens must be positive, got -1"),
-        ({"batch_tokens": 15}, r"data\.batch_tokens must hold a row of data\.row_length=16, got 15"),
+        ({"batch_tokens": 15}, r"data\.batch_tokens must be at least data\.row_length=16, got 15"),
         ({"validation_share": 0.0}, r"data\.validation_share must be in \(0, 1\), got 0\.0"),
         ({"test_share": 1.0}, r"data\.test_share must be in \(0, 1\), got 1\.0"),
-        ({"validation_share": 0.5, "test_share": 0.5}, r"data\.validation_share and data\.test_share must leave"),
+        ({"validation_share": 0.5, "test_share": 0.5}, r"data\.validation_share and data\.test_share must add up to"),
     ],
 )
 @pytest.mark.parametrize("config", [LanguageDataConfig, MaskedDataConfig])
@@ -282,7 +282,7 @@ def test_a_config_that_cannot_be_names_the_field(config, changes, message):
     ("config", "changes", "message"),
     [
         (LanguageDataConfig, {"boundaries": "segment"}, r"data\.boundaries .*did you mean 'segments'"),
-        (MaskedDataConfig, CHARACTERS | {"whole_words": True}, r"data\.whole_words goes with data\.tokenizer='bpe'"),
+        (MaskedDataConfig, CHARACTERS | {"whole_words": True}, r"data\.whole_words needs data\.tokenizer='bpe'"),
         (MaskedDataConfig, {"whole_words": 1}, r"data\.whole_words must be True or False, got 1"),
         (MaskedDataConfig, {"row_length": 2}, r"data\.row_length must exceed 2 .*got 2"),
     ],

@@ -149,13 +149,13 @@ def test_splitting_by_sentence_keeps_the_translations_of_a_source_together():
 
 def test_nothing_left_to_train_on_is_an_error_with_the_numbers():
     """Training would start on nothing."""
-    with pytest.raises(DataError, match="nothing is left to train on: 3 pairs, test_size=2, validation_size=2"):
+    with pytest.raises(DataError, match="no pair is left to train on: 3 pairs, test_size=2, validation_size=2"):
         split_pairs([Pair(c, c, c) for c in "abc"], by="group", validation_size=2, test_size=2, seed=0)
 
 
 def test_splitting_by_group_needs_groups():
     """All pairs without a document would be held out as one document called None."""
-    with pytest.raises(DataError, match="no groups; split them by 'sentence'"):
+    with pytest.raises(DataError, match="no groups to split by; set data.split='sentence'"):
         split_pairs([Pair("a", "b"), Pair("c", "d", "e")], by="group", validation_size=1, test_size=1, seed=0)
 
 
@@ -175,7 +175,7 @@ def test_splitting_by_both_holds_out_sentences_of_seen_documents_too(pairs, seed
 def test_splitting_by_both_says_when_too_little_is_left():
     """Training would start on nothing once the sentences are held out."""
     pairs = [Pair(c, c, c) for c in "abc"]
-    with pytest.raises(DataError, match="nothing is left to train on"):
+    with pytest.raises(DataError, match="no pair is left to train on"):
         split_pairs(pairs, by="both", validation_size=1, test_size=1, seed=0)
 
 

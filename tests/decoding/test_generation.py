@@ -171,7 +171,7 @@ def test_an_end_may_be_an_array(model):
         (np.array([[1.0, 2.0]]), {}, r"token ids \[B T\], or B lists of them; prompt 0 is array\(\[1\., 2\.\]\)"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ([[1]], {"max_new_tokens": MAX_LENGTH + 1}, f"={MAX_LENGTH + 1} leaves no room .* max_length={MAX_LENGTH}"),
-        ([[1]], {"sampler": sampling()}, "a sampler that draws needs a key"),
+        ([[1]], {"sampler": sampling()}, "sampling needs a random key"),
         ([[1]], {"eos_id": V}, rf"eos_id={V} is outside the vocabulary \[0, {V}\)"),
         ([[1]], {"eos_id": -1}, "eos_id=-1 is outside the vocabulary"),
         (None, {}, r"prompt must be token ids \[B T\], .*got array\(None"),

@@ -275,9 +275,9 @@ def test_any_small_temperature_takes_the_most_probable(temperature, filters):
 
 def test_a_sampler_says_what_it_lacks():
     """An error would come from deep inside of the draw."""
-    with pytest.raises(ValueError, match="needs a key"):
+    with pytest.raises(ValueError, match="needs a random key"):
         sampling()(jnp.ones((1, 3)))
-    with pytest.raises(ValueError, match="needs to know which tokens the row has seen"):
+    with pytest.raises(ValueError, match="repetition_penalty needs `seen`"):
         greedy(repetition_penalty=1.2)(jnp.ones((1, 3)))
 
 

@@ -118,7 +118,7 @@ UNKNOWN = [
     ("train", ["--config.data.path=a\0b"], "config.data.path=a.*NUL"),
     ("train", ["--workdir=/dev/null/run"], "cannot write to /dev/null/run"),
     ("evaluate", ["--workdir=README.md"], "README.md is not a run directory"),
-    ("export", ["--workdir=README.md"], "README.md is not the directory of a sweep"),
+    ("export", ["--workdir=README.md"], "README.md has no results.jsonl"),
 ]
 
 BY_HAND = ["--num_processes=2", "--process_id=0"]
@@ -148,10 +148,10 @@ SPACES = [
     for space, wanted in {
         "seed=0..99999999": TOO_MANY,
         "seed=5,0..99999999": TOO_MANY,
-        "seed=0..999; learning_rate=log(1e-4,1e-2,999)": f"999,000 members, and {TOO_MANY}",
+        "seed=0..999; learning_rate=log(1e-4,1e-2,999)": f"999,000 members, but {TOO_MANY}",
         ";".join(f"field{i}=0..99999999" for i in range(600)): TOO_MANY,
         "zip(seed=0..99999999; learning_rate=1,2)": TOO_MANY,
-        "seed=0..9999 | seed=10000..10001": f"10,002 members, and {TOO_MANY}",
+        "seed=0..9999 | seed=10000..10001": f"10,002 members, but {TOO_MANY}",
         "random(1000000; learning_rate=log(1e-4,1e-2))": TOO_MANY,
         "quasi_random(1000000; learning_rate=log(1e-4,1e-2))": TOO_MANY,
         "learning_rate=linear(0,1,99999999)": TOO_MANY,

@@ -226,7 +226,8 @@ def test_a_task_is_trained_from_the_command_line(predictions, copies):
 def test_a_classifier_starts_from_a_run_on_the_command_line(predictions, copies):
     """The README's command would train from scratch, or be refused."""
     lines = lines_of(predictions["tuned"])
-    assert any(re.fullmatch(rf"\d+ arrays start from {re.escape(str(copies / 'masked'))}", line) for line in lines)
+    said = rf"\d+ arrays are initialised from {re.escape(str(copies / 'masked'))}"
+    assert any(re.fullmatch(said, line) for line in lines)
     assert any(re.fullmatch("test: " + SCORES["texts"].replace("N ", NUMBER + " "), line) for line in lines)
 
 
@@ -267,11 +268,11 @@ def test_images_are_classified_a_line_each(predictions, images):
         ("language", [], "give --text or --input"),
         ("masked", ["--input=README.md"], r"line 1 of README\.md has no \[MASK\] to fill in"),
         ("masked", ["--text=The value"], r"the text has no \[MASK\] to fill in"),
-        ("masked", [f"--text=[MASK] {LONG}"], r"the text has \d+ tokens, and the model reads at most 48"),
+        ("masked", [f"--text=[MASK] {LONG}"], r"the text has \d+ tokens, but the model reads at most 48"),
         ("masked", ["--text=[MASK]", "--greedy"], "--greedy has no meaning for masked_language_modelling"),
         ("texts", ["--text=a", "--input=b"], "give --text or --input"),
         ("texts", ["--text=a", "--seed=1"], "--seed has no meaning for text_classification"),
-        ("texts", [f"--text={LONG}"], r"text 1 has \d+ tokens, and the model reads at most 48"),
+        ("texts", [f"--text={LONG}"], r"text 1 has \d+ tokens, but the model reads at most 48"),
         ("vision", [], "give --image"),
         ("vision", ["--image=README.md"], r"README\.md is no image"),
         ("vision", ["--image=nowhere.png"], r"cannot read nowhere\.png"),

@@ -185,7 +185,7 @@ def test_a_second_command_on_a_run_is_refused_while_the_first_trains(taken):
 def test_a_second_signal_leaves_at_once(taken):
     """A user who means it would have to wait for a step, or kill -9."""
     _, process, _, answer = taken
-    assert answer == "SIGTERM: stopping after this step; once more leaves at once\n"
+    assert answer == "SIGTERM: stopping after this step; send it again to stop at once\n"
     assert process.returncode == -signal.SIGINT
 
 

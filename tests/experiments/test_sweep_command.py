@@ -171,8 +171,8 @@ def test_sweeps_are_compared_in_a_picture(compare):
         ("no/a.png", (), "cannot write the picture: .*No such file"),
         ("a.png", ("--metric=acuracy",), "metric must be one of loss, got 'acuracy'"),
         ("a.png", ("--by=learning_rat",), "by must be a field of the overrides, .*did you mean 'learning_rate'"),
-        ("a.png", ("--sweeps=a=here,b=none",), "none is not the directory of a sweep"),
-        ("a.png", ("--sweeps=",), "--sweeps names no sweep"),
+        ("a.png", ("--sweeps=a=here,b=none",), "none has no results.jsonl"),
+        ("a.png", ("--sweeps=",), "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got nothing"),
         ("a.png", ("--sweeps=a=here/damaged",), "results.jsonl is damaged"),
         ("a.png", ("--sweeps=a=here,a=here",), "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY"),
     ],
@@ -189,7 +189,7 @@ def test_a_sweep_of_a_config_file_that_is_none_is_refused(tmp_path, within, foun
     """A mistake in a config file is told by a traceback."""
     file = tmp_path / "config.py"
     file.write_text(f"import ml_collections\nget_config = ml_collections.ConfigDict\ndef get_sweep(): return {found}\n")
-    with pytest.raises(ConfigError, match="must give a text or a Space"):
+    with pytest.raises(ConfigError, match="must return a text or a Space"):
         within("sweep", f"--config={file}", f"--workdir={tmp_path}")._space()
 
 

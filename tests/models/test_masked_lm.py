@@ -104,7 +104,7 @@ def test_a_token_type_is_a_vector_of_its_own():
 @pytest.mark.parametrize("make", [masked_lm, classifier])
 def test_token_types_without_a_table_are_refused(make):
     """Types are given to a model that has no vectors for them, and are ignored."""
-    with pytest.raises(ValueError, match="no num_token_types"):
+    with pytest.raises(ValueError, match="token_types need num_token_types"):
         make()(TOKENS, token_types=TYPES)
 
 

@@ -73,12 +73,13 @@ def test_a_long_sweep_tries_all_ways_and_takes_the_fastest(machine):
     chunk, said, _ = choose(machine, {1: 0.1, 4: 0.06, MEMBERS: 0.05}, 2000, progress=recorder)
     assert chunk == MEMBERS
     assert said == (
-        "ms a member and step: one after the other 100.0, in chunks of 4 60.0, all at once 50.0; they run all at once"
+        "milliseconds per member and step: one after the other 100.0, in chunks of 4 60.0, all at once 50.0; "
+        "members run all at once"
     )
     assert [phase.what for phase in recorder.phases] == [
-        "compiling the step of 8 members, one after the other", "measuring how members run",
+        "compiling the step of 8 members, one after the other", "measuring how members run fastest",
         "compiling the step of 8 members, all at once", "compiling the step of 8 members, in chunks of 4",
-        "measuring how members run",
+        "measuring how members run fastest",
     ]  # fmt: skip
     assert all(phase.done == (phase.total or 0) for phase in recorder.phases)
     chunk, _, _ = choose(machine, {1: 0.1, 4: 0.1, MEMBERS: 0.095}, math.inf)
@@ -95,9 +96,9 @@ def test_a_short_sweep_measures_nothing(machine):
     """A trial of two steps would compile three programs."""
     chunk, said, cost = choose(machine, {1: 0.1, 4: 0.06, MEMBERS: 0.01}, 2)
     assert (chunk, cost) == (1, 0.0)
-    assert said == "they run one after the other: for 2 steps, measuring other ways does not pay"
+    assert said == "members run one after the other: measuring other ways does not pay for 2 steps"
     _, said, _ = choose(machine, {1: 0.1, 4: 0.06, MEMBERS: 0.01}, 50)
-    assert said.startswith("ms a member and step: one after the other 100.0; they run so: the sweep is too short")
+    assert said.startswith("100.0 milliseconds per member and step, one after the other; members run so, because")
 
 
 def test_a_way_that_does_not_fit_is_not_chosen(machine):

@@ -42,7 +42,7 @@ def test_members_do_not_go_on_with_other_data(config, file, tmp_path):
     MemberData([member], 0, tmp_path / "data", fresh=True)
     MemberData([member], 0, tmp_path / "data", fresh=False)
     append_line(file)
-    with pytest.raises(DataError, match=r"the data are not those of .*data\.json: train has 45 texts, and had 44"):
+    with pytest.raises(DataError, match=r"the data are not those of .*data\.json: train has 45 texts, but had 44"):
         MemberData([member], 0, tmp_path / "data", fresh=False)
 
 

@@ -89,8 +89,8 @@ def test_ranges_and_values_become_optunas_distributions():
         ("model.num_heads=1..3", {}, "num_heads=3.* cannot be"),
         ("dropout_rate=linear(0,2)", {}, "dropout_rate=2.* cannot be"),
         ("dropout_rate=linear(0,2); seed=" + ",".join(map(str, range(200))), {}, "dropout_rate=2.* cannot be"),
-        ("seed=0..3; training.seed=1,2", {}, "seed and training.seed are both training.seed"),
-        ("zip(d_model=16,32; d_ff=8,16)", {}, "ties fields to each other"),
+        ("seed=0..3; training.seed=1,2", {}, "seed and training.seed both set training.seed"),
+        ("zip(d_model=16,32; d_ff=8,16)", {}, "ties fields together"),
         ("d_ff=8..16", {"sampler": "cma-es"}, "sampler must be 'tpe' or 'random', got 'cma-es': .* unpickles"),
         ("d_ff=8..16", {"trials": 0}, "trials must be an integer of at least 1, got 0"),
         ("d_ff=8..16", {"sampler": "tpr"}, "sampler must be one of .*; did you mean 'tpe'"),
@@ -312,7 +312,7 @@ def test_data_that_is_never_there_stops_the_worker(run_search, pretend):
     pretend(pretended.trainer())
     rows, said = run_search(trials=10)
     assert [row["status"] for row in rows] == ["failed"] * 2 + ["finished"] * 8
-    assert "taken up again" in said[0]
+    assert "resumed" in said[0]
 
 
 def test_a_result_that_is_no_number_has_diverged(run_search, pretend):
@@ -355,7 +355,7 @@ def test_an_error_leaves_the_trial_to_the_next_worker(run_search, pretend):
     rows, said = run_search()
     undisturbed, _ = run_search(name="undisturbed")
     assert drawn(rows) == drawn(undisturbed) and [row["status"] for row in rows] == ["finished"] * 2
-    assert said[0].startswith("trial 0: ") and said[0].endswith("; taken up again")
+    assert said[0].startswith("trial 0: ") and said[0].endswith("; resumed")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -374,7 +374,7 @@ def test_an_interrupted_trial_is_the_first_to_go_on(run_search, pretend, tmp_pat
     rows, said = run_search()
     undisturbed, _ = run_search(name="undisturbed")
     assert drawn(rows) == drawn(undisturbed)
-    assert said[0].startswith("trial 1: ") and said[0].endswith("; taken up again")
+    assert said[0].startswith("trial 1: ") and said[0].endswith("; resumed")
     assert [step for step, _ in pretended.steps_of(tmp_path / "sweep/trials/1")] == list(range(1, 13))
 
 
@@ -433,7 +433,7 @@ def test_trials_without_their_study_are_refused(run_search, pretend, tmp_path):
     """The search would begin anew on top of other runs."""
     run_search(trials=1)
     (tmp_path / "sweep/study.db").unlink()
-    with pytest.raises(RunError, match="holds trials, but the database has no study 'search' they could be of"):
+    with pytest.raises(RunError, match="holds trials, but the database has no study 'search'"):
         run_search(trials=1)
 
 
@@ -442,7 +442,7 @@ def test_a_study_of_another_directory_is_refused(run_search, pretend, tmp_path):
     run_search(trials=1)
     (tmp_path / "other").mkdir()
     shutil.copyfile(tmp_path / "sweep/study.db", tmp_path / "other/study.db")
-    with pytest.raises(RunError, match=f"that of the search in {tmp_path}/sweep; choose another name"):
+    with pytest.raises(RunError, match=f"belongs to the search in {tmp_path}/sweep; choose another --study"):
         run_search(name="other")
 
 
@@ -450,7 +450,7 @@ def test_a_study_of_something_else_is_refused(run_search, pretend, tmp_path):
     (tmp_path / "sweep").mkdir()
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/sweep/study.db", study_name="mine")
     study.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(RunError, match="the study 'mine' of this database is not of a search of tformer_jax"):
+    with pytest.raises(RunError, match="the study 'mine' in this database is not by tformer_jax"):
         run_search(study="mine")
 
 
@@ -469,7 +469,7 @@ def test_a_database_that_fails_on_the_way_ends_no_trial(run_search, pretend):
     pretend(pretended.trainer())
     rows, said = run_search()
     assert [row["status"] for row in rows] == ["finished", "finished"]
-    assert any("trial 0: " in line and "taken up again" in line for line in said)
+    assert any("trial 0: " in line and "resumed" in line for line in said)
 
 
 @pytest.mark.parametrize("file", ["config.json", "groups.json"])

@@ -245,7 +245,7 @@ def test_two_directories_do_not_share_a_study(postgresql, finish, tmp_path):
     """Each would miss the runs of the other."""
     how = {"trials": 1, "sampler": "random", "storage": postgresql}
     finish(tmp_path / "one/sweep", how)
-    with pytest.raises(RunError, match="the study 'sweep' is that of the search in .*one/sweep; choose another name"):
+    with pytest.raises(RunError, match="the study 'sweep' belongs to the search in .*one/sweep; choose another --study"):
         finish(tmp_path / "two/sweep", how)
     assert len(finish(tmp_path / "two/sweep", how | {"study": "two"})) == 1
 
@@ -307,7 +307,7 @@ def test_forty_trials_of_four_workers_of_which_two_are_killed(start, storage, tm
         assert said.count(f"trial {number} finished") == 1
         assert said.count(f"trial {number}: ") == (2 if number in killed else 1)
     seconds = time.monotonic() - began
-    record_property("summary", f"{count} trials, {len(killed)} of them killed and taken up again, {seconds:.0f} s")
+    record_property("summary", f"{count} trials, {len(killed)} of them killed and resumed, {seconds:.0f} s")
 
 
 def test_a_damaged_row_takes_no_trial_its_result(tmp_path, finish):

@@ -169,9 +169,9 @@ BAD = {
     "a='x": "do not close",
     "a=1)": "do not close",
     "a": "cannot read 'a'",
-    "a=1;a=2": "a stands twice",
+    "a=1;a=2": "a is twice",
     "zip(a=1,2;b=1,2,3)": "one size, got 2, 3",
-    "zip(a=1,2;a=1,2)": "a stands twice",
+    "zip(a=1,2;a=1,2)": "a is twice",
     "zpi(a=1,2;b=1,2)": "did you mean 'zip'",
     "a=log(1e-4,1e-2)": "say how many values",
     "a=log(1,2),3": "cannot stand beside values",
@@ -182,7 +182,7 @@ BAD = {
     "a=linear(0,inf,3)": "two numbers",
     "a=log(1)": "two numbers",
     "a=log(1,2,3,4)": "log(low, high",
-    "a=log(1..8,4,2)": "one number more",
+    "a=log(1..8,4,2)": "one more number",
     "a=1,1.0": "a has the value 1.0 twice",
     "random(0;a=1,2)": "positive integer",
     "random(a=1,2)": "number of draws first",
@@ -213,8 +213,8 @@ def test_values_of_numpy_are_plain_numbers():
 @pytest.mark.parametrize("make, message", [
     (lambda: over("seed", 5), "a list of values or a range, got 5"),
     (lambda: over("learning_rate", "1e-3"), "a list of values or a range, got '1e-3'"),
-    (lambda: product([over("seed", [1])]), "must be of spaces"),
-    (lambda: random(3, {"seed": 1}), "must be of spaces"),
+    (lambda: product([over("seed", [1])]), "needs spaces, such as"),
+    (lambda: random(3, {"seed": 1}), "needs spaces, such as"),
 ])  # fmt: skip
 def test_what_is_no_space_is_refused(make, message):
     """A text is read as its characters, or the mistake is told far from where it was made."""

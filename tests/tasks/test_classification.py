@@ -199,7 +199,7 @@ def test_a_text_that_is_too_long_is_refused_by_number(make_task, data, model):
     """A text would be cut in silence, or the error would not say which one and by how much."""
     long = " ".join(FILLER * 4)
     (ids,) = tokenizers.encode(data.tokenizer, [long])
-    message = f"text 2 has {len(ids) + 2} tokens, and the model reads at most {MAX_LENGTH}"
+    message = f"text 2 has {len(ids) + 2} tokens, but the model reads at most {MAX_LENGTH}"
     with pytest.raises(DataError, match=message):
         make_task().classify(model, ["the film", long])
 

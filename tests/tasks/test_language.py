@@ -216,7 +216,7 @@ def test_characters_that_no_training_text_has_are_counted(folder, tmp_path):
     assert (known.unknown_count("test"), data.unknown_count("test")) == (0, 3)
     task = LanguageModelling(LanguageModellingConfig(sample_tokens=1), data.tokenizer)
     model = tiny_model("CausalLM", vocab_size=data.tokenizer.get_vocab_size(), max_length=MAX_LENGTH, num_layers=1)
-    assert task.evaluate(model, data, ["test"])["test"].note.startswith("3 characters are on no training text")
+    assert task.evaluate(model, data, ["test"])["test"].note.startswith("3 characters are not in the training split")
     assert (task.first_unknown("the cat"), task.first_unknown("the 日")) == (None, 4)
 
 

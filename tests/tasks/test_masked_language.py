@@ -331,7 +331,7 @@ def test_a_special_token_that_is_spelt_out_is_text(read, data, model):
     [
         ("no gap", r"the text has no \[MASK\] to fill in"),
         ("no <mask> gap", r"the text has no \[MASK\] to fill in"),
-        ("the [MASK] " + "cat " * 30, rf"the text has \d\d+ tokens, and the model reads at most {ROW}"),
+        ("the [MASK] " + "cat " * 30, rf"the text has \d\d+ tokens, but the model reads at most {ROW}"),
     ],
 )
 def test_what_cannot_be_filled_is_refused(make_task, model, text, message):

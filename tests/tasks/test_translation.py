@@ -229,7 +229,7 @@ def test_a_sentence_that_is_too_long_is_refused_by_number(make_task, data, model
     """A sentence would be cut, or the error would not say which one and by how much."""
     long = " ".join(WORDS * 3)
     (ids,) = data.tokenizers.encode_sources([long])
-    with pytest.raises(DataError, match=f"sentence 2 has {len(ids)} tokens, and the model reads at most {MAX_LENGTH}"):
+    with pytest.raises(DataError, match=f"sentence 2 has {len(ids)} tokens, but the model reads at most {MAX_LENGTH}"):
         make_task().translate(model, ["the cat", long, "a dog"])
 
 
@@ -288,7 +288,7 @@ def test_the_loss_of_an_evaluation_is_that_of_its_split(make_task, data, model, 
         ({"z_loss": -1.0}, r"task\.z_loss must not be negative, got -1\.0"),
         ({"beam_size": 0}, r"task\.beam_size must be at least 1, got 0"),
         ({"length_penalty": -1.0}, r"task\.length_penalty must not be negative, got -1\.0"),
-        ({"beam_size": 1}, r"task\.length_penalty .*with beam_size=1 it must be 0"),
+        ({"beam_size": 1}, r"task\.length_penalty .*must be 0 with task.beam_size=1"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):

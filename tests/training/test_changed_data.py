@@ -54,9 +54,9 @@ TEXTS, LABELLED, CORPUS, IMAGES = "texts", "labelled.tsv", "corpus.tsv", "images
 # The task, what happens to its files, and what the refusal says; None: it goes on.
 CASES = {
     "translation, lines appended": (
-        "translation", CORPUS, lambda f: lines_of(f, lambda x: x.append("new\tneu")), "train has 68 pairs, and had 67"),
+        "translation", CORPUS, lambda f: lines_of(f, lambda x: x.append("new\tneu")), "train has 68 pairs, but had 67"),
     "translation, a line corrected": (
-        "translation", CORPUS, lambda f: lines_of(f, correct), "has as many pairs, but not the same"),
+        "translation", CORPUS, lambda f: lines_of(f, correct), "has the same number of pairs, but other ones"),
     "translation, two lines swapped, which are in the order of their hashes": (
         "translation", CORPUS, lambda f: lines_of(f, swap), None),
     "translation, moved": ("translation", CORPUS, put_back_elsewhere, None),
@@ -66,32 +66,32 @@ CASES = {
 for task in ("language_modelling", "masked_language_modelling"):
     CASES |= {
         f"{task}, lines appended": (
-            task, f"{TEXTS}/07.txt", lambda f: f.write_text(f.read_text() + "new\n"), r"[\d,]+ characters, and had"),
+            task, f"{TEXTS}/07.txt", lambda f: f.write_text(f.read_text() + "new\n"), r"[\d,]+ characters, but had"),
         f"{task}, a line corrected": (
             task, f"{TEXTS}/07.txt", lambda f: f.write_text(f.read_text().replace("e", "a", 1)),
-            "has as many documents, but not the same"),
+            "has the same number of documents, but other ones"),
         f"{task}, a document more": (
-            task, f"{TEXTS}/60.txt", lambda f: f.write_text("quite new\n"), r"has \d+ documents, and had \d+"),
+            task, f"{TEXTS}/60.txt", lambda f: f.write_text("quite new\n"), r"has \d+ documents, but had \d+"),
         f"{task}, two documents swapped": (task, TEXTS, lambda f: swap_files(f / "07.txt", f / "08.txt"), "documents"),
         f"{task}, moved": (task, TEXTS, put_back_elsewhere, None),
         f"{task}, a hidden file more": (task, f"{TEXTS}/.hidden.txt", lambda f: f.write_text("not read"), None),
     }  # fmt: skip
 CASES |= {
     "text classification, lines appended": (
-        "text_classification", LABELLED, lambda f: lines_of(f, lambda x: x.append("long\tone more")), "and had"),
+        "text_classification", LABELLED, lambda f: lines_of(f, lambda x: x.append("long\tone more")), "but had"),
     "text classification, a line corrected": (
-        "text_classification", LABELLED, lambda f: lines_of(f, correct), "has as many texts, but not the same"),
+        "text_classification", LABELLED, lambda f: lines_of(f, correct), "has the same number of texts, but other ones"),
     "text classification, a label changed": (
         "text_classification", LABELLED, lambda f: lines_of(f, relabel), "texts"),
     "text classification, two lines swapped, which are in the order of their hashes": (
         "text_classification", LABELLED, lambda f: lines_of(f, swap), None),
     "text classification, moved": ("text_classification", LABELLED, put_back_elsewhere, None),
     "images, a pixel changed": (
-        "image_classification", f"{IMAGES}/dark/7.png", change_pixel, "has as many images, but not the same"),
+        "image_classification", f"{IMAGES}/dark/7.png", change_pixel, "has the same number of images, but other ones"),
     "images, one more": (
-        "image_classification", f"{IMAGES}/dark", lambda f: shutil.copy(f / "7.png", f / "99.png"), "images, and had"),
+        "image_classification", f"{IMAGES}/dark", lambda f: shutil.copy(f / "7.png", f / "99.png"), "images, but had"),
     "images, of another class": (
-        "image_classification", IMAGES, lambda f: swap_files(f / "dark/7.png", f / "light/7.png"), "not the same"),
+        "image_classification", IMAGES, lambda f: swap_files(f / "dark/7.png", f / "light/7.png"), "but other ones"),
     "images, renamed in their order": (
         "image_classification", f"{IMAGES}/light", lambda f: (f / "9.png").rename(f / "90.png"), None),
     "images, moved": ("image_classification", IMAGES, put_back_elsewhere, None),
@@ -170,7 +170,7 @@ def test_a_run_with_checkpoints_goes_on_with_its_own_data_only(place, tmp_path, 
     run = Run.start(shutil.copytree(finished.run.directory, tmp_path / "run"), finished.run.config)
     kept = {file: file.read_bytes() for file in run.directory.rglob("*") if file.is_file()}
     with one_line_more(run.config):
-        with pytest.raises(DataError, match=r"the data are not those of .*data\.json: .*train has .*, and had"):
+        with pytest.raises(DataError, match=r"the data are not those of .*data\.json: .*train has .*, but had"):
             run_training(run, print)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jax, "jit", quick_jit)
@@ -182,7 +182,7 @@ def test_a_run_with_checkpoints_goes_on_with_its_own_data_only(place, tmp_path, 
 
 
 DAMAGES = {
-    "gone": (None, "is gone"),
+    "gone": (None, "is missing"),
     "empty": ("", "is damaged"),
     "null": ("null", "is damaged"),
     "an array": ("[]", "is damaged"),

@@ -205,7 +205,7 @@ def test_a_validation_that_is_not_a_number_is_none_of_the_best(tmp_path, best):
 def test_a_best_metric_that_is_not_validated_is_refused(tmp_path):
     """A misspelt metric would keep any checkpoint; what there is to choose from is named."""
     config = CheckpointConfig(every=1, keep_best=1, best_metric="acuracy")
-    message = r"checkpoint\.best_metric='acuracy' is not validated, only loss, accuracy"
+    message = r"checkpoint\.best_metric='acuracy' is no metric of the validation, only loss, accuracy"
     with Checkpoints(tmp_path, config) as checkpoints:
         with pytest.raises(ConfigError, match=message):
             checkpoints.save(1, {"step": jnp.int32(1)}, CONFIG, {"loss": 1.0, "accuracy": 0.5})

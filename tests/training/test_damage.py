@@ -329,7 +329,7 @@ def test_a_full_disk_is_an_error_that_says_what_is_left(full):
     """Training would go on without checkpoints, or end in the library's traceback."""
     _, (kind, message, has_cause) = full
     assert (kind, has_cause) == ("CheckpointError", True)
-    assert message == "the checkpoint of step 2 is not written: File too large; the newest whole one is of step 1"
+    assert message == "the checkpoint of step 2 cannot be written: File too large; the newest complete one is of step 1"
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_whole(full, tmp_path):
@@ -359,7 +359,7 @@ def test_a_disk_that_is_full_already_is_not_written_to(directory, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     before = contents(directory)
     with open_checkpoints(directory) as checkpoints:
-        message = r"step 4 is not written: it takes .* MiB left; the newest whole one is of step 3"
+        message = r"step 4 cannot be written: it takes .* MiB left; the newest complete one is of step 3"
         with pytest.raises(CheckpointError, match=message):
             checkpoints.save(4, make_arrays(4), CONFIG)
         assert checkpoints.latest == 3

@@ -308,7 +308,7 @@ def test_a_classifier_starts_from_the_pretrained_encoder(started, pretrained):
     for name in encoder:
         np.testing.assert_array_equal(here[name], there[name], err_msg=name)
     assert here.keys() - encoder == {"model.classifier.w", "model.classifier.b"}
-    assert f"{len(encoder)} arrays start from {started.source}" in started.said
+    assert f"{len(encoder)} arrays are initialised from {started.source}" in started.said
 
 
 def test_a_classifier_has_a_head_of_its_own(started):
@@ -331,7 +331,7 @@ def test_a_classifier_stands_alone_once_it_has_a_checkpoint(train, started):
     moved.rename(started.source)
     for a, b in zip(jax.tree.leaves(again.model), jax.tree.leaves(started.model), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert not any("start from" in line for line in again.said)
+    assert not any("initialised from" in line for line in again.said)
 
 
 def test_a_classifier_may_start_from_a_classifier(configs, tuned, finished):
@@ -393,7 +393,7 @@ THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
         ("masked", {"model": {"positions": "learned"}}, ConfigError,
          r"lacks model\.encoder\.positions\.table of this model"),
         ("masked", {"model": {"activation": "silu", "scale_embeddings": False}}, ConfigError,
-         r"was trained as another model: model\.activation \('relu' there, 'silu' here\), model\.scale_embeddings \("),
+         r"holds another model: model\.activation \('relu' there, 'silu' here\), model\.scale_embeddings \("),
         ("classes", {"data": {"path": "three"}}, ConfigError,
          r"does not fit this model: model\.classifier\.b \(float32 \(2,\) there, float32 \(3,\) here\), "
          r"model\.classifier\.w \("),

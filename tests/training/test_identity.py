@@ -99,7 +99,7 @@ def test_a_tokenizer_or_classes_of_another_run_are_refused_by_name(run, name, ho
 def test_a_tokenizer_that_was_not_there_in_training_is_refused_by_name(run):
     """A translation would read its sources with it."""
     shutil.copyfile(run.directory / "tokenizer.json", run.directory / "source_tokenizer.json")
-    with pytest.raises(RunError, match=r"source_tokenizer\.json does not fit .* without it: take it away"):
+    with pytest.raises(RunError, match=r"source_tokenizer\.json does not fit .* without it: remove it"):
         load_run(Run.open(run.directory))
 
 

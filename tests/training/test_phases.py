@@ -133,7 +133,7 @@ def test_a_validation_is_of_the_part_and_the_report_of_all(recorded):
     """A validation would take as long as ever, be of other rows each time, or the last numbers be of a part."""
     run, (task, data, model), recorder, _, batches = recorded
     assert len(batches) > 1 and [p.total for p in recorder.named("validating")] == [1, 1]
-    assert f"validations are of 1 of {len(batches)} batches, spread over the split" in data.report
+    assert f"each validation uses 1 of {len(batches)} batches, evenly spread over the split" in data.report
     rows = [row for row in read_metrics(run.metrics_file) if "validation_loss" in row]
     wanted = task.validate(model, Part(batches, 1))["loss"]
     assert rows[-1]["validation_loss"] == pytest.approx(wanted, rel=1e-6)

@@ -194,9 +194,9 @@ def test_a_skipped_step_is_said_with_its_cause(trainer, new_run, capsys):
     """A run that loses its batches would look like any other on the terminal."""
     go(trainer, new_run(), Data(TWO))
     lines = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
-    cause = "on batch 4 its loss is nan, its gradient norm nan, not finite in w"
-    assert lines[0] == f"step 5 is skipped (1 of at most 2): {cause}"
-    assert re.fullmatch(r"step 8 is skipped \(2 of at most 2\): on batch 7 .* not finite in w_root", lines[1])
+    cause = "loss nan, gradient norm nan, not finite in w"
+    assert lines[0] == f"step 5 is skipped (1 of at most 2): batch 4 has {cause}"
+    assert re.fullmatch(r"step 8 is skipped \(2 of at most 2\): batch 7 has .* not finite in w_root", lines[1])
     assert len(lines) == 2
 
 
@@ -206,7 +206,7 @@ def test_one_more_than_allowed_ends_the_run(trainer, new_run):
     with pytest.raises(Diverged) as error:
         go(trainer, run, Data(TWO | {9: "loss"}))
     assert str(error.value) == (
-        "training stopped at step 10: on batch 9 its loss is nan, its gradient norm nan, not finite in w, "
+        "training stopped at step 10: batch 9 has loss nan, gradient norm nan, not finite in w, "
         "after 2 skipped step(s); the newest checkpoint is of step 8"
     )
     assert checkpoint_steps(run) == [4, 8]
@@ -225,7 +225,7 @@ def test_skipped_steps_are_counted_across_a_resume(trainer, new_run):
     run = new_run()
     with pytest.raises(InterruptedError):
         go(trainer, run, Data(TWO, stop_at(9)))
-    with pytest.raises(Diverged, match="stopped at step 11: on batch 10 .* after 2 skipped"):
+    with pytest.raises(Diverged, match="stopped at step 11: batch 10 has .* after 2 skipped"):
         go(trainer, run, Data({10: "gradient"}))
 
 
@@ -301,7 +301,7 @@ def test_a_signal_lets_the_step_end_and_keeps_it(stopped):
 def test_a_signal_is_answered_at_once(stopped):
     """Whoever pressed Ctrl-C during a long step would press it again, and lose the step."""
     directory, which, _ = stopped
-    answer = f"{which.name}: stopping after this step; once more leaves at once\n"
+    answer = f"{which.name}: stopping after this step; send it again to stop at once\n"
     assert answer in directory.with_suffix(".err").read_text()
 
 
@@ -336,7 +336,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path, first, second):
     with training(run, 6) as (process, _):
         wait_until((run / "checkpoints" / "4").exists)
         os.kill(process.pid, first)
-        wait_until(lambda: "once more" in messages.read_text())
+        wait_until(lambda: "send it again" in messages.read_text())
         os.kill(process.pid, second)
         process.join(20)
         assert process.exitcode == -second

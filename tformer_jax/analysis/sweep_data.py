@@ -187,7 +187,7 @@ def learning_rate_lines(results: Results, metric: str, by: str | None = None) ->
     known = _names(results)
     rate = next((name for name in known if Field(name, ()).label == LEARNING_RATE), None)
     if rate is None:
-        raise ValueError("results must have a learning_rate among their overrides, got none that has")
+        raise ValueError("results must have a learning_rate among their overrides, and none has one")
     if by is not None and by not in known:
         raise ValueError(f"by must be a field of the overrides, got {by!r}{nearest(by, known)}")
     results = [result for result in results if rate in result["overrides"]]
@@ -195,7 +195,7 @@ def learning_rate_lines(results: Results, metric: str, by: str | None = None) ->
     told = swept if by is None else [_field(results, by)]
     found = cells(results, [*told, rates], metric)
     if len(found) < len(cells(results, [*swept, rates], metric)):
-        raise ValueError(f"by={by!r} would mix members that differ in {', '.join(f.name for f in swept)}")
+        raise ValueError(f"by={by!r} would mix members that also differ in {', '.join(f.name for f in swept)}")
     lines: dict[tuple[int, ...], dict[float, Cell]] = {}
     for (*place, at), cell in found.items():
         lines.setdefault(tuple(place), {})[rates.values[at]] = cell

@@ -21,8 +21,10 @@ def keep_classes(classes: Iterable[str], directory: Path) -> None:
         write_whole(file, json.dumps(classes, ensure_ascii=False))
     elif (kept := load_classes(directory)) != classes:
         less, more = sorted({*kept} - {*classes}), sorted({*classes} - {*kept})
-        differ = f"it lacks {less}, and has {more} besides" if less or more else f"there they are in the order {kept}"
-        raise DataError(f"the data has other classes than {file}: {differ}")
+        differ = f"{less} are missing, {more} are new" if less or more else f"the file has the order {kept}"
+        raise DataError(
+            f"the classes of the data are not those in {file}: {differ}; put the data back, or choose another --workdir"
+        )
 
 
 def load_classes(directory: Path) -> list[str]:
@@ -40,5 +42,5 @@ def load_classes(directory: Path) -> list[str]:
         raise DataError(f"{file} must hold a list of names")
     classes = [canonical(name) for name in classes]
     if twice := sorted({name for name in classes if classes.count(name) > 1}):
-        raise DataError(f"{file} must hold each name once, it has {twice} more than once")
+        raise DataError(f"{file} must hold each name once, but repeats {twice}")
     return classes

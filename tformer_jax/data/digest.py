@@ -98,7 +98,7 @@ def check_kept(directory: Path) -> None:
     file = Path(directory) / FILE
     if not file.exists():
         raise DataError(
-            f"{file} is gone, and nothing else says whether the data are those that were trained on: "
+            f"{file} is missing, so nothing says whether the data are those that were trained on: "
             f"{_HINT}"
         )
     _load(file)
@@ -131,7 +131,7 @@ def _difference(split: str, kept: Digest | None, found: Digest | None) -> str | 
     units = [name for name in found if name not in _SUMS]
     for unit in units:
         if found[unit] != kept.get(unit):
-            return f"{split} has {found[unit]:,} {unit}, and had {kept.get(unit, 0):,}"
+            return f"{split} has {found[unit]:,} {unit}, but had {kept.get(unit, 0):,}"
     if found["in_any_order"] == kept["in_any_order"]:
         return f"{split} has the same {units[0]} in another order"
-    return f"{split} has as many {units[0]}, but not the same"
+    return f"{split} has the same number of {units[0]}, but other ones"

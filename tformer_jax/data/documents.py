@@ -57,7 +57,9 @@ def read_documents(path: Path, say: Callable[[str], None] = lambda line: None) -
     if not texts:
         raise DataError(f"{path} holds no *.txt file")
     if (size := sum(size_of(path / name) for name in texts)) > MOST_TEXT_BYTES:
-        raise DataError(f"{path} holds {size:,} bytes of text, and at most {MOST_TEXT_BYTES:,} are read: take some files")
+        raise DataError(
+            f"{path} holds {size:,} bytes of text, but at most {MOST_TEXT_BYTES:,} can be read: give fewer files"
+        )
     for line in passed_over(path, {*found} - {*texts}):
         say(line)
     return [Document(file_name(name), _read(path / name)) for name in texts]
@@ -92,7 +94,7 @@ def split_documents(
         if not part:
             hint = "; hold out the tail of every document (split='tail')" if by == "document" else ""
             size = f"{len(once)} document(s) of {sum(len(d.text) for d in once.values()):,} characters"
-            raise DataError(f"{size} leave nothing for the {name} split{hint}")
+            raise DataError(f"{size} are too few for a {name} split{hint}")
     return splits
 
 

@@ -93,7 +93,7 @@ class Archive:
         else:
             same = self.unpacked_sha256 is None  # nothing is left to compare with
         if not same:
-            raise DataError(f"{folder} is not what {self.filename} was unpacked to: a file in it was changed, added or "
+            raise DataError(f"{folder} is not what {self.filename} unpacks to: a file in it was changed, added or "
                             f"lost; delete the folder, and it is unpacked again")  # fmt: skip
 
     def _unpack(self, file: Path, to: Path) -> None:
@@ -101,7 +101,7 @@ class Archive:
         names = self._names(file)
         wanted = [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in self.members)]
         if not wanted:
-            raise DataError(f"{file} holds nothing that matches {self.members}")
+            raise DataError(f"{file} contains no file that matches {self.members}")
         self._extract(file, wanted, to)
 
     def _download(self, to: Path) -> Path:
@@ -221,7 +221,7 @@ def passed_over(folder: Path, names: Iterable[str]) -> list[str]:
     """The line that says of files that they are not read, by suffix; none if there are no such files."""
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
     kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
-    return [f"passed over in {folder}: {kinds}"] if counts else []
+    return [f"files not read in {folder}: {kinds}"] if counts else []
 
 
 def size_of(file: Path) -> int:
@@ -247,7 +247,7 @@ def read_bytes(file: Path, most: int) -> bytes:
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from None
     if size > most:
-        raise DataError(f"{file} holds more than {most:,} bytes, which is the most that is read of one file: take a part")
+        raise DataError(f"{file} holds more than {most:,} bytes, the limit for one file: split it")
     return b"".join(pieces)
 
 

@@ -92,7 +92,10 @@ class ImageDataConfig:
           ConfigError: it is less than that.
         """
         if self.batch_size < multiple:
-            raise ConfigError(f"data.batch_size={self.batch_size} holds no multiple of {multiple} rows")
+            raise ConfigError(
+                f"data.batch_size={self.batch_size} must be at least {multiple}, a row for each part of "
+                "training.accumulate"
+            )
         return self.batch_size // multiple * multiple
 
     def read(self, say: Callable[[str], None] = lambda line: None) -> ImageSource:
@@ -132,7 +135,7 @@ class ImageBatches:
 
     def __post_init__(self):
         if len(self) == 0:
-            raise DataError(f"{len(self.data)} images do not fill a batch of {self.rows}")
+            raise DataError(f"{len(self.data)} images do not fill a batch of {self.rows}; lower data.batch_size")
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -194,10 +197,12 @@ class ImageData:
                 self.splits["train"], self.splits[name] = hold_out(self.splits["train"], size, config.seed)
         self.splits = {name: self.splits[name] for name in ("train", "validation", "test")}
         if len(self.classes) < 2:
-            raise DataError(f"the images have one class, {self.classes[0]!r}; there is nothing to tell apart")
+            raise DataError(f"all images have the class {self.classes[0]!r}; classification needs at least two classes")
         if untrained := sorted(set(range(len(self.classes))) - set(self.splits["train"].labels.tolist())):
             names = [self.classes[label] for label in untrained[:10]]
-            raise DataError(f"{len(untrained)} class(es) have no image left to train on, such as {names}")
+            raise DataError(
+                f"{len(untrained)} class(es) have no image left to train on, such as {names}; hold out fewer images"
+            )
         keep_classes(self.classes, directory)
         with progress.phase("comparing the data"):
             keep_digests({name: of_images(split) for name, split in self.splits.items()}, directory)
@@ -235,7 +240,7 @@ def hold_out(data: LabelledImages, size: int, seed: int) -> tuple[LabelledImages
       DataError: nothing would be left.
     """
     if size >= len(data):
-        raise DataError(f"nothing is left to train on: {size:,} images are to be held out of {len(data):,}")
+        raise DataError(f"no image is left to train on: {size:,} of {len(data):,} images are held out; lower the sizes")
     counts = np.bincount(data.labels)
     shares, remainders = np.divmod(size * counts, len(data))
     # The largest remainders are rounded up, as with seats and votes.
@@ -255,5 +260,6 @@ def _check_shape(data: LabelledImages, config: ImageDataConfig) -> None:
     if (height, width, channels) != (config.image_size, config.image_size, config.num_channels):
         raise DataError(
             f"the images are {height} x {width} with {channels} channel(s), but data.image_size={config.image_size} "
-            f"and data.num_channels={config.num_channels}; images of source={config.source!r} are not resized"
+            f"and data.num_channels={config.num_channels}; images of "
+            f"source={config.source!r} are not resized: set these two fields to their size"
         )

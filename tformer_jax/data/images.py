@@ -118,7 +118,7 @@ def _read_idx(file: Path, opened: BinaryIO) -> np.ndarray:
     if len(content) < min(wanted, MOST_IDX_BYTES):
         raise DataError(f"{file} is truncated: {needs}, it holds {len(content):,}")
     if wanted > MOST_IDX_BYTES:
-        raise DataError(f"{file} is too large: {needs}, and at most {MOST_IDX_BYTES:,} are read; take fewer images")
+        raise DataError(f"{file} is too large: {needs}, but at most {MOST_IDX_BYTES:,} can be read; take fewer images")
     if len(content) > wanted:
         more = "or more" if opened.read(1) else ""
         raise DataError(f"{file} is too long: {needs}, it holds {len(content):,} {more}".rstrip())
@@ -136,11 +136,13 @@ def read_idx_folder(path: Path) -> ImageSource:
     classes = np.unique(splits["train"].labels)
     if list(classes) != list(range(len(classes))):
         raise DataError(
-            f"the training labels in {path} must be 0 .. {len(classes) - 1}, as they are {len(classes)}; "
+            f"the training labels in {path} must be 0 .. {len(classes) - 1}, without a gap; "
             f"got {_some(classes)}"
         )
     if unknown := sorted(set(splits["test"].labels.tolist()) - set(classes.tolist())):
-        raise DataError(f"the test labels in {path} must be 0 .. {len(classes) - 1}, got {_some(unknown)} besides")
+        raise DataError(
+            f"the test labels in {path} must be 0 .. {len(classes) - 1}, as in training; got {_some(unknown)} too"
+        )
     return ImageSource([str(label) for label in classes], splits)
 
 
@@ -200,12 +202,12 @@ def read_folders(path: Path, say: Callable[[str], None] = lambda line: None) -> 
         if not folder.is_dir():
             continue
         if name in splits:
-            raise DataError(f"{path} has both validation and val; one must go")
+            raise DataError(f"{path} has both validation and val; remove one of them")
         found, splits[name] = _read_tree(folder, say)
         if found != classes:
             lacks, more = sorted({*classes} - {*found}), sorted({*found} - {*classes})
             raise DataError(
-                f"the classes of {folder} must be those of {path / 'train'}; it lacks {lacks}, and has {more} besides"
+                f"the classes of {folder} must be those of {path / 'train'}; missing are {lacks}, unknown are {more}"
             )
     return ImageSource(classes, splits)
 
@@ -232,7 +234,9 @@ def _read_tree(path: Path, say: Callable[[str], None]) -> tuple[list[str], Label
 
 def _check_class(folder: Path, images: Sequence[str]) -> None:
     if deeper := _names(folder, folders=True):
-        raise DataError(f"{folder} is a class and holds a folder, {deeper[0]}; images lie directly in it")
+        raise DataError(
+            f"{folder} is the folder of a class, but holds the folder {deeper[0]}; put its images directly into it"
+        )
     if not images:
         raise DataError(f"{folder} holds no images ({', '.join(_SUFFIXES)})")
     if empty := [name for name in images if not size_of(folder / name)]:
@@ -273,9 +277,9 @@ def read_image(file: Path, image_size: int, num_channels: int) -> np.ndarray:
         # Crops and resizes (bicubic over the area of a new pixel, so without aliasing) in one go.
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     except Image.DecompressionBombError:
-        raise DataError(f"{file} has more than {MOST_PIXELS:,} pixels, the most that is read; make it smaller") from None
+        raise DataError(f"{file} has more than {MOST_PIXELS:,} pixels, the limit; make it smaller") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{file} is no image of a kind that is known here") from None
+        raise DataError(f"{file} is no image of a known kind; convert it, to PNG for example") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
     return np.asarray(image).reshape(image_size, image_size, num_channels)

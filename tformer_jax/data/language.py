@@ -66,12 +66,12 @@ class DocumentDataConfig:
                 raise ConfigError(f"data.{name} must be in (0, 1), got {getattr(self, name)}")
         if self.validation_share + self.test_share >= 1.0:
             raise ConfigError(
-                f"data.validation_share and data.test_share must leave some text to train on, "
+                f"data.validation_share and data.test_share must add up to less than 1, "
                 f"got {self.validation_share} and {self.test_share}"
             )
         if self.batch_tokens < self.row_length:
             raise ConfigError(
-                f"data.batch_tokens must hold a row of data.row_length={self.row_length}, got {self.batch_tokens}"
+                f"data.batch_tokens must be at least data.row_length={self.row_length}, got {self.batch_tokens}"
             )
 
     def documents(self, say: Callable[[str], None] = lambda line: None) -> list[Document]:
@@ -125,7 +125,7 @@ class MaskedDataConfig(DocumentDataConfig):
         if not isinstance(self.whole_words, bool):
             raise ConfigError(f"data.whole_words must be True or False, got {self.whole_words!r}")
         if self.whole_words and self.tokenizer == "characters":
-            raise ConfigError("data.whole_words goes with data.tokenizer='bpe': to 'characters' each is a word")
+            raise ConfigError("data.whole_words needs data.tokenizer='bpe': with 'characters' there are no words")
         if self.row_length < 3:
             raise ConfigError(f"data.row_length must exceed 2 (start and end token), got {self.row_length}")
 

@@ -51,7 +51,7 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
         sentences = split_pairs(splits.pop("train"), by="sentence", **sizes, seed=seed)
         return {"train": sentences.pop("train"), **splits} | {f"{n}_sentences": part for n, part in sentences.items()}
     if by == "group" and any(pair.group is None for pair in pairs):
-        raise DataError("these pairs have no groups; split them by 'sentence'")
+        raise DataError("these pairs have no groups to split by; set data.split='sentence'")
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(canonical(pair.group if by == "group" else pair.source), []).append(pair)
@@ -64,7 +64,7 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
     splits["train"] = [pair for group in order for pair in groups[group] if canonical(pair.source) not in sources]
     if not splits["train"]:
         raise DataError(
-            f"nothing is left to train on: {len(pairs)} pairs, test_size={test_size}, validation_size={validation_size}"
+            f"no pair is left to train on: {len(pairs)} pairs, test_size={test_size}, validation_size={validation_size}"
         )
     return splits
 
@@ -296,7 +296,7 @@ class Packed:
                 raise DataError(f"a {name} of {longest} tokens does not fit a row of {length}")
         plan = _pack([list(map(len, side)) for side in self.sequences], self.lengths, self.seed)
         if len(plan) < self.rows:
-            raise DataError(f"{len(plan)} packed rows do not fill a batch of {self.rows}")
+            raise DataError(f"{len(plan)} packed rows do not fill a batch of {self.rows}; lower data.batch_tokens")
         object.__setattr__(self, "_plan", plan)
 
     def __len__(self) -> int:

@@ -80,7 +80,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # of grey, of which `convert` would keep the lowest 8 bits, clipped
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits, and nothing says what stands for white")
+        raise ValueError("its pixels have 32 bits, and the file does not say which value is white")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

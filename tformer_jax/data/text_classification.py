@@ -188,7 +188,7 @@ class TextClassificationData:
         tokens = encode_texts(self.tokenizer, [text.text for text in texts])
         fits = [len(ids) <= limit for ids in tokens]
         if not any(fits):
-            raise DataError(f"none of the {len(texts)} {split} texts fits into {limit} tokens")
+            raise DataError(f"none of the {len(texts)} {split} texts fits into {limit} tokens; raise model.max_length")
         if not all(fits):
             count = fits.count(False)
             self.report.append(f"{count} of {len(texts):,} {split} texts exceed {limit} tokens and are left out")
@@ -205,7 +205,9 @@ class TextClassificationData:
     def _kept_classes(self, directory: Path) -> list[str]:
         classes = sorted({text.label for text in self.splits["train"]})
         if len(classes) < 2:
-            raise DataError(f"the training texts have one label, {classes[0]!r}; there is nothing to tell apart")
+            raise DataError(
+                f"all training texts have the label {classes[0]!r}; classification needs at least two labels"
+            )
         for split, texts in self.splits.items():
             for text, label, _ in texts:
                 if label not in classes:

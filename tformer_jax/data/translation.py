@@ -235,7 +235,9 @@ class TranslationData:
         target = self.tokenizers.encode_targets([p.target for p in pairs])
         fits = [max(len(s), len(t)) <= limit for s, t in zip(source, target, strict=True)]
         if not any(fits):
-            raise DataError(f"none of the {len(pairs)} {split} pairs fits into {limit} tokens a side")
+            raise DataError(
+                f"none of the {len(pairs)} {split} pairs fits into {limit} tokens a side; raise model.max_length"
+            )
         self._say_left_out(split, fits.count(False), f"{limit} tokens a side")
         return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (pairs, source, target))
 

@@ -48,7 +48,9 @@ class Windows:
         # In training, one less than there could be, which leaves room for offsets.
         count = -(-(n - 1) // length) if self.seed is None else n // length - 1
         if count < (1 if self.seed is None else self.rows):
-            raise DataError(f"{n} tokens do not fill a batch of {self.rows} row(s) of {length}")
+            raise DataError(
+                f"{n} tokens do not fill a batch of {self.rows} row(s) of {length}; lower data.batch_tokens"
+            )
         object.__setattr__(self, "_count", count)
 
     def __len__(self) -> int:
@@ -121,7 +123,10 @@ class Pieces:
         # Cut from the beginning on there are fewest pieces: as many as there are in every epoch.
         count = int((-(-sizes // (self.row_length - 2))).sum())
         if count < (1 if self.seed is None else self.rows):
-            raise DataError(f"{count} row(s) of {self.row_length} tokens do not fill a batch of {self.rows}")
+            raise DataError(
+                f"{count} row(s) of {self.row_length} tokens do not fill a batch of {self.rows}; lower "
+                "data.batch_tokens"
+            )
         # The latest epoch is kept, because every batch of it asks for the same pieces.
         pieces = functools.lru_cache(maxsize=1)(lambda epoch: self._cut(begins, sizes, epoch))
         for name, value in (("_count", count), ("_pieces", pieces)):

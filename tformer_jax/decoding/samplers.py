@@ -48,7 +48,7 @@ class Sampler:
           ValueError: logits that are not [B V], a draw without a key, or a penalty without `seen`.
         """
         if key is None and not self.is_greedy:
-            raise ValueError("a sampler that draws needs a key")
+            raise ValueError("sampling needs a random key: pass key=jax.random.key(0), or take decoding.greedy()")
         logits = self.filtered(logits, seen)
         tokens = logits.argmax(-1) if self.is_greedy else jax.random.categorical(as_key("key", key), logits)
         return tokens.astype(jnp.int32)
@@ -62,7 +62,7 @@ class Sampler:
         logits = as_array("logits", logits, "B V", kind="floats").astype(jnp.float32)
         if self.repetition_penalty is not None:
             if seen is None:
-                raise ValueError("a repetition penalty needs to know which tokens the row has seen")
+                raise ValueError("repetition_penalty needs `seen`: which tokens each row contains already, [B V]")
             check_shape("seen", seen := as_array("seen", seen), logits.shape)
             penalty = jnp.float32(self.repetition_penalty)
             penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)

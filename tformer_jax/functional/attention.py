@@ -82,7 +82,9 @@ def scaled_dot_product_attention(
     q, k, mask, bias = _checked(q, k, mask, bias)
     v = as_array("v", v, "B S K Hv", kind="floats")
     if v.shape[:3] != k.shape[:3] or v.shape[3] == 0:
-        raise ValueError(f"v must have k's shape {k.shape}, got {v.shape}; only the last axis may differ, and not be 0")
+        raise ValueError(
+            f"v must have k's shape {k.shape}, got {v.shape}; only the last axis may differ, and must not be 0"
+        )
     kernel = choose(implementation, q.shape[1], k.shape[1])
     return kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)
 

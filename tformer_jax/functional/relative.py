@@ -204,7 +204,7 @@ def _rotary_frequencies(width: int, base: float | Array, scaling: str, factor: f
     if scaling not in ("none", "linear", "ntk"):
         raise ValueError(f"scaling must be 'none', 'linear' or 'ntk', got {scaling!r}")
     if (is_known(factor) and factor < 1) or (scaling == "none" and not (is_known(factor) and factor == 1)):
-        raise ValueError(f"factor must be at least 1, and 1 without a scaling; got {factor} with {scaling!r}")
+        raise ValueError(f"factor must be at least 1, and 1 with scaling='none'; got {factor} with {scaling!r}")
     if scaling == "ntk":
         if width == 2:
             raise ValueError(

@@ -28,7 +28,7 @@ def cross_mask(
       ValueError: segments of one side alone.
     """
     if (source_segments is None) != (target_segments is None):
-        raise ValueError("source_segments and target_segments go together: an example has an id in both")
+        raise ValueError("give source_segments and target_segments together: an example has the same id in both")
     segments = None if target_segments is None else (target_segments, source_segments)
     return F.AttentionMask(segments=segments) & token_mask(source_mask)
 

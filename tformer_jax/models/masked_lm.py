@@ -56,7 +56,7 @@ class TextEncoder(nnx.Module):
             types = jnp.zeros_like(tokens) if token_types is None else token_types
             x = x + self.token_types(types, "token_types")
         elif token_types is not None:
-            raise ValueError("token_types are given, but the config has no num_token_types")
+            raise ValueError("token_types need num_token_types in the config, which is None")
         x = self.positions(x, key=embed_key)
         return self.layers.self_attend(x, token_mask(mask), key=layers_key, capture=capture)
 

@@ -78,10 +78,10 @@ def calibrate(
             break
         if count <= len(devices):
             raise ConfigError(
-                f"one member of the sweep needs {least / 2**20:,.0f} MiB of a device that has {room / 2**20:,.0f} left"
+                f"a member of the sweep needs {least / 2**20:,.0f} MiB, but the device has {room / 2**20:,.0f} MiB left"
             )
         count = max(len(devices), min(count - 1, int(count * room / least)))
-        say(f"{len(members)} members would need {least / 2**20:,.0f} MiB a device: {count} are trained at a time")
+        say(f"{len(members)} members would need {least / 2**20:,.0f} MiB a device: training {count} at a time")
     chosen, said = trial.fastest(count, first, others[::-1], member_steps / count) if others else (first, None)
     if said is not None:
         say(said)
@@ -124,7 +124,7 @@ class _Trial:
         """
         called = _called(first, self.fitting[first])
         if steps * _OF_TIME < 1:
-            return first, f"they run {called}: for {steps:.0f} steps, measuring other ways does not pay"
+            return first, f"members run {called}: measuring other ways does not pay for {steps:.0f} steps"
         compiling, one = self._compiling, self._times(0)[first]
         seconds = one * count
         left = _OF_TIME * (compiling + steps * seconds) - seconds
@@ -137,14 +137,16 @@ class _Trial:
             left, tried = left - self._compiling, len(self.fitting)
         rounds = 0 if left < 0 else int(min(_ROUNDS, left / (tried * seconds) - 1))
         if tried == 1 or rounds < 1:
-            why = "the sweep is too short for it to pay to measure other ways"
-            return first, f"ms a member and step: {called} {1000 * one:.1f}; they run so: {why}"
+            return first, (
+                f"{1000 * one:.1f} milliseconds per member and step, {called}; members run so, "
+                "because the sweep is too short to measure other ways"
+            )
         times = self._times(rounds)
         best = min(times, key=times.get)
         chosen = best if times[best] < _CLEARLY * times[first] else first
         ways = {size: _called(size, population) for size, population in sorted(self.fitting.items())}
         measured = ", ".join(f"{ways[size]} {1000 * times[size]:.1f}" for size in ways)
-        return chosen, f"ms a member and step: {measured}; they run {ways[chosen]}"
+        return chosen, f"milliseconds per member and step: {measured}; members run {ways[chosen]}"
 
     def _times(self, rounds: int) -> dict[int, float]:
         """Seconds a member and step of each way, in turns, so that a machine that slows down slows them all.
@@ -153,7 +155,7 @@ class _Trial:
         """
         seconds: dict[int, list[float]] = {size: [] for size in self.fitting}
         states = jax.block_until_ready(next(iter(self.fitting.values())).initial({}))
-        what, total = "measuring how members run", (1 + rounds) * len(self.fitting)
+        what, total = "measuring how members run fastest", (1 + rounds) * len(self.fitting)
         with self._progress.phase(what, total, "steps") as advance:
             for _ in range(1 + rounds):
                 for size, population in self.fitting.items():

@@ -104,7 +104,7 @@ def open_postgresql(url: str, study: str) -> Database:
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise ConfigError(f"storage must be a URL such as postgresql://user@host/database, got {shown}") from None
     if "@" in (parsed.host or ""):
-        raise ConfigError(f"storage has an @ too many: in a password it is written %40; got {shown}")
+        raise ConfigError(f"storage has more than one @: write an @ of a password as %40; got {shown}")
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     # Optuna keeps heartbeats without their time zone: of a zone with summer time, an hour may come twice, or never.

@@ -58,7 +58,7 @@ class SweepDirectory:
                 more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
                 raise RunError(
                     f"{path} holds another sweep; it differs in {', '.join(differing[:3])}{more}. "
-                    f"Choose another --workdir, or ask for the same to go on with this one"
+                    f"Choose another --workdir, or repeat the same command to go on with this one"
                 )
         write_json(sweep._asked, asked)
         return sweep
@@ -139,7 +139,9 @@ class SweepDirectory:
             return None
         groups = read_json(self._groups, list)
         if not all(map(_is_group, groups)):
-            raise RunError(f"{self._groups} is damaged: a group must have numbers of members, a chunk and a number of data")
+            raise RunError(
+                f"{self._groups} is damaged: a group must have numbers of members, a chunk and a number of data"
+            )
         found, wanted = sorted(n for group in groups for n in group["members"]), sorted(map(int, self.asked["members"]))
         if found != wanted:
             raise RunError(f"{self._groups} is damaged: each of the {len(wanted)} members must be in one of its groups")

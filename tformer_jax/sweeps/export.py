@@ -47,7 +47,7 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path, progress: 
     """
     to, members = Path(to), sweep.asked["members"]
     if str(number) not in members:
-        raise RunError(f"{sweep.path} has no member {number}, only {len(members)} from 0")
+        raise RunError(f"{sweep.path} has no member {number}, only 0 to {len(members) - 1}")
     records = sweep.groups() or []
     groups = [i for i, record in enumerate(records) if number in record["members"]]
     with progress.phase("reading the states of the members"):
@@ -58,7 +58,7 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path, progress: 
     if to.exists():
         if _is_exported(to, member, int(found["step"])):  # by a process that was killed as it ended, say
             return Run.open(to)
-        raise RunError(f"{to} is there already; an exported member needs a directory of its own")
+        raise RunError(f"{to} exists already; choose a new directory for the exported member")
     unfinished = to.with_name(f".{to.name}.unfinished")
     check_writable(unfinished)
     with progress.phase("writing the run"), locked(unfinished):

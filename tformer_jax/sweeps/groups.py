@@ -151,7 +151,7 @@ def make_groups(
         programs.setdefault(program_of(member, one_order=not first.one_shape), []).append(member)
     say(f"{len(members)} members, {len(programs)} program(s), {len(jax.local_devices())} device(s)")
     if several_shapes:
-        say("batches have several shapes: members that have them in different orders are different programs")
+        say("batches have several shapes: members with another order of batches are another program")
     if kept is None:
         how = {"together": together, "chunk": chunk, "progress": progress}
         groups, kept = _measured(programs, data, say, share, how)
@@ -203,10 +203,12 @@ def _check_kept(directory, kept, programs, data, together, chunk) -> None:
     for record in kept:
         (_, found), *others = {number_of[n] for n in record["members"]}
         if others or found != record["data"]:
-            raise RunError(f"{file} is damaged: members {record['members']} are no group of one program and its data")
+            raise RunError(f"{file} is damaged: members {record['members']} do not share one program and its data")
         each = -(-len(record["members"]) // len(jax.local_devices()))
         if chunk is not None and min(chunk, each) != min(record["chunk"], each):
-            raise RunError(f"{file} has chunks of {record['chunk']} members: leave out --chunk={chunk} to go on as before")
+            raise RunError(
+                f"{file} has chunks of {record['chunk']} members: leave out --chunk={chunk} to go on as before"
+            )
     if together is None:
         return
     parts = [[m.number for m in part] for alike in programs for part in _parts(alike, min(together, len(alike)))]
@@ -253,13 +255,13 @@ def _check_engine(experiment: Experiment) -> None:
     parallel, checkpoint = experiment.parallel, experiment.checkpoint
     if parallel.mode != "jit" or (parallel.fsdp, parallel.tensor, parallel.sequence) != (1, 1, 1):
         raise ConfigError(
-            "the vectorised engine has whole models on each device: parallel must be left as it is; "
-            "search trains members of any size, one after the other"
+            "--engine=vectorized holds whole models on each device: leave config.parallel at its defaults, "
+            "or use --engine=search, which trains one model after the other"
         )
     if checkpoint.keep_best or checkpoint.keep_every:
         raise ConfigError(
-            "the vectorised engine keeps the newest states of all members: checkpoint.keep_best and "
-            "checkpoint.keep_every must be left as they are; a search keeps those of each trial"
+            "--engine=vectorized keeps the newest states of all members: leave checkpoint.keep_best and "
+            "checkpoint.keep_every at their defaults, or use --engine=search"
         )
     if jax.process_count() > 1:
-        raise ConfigError("the vectorised engine runs in one process")
+        raise ConfigError("--engine=vectorized runs in one process, got several; start it alone")

@@ -112,7 +112,7 @@ def vectorized_sweep(
         directory = SweepDirectory.start(path, asked_of(config, members, asked))
         write_json(directory.path / "environment.json", environment())
         if same := len(sets) - len(members):
-            board.say(f"{same} of {len(sets)} members are the same as others, and left out")
+            board.say(f"{same} of {len(sets)} members equal others and are left out")
         for remark in members[0].experiment.remarks:
             board.say(remark)
         given = {"together": how.together, "chunk": how.chunk, "share": _share(len(members), stages, how.halving)}
@@ -170,7 +170,7 @@ class _Sweep:
             rows = [row for row in found if row["step"] <= step]
             if lost := self._lost(group, rows, step):
                 raise RunError(
-                    f"{folder / 'metrics.jsonl'} lacks what was written of member {lost[0]} at step {lost[1]}: put it "
+                    f"{folder / 'metrics.jsonl'} lacks the row of member {lost[0]} at step {lost[1]}: put it "
                     f"back, or delete {folder}, and its members are trained again"
                 )
             drop_later_rows(folder / "metrics.jsonl", step, lambda line: None, members=numbers)
@@ -335,7 +335,7 @@ class _Stage:
         self.file.write(json.dumps(row).encode() + b"\n")
         self.results.add(row)
         if why := values.get("diverged"):
-            self.sweep.board.say(f"member {number} diverged at step {step} and stands still: {why}")
+            self.sweep.board.say(f"member {number} diverged at step {step} and is trained no further: {why}")
 
     def _validate(self, step: int, arrays: Arrays) -> None:
         """Each member's numbers; on each device those of its members, one after the other."""

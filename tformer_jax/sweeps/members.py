@@ -68,14 +68,14 @@ class Fields:
         """
         if name in _NOT_SWEPT or name.partition(".")[0] in self._fixed:
             raise ConfigError(
-                f"{name} cannot be swept: it does not change what is computed, or means another experiment; "
+                f"{name} cannot be swept: it changes nothing that is computed, or makes another experiment; "
                 f"set it for the whole sweep, with --config.{name}=..."
             )
         if name in _SHORT or name in self._hints:
             return _SHORT.get(name, (name,))
         ending = [full for full in self._hints if full.endswith(f".{name}")]
         if len(ending) > 1:
-            raise ConfigError(f"{name} may be {' or '.join(ending)}: say which")
+            raise ConfigError(f"{name!r} is ambiguous: write {' or '.join(ending)}")
         if not ending:
             known = [*self._hints, *_SHORT, *(full.rpartition(".")[2] for full in self._hints)]
             raise ConfigError(f"the config has no field {name!r}{nearest(name, known)}")
@@ -115,7 +115,7 @@ class Fields:
         for name, value in overrides.items():
             for full in self.resolve(name):
                 if full in seen:
-                    raise ConfigError(f"{seen[full]} and {name} are both {full}: which value is meant?")
+                    raise ConfigError(f"{seen[full]} and {name} both set {full}: leave out one of them")
                 seen[full] = name
                 section, _, field = full.rpartition(".")
                 (changed[section] if section else changed)[field] = self.value(name, value)
@@ -139,7 +139,7 @@ def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[M
             if experiment.remarks and _LENGTHS & {full for name in overrides for full in fields.resolve(name)}:
                 raise ConfigError(experiment.remarks[0])  # the others' learning rate gets farther than this one's
         except (ConfigError, TypeError) as error:
-            raise ConfigError(f"member {number} ({describe(overrides)}) cannot be: {error}") from None
+            raise ConfigError(f"member {number} ({describe(overrides)}) has no valid config: {error}") from None
         if (text := json.dumps(whole, sort_keys=True)) not in seen:
             members.append(Member(number, overrides, whole, experiment))
         seen.add(text)

@@ -126,7 +126,7 @@ class Space:
         Raises:
           ConfigError: they are not.
         """
-        raise ConfigError(f"{self} ties fields to each other: only a product of independent fields can be drawn from")
+        raise ConfigError(f"{self} ties fields together: draws need a product of independent fields")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +266,7 @@ def check_size(what: str, count: int) -> None:
     """
     if count > MOST_MEMBERS:
         found = f"{count:,}" if count < 10**18 else "more than 10^18"
-        raise ConfigError(f"{what} has {found} members, and a sweep may have {MOST_MEMBERS:,}")
+        raise ConfigError(f"{what} has {found} members, but a sweep may have at most {MOST_MEMBERS:,}")
 
 
 def _shortened(text: str, most: int = 60) -> str:
@@ -275,7 +275,7 @@ def _shortened(text: str, most: int = 60) -> str:
 
 def _combined(kind: str, spaces: Sequence[Space]) -> Space:
     if not spaces:
-        raise ConfigError(f"a {kind} of nothing: the space is empty")
+        raise ConfigError(f"{kind} needs spaces, got none: the space is empty")
     for space in spaces:
         _check_space(kind, space)
     return spaces[0] if len(spaces) == 1 else Combination(kind, tuple(spaces))
@@ -296,7 +296,7 @@ def _spread(low: Any, high: Any, count: Any, *, log: bool) -> Domain:
     if isinstance(low, Range):
         if high is not None and count is not None:
             kind = "log" if log else "linear"
-            raise ConfigError(f"{kind}({low}) takes one number more, how many values, got {high} and {count}")
+            raise ConfigError(f"{kind}({low}) takes one more number, the count of values; got {high} and {count}")
         found, count = dataclasses.replace(low, log=log), high if count is None else count
     else:
         found = Range(low, high, log=log)
@@ -305,7 +305,7 @@ def _spread(low: Any, high: Any, count: Any, *, log: bool) -> Domain:
 
 def _check_space(of: str, space: Any) -> None:
     if not isinstance(space, Space):
-        raise ConfigError(f"a {of} must be of spaces, such as over(name, values), got {space!r}")
+        raise ConfigError(f"{of} needs spaces, such as over(name, values), got {space!r}")
 
 
 def _product(parts: list[list[Overrides]]) -> list[Overrides]:
@@ -328,7 +328,7 @@ _COMBINED: dict[str, Callable[[list[list[Overrides]]], list[Overrides]]] = {
 def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = [name for part in parts for name in part]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"{', '.join(twice)} stands twice in one product or zip: which value is meant?")
+        raise ConfigError(f"{', '.join(twice)} is twice in one product or zip; leave out one of them")
     return {name: value for part in parts for name, value in part.items()}
 
 

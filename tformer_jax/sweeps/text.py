@@ -42,7 +42,7 @@ def _product(text: str) -> Space:
 
 def _terms(text: str) -> list[Space]:
     if len(_split(text, "|")) > 1:
-        raise ConfigError(f"'|' stands at the top, or in brackets of its own: write chain(... | ...), got {text!r}")
+        raise ConfigError(f"'|' may stand at the top or in brackets of its own: write chain(... | ...), got {text!r}")
     found = [_term(term) for term in _split(text, ";") if term]
     if not found:
         raise ConfigError(f"a sweep needs fields and their values, got {text!r}: the space is empty")
@@ -81,7 +81,7 @@ def _domain(name: str, text: str) -> Domain:
     values: list[Any] = []
     for item in items:
         if isinstance(item, Range) and (not item.integers or item.log):
-            raise ConfigError(f"{name}: {item} is a range, which cannot stand beside values; say how many of it")
+            raise ConfigError(f"{name}: {item} is a range, which cannot stand beside values; give it a count of values")
         if isinstance(item, Range):
             space.check_size(f"{name}={item}", item.high + 1 - item.low)
         values += range(item.low, item.high + 1) if isinstance(item, Range) else item
@@ -134,7 +134,7 @@ def _split(text: str, separator: str) -> list[str]:
         if depth < 0:
             break
         if depth > _DEEPEST:
-            raise ConfigError(f"brackets within brackets may be {_DEEPEST} deep, got {text[:40]!r}...")
+            raise ConfigError(f"brackets may be nested {_DEEPEST} deep, got {text[:40]!r}...")
         if character == separator and not depth and not quote:
             parts.append("")
         else:

@@ -110,7 +110,10 @@ class Trials:
         with self.locked():
             mark = _marked(directory)
             if any((directory / "trials").glob("*")) and not self._exists(name):
-                raise RunError(f"{directory} holds trials, but the database has no study {name!r} they could be of")
+                raise RunError(
+                    f"{directory} holds trials, but the database has no study {name!r}; use the database of these "
+                    "trials, or another --workdir"
+                )
             direction = "minimize" if ranking.lowest else "maximize"
             self._study = optuna.create_study(
                 storage=self._storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
@@ -141,12 +144,12 @@ class Trials:
         there = self._study.user_attrs.get("search")
         if there is None:
             if self._study.get_trials(deepcopy=False):
-                raise RunError(f"the study {name!r} of this database is not of a search of tformer_jax")
+                raise RunError(f"the study {name!r} in this database is not by tformer_jax; choose another --study")
             self._study.set_user_attr("search", ours)
         elif there["mark"] != ours["mark"]:
             raise RunError(
-                f"the study {name!r} is that of the search in {there['directory']}; choose another name, or, to join "
-                f"it from another machine, a --workdir that all of them share"
+                f"the study {name!r} belongs to the search in {there['directory']}; choose another --study, or, to "
+                f"join it from another machine, a --workdir that all of them share"
             )
         elif differing := differences(there["asked"], ours["asked"]):
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""

@@ -57,7 +57,7 @@ class Worker:
                 if self.trials.is_done(self.budget):
                     return
             if not waits:
-                self.say("the last trials are with other workers; waiting, should one of these end early")
+                self.say("other workers train the last trials; waiting in case one of them stops early")
             waits = True
             time.sleep(_POLL_SECONDS)
 
@@ -71,7 +71,7 @@ class Worker:
                 # The run's lock is taken under the other one: nobody finds it free as long as this worker lives.
                 begun = self._begun(claimed, held)
             about = f"trial {claimed.number}"
-            self.say(f"{about}: {describe(claimed.overrides)}{'; taken up again' if claimed.again else ''}")
+            self.say(f"{about}: {describe(claimed.overrides)}{'; resumed' if claimed.again else ''}")
             outcome = self._trained(begun, claimed) if isinstance(begun, Run) else begun
             with self.trials.locked():
                 self.trials.finish(claimed, outcome)

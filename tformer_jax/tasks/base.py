@@ -257,7 +257,7 @@ def weighted_means(measured: Sequence[tuple[dict[str, Any], Any]]) -> tuple[dict
     weights = np.asarray([weight for _, weight in measured], np.float64)
     total = float(weights.sum())
     if total == 0:
-        raise DataError("there is nothing to evaluate on: no batch has a target")
+        raise DataError("cannot evaluate: no batch has a target; give a larger split")
     values = {name: np.asarray([means[name] for means, _ in measured], np.float64) for name in measured[0][0]}
     return {name: float((value * weights).sum() / total) for name, value in values.items()}, total
 

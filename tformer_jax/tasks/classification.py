@@ -196,7 +196,7 @@ class TextClassification(Classification):
         encoded = encode_texts(self.tokenizer, [canonical(text) for text in texts])
         for number, row in enumerate(encoded, 1):
             if len(row) > limit:
-                raise DataError(f"text {number} has {len(row)} tokens, and the model reads at most {limit}")
+                raise DataError(f"text {number} has {len(row)} tokens, but the model reads at most {limit}; shorten it")
         with progress.phase("classifying", len(encoded), "texts") as advance:
             for row in encoded:
                 tokens = np.pad(np.asarray(row, np.int32), (0, padded_length(len(row), limit) - len(row)))[None]

@@ -116,7 +116,7 @@ class LanguageModelling(DocumentTask):
             metrics = metrics | {"bits_per_byte": bits / data.byte_count(split), "tokens": tokens}
             samples = self._continued(model, data.splits[split][:_CONTINUED], progress, split)
             unknown = data.unknown_count(split)
-            note = f"{unknown:,} characters are on no training text, and cost only the bits of <unk>" if unknown else ""
+            note = f"{unknown:,} characters are not in the training split and are scored as <unk>" if unknown else ""
             evaluations[split] = Evaluation(metrics, note, samples)
         return evaluations
 

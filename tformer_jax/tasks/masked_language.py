@@ -204,7 +204,7 @@ class MaskedLanguageModelling(DocumentTask):
             tokens += [tokenizers.MASK_ID, *part]
         tokens.append(tokenizers.EOS_ID)
         if len(tokens) > limit:
-            raise DataError(f"the text has {len(tokens)} tokens, and the model reads at most {limit}")
+            raise DataError(f"the text has {len(tokens)} tokens, but the model reads at most {limit}; shorten it")
         return tokens
 
     def _rows(self, batches: Any, count: int) -> list[np.ndarray]:

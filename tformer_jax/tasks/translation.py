@@ -64,7 +64,7 @@ class TranslationConfig(VocabularyLossConfig):
             raise ConfigError(f"task.beam_size must be at least 1, got {self.beam_size}")
         check_positive("task.length_penalty", self.length_penalty, or_zero=True)
         if self.beam_size == 1 and self.length_penalty:
-            raise ConfigError("task.length_penalty ranks the hypotheses of a beam; with beam_size=1 it must be 0")
+            raise ConfigError("task.length_penalty must be 0 with task.beam_size=1: it ranks the hypotheses of a beam")
 
 
 class Sample(NamedTuple):
@@ -163,7 +163,9 @@ class Translation(Task):
         encoded, limit = self.tokenizers.encode_sources(texts), model.config.max_length
         for number, ids in enumerate(encoded, 1):
             if len(ids) > limit:
-                raise files.DataError(f"sentence {number} has {len(ids)} tokens, and the model reads at most {limit}")
+                raise files.DataError(
+                    f"sentence {number} has {len(ids)} tokens, but the model reads at most {limit}; shorten it"
+                )
         translations = [""] * len(texts)
         # By length, so that the sentences of a batch end at about the same step.
         order = sorted((i for i in range(len(texts)) if encoded[i]), key=lambda i: len(encoded[i]))

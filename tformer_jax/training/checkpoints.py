@@ -66,7 +66,7 @@ class CheckpointConfig:
             )
         for name in ("best_metric", "best"):
             if not self.keep_best and getattr(self, name) != self.__dataclass_fields__[name].default:
-                raise ConfigError(f"checkpoint.{name} goes with checkpoint.keep_best, which is 0")
+                raise ConfigError(f"checkpoint.{name} goes with checkpoint.keep_best, which is 0; set both or neither")
 
     def check_validated(self, evaluate_every: int) -> None:
         """Refuses to look for the best among checkpoints of which none has a validation but the last."""
@@ -170,7 +170,9 @@ class Checkpoints:
             return
         if self._config.keep_best and metrics is not None and self._config.best_metric not in metrics:
             known = ", ".join(metrics)
-            raise ConfigError(f"checkpoint.best_metric={self._config.best_metric!r} is not validated, only {known}")
+            raise ConfigError(
+                f"checkpoint.best_metric={self._config.best_metric!r} is no metric of the validation, only {known}"
+            )
         parts = {"arrays": ocp.args.StandardSave(arrays), "config": ocp.args.JsonSave(dict(identity))}
         with self._explained():
             self._manager.wait_until_finished()  # it would wait anyway, and the next line is for the next step
@@ -332,8 +334,10 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            kept = f"the newest whole one is of step {newest}" if (newest := self.latest) else "there is no other"
+            kept = f"the newest complete one is of step {newest}" if (newest := self.latest) else "there is no other"
             system = re.search(r"([^:]+) \[os_error_code", str(error))  # at the end of a sentence as long as its paths
             said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
             reason = system[1].strip() if system else said.splitlines()[0]
-            raise CheckpointError(f"the checkpoint of step {self._saving} is not written: {reason}; {kept}") from error
+            raise CheckpointError(
+                f"the checkpoint of step {self._saving} cannot be written: {reason}; {kept}"
+            ) from error

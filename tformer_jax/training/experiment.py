@@ -170,7 +170,7 @@ class Experiment:
         batches, count = data.evaluation_batches("validation"), self.training.validation_batches
         if count is None or count >= len(batches):
             return batches
-        data.report.append(f"validations are of {count} of {len(batches)} batches, spread over the split")
+        data.report.append(f"each validation uses {count} of {len(batches)} batches, evenly spread over the split")
         return Part(batches, count)
 
     def restore_task(self, directory: Path) -> Task:
@@ -260,7 +260,7 @@ def initial_arrays(
         return {}
     found = pretrained_arrays(pretrained, shapes, task)
     _check_same_function(pretrained, experiment)
-    say(f"{len(found)} arrays start from {pretrained.directory}")
+    say(f"{len(found)} arrays are initialised from {pretrained.directory}")
     return found
 
 
@@ -275,7 +275,9 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[s
     with reading.whole(run.checkpoints) as checkpoint:
         run.check_identity(checkpoint.identity, checkpoint.step)
         if agreed(str(checkpoint.step)) != str(checkpoint.step):
-            raise RunError(f"{run.directory} is training: not all processes find the same newest checkpoint there")
+            raise RunError(
+                f"{run.directory} is being trained: the processes found different newest checkpoints; try again later"
+            )
         arrays = checkpoint.restore_as_saved()
     # The moving average, where there is one, is the model that was evaluated, in the model's dtypes.
     found = {
@@ -307,7 +309,7 @@ def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
              for n in set.intersection(*both) - _NOT_OF_THE_FUNCTION}  # fmt: skip
     differing = [f"model.{n} ({a!r} there, {b!r} here)" for n, (a, b) in sorted(pairs.items()) if a != b]
     if differing:
-        raise ConfigError(f"{pretrained.directory} was trained as another model: {some(differing)}")
+        raise ConfigError(f"{pretrained.directory} holds another model: {some(differing)}")
 
 
 def load_run(

@@ -96,7 +96,7 @@ class Interruption:
         if self._stops is not None:
             raise Interrupted(self._stops)
         name = signal.Signals(number).name
-        print(f"{name}: stopping after this step; once more leaves at once", file=sys.stderr, flush=True)
+        print(f"{name}: stopping after this step; send it again to stop at once", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def _started(trainer, checkpoints, run, initial, say, progress) -> tuple[int, Ar
             return 0, trainer.initial(initial() if initial else None)
     start, total = found[0], trainer.config.steps
     going_on = f"going on from the checkpoint of step {start}"
-    say(going_on if start < total else f"trained to step {start} already")
+    say(going_on if start < total else f"already trained to step {start}")
     return found
 
 
@@ -177,12 +177,12 @@ class _Loop:
           Diverged: names the step, the batch, and parameters.
         """
         names = [name for name, ok in zip(self.trainer.layout.parameters, finite, strict=True) if not ok]
-        numbers = f"its loss is {loss}, its gradient norm {norm}" + (f", not finite in {some(names)}" if names else "")
+        numbers = f"loss {loss}, gradient norm {norm}" + (f", not finite in {some(names)}" if names else "")
         allowed = self.trainer.config.max_skipped
         if skipped is None or skipped > allowed:
             after = f", after {allowed} skipped step(s)" if allowed else ""
-            raise Diverged(f"training stopped at step {step}: on batch {step - 1} {numbers}{after}")
-        self.report.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): on batch {step - 1} {numbers}")
+            raise Diverged(f"training stopped at step {step}: batch {step - 1} has {numbers}{after}")
+        self.report.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): batch {step - 1} has {numbers}")
 
 
 def _shown(batch: Any) -> str:

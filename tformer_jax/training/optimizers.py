@@ -200,7 +200,7 @@ def _checked(
         paths = list(named(params))
         for pattern in config.freeze:
             if not any(re.fullmatch(pattern, path) for path in paths):
-                raise ConfigError(f"optimizer.freeze: no parameter has a path like {pattern!r}")
+                raise ConfigError(f"optimizer.freeze: no parameter has a path that matches {pattern!r}")
         if all(is_frozen(config, path) for path in paths):
             raise ConfigError("optimizer.freeze leaves no parameter to train")
         for name in ("weight_decay_table",) * (not is_off(config.weight_decay)) + ("learning_rate_table",):

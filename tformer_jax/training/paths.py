@@ -61,7 +61,9 @@ def first_matches(name: str, table: Table, paths: Iterable[str]) -> dict[str, An
         used.add(row)
     for i, (pattern, _) in enumerate(table):
         if i not in used and (pattern, i) != (".*", len(table) - 1):
-            raise ConfigError(f"{name}: no parameter is left for {pattern!r}: none has such a path, or rows above do")
+            raise ConfigError(
+                f"{name}: no parameter is left for {pattern!r}: none matches it, or rows above match all that do"
+            )
     return found
 
 

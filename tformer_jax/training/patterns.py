@@ -14,7 +14,9 @@ _MOST_STEPS = 10**9
 # About the length of a parameter's path, which every repeat may divide anywhere.
 _PLACES = 100
 # A group's beginning, a class or an escaped character, a repeat with what makes it lazy or possessive, other syntax.
-_PIECE = re.compile(r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\\.|\[\^?\]?(?:\\.|[^]\\])*\]|(?:[*+?]|\{[0-9,]*\})[?+]?|.", re.DOTALL)
+_PIECE = re.compile(
+    r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\\.|\[\^?\]?(?:\\.|[^]\\])*\]|(?:[*+?]|\{[0-9,]*\})[?+]?|.", re.DOTALL
+)
 
 
 def check_pattern(name: str, pattern: Any) -> None:
@@ -33,7 +35,8 @@ def check_pattern(name: str, pattern: Any) -> None:
         raise ConfigError(f"{name}: {pattern!r} is no regular expression ({error})") from None
     if _steps(name, pattern) > _MOST_STEPS:
         raise ConfigError(
-            f"{name}: {pattern!r} could be matched for minutes: at most 4 of *, + and {{m,n}}, and less beside many ? and |"
+            f"{name}: {pattern!r} could take minutes to match: "
+            "use at most 4 of *, + and {m,n}, and fewer beside many ? and |"
         )
 
 
@@ -42,7 +45,9 @@ def _steps(name: str, pattern: str) -> int:
     steps, before, alternatives = 1, "", [1]
     for piece in _PIECE.findall(pattern):
         if before == "(" and piece[0] == "?":
-            raise ConfigError(f"{name}: {pattern!r} has a (?...) that is no group, no name and no look-around")
+            raise ConfigError(
+                f"{name}: {pattern!r} has a (?...) other than a group, a named group or a look-around; leave it out"
+            )
         if piece[0] == "(":
             alternatives.append(1)
         elif piece == ")":
@@ -53,7 +58,9 @@ def _steps(name: str, pattern: str) -> int:
             steps *= 2
         elif piece[0] in "*+" or re.fullmatch(r"\{[0-9]*,?[0-9]*\}[?+]?", piece) and piece[1] != "}":
             if before == ")":
-                raise ConfigError(f"{name}: {pattern!r} repeats a group, and could be matched for minutes; only (...)? may be")
+                raise ConfigError(
+                    f"{name}: {pattern!r} repeats a group and could take minutes to match; only (...)? is allowed"
+                )
             steps *= _PLACES
         before = piece
     return steps * alternatives[0]

@@ -48,7 +48,7 @@ def first_then_others(function: Callable[[], _T]) -> _T:
         agreed(None)
         return result
     if failure := agreed(None):
-        raise RunError(f"the first process could not begin: {failure}")
+        raise RunError(f"the first process could not start: {failure}")
     return function()
 
 

@@ -35,8 +35,8 @@ _FOLDERS = ("checkpoints", "damaged", "plots", "samples", "tensorboard")
 # What a directory holds, by a file that only such a one has, and what else can be done with it.
 _KINDS = {
     "config.json": ("a single run", ""),
-    "sweep.json": ("a sweep that is no search", "; experiments.export makes a run of a member"),
-    "groups.json": ("a sweep that is no search", ""),  # whose sweep.json is lost
+    "sweep.json": ("a vectorized sweep", "; experiments.export makes a run of a member"),
+    "groups.json": ("a vectorized sweep", ""),  # whose sweep.json is lost
     "search.json": ("a search", "; its runs are in its trials/"),
 }
 # Where a run runs may change from start to start: what it computes does not.
@@ -206,13 +206,13 @@ def check_identity(
     if differing := differences(there, here):
         raise RunError(
             f"{asked} does not fit the checkpoint {checkpoint}: it differs in {some(differing)}. "
-            f"Put it back as it was (what the checkpoint was trained as is in its config/metadata)"
+            f"Put it back as it was (the checkpoint's own config is in its config/metadata)"
         )
     compared = (saved.keys() | found.keys()) - ({digest.FILE} - found.keys())
     for name in sorted(n for n in compared if saved.get(n) != found.get(n)):
         sums = f"sha256 {saved.get(name, 'none')} there, {found.get(name, 'none')} here"
         if name not in saved:
-            wanted = "was trained without it: take it away"
+            wanted = "was trained without it: remove it"
         else:
             wanted = "was trained with another: put that one back" if name in found else "needs it: put it back"
         raise RunError(f"{learnt / name} does not fit the checkpoint {checkpoint}, which {wanted} ({sums})")
