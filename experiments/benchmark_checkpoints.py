@@ -1,4 +1,4 @@
-"""What checkpoints cost a run: steps with one every so often, against the same number of steps without.
+"""The cost of checkpoints: steps with one every so often, against the same number of steps without.
 
     python -m experiments.benchmark_checkpoints --config=experiments/configs/translation.py:tiny
 

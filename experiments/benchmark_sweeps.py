@@ -1,4 +1,4 @@
-"""What a member of a vectorised sweep costs, against training it alone; and twice as many members, against so many.
+"""The cost of a member of a vectorised sweep, against training it alone, and of twice as many members.
 
     python -m experiments.benchmark_sweeps --config=experiments/configs/causal_lm.py:tiny --members=8
 

@@ -1,4 +1,4 @@
-"""What the command lines share: flags, and errors that are messages rather than tracebacks."""
+"""Code that the command lines share: flags, and errors that are messages rather than tracebacks."""
 
 import errno
 import importlib.util
@@ -50,12 +50,12 @@ def say(*lines: object) -> None:
 
 
 def last_line(error: Exception) -> str:
-    """What an error says at its end, where the cause stands."""
+    """Returns the last line of an error, where the cause stands."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def _refused(error: OSError) -> str:
-    """What the system has refused, in one line, with the file, where it is known."""
+    """Returns in one line what the system refused, with the file, where it is known."""
     if isinstance(error, WriteError):
         return str(error)
     reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
@@ -65,7 +65,7 @@ def _refused(error: OSError) -> str:
 
 
 def _drop_output() -> None:
-    """What standard output does not take is not tried, and complained of, once more at the end."""
+    """Discards what standard output does not take, so that Python does not complain once more at the end."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -89,7 +89,7 @@ def config_module(file: str) -> ModuleType:
 
 
 def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
-    """Why --config and what changes its fields cannot be: a field that is not there, or what the file raised."""
+    """Returns why --config or a flag that changes its fields is wrong: an unknown field, or what the file raised."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?config(=|$)", a)]
     try:
@@ -102,13 +102,13 @@ def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _of_file(error: Exception) -> str:
-    """What a config file raised, in one line."""
+    """Returns in one line what a config file raised."""
     plain = isinstance(error, ConfigError | OSError)
     return last_line(error) if plain else f"{type(error).__name__}: {last_line(error)}"
 
 
 def _unknown_field(config: Mapping[str, Any], path: Sequence[str]) -> str | None:
-    """That a config has no such field, and which may be meant; None if it has."""
+    """Returns a message if a config has no such field, with the field that may be meant; else None."""
     section, where = config, "config"
     for name in path:
         if not isinstance(section, Mapping):
@@ -120,7 +120,7 @@ def _unknown_field(config: Mapping[str, Any], path: Sequence[str]) -> str | None
 
 
 def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, name: str) -> str:
-    """What may be meant by a field that a section does not have, or who has it."""
+    """Returns which field may be meant by one that a section does not have."""
     elsewhere = [f"config.{n}.{name}" for n, other in config.items() if isinstance(other, Mapping) and name in other]
     if name in config and section is not config:
         elsewhere.append(f"config.{name}")

@@ -1,4 +1,4 @@
-"""What an experiment will take, before it takes it: the step is compiled for a mesh and nothing is allocated.
+"""The cost of an experiment, before it is paid: the step is compiled for a mesh and nothing is allocated.
 
     python -m experiments.inspect --config=experiments/configs/causal_lm.py:gpt2 --mesh=data=64,tensor=4
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _mesh(text: str) -> ParallelConfig:
-    """From "data=64,tensor=4"; what is left out is 1."""
+    """Parses a mesh such as "data=64,tensor=4"; axes that are left out have size 1."""
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = part.partition("=")
@@ -80,7 +80,7 @@ def _peak() -> float:
 
 
 def _simulate(parallel: ParallelConfig) -> None:
-    """Sees to it that a mesh larger than this machine can be compiled for; before JAX looks for devices."""
+    """Prepares JAX to compile for a mesh larger than this machine, before it looks for devices."""
     sizes = [getattr(parallel, name) for name in AXES]
     if -1 in sizes:
         return

@@ -1,4 +1,4 @@
-"""How the command lines read the values of flags; what cannot be read is refused by the flag's name."""
+"""Parsers of flag values; a value that cannot be read is refused by the flag's name."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ _MOST = 2**31 - 1
 
 
 def _ascii(argument: Any) -> Any:
-    """Python reads the digits of every script, which nobody means."""
+    """Refuses digits of other scripts, which Python would read and nobody means."""
     if isinstance(argument, str) and not argument.isascii():
         raise ValueError
     return argument

@@ -1,4 +1,4 @@
-"""What a run's newest checkpoint makes of your input; what that means is the task's.
+"""Predicts with a run's checkpoint on your input; what a prediction is depends on the task.
 
 python -m experiments.predict --workdir=runs/translation --text="Failed to connect"
 python -m experiments.predict --workdir=runs/translation --input=sentences.txt > translations.txt
@@ -85,7 +85,7 @@ def _translate(task: tasks.Translation, model: Any) -> None:
 
 
 def _continue(task: tasks.LanguageModelling, model: Any) -> None:
-    """To the terminal as it comes."""
+    """Prints continuations to the terminal as they come."""
     try:
         how = {"sampler": _sampler(), "key": jax.random.key(SEED.value), "slide": SLIDE.value}
         how["max_new_tokens"] = MAX_NEW_TOKENS.value or min(_NEW_TOKENS, max(1, model.config.max_length // 2))

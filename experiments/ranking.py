@@ -1,4 +1,4 @@
-"""What the commands share that compare the members of sweeps: by which numbers."""
+"""Flags that the commands on sweeps share: by which numbers members are compared."""
 
 from absl import flags
 
@@ -13,5 +13,5 @@ BEST = flags.DEFINE_enum(
 
 
 def ranking() -> Ranking:
-    """By --metric and --best."""
+    """Returns the ranking that --metric and --best ask for."""
     return Ranking(METRIC.value, BEST.value)

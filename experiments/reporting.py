@@ -1,4 +1,4 @@
-"""What is said and kept of a trained model: scores, samples and plots."""
+"""The report on a trained model: scores, samples and plots."""
 
 import json
 from collections.abc import Sequence

@@ -79,7 +79,7 @@ def _rows(config: dict[str, Any], space: Space, given: dict[str, Any], by: Ranki
 
 
 def _given() -> dict[str, Any]:
-    """What flags say of the engine.
+    """Returns what the flags say of the engine.
 
     Raises:
       ConfigError: something of the other engine.
@@ -99,7 +99,7 @@ def _given() -> dict[str, Any]:
 
 
 def _space() -> Space:
-    """What is tried.
+    """Returns the search space, of --sweep or of the config file.
 
     Raises:
       ConfigError: nobody says so, or it cannot be read.

@@ -63,7 +63,7 @@ def join_processes() -> None:
 
 
 def _check_by_hand(coordinator: str | None, count: int | None, which: int | None) -> None:
-    """What would end in a traceback of JAX, or in five minutes of waiting for nobody."""
+    """Refuses values that would end in a traceback of JAX, or in five minutes of waiting for nobody."""
     if None in (coordinator, count, which):
         raise ConfigError("--coordinator, --num_processes and --process_id go together: give all or none")
     host, _, port = coordinator.rpartition(":")

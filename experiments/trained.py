@@ -1,4 +1,4 @@
-"""What the commands share that use a trained model: which run, and which of its checkpoints."""
+"""Code that the commands share that use a trained model: which run, and which of its checkpoints."""
 
 from typing import Any
 
@@ -14,6 +14,6 @@ STEP = define_integer("step", None, "Step of the checkpoint to use; by default t
 
 
 def load(progress: Progress) -> tuple[Run, Experiment, Task, Any]:
-    """The run of --workdir, its experiment, task and model; `progress`: is told what takes long."""
+    """Loads the run of --workdir: the run, its experiment, task and model; `progress` is told what takes long."""
     run = Run.open(cli.WORKDIR.value)
     return run, *load_run(run, STEP.value, progress)

@@ -1,4 +1,4 @@
-"""Every architectural choice of a model, validated where it is made."""
+"""The architecture of a model as a config: every choice, validated where it is made."""
 
 import dataclasses
 import difflib
@@ -18,7 +18,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 class ConfigError(ValueError):
-    """A config that cannot be; the message names the field, what it got and what it wants."""
+    """An invalid config; the message names the field, what it got and what it wants."""
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -42,14 +42,13 @@ def check_seed(name: str, value: Any) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' for the known name closest to `name`, or nothing."""
+    """Returns '; did you mean ...?' with the known name closest to `name`, or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
 def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
-    """`cls(**fields)` for a dataclass, with an error that helps: fields that are unknown, missing or of another type are
-    named.
+    """Returns `cls(**fields)` for a dataclass, or raise an error that names the unknown, missing or mistyped field.
 
     Args:
       cls: a dataclass.
@@ -78,7 +77,7 @@ def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
 
 
 def plain_kinds(hint: Any) -> tuple[type, ...] | None:
-    """The plain types that a field may have, by its annotation; None of a field of tables and lists."""
+    """Returns the plain types that a field may have, by its annotation; None for a field of tables and lists."""
     kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return kinds if all(isinstance(kind, type) and typing.get_origin(kind) is None for kind in kinds) else None
 
@@ -144,7 +143,7 @@ class Precision:
 
     @classmethod
     def parse(cls, policy: str) -> Self:
-        """From "params=float32,compute=bfloat16,output=float32"; what is left out is float32."""
+        """Parses a policy such as "params=float32,compute=bfloat16,output=float32"; what is left out is float32."""
         if not isinstance(policy, str):
             raise ConfigError(f"precision must be a string, got {policy!r}")
         pairs = [part.split("=") for part in policy.replace(" ", "").split(",") if part]
@@ -164,61 +163,61 @@ class TransformerConfig:
     them: see `check_for`.
 
     Attributes:
-      vocab_size: V, of the target side (and of the source, when shared).
-      source_vocab_size: of the source side; None: source and target share one vocabulary.
-      share_embeddings: one table embeds source and target; needs a shared vocabulary.
-      tie_output: the output projection is the (target) embedding, transposed.
+      vocab_size: V, the vocabulary size of the target side (and of the source, when shared).
+      source_vocab_size: vocabulary size of the source side; None: source and target share one vocabulary.
+      share_embeddings: embed source and target with one table; needs a shared vocabulary.
+      tie_output: use the (target) embedding, transposed, as the output projection.
       scale_embeddings: multiply embeddings by √d_model (Vaswani et al., section 3.4).
       embedding_norm: normalise the embeddings, positions included (BERT).
-      num_token_types: of a second embedding, of what part of the input a token is in (BERT's segments).
+      num_token_types: number of token types, each with an embedding of its own (BERT's segments); None: no types.
       d_model: D, the width of the residual stream.
-      num_heads: N, query heads.
-      num_kv_heads: K, key/value heads, a divisor of num_heads; None: num_heads.
-      head_dim: H; None: d_model / num_heads.
+      num_heads: N, the number of query heads.
+      num_kv_heads: K, the number of key/value heads, a divisor of num_heads; None: num_heads.
+      head_dim: H, the width of a head; None: d_model / num_heads.
       qk_norm: RMS-normalise queries and keys, each head by itself (Henry et al., 2020).
       attention_softcap: c of c tanh(score / c), on attention scores (Gemma 2); None: no cap.
-      window: attention to the `window` last tokens alone, its own included; None: to all.
+      window: number of tokens that a token attends to, the last ones, itself included; None: all.
       d_ff: F, the width inside the feed-forward network.
-      activation: inside the feed-forward network; "gelu" is the exact one.
-      gated: `functional.gated_feed_forward`, with a third projection, for the plain one.
-      num_layers: L, of the encoder and (unless told apart) of the decoder.
-      num_decoder_layers: of the decoder; None: num_layers.
-      use_bias: biases in attention and feed-forward projections.
-      norm: "layer" or "rms".
-      norm_position: of each sublayer: "post" (the paper), "pre" or "sandwich" (before and after;
+      activation: nonlinearity of the feed-forward network: "relu", "gelu" (exact), "gelu_tanh" or "silu".
+      gated: use `functional.gated_feed_forward`, which has a third projection.
+      num_layers: L, the number of layers of the encoder, and of the decoder unless num_decoder_layers is set.
+      num_decoder_layers: number of layers of the decoder; None: num_layers.
+      use_bias: add biases in attention and feed-forward projections.
+      norm: kind of normalisation, "layer" or "rms".
+      norm_position: place of the norm in each sublayer: "post" (the paper), "pre" or "sandwich" (before and after;
         Ding et al., 2021). The last two add a final norm to each stack.
-      norm_eps: added to the variance.
+      norm_eps: number added to the variance.
       parallel_block: attention and feed-forward read the same normed stream and are added
         together (Wang & Komatsuzaki, 2021); with norm_position="pre".
-      positions: "sinusoidal" (2-D for images), "learned", "rotary", "alibi", "relative" (T5's learned
+      positions: encoding, "sinusoidal" (2-D for images), "learned", "rotary", "alibi", "relative" (T5's learned
         bias by distance, one table for all layers of a stack) or "none".
       rotary_base, rotary_scaling, rotary_factor: see `functional.apply_rotary`.
       relative_buckets, relative_max_distance: see `functional.relative_position_buckets`.
-      max_length: the longest sequence, in tokens.
+      max_length: length of the longest sequence, in tokens.
       image_size: height and width of an image, in pixels.
-      patch_size: of a patch; divides image_size.
-      num_channels: 1 or 3, of an image.
-      num_classes: of a classifier.
+      patch_size: height and width of a patch, in pixels; divides image_size.
+      num_channels: number of channels of an image, 1 (grey) or 3 (RGB).
+      num_classes: number of classes of a classifier.
       pooling: what a classifier reads: "cls", the first token, or "mean", of all tokens.
-      pooler: tanh(W x + b) on the pooled state, as BERT has it.
+      pooler: apply tanh(W x + b) to the pooled state, as BERT does.
       output_softcap: c of c tanh(logit / c), on the logits; None: no cap.
-      dropout_rate: of embeddings and of each sublayer's output.
-      attention_dropout_rate: of attention weights.
-      activation_dropout_rate: inside the feed-forward network.
-      init_std: initial matrices and tables are N(0, init_std²); None: Glorot-uniform matrices,
+      dropout_rate: dropout rate of embeddings and of each sublayer's output.
+      attention_dropout_rate: dropout rate of attention weights.
+      activation_dropout_rate: dropout rate inside the feed-forward network.
+      init_std: standard deviation of initial matrices and tables, which are normal; None: Glorot-uniform matrices,
         tables N(0, 1/D).
       scale_residual_init: divide the initial output projections of sublayers by √(2 num_layers) (GPT-2).
       parametrization: "standard", or "mup": a learning rate found on a narrow model serves a wide one (maximal
         update parametrization; Yang et al., 2022). See `nn.parametrization`.
       base_width: the d_model at which "mup" is "standard".
       attention_implementation: see `functional.scaled_dot_product_attention`.
-      scan_unroll: at most so many layers per iteration of the scan over layers.
+      scan_unroll: the most layers per iteration of the scan over layers.
       remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or
         "full" (everything but the layers' inputs).
-      precision: "params=...,compute=...,output=...".
+      precision: dtypes, as "params=...,compute=...,output=..."; see `Precision`.
 
     Raises:
-      ConfigError: a value that cannot be, alone or beside another, by the field's name.
+      ConfigError: a value that is invalid, alone or beside another, by the field's name.
     """
 
     vocab_size: int | None = None
@@ -311,7 +310,7 @@ class TransformerConfig:
             raise ConfigError(f"num_channels must be 1 (grey) or 3 (RGB), got {self.num_channels}")
 
     def _set(self, name: str) -> bool:
-        """Whether a field holds more than the None that it may be left at."""
+        """Returns whether an optional field is set, that is, not None."""
         return getattr(self, name) is not None or self.default(name) is not None
 
     def _check_heads(self) -> None:
@@ -382,12 +381,12 @@ class TransformerConfig:
 
     @property
     def kv_heads(self) -> int:
-        """K."""
+        """The number of key/value heads, K."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def head_width(self) -> int:
-        """H."""
+        """The width of a head, H."""
         return self.head_dim or self.d_model // self.num_heads
 
     @property
@@ -397,12 +396,12 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """From a mapping, such as the `model` section of an experiment config."""
+        """Makes a config from a mapping, such as the `model` section of an experiment config."""
         return build(cls, fields, "model")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A published model by name, with changes: `preset("transformer_base", vocab_size=32_000)`."""
+        """Returns a published model's config by name, with changes: `preset("transformer_base", vocab_size=32_000)`."""
         check_choice("preset", name, PRESETS)
         return cls.from_dict(PRESETS[name] | changes)
 

@@ -1,4 +1,4 @@
-"""What is told of a computation's phases while it runs: by default nobody.
+"""Progress of a computation's phases while it runs; by default nobody is told.
 
 A phase is what takes long: reading data, compiling, validating. Whatever has some is given a `Progress` as an argument.
 """
@@ -14,7 +14,7 @@ class Progress:
 
     @contextlib.contextmanager
     def phase(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
-        """Within its context, `what` is done; gives `advance(count=1)`, to be called whenever so many are done.
+        """Announces `what` for its context; gives `advance(count=1)`, to be called whenever so many are done.
 
         Args:
           what: is done, as it is to be read.
@@ -36,5 +36,5 @@ class Counted(Progress):
 
     @contextlib.contextmanager
     def phase(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
-        """What is counted within counts outside."""
+        """Counts outside what is counted within."""
         yield self._advance if total is not None else lambda count=1: None

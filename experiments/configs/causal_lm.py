@@ -68,5 +68,5 @@ get_config = locked(_PRESETS)
 
 
 def get_sweep() -> str:
-    """Where the learning rate is best, and how much chance there is in it."""
+    """Returns a search for the best learning rate, with three seeds each to show how much is chance."""
     return "optimizer.learning_rate=log(3e-4,1e-2,6); seed=0..2"

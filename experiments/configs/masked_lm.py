@@ -72,5 +72,5 @@ get_config = locked(_PRESETS)
 
 
 def get_sweep() -> str:
-    """Learning rate against weight decay."""
+    """Returns a search over learning rate and weight decay."""
     return "optimizer.learning_rate=log(3e-4,1e-2,6); optimizer.weight_decay=0.01,0.1"

@@ -53,5 +53,5 @@ get_config = locked(_PRESETS)
 
 
 def get_sweep() -> str:
-    """On so few labelled texts, chance is large: every learning rate with three seeds."""
+    """Returns a search over learning rates with three seeds each: on so few labelled texts, chance is large."""
     return "optimizer.learning_rate=log(1e-4,3e-3,4); seed=0..2"

@@ -124,5 +124,5 @@ get_config = locked(_PRESETS)
 
 
 def get_sweep() -> str:
-    """What keeps the model from learning its few sentences by heart."""
+    """Returns a search over regularisation, which keeps the model from learning its few sentences by heart."""
     return "model.dropout_rate=0.05,0.1,0.2,0.3; task.label_smoothing=0.05,0.1"

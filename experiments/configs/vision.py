@@ -103,6 +103,6 @@ get_config = locked(_PRESETS)
 
 
 def get_sweep() -> str:
-    """What there is to be had by regularisation."""
+    """Returns a search over regularisation."""
     regularisation = "optimizer.weight_decay=log(1e-3,1); model.dropout_rate=linear(0.01,0.3)"
     return f"quasi_random(16; optimizer.learning_rate=log(3e-4,1e-2); {regularisation})"

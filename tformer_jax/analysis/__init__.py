@@ -1,1 +1,1 @@
-"""What a model costs and what it looks at."""
+"""Analysis: what a model costs and what it attends to."""

@@ -1,4 +1,4 @@
-"""What a Transformer costs, in floating-point operations: a multiplication and an addition are two.
+"""Floating-point operations of a Transformer: a multiplication and an addition are two.
 
 Matrix products alone: norms, softmax and activations are some operations an element, a per cent or two of the whole.
 """
@@ -9,7 +9,7 @@ from ..config import TransformerConfig
 
 
 class Cost(NamedTuple):
-    """Of the matrix products of one forward pass over a batch.
+    """The cost of the matrix products of one forward pass over a batch.
 
     Attributes:
       flops: of all.
@@ -27,7 +27,7 @@ TRAINING = 3
 
 
 def attention_flops(T: int, S: int, d: int, *, batch: int = 1) -> int:
-    """Of softmax(Q Kᵀ / √d_k) V over all heads (equation 13): 4 B T S d, that is O(n² d).
+    """Returns the FLOPs of softmax(Q Kᵀ / √d_k) V over all heads (equation 13): 4 B T S d, that is O(n² d).
 
     2 B T S d for the scores and as much for the weighted sum of values; the softmax itself, some
     operations a score, is left out, as are the projections (linear in n). A causal kernel that
@@ -92,7 +92,7 @@ def vision_flops(config: TransformerConfig, rows: int) -> int:
 
 
 def projection_flops(vectors: int, inputs: int, outputs: int) -> int:
-    """Of x W for so many vectors x."""
+    """Returns the FLOPs of x W for `vectors` vectors x."""
     return 2 * vectors * inputs * outputs
 
 

@@ -1,4 +1,4 @@
-"""What the pictures of a sweep show: fields, outcomes, means over seeds, lines, scales. Nothing is drawn here.
+"""Numbers that the pictures of a sweep show: fields, outcomes, means over seeds, lines, scales; nothing is drawn here.
 
 A result is a row: "member", "status", "steps", "overrides" {field: value} and "final" {metric: number}. A mean is over
 members that differ in their seeds alone and all finished. One that diverged has no number; one that was stopped or
@@ -42,7 +42,7 @@ class Scale:
         return cls(float(low), float(high), bool(0 < 10 * low < high), lowest)
 
     def position(self, numbers: Any) -> np.ndarray:
-        """Where numbers lie: 0 is the low end, 1 the high one."""
+        """Returns where numbers lie on the scale: 0 is the low end, 1 the high one."""
         low, high, at = (np.log(x) if self.log else np.asarray(x, float) for x in (self.low, self.high, numbers))
         return (at - low) / (high - low)
 
@@ -53,7 +53,7 @@ class Scale:
         return self.low + (self.high - self.low) * position
 
     def beyond(self, number: float) -> bool:
-        """Whether a number is worse than the bad end."""
+        """Returns whether a number is worse than the bad end."""
         return number > self.high if self.lowest else number < self.low
 
     def outside(self, distance: float) -> float:
@@ -82,7 +82,8 @@ class Field:
         return self.values.index(result["overrides"].get(self.name, _NOT_SET))
 
     def scale(self) -> Scale:
-        """Of numbers, logarithmic if they lie more evenly so; of what is no number, its place."""
+        """Returns the scale of the values: numbers, logarithmic if they lie more evenly so, or places of other values.
+        """
         if not self.numeric:
             return Scale(-0.5, len(self.values) - 0.5, log=False)
         low, high = self.values[0], self.values[-1]
@@ -92,7 +93,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What came of members that differ in their seeds alone: see `outcome`."""
+    """The outcomes of members that differ in their seeds alone: see `outcome`."""
 
     outcomes: tuple[tuple[str, float], ...]
 
@@ -103,13 +104,13 @@ class Cell:
 
     @property
     def failure(self) -> str | None:
-        """Why there is no mean."""
+        """The reason why there is no mean."""
         kinds = {kind for kind, _ in self.outcomes}
         return next((kind for kind in (DIVERGED, UNFINISHED) if kind in kinds), None)
 
     @property
     def mean(self) -> float:
-        """NaN unless all finished: the mean of those that are left would flatter."""
+        """The mean; NaN unless all finished, because the mean of the others would flatter."""
         return math.nan if self.failure else float(np.mean(self.finished))
 
 
@@ -207,7 +208,7 @@ def learning_rate_lines(results: Results, metric: str, by: str | None = None) ->
 
 
 def metric_scale(numbers: Iterable[float], lowest: bool) -> Scale:
-    """From the best number to the worst; far outliers are beyond it, so that they do not flatten the others.
+    """Returns the scale from the best number to the worst; far outliers lie beyond it and do not flatten the others.
 
     Far is six times as far from the best as the better two thirds are.
     """
@@ -225,7 +226,8 @@ def curve(rows: Rows, name: str) -> np.ndarray:
 
 
 def curve_scale(results: Results, curves: Mapping[int, Rows]) -> Scale:
-    """From the lowest loss to where members start or, but for far outliers, end; those that diverged have no say."""
+    """Returns the scale from the lowest loss to where members start or end, without far outliers and diverged members.
+    """
     calm = [result for result in results if result["status"] != "diverged"] or results
     rows = [curves.get(result["member"], ()) for result in calm]
     drawn = [curve(some, name)[1] for some in rows for name in ("loss", "validation_loss")]
@@ -235,7 +237,7 @@ def curve_scale(results: Results, curves: Mapping[int, Rows]) -> Scale:
 
 
 def parallel_positions(results: Results, metric: str, lowest: bool) -> tuple[np.ndarray, Scale]:
-    """Where results cross the axes of the fields that vary and of the metric [results axes]; and that last scale.
+    """Returns where results cross the axes of varying fields and metric [results axes], and the metric's scale.
 
     What is beyond the metric's scale, or diverged, is outside; what has no number yet is NaN. Results with the same
     value of a field that is no number lie beside each other, as their ranks are.

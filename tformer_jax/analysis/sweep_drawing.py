@@ -1,4 +1,4 @@
-"""How the pictures of a sweep are drawn: colours, marks and their place outside, numbers at axes, legends."""
+"""Drawing for the pictures of a sweep: colours, marks and their place outside, numbers at axes, legends."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ def line_colours(lines: Sequence[Line], lowest: bool) -> dict[str, str]:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """As a PNG, with a legend of all labels below, for which the figure grows."""
+    """Saves a figure as a PNG, with a legend of all labels below, for which the figure grows."""
     found = [axes.get_legend_handles_labels() for axes in figure.axes]
     entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
     if entries:

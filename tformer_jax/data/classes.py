@@ -11,7 +11,7 @@ _FILE = "classes.json"
 
 
 def keep_classes(classes: Iterable[str], directory: Path) -> None:
-    """Writes them down, in canonical form; a run that goes on must find the classes that it started with.
+    """Writes the names of the classes, in canonical form; a run that goes on must find those that it started with.
 
     Raises:
       DataError: other ones are there (names the differences).
@@ -28,7 +28,7 @@ def keep_classes(classes: Iterable[str], directory: Path) -> None:
 
 
 def load_classes(directory: Path) -> list[str]:
-    """What `keep_classes` wrote.
+    """Loads the names that `keep_classes` wrote.
 
     Raises:
       DataError: it is not there, or is not a list of names that differ.

@@ -1,4 +1,4 @@
-"""What the data of a run were, kept with it: how many examples each split had, and a sum of them in order."""
+"""Digests of a run's data, kept with it: how many examples each split had, and a sum of them in order."""
 
 import concurrent.futures
 import hashlib
@@ -27,13 +27,13 @@ class OtherData(DataError):
 
 
 def of_texts(unit: str, examples: Iterable[Sequence[str]]) -> Digest:
-    """Of examples that are several texts; `unit`: what they are called, in the plural."""
+    """Returns the digest of examples that are several texts each; `unit` is what they are called, in the plural."""
     sums = [_sum_of(texts) for texts in examples]
     return {unit: len(sums), **_summed(sums)}
 
 
 def of_documents(texts: Sequence[str]) -> Digest:
-    """Of running texts, which may be few and long: their characters are counted too."""
+    """Returns the digest of running texts, which may be few and long: their characters are counted too."""
     sums = [_sum_of([text]) for text in texts]
     return {"documents": len(sums), "characters": sum(map(len, texts)), **_summed(sums)}
 
@@ -44,7 +44,7 @@ def _sum_of(texts: Sequence[str]) -> bytes:
 
 
 def of_images(images: LabelledImages) -> Digest:
-    """Of pixels, or of the bytes of files, and of labels.
+    """Returns the digest of pixels, or of the bytes of files, and of labels.
 
     Raises:
       DataError: a file cannot be read.
@@ -66,7 +66,7 @@ def _summed(sums: Sequence[bytes]) -> Digest:
 
 
 def keep_digests(found: Mapping[str, Digest], directory: Path) -> None:
-    """Writes down what the splits are; a run that goes on must find the examples that it started with.
+    """Writes the digests of the splits; a run that goes on must find the examples that it started with.
 
     Args:
       found: of each split.
@@ -123,7 +123,7 @@ def _is_digest(value: Any) -> bool:
 
 
 def _difference(split: str, kept: Digest | None, found: Digest | None) -> str | None:
-    """In what a split differs, in words; None: in nothing."""
+    """Returns in words how a split differs, or None if it does not."""
     if kept == found:
         return None
     if kept is None or found is None:

@@ -1,4 +1,4 @@
-"""Where running text comes from: a pinned wheel of speeches, and the user's own files."""
+"""Sources of running text: a pinned wheel of speeches, and the user's own files."""
 
 import hashlib
 from collections.abc import Callable, Sequence

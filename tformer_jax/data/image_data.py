@@ -24,19 +24,19 @@ class ImageDataConfig:
     Attributes:
       source: "mnist_5k" (`images.mnist_5k`), "idx" (`images.read_idx_folder`) or "folders"
         (`images.read_folders`).
-      path: of the folder; with source="idx" and "folders".
-      image_size: of both sides, in pixels. Image files are resized to it; images of the other
+      path: folder of the images, with source="idx" or "folders".
+      image_size: height and width, in pixels. Image files are resized to it; images of the other
         sources must have it.
-      num_channels: 1 (grey) or 3 (RGB); likewise.
-      validation_size, test_size: how many of the training images to hold out for that split,
+      num_channels: number of channels, 1 (grey) or 3 (RGB); likewise.
+      validation_size, test_size: number of training images to hold out for that split,
         exactly, of each class its share; None exactly where the source has the split itself
         ("idx": test; "folders": path/validation, path/test).
-      seed: of what is held out and of shuffling.
-      order_seed: of shuffling alone; None: `seed`.
-      batch_size: images in a batch.
+      seed: random seed of what is held out and of shuffling.
+      order_seed: random seed of shuffling alone; None: `seed`.
+      batch_size: number of images in a batch.
 
     Raises:
-      ConfigError: a value that cannot be, or goes with another one, by the field's name.
+      ConfigError: a value that is invalid, alone or beside another, by the field's name.
     """
 
     source: str
@@ -80,13 +80,13 @@ class ImageDataConfig:
                 raise ConfigError(f"data.{split}_size is needed, as the source has no {split} split of its own")
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
-        """Of every training batch, known without the data."""
+        """Returns the shapes and dtypes of every training batch, known without the data."""
         rows = self.rows(rows_multiple)
         pixels = (rows, self.image_size, self.image_size, self.num_channels)
         return {"images": (pixels, "uint8"), "labels": ((rows,), "int32")}
 
     def rows(self, multiple: int) -> int:
-        """Of a training batch: `batch_size` rounded down to a multiple.
+        """Returns the rows of a training batch: `batch_size` rounded down to a multiple.
 
         Raises:
           ConfigError: it is less than that.
@@ -99,7 +99,7 @@ class ImageDataConfig:
         return self.batch_size // multiple * multiple
 
     def read(self, say: Callable[[str], None] = lambda line: None) -> ImageSource:
-        """The images as they come, before anything is held out; `say`: is told of what was passed over.
+        """Reads the images as they come, before anything is held out; `say` is told which files are not read.
 
         Raises:
           DataError: they cannot be read or fetched.
@@ -138,17 +138,17 @@ class ImageBatches:
             raise DataError(f"{len(self.data)} images do not fill a batch of {self.rows}; lower data.batch_size")
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Returns the number of batches in an epoch."""
         return -(-len(self.data) // self.rows) if self.seed is None else len(self.data) // self.rows
 
     def indices(self, i: int) -> np.ndarray:
-        """The images in batch i: as many as it has rows, or fewer in the last one of an evaluation."""
+        """Returns the images in batch i: one per row, or fewer in the last batch of an evaluation."""
         epoch, position = divmod(i, len(self))
         order = np.arange(len(self.data)) if self.seed is None else permutation((self.seed, epoch), len(self.data))
         return order[position * self.rows : (position + 1) * self.rows]
 
     def row_count(self, i: int) -> int:
-        """The rows of batch i: the same of all."""
+        """Returns the number of rows of batch i, the same for all."""
         return self.rows
 
     def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
@@ -232,7 +232,7 @@ class ImageData:
 
 
 def hold_out(data: LabelledImages, size: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """All but `size` images, and those: of each class its share, rounded so that the sum is exact.
+    """Returns all images but `size`, and those: each class gives its share, rounded so that the sum is exact.
 
     Both keep the order. Which images of a class are held out is drawn from the seed.
 

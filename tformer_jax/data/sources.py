@@ -1,4 +1,4 @@
-"""Where sentence pairs come from: pinned wheels that hold real ones, and the user's own files."""
+"""Sources of sentence pairs: pinned wheels that hold real ones, and the user's own files."""
 
 import json
 import re

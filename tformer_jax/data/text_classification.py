@@ -25,16 +25,16 @@ class TextClassificationDataConfig:
     Attributes:
       source: a domain of `labelled.rated_sentences`, or "files" for the user's own.
       path: a file of label, tab, text; with source="files".
-      validation_size, test_size: texts to hold out, at least; whole documents where there are any.
-      seed: of split and shuffling.
-      order_seed: of shuffling alone; None: `seed`.
-      vocab_size: of the BPE that is trained on the training split; None: the run's directory
+      validation_size, test_size: least number of texts to hold out; whole documents where there are any.
+      seed: random seed of split and shuffling.
+      order_seed: random seed of shuffling alone; None: `seed`.
+      vocab_size: vocabulary size of the BPE that is trained on the training split; None: the run's directory
         already holds a tokenizer, a pre-trained run's.
-      batch_tokens: token slots of a training batch.
-      num_buckets: bucket lengths, at most.
+      batch_tokens: number of token slots of a training batch.
+      num_buckets: the most bucket lengths.
 
     Raises:
-      ConfigError: a value that cannot be, or goes with another one, by the field's name.
+      ConfigError: a value that is invalid, alone or beside another, by the field's name.
     """
 
     source: str
@@ -59,7 +59,7 @@ class TextClassificationDataConfig:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> pipelines.BatchShapes:
-        """The most that a training batch has, as far as is known without the data."""
+        """Returns the largest shapes of a training batch, as far as they are known without the data."""
         rows = pipelines.least_rows(self.batch_tokens, max_length, rows_multiple)
         each = (rows,), "int32"
         return {"tokens": ((rows, max_length), "int32"), "lengths": each, "labels": each}
@@ -97,7 +97,7 @@ class LabelledBuckets:
 
     @property
     def one_shape(self) -> bool:
-        """Whether all batches have the same shapes."""
+        """Returns whether all batches have the same shapes."""
         return self.buckets.one_shape
 
     def row_count(self, i: int) -> int:

@@ -63,7 +63,7 @@ def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
 
 
 def planned(vocab_size: int) -> Tokenizer:
-    """Of so many tokens, and no text: for what depends on their number alone."""
+    """Returns a tokenizer of this many tokens and no text, where only their number matters."""
     return Tokenizer(models.WordLevel({str(i): i for i in range(vocab_size)}, unk_token="0"))
 
 
@@ -78,7 +78,7 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 
 def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of a text that somebody typed, in the Unicode form that the vocabulary was made of.
+    """Returns the token ids of a typed text, in the Unicode form that the vocabulary was made of.
 
     That is: of the text as it is, canonical and decomposed, which are the same to a reader, the form with the fewest
     unknown characters and then the fewest tokens. For lossless tokenizers; the others read one form alone.
@@ -145,17 +145,17 @@ def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
-    """The token of a character that the vocabulary does not have; None where there is no such character."""
+    """Returns the token of characters that the vocabulary does not have; None where there are no such characters."""
     return tokenizer.token_to_id(_UNKNOWN) if isinstance(tokenizer.model, models.WordLevel) else None
 
 
 def save(tokenizer: Tokenizer, file: Path) -> None:
-    """Whole or not at all."""
+    """Saves a tokenizer, whole or not at all."""
     write_whole(file, tokenizer.to_str(pretty=True))
 
 
 def kept(file: Path, train: Callable[[], Tokenizer], progress: Progress = SILENT) -> Tokenizer:
-    """The tokenizer in `file`; the first time, what `train` makes, saved there."""
+    """Loads the tokenizer in `file`; if there is none, make it with `train` and save it there."""
     if not file.exists():
         with progress.phase("training a tokenizer"):
             save(train(), file)

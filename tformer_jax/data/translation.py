@@ -27,20 +27,20 @@ class TranslationDataConfig:
       tsv_file: or one file of source, tab, target; with source="files".
       split: hold out whole documents ("group"), single sentences ("sentence"), or test on each
         ("both": two of each); see `pipelines.split_pairs`.
-      validation_size, test_size: pairs to hold out, at least.
-      seed: of split, packing and shuffling.
-      order_seed: of packing and shuffling alone; None: `seed`.
-      vocab_size: of the BPE that is trained on the training split.
-      source_vocab_size: of a second BPE for the source side; None: both sides share one.
-      batch_tokens: token slots of the target side of a training batch.
+      validation_size, test_size: least number of pairs to hold out.
+      seed: random seed of split, packing and shuffling.
+      order_seed: random seed of packing and shuffling alone; None: `seed`.
+      vocab_size: vocabulary size of the BPE that is trained on the training split.
+      source_vocab_size: vocabulary size of a second BPE for the source side; None: both sides share one.
+      batch_tokens: number of token slots of the target side of a training batch.
       batching: "buckets" (a row a pair, rows of like length together) or "packed" (several pairs
         to a row: less padding and one compiled program, for short sentences).
-      num_buckets: with batching="buckets".
-      row_length: target tokens in a row, with batching="packed"; source rows have as many more or
+      num_buckets: the most bucket lengths, with batching="buckets".
+      row_length: number of target tokens in a row, with batching="packed"; source rows have as many more or
         less as their share of all tokens, and pairs that are longer are left out.
 
     Raises:
-      ConfigError: a value that cannot be, or goes with another one, by the field's name.
+      ConfigError: a value that is invalid, alone or beside another, by the field's name.
     """
 
     source: str
@@ -92,7 +92,7 @@ class TranslationDataConfig:
 
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> pipelines.BatchShapes:
-        """The most that a training batch has, as far as is known without the data; sources as long as targets."""
+        """Returns the largest shapes of a training batch, as far as they are known without the data."""
         if self.batching == "packed":
             length = min(max_length, self.row_length)
             rows = pipelines.rows_in_batch(self.batch_tokens, self.row_length, rows_multiple)
@@ -111,7 +111,7 @@ class Tokenizers(NamedTuple):
 
     @classmethod
     def train(cls, pairs: Sequence[Pair], config: TranslationDataConfig) -> "Tokenizers":
-        """On both sides together, or on each alone."""
+        """Trains on both sides together, or on each alone."""
         source, target = [p.source for p in pairs], [p.target for p in pairs]
         if config.source_vocab_size is None:
             shared = tokenizers.train_bpe(source + target, config.vocab_size)
@@ -121,14 +121,14 @@ class Tokenizers(NamedTuple):
         )
 
     def save(self, directory: Path) -> None:
-        """tokenizer.json, and source_tokenizer.json where the source has its own."""
+        """Saves tokenizer.json, and source_tokenizer.json where the source has its own."""
         if self.source is not self.target:
             tokenizers.save(self.source, directory / "source_tokenizer.json")
         tokenizers.save(self.target, directory / "tokenizer.json")
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizers":
-        """What `save` wrote.
+        """Loads what `save` wrote.
 
         Raises:
           ConfigError: it is not there.

@@ -1,4 +1,4 @@
-"""From a stream of tokens to rows of one length, random-access. Batch i is a pure function of (seed, i)."""
+"""Rows of one length from a stream of tokens, random-access. Batch i is a pure function of (seed, i)."""
 
 import dataclasses
 import functools

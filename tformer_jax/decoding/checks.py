@@ -1,4 +1,4 @@
-"""What decoding is told, looked at on the host before anything is compiled."""
+"""Checks of decoding's arguments, on the host before anything is compiled."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How the next token is drawn from its logits."""
+"""Samplers: how the next token is drawn from its logits."""
 
 import dataclasses
 from typing import Any
@@ -58,7 +58,7 @@ class Sampler:
         return self.temperature is None
 
     def filtered(self, logits: Float[Array, "B V"], seen: Bool[Array, "B V"] | None = None) -> Float[Array, "B V"]:
-        """The logits that are drawn from, float32; -inf for what is left out. The most probable always stays."""
+        """Returns the logits to draw from, float32; -inf for what is left out. The most probable always stays."""
         logits = as_array("logits", logits, "B V", kind="floats").astype(jnp.float32)
         if self.repetition_penalty is not None:
             if seen is None:

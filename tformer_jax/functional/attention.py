@@ -116,7 +116,7 @@ def attention_scores(
     scale: Number | None = None,
     logit_softcap: Number | None = None,
 ) -> Float[Array, "B N T S"]:
-    """What the softmax of `attention_weights` is of, float32: scaled, capped, with the bias, -inf where masked.
+    """Returns the scores before the softmax, float32: scaled, capped, with the bias, -inf where masked.
 
     Arguments and errors are those of `scaled_dot_product_attention`; what is left out is not applied.
     """

@@ -10,7 +10,7 @@ from .numbers import POSITIVE, Number, as_integer, as_number
 
 
 def random_flip(images: Float[Array, "B Y X C"], key: Array) -> Float[Array, "B Y X C"]:
-    """Each image left to right with probability 1/2.
+    """Flips each image left to right with probability 1/2.
 
     Raises:
       TypeError, ValueError: images that are no array, or not [B Y X C]; no key, or several.
@@ -21,7 +21,7 @@ def random_flip(images: Float[Array, "B Y X C"], key: Array) -> Float[Array, "B 
 
 
 def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) -> Float[Array, "B Y X C"]:
-    """Each image moved by a whole number of pixels in y and in x, uniform in [-max_shift, max_shift].
+    """Moves each image by a whole number of pixels in y and in x, uniform in [-max_shift, max_shift].
 
         out[y, x] = image[y - dy, x - dx],   0 outside of the image
 
@@ -49,7 +49,7 @@ def mixup(
     *,
     real: Bool[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B Y X C"], Float[Array, "B V"]]:
-    """Each example mixed with another of the batch, its target alike.
+    """Mixes each example with another of the batch, its target alike.
 
         x = l x_i + (1 - l) x_j,   y = l y_i + (1 - l) y_j,   l ~ Beta(alpha, alpha)
 

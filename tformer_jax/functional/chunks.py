@@ -12,7 +12,7 @@ from .numbers import as_integer
 
 
 class Chunks(NamedTuple):
-    """How tokens [*batch ...] lie in chunks [count tokens ...].
+    """A layout of tokens [*batch ...] in chunks [count tokens ...].
 
     Chunks take tokens in turn, so that each has its share of every device's where the batch is spread over
     several. An explicit mesh lets no axis be cut across its devices: there each device's tokens are cut by

@@ -1,4 +1,4 @@
-"""Who may attend whom. True = may attend, everywhere.
+"""Attention masks: which key each query may attend. True = may attend, everywhere.
 
 A mask is a value: `AttentionMask` *describes* the relation (causal, windowed, ragged,
 segmented, ...) and a kernel asks it for the tiles that it needs, so that a blockwise
@@ -25,7 +25,7 @@ def _static(default):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionMask:
-    """Which key s each query t may attend: the conjunction of every field that is set.
+    """A description of which key s each query t may attend: the conjunction of every field that is set.
 
     Causality and windows compare *positions*, never array indices, so the same description
     is right for a whole sequence and for one query against a cache. Combine with `&`; a
@@ -66,7 +66,7 @@ class AttentionMask:
 
     @property
     def reach(self) -> tuple[int, int] | None:
-        """How many positions before and after its own a query sees, by the window; None without one."""
+        """The number of positions before and after its own that a query sees, by the window; None without one."""
         return (self.window - 1, self.window - 1) if isinstance(self.window, int) else self.window
 
     @property
@@ -170,7 +170,7 @@ def as_mask(mask: Any) -> AttentionMask:
 
 
 def fitting(mask: AttentionMask, B: int, N: int, T: int, S: int) -> AttentionMask:
-    """The same mask, `explicit` with four axes, if it was made for scores [B N T S]: else a slice would be taken.
+    """Returns the mask, `explicit` with four axes, if it was made for scores [B N T S]: else a slice would be taken.
 
     Raises:
       TypeError: `explicit` is not boolean, or another field no integers.

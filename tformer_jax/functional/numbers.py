@@ -1,4 +1,4 @@
-"""Numbers that may be known only when the program runs: one program can then serve many values of them.
+"""Numbers that may be traced: one compiled program can then serve many of their values.
 
 Every number of a public function may be Python's, NumPy's or JAX's, inside and outside of `jax.jit`, or traced:
 then the result can be differentiated by it. What is known and out of its range is refused. What is traced cannot
@@ -23,7 +23,7 @@ Number = Real[ArrayLike, ""]
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Which values a number may have: in words, as a test of a float or a scalar, and what else an error says."""
+    """The values that a number may have: in words, as a test of a float or a scalar, and what else an error says."""
 
     words: str
     holds: Callable[[Any], Any]
@@ -39,19 +39,20 @@ RATE = Range("in (0, 1]", lambda x: (0 < x) & (x <= 1))
 
 
 def is_known(number: Any) -> bool:
-    """Whether a number has its value already, rather than being an argument of the program that is traced."""
+    """Returns whether a number has its value already, rather than being traced."""
     return not isinstance(number, jax.core.Tracer)
 
 
 def is_off(number: Number) -> bool:
-    """Whether what a number turns on is left out of the program: it is known to be 0."""
+    """Returns whether a number is known to be 0, so that what it turns on is left out of the program."""
     return is_known(number) and float(number) == 0
 
 
 def as_number(name: str, number: Number, within: Range = FINITE, *, double: bool = False) -> float | Array:
-    """What to compute with: a float where the number is known, a float32 scalar where it is traced.
+    """Returns the number to compute with: a float where it is known, a float32 scalar where it is traced.
 
-    `double`: of a traced float64 one, float64, for what is computed in that where its inputs are. A comparison of an array that a traced function closes over is itself traced: its value is taken here.
+    `double`: a traced float64 number stays float64, for what is computed in that where its inputs are. A comparison of
+    an array that a traced function closes over is itself traced: its value is taken here.
 
     Raises:
       TypeError: no real number, by the argument's name.

@@ -115,7 +115,7 @@ def interpolate_positions(
 
 
 def positions_in_segments(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Each token's distance from the start of its segment: 0, 1, 2, ... anew wherever the id changes."""
+    """Returns each token's distance from the start of its segment: 0, 1, 2, ... anew wherever the id changes."""
     segments = as_array("segments", segments, "B T", kind="integers")
     index = jnp.arange(segments.shape[1])
     starts = jnp.concatenate([segments[:, :1] == segments[:, :1], segments[:, 1:] != segments[:, :-1]], axis=1)

@@ -1,4 +1,4 @@
-"""Positions that attention sees as a distance: rotations of queries and keys, biases, buckets."""
+"""Relative positions in attention: rotations of queries and keys, biases, buckets."""
 
 from typing import Literal
 
@@ -99,7 +99,7 @@ def rotate(
 
 
 def alibi_slopes(num_heads: int) -> Float[np.ndarray, "N"]:
-    """How fast each head's attention falls with distance, float32: 2^(-8 i / N) for i = 1 .. N.
+    """Returns the slopes by which each head's scores fall with distance, float32: 2^(-8 i / N) for i = 1 .. N.
 
     Where N is no power of two: the slopes for the power of two below it, then every other slope for
     the power of two above it.

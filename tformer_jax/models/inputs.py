@@ -1,4 +1,4 @@
-"""What the models do to their arguments before anything is computed."""
+"""Preparation of the models' arguments, before anything is computed."""
 
 from collections.abc import Collection
 from typing import Any
@@ -22,7 +22,7 @@ def token_mask(mask: Any) -> F.AttentionMask:
 def cross_mask(
     source_mask: Any, target_segments: Int[Array, "B T"] | None, source_segments: Int[Array, "B S"] | None
 ) -> F.AttentionMask:
-    """Which source tokens each target token may attend: those of `source_mask` and of its own segment.
+    """Returns which source tokens each target token may attend: those of `source_mask` and of its own segment.
 
     Raises:
       ValueError: segments of one side alone.

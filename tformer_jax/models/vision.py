@@ -93,7 +93,7 @@ class VisionTransformer(nnx.Module):
         return F.interpolate_positions(positions, self.trained_grid, _grid(self.config))
 
     def resized(self, image_size: int) -> "VisionTransformer":
-        """The same model for images of another size: its positions, as a grid, interpolated (section 3.2).
+        """Returns the model for images of another size: its positions, as a grid, interpolated (section 3.2).
 
         The result's own `config` says the new size; those of its layers, which read no size, stay.
 

@@ -33,7 +33,7 @@ class Residual(nnx.Module):
         self.config = config
 
     def inner(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """What the sublayer sees."""
+        """Returns what the sublayer sees: the stream, normed where the norm comes before."""
         return x if self.config.norm_position == "post" else self.norm(x)
 
     def __call__(self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], key: Array | None):

@@ -38,7 +38,7 @@ class KVCache:
 
     @classmethod
     def empty(cls, config: TransformerConfig, num_layers: int, batch_size: int, slots: int) -> "KVCache":
-        """S = `slots` empty ones.
+        """Returns a cache of `slots` empty slots.
 
         Raises:
           ValueError: no slots, or more than max_length.
@@ -56,7 +56,7 @@ class KVCache:
 
     @property
     def slots(self) -> int:
-        """S."""
+        """The number of slots, S."""
         return self.positions.shape[1]
 
     def reserve(self, T: int, valid: Bool[Array, "B T"] | None = None) -> tuple[Int[Array, "B T"], "KVCache", Callable]:
@@ -97,7 +97,7 @@ class KVCache:
         return jnp.where(valid, positions, 0), taken, lambda old, new: jax.tree.map(put, old, new)
 
     def resized(self, slots: int) -> "KVCache":
-        """The same tokens with room for more, or (as a ring) only those in the `slots` last written slots.
+        """Returns the cache with room for more tokens, or (as a ring) only those in the `slots` last written slots.
 
         For a cache that was filled from its first slot to its last, as a prompt does.
         """
@@ -129,7 +129,7 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecoderCache:
-    """What a decoder keeps: keys and values of the target so far and of the memory.
+    """The cache of a decoder: keys and values of the target so far and of the memory.
 
     Attributes:
       history: of the target.

@@ -1,4 +1,4 @@
-"""Where the residual stream starts and ends: token tables, positions, the output projection."""
+"""The two ends of the residual stream: token tables, positions, the output projection."""
 
 import math
 
@@ -106,7 +106,7 @@ class Positions(nnx.Module):
 
 
 class PositionBias(nnx.Module):
-    """What a stack adds to its attention scores by distance: ALiBi, T5's learned buckets, or nothing."""
+    """The bias of attention scores by distance: ALiBi, T5's learned buckets, or nothing."""
 
     def __init__(self, config: TransformerConfig, *, bidirectional: bool, rngs: nnx.Rngs):
         self.config, self.bidirectional = config, bidirectional

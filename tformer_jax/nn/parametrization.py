@@ -39,17 +39,17 @@ def reference_width(config: TransformerConfig) -> int:
 
 
 def growth(config: TransformerConfig) -> float:
-    """m."""
+    """Returns m, the width over the width at which nothing changes."""
     return config.d_model / reference_width(config)
 
 
 def head_growth(config: TransformerConfig) -> float:
-    """How many times more heads there are than at m = 1."""
+    """Returns how many times more heads there are than at m = 1."""
     return 1.0 if config.head_dim is None else growth(config)
 
 
 def attention_scale(config: TransformerConfig) -> float:
-    """What q kᵀ is multiplied by: 1 / √H where heads are added, √H₀ / H where they get wider, from H₀ at m = 1."""
+    """Returns the scale of q kᵀ: 1 / √H where heads are added, √H₀ / H where they get wider, from H₀ at m = 1."""
     return 1 / math.sqrt(config.head_width * (growth(config) / head_growth(config)))
 
 
@@ -60,7 +60,7 @@ def divided_by_growth(config: TransformerConfig, x: Array) -> Array:
 
 
 def learning_rate_factors(config: TransformerConfig) -> tuple[tuple[str, float], ...]:
-    """What learning rates are multiplied by: a table of (regular expression of whole paths, factor)."""
+    """Returns the factors of learning rates: a table of (regular expression of whole paths, factor)."""
     return (_HIDDEN, 1 / growth(config)), (_NOT_HIDDEN, 1.0)
 
 

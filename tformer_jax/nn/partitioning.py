@@ -1,4 +1,4 @@
-"""How what is computed is spread over devices, where a mesh is in use; how parameters are, no module knows."""
+"""Partitioning of what is computed over devices, where a mesh is in use; of parameters, no module knows."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ ROWS, POSITIONS = ("data", "fsdp"), "sequence"
 
 
 def spread_stream(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """The same values; under a mesh (`jax.set_mesh`) that has these axes, spread over it by rows and positions.
+    """Spreads values by rows and positions over a mesh (`jax.set_mesh`) that has these axes; else return them.
 
     The compiler spreads what lies between two such points; without them it would lose the positions' axis, which
     no argument of the program has.
@@ -27,7 +27,7 @@ def spread_stream(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
 
 
 def row_groups(rows: int) -> int:
-    """In how many groups of devices so many rows lie, each group with its own; 1 where they do not divide evenly."""
+    """Returns in how many groups of devices so many rows lie, each with its own; 1 where they do not divide."""
     if not _in_use():
         return 1
     shape = jax.sharding.get_abstract_mesh().shape
@@ -36,12 +36,12 @@ def row_groups(rows: int) -> int:
 
 
 def spread_groups(x: Float[Array, "G M D"]) -> Float[Array, "G M D"]:
-    """The same values, each of `row_groups` on its devices."""
+    """Spreads values so that each of `row_groups` has its own on its devices."""
     return _spread(x, P(ROWS, None, None))
 
 
 def whole_vectors(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
-    """The same table, each of its vectors whole: the axis that splits them for storage spreads rows of tokens."""
+    """Returns the table with whole vectors: the axis that splits them for storage spreads rows of tokens."""
     return _spread(table, P("tensor", None))
 
 

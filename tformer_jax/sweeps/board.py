@@ -1,4 +1,4 @@
-"""How a sweep stands: a live table on a terminal, a line now and then elsewhere."""
+"""The board of a sweep: a live table on a terminal, a line now and then elsewhere."""
 
 import time
 from collections.abc import Sequence

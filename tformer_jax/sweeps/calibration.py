@@ -1,4 +1,4 @@
-"""How the members of one program run: how many at a time fit the memory, and which way they are fastest."""
+"""Calibration of a sweep: how many members fit the memory at a time, and which way they are fastest."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ _OF_TIME = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """How members of one program run.
+    """The way in which members of one program run.
 
     Attributes:
       together: so many are trained at a time; the others after them.
@@ -51,7 +51,7 @@ def calibrate(
     member_steps: float = math.inf,
     progress: Progress = SILENT,
 ) -> tuple[Way, Population]:
-    """The fastest way that fits the memory, by the compiler's own figures and some steps that are thrown away.
+    """Finds the fastest way that fits the memory, by the compiler's own figures and some steps that are thrown away.
 
     Compiling and measuring other ways than the first one takes at most a tenth of what the sweep takes that way.
     Returns the way and, compiled, the first members that are trained together.
@@ -89,7 +89,7 @@ def calibrate(
 
 
 class _Trial:
-    """Ways that are tried.
+    """The ways that are tried.
 
     Attributes:
       fitting: of those that fit the memory, by the size of their chunks.
@@ -168,7 +168,7 @@ class _Trial:
 
 
 def available_bytes(device: Any) -> float:
-    """Memory of a device that may be used."""
+    """Returns the memory of a device that may be used."""
     if (stats := device.memory_stats()) and "bytes_limit" in stats:
         return _OF_MEMORY * (stats["bytes_limit"] - stats["bytes_in_use"])
     lines = Path("/proc/meminfo")

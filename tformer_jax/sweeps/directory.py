@@ -65,7 +65,7 @@ class SweepDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> "SweepDirectory":
-        """A sweep that exists.
+        """Opens a sweep that exists.
 
         Raises:
           RunError: there is none.
@@ -88,7 +88,7 @@ class SweepDirectory:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What the sweep was started with.
+        """The config and the members that the sweep was started with.
 
         Raises:
           RunError: the file is damaged.
@@ -101,7 +101,7 @@ class SweepDirectory:
         return asked
 
     def identity(self, number: int) -> dict[str, Any]:
-        """All that decides what the number-th group computes, as the directory has it now: a checkpoint keeps it."""
+        """Returns all that decides what the number-th group computes now; a checkpoint keeps it."""
         asked, group = _fixed(self.asked), (self.groups() or [])[number]
         members = {str(n): asked["members"].get(str(n)) for n in group["members"]}
         return {"config": asked["config"], "members": members, "files": sums_of_learnt(self.data(group["data"]))}
@@ -116,11 +116,11 @@ class SweepDirectory:
         check_identity(self._asked, learnt, self.identity(number), of_checkpoint, checkpoint)
 
     def data(self, number: int) -> Path:
-        """What the number-th data section left: tokenizers, or the names of classes, and what the data were."""
+        """Returns the folder of the number-th data section: tokenizers or names of classes, and digests of the data."""
         return self._made("data", number)
 
     def group(self, number: int) -> Path:
-        """Of the members that are trained together."""
+        """Returns the folder of the number-th group of members, which are trained together."""
         return self._made("groups", number)
 
     def _made(self, kind: str, number: int) -> Path:
@@ -130,7 +130,7 @@ class SweepDirectory:
         return folder
 
     def groups(self) -> list[dict[str, Any]] | None:
-        """How members were put together, once that is decided: their numbers, "chunk" and "data".
+        """The groups of members, once they are decided: numbers of members, "chunk" and "data".
 
         Raises:
           RunError: the file is damaged.
@@ -148,7 +148,7 @@ class SweepDirectory:
         return groups
 
     def keep_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Keeps it: a sweep goes on as it began, so that its results are the same to the last bit."""
+        """Keeps the groups: a sweep goes on as it began, so that its results are the same to the last bit."""
         write_json(self._groups, list(groups))
 
     def rungs(self) -> dict[int, list[int]]:
@@ -156,12 +156,12 @@ class SweepDirectory:
         return {int(step): kept for step, kept in read_json(self._rungs).items()} if self._rungs.exists() else {}
 
     def keep_rung(self, step: int, kept: Sequence[int]) -> None:
-        """Keeps who is trained on after a rung."""
+        """Keeps which members are trained on after a rung."""
         write_json(self._rungs, {str(s): list(numbers) for s, numbers in {**self.rungs(), step: kept}.items()})
 
 
 def asked_of(config: Mapping[str, Any], members: Sequence[Member], how: Mapping[str, Any]) -> dict[str, Any]:
-    """What `SweepDirectory.start` compares."""
+    """Returns what `SweepDirectory.start` compares."""
     return {"config": dict(config), "members": {str(m.number): m.overrides for m in members}, **how}
 
 

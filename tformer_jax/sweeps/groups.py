@@ -1,4 +1,4 @@
-"""Which members of a sweep are trained together, and what they share."""
+"""Groups of a sweep's members that are trained together, and what they share."""
 
 import dataclasses
 import functools
@@ -90,7 +90,7 @@ class Group:
 
     @property
     def checkpoint(self) -> CheckpointConfig:
-        """How often the states of all are saved together."""
+        """The `checkpoint` section by which the states of all members are saved together."""
         config = self.members[0].experiment.checkpoint
         return CheckpointConfig(every=config.every, keep=config.keep)
 
@@ -122,7 +122,7 @@ def make_groups(
     share: float = 1.0,
     progress: Progress = SILENT,
 ) -> list[Group]:
-    """The groups of a sweep: one for each program, or more where memory, or `together`, says so.
+    """Makes the groups of a sweep: one for each program, or more where memory, or `together`, says so.
 
     Decided once, and kept in the directory.
 

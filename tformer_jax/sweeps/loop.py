@@ -37,8 +37,8 @@ class Halving:
     """Successive halving (Karnin et al., 2013; Jamieson & Talwalkar, 2016): at each rung the worse members are dropped.
 
     Attributes:
-      factor: of the members, one in so many goes on.
-      first_rung: the step of the first rung; each of the others is `factor` times the one before.
+      factor: number of members of which one goes on at a rung.
+      first_rung: step of the first rung; each of the others is `factor` times the one before.
 
     Raises:
       ConfigError: a value that cannot be, by its name.
@@ -67,10 +67,10 @@ class Halving:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorizedConfig:
-    """How the members of a vectorised sweep are trained.
+    """The settings of a vectorised sweep: how its members are trained.
 
     Attributes:
-      halving: which members are dropped on the way; None: none.
+      halving: rule by which members are dropped on the way; None: none is dropped.
       together, chunk: see `calibration.Way`; None: what fits, and what is fastest, is measured.
     """
 
@@ -133,7 +133,7 @@ def vectorized_sweep(
 
 
 def _share(members: int, stages: Sequence[int], halving: Halving | None) -> float:
-    """Of all steps of all members, those that halving leaves to be made."""
+    """Returns the share of all steps of all members that halving leaves to be made."""
     made, going = 0, members
     for since, stage in itertools.pairwise((0, *stages)):
         made += going * (stage - since)
@@ -143,7 +143,7 @@ def _share(members: int, stages: Sequence[int], halving: Halving | None) -> floa
 
 @dataclasses.dataclass
 class _Sweep:
-    """A sweep on its way."""
+    """The state of a sweep on its way."""
 
     directory: SweepDirectory
     members: Sequence[Member]
@@ -154,7 +154,7 @@ class _Sweep:
     interruption: Interruption
 
     def read_back(self) -> None:
-        """What the groups have done before, as far as checkpoints hold it.
+        """Reads what the groups have done before, as far as checkpoints hold it.
 
         Raises:
           RunError: see `vectorized_sweep`; or results would lack what they had, because a metrics.jsonl does.
@@ -236,7 +236,7 @@ class _Stage:
 
     @property
     def step(self) -> int:
-        """To which the group is trained."""
+        """The step to which the group is trained."""
         return self.checkpoints.latest or 0
 
     def train(self, going: Sequence[Member], until: int, since: int) -> None:

@@ -100,7 +100,7 @@ class Fields:
         raise ConfigError(f"{name} must be of type {wanted}, got {value!r}")
 
     def is_integer(self, name: str) -> bool:
-        """Whether a field takes integers, and no other numbers."""
+        """Returns whether a field takes integers, and no other numbers."""
         kinds = plain_kinds(self._hints[self.resolve(name)[0]]) or ()
         return int in kinds and float not in kinds
 
@@ -147,7 +147,7 @@ def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[M
 
 
 def describe(overrides: Overrides) -> str:
-    """ "optimizer.learning_rate=0.001, seed=2"."""
+    """Describes overrides in a line: "optimizer.learning_rate=0.001, seed=2"."""
     return ", ".join(f"{name}={shown(value)}" for name, value in overrides.items()) or "the config as it is"
 
 
@@ -157,7 +157,7 @@ def shown(value: Any) -> str:
 
 
 def flags(config: Mapping[str, Any], overrides: Overrides) -> list[str] | None:
-    """The overrides as flags of a command that trains with this config; None if they cannot be said by flags.
+    """Returns the overrides as flags of a command that trains with this config; None if flags cannot express them.
 
     A flag sets a field that the config has to None, or to a value of the kind that it has there, or of any if it is
     None there.

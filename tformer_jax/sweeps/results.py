@@ -1,4 +1,4 @@
-"""What came of each member: one table, kept in two files."""
+"""Results of a sweep: one table of all members, kept in two files."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ _VALIDATION = "validation_"
 
 
 class Ranking:
-    """Which of two members is better.
+    """The order of members: which of two is better.
 
     Attributes:
       metric: of the last validation, such as "loss" or "accuracy".
@@ -37,7 +37,7 @@ class Ranking:
         self.metric, self.lowest = metric, best == "lowest"
 
     def value(self, numbers: Mapping[str, Any] | None) -> float:
-        """Of a validation, to sort by, best first: what is missing or not finite comes last."""
+        """Returns a validation's number to sort by, best first: what is missing or not finite comes last."""
         number = (numbers or {}).get(self.metric)
         if number is None or not math.isfinite(number):
             return math.inf

@@ -28,19 +28,19 @@ _MOST_CORNERS = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """How to search.
+    """The settings of a search.
 
     Attributes:
-      trials: to finish in all, pruned ones among them.
+      trials: number of trials to finish, by all workers, pruned ones among them.
       sampler: "tpe" (Bergstra et al., 2011) or "random". CMA-ES is left out: Optuna keeps its state as a pickle in
         the study's database, and whoever can write there could run code in every worker.
       pruner: "none" or "hyperband" (Li et al., 2018), which ends trials early.
-      seed: of the sampler.
+      seed: random seed of the sampler.
       storage: URL of a PostgreSQL database, which workers on several machines can share; None: a SQLite file in the
         sweep's directory.
-      study: its name in the database; None: the directory's name, or "search" in a file of its own.
-      metric: of the last validation, such as "loss" or "accuracy".
-      best: "lowest" or "highest"; None: see `Ranking`.
+      study: name of the search in the database; None: the directory's name, or "search" in a file of its own.
+      metric: metric of the last validation, such as "loss" or "accuracy".
+      best: which metric is best, "lowest" or "highest"; None: see `Ranking`.
 
     Raises:
       ConfigError: a value that cannot be, by its name.
@@ -78,7 +78,7 @@ class SearchConfig:
 
     @property
     def ranking(self) -> Ranking:
-        """Which of two trials is better."""
+        """The order of trials: which of two is better."""
         return Ranking(self.metric, self.best)
 
 
@@ -127,7 +127,7 @@ def search(
 
 
 def check_search(config: Mapping[str, Any], space: Space, how: SearchConfig) -> dict[str, Domain]:
-    """The domain of each field of a space, if all that is in it can be tried.
+    """Returns the domain of each field of a space, if all its values can be tried.
 
     Raises:
       ConfigError: fields of the space depend on each other, do not exist, or have values that cannot be; the pruner

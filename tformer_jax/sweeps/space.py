@@ -1,4 +1,4 @@
-"""What a sweep tries: sets of overrides, as a small algebra of values, grids, draws and their combinations.
+"""Search spaces: sets of overrides, as a small algebra of values, grids, draws and their combinations.
 
     product(over("optimizer.learning_rate", log(1e-4, 1e-2, 7)), over("seed", integers(0, 3)))
 
@@ -59,7 +59,7 @@ class Range:
         return f"log({self.low}..{self.high})" if self.log else f"{self.low}..{self.high}"
 
     def grid(self, count: int) -> tuple[float, ...]:
-        """`count` numbers from end to end, those between to 12 digits; of integers, the nearest ones, each once."""
+        """Returns `count` numbers from end to end, those between to 12 digits; integers to the nearest, each once."""
         if type(count) is not int or count < 1 or (count == 1 and self.low != self.high):
             raise ConfigError(f"a grid needs both ends: at least 2 values, got {count!r} of {self}")
         check_size(f"a grid of {self}", count)
@@ -70,7 +70,7 @@ class Range:
         return tuple(dict.fromkeys((float(self.low), *between, float(self.high))))
 
     def at(self, share: float) -> float:
-        """The number below which lies this share of the range, in [0, 1)."""
+        """Returns the number below which lies this share of the range, in [0, 1)."""
         low, high = (self.low, self.high + 1) if self.integers else (self.low, self.high)
         number = low * (high / low) ** share if self.log else low + (high - low) * share
         return min(math.floor(number), self.high) if self.integers else float(min(max(number, low), high))
@@ -101,7 +101,7 @@ class Space:
     """A set of overrides. Made by `over` and combined by `product`, `zipped`, `chain`, `random`, `quasi_random`."""
 
     def members(self) -> list[Overrides]:
-        """Every set of overrides, in order.
+        """Returns every set of overrides, in order.
 
         Raises:
           ConfigError: there are infinitely many, or more than `MOST_MEMBERS`.
@@ -110,7 +110,7 @@ class Space:
         return self._members()
 
     def size(self) -> int:
-        """How many sets of overrides there are, without making them.
+        """Returns how many sets of overrides there are, without making them.
 
         Raises:
           ConfigError: there are infinitely many.
@@ -121,7 +121,7 @@ class Space:
         raise NotImplementedError
 
     def dimensions(self) -> dict[str, Domain]:
-        """The domain of each field, of a space in which they are independent.
+        """Returns the domain of each field of a space in which they are independent.
 
         Raises:
           ConfigError: they are not.
@@ -211,7 +211,7 @@ class Draws(Space):
 
 
 def over(name: str, domain: Domain | Sequence[Any]) -> Space:
-    """The values of one field.
+    """Makes a space of one field's values.
 
     Args:
       name: "optimizer.learning_rate"; or without its section, where only one has such a field; or "seed", which is
@@ -234,32 +234,32 @@ def over(name: str, domain: Domain | Sequence[Any]) -> Space:
 
 
 def product(*spaces: Space) -> Space:
-    """Every combination, the last space's members changing fastest."""
+    """Combines every member with every other, the last space's members changing fastest."""
     return _combined("product", spaces)
 
 
 def zipped(*spaces: Space) -> Space:
-    """The first members of all spaces together, the second ones together, and so on."""
+    """Combines the first members of all spaces, the second ones, and so on."""
     return _combined("zip", spaces)
 
 
 def chain(*spaces: Space) -> Space:
-    """The members of one space after those of another."""
+    """Joins the members of one space after those of another."""
     return _combined("chain", spaces)
 
 
 def random(count: int, space: Space, seed: int = 0) -> Space:
-    """`count` independent draws from the ranges and values of independent fields (Bergstra & Bengio, 2012)."""
+    """Draws `count` times, independently, from ranges and values of independent fields (Bergstra & Bengio, 2012)."""
     return _drawn(count, space, seed, quasi=False)
 
 
 def quasi_random(count: int, space: Space, seed: int = 0) -> Space:
-    """The same by a scrambled Halton sequence, which covers the space more evenly (Owen, 2017)."""
+    """Draws like `random`, but by a scrambled Halton sequence, which covers the space more evenly (Owen, 2017)."""
     return _drawn(count, space, seed, quasi=True)
 
 
 def check_size(what: str, count: int) -> None:
-    """Refuses what is larger than anyone can train, before it is made.
+    """Refuses a space that is larger than anyone can train, before it is made.
 
     Raises:
       ConfigError: it is.

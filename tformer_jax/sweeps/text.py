@@ -28,7 +28,7 @@ _RANGES = {"linear": space.linear, "log": space.log}
 
 
 def parse(text: str) -> Space:
-    """The space that a text describes.
+    """Parses a text as the space that it describes.
 
     Raises:
       ConfigError: it is empty, too large, or cannot be read: says which part.

@@ -1,4 +1,4 @@
-"""The trials of a search, as Optuna keeps them: taken up, told of, and listed.
+"""Trials of a search, as Optuna keeps them: taken up, told of, and listed.
 
 A trial is running from when a worker takes it up. When its worker was killed, which a silence and the free directory
 tell, or gives it back, it is waiting, and the same trial, with its parameters, is the first to be taken up again.
@@ -37,7 +37,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """The outcome of a trial: how it ended.
 
     Attributes:
       status: "finished", "pruned", "diverged", or "failed": it could not be trained.
@@ -159,11 +159,11 @@ class Trials:
             )
 
     def directory(self, number: int) -> Path:
-        """Of the run of a trial."""
+        """Returns the directory of a trial's run."""
         return self._directory / "trials" / str(number)
 
     def claim(self, budget: int) -> Claimed | None:
-        """A trial that waits, or a new one; None if `budget` of them are finished or running."""
+        """Claims a trial that waits, or a new one; None if `budget` of them are finished or running."""
         self._requeue()
         good = self._good()
         if sum(t.state != TrialState.WAITING for t in good) >= budget:
@@ -182,7 +182,7 @@ class Trials:
         return Claimed(trial.number, self._overrides(trial), status is not None, decided, trial)
 
     def is_done(self, budget: int) -> bool:
-        """Whether so many trials are finished."""
+        """Returns whether so many trials are finished."""
         return sum(t.state.is_finished() for t in self._good()) >= budget
 
     @contextlib.contextmanager
@@ -204,7 +204,7 @@ class Trials:
             thread.join()
 
     def prunes(self, claimed: Claimed, step: int, value: float, *, last: bool) -> bool:
-        """Takes the metric of a validation; whether the trial should end here."""
+        """Takes the metric of a validation and returns whether the trial should end here."""
         claimed.trial.report(value, step)
         if last or not claimed.trial.should_prune():
             return False
@@ -302,7 +302,7 @@ def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def distribution(domain: Domain) -> d.BaseDistribution:
-    """A field's domain as Optuna has it. Values that it cannot keep are text there."""
+    """Returns a field's domain as Optuna has it. Values that it cannot keep are text there."""
     if not isinstance(domain, Range):
         return d.CategoricalDistribution(_choices(domain))
     return (d.IntDistribution if domain.integers else d.FloatDistribution)(domain.low, domain.high, log=domain.log)

@@ -33,7 +33,7 @@ ALIVE = "sweep.alive"
 
 
 def number_of(member: Member, name: str) -> float | None:
-    """The value of a field, None where a config has no such field or leaves it out."""
+    """Returns the value of a field, None where a config has no such field or leaves it out."""
     section, _, field = name.partition(".")
     if section == "model":
         return member.experiment.model.get(field, TransformerConfig.default(field))
@@ -41,12 +41,12 @@ def number_of(member: Member, name: str) -> float | None:
 
 
 def varying_numbers(members: Sequence[Member]) -> list[str]:
-    """The numbers in which members of one program differ: its arguments; the others are its constants."""
+    """Returns the numbers in which members of one program differ: its arguments; the others are its constants."""
     return [name for name in _NUMBERS if len({number_of(member, name) for member in members}) > 1]
 
 
 def program_of(member: Member, *, one_order: bool) -> str:
-    """What members have in common that are trained together: all of their configs but the values of numbers.
+    """Returns what members that are trained together have in common: their configs but for the values of numbers.
 
     Args:
       member: of the sweep.
@@ -107,7 +107,7 @@ class Population:
         self._given = jax.device_put((keys, numbers, np.asarray(orders, np.int32)), self._spread)
 
     def of(self, members: Sequence[Member]) -> "Population":
-        """The same of other members of the program; as many need nothing compiled again."""
+        """Returns a population of other members of the program; as many need nothing compiled again."""
         devices = list(self._spread.mesh.devices.flat)
         if -(-len(members) // len(devices)) != self._local:
             return Population(members, self._task, devices, self._chunk, self._varying)
@@ -155,12 +155,12 @@ class Population:
         return kept | {ALIVE: alive}, metrics | {"alive": alive}
 
     def initial(self, pretrained: Mapping[str, np.ndarray]) -> Arrays:
-        """The states before the first step; `pretrained`: parameters that all members start from."""
+        """Returns the states before the first step; `pretrained`: parameters that all members start from."""
         alive = jax.device_put(np.arange(self.width) < len(self.members), self._spread)
         return self._initial(alive, self._given, {name.removeprefix("model."): x for name, x in pretrained.items()})
 
     def step(self, arrays: Arrays, batches: Sequence[Any]) -> tuple[Arrays, Arrays]:
-        """The states after one more step, and the step's numbers [members ...]; `arrays` are donated.
+        """Returns the states after one more step, and the step's numbers [members ...]; `arrays` are donated.
 
         Args:
           arrays: the states.
@@ -171,7 +171,7 @@ class Population:
         return self.compiled(arguments)(*arguments)
 
     def has_compiled(self, batches: Sequence[Any]) -> bool:
-        """Whether the step needs no compilation for such batches."""
+        """Returns whether the step needs no compilation for such batches."""
         return tuple((len(batches), *x.shape) for x in jax.tree.leaves(batches[0])) in self._compiled
 
     def compiled(self, arguments: Any) -> jax.stages.Compiled:
@@ -190,7 +190,7 @@ class Population:
 
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the arrays of one member."""
+        """The shapes of one member's arrays."""
         return self._program.layout.shapes | {ALIVE: jax.ShapeDtypeStruct((), jnp.bool_)}
 
     @property
@@ -200,11 +200,11 @@ class Population:
 
     @property
     def parameter_count(self) -> int:
-        """Of one member's model."""
+        """The number of parameters of one member's model."""
         return sum(math.prod(self.shapes[f"model.{name}"].shape) for name in self.parameters)
 
     def place(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        """States [members ...] from the host, where they go."""
+        """Places states [members ...] from the host on the devices."""
         room = self.width - len(self.members)
         padded = {name: np.concatenate([x, np.repeat(x[-1:], room, axis=0)]) for name, x in arrays.items()}
         padded[ALIVE][len(self.members) :] = False
@@ -215,13 +215,13 @@ class Population:
         return {name: np.array(x)[: len(self.members)] for name, x in arrays.items()}
 
     def model(self, arrays: Arrays, index: int) -> Any:
-        """The model of a member that is to be evaluated, on its device."""
+        """Returns the model of a member that is to be evaluated, on its device."""
         device, local = divmod(index, self._local)
         there = {name: _on(x, device) for name, x in arrays.items()}
         return self._program.evaluated(_picked(there, local))
 
     def device_of(self, index: int) -> int:
-        """On which of the devices a member is."""
+        """Returns the device that a member is on."""
         return index // self._local
 
     @property

@@ -41,7 +41,7 @@ class Worker:
     failures: int = 0
 
     def work(self) -> None:
-        """Until as many trials are finished as there shall be.
+        """Trains until as many trials are finished as there shall be.
 
         Raises:
           Interrupted, RunError, CheckpointError, DataError, ConfigError: see `search.search` and `run_training`.

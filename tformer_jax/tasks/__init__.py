@@ -1,4 +1,4 @@
-"""What is learned: for each task its loss, its metrics, and what evaluation and prediction mean."""
+"""Tasks: for each the loss, the metrics, and what evaluation and prediction mean."""
 
 from .base import DocumentTask, Evaluation, Task, VocabularyLossConfig
 from .classification import TextClassification, TextClassificationConfig

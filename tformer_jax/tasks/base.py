@@ -1,4 +1,4 @@
-"""What every task has: the sections of its config, a loss, and what evaluation means."""
+"""The interface of every task: the sections of its config, a loss, and what evaluation means."""
 
 import bisect
 import dataclasses
@@ -37,14 +37,14 @@ class Evaluation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabularyLossConfig:
-    """What the losses over a vocabulary share. They hold for training; evaluation has plain cross-entropy.
+    """The fields that losses over a vocabulary share. They hold for training; evaluation has plain cross-entropy.
 
     Attributes:
       label_smoothing, z_loss: see `functional.cross_entropy`.
-      fused_loss: never hold all logits: `functional.fused_cross_entropy`.
+      fused_loss: use `functional.fused_cross_entropy`, which never holds all logits.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     label_smoothing: float = 0.0
@@ -65,7 +65,7 @@ def vocabulary_loss(
     weights: Float[Array, "*batch"],
     config: VocabularyLossConfig,
 ) -> Float[Array, ""]:
-    """Cross-entropy of the model's output on its states, the mean over `weights`."""
+    """Returns the cross-entropy of the model's output on its states, the mean over `weights`."""
     how = {"weights": weights, "label_smoothing": config.label_smoothing, "z_loss": config.z_loss}
     if not config.fused_loss:
         return F.cross_entropy(model.logits(hidden), targets, **how)
@@ -83,7 +83,7 @@ class Task:
       Model: what it trains.
       unit: what the weight of a batch counts.
       new_parameters: prefixes of parameters that a pre-trained model need not have.
-      samples: `sample` makes something.
+      samples: whether `sample` makes something.
       validated: names of the numbers of a validation.
       config: the `task` section.
     """
@@ -99,23 +99,23 @@ class Task:
 
     @classmethod
     def restore(cls, config: Any, directory: Path) -> "Task":
-        """The task, with what its data left in the run's directory: tokenizers, names of classes."""
+        """Makes the task with what its data left in the run's directory: tokenizers, names of classes."""
         raise NotImplementedError
 
     @classmethod
     def planned(cls, config: Any, data: Any) -> "Task":
-        """The task as far as configs tell, without data: for shapes and costs."""
+        """Makes the task as far as configs tell, without data: for shapes and costs."""
         raise NotImplementedError
 
     def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> Cost:
-        """Of a training batch whose arrays have these shapes."""
+        """Returns the cost of a training batch whose arrays have these shapes."""
         raise NotImplementedError
 
     @classmethod
     def load_data(
         cls, config: Any, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
     ) -> Any:
-        """The splits and their batches; leaves in `directory` what `restore` needs."""
+        """Loads the splits and their batches; leaves in `directory` what `restore` needs."""
         raise NotImplementedError
 
     @classmethod
@@ -133,11 +133,11 @@ class Task:
         """Refuses a `data` section that does not go with the model's config."""
 
     def loss(self, model: Any, batch: Any, key: Array | None) -> LossAndWeight:
-        """The training loss, a mean, and the weight of the batch in a mean over batches."""
+        """Returns the training loss, a mean, and the weight of the batch in a mean over batches."""
         return self.prepared_loss(model, self.prepare(batch, key), key)
 
     def prepare(self, batch: Any, key: Array | None) -> Any:
-        """The batch with what is random about it, which may mix its rows: corruption, augmentation.
+        """Returns the batch with what is random about it, which may mix its rows: corruption, augmentation.
 
         Apart from the rest of the loss, which may be computed of some of the rows alone. It sees the rows of a batch
         as the data made them: those that `pmap` fills up with come afterwards.
@@ -145,33 +145,33 @@ class Task:
         return batch
 
     def prepared_loss(self, model: Any, batch: Any, key: Array | None) -> LossAndWeight:
-        """`loss`, of a batch that is prepared."""
+        """Returns `loss` for a batch that is prepared."""
         raise NotImplementedError
 
     def validate(self, model: Any, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
-        """The numbers of one pass over batches in order, those of `validated`."""
+        """Returns the numbers of one pass over batches in order, those of `validated`."""
         raise NotImplementedError
 
     def evaluate(
         self, model: Any, data: Any, splits: Sequence[str], progress: Progress = SILENT
     ) -> dict[str, Evaluation]:
-        """What is reported of each split."""
+        """Evaluates splits; returns what is reported of each."""
         raise NotImplementedError
 
     def describe(self, metrics: Mapping[str, float]) -> str:
-        """The numbers of an evaluation in a line."""
+        """Describes the numbers of an evaluation in a line."""
         raise NotImplementedError
 
     def sample(self, model: Any, progress: Progress = SILENT) -> str:
-        """Something that the model makes, to be read while it trains."""
+        """Makes something with the model that can be read while it trains."""
         raise NotImplementedError
 
     def plot(self, model: Any, evaluation: Evaluation, directory: Path) -> None:
-        """Pictures of one evaluation."""
+        """Draws pictures of one evaluation."""
 
 
 class DocumentTask(Task):
-    """What the tasks on running text share: a tokenizer that the data left, and rows that the model can read.
+    """A task on running text: a tokenizer that the data left, and rows that the model can read.
 
     Attributes:
       Data: what reads a `DataConfig`.
@@ -205,7 +205,7 @@ class DocumentTask(Task):
         return {"vocab_size": self.tokenizer.get_vocab_size()}
 
     def first_unknown(self, text: str) -> int | None:
-        """Where the first character stands that the tokenizer does not have, in any Unicode form of the text.
+        """Returns the index of the first character that the tokenizer does not have, in any Unicode form of the text.
 
         None of a BPE, which has every byte.
         """
@@ -226,7 +226,7 @@ class DocumentTask(Task):
 def measured(
     measure: Callable[[Any, int], Any], batches: Any, progress: Progress, what: str = "validating"
 ) -> list[Any]:
-    """What `measure(batch, i)` gives for each batch, on the host; the next one is on its way while one is awaited.
+    """Yields `measure(batch, i)` for each batch, on the host; the next one is on its way while one is awaited.
 
     Without the wait, the device's queue would hold all batches, and the count would run ahead of it.
     """
@@ -244,12 +244,12 @@ def measured(
 
 
 def told(progress: Progress, *what: str) -> tuple[Any, ...]:
-    """Arguments of a method that may be overridden by one that knows nothing of progress: none where all is silent."""
+    """Returns the arguments of a method that may know nothing of progress: none where all is silent."""
     return () if progress is SILENT else (progress, *what)
 
 
 def weighted_means(measured: Sequence[tuple[dict[str, Any], Any]]) -> tuple[dict[str, float], float]:
-    """The weighted means of what batches measured, `(means, weight)` each, in float64, and the sum of the weights.
+    """Returns the weighted means over batches, `(means, weight)` each, in float64, and the sum of the weights.
 
     Raises:
       DataError: nothing was measured.
@@ -263,13 +263,13 @@ def weighted_means(measured: Sequence[tuple[dict[str, Any], Any]]) -> tuple[dict
 
 
 def perplexity(nats: float) -> float:
-    """The exponential of a mean negative log-likelihood; infinite where no float64 holds it, above 709.78 nats."""
+    """Returns the exponential of a mean negative log-likelihood; infinite above 709.78 nats, beyond float64."""
     with np.errstate(over="ignore"):
         return float(np.exp(np.float64(nats)))
 
 
 def check_label_smoothing(value: float) -> None:
-    """Refuses what is no share."""
+    """Refuses a label smoothing outside [0, 1)."""
     if not 0.0 <= value < 1.0:
         raise ConfigError(f"task.label_smoothing must be in [0, 1), got {value}")
 

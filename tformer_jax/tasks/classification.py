@@ -39,10 +39,10 @@ class TextClassificationConfig:
       name: "text_classification".
       init_from: the run directory of a pre-trained model, whose tokenizer and encoder this one starts
         from; None: from scratch.
-      label_smoothing: of the training loss.
+      label_smoothing: label smoothing of the training loss.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     name: str = "text_classification"
@@ -55,7 +55,7 @@ class TextClassificationConfig:
 
 
 class Classified(NamedTuple):
-    """An example, its label, and what the model takes it for."""
+    """An example, its label, and the class that the model predicts."""
 
     text: str
     label: str
@@ -70,7 +70,7 @@ class ClassProbability(NamedTuple):
 
 
 class Classification(Task):
-    """What the tasks share that sort inputs into classes; batches hold "labels" [B], -1 in rows that only fill up."""
+    """A task that sorts inputs into classes; batches hold "labels" [B], -1 in rows of padding."""
 
     validated = ("loss", "accuracy")
 
@@ -79,7 +79,7 @@ class Classification(Task):
 
     @staticmethod
     def logits(model: Any, batch: Any) -> Float[Array, "B C"]:
-        """Of a batch without its labels, float32, nothing about it random."""
+        """Returns the logits of a batch without its labels, float32, with nothing random about it."""
         raise NotImplementedError
 
     def _measure(self, model, batch):
@@ -206,7 +206,7 @@ class TextClassification(Classification):
 
 
 def planned_classes(count: int) -> list[str]:
-    """Names for classes that only the data has names for."""
+    """Returns names for classes that only the data has names for."""
     return [f"class {number}" for number in range(count)]
 
 

@@ -43,12 +43,12 @@ class LanguageModellingConfig(VocabularyLossConfig):
     Attributes:
       name: "language_modelling".
       label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
-      sample_tokens: how long the samples are that are written while training and evaluating; at most half of
+      sample_tokens: length of the samples written while training and evaluating, in tokens; at most half of
         the model's max_length.
-      sample_temperature: of those samples; see `decoding.sampling`.
+      sample_temperature: sampling temperature of those samples; see `decoding.sampling`.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     name: str = "language_modelling"
@@ -64,7 +64,7 @@ class LanguageModellingConfig(VocabularyLossConfig):
 
 
 class Continuation(NamedTuple):
-    """The beginning of a document and what the model went on with."""
+    """The beginning of a document and the continuation that the model wrote."""
 
     prompt: str
     continuation: str
@@ -137,7 +137,7 @@ class LanguageModelling(DocumentTask):
         )
 
     def sample(self, model: CausalLM, progress: Progress = SILENT) -> str:
-        """A text from its beginning."""
+        """Samples a text from its beginning."""
         with progress.phase("writing a sample"):
             return "".join(self.continue_text(model, "", pad_to=_SAMPLE_PROMPT))
 
@@ -152,7 +152,7 @@ class LanguageModelling(DocumentTask):
         slide: bool = False,
         pad_to: int = 0,
     ) -> Iterator[str]:
-        """What the model goes on with after a document's beginning, in pieces as they come.
+        """Continues the beginning of a document, in pieces as they come.
 
         Args:
           text: the beginning; may be empty.

@@ -51,11 +51,11 @@ class MaskedLanguageModellingConfig(VocabularyLossConfig):
       name: "masked_language_modelling".
       label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
       mask_rate: share of the tokens that are predicted; see `functional.mask_tokens`.
-      pseudo_perplexity_rows: rows of a split whose every token is masked once, one at a time, for
+      pseudo_perplexity_rows: number of rows of a split whose tokens are all masked, one at a time, for
         the pseudo-perplexity (Salazar et al., 2020): each costs as many forward passes as it has tokens.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     name: str = "masked_language_modelling"
@@ -72,7 +72,7 @@ class MaskedLanguageModellingConfig(VocabularyLossConfig):
 
 
 class Filled(NamedTuple):
-    """A text with gaps, what the model put there, and what stood there."""
+    """A text with gaps, the tokens that the model put there, and the true ones."""
 
     masked: str
     predicted: str
@@ -287,7 +287,7 @@ def _measure(model: MaskedLM, batch: Any, key: Array, vocab_size: int, rate: flo
 
 
 def first_chosen(masked: Bool[Array, "G N"], count: int) -> tuple[Int[Array, "G M"], Float[Array, "G M"]]:
-    """Where the first `count` True values of each group stand, and weights: 1 for them, 0 for what fills up."""
+    """Returns where the first `count` True values of each group stand, and weights: 1 for them, 0 for padding."""
     places = jnp.argsort(~masked, axis=1, stable=True)[:, :count]
     return places, jnp.take_along_axis(masked, places, axis=1).astype(jnp.float32)
 

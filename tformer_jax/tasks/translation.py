@@ -45,11 +45,11 @@ class TranslationConfig(VocabularyLossConfig):
     Attributes:
       name: "translation".
       label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
-      beam_size: hypotheses kept when translating; 1 is greedy search.
+      beam_size: number of hypotheses kept when translating; 1 is greedy search.
       length_penalty: see `decoding.beam_search`.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     name: str = "translation"

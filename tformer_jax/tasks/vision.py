@@ -28,17 +28,17 @@ _SOME_CLASSES = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageClassificationConfig:
-    """The `task` section of an image classification experiment; augmentation is of training alone.
+    """The `task` section of an image classification experiment; only training images are augmented.
 
     Attributes:
       name: "image_classification".
-      label_smoothing: of the training loss.
-      flip: images left to right, half of the time.
-      max_shift: pixels by which an image moves at most, in y and in x; see `functional.random_shift`.
-      mixup: the alpha of `functional.mixup`; 0: none.
+      label_smoothing: label smoothing of the training loss.
+      flip: flip images left to right with probability 1/2.
+      max_shift: the most pixels by which an image is moved, in y and in x; see `functional.random_shift`.
+      mixup: alpha of `functional.mixup`; 0: no mixup.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     name: str = "image_classification"

@@ -27,7 +27,7 @@ _UNFINISHED = ".orbax-checkpoint-tmp"  # is in the name until a checkpoint is wh
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be written, or is not what was written; the message says which, and what is wrong."""
+    """A failed write of a checkpoint, or a damaged checkpoint; the message says which, and what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,15 +35,15 @@ class CheckpointConfig:
     """The `checkpoint` section of an experiment.
 
     Attributes:
-      every: steps between checkpoints; the last step always has one.
-      keep: how many of the newest are kept.
-      keep_best: how many of the best are kept beside them, of those whose step has a validation.
-      best_metric: of the validation, such as "loss" or "accuracy".
-      best: "lowest" or "highest".
-      keep_every: checkpoints of steps that this divides are kept for ever; None: none.
+      every: number of steps between checkpoints; the last step always has one.
+      keep: number of the newest checkpoints to keep.
+      keep_best: number of the best checkpoints to keep beside them, of steps with a validation.
+      best_metric: metric of the validation that decides, such as "loss" or "accuracy".
+      best: which best_metric is best, "lowest" or "highest".
+      keep_every: keep the checkpoints of multiples of this step for ever; None: of none.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     every: int
@@ -69,7 +69,7 @@ class CheckpointConfig:
                 raise ConfigError(f"checkpoint.{name} goes with checkpoint.keep_best, which is 0; set both or neither")
 
     def check_validated(self, evaluate_every: int) -> None:
-        """Refuses to look for the best among checkpoints of which none has a validation but the last."""
+        """Refuses keep_best where no checkpoint but the last has a validation."""
         if self.keep_best and self.every % evaluate_every and evaluate_every % self.every:
             raise ConfigError(
                 f"checkpoint.keep_best needs checkpoints of steps that are validated: of checkpoint.every={self.every} "
@@ -77,7 +77,7 @@ class CheckpointConfig:
             )
 
     def policy(self) -> dict[str, Any]:
-        """Which checkpoints Orbax keeps, in its options."""
+        """Returns which checkpoints Orbax keeps, in its options."""
         kept, best_of = [policies.LatestN(self.keep)], None
         if self.keep_best:
             best_of = lambda metrics: metrics[self.best_metric]  # noqa: E731
@@ -181,7 +181,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**parts), metrics=metrics)
 
     def wait(self) -> None:
-        """Until what is being written is written.
+        """Waits until what is being written is written.
 
         Raises:
           CheckpointError: it cannot be.
@@ -201,11 +201,11 @@ class Checkpoints:
             raise CheckpointError(f"the checkpoint of step {step} is damaged: {problem}")
 
     def identity(self, step: int) -> dict[str, Any]:
-        """What the arrays of a step are of, as `save` was told; the checkpoint is known to be whole."""
+        """Returns what `save` was told that the arrays of a step are; the checkpoint is known to be whole."""
         return read_json(self.directory / str(step) / "config" / "metadata")
 
     def restore(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
-        """The arrays of a step, with these shapes, dtypes and shardings.
+        """Restores the arrays of a step, with these shapes, dtypes and shardings.
 
         Raises:
           CheckpointError: it is damaged.
@@ -215,7 +215,7 @@ class Checkpoints:
         return self.restore_whole(step, shapes)
 
     def restore_whole(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
-        """`restore`, of a checkpoint that is known to be whole."""
+        """Restores like `restore`, from a checkpoint that is known to be whole."""
         found, wanted = self._described(step), {name: self.describe(shape) for name, shape in shapes.items()}
         differing = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         if differing:
@@ -259,7 +259,7 @@ class Checkpoints:
         return None
 
     def restore_as_saved(self, step: int) -> dict[str, np.ndarray]:
-        """All the arrays of a step, whatever they are, on the host.
+        """Restores all the arrays of a step, whatever they are, on the host.
 
         Raises:
           CheckpointError: it is damaged.
@@ -268,14 +268,14 @@ class Checkpoints:
         return self.whole_as_saved(step)
 
     def whole_as_saved(self, step: int) -> dict[str, np.ndarray]:
-        """`restore_as_saved`, of a checkpoint that is known to be whole."""
+        """Restores like `restore_as_saved`, from a checkpoint that is known to be whole."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         saved = self._manager.item_metadata(step)["arrays"]
         shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for n, x in saved.items()}
         return jax.device_get(self._restore(step, shapes))
 
     def described(self, step: int) -> dict[str, str]:
-        """Dtype and shape of each array of a step.
+        """Returns dtype and shape of each array of a step.
 
         Raises:
           CheckpointError: it is damaged.
@@ -288,7 +288,7 @@ class Checkpoints:
 
     @staticmethod
     def describe(x: Any) -> str:
-        """ "float32 (3, 4)"."""
+        """Describes an array: "float32 (3, 4)"."""
         return f"{jnp.dtype(x.dtype).name} {tuple(x.shape)}"
 
     def _restore(self, step: int, shapes: Any) -> Arrays:

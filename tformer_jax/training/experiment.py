@@ -64,7 +64,7 @@ class Experiment:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Experiment":
-        """From plain nested dictionaries; checks everything that can be checked without data.
+        """Makes an experiment from plain nested dictionaries; checks everything that can be checked without data.
 
         Raises:
           ConfigError: an unknown or missing section or field (the nearest is suggested), or a
@@ -107,7 +107,7 @@ class Experiment:
 
     @property
     def remarks(self) -> list[str]:
-        """What is allowed but seldom meant, a line each."""
+        """Warnings about what is allowed but seldom meant, a line each."""
         warmup, steps = self.optimizer.warmup_steps, self.training.steps
         if warmup <= steps:
             return []
@@ -128,7 +128,7 @@ class Experiment:
         return Trainer(self.program(task), self.parallel if parallel is None else parallel)
 
     def program(self, task: Task, numbers: Mapping[str, Any] = MappingProxyType({})) -> Program:
-        """What the experiment computes.
+        """The program of the experiment: what it computes.
 
         Args:
           task: restored from the data.
@@ -166,7 +166,7 @@ class Experiment:
         return self.task_class.load_data(self.data, self.model, directory, progress)
 
     def validation_batches(self, data: Any) -> Any:
-        """What the data are validated on while they are trained on: all of the split, or a part of it."""
+        """Returns the batches of a validation during training: all of the split, or a part of it."""
         batches, count = data.evaluation_batches("validation"), self.training.validation_batches
         if count is None or count >= len(batches):
             return batches
@@ -255,7 +255,7 @@ def _where(trainer: Trainer, batches: Any) -> list[str]:
 def initial_arrays(
     experiment: Experiment, task: Task, shapes: Mapping[str, Any], say: Callable[[str], None]
 ) -> Mapping[str, np.ndarray]:
-    """What parameters of a model with these shapes start from, where that is another run."""
+    """Returns the arrays of another run that parameters of a model with these shapes start from, if it names one."""
     if (pretrained := _pretrained_run(experiment)) is None:
         return {}
     found = pretrained_arrays(pretrained, shapes, task)

@@ -29,7 +29,7 @@ def how_to_go_on(stopped: Interrupted) -> str:
 
 
 class Interruption:
-    """Within its context, a first SIGINT, SIGTERM or SIGHUP is only noted; a second one has its usual effect at once.
+    """A context in which a first SIGINT, SIGTERM or SIGHUP is only noted; a second one has its usual effect at once.
 
     Within the context of another one, `with` gives that other one: what it has noted is known to all. Python hands
     signals to the main thread alone: in another thread nothing is noted. Under `nohup`, SIGHUP stays ignored.
@@ -62,7 +62,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def at_once(self, when: str, undo: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Within the context nothing is worth finishing: a signal that has come, or comes, ends it.
+        """A context in which nothing is worth finishing: a signal that has come, or comes, ends it.
 
         Code in other languages, such as the training of a tokenizer, does not hear of signals until it returns. If
         that takes more than some seconds, the process ends without it.

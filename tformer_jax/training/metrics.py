@@ -1,4 +1,4 @@
-"""Where numbers go while training: metrics.jsonl, TensorBoard, and the terminal."""
+"""Metrics while training: metrics.jsonl, TensorBoard, and the terminal."""
 
 import contextlib
 import dataclasses
@@ -139,7 +139,7 @@ class ProgressLine:
             self._moved = self._bar.enter_context(bar)
 
     def update(self, step: int, loss: float, count: float) -> None:
-        """After a step: its loss, and how many targets it saw, in the unit."""
+        """Takes in a step: its loss, and how many targets it saw, in the unit."""
         self._step, self._loss, self._count = step, loss, self._count + count
         now = time.monotonic()
         if self._terminal.is_live:
@@ -230,7 +230,7 @@ class _Left:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Of a run, on its way: rows for the files, lines for the terminal."""
+    """The report of a run on its way: rows for the files, lines for the terminal."""
 
     writer: MetricsWriter
     progress: ProgressLine
@@ -248,7 +248,7 @@ class Report:
         self.progress.say(f"step {step}: validation {line}")
 
     def say(self, line: str) -> None:
-        """What a person should know."""
+        """Prints what a person should know."""
         self.progress.say(line)
 
     def pause(self, validates: int | None = None) -> contextlib.AbstractContextManager:
@@ -261,7 +261,7 @@ class Report:
 
 
 class NoReport:
-    """What the processes report that are not the first: nothing."""
+    """The report of processes other than the first: none."""
 
     def step(self, step: int, metrics: Mapping[str, float], *, row: bool) -> None: ...
 

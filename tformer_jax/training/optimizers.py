@@ -42,19 +42,19 @@ class OptimizerConfig:
       name: "adam" (Kingma & Ba, 2015), "adamw" (Loshchilov & Hutter, 2019), "adafactor" (Shazeer & Stern, 2018: its
         learning rate is relative to each parameter's root mean square), "lion" (Chen et al., 2023), "muon" (Jordan
         et al., 2024: the matrices within layers, scaled as by Liu et al., 2025; Adam for the others), or "sgd".
-      learning_rate: the highest one, at the end of the warm-up.
-      schedule: after a linear warm-up: "rsqrt" (Vaswani et al., 2017, section 5.3: falls as
+      learning_rate: highest learning rate, at the end of the warm-up.
+      schedule: learning rate after a linear warm-up: "rsqrt" (Vaswani et al., 2017, section 5.3: falls as
         1/√step), "cosine" or "linear" (to 0 at the last step), or "constant".
-      warmup_steps: steps until `learning_rate` is reached.
+      warmup_steps: number of steps until `learning_rate` is reached.
       b1, b2, eps: Adam's; Lion's b1 and b2; Muon's momentum is b1, as is that of "sgd" (0: none).
-      weight_decay: per step and unit of learning rate, decoupled from the gradient; not of "adam".
-      weight_decay_table: what it is multiplied by: matrices and tables decay, biases, shifts and scales do not.
-      learning_rate_table: what the learning rate is multiplied by.
+      weight_decay: weight decay per step and unit of learning rate, decoupled from the gradient; not with "adam".
+      weight_decay_table: factors of weight_decay; by default matrices and tables decay, other parameters do not.
+      learning_rate_table: factors of the learning rate.
       freeze: regular expressions of parameters that never change.
-      clip_norm: gradients of a larger global norm are scaled down to it; None: never.
+      clip_norm: largest global norm of the gradients, to which larger ones are scaled down; None: no clipping.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     name: str = "adam"
@@ -169,7 +169,7 @@ def in_float32(tree: Any) -> Any:
 
 
 def with_float32_memory(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same, which is shown parameters and gradients in float32: what Optax keeps has the dtype that it sees.
+    """Shows an optimiser parameters and gradients in float32: what Optax keeps has the dtype that it sees.
 
     In bfloat16 a moving average stands still as soon as a step changes it by less than 1/512; in float16 the square
     of a small gradient is 0, and so is eps.
@@ -182,7 +182,7 @@ def with_float32_memory(optimizer: optax.GradientTransformation) -> optax.Gradie
 
 
 def is_frozen(config: OptimizerConfig, path: str) -> bool:
-    """Whether the parameter of this path never changes."""
+    """Returns whether the parameter of this path never changes."""
     return any(re.fullmatch(pattern, path) for pattern in config.freeze)
 
 

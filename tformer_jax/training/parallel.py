@@ -24,15 +24,15 @@ class ParallelConfig:
     Attributes:
       mode: "jit": one program over a mesh of devices; "pmap": the same program on every device, each with its
         share of the rows and the whole state, the gradients averaged.
-      data: devices (or groups of them) that share the rows of a batch, each with all parameters.
+      data: number of devices (or groups of them) that share the rows of a batch, each with all parameters.
       fsdp: likewise, but each holds only its part of the parameters and of the optimiser's state.
-      tensor: devices that share heads, the feed-forward width and the vocabulary.
-      sequence: devices that share the positions of each row.
+      tensor: number of devices that share heads, the feed-forward width and the vocabulary.
+      sequence: number of devices that share the positions of each row.
 
       One of the four sizes may be -1: as many as there are devices left.
 
     Raises:
-      ConfigError: a value that cannot be, by the field's name.
+      ConfigError: an invalid value, by the field's name.
     """
 
     mode: str = "jit"
@@ -96,7 +96,7 @@ class Batches(Protocol):
 
 
 def row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
-    """Of an array with so many rows; those that do not divide evenly are on more devices than need them."""
+    """Returns the sharding of an array with so many rows; if they do not divide evenly, more devices hold them."""
     return NamedSharding(mesh, P(even_axes(mesh, ROWS, rows) or None))
 
 
@@ -155,7 +155,7 @@ class SplitBatch(Mapping):
 
 
 def filled_up(name: str, x: Any, rows: int) -> Any:
-    """So many rows: those of the array, then such as count nothing, with zeros and with labels of -1."""
+    """Returns the array filled up to so many rows, which count nothing: zeros, and labels of -1."""
     missing = [(0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)]
     pad = np.pad if isinstance(x, np.ndarray) else jnp.pad
     return pad(x, missing, constant_values=-1 if name == "labels" else 0) if rows > len(x) else x

@@ -1,4 +1,4 @@
-"""Which regular expressions a config may have: those whose matching ends.
+"""Regular expressions that a config may have: those whose matching ends.
 
 Python's matcher tries one way after the other. Its time grows exponentially with the text if a group is repeated that
 can match in two ways, as in (a|a)*, and with a power of its length as repeats follow each other.

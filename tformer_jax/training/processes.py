@@ -16,7 +16,7 @@ _MOST_BYTES = 4096
 
 
 def is_first() -> bool:
-    """Whether this process writes logs, plots and what else there must be one of."""
+    """Returns whether this process writes logs, plots and what else there must be one of."""
     return jax.process_index() == 0
 
 
@@ -53,7 +53,7 @@ def first_then_others(function: Callable[[], _T]) -> _T:
 
 
 def in_any(mesh: Mesh, mine: bool) -> Any:
-    """Whether something is so in any process, the same in all; of several, to be read when the step is done meanwhile.
+    """Returns whether something is so in any process, the same in all; with several, read it once the step is done.
 
     The answer is computed on the devices, in order with the steps, so that no process waits for it.
     """

@@ -1,4 +1,4 @@
-"""What one configuration computes: its state before the first step, and a step, as pure functions of arrays."""
+"""The program of one configuration: its state before the first step, and a step, as pure functions of arrays."""
 
 import dataclasses
 import functools
@@ -23,16 +23,16 @@ class TrainingConfig:
     """The `training` section of an experiment.
 
     Attributes:
-      steps: updates in all.
-      seed: of the initial parameters and of dropout.
-      accumulate: parts that a batch is split into, one after the other, to save memory.
-      average_decay: of a moving average of the parameters, which is then what is evaluated; None: none.
-      max_skipped: steps that may be skipped, in the whole run, because their loss or gradient is not finite; one
+      steps: number of updates in all.
+      seed: random seed of the initial parameters and of dropout.
+      accumulate: number of parts of a batch, computed one after the other to save memory.
+      average_decay: decay of a moving average of the parameters, which is then evaluated; None: no average.
+      max_skipped: number of steps of the run that may be skipped because their loss or gradient is not finite; one
         more ends it.
-      log_every: steps between rows of metrics.jsonl.
-      evaluate_every: steps between validations; the last step always has one.
-      validation_batches: so many of the batches of the validation split, spread evenly over it and always the same
-        ones, are what a validation is of; None: all of them. The final report has whole splits whatever this says.
+      log_every: number of steps between rows of metrics.jsonl.
+      evaluate_every: number of steps between validations; the last step always has one.
+      validation_batches: number of batches of the validation split that a validation uses, spread evenly over it
+        and always the same; None: all of them. The final report always uses whole splits.
     """
 
     steps: int
@@ -60,7 +60,7 @@ class TrainingConfig:
 
     @property
     def key(self) -> Array:
-        """Of all that is random in a run but its data."""
+        """The key of all that is random in a run but its data."""
         return jax.random.key(self.seed)
 
 

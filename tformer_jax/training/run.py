@@ -117,7 +117,7 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether training would go on rather than begin."""
+        """Whether a checkpoint exists, so that training would go on rather than begin."""
         return bool(steps_in(self.checkpoints))
 
     @property
@@ -141,7 +141,7 @@ class Run:
 
     @classmethod
     def open(cls, directory: str | Path) -> "Run":
-        """A run that exists.
+        """Opens a run that exists.
 
         Raises:
           RunError: there is none.
@@ -152,7 +152,7 @@ class Run:
 
 
 def check_free(directory: Path, kind: str, own: str) -> None:
-    """Refuses what is the directory of something else; `own`: the file that tells a `kind`'s directory.
+    """Refuses the directory of something else; `own`: the file that tells a `kind`'s directory.
 
     Raises:
       RunError: it is (says of what).
@@ -163,7 +163,7 @@ def check_free(directory: Path, kind: str, own: str) -> None:
 
 
 def check_holds(directory: Path, own: str, kind: str) -> None:
-    """Refuses what is not the directory of a `kind`, which the file `own` tells.
+    """Refuses a directory that is not one of a `kind`, which the file `own` tells.
 
     Raises:
       RunError: it is not (says what it is instead).
@@ -332,7 +332,7 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What must not change from start to start."""
+    """Returns the part of a config that must not change from start to start."""
     return {name: section for name, section in config.items() if name not in _FREE}
 
 

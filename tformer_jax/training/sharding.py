@@ -1,4 +1,4 @@
-"""Which part of each parameter lies on which device: one table for all models."""
+"""Sharding of parameters: which part lies on which device, in one table for all models."""
 
 import math
 import re
@@ -75,19 +75,19 @@ def undivided(rules: Rules, shapes: Mapping[str, Any], mesh: Mesh) -> list[str]:
 
 
 def shardings(specs: Mapping[str, P], mesh: Mesh) -> dict[str, NamedSharding]:
-    """Of each array."""
+    """Returns the sharding of each array."""
     return {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
 
 
 def bytes_per_device(shapes: Mapping[str, Any], placed: Mapping[str, NamedSharding], prefix: str) -> int:
-    """What the arrays whose path starts with `prefix` take on one device."""
+    """Returns the bytes that the arrays whose path starts with `prefix` take on one device."""
     names = [name for name in shapes if name.startswith(prefix)]
     local = {name: placed[name].shard_shape(shapes[name].shape) for name in names}
     return sum(math.prod(local[name]) * shapes[name].dtype.itemsize for name in names)
 
 
 def even_axes(mesh: Mesh, axes: Sequence[str], size: int) -> tuple[str, ...]:
-    """Of some mesh axes, those that together split `size` things evenly over the most devices."""
+    """Returns those of some mesh axes that together split `size` things evenly over the most devices."""
     choices = [axes[i:j] for i in range(len(axes)) for j in range(i + 1, len(axes) + 1)]
     even = [c for c in choices if size % math.prod(mesh.shape[a] for a in c) == 0]
     return tuple(max(even, key=lambda c: math.prod(mesh.shape[a] for a in c), default=()))

@@ -40,7 +40,7 @@ class TrainState:
 
 
 class StateLayout:
-    """Between a `TrainState` and the dictionary of arrays, keyed by path, that is jitted and saved.
+    """The layout of a `TrainState` as a dictionary of arrays, keyed by path, that is jitted and saved.
 
     A dictionary of arrays crosses `jax.jit` in C++; a tree of NNX modules is taken apart and put
     together in Python at every call, which costs milliseconds a step.

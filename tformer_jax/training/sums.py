@@ -21,7 +21,7 @@ def write_sums(folder: Path) -> None:
 
 
 def first_damage(folder: Path, called: Path) -> str | None:
-    """What is wrong with the first file of a checkpoint that is not what was written; `called`: where it says it is."""
+    """Returns what is wrong with the first damaged file of a checkpoint; `called`: where it says it is."""
     try:
         lines = (folder / SUMS).read_text("utf-8").splitlines()
     except (OSError, ValueError):
@@ -57,6 +57,6 @@ def drop_unreadable_times(folder: Path) -> None:
 
 
 def sha256(file: Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
+    """Returns the SHA-256 of a file's content, in hexadecimal digits."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -39,7 +39,7 @@ class Phase:
     first: tuple[float, int] | None = None
 
     def advance(self, count: int, now: float) -> None:
-        """So many more are done."""
+        """Counts so many more as done."""
         self.done += count
         self.first = self.first or (now, self.done)
 
@@ -55,7 +55,7 @@ class Phase:
         return f"{self.what}: {self.numbers(now)}" if again or self.total is not None else f"{self.what} ..."
 
     def numbers(self, now: float) -> str:
-        """How far it is: "12 of 37 batches, 0:25 left"; without a count, for how long it is on."""
+        """Returns how far it is: "12 of 37 batches, 0:25 left"; without a count, how long it has run."""
         if self.total is None:
             return clock(now - self.began)
         left = self.left(now)

@@ -121,7 +121,8 @@ class Trainer:
         return self.program.evaluated(arrays)
 
     def local_model(self, arrays: Arrays) -> Any:
-        """The same, whole on the first device of this process: for searches and samples. All processes take part."""
+        """Returns the model, whole on this process's first device, for searches and samples; all processes take part.
+        """
         device = jax.sharding.SingleDeviceSharding(self.mesh.local_devices[0])
 
         def gathered(x):
@@ -131,7 +132,7 @@ class Trainer:
         return jax.tree.map(gathered, self.model(arrays))
 
     def idle(self, rows: Iterable[int]) -> list[str]:
-        """What of the devices is not used, a line each, with batches of so many rows."""
+        """Returns what of the devices is not used, a line each, with batches of so many rows."""
         lines, groups = [], math.prod(self.mesh.shape[axis] for axis in ROWS)
         if uneven := sorted({n for n in rows if n // self.config.accumulate % groups}):
             parts = f", in {self.config.accumulate} parts," if self.config.accumulate > 1 else ""

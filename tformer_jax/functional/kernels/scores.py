@@ -1,4 +1,4 @@
-"""What the kernels agree on: from queries and keys to the weights that values are averaged with, not yet divided."""
+"""Scores and weights that the kernels share: from queries and keys to weights that are not yet divided by their sum."""
 
 import dataclasses
 import math
@@ -65,7 +65,7 @@ def matrix_products(axes: str, q: Array, k: Array) -> Array:
 
 
 def wide(dtype) -> jnp.dtype:
-    """What is accumulated in: float32, or float64 where the inputs are."""
+    """Returns the dtype that sums are accumulated in: float32, or float64 where the inputs are."""
     return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
