@@ -112,7 +112,7 @@ def _unknown_field(config: Mapping[str, Any], path: Sequence[str]) -> str | None
     section, where = config, "config"
     for name in path:
         if not isinstance(section, Mapping):
-            return f"{where} is a value, not a section: it has no field {name!r}"
+            return f"{where} is no section: it has no field {name!r}"
         if name not in section:
             return f"{where} has no field {name!r}{_meant(config, section, where, name)}"
         section, where = section[name], f"{where}.{name}"
@@ -131,7 +131,7 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
         return nearest(name, section)
     if TASKS[config["task"]["name"]].Model.__name__ in models:
         return "; leave it out, it follows from the data"
-    return f": only {', '.join(models)} has it"
+    return f", which is for {', '.join(models)}"
 
 
 def config() -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _check_text(arguments: Sequence[str]) -> None:
         try:
             argument.encode("utf-8")
         except UnicodeEncodeError:
-            raise flags.Error(f"{argument!r} is not valid UTF-8; write it in UTF-8") from None
+            raise flags.Error(f"{argument!r} is not UTF-8") from None
         if "\0" in argument:
             raise flags.Error(f"{argument!r} contains a NUL character; leave it out")
 

@@ -118,7 +118,7 @@ UNKNOWN = [
     ("train", ["--config.data.path=a\0b"], "config.data.path=a.*NUL"),
     ("train", ["--workdir=/dev/null/run"], "cannot write to /dev/null/run"),
     ("evaluate", ["--workdir=README.md"], "README.md is not a run directory"),
-    ("export", ["--workdir=README.md"], "README.md has no results.jsonl"),
+    ("export", ["--workdir=README.md"], "README.md is not the directory of a sweep"),
 ]
 
 BY_HAND = ["--num_processes=2", "--process_id=0"]

@@ -266,7 +266,7 @@ def check_size(what: str, count: int) -> None:
     """
     if count > MOST_MEMBERS:
         found = f"{count:,}" if count < 10**18 else "more than 10^18"
-        raise ConfigError(f"{what} has {found} members, but a sweep may have at most {MOST_MEMBERS:,}")
+        raise ConfigError(f"{what} has {found} members, but a sweep may have {MOST_MEMBERS:,} at most")
 
 
 def _shortened(text: str, most: int = 60) -> str:
