@@ -1,4 +1,4 @@
-"""The README is part of the product: its equation table is walked, and its Python runs."""
+"""The READMEs are part of the product: the equation table is walked, commands are parsed, links lead somewhere."""
 
 import ast
 import importlib
@@ -17,8 +17,15 @@ from tformer_jax.sweeps.text import parse
 from tformer_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
-EQUATIONS = README.split("## The equations")[1].split("\n## ")[0]
+# The first page, and those of the folders that it links to.
+_FOLDERS = (ROOT, ROOT / "experiments", ROOT / "tformer_jax", *sorted((ROOT / "tformer_jax").glob("*/")))
+PAGES = {
+    file.relative_to(ROOT).as_posix(): file.read_text("utf-8")
+    for file in (folder / "README.md" for folder in _FOLDERS)
+    if file.exists()
+}
+EVERYTHING = "\n".join(PAGES.values())
+EQUATIONS = PAGES["README.md"].split("## The equations")[1].split("\n## ")[0]
 ROWS = [
     [cell.strip() for cell in line.strip().strip("|").split("|")]
     for line in EQUATIONS.replace("\\|", "∣").splitlines()
@@ -59,10 +66,36 @@ def test_the_test_exists(row):
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+def _anchors(page: str) -> set[str]:
+    """The headings as GitHub links to them."""
+    headings = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", page, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_lead_somewhere(page):
+    """A reader would click on a page that was moved, or a heading that was renamed."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if link.startswith(("https://", "http://")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / file).resolve() if file else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in _anchors(target.read_text("utf-8")), link
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
+def test_every_page_is_linked_from_the_first(page):
+    """What was written of a folder would not be found."""
+    assert f"]({page}" in PAGES["README.md"]
+
+
 def commands(name):
-    """The arguments of every `python -m experiments.NAME` in the README."""
-    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(rf"python -m experiments\.{name} (.*)", shell)]
+    """The arguments of every `python -m experiments.NAME` in the READMEs, each once."""
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", EVERYTHING, re.S)).replace("\\\n", " ")
+    found = re.findall(rf"python -m experiments\.{name} (.*)", shell)
+    return [shlex.split(line) for line in dict.fromkeys(" ".join(line.split()) for line in found)]
 
 
 TOGETHER = {
@@ -116,7 +149,7 @@ def test_the_sweeps_are_spaces_of_their_configs(arguments, monkeypatch):
 @pytest.mark.slow
 def test_the_python_examples_run():
     """A newcomer would paste an example that fails."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    blocks = re.findall(r"```python\n(.*?)```", EVERYTHING, re.S)
     assert len(blocks) == 2
     names: dict = {}
     for block in blocks:
