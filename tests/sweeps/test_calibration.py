@@ -98,7 +98,7 @@ def test_a_short_sweep_measures_nothing(machine):
     assert (chunk, cost) == (1, 0.0)
     assert said == "members run one after the other: measuring other ways does not pay for 2 steps"
     _, said, _ = choose(machine, {1: 0.1, 4: 0.06, MEMBERS: 0.01}, 50)
-    assert said.startswith("100.0 milliseconds per member and step, one after the other; members run so, because")
+    assert said.startswith("milliseconds per member and step: one after the other 100.0; members run so, because")
 
 
 def test_a_way_that_does_not_fit_is_not_chosen(machine):

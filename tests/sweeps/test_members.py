@@ -120,7 +120,7 @@ BAD = {
     "d_model=16.5": "must be of type int, got 16.5",
     "gated=true": "must be of type bool, got 'true'",
     "model.gated=1": "must be of type bool, got 1",
-    "learning_rate=0.1,-1": r"member 1 \(learning_rate=-1\) has no valid config: .*learning_rate must be positive",
+    "learning_rate=0.1,-1": r"member 1 \(learning_rate=-1\) cannot be trained: .*learning_rate must be positive",
     "dropout_rate=0,1.5": "member 1 .*dropout_rate must be in",
     "d_model=16,17": "member 1 .*d_model must be divisible",
     "b1=0.5,1.0": "member 1 .*optimizer.b1 must be in",

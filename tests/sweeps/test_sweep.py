@@ -177,7 +177,7 @@ def test_an_exported_member_is_the_run_alone(finished, alone, place):
 
 
 @pytest.mark.parametrize("member, to, wanted", [
-    (99, "somewhere", "has no member 99, only 4 from 0"),
+    (99, "somewhere", "has no member 99, only 0 to 3"),
     (0, "finished", "exists already"),
 ])  # fmt: skip
 def test_an_export_that_cannot_be_is_refused(finished, place, member, to, wanted):
@@ -312,7 +312,7 @@ def test_a_run_is_not_trained_in_the_directory_of_a_sweep(config, finished, tmp_
     for path in (finished.directory.path, tmp_path):
         SweepDirectory.start(path, finished.directory.asked)
         before = sorted(path.iterdir())
-        with pytest.raises(RunError, match="holds a vectorized sweep; choose another --workdir for the run"):
+        with pytest.raises(RunError, match="holds a sweep of members; choose another --workdir for the run"):
             Run.start(path, config)
         assert sorted(path.iterdir()) == before
     with pytest.raises(RunError, match=r"is not a run directory: it holds a sweep .*experiments\.export makes a run"):
@@ -430,7 +430,7 @@ def test_what_does_not_fit_the_memory_is_trained_in_parts(config, place, monkeyp
     found = sweep(config, place / "parts", SPACE, chunk=None)
     assert [group["members"] for group in found.directory.groups()] == [[0, 1], [2, 3]]
     assert "4 members would need 400 MiB a device: training 2 at a time" in found.said
-    assert "ms a member and step: one after the other" in found.said
+    assert "milliseconds per member and step: one after the other" in found.said
     monkeypatch.setattr(calibration, "available_bytes", lambda device: 50 * 2**20)
     with pytest.raises(ConfigError, match="a member of the sweep needs 100 MiB, but the device has 50 MiB left"):
         sweep(config, place / "none", SPACE, chunk=None)

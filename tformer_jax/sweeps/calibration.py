@@ -138,7 +138,7 @@ class _Trial:
         rounds = 0 if left < 0 else int(min(_ROUNDS, left / (tried * seconds) - 1))
         if tried == 1 or rounds < 1:
             return first, (
-                f"{1000 * one:.1f} milliseconds per member and step, {called}; members run so, "
+                f"milliseconds per member and step: {called} {1000 * one:.1f}; members run so, "
                 "because the sweep is too short to measure other ways"
             )
         times = self._times(rounds)

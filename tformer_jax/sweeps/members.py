@@ -139,7 +139,7 @@ def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[M
             if experiment.remarks and _LENGTHS & {full for name in overrides for full in fields.resolve(name)}:
                 raise ConfigError(experiment.remarks[0])  # the others' learning rate gets farther than this one's
         except (ConfigError, TypeError) as error:
-            raise ConfigError(f"member {number} ({describe(overrides)}) has no valid config: {error}") from None
+            raise ConfigError(f"member {number} ({describe(overrides)}) cannot be trained: {error}") from None
         if (text := json.dumps(whole, sort_keys=True)) not in seen:
             members.append(Member(number, overrides, whole, experiment))
         seen.add(text)

@@ -35,8 +35,8 @@ _FOLDERS = ("checkpoints", "damaged", "plots", "samples", "tensorboard")
 # What a directory holds, by a file that only such a one has, and what else can be done with it.
 _KINDS = {
     "config.json": ("a single run", ""),
-    "sweep.json": ("a vectorized sweep", "; experiments.export makes a run of a member"),
-    "groups.json": ("a vectorized sweep", ""),  # whose sweep.json is lost
+    "sweep.json": ("a sweep of members", "; experiments.export makes a run of a member"),
+    "groups.json": ("a sweep of members", ""),  # whose sweep.json is lost
     "search.json": ("a search", "; its runs are in its trials/"),
 }
 # Where a run runs may change from start to start: what it computes does not.
