@@ -295,9 +295,9 @@ def test_what_lies_beside_classes_and_splits_is_said(tmp_path):
     said = []
     assert list(read_folders(tmp_path, said.append).splits) == ["train"]
     assert said == [
-        f"passed over in {tmp_path / 'train'}: 1 .png",
-        f"passed over in {tmp_path}: 1 .png",
-        f"passed over in {tmp_path}: the folders Test, valid; those of splits are train, validation, val, test",
+        f"files not read in {tmp_path / 'train'}: 1 .png",
+        f"files not read in {tmp_path}: 1 .png",
+        f"folders not read in {tmp_path}: Test, valid; those of splits are train, validation, val, test",
     ]
 
 

@@ -197,7 +197,7 @@ def read_folders(path: Path, say: Callable[[str], None] = lambda line: None) -> 
     for line in passed_over(path, _names(path, folders=False)):
         say(line)
     if others := [name for name in _names(path, folders=True) if name not in _SPLIT_FOLDERS]:
-        say(f"passed over in {path}: the folders {', '.join(others)}; those of splits are {', '.join(_SPLIT_FOLDERS)}")
+        say(f"folders not read in {path}: {', '.join(others)}; those of splits are {', '.join(_SPLIT_FOLDERS)}")
     for name, folder in (("validation", path / "validation"), ("validation", path / "val"), ("test", path / "test")):
         if not folder.is_dir():
             continue
