@@ -67,9 +67,9 @@ def test_evaluations_share_what_is_compiled(name, finished, trained):
     found = trained if name == "translation" else finished(name)
     again = Experiment.from_config(found.run.config).restore_task(found.run.directory)
     recorder, batches = Recorder(), found.data.evaluation_batches("validation")
+    wanted = found.task.validate(found.model, batches)
     with compilations() as seconds:
-        numbers = again.validate(found.model, batches, recorder)
-    assert numbers == found.task.validate(found.model, batches)
+        assert again.validate(found.model, batches, recorder) == wanted
     assert seconds == []
     (phase,) = recorder.phases
     assert (phase.what, phase.done, phase.total) == ("validating", len(batches), len(batches))
