@@ -1,5 +1,6 @@
 """Train, evaluate and predict as a user runs them: real processes on a real corpus, and real kills."""
 
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from support import by_day
 
 LAST, EVERY = 120, 40  # as in conftest.py
 
@@ -116,29 +118,13 @@ def sentences(place):
 
 
 @pytest.fixture(scope="session")
-def afterwards(place, trained, flags, start, command, together, sentences):
-    """What became of the commands that follow a training: on copies, so that a run is seen to stand alone.
-
-    "killed" is the same training, killed at its first checkpoint and then run again.
-    """
+def afterwards(place, trained, command, flags, together, sentences):
+    """What became of the commands that follow a training: on copies, so that a run is seen to stand alone."""
     run, _ = trained
     for name in ("again", "moved"):
         shutil.copytree(run, place / name)
-
-    def killed():
-        process = start("train", *flags(place / "killed"))
-        try:
-            while not (place / "killed" / "checkpoints" / str(EVERY)).exists() and process.poll() is None:
-                time.sleep(0.005)
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-        left = [entry.name for entry in (place / "killed" / "checkpoints").iterdir()]
-        return process.returncode, left, command("train", *flags(place / "killed"))
-
     return together(
         {
-            "killed": killed,
             "again": lambda: command("train", *flags(place / "again")),
             "evaluate": lambda: command("evaluate", f"--workdir={place / 'moved'}"),
             "text": lambda: command("predict", f"--workdir={run}", "--text=The value of the expression"),
@@ -189,25 +175,42 @@ def test_a_sentence_is_translated_alike_alone_and_in_a_file(afterwards):
     assert lines_of(afterwards["input"])[0] == lines_of(afterwards["text"])[0]
 
 
-def test_the_kill_came_in_the_middle(afterwards):
+@pytest.fixture(scope="session")
+def killed(place, flags, start, command):
+    """The same training, killed at its first checkpoint and then run again: exit code, checkpoints, what it said."""
+    process = start("train", *flags(place / "killed"))
+    try:
+        while not (place / "killed" / "checkpoints" / str(EVERY)).exists() and process.poll() is None:
+            time.sleep(0.005)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    left = [entry.name for entry in (place / "killed" / "checkpoints").iterdir()]
+    return process.returncode, left, command("train", *flags(place / "killed"))
+
+
+@pytest.mark.slow
+def test_the_kill_came_in_the_middle(killed):
     """The next tests would say nothing: the process was killed after its first checkpoint and before its last."""
-    returncode, left, _ = afterwards["killed"]
+    returncode, left, _ = killed
     assert returncode == -signal.SIGKILL
     assert str(EVERY) in left
     assert str(LAST) not in left
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(afterwards):
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_checkpoint(killed):
     """A killed run would start again, or could not be resumed at all."""
-    _, _, result = afterwards["killed"]
+    _, _, result = killed
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in lines_of(result) if "going on from the checkpoint of step" in line]
     assert int(line.split()[-1]) in range(EVERY, LAST, EVERY)
 
 
-def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_does(afterwards, trained, place):
+@pytest.mark.slow
+def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_does(killed, trained, place):
     """A crash would change the result."""
-    _, _, result = afterwards["killed"]
+    _, _, result = killed
     assert result.returncode == 0, result.stderr
     wanted, found = checkpoint_arrays(trained[0], LAST), checkpoint_arrays(place / "killed", LAST)
     assert wanted.keys() == found.keys()
@@ -221,8 +224,8 @@ def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_does(afterwards,
 
 
 @pytest.fixture(scope="session")
-def refusals(place, trained, flags, command, together):
-    """Commands that cannot work, each with what its error must say."""
+def refused(place, trained, flags, command):
+    """`refused(name)`: what became of a command that cannot work."""
     (place / "three.txt").write_text("one\ntwo\nthree\n")
     (place / "two.txt").write_text("eins\nzwei\n")
     (place / "file").write_text("")
@@ -243,7 +246,7 @@ def refusals(place, trained, flags, command, together):
         "workdir": ("train", *flags(place / "file" / "run")),
         "no run": ("predict", f"--workdir={new}", "--text=a"),
     }
-    return together({name: lambda arguments=arguments: command(*arguments) for name, arguments in commands.items()})
+    return functools.cache(lambda name: command(*commands[name]))
 
 
 REFUSALS = {
@@ -263,17 +266,17 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_a_mistake_ends_in_one_line_that_says_what_is_wrong(refusals, name):
+@pytest.mark.parametrize("name", by_day(REFUSALS, 0, 8, 9))
+def test_a_mistake_ends_in_one_line_that_says_what_is_wrong(refused, name):
     """A user would have to read a traceback, or a script would take the failure for a success."""
-    result = refusals[name]
+    result = refused(name)
     assert result.returncode != 0
     assert "Traceback" not in result.stdout + result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert re.search(REFUSALS[name], line)
 
 
-def test_a_refused_command_leaves_nothing_behind(refusals, place):
+def test_a_refused_command_leaves_nothing_behind(refused, place):
     """A misspelt flag would leave a run directory that then belongs to another config."""
-    assert refusals["field"].returncode != 0
+    assert refused("field").returncode != 0
     assert not (place / "refused").exists()

@@ -13,6 +13,7 @@ import jax
 import pytest
 import tiny_runs
 from rich.console import Console
+from support import by_day
 
 from experiments import cli
 from experiments.reporting import report
@@ -156,8 +157,8 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def predictions(copies, command, together, images):
-    """What became of each command."""
+def became(copies, command, images):
+    """`became(name)`: what became of a command."""
     (copies / "beginnings.txt").write_text(f"the red\n\n{LONG}\n", "utf-8")
     (copies / "reviews.txt").write_text("the small cat today\na dog\n", "utf-8")
     drawn = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2", "--slide"]
@@ -180,84 +181,91 @@ def predictions(copies, command, together, images):
         "trained": ("train", "trained", "--config=experiments/configs/vision.py", *of_vision),
         "tuned": ("train", "tuned", "--config=experiments/configs/text_classification.py", *of_tuned),
     }
-    return together(
-        {
-            key: lambda given=given: command(given[0], f"--workdir={copies / given[1]}", *given[2:])
-            for key, given in commands.items()
-        }
-    )
+
+    @functools.cache
+    def became(name):
+        command_name, workdir, *flags = commands[name]
+        return command(command_name, f"--workdir={copies / workdir}", *flags)
+
+    return became
 
 
-@pytest.mark.parametrize("name", ["drawn", "filled", "ranked", "seen", "evaluated", "trained", "tuned"])
-def test_a_command_succeeds_quietly(predictions, name):
+@pytest.mark.parametrize("name", by_day(["drawn", "filled", "ranked", "seen", "evaluated", "trained", "tuned"], 0, 3))
+def test_a_command_succeeds_quietly(became, name):
     """A flag would be refused that is documented, or warnings be mixed with the result."""
-    assert predictions[name].returncode == 0, predictions[name].stderr
-    assert "Traceback" not in predictions[name].stderr
+    assert became(name).returncode == 0, became(name).stderr
+    assert "Traceback" not in became(name).stderr
 
 
-def test_a_warm_up_beyond_the_last_step_is_said(predictions):
+@pytest.mark.slow
+def test_a_warm_up_beyond_the_last_step_is_said(became):
     """The learning rate of the config is never reached, and nobody knows."""
     line = "optimizer.warmup_steps=100 exceeds training.steps=2: the learning rate rises to the end and never reaches"
-    assert any(said.startswith(line) for said in lines_of(predictions["trained"]))
+    assert any(said.startswith(line) for said in lines_of(became("trained")))
 
 
-def test_every_beginning_of_a_file_is_continued(predictions):
+def test_every_beginning_of_a_file_is_continued(became):
     """An empty line would be skipped, one that is too long end the rest, or the text begin after its beginning."""
-    printed = predictions["drawn"].stdout
+    printed = became("drawn").stdout
     assert printed.startswith("the red") and printed.endswith("\n")
     assert LONG in printed
     assert len(printed) > len(f"the red\n\n{LONG}\n")
 
 
-def test_another_split_is_evaluated(predictions):
+@pytest.mark.slow
+def test_another_split_is_evaluated(became):
     """`--split` would turn nothing."""
-    assert re.search(r"(?m)^validation: accuracy .* 8 images$", predictions["evaluated"].stdout)
-    assert "test:" not in predictions["evaluated"].stdout
+    assert re.search(r"(?m)^validation: accuracy .* 8 images$", became("evaluated").stdout)
+    assert "test:" not in became("evaluated").stdout
 
 
-def test_a_task_is_trained_from_the_command_line(predictions, copies):
+@pytest.mark.slow
+def test_a_task_is_trained_from_the_command_line(became, copies):
     """Flags would not reach the config of another task than translation, or its report be another's."""
-    lines = lines_of(predictions["trained"])
+    lines = lines_of(became("trained"))
     assert any(re.fullmatch(rf"step 2/2  loss {NUMBER}  {NUMBER} images/s  0:00 left", line) for line in lines)
     assert any(re.fullmatch("test: " + SCORES["vision"].replace("N ", NUMBER + " "), line) for line in lines)
     assert json.loads((copies / "trained" / "config.json").read_text("utf-8"))["data"]["image_size"] == 8
 
 
-def test_a_classifier_starts_from_a_run_on_the_command_line(predictions, copies):
+@pytest.mark.slow
+def test_a_classifier_starts_from_a_run_on_the_command_line(became, copies):
     """The README's command would train from scratch, or be refused."""
-    lines = lines_of(predictions["tuned"])
+    lines = lines_of(became("tuned"))
     said = rf"\d+ arrays are initialised from {re.escape(str(copies / 'masked'))}"
     assert any(re.fullmatch(said, line) for line in lines)
     assert any(re.fullmatch("test: " + SCORES["texts"].replace("N ", NUMBER + " "), line) for line in lines)
 
 
-def test_gaps_are_filled_in_order(predictions):
+@pytest.mark.slow
+def test_gaps_are_filled_in_order(became):
     """A user could not tell which guess is for which gap."""
-    found = lines_of(predictions["filled"])
+    found = lines_of(became("filled"))
     assert [line.split(":")[0] for line in found] == ["[MASK] 1", "[MASK] 2"]
     for line in found:
         shares = [float(share) for share in re.findall(r" (\d\.\d{3})(?=  |$)", line)]
         assert len(shares) == 3 and shares == sorted(shares, reverse=True) and sum(shares) <= 1
 
 
-def test_texts_are_classified_a_line_each(predictions):
+@pytest.mark.slow
+def test_texts_are_classified_a_line_each(became):
     """A script could not match classes to texts."""
-    first, second = (line.split("\t") for line in lines_of(predictions["ranked"]))
+    first, second = (line.split("\t") for line in lines_of(became("ranked")))
     assert (first[1], second[1]) == ("the small cat today", "a dog")
     for classes, _ in (first, second):
         assert re.fullmatch(r"(long|short) \d\.\d{3}  (long|short) \d\.\d{3}", classes)
 
 
-def test_images_are_classified_a_line_each(predictions, images):
+def test_images_are_classified_a_line_each(became, images):
     """A script could not match classes to images, or `--top` turn nothing."""
-    found = [line.split("\t") for line in lines_of(predictions["seen"])]
+    found = [line.split("\t") for line in lines_of(became("seen"))]
     assert [file for _, file in found] == [str(image) for image in images]
     assert all(re.fullmatch(r"(light|dark) \d\.\d{3}", classes) for classes, _ in found)
 
 
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
-    [
+    by_day([
         ("language", ["--image=a.png"], "--image has no meaning for language_modelling"),
         ("language", ["--text=a", "--top=3"], "--top has no meaning for language_modelling"),
         ("language", ["--text=a", "--greedy", "--top_p=0.5"], "--top_p has no meaning with --greedy"),
@@ -277,8 +285,8 @@ def test_images_are_classified_a_line_each(predictions, images):
         ("vision", ["--image=README.md"], r"README\.md is no image"),
         ("vision", ["--image=nowhere.png"], r"cannot read nowhere\.png"),
         ("vision", ["--text=a"], "--text has no meaning for image_classification"),
-    ],
-)
+    ], 0, 4, 5, 8, 12, 16),
+)  # fmt: skip
 def test_what_cannot_be_predicted_is_refused(copies, within, capsys, name, flags, message):
     """A flag would be ignored, an input be cut, or half an answer stand before the error.
 

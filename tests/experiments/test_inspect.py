@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from support import by_day
 
 
 def numbers(line):
@@ -73,6 +74,7 @@ def test_time_follows_from_peak_and_mfu(whole):
     assert speed == pytest.approx(4096 / seconds, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_idle_devices_are_said(inspected):
     """A user would pay for devices that do nothing."""
     lines = inspected("data=8", "--totals_only")
@@ -81,14 +83,14 @@ def test_idle_devices_are_said(inspected):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [
+    by_day([
         (["--mesh=data=2,tensors=4"], "--mesh must be like data=64,tensor=4"),
         (["--mesh=data=two"], "--mesh must be like data=64,tensor=4"),
         (["--mesh=data=2", "--device=h1000"], "--device must be one of a100, h100"),
         (["--mesh=data=2", "--mfu=0"], "--mfu must be positive"),
         (["--mesh=data=2", "--device=a100", "--peak_tflops=9"], "give --device or --peak_tflops"),
-    ],
-)
+    ], 2),
+)  # fmt: skip
 def test_what_cannot_be_is_refused(command, flags, message):
     """A misspelt flag would end in a traceback or be ignored."""
     result = command("inspect", "--config=experiments/configs/causal_lm.py:tiny", *flags)

@@ -70,12 +70,14 @@ def lives(place, trained, flags, start, pair):
     return run, ends, going_on
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_their_checkpoint(lives):
     """A killed job would start again, or its processes disagree about where."""
     _, _, going_on = lives
     assert f"going on from the checkpoint of step {EVERY}" in going_on
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_the_same_step(lives):
     """The scheduler tells one of them: the others would wait for it for ever, or write no checkpoint."""
     run, (_, stopped, _), _ = lives
@@ -87,6 +89,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(lives):
     assert lines[0] == [f"stopped after step {step} of {LAST}, whose checkpoint is kept; the same command goes on"]
 
 
+@pytest.mark.slow
 def test_one_process_finishes_what_two_began(lives):
     """A run would be bound to the machines that it began on."""
     _, (_, stopped, (((output, error), code),)), _ = lives
@@ -95,6 +98,7 @@ def test_one_process_finishes_what_two_began(lives):
     assert f"going on from the checkpoint of step {step}" in output
 
 
+@pytest.mark.slow
 def test_processes_come_and_go_without_a_trace(lives, trained):
     """The data would be another after a change, or the sums be taken over other rows: only rounding may differ."""
     run, _, _ = lives
@@ -109,6 +113,7 @@ def test_processes_come_and_go_without_a_trace(lives, trained):
     np.testing.assert_allclose(list(losses_of(run).values()), list(losses.values()), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_speaks_and_writes(lives):
     """Every line and every row would be there twice."""
     _, ends, _ = lives
@@ -137,6 +142,7 @@ def interrupted(place, start, flags, command):
     return run, stopped, command("train", *flags(run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_ends_in_a_checkpoint(interrupted, number):
     """A preempted run would lose what it did since its checkpoint, or look like a failure."""
@@ -148,6 +154,7 @@ def test_a_signal_ends_in_a_checkpoint(interrupted, number):
     assert EVERY <= step < LAST
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_end(interrupted, trained):
     """A preempted run would go on from another step, or end elsewhere."""
     run, stopped, last = interrupted
@@ -175,6 +182,7 @@ def taken(place, start, flags, command):
     return run, process, second, answer
 
 
+@pytest.mark.slow
 def test_a_second_command_on_a_run_is_refused_while_the_first_trains(taken):
     """Two processes would write the same files, and each undo the other's checkpoints."""
     run, process, second, _ = taken
@@ -182,6 +190,7 @@ def test_a_second_command_on_a_run_is_refused_while_the_first_trains(taken):
     assert second.stderr.splitlines()[-1].startswith(f"error: {run} is in use: process {process.pid} on ")
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once(taken):
     """A user who means it would have to wait for a step, or kill -9."""
     _, process, _, answer = taken

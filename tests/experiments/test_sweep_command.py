@@ -64,6 +64,7 @@ def disturbed(place, start, whole, flags):
     return workdir, stdout + stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_says_what_came_of_it(whole):
     """The command fails, or leaves the table, the pictures or the best command out."""
     workdir, result = whole
@@ -77,6 +78,7 @@ def test_a_sweep_says_what_came_of_it(whole):
     assert " ".join(columns) in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_ends_as_if_nothing_had_happened(whole, disturbed):
     """A kill costs a sweep more than the steps since its last checkpoint, or changes a bit of it."""
     (one, _), (other, said) = whole, disturbed
@@ -87,6 +89,7 @@ def test_a_sweep_that_was_killed_ends_as_if_nothing_had_happened(whole, disturbe
         np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_printed_command_has_all_that_was_changed(whole, disturbed, flags):
     """What was given in two words, or at all, is left out of the command, which trains something else."""
     (one, result), (_, said) = whole, disturbed

@@ -22,6 +22,7 @@ def test_patchify_flattens_row_by_row():
     np.testing.assert_array_equal(F.patchify(jnp.asarray(images), 2), expected)
 
 
+@pytest.mark.slow
 @examples(12)
 @given(st.integers(0, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
 def test_unpatchify_is_the_inverse(B, patch_size, rows, columns, C):

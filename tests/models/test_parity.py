@@ -193,6 +193,7 @@ def padded_batch(step):
     return source, target[:, :-1], target[:, 1:]
 
 
+@pytest.mark.slow
 def test_training_follows_torch():
     """100 steps of the same training (weights, padded batches, label-smoothed loss, Adam) drift apart from torch's."""
     ours = tiny_transformer(**SIZES, vocab_size=V)

@@ -149,6 +149,7 @@ def test_a_search_in_pieces_is_the_same(run_search, pretend):
     assert [row["status"] for row in pieces] == [row["status"] for row in whole]
 
 
+@pytest.mark.slow
 def test_tpe_learns(run_search, pretend):
     """It would draw at random for ever; after ten such draws it is near the best."""
     rows, _ = run_search("learning_rate=log(1e-5,1e-1)", sampler="tpe", trials=16)
@@ -156,6 +157,7 @@ def test_tpe_learns(run_search, pretend):
     assert np.median(off) < 0.5  # of draws at random, 1.17
 
 
+@pytest.mark.slow
 def test_the_highest_may_be_the_best(run_search, pretend):
     """An accuracy would be minimised."""
     rows, _ = run_search("learning_rate=log(1e-5,1e-1)", sampler="tpe", trials=16, best="highest")
@@ -217,6 +219,7 @@ def trained(config, place, compiled_once):
     return place / "trained", rows, said, results
 
 
+@pytest.mark.slow
 def test_a_trial_is_what_its_config_gives_alone(trained, config, tmp_path):
     """The search would compare something else than what `train` gives with the values that it found."""
     directory, rows, said, _ = trained
@@ -236,6 +239,7 @@ def test_a_trial_is_what_its_config_gives_alone(trained, config, tmp_path):
     assert f"trial 0 finished: loss {validations[12]:.4f}" in said
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_is_a_run_like_any_other(trained):
     """It could not be looked into, and its last validation would be lost."""
     directory, rows, said, _ = trained
@@ -246,6 +250,7 @@ def test_a_pruned_trial_is_a_run_like_any_other(trained):
     assert "trial 1 pruned" in said
 
 
+@pytest.mark.slow
 def test_results_are_told_after_each_trial(trained):
     """A table would stand empty until the end."""
     _, rows, _, results = trained
@@ -253,6 +258,7 @@ def test_results_are_told_after_each_trial(trained):
     assert results[-1] == rows
 
 
+@pytest.mark.slow
 def test_hyperband_ends_bad_trials_early(run_search, pretend, config):
     """The pruner would not hear of validations, or prune the good ones, or what is trained to its end already."""
     often = config | {"training": config["training"] | {"evaluate_every": 4}}  # rungs at 4 and, at the end, at 12

@@ -349,6 +349,7 @@ def test_a_terminal_shows_the_best_members_first(finished):
     assert [float(rate) for _, rate, _ in shown] == [row["overrides"]["learning_rate"] for row in best]
 
 
+@pytest.mark.slow
 def test_a_member_that_was_dropped_can_be_trained_to_its_end(halved, finished, place):
     """The state of a dropped member is lost, or training does not go on from it as if it had never stopped."""
     (number, *_) = (row["member"] for row in halved.rows if row["status"] == "stopped")
@@ -423,6 +424,7 @@ def test_a_sweep_that_was_stopped_after_a_member_diverged_ends_with_the_same_bit
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_memory_is_trained_in_parts(config, place, monkeypatch):
     """More members are trained at a time than the compiler says that fit, or fewer than one."""
     monkeypatch.setattr(calibration, "_bytes", lambda population, batch: 100 * 2**20 * len(population.members))
@@ -481,6 +483,7 @@ def test_a_run_to_start_from_that_does_not_fit_a_member_is_refused_before_any_is
     assert not (tmp_path / "groups.json").exists() and not list(tmp_path.glob("groups/*/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_could_not_begin_leaves_its_directory_free(config, place):
     """A corrected command is refused because of the one before."""
     broken = config | {"data": config["data"] | {"path": str(place / "nowhere")}}

@@ -102,6 +102,7 @@ def follows(place, name, chunk, alone_too):
     return f"{name}, {chunk} at once: worst relative difference in {STEPS} steps {worst:.1e}"
 
 
+@pytest.mark.slow
 def test_a_member_follows_the_curve_of_its_config_alone(place, record_property):
     """A number does not reach the program, or reaches it as another member's; or the batches or keys are others'."""
     with unchecked_annotations():
@@ -165,6 +166,7 @@ def test_a_member_that_diverges_does_not_harm_the_others(place, three):
         np.testing.assert_array_equal(states[name][[0, 2]], final[name][[0, 2]], err_msg=name)
 
 
+@pytest.mark.slow
 def test_members_on_devices_of_their_own_do_not_communicate(place, three):
     """The program of eight devices waits for messages between members, or computes something else than one device."""
     members, _, (metrics, states) = three

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from support import quick_jit, tiny_model, with_leaf
+from support import by_day, quick_jit, tiny_model, with_leaf
 
 import tformer_jax.functional as F
 from tformer_jax.config import ConfigError
@@ -81,13 +81,13 @@ def dense(model, batch, key, rate):
 
 @pytest.mark.parametrize(
     ("whole_words", "fields"),
-    [
+    by_day([
         (False, {}),
         (True, {"label_smoothing": 0.2, "z_loss": 0.1, "mask_rate": 0.4}),
         (False, {"label_smoothing": 0.2, "z_loss": 0.1, "mask_rate": 0.4, "fused_loss": True}),
-    ],
+    ], 2),
     ids=str,
-)
+)  # fmt: skip
 def test_the_training_loss_is_that_of_the_chosen_tokens(make_task, data_of, model, whole_words, fields):
     """Others would count, chosen ones would be lost on the way or paired with other targets, or smoothing, z-loss or
     the fused loss would turn nothing or something else."""

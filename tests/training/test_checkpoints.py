@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import by_day
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
@@ -182,7 +183,7 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("reopened", [False, True], ids=["one process", "resumed at every step"])
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", by_day(POLICIES, 1, 3, 6))
 def test_the_checkpoints_that_are_kept_are_those_asked_for(tmp_path, name, reopened):
     """The best checkpoint would be deleted, also after a resume; or the disk would fill up."""
     config, wanted = POLICIES[name]

@@ -95,6 +95,7 @@ def test_separate_vocabularies_have_separate_tables(changed, tmp_path):
     assert shapes["model.target_embedding.table"].shape == (300, 16)
 
 
+@pytest.mark.slow
 def test_under_mup_hidden_matrices_learn_by_the_width(changed, tmp_path):
     """The factors of the parametrization would not reach the step: Adam's first is the learning rate, in each entry."""
     mup = {"parametrization": "mup", "base_width": 4}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import quick_jit, unchecked_annotations
+from support import by_day, quick_jit, unchecked_annotations
 
 from tformer_jax.tasks import ImageClassification
 from tformer_jax.training.optimizers import OptimizerConfig
@@ -134,7 +134,7 @@ def curve(mode, accumulate):
     return np.array(found)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", by_day([1, 2], 1))
 def test_ten_mixed_images_on_eight_devices_give_the_losses_of_one(accumulate):
     """Six empty rows are mixed into ten images, or partners and shares are those of sixteen."""
     wanted = curve("jit", accumulate)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from support import by_day
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
@@ -218,7 +219,7 @@ def test_given_parameters_are_for_the_beginning_alone(undisturbed, trainer, new_
 # Stopped and resumed ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 7, 11])
+@pytest.mark.parametrize("stop_at", by_day([1, 3, 7, 11], 2))
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(undisturbed, trainer, new_run, stop_at):
     """A crash would change the result: parameters, optimiser state and every row of the metrics."""
     whole, arrays, _, _ = undisturbed
@@ -275,7 +276,7 @@ def test_who_is_told_of_a_validation_may_end_the_run(undisturbed, trainer, new_r
 # Diverging -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("index", "newest"), [(4, 3), (5, 3), (6, 6), (9, 9), (11, 9)])
+@pytest.mark.parametrize(("index", "newest"), by_day([(4, 3), (5, 3), (6, 6), (9, 9), (11, 9)], 1, 2))
 def test_a_loss_that_is_not_finite_stops_at_its_step(trainer, new_run, index, newest):
     """A poisoned run would go on for hours; the message names the step (from 1) and what is left to go on from."""
     run = new_run()

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import quick_jit, tiny_model, unchecked_annotations
+from support import by_day, quick_jit, tiny_model, unchecked_annotations
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.optimizers import OptimizerConfig, is_frozen, make_optimizer, make_schedule, stop_frozen
 
 NAMES = ("adam", "adamw", "adafactor", "lion", "muon", "sgd")
+SOME = pytest.mark.parametrize("name", by_day(NAMES, 1, 4))
 RATE = 0.125  # a power of 2, as every factor here: nothing is rounded
 
 
@@ -62,7 +63,7 @@ def rate_factor(path):
     return 0.5 if "layers" in path else {"classifier.w": 0.0, "encoder.embedding.table": 2.0}.get(path, 1.0)
 
 
-@pytest.mark.parametrize("name", ["adam", "adafactor", "muon"])
+@pytest.mark.parametrize("name", by_day(["adam", "adafactor", "muon"], 0))
 def test_the_learning_rate_table_multiplies_updates(name):
     """A parameter would learn at another's rate, or a factor be lost in what the optimiser makes of gradients."""
     plain = updates_of(model(1), name=name)
@@ -84,7 +85,7 @@ FACTORS = ((r".*\.layers\..*", 0.25), (r"classifier\.b", 0.5), (".*", 1.0))
 
 
 @pytest.mark.parametrize("freeze", [(), (r"classifier\.w",)], ids=["all", "some"])
-@pytest.mark.parametrize("name", ["adamw", "lion"])
+@pytest.mark.parametrize("name", by_day(["adamw", "lion"], 0))
 def test_the_factors_of_a_parametrization_multiply_no_decay(name, freeze):
     """Wide models would hardly decay, or factors be lost in what the optimiser makes of gradients, or in a table."""
     how = {"name": name, "learning_rate_table": RATES, "freeze": freeze}
@@ -176,7 +177,7 @@ def trained(name, freeze):
     return named(params)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@SOME
 def test_frozen_parameters_keep_every_bit(name):
     """Decay, or an update that is not quite zero, would change them."""
     after = trained(name, FREEZE)
@@ -184,7 +185,7 @@ def test_frozen_parameters_keep_every_bit(name):
         assert np.array_equal(after[path], before) == stays(path), path
 
 
-@pytest.mark.parametrize("name", NAMES)
+@SOME
 def test_freezing_some_leaves_the_others_as_they_were(name):
     """The others would lose their own rule or their place in the state."""
     without = trained(name, ())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from support import tiny_config
+from support import by_day, tiny_config
 
 from tformer_jax import models
 from tformer_jax.config import ConfigError
@@ -252,7 +252,7 @@ def bytes_by_hand(fsdp=1, tensor=1, **_):
     return 4 * (4 * elements + 3)
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", by_day(MESHES, 4))
 def test_every_device_holds_its_part_and_no_more(name):
     """A model that needs several devices would not fit: measured on each, against the table by hand."""
     on_mesh, arrays, _ = made(name)

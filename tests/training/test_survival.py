@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from support import by_day
 
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, Interruption
@@ -276,7 +277,7 @@ def training(directory, at):
         process.join()
 
 
-@pytest.fixture(scope="module", params=SIGNALS, ids=lambda s: s.name)
+@pytest.fixture(scope="module", params=by_day(SIGNALS, 1), ids=lambda s: s.name)
 def stopped(request, tmp_path_factory):
     """The directory of a run that was told to stop in its fifth step, by which signal, and how it ended."""
     directory = tmp_path_factory.mktemp(request.param.name) / "run"
@@ -327,7 +328,7 @@ def wait_until(true):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)],
+    by_day([(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)], 2),
     ids=lambda s: s.name,
 )
 def test_a_second_signal_ends_the_process_at_once(tmp_path, first, second):
