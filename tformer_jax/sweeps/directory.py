@@ -18,6 +18,7 @@ from ..training.run import (
     differences,
     fixed,
     read_json,
+    steps_in,
     sums_of_learnt,
     write_json,
 )
@@ -46,10 +47,12 @@ class SweepDirectory:
           asked: all that decides what is computed: "config", "members" and how they are trained.
 
         Raises:
-          RunError: it holds a single run, a search, or a sweep of something else (names what differs).
+          RunError: it holds a single run, a search, a sweep of something else (names what differs), or members that
+            were trained nobody knows how.
         """
         sweep, asked = cls(path), json.loads(json.dumps(dict(asked)))
         check_free(sweep.path, "sweep", "sweep.json")
+        sweep._check_groups_are_there()
         sweep._is_new = not (sweep._asked.exists() and sweep._groups.exists())  # nothing was trained yet
         sweep._forget_data()  # of a killed one, which may have had others
         if not sweep._is_new:
@@ -96,7 +99,7 @@ class SweepDirectory:
         asked = read_json(self._asked)
         parts = [asked.get("config"), asked.get("members")]
         parts += parts[1].values() if isinstance(parts[1], dict) else []
-        if not all(isinstance(part, dict) for part in parts):
+        if not all(isinstance(part, dict) for part in parts) or not all(map(str.isdecimal, asked["members"])):
             raise RunError(f"{self._asked} is damaged: it must hold a config, and members with their overrides")
         return asked
 
@@ -104,7 +107,8 @@ class SweepDirectory:
         """Returns all that decides what the number-th group computes now; a checkpoint keeps it."""
         asked, group = _fixed(self.asked), (self.groups() or [])[number]
         members = {str(n): asked["members"].get(str(n)) for n in group["members"]}
-        return {"config": asked["config"], "members": members, "files": sums_of_learnt(self.data(group["data"]))}
+        learnt = sums_of_learnt(self.data(group["data"]))
+        return {"config": asked["config"], "members": members, "group": group, "files": learnt}
 
     def check_identity(self, number: int, of_checkpoint: Mapping[str, Any], checkpoint: Path) -> None:
         """Compares what the directory says of the number-th group with what a checkpoint of it says.
@@ -112,7 +116,13 @@ class SweepDirectory:
         Raises:
           RunError: they differ (names the file, or the field and both values).
         """
-        learnt = self.data((self.groups() or [])[number]["data"])
+        group = (self.groups() or [])[number]
+        if differing := differences(of_checkpoint.get("group", {}), group):
+            raise RunError(
+                f"{self._groups} does not fit the checkpoint {checkpoint}: group {number} differs in {', '.join(differing)}. "
+                f"Put it back as it was"
+            )
+        learnt = self.data(group["data"])
         check_identity(self._asked, learnt, self.identity(number), of_checkpoint, checkpoint)
 
     def data(self, number: int) -> Path:
@@ -133,8 +143,9 @@ class SweepDirectory:
         """The groups of members, once they are decided: numbers of members, "chunk" and "data".
 
         Raises:
-          RunError: the file is damaged.
+          RunError: the file is damaged, or gone although members were trained.
         """
+        self._check_groups_are_there()
         if not self._groups.exists():
             return None
         groups = read_json(self._groups, list)
@@ -147,6 +158,14 @@ class SweepDirectory:
             raise RunError(f"{self._groups} is damaged: each of the {len(wanted)} members must be in one of its groups")
         return groups
 
+    def _check_groups_are_there(self) -> None:
+        trained = [folder for folder in self.path.glob("groups/*") if steps_in(folder / "checkpoints")]
+        if trained and not self._groups.exists():
+            raise RunError(
+                f"{self._groups} is gone, and nothing else says how the members in {trained[0]} were put together: "
+                f"put it back, or choose another --workdir"
+            )
+
     def keep_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Keeps the groups: a sweep goes on as it began, so that its results are the same to the last bit."""
         write_json(self._groups, list(groups))
@@ -155,9 +174,9 @@ class SweepDirectory:
         """The members that were trained on after each rung of successive halving so far."""
         return {int(step): kept for step, kept in read_json(self._rungs).items()} if self._rungs.exists() else {}
 
-    def keep_rung(self, step: int, kept: Sequence[int]) -> None:
-        """Keeps which members are trained on after a rung."""
-        write_json(self._rungs, {str(s): list(numbers) for s, numbers in {**self.rungs(), step: kept}.items()})
+    def keep_rungs(self, kept: Mapping[int, Sequence[int]]) -> None:
+        """Writes down for people who is trained on after each rung; the sweep itself knows it from its metrics."""
+        write_json(self._rungs, {str(step): list(numbers) for step, numbers in kept.items()})
 
 
 def asked_of(config: Mapping[str, Any], members: Sequence[Member], how: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,8 @@ def vectorized_sweep(
         try:
             with interruption.at_once("before the first step", directory.withdraw):
                 groups = make_groups(directory, members, board.say, progress=board.terminal, **given)
-                sweep = _Sweep(directory, members, groups, stages, Results(members, ranking), board, interruption)
+                results, factor = Results(members, ranking), how.halving.factor if how.halving else 1
+                sweep = _Sweep(directory, members, groups, stages, factor, results, board, interruption)
                 sweep.read_back()
         except BaseException:  # whatever it is, the corrected command must find the directory free
             directory.withdraw()
@@ -127,7 +128,7 @@ def vectorized_sweep(
         for since, stage in itertools.pairwise((0, *stages)):
             sweep.train_to(stage, since)
             if stage != steps:
-                sweep.decide(stage, how.halving.factor)
+                sweep.decide(stage)
         write_results(sweep.results.rows(), directory.path)
     return sweep.results.rows()
 
@@ -143,15 +144,24 @@ def _share(members: int, stages: Sequence[int], halving: Halving | None) -> floa
 
 @dataclasses.dataclass
 class _Sweep:
-    """The state of a sweep on its way."""
+    """The state of a sweep on its way.
+
+    Attributes:
+      directory, members, groups, results, board, interruption: those of the sweep.
+      stages: the rungs, and the last step.
+      factor: how many times fewer members go on after each rung.
+      kept: the members that went on after each rung so far.
+    """
 
     directory: SweepDirectory
     members: Sequence[Member]
     groups: Sequence[Group]
     stages: Sequence[int]
+    factor: int
     results: Results
     board: Board
     interruption: Interruption
+    kept: dict[int, list[int]] = dataclasses.field(default_factory=dict)
 
     def read_back(self) -> None:
         """Reads what the groups have done before, as far as checkpoints hold it.
@@ -159,6 +169,7 @@ class _Sweep:
         Raises:
           RunError: see `vectorized_sweep`; or results would lack what they had, because a metrics.jsonl does.
         """
+        trained = []
         for group in self.groups:
             folder = self.directory.group(group.number)
             with Checkpoints(folder / "checkpoints", group.checkpoint) as checkpoints:
@@ -167,24 +178,37 @@ class _Sweep:
                     self.directory.check_identity(group.number, checkpoints.identity(step), where)
             numbers = [member.number for member in group.members]
             found = read_metrics(folder / "metrics.jsonl", self.board.say, members=numbers)
-            rows = [row for row in found if row["step"] <= step]
+            trained.append((group, step, [row for row in found if row["step"] <= step]))
+            for row in trained[-1][-1]:
+                self.results.add(row)
+        self._read_rungs({group.number: step for group, step, _ in trained})
+        for group, step, rows in trained:
+            file = self.directory.group(group.number) / "metrics.jsonl"
             if lost := self._lost(group, rows, step):
                 raise RunError(
-                    f"{folder / 'metrics.jsonl'} lacks the row of member {lost[0]} at step {lost[1]}: put it "
-                    f"back, or delete {folder}, and its members are trained again"
+                    f"{file} lacks the row of member {lost[0]} at step {lost[1]}: put it "
+                    f"back, or delete {file.parent}, and its members are trained again"
                 )
-            drop_later_rows(folder / "metrics.jsonl", step, lambda line: None, members=numbers)
-            for row in rows:
-                self.results.add(row)
+        for group, step, _ in trained:
+            numbers = [member.number for member in group.members]
+            file = self.directory.group(group.number) / "metrics.jsonl"
+            drop_later_rows(file, step, lambda line: None, members=numbers)
+
+    def _read_rungs(self, trained: Mapping[int, int]) -> None:
+        """Decides again what was decided, as far as all groups, by their numbers, are `trained`: metrics say it."""
+        for rung in self.stages[:-1]:
+            if any(trained[g.number] < min(rung, g.steps) for g in self.groups if self._going(g)):
+                return
+            self._choose(rung)
 
     def _lost(self, group: Group, rows: Sequence[Row], step: int) -> tuple[int, int] | None:
         """A member and a step whose row is not there, although the group is trained to `step`, and results need it."""
-        rungs, ends = self.directory.rungs(), {*self.stages, group.steps}
+        ends = {*self.stages, group.steps}
         of: dict[int, list[Row]] = {member.number: [] for member in group.members}
         for row in rows:
             of[row["member"]].append(row)
         for number, mine in of.items():
-            left = [rung for rung, kept in rungs.items() if number not in kept]
+            left = [rung for rung, kept in self.kept.items() if number not in kept]
             last = min([step, *left, *(row["step"] - 1 for row in mine if "diverged" in row)])
             validations = {s for s in (*range(0, last + 1, group.evaluate_every), *ends) if 0 < s <= last}
             logged = max(last // group.log_every * group.log_every, *(s for s in (0, group.steps) if s <= last))
@@ -197,21 +221,26 @@ class _Sweep:
     def train_to(self, stage: int, since: int) -> None:
         """Trains the members that go on, group after group, from a rung to the next, or to their last step."""
         for group in self.groups:
-            going = [member for member in group.members if self._goes_on(member.number)]
+            going = self._going(group)
             until = min(stage, group.steps)
             with _Stage(self, group) as training:
                 if going and training.step < until:
                     training.train(going, until, since)
 
-    def decide(self, rung: int, factor: int) -> None:
-        """Stops the worse members; decided once, and then kept, because later numbers must not change it."""
-        going = [member.number for member in self.members if self._goes_on(member.number)]
-        if rung not in self.directory.rungs():
-            best = sorted(going, key=lambda number: self.results.ranking.value(self.results[number]["final"]))
-            self.directory.keep_rung(rung, sorted(best[: -(-len(going) // factor)]))
-        kept = self.directory.rungs()[rung]
-        self.results.stop([number for number in going if number not in kept])
+    def decide(self, rung: int) -> None:
+        """Stops the worse members."""
+        if rung not in self.kept:
+            self._choose(rung)
+        self.directory.keep_rungs(self.kept)
         write_results(self.results.rows(), self.directory.path)
+
+    def _choose(self, rung: int) -> None:
+        *_, before = [member.number for member in self.members], *self.kept.values()
+        self.kept[rung] = self.results.best_at(rung, before, self.factor)
+        self.results.stop([n for n in before if n not in self.kept[rung] and self._goes_on(n)])
+
+    def _going(self, group: Group) -> list[Member]:
+        return [member for member in group.members if self._goes_on(member.number)]
 
     def _goes_on(self, number: int) -> bool:
         return self.results[number]["status"] in ("waiting", "running")

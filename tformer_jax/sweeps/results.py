@@ -60,6 +60,8 @@ class Results:
     def __init__(self, members: Sequence[Member], ranking: Ranking):
         self.ranking = ranking
         self._steps = {member.number: member.experiment.training.steps for member in members}
+        self._validations: dict[int, dict[int, dict[str, float]]] = {member.number: {} for member in members}
+        self._diverged: dict[int, int] = {}
         self._rows: dict[int, Row] = {
             member.number: {
                 "member": member.number, "status": "waiting", "steps": 0, "seconds": 0.0, "overrides": member.overrides,
@@ -73,16 +75,33 @@ class Results:
         result = self._rows[row["member"]]
         if row.get("diverged"):
             result["status"], result["steps"] = "diverged", row["step"] - 1
+            self._diverged[row["member"]] = row["step"]
             return
         result["steps"] = row["step"]
         result["seconds"] = row.get("seconds", result["seconds"])
         result["training_loss"] = row.get("loss", result["training_loss"])
         if numbers := validated(row):
-            result["final"] = numbers
+            result["final"] = self._validations[row["member"]][row["step"]] = numbers
             if not result["best"] or self.ranking.value(numbers) < self.ranking.value(result["best"]):
                 result["best"], result["best_step"] = numbers, row["step"]
         done = row["step"] == self._steps[row["member"]] and numbers
         result["status"] = "finished" if done else "running"
+
+    def best_at(self, rung: int, going: Sequence[int], factor: int) -> list[int]:
+        """Who goes on after a rung, by what was known then, whatever has been trained since.
+
+        Args:
+          rung: its step, to which all are trained, or have diverged.
+          going: those who were not dropped before.
+          factor: one in so many goes on.
+        """
+        able = [n for n in going if self._steps[n] > rung and self._diverged.get(n, math.inf) > rung]
+
+        def value(number: int) -> float:
+            validations = self._validations[number]
+            return self.ranking.value(validations.get(max((s for s in validations if s <= rung), default=None)))
+
+        return sorted(sorted(able, key=value)[: -(-len(able) // factor)])
 
     def stop(self, numbers: Sequence[int]) -> None:
         """Takes note that these members are not trained to their ends."""
