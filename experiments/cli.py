@@ -19,10 +19,10 @@ from tformer_jax.config import ConfigError, TransformerConfig, nearest
 from tformer_jax.data.files import DataError, WriteError
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.checkpoints import CheckpointError
+from tformer_jax.training.directories import RunError
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_on
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.processes import is_first
-from tformer_jax.training.run import RunError
 from tformer_jax.training.terminal import Terminal
 
 from .parsers import define_text

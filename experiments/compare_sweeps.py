@@ -12,7 +12,7 @@ from absl import flags
 from tformer_jax.analysis.sweep_plots import plot_learning_rates
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import WriteError
-from tformer_jax.training.run import RunError
+from tformer_jax.training.directories import RunError
 
 from . import cli
 from .parsers import define_text

@@ -1,6 +1,7 @@
 """Whole sweeps, on disk: their results against runs of single members, halving, export, and what is refused."""
 
 import csv
+import functools
 import io
 import json
 import multiprocessing
@@ -19,7 +20,6 @@ from rich.console import Console
 from support import quick_jit, unchecked_annotations
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data.files import DataError
 from tformer_jax.sweeps import calibration
 from tformer_jax.sweeps.board import Board
 from tformer_jax.sweeps.directory import SweepDirectory
@@ -269,6 +269,37 @@ def test_a_finished_sweep_with_other_groups_keeps_its_results(config, finished, 
         assert {name: (directory / name).read_bytes() for name in before} == before
 
 
+ODD_GROUPS = {
+    "gone": (lambda file: file.unlink(), r"groups\.json is gone, and nothing else says how the members in .*/groups/0 were"),
+    "another chunk": (lambda file: file.write_text(file.read_text().replace('"chunk": 1', '"chunk": 3')),
+                      r"groups\.json does not fit the checkpoint .*/12: group 0 differs in chunk \(1 there, 3 here\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_GROUPS)
+def test_members_are_not_put_together_anew(config, finished, tmp_path, name):
+    """Members are trained again from the start, or go on with other last bits."""
+    directory = Path(shutil.copytree(finished.directory.path, tmp_path / "sweep"))
+    damage, wanted = ODD_GROUPS[name]
+    damage(directory / "groups.json")
+    with pytest.raises(RunError, match=wanted):
+        sweep(config, directory, SPACE, chunk=None)
+    with pytest.raises(RunError, match=wanted):
+        export_member(SweepDirectory.open(directory), 3, tmp_path / "member")
+    assert (directory / "results.csv").read_bytes() == (finished.directory.path / "results.csv").read_bytes()
+
+
+def test_who_goes_on_after_a_rung_does_not_depend_on_a_file(config, halved, tmp_path):
+    """A lost or damaged rungs.json ends a sweep in a traceback, or has other members go on after it was stopped."""
+    directory = Path(shutil.copytree(halved.directory.path, tmp_path / "sweep"))
+    file = directory / "rungs.json"
+    for text in (None, "", "[]", "null", '{"x": 3}', '{"6": [0, 1]}', '{"6": "text"}'):
+        file.write_text(text) if text is not None else file.unlink()
+        again = sweep(config, directory, SPACE, halving=Halving(factor=2, first_rung=RUNG))
+        assert [(r["status"], r["final"]) for r in again.rows] == [(r["status"], r["final"]) for r in halved.rows]
+        assert again.directory.rungs() == halved.directory.rungs()
+
+
 def test_a_sweep_does_not_go_on_as_another_one(config, finished, tmp_path):
     """Members go on as others, because sweep.json was lost or changed together with the command."""
     shutil.copytree(finished.directory.path, tmp_path / "sweep")
@@ -319,14 +350,18 @@ def test_a_run_is_not_trained_in_the_directory_of_a_sweep(config, finished, tmp_
         Run.open(tmp_path)
 
 
-def test_a_run_is_not_trained_in_a_part_of_a_sweep(config, finished, tmp_path):
-    """It goes on from the states of all members."""
-    group = shutil.copytree(finished.directory.group(0), tmp_path / "group")
-    before = sorted(group.rglob("*"))
-    refused = pytest.raises((RunError, ConfigError, DataError), match=r"does not fit|data\.json is missing")
-    with refused, unchecked_annotations():
-        run_training(Run.start(group, config), lambda line: None)
-    assert not (group / "config.json").exists() and {*before} <= {*group.rglob("*")}
+def test_a_part_of_a_sweep_is_no_run(config, finished, tmp_path):
+    """It goes on from the states of all members, or is refused with a riddle."""
+    whole, group = finished.directory.path, finished.directory.group(0)
+    moved = shutil.copytree(group, tmp_path / "group")
+    export = r"experiments\.export --workdir={} --member=NUMBER --to=DIRECTORY makes a run of a member"
+    before = sorted((*whole.rglob("*"), *tmp_path.rglob("*")))
+    for part in (whole / "groups", group, group / "checkpoints", whole / "data" / "0", whole / "plots" / "new", moved):
+        of = "SWEEP" if part == moved else re.escape(str(whole))
+        for use in (functools.partial(Run.start, config=config), Run.open):
+            with pytest.raises(RunError, match=rf"(is part of a sweep|states of members) .*{export.format(of)}"):
+                use(part)
+    assert sorted((*whole.rglob("*"), *tmp_path.rglob("*"))) == before
 
 
 def test_what_is_no_sweep_is_not_exported(alone, tmp_path):

@@ -1,5 +1,6 @@
 """Run directories: reopened by the same config, refused to another, and nothing half-done."""
 
+import functools
 import importlib.metadata
 import json
 import multiprocessing
@@ -138,6 +139,18 @@ def test_opening_what_is_no_run_is_refused(tmp_path, name):
     """A misspelt directory would end in a traceback."""
     with pytest.raises(RunError, match="is not a run directory: it has no config.json"):
         Run.open(tmp_path / name)
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "samples/new", "plots"])
+def test_a_part_of_a_run_is_no_run(run, part):
+    """A run within a run is lost with it, or its checkpoints are taken for the other's."""
+    (run.directory / "environment.json").write_text("{}")
+    for use in (functools.partial(Run.start, config=CONFIG), Run.open):
+        with pytest.raises(RunError, match=f"{part} is part of a single run, in .*--workdir={run.directory} is the run"):
+            use(run.directory / part)
+    assert not (run.directory / "samples/new").exists()
+    (run.directory / "environment.json").unlink()  # config.json alone may be anybody's
+    Run.start(run.directory / part, CONFIG)
 
 
 def test_the_environment_is_recorded(run):

@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 
 from ..config import ConfigError
 from ..data.files import writing
-from ..training.run import RunError
+from ..training.directories import RunError
 
 # A worker says so often that it is alive; after so long a silence it is dead.
 HEARTBEAT_SECONDS = 10

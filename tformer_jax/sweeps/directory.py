@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import writing
+from ..training.directories import RunError, check_free, check_holds, steps_in
 from ..training.run import (
-    RunError,
-    check_free,
-    check_holds,
     check_identity,
     differences,
     fixed,
     read_json,
-    steps_in,
     sums_of_learnt,
     write_json,
 )
@@ -119,8 +116,8 @@ class SweepDirectory:
         group = (self.groups() or [])[number]
         if differing := differences(of_checkpoint.get("group", {}), group):
             raise RunError(
-                f"{self._groups} does not fit the checkpoint {checkpoint}: group {number} differs in {', '.join(differing)}. "
-                f"Put it back as it was"
+                f"{self._groups} does not fit the checkpoint {checkpoint}: group {number} differs in "
+                f"{', '.join(differing)}. Put it back as it was"
             )
         learnt = self.data(group["data"])
         check_identity(self._asked, learnt, self.identity(number), of_checkpoint, checkpoint)

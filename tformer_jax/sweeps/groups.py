@@ -15,8 +15,8 @@ from ..data.pipelines import in_order
 from ..progress import SILENT, Progress
 from ..tasks import Task
 from ..training.checkpoints import CheckpointConfig
+from ..training.directories import RunError
 from ..training.experiment import Experiment, initial_arrays, load_data
-from ..training.run import RunError
 from .calibration import calibrate
 from .directory import SweepDirectory
 from .members import Member

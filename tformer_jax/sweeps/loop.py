@@ -17,10 +17,11 @@ from ..config import ConfigError, check_choice
 from ..data.files import GrowingFile
 from ..progress import Counted
 from ..training.checkpoints import CheckpointConfig, Checkpoints
+from ..training.directories import RunError
 from ..training.interruption import Interrupted, Interruption
 from ..training.metrics import drop_later_rows, read_metrics, sayable
 from ..training.paths import some
-from ..training.run import RunError, check_writable, environment, locked, write_json
+from ..training.run import check_writable, environment, locked, write_json
 from ..training.step import Arrays
 from .board import Board
 from .directory import SweepDirectory, asked_of

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ..config import ConfigError, check_choice, check_seed
+from ..training.directories import check_free
 from ..training.experiment import Experiment
 from ..training.interruption import Interruption
-from ..training.run import check_free, check_writable
+from ..training.run import check_writable
 from ..training.terminal import Terminal
 from .members import Fields, make_members
 from .results import Ranking, Row
@@ -114,8 +115,8 @@ def search(
     dimensions = check_search(config, space, how)
     _check_installed()
     directory = Path(directory)
-    check_writable(directory)
     check_free(directory, "search", "search.json")
+    check_writable(directory)
     from .worker import Worker
 
     with Interruption() as interruption, contextlib.closing(_open(directory, config, dimensions, how)) as trials:

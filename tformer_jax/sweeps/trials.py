@@ -22,8 +22,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..data import digest
 from ..data.files import write_whole
+from ..training.directories import RunError
 from ..training.metrics import read_metrics
-from ..training.run import RunError, differences, locked, read_json, write_json
+from ..training.run import differences, locked, read_json, write_json
 from . import database
 from .database import Database
 from .results import Ranking, Row, validated

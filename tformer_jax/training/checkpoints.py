@@ -18,8 +18,9 @@ from jax import Array
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ..config import ConfigError, check_choice
+from .directories import steps_in
 from .processes import agreed, is_first
-from .run import read_json, steps_in
+from .run import read_json
 from .step import Arrays
 from .sums import drop_unreadable_times, first_damage, write_sums
 

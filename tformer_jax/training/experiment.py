@@ -20,6 +20,7 @@ from ..progress import SILENT, Progress
 from ..tasks import TASKS, Task
 from . import reading
 from .checkpoints import CheckpointConfig, Checkpoints
+from .directories import RunError
 from .interruption import Interruption
 from .loop import Validated, train
 from .optimizers import OptimizerConfig
@@ -27,7 +28,7 @@ from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
 from .processes import agreed, first_then_others, is_first
 from .program import Program, TrainingConfig
-from .run import Run, RunError
+from .run import Run
 from .step import Arrays
 from .terminal import Terminal
 from .trainer import Trainer
@@ -321,7 +322,7 @@ def load_run(
       RunError: it has no (such) checkpoint, or one of something else than the directory says (names the field or file).
       CheckpointError: the checkpoint is damaged.
     """
-    with progress.phase("reading the checkpoint"), reading.whole(run.checkpoints, step) as checkpoint:
+    with progress.phase("reading the checkpoint"), reading.whole(run.checkpoints, step, ": --step={step}") as checkpoint:
         run.check_identity(checkpoint.identity, checkpoint.step)  # before anything else believes config.json
         experiment = Experiment.from_config(run.config)
         task = experiment.restore_task(run.directory)

@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .run import RunError
+from .directories import RunError
 
 _T = TypeVar("_T")
 _MOST_BYTES = 4096

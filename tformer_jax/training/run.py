@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import jax
 
 from ..data import digest
 from ..data.files import write_whole, writing
+from .directories import RUN_FOLDERS, RunError, check_free, check_holds, steps_in
 from .paths import some
 
 # What was learnt from the data before training, and decides what tokens and classes mean; and what the data were.
@@ -31,14 +31,6 @@ _LEARNT = ("tokenizer.json", "source_tokenizer.json", "classes.json", digest.FIL
 # What a run writes before it trains.
 _MADE = ("config.json", *_LEARNT)
 _FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
-_FOLDERS = ("checkpoints", "damaged", "plots", "samples", "tensorboard")
-# What a directory holds, by a file that only such a one has, and what else can be done with it.
-_KINDS = {
-    "config.json": ("a single run", ""),
-    "sweep.json": ("a sweep of members", "; experiments.export makes a run of a member"),
-    "groups.json": ("a sweep of members", ""),  # whose sweep.json is lost
-    "search.json": ("a search", "; its runs are in its trials/"),
-}
 # Where a run runs may change from start to start: what it computes does not.
 _FREE = ("parallel",)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
@@ -46,10 +38,6 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tok
 # As the JSON standard calls what Python reads as these.
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a string"}
 _Kind = TypeVar("_Kind")
-
-
-class RunError(ValueError):
-    """The run directory cannot be used as asked."""
 
 
 class Run:
@@ -77,11 +65,11 @@ class Run:
 
         Raises:
           RunError: it cannot be written, its config is damaged, it belongs to another one (names the fields), or
-            it is the directory of something else.
+            it is the directory of something else, or a part of one.
         """
         run = cls(Path(directory), config)
-        check_writable(run.directory)
         check_free(run.directory, "run", "config.json")
+        check_writable(run.directory)
         _check_layout(run.directory)
         for folder in (run.samples, run.plots):
             with writing(folder):
@@ -151,37 +139,12 @@ class Run:
         return cls(Path(directory), read_json(Path(directory) / "config.json"))
 
 
-def check_free(directory: Path, kind: str, own: str) -> None:
-    """Refuses the directory of something else; `own`: the file that tells a `kind`'s directory.
-
-    Raises:
-      RunError: it is (says of what).
-    """
-    for file, (what, _) in _KINDS.items():
-        if what != _KINDS[own][0] and (directory / file).exists():
-            raise RunError(f"{directory} holds {what}; choose another --workdir for the {kind}")
-
-
-def check_holds(directory: Path, own: str, kind: str) -> None:
-    """Refuses a directory that is not one of a `kind`, which the file `own` tells.
-
-    Raises:
-      RunError: it is not (says what it is instead).
-    """
-    if (directory / own).exists():
-        return
-    for file, (what, instead) in _KINDS.items():
-        if what != _KINDS[own][0] and (directory / file).exists():
-            raise RunError(f"{directory} is not {kind}: it holds {what}{instead}")
-    raise RunError(f"{directory} is not {kind}: it has no {own}")
-
-
 def _check_layout(directory: Path) -> None:
     """Refuses a folder where a file of a run belongs, or the reverse."""
     for name in _FILES:
         if (directory / name).is_dir():
             raise RunError(f"{directory / name} must be a file, and is a folder: move it away")
-    for name in _FOLDERS:
+    for name in RUN_FOLDERS:
         if (directory / name).exists() and not (directory / name).is_dir():
             raise RunError(f"{directory / name} must be a folder, and is a file: move it away")
 
@@ -222,15 +185,6 @@ def sums_of_learnt(directory: Path) -> dict[str, str]:
     """The SHA-256 of what the data left in a directory, such as tokenizers, by the file's name."""
     files = (directory / name for name in _LEARNT)
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
-
-
-def steps_in(checkpoints: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, which need not be there, ascending."""
-    try:
-        names = [entry.name for entry in checkpoints.iterdir() if entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*|0", name))
 
 
 @contextlib.contextmanager

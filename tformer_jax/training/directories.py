@@ -1,0 +1,117 @@
+"""What a directory is of: a run, a sweep or a search, or a part of one."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+# What a run's directory holds beside its files.
+RUN_FOLDERS = ("checkpoints", "damaged", "plots", "samples", "tensorboard")
+
+
+class RunError(ValueError):
+    """The run directory cannot be used as asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """Of a directory.
+
+    Attributes:
+      name: in messages.
+      files: by which its parts know it; what looks alike may be somebody else's.
+      parts: the folders in it that are nothing by themselves.
+      way_out: what to do instead with a part, of {whole}.
+      instead: what else can be done with it, to follow its name.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    parts: tuple[str, ...]
+    way_out: str
+    instead: str = ""
+
+
+_EXPORT = "python -m experiments.export --workdir={whole} --member=NUMBER --to=DIRECTORY makes a run of a member"
+# By a file that only such a directory has.
+_KINDS = {
+    "config.json": _Kind(
+        "a single run", files=("config.json", "environment.json"), parts=RUN_FOLDERS,
+        way_out="--workdir={whole} is the run; a new one needs a directory outside",
+    ),
+    "sweep.json": _Kind(
+        "a sweep that is no search", files=("sweep.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
+        instead="; experiments.export makes a run of a member",
+    ),
+    "groups.json": _Kind(  # whose sweep.json is lost
+        "a sweep that is no search", files=("groups.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
+    ),
+    "search.json": _Kind(
+        "a search", files=("search.json",), parts=("plots",), way_out="its runs are {whole}/trials/NUMBER",
+        instead="; its runs are in its trials/",
+    ),
+}  # fmt: skip
+
+
+def check_free(directory: Path, kind: str, own: str) -> None:
+    """Refuses what is the directory of something else, or a part of one.
+
+    Args:
+      directory: which need not be there.
+      kind: what it is to be of, for the message.
+      own: the file that tells such a directory.
+
+    Raises:
+      RunError: it is (says of what).
+    """
+    for file, found in _KINDS.items():
+        if found.name != _KINDS[own].name and (directory / file).exists():
+            raise RunError(f"{directory} holds {found.name}; choose another --workdir for the {kind}")
+    _check_no_part(directory)
+
+
+def check_holds(directory: Path, own: str, kind: str) -> None:
+    """Refuses what is not the directory of a `kind`, which the file `own` tells.
+
+    Raises:
+      RunError: it is not (says what it is instead, or of what it is a part).
+    """
+    if (directory / own).exists():
+        return
+    for file, found in _KINDS.items():
+        if found.name != _KINDS[own].name and (directory / file).exists():
+            raise RunError(f"{directory} is not {kind}: it holds {found.name}{found.instead}")
+    _check_no_part(directory)
+    raise RunError(f"{directory} is not {kind}: it has no {own}")
+
+
+def _check_no_part(directory: Path) -> None:
+    here = directory.resolve()
+    for whole in here.parents:
+        within = here.relative_to(whole).parts
+        for kind in _KINDS.values():
+            if within[0] in kind.parts and all((whole / file).is_file() for file in kind.files):
+                raise RunError(f"{directory} is part of {kind.name}, in {whole}: {kind.way_out.format(whole=whole)}")
+    if _has_members(directory):
+        way_out = _EXPORT.format(whole="SWEEP")
+        raise RunError(f"{directory} holds the states of members of a sweep, and is no run: {way_out}")
+
+
+def _has_members(directory: Path) -> bool:
+    """Whether the newest checkpoint of a directory is of members of a sweep, wherever that is now."""
+    for step in steps_in(directory / "checkpoints")[-1:]:
+        try:
+            identity = json.loads((directory / "checkpoints" / str(step) / "config" / "metadata").read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):  # it is damaged: others complain
+            return False
+        return isinstance(identity, dict) and "members" in identity
+    return False
+
+
+def steps_in(checkpoints: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, which need not be there, ascending."""
+    try:
+        names = [entry.name for entry in checkpoints.iterdir() if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*|0", name))
