@@ -105,6 +105,20 @@ def test_damage_that_stays_is_said_and_nothing_is_moved(directory):
     assert sorted(directory.parent.rglob("*")) == before
 
 
+def test_damage_names_the_newest_whole_checkpoint(directory):
+    """Whoever wants to use an older one would have to guess which."""
+    for damaged, wanted in ((3, "that of step 2 is whole: --step=2"), (2, "that of step 1 is whole: --step=1"),
+                            (1, "none of the others is whole")):  # fmt: skip
+        half_delete(directory / str(damaged))
+        step = None if damaged != 2 else 3
+        with pytest.raises(CheckpointError, match=f"{wanted}$"), reading.whole(directory, step, ": --step={step}"):
+            pass
+    for step in "12":
+        shutil.rmtree(directory / step)
+    with pytest.raises(CheckpointError, match="there is no other$"), reading.whole(directory):
+        pass
+
+
 def test_checkpoints_that_never_stand_still_are_given_up(directory, while_opening, monkeypatch):
     """A reader would never end."""
     monkeypatch.setattr(reading, "_SECONDS_BETWEEN", 0)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from .checkpoints import CheckpointConfig, CheckpointError, Checkpoints
-from .run import RunError, steps_in
+from .directories import RunError, steps_in
 from .step import Arrays
 from .sums import first_damage
 
@@ -44,15 +44,20 @@ class Checkpoint:
 
 
 @contextlib.contextmanager
-def whole(checkpoints: Path, step: int | None = None) -> Iterator[Checkpoint]:
+def whole(checkpoints: Path, step: int | None = None, older: str = "") -> Iterator[Checkpoint]:
     """The newest checkpoint in a folder, or that of `step`, held open: deleting it does not take it from its reader.
 
     Nothing in the folder is changed. What is not whole is damaged only if it stays as it is: another process may be
     deleting it.
 
+    Args:
+      checkpoints: the folder.
+      step: whose checkpoint; None: the newest.
+      older: what to do to have that of another {step}, for the message.
+
     Raises:
       RunError: there is no (such) checkpoint.
-      CheckpointError: it is damaged, or cannot be read (names the file).
+      CheckpointError: it is damaged, or cannot be read (names the file, and the newest other one that is whole).
     """
     before = None
     for _ in range(_LOOKS):
@@ -71,7 +76,8 @@ def whole(checkpoints: Path, step: int | None = None) -> Iterator[Checkpoint]:
                 yield Checkpoint(chosen, linked.identity(chosen), linked)
                 return
         if (chosen, problem) == before:
-            raise CheckpointError(f"the checkpoint of step {chosen} is damaged: {problem}")
+            other = _other(checkpoints, chosen, older)
+            raise CheckpointError(f"the checkpoint of step {chosen} is damaged: {problem}; {other}")
         before = chosen, problem
         time.sleep(_SECONDS_BETWEEN)
     raise CheckpointError(f"the checkpoints in {checkpoints} change faster than they can be opened; try again later")
@@ -89,6 +95,17 @@ def _chosen(checkpoints: Path, step: int | None) -> int:
     if step is not None and step not in steps:
         raise RunError(f"{checkpoints.parent} has no checkpoint of step {step}, only of {steps}")
     return steps[-1] if step is None else step
+
+
+def _other(checkpoints: Path, damaged: int, older: str) -> str:
+    """What is said of the newest whole checkpoint beside a damaged one."""
+    others = [step for step in steps_in(checkpoints) if step != damaged]
+    for step in reversed(others):
+        folder = checkpoints / str(step)
+        with contextlib.suppress(OSError):  # it cannot be read either
+            if first_damage(folder, called=folder) is None:
+                return f"that of step {step} is whole{older.format(step=step)}"
+    return "none of the others is whole" if others else "there is no other"
 
 
 def _hold(folder: Path, links: Path, held: contextlib.ExitStack) -> None:
