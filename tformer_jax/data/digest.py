@@ -1,24 +1,20 @@
 """Digests of a run's data, kept with it: how many examples each split had, and a sum of them in order."""
 
-import concurrent.futures
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import DataError, file_sha256, write_whole
+from .files import DataError, file_sha256, in_threads, write_whole
 from .images import LabelledImages
+from .unchanged import remembered
 
 FILE = "data.json"
 
 # Of a split: its sizes by unit, and its sums, "in_order" and "in_any_order".
 Digest = dict[str, Any]
 _SUMS = ("in_order", "in_any_order")
-# So many files wait to be read: millions at once would need gigabytes.
-_TOGETHER = 10_000
-
-
 _HINT = "put it back, or choose another --workdir"
 
 
@@ -46,16 +42,19 @@ def _sum_of(texts: Sequence[str]) -> bytes:
 def of_images(images: LabelledImages) -> Digest:
     """Returns the digest of pixels, or of the bytes of files, and of labels.
 
+    Files that have not changed since they were last read are not read again: see `unchanged.remembered`.
+
     Raises:
       DataError: a file cannot be read.
     """
-    contents: list[bytes] = []
     if images.images.dtype == object:
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            for at in range(0, len(images), _TOGETHER):
-                contents += map(bytes.fromhex, pool.map(file_sha256, images.images[at : at + _TOGETHER]))
-    else:
-        contents = [f"{image.shape}".encode() + image.tobytes() for image in images.images]
+        files = images.images
+        read = lambda: _of_labelled(images, [bytes.fromhex(x) for x in in_threads(file_sha256, files)])  # noqa: E731
+        return remembered(files, images.labels.tobytes(), read)
+    return _of_labelled(images, [f"{image.shape}".encode() + image.tobytes() for image in images.images])
+
+
+def _of_labelled(images: LabelledImages, contents: Sequence[bytes]) -> Digest:
     labelled = zip(images.labels.tolist(), contents, strict=True)
     return {"images": len(images), **_summed([hashlib.sha256(b"%d %b" % example).digest() for example in labelled])}
 

@@ -40,11 +40,11 @@ _KINDS = {
         way_out="--workdir={whole} is the run; a new one needs a directory outside",
     ),
     "sweep.json": _Kind(
-        "a sweep that is no search", files=("sweep.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
+        "a sweep of members", files=("sweep.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
         instead="; experiments.export makes a run of a member",
     ),
     "groups.json": _Kind(  # whose sweep.json is lost
-        "a sweep that is no search", files=("groups.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
+        "a sweep of members", files=("groups.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
     ),
     "search.json": _Kind(
         "a search", files=("search.json",), parts=("plots",), way_out="its runs are {whole}/trials/NUMBER",

@@ -1,0 +1,82 @@
+"""What was worked out of many files, remembered for as long as none of them changes: a million take minutes to read."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import DataError, cache_dir, in_threads, write_whole
+
+# Fewer are read in a moment.
+_FEWEST = 1_000
+# Of what was written so shortly before a look, the times may not tell it from what is written after.
+_SETTLES_NS = 2_000_000_000
+
+
+def remembered(files: Sequence[str], about: bytes, compute: Callable[[], Any]) -> Any:
+    """`compute()`, or what it was the last time, for whatever run, if none of many files has changed since.
+
+    A file has changed if its path, size, place on the disk, or one of its times is another. One of these is when the
+    system last saw its content or its other times set (ctime): `touch -r`, `cp -p` and `rsync -t` hide nothing. What no
+    time shows is not seen: bits that a disk loses, writes past the file system, and, for as long as a network's file
+    system keeps what it knew of a file, those of another machine. Delete `digests` in `cache_dir()`, where it is
+    remembered, and everything is read again.
+
+    Args:
+      files: their paths, in order; of fewer than 1,000 nothing is remembered.
+      about: what else the value follows from.
+      compute: the value, which JSON can hold, from the content of the files.
+
+    Raises:
+      DataError: a file is not there.
+      Whatever `compute` raises.
+    """
+    if len(files) < _FEWEST:
+        return compute()
+    now = time.time_ns()
+    fingerprint, newest = _looked_at(files, about)
+    file = cache_dir() / "digests" / f"{fingerprint}.json"
+    if (found := _load(file)) is not None:
+        return found
+    value = compute()
+    if newest < now - _SETTLES_NS:
+        with contextlib.suppress(OSError):  # a full disk, say: it is read again
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps({"value": value, "sha256": _sum_of(value)}))
+    return value
+
+
+def _looked_at(files: Sequence[str], about: bytes) -> tuple[str, int]:
+    """A sum of all that tells whether files are what they were, and the newest of their times, in ns."""
+    whole, newest = hashlib.sha256(about), 0
+    for text, times in in_threads(_stat, files):
+        whole.update(text)
+        newest = max(newest, *times)
+    return whole.hexdigest(), newest
+
+
+def _stat(file: str) -> tuple[bytes, tuple[int, int]]:
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    times = (found.st_mtime_ns, found.st_ctime_ns)
+    told = repr((os.path.abspath(file), found.st_size, found.st_dev, found.st_ino, *times))
+    return told.encode("utf-8", "surrogatepass"), times
+
+
+def _load(file: Path) -> Any:
+    """What is remembered; None if nothing is, or not as it was written."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        return found["value"] if found["sha256"] == _sum_of(found["value"]) else None
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+
+
+def _sum_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
