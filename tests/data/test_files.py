@@ -1,9 +1,13 @@
 """Files: archives by hand, by pip and not at all; lines of text; what is written, whole or not at all."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import os
+import shutil
+import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 from support import full_disk
@@ -305,6 +309,36 @@ def test_what_cannot_be_written_is_named_with_the_cause(tmp_path, make, reason):
     with pytest.raises(WriteError, match=f"^cannot write {file}: {reason}$"):
         write_whole(file, b"x")
     assert {entry.name for entry in tmp_path.iterdir()} == {"file"}
+
+
+def test_what_a_killed_writer_left_is_taken_over(tmp_path):
+    """Each kill would leave a file, for ever; or what it holds would be in front of what is written next."""
+    for name in ("config.json", "ä" * 127):
+        (tmp_path / "folder").mkdir()
+        file = tmp_path / "folder" / name
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(os, "replace", lambda *_: sys.exit())
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # as if it were killed
+            write_whole(file, "half of what was to be written")
+        (left,) = (tmp_path / "folder").iterdir()
+        assert left.name.startswith(f".{name[:90]}") and files_in(tmp_path / "folder") == []
+        write_whole(file, "whole")
+        assert [entry.name for entry in (tmp_path / "folder").iterdir()] == [name] and file.read_text() == "whole"
+        shutil.rmtree(tmp_path / "folder")
+
+
+def test_several_writers_of_one_file_leave_it_whole(tmp_path):
+    """Two processes that write the same results would mix them, or fail for each other's sake."""
+    contents = {str(i): str(i) * 50_000 for i in range(8)}
+
+    def write(i):
+        for _ in range(30):
+            write_whole(tmp_path / "file", contents[i])
+            assert (tmp_path / "file").read_text() in contents.values()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, contents))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_link_and_a_device_are_written_through(tmp_path):

@@ -8,6 +8,7 @@ import codecs
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import fnmatch
 import hashlib
 import os
@@ -15,18 +16,19 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 # A text is held in memory as bytes, lines, documents and tokens, about ten times its size in all.
 MOST_TEXT_BYTES = 2 << 30
 _PIECE_BYTES = 16 << 20
 # So many files are one task of a thread: to hand over one by one takes longer than to look at it.
 _TOGETHER = 500
+# In bytes: with what is put around it, 255 at most.
+_LONGEST_NAME = 200
 _Made = TypeVar("_Made")
 
 # Folders that programs leave beside people's files; what begins with a dot is hidden too.
@@ -321,7 +323,8 @@ def writing(file: Path) -> Iterator[None]:
 def write_whole(file: Path, content: str | bytes) -> None:
     """Writes a file so that others see all of it or nothing; text is UTF-8.
 
-    What is no ordinary file, such as /dev/stdout, is written to as it is.
+    What is no ordinary file, such as /dev/stdout, is written to as it is. Of a writer that was killed, `.NAME.unfinished`
+    is left, which the next one takes over.
 
     Raises:
       WriteError: it cannot be written; nothing is left of the attempt.
@@ -332,12 +335,35 @@ def write_whole(file: Path, content: str | bytes) -> None:
             file.write_bytes(content)
             return
         to = Path(os.path.realpath(file))
-        unfinished = to.with_name(f".{uuid.uuid4().hex}.unfinished")
-        try:
-            unfinished.write_bytes(content)
-            os.replace(unfinished, to)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        unfinished = to.with_name(f".{os.fsdecode(os.fsencode(to.name)[:_LONGEST_NAME])}.unfinished")
+        with _taken(unfinished) as opened:
+            try:
+                opened.write(content)
+                opened.flush()
+                os.replace(unfinished, to)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+
+
+@contextlib.contextmanager
+def _taken(file: Path) -> Iterator[BinaryIO]:
+    """An empty file, which nobody else writes meanwhile, where the file system has locks."""
+    while True:
+        with open(file, "ab") as opened:
+            with contextlib.suppress(OSError):
+                fcntl.flock(opened, fcntl.LOCK_EX)
+            if _is_at(opened, file):  # else who had it before has given it its name
+                opened.truncate(0)
+                yield opened
+                return
+
+
+def _is_at(opened: BinaryIO, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), os.stat(file))
+    except FileNotFoundError:
+        return False
 
 
 class GrowingFile:

@@ -298,7 +298,7 @@ def check_writable(directory: Path) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory):
+        with tempfile.TemporaryFile(dir=directory):  # which has no name that a kill would leave
             pass
     except OSError as error:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from None
