@@ -225,10 +225,16 @@ def transformed(f, args, tangents):
     }
 
 
-DAILY = ("fused_cross_entropy", "layer_norm", "feed_forward", "dropout", "weighted_mean", "patchify", "random_flip")
+SPREAD = [name for name, case in CASES.items() if case.spread]
+DAILY = ("layer_norm", "feed_forward", "dropout", "weighted_mean", "random_flip")
 
 
-@pytest.mark.parametrize("name", [n if n in DAILY else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
+def daily(names, *by_day):
+    """A parametrisation by name; those that are not for every day are slow."""
+    return pytest.mark.parametrize("name", [n if n in by_day else pytest.param(n, marks=pytest.mark.slow) for n in names])
+
+
+@daily(CASES, *DAILY)
 def test_every_transformation_is_that_of_plain_code(name):
     """A derivative of some order or direction, or a map of it, is refused or has another value."""
     case = CASES[name]
@@ -245,7 +251,7 @@ def gradients(f, case):
     return jax.value_and_grad(total(f), floats(case.batch + case.shared))
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.spread])
+@daily(SPREAD, "fused_cross_entropy", "feed_forward", "unpatchify")
 def test_on_explicit_meshes(name):
     """What lies on several devices, and says so in its type, is refused or has another value."""
     case, mesh = CASES[name], jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
@@ -258,7 +264,7 @@ def test_on_explicit_meshes(name):
         assert_close(a, b, 1e-5, name)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.spread])
+@daily(SPREAD, "fused_cross_entropy", "feed_forward", "unpatchify")
 def test_inside_of_shard_map(name):
     """The gradient of what all devices share is not the sum over them, or the default checks refuse it."""
     case, mesh = CASES[name], jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
@@ -279,7 +285,7 @@ def test_inside_of_shard_map(name):
         assert_close(a, b, 1e-5, name)
 
 
-@pytest.mark.parametrize("name", CASES)
+@daily(CASES, "fused_cross_entropy", "dropout", "random_shift", "patchify", "random_flip")
 def test_strict_promotion_and_x64(name):
     """Dtypes are promoted by accident, or 64-bit numbers appear where none was given, or other ones are drawn."""
     case = CASES[name]
