@@ -168,7 +168,7 @@ def test_16_bit_heads_are_turned_in_float32(dtype):
         (4, "scaling must be 'none', 'linear' or 'ntk', got 'yarn'", dict(scaling="yarn", factor=2.0)),
         (4, "layout must be 'half' or 'interleaved', got 'halves'", dict(layout="halves")),
         (4, "factor must be at least 1.*got 0.5", dict(scaling="linear", factor=0.5)),
-        (4, "1 without a scaling; got 2.0 with 'none'", dict(factor=2.0)),
+        (4, "and 1 with scaling='none'; got 2.0 with 'none'", dict(factor=2.0)),
         (4, "width must be at most the head width H=4, got 6", dict(width=6)),
         (4, "base must be positive, got 0.0", dict(base=0)),
         (2, "'ntk' needs a head width of at least 4", dict(scaling="ntk", factor=2.0)),
