@@ -262,7 +262,7 @@ def test_two_directories_do_not_share_a_study(postgresql, finish, tmp_path):
         ("postgresql://user:secret@127.0.0.1:1/base", r"postgresql://user:\*\*\*@127.0.0.1:1/base: .*refused"),
         ("postgresql+psycopg://user:secret@/base?host=/nowhere&password=secret", r"user:\*\*\*@/base: .*/nowhere"),
         ("postgresql://user:secret@host:port/base", r"such as postgresql://user@host/database, got .*\*\*\*@host:port"),
-        ("postgresql://user:se@cret@host/base", r"in a password it is written %40; got postgresql://user:\*\*\*@host"),
+        ("postgresql://user:se@cret@host/base", r"write an @ of a password as %40; got postgresql://user:\*\*\*@host"),
     ],
 )
 def test_a_database_that_cannot_be_reached_is_named_without_its_password(finish, tmp_path, url, message):
