@@ -121,13 +121,34 @@ def test_arguments_that_cannot_be_are_refused():
         F.mixup(IMAGES, jnp.ones((B, 1)), jax.random.key(0), 0.0)
 
 
-def test_mixup_takes_partners_from_other_devices():
-    """A batch that an explicit mesh spreads is refused, or mixed otherwise than on one device."""
-    images, targets = normal(0, 4, 2, 2, 1), normal(1, 4, 3)
+KEY = jax.random.key(0)
+DRAWING = {  # what draws for each row or token of a batch, and batches for it
+    "mixup": (lambda x, y: F.mixup(x, y, KEY, 0.7), (normal(0, 4, 2, 2, 1), normal(1, 4, 3))),
+    "mixup of real rows": (
+        lambda x, y, real: F.mixup(x, y, KEY, 0.7, real=real),
+        (normal(0, 4, 2, 2, 1), normal(1, 4, 3), jnp.array([True, True, True, False])),
+    ),
+    "random_flip": (lambda x: F.random_flip(x, KEY), (normal(0, 4, 2, 2, 1),)),
+    "random_shift": (lambda x: F.random_shift(x, KEY, 1), (normal(0, 4, 3, 3, 1),)),
+    "dropout": (lambda x: F.dropout(x, 0.5, KEY), (normal(0, 4, 3),)),
+    "mask_tokens": (
+        lambda x: F.mask_tokens(x, KEY, mask_id=0, vocab_size=9, rate=0.5),
+        (jnp.arange(24).reshape(4, 6) % 8 + 1,),
+    ),
+    "mask_tokens, words": (
+        lambda x, words: F.mask_tokens(x, KEY, mask_id=0, vocab_size=9, rate=0.5, word_ids=words),
+        (jnp.arange(24).reshape(4, 6) % 8 + 1, jnp.tile(jnp.arange(6) // 2, (4, 1))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_batch_on_several_devices_is_drawn_for_as_on_one(name):
+    """A batch that an explicit mesh spreads is refused, or gets other draws or partners than on one device."""
+    f, batch = DRAWING[name]
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    run = quick_jit(lambda *batch: F.mixup(*batch, jax.random.key(0), 0.7))
     with jax.set_mesh(mesh):
-        mixed = run(jax.device_put(images, place), jax.device_put(targets, place))
-    for a, b in zip(mixed, run(images, targets), strict=True):
+        found = quick_jit(f)(*(jax.device_put(x, place) for x in batch))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(quick_jit(f)(*batch)), strict=True):
         assert_close(a, b, 1e-6)

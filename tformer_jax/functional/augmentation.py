@@ -6,6 +6,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from .checks import as_array, as_key, check_shape
+from .meshes import gathered, spread_like
 from .numbers import POSITIVE, Number, as_integer, as_number
 
 
@@ -37,7 +38,7 @@ def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) ->
     B, Y, X, C = images.shape
     padded = jnp.pad(images, ((0, 0), (max_shift, max_shift), (max_shift, max_shift), (0, 0)))
     starts = jax.random.randint(as_key("key", key), (B, 2), 0, 2 * max_shift + 1, jnp.int32)
-    starts = jnp.pad(starts, ((0, 0), (0, 1)))  # and of the channels
+    starts = spread_like(jnp.pad(starts, ((0, 0), (0, 1))), images, axes=1)  # and of the channels
     return jax.vmap(lambda image, start: lax.dynamic_slice(image, start, (Y, X, C)))(padded, starts)
 
 
@@ -80,6 +81,7 @@ def mixup(
     if real is not None:
         real = as_array("real", real).astype(bool)
         check_shape("real", real, images.shape[:1])
+        real = gathered(real, 0)
     alpha = jnp.float32(as_number("alpha", alpha, POSITIVE))
     share_key, partner_key = jax.random.split(as_key("key", key))
     # Drawn by rejection, which NaN would never leave.

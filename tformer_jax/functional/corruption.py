@@ -7,6 +7,7 @@ from jax import Array
 from jaxtyping import Bool, Int
 
 from .checks import as_array, as_key, check_shape
+from .meshes import spread_like
 from .numbers import RATE, Number, as_integer, as_number
 
 
@@ -53,7 +54,7 @@ def mask_tokens(
     vocab_size = as_integer("vocab_size", vocab_size)
     _check(special, vocab_size, tokens.dtype)
     choice_key, fate_key, token_key = jax.random.split(as_key("key", key), 3)
-    chosen = jax.random.uniform(choice_key, tokens.shape, jnp.float32) < rate
+    chosen = spread_like(jax.random.uniform(choice_key, tokens.shape, jnp.float32), tokens, axes=2) < rate
     if word_ids is not None:
         word_ids = as_array("word_ids", word_ids, kind="integers")
         check_shape("word_ids", word_ids, tokens.shape)
@@ -62,6 +63,7 @@ def mask_tokens(
     ordinary = jnp.asarray(np.setdiff1d(np.arange(vocab_size), special), tokens.dtype)
     drawn = ordinary[jax.random.randint(token_key, tokens.shape, 0, ordinary.size, jnp.int32)]
     fate = jax.random.uniform(fate_key, tokens.shape, jnp.float32)
+    drawn, fate = (spread_like(x, tokens, axes=2) for x in (drawn, fate))
     noise = jnp.where(fate < 0.8, jnp.asarray(mask_id, tokens.dtype), jnp.where(fate < 0.9, drawn, tokens))
     return jnp.where(masked, noise, tokens), masked
 

@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from ..dropout import dropout
 from ..masks import AttentionMask, as_ints
+from ..meshes import gathered
 from .scores import ScoreOptions, divided, matrix_products, split_heads, wide
 
 _BLOCK_Q = 128  # queries of a block, or fewer where it would have more than so many scores a head
@@ -60,7 +59,7 @@ class _Blocks:
 
     def split(self, x: Array, axis: int) -> Array:
         """[... T ...] to [count ... size ...]."""
-        x = _whole(x, axis)
+        x = gathered(x, axis)
         if self.count * self.size != self.length:
             whole = (self.count - 1) * self.size
             last = self.length - self.size
@@ -155,15 +154,6 @@ def blockwise_attention(q, k, v, mask: AttentionMask, bias, options: ScoreOption
 
     out = jnp.concatenate([attend(group) for group in groups]).transpose(0, 1, 4, 2, 3, 5)  # [n B block K G H]
     return blocks.join(out, axis=1).reshape(B, T, N, v.shape[-1])
-
-
-def _whole(x: Array, axis: int) -> Array:
-    """The same array; where a mesh of explicit types splits this axis, which cannot be cut then, gathered."""
-    sharding = jax.typeof(x).sharding
-    if all(split is None for split in sharding.spec[axis : axis + 1]):
-        return x
-    spec = P(*(None if a == axis else split for a, split in enumerate(sharding.spec)))
-    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
 
 
 def _part(x: Array | None, start, size: int, axis: int) -> Array | None:

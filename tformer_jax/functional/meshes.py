@@ -1,0 +1,23 @@
+"""Where arrays lie on a mesh whose axes have explicit types; elsewhere nothing is done."""
+
+import jax
+from jax import Array
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+
+def gathered(x: Array, axis: int) -> Array:
+    """Gathers an array along an axis that a mesh splits, and that cannot be cut or sorted then."""
+    sharding = jax.typeof(x).sharding
+    if all(split is None for split in sharding.spec[axis : axis + 1]):
+        return x
+    spec = P(*(None if a == axis else split for a, split in enumerate(sharding.spec)))
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
+
+
+def spread_like(x: Array, like: Array, axes: int) -> Array:
+    """Splits the first `axes` axes of `x`, which lies whole, as a mesh splits those of `like`."""
+    sharding = jax.typeof(like).sharding
+    if all(split is None for split in sharding.spec[:axes]):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, P(*sharding.spec[:axes])))
