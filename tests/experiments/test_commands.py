@@ -255,7 +255,7 @@ REFUSALS = {
     "config file": r"experiments/configs/translations\.py",
     "field of another model": r"config\.model has no field 'window', which is for CausalLM",
     "section": r"config has no field 'optimiser'; did you mean 'optimizer'",
-    "no config": r"Unknown command line flag 'config\.model\.d_model'; --config=FILE must come before it",
+    "no config": r"Unknown command line flag 'config\.model\.d_model'; put --config=FILE before it",
     "no config file": r"cannot load the config: .*README\.md",
     "stray": r"unexpected arguments: stray",
     "vocabulary": r"vocab_size must exceed 259.*got 200",
