@@ -59,7 +59,7 @@ def _of(population: Population, batches) -> Callable[[], float]:
 
 
 def _turns(step: Callable, batch: Callable, arrays) -> Callable[[], float]:
-    """What trains on for a turn and gives its seconds."""
+    """A function that trains on for a turn and gives its seconds."""
 
     def turn() -> float:
         nonlocal arrays

@@ -97,7 +97,7 @@ class Part:
         return self.count
 
     def _of_all(self, i: int) -> int:
-        """From the middle of the i-th of `count` equal parts."""
+        """The number of the batch in the middle of the i-th of `count` equal parts."""
         return (2 * i + 1) * len(self.batches) // (2 * self.count)
 
     def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:

@@ -107,7 +107,7 @@ def _white_where_transparent(image: Image.Image, layout: str, content: bytes) ->
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the image is to be turned, by EXIF's numbers; 1, not at all, where that cannot be read."""
+    """EXIF's number for how to turn the image; 1, not at all, where that cannot be read."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # nearly anything, of bytes that are no EXIF

@@ -70,7 +70,7 @@ def _stat(file: str) -> tuple[bytes, tuple[int, int]]:
 
 
 def _load(file: Path) -> Any:
-    """What is remembered; None if nothing is, or not as it was written."""
+    """Loads the remembered value; None if there is none, or not as it was written."""
     try:
         found = json.loads(file.read_text("utf-8"))
         return found["value"] if found["sha256"] == _sum_of(found["value"]) else None

@@ -168,7 +168,7 @@ class Pieces:
         return arrays
 
     def _cut(self, begins: np.ndarray, sizes: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the pieces of an epoch begin, and how many tokens each has."""
+        """Beginnings of the pieces of an epoch, and the number of tokens of each."""
         piece = self.row_length - 2
         offset = 0 if self.seed is None else int(np.random.default_rng((self.seed, epoch, 1)).integers(piece))
         # As if `lead` tokens stood before the document: its first piece is shorter by as many.

@@ -233,7 +233,7 @@ def _reorder(cache: Any, parents: Int[Array, "B K"]) -> Any:
 
 
 def _checked(model: Any, source: Any, max_length: Any, bos_id: Any, eos_id: Any) -> tuple[Any, dict[str, int]]:
-    """What both searches are told, as their programs take it."""
+    """Checks the arguments of both searches and gives them as their programs take them."""
     config = model.config
     max_length = as_count("max_length", max_length)
     if max_length > config.max_length:

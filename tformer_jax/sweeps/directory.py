@@ -167,10 +167,6 @@ class SweepDirectory:
         """Keeps the groups: a sweep goes on as it began, so that its results are the same to the last bit."""
         write_json(self._groups, list(groups))
 
-    def rungs(self) -> dict[int, list[int]]:
-        """The members that were trained on after each rung of successive halving so far."""
-        return {int(step): kept for step, kept in read_json(self._rungs).items()} if self._rungs.exists() else {}
-
     def keep_rungs(self, kept: Mapping[int, Sequence[int]]) -> None:
         """Writes down for people who is trained on after each rung; the sweep itself knows it from its metrics."""
         write_json(self._rungs, {str(step): list(numbers) for step, numbers in kept.items()})
