@@ -72,7 +72,7 @@ def block_sizes(q: int, k: int):
 
 def normal(seed: int, *shape: int, scale: float = 1.0, dtype=jnp.float32) -> jax.Array:
     """Numbers from NumPy: nothing to compile."""
-    return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(shape), dtype)
+    return jnp.asarray((scale * np.random.default_rng(seed).standard_normal(shape)).astype(dtype))
 
 
 _TEXT = dict(vocab_size=13, max_length=16)
@@ -97,7 +97,7 @@ def fill(make, seed: int = 0):
 
     def draw(path, leaf):
         around = 1.0 if "gamma" in jax.tree_util.keystr(path) else 0.0
-        return jnp.asarray(around + 0.3 * rng.standard_normal(leaf.shape), leaf.dtype)
+        return jnp.asarray((around + 0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(make))
 
