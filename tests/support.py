@@ -93,19 +93,28 @@ def tiny_config(model: str = "Transformer", **changes) -> TransformerConfig:
 
 def fill(make, seed: int = 0):
     """The module that `make()` builds, each parameter drawn by NumPy instead of by its initialiser."""
+    return _drawn(jax.eval_shape(make), seed)
+
+
+def _drawn(shapes, seed: int):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         around = 1.0 if "gamma" in jax.tree_util.keystr(path) else 0.0
         return jnp.asarray((around + 0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype))
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(make))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.cache
+def _shapes(model: str, config: TransformerConfig):
+    """A model without numbers; tracing what makes them takes as long as a test."""
+    return jax.eval_shape(lambda: getattr(models, model)(config, rngs=nnx.Rngs(0)))
 
 
 def tiny_model(model: str, seed: int = 0, **changes):
     """A model of `tiny_config` by name, with random weights, biases and norms."""
-    config = tiny_config(model, **changes)
-    return fill(lambda: getattr(models, model)(config, rngs=nnx.Rngs(0)), seed)
+    return _drawn(_shapes(model, tiny_config(model, **changes)), seed)
 
 
 def tiny_transformer(seed: int = 0, **changes) -> models.Transformer:

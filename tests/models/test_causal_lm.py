@@ -13,7 +13,7 @@ import tformer_jax.functional as F
 from tformer_jax import models
 
 # No two tokens of a row are the same: a row of the embedding table stands for one place.
-TOKENS = jnp.array([[4, 8, 2, 6, 11, 5, 0, 9], [9, 2, 12, 7, 1, 10, 3, 8]])
+TOKENS = np.array([[4, 8, 2, 6, 11, 5, 0, 9], [9, 2, 12, 7, 1, 10, 3, 8]])
 SEGMENTS = jnp.array([[7, 7, 7, 7, 7, 7, 7, 7], [3, 3, 3, 5, 5, 5, 5, 2]])
 SCHEMES = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
 
@@ -77,7 +77,7 @@ def packed(model, tokens):
     return model(tokens, segments=SEGMENTS)
 
 
-@pytest.mark.parametrize("changes", by_day(MENU.values(), 2, 3, 4, 6, 8, 12), ids=MENU)
+@pytest.mark.parametrize("changes", by_day(MENU.values(), 3, 4, 8, 12), ids=MENU)
 def test_logits_are_the_formulas(changes):
     """A choice of the menu computes something else than its formula, or in another place; alone or in packed rows."""
     model = causal_lm(**changes)
@@ -138,7 +138,7 @@ def ways_to_attend():
             yield scheme, implementation, 2 if unrolled else 1, 3 if windowed else None, segmented
 
 
-@pytest.mark.parametrize(("scheme", "implementation", "scan_unroll", "window", "segmented"), by_day(ways_to_attend(), 0, 10, 15))
+@pytest.mark.parametrize(("scheme", "implementation", "scan_unroll", "window", "segmented"), by_day(ways_to_attend(), 0, 15))
 def test_logits_depend_on_the_tokens_that_they_may_see_alone(scheme, implementation, scan_unroll, window, segmented):
     """Information flows from a later token, another document or beyond the window, or not at all from within.
 
@@ -146,7 +146,7 @@ def test_logits_depend_on_the_tokens_that_they_may_see_alone(scheme, implementat
     """
     how = dict(attention_implementation=implementation, scan_unroll=scan_unroll, window=window)
     model = causal_lm(positions=scheme, tie_output=False, norm_position="pre", **how)
-    tokens, segments = TOKENS[1:, :7], SEGMENTS[1:, :7] if segmented else None
+    tokens, segments = jnp.asarray(TOKENS[1:, :7]), SEGMENTS[1:, :7] if segmented else None
 
     def scores(table, model):
         return with_leaf(model, "embedding.table", table)(tokens, segments=segments)[0] @ jnp.arange(1.0, 14.0)
@@ -169,13 +169,10 @@ def test_a_mask_hides_tokens_beside_causality():
     """`mask` does not reach attention, replaces causality, or its forms mean something else."""
     model = causal_lm(positions="alibi")
     seen = jnp.arange(8) < jnp.array([8, 5])[:, None]
-    changed = jnp.where(seen, TOKENS, 12)
-
-    def run(model):
-        forms = (F.AttentionMask(lengths=jnp.array([8, 5])), seen, seen[:, None, None, :])
-        return [model(TOKENS, mask=mask) for mask in forms], model(changed, mask=forms[0]), model(TOKENS)
-
-    (first, *others), padded, causal = quick_jit(run)(model)
+    forms = (F.AttentionMask(lengths=jnp.array([8, 5])), seen, seen[:, None, None, :])
+    run = quick_jit(lambda model, tokens, mask: model(tokens, mask=mask))
+    first, *others = (run(model, TOKENS, mask) for mask in forms)
+    padded, causal = run(model, np.where(seen, TOKENS, 12), forms[0]), run(model, TOKENS, None)
     for other in others:
         assert_close(other, first, 1e-6)
     assert_close(padded[1, :5], first[1, :5], 1e-6, "what stands in the padding")
@@ -201,6 +198,7 @@ CACHED = {
     "mup": dict(parametrization="mup", base_width=2, positions="learned", norm_position="pre"),
 }  # fmt: skip
 PROMPT, SLOTS = 3, 10
+ROTARY = CACHED["rotary, GQA, sandwich"]  # of which tests share the programs
 
 
 @pytest.fixture(scope="module", params=by_day(CACHED.values(), 2, 6), ids=CACHED)
@@ -216,7 +214,10 @@ def decode(model, cache, tokens):
     for t in range(tokens.shape[1]):
         logits, cache = extend(model, tokens[:, t : t + 1], cache, jnp.ones((2, 1), bool))
         pieces.append(logits)
-    return jnp.concatenate(pieces, axis=1), cache
+    return np.concatenate(pieces, axis=1), cache
+
+
+resized = quick_jit(lambda cache, slots: cache.resized(slots), static_argnums=1)
 
 
 def prefill(model, cache, tokens=TOKENS[:, :PROMPT], valid=None):
@@ -237,35 +238,36 @@ def test_a_prompt_and_then_tokens_are_the_whole(cached):
     model, whole = cached
     prompt, cache = prefill(model, model.start_cache(2, SLOTS))
     rest, _ = decode(model, cache, TOKENS[:, PROMPT:])
-    assert_close(jnp.concatenate([prompt, rest], axis=1), whole, 1e-5)
+    assert_close(np.concatenate([prompt, rest], axis=1), whole, 1e-5)
 
 
 def test_a_shorter_prompt_padded_on_the_left_is_the_whole(cached):
     """Padding is seen, counted as a position, or the rows go on from the same place."""
     model, whole = cached
     # The second row's prompt is its first token; then both go on.
-    tokens = TOKENS[:, :PROMPT].at[1].set(jnp.array([12, 12, TOKENS[1, 0]]))
+    tokens = np.stack([TOKENS[0, :PROMPT], [12, 12, TOKENS[1, 0]]])
     valid = jnp.array([[True, True, True], [False, False, True]])
     prompt, cache = prefill(model, model.start_cache(2, SLOTS), tokens, valid)
     np.testing.assert_array_equal(cache.lengths, [3, 1])
-    following = jnp.stack([TOKENS[0, 3:8], TOKENS[1, 1:6]])
+    following = np.stack([TOKENS[0, 3:8], TOKENS[1, 1:6]])
     rest, _ = decode(model, cache, following)
-    assert_close(jnp.concatenate([prompt[0], rest[0]]), whole[0], 1e-5, "longer row")
-    assert_close(jnp.concatenate([prompt[1, 2:], rest[1]]), whole[1, :6], 1e-5, "shorter row")
+    prompt, whole = np.asarray(prompt), np.asarray(whole)
+    assert_close(np.concatenate([prompt[0], rest[0]]), whole[0], 1e-5, "longer row")
+    assert_close(np.concatenate([prompt[1, 2:], rest[1]]), whole[1, :6], 1e-5, "shorter row")
 
 
 def test_a_resized_cache_goes_on_where_it_was():
     """Room for more tokens moves or forgets those that are there, or shows the new, empty slots."""
-    model = causal_lm(positions="relative")
+    model = causal_lm(**ROTARY)
     whole = uncached(model, TOKENS)
     prompt, cache = prefill(model, model.start_cache(2, PROMPT))
-    rest, _ = decode(model, cache.resized(SLOTS), TOKENS[:, PROMPT:])
-    assert_close(jnp.concatenate([prompt, rest], axis=1), whole, 1e-5)
+    rest, _ = decode(model, resized(cache, SLOTS), TOKENS[:, PROMPT:])
+    assert_close(np.concatenate([prompt, rest], axis=1), whole, 1e-5)
 
 
 # Windows and rings -----------------------------------------------------------------------------
 
-LONG = jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 36)))
+LONG = np.random.default_rng(0).integers(0, 13, (2, 36))
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ LONG = jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 36)))
         (2, 3, "relative", "reference"),
         (1, 4, "learned", "reference"),
         (5, 6, "rotary", "blockwise"),
-    ], 1),
+    ], 3),
 )
 def test_a_ring_goes_round_and_round(window, step, scheme, implementation):
     """A slot is overwritten while a token of the window is in it, or an old one is seen.
@@ -290,27 +292,30 @@ def test_a_ring_goes_round_and_round(window, step, scheme, implementation):
         logits, cache = extend(model, LONG[:, start : start + step], cache, jnp.ones((2, step), bool))
         pieces.append(logits)
     assert 36 / slots >= 3
-    assert_close(jnp.concatenate(pieces, axis=1), uncached(model, LONG), 1e-5)
+    assert_close(np.concatenate(pieces, axis=1), uncached(model, LONG), 1e-5)
+
+
+RELATIVE_RING = dict(window=3, max_length=36, positions="relative", relative_buckets=4, relative_max_distance=5)
 
 
 @pytest.mark.parametrize("prompt", by_day([2, 3, 8], 2))
 def test_a_prompt_becomes_a_ring_of_the_window(prompt):
     """What `resized` keeps of a prompt longer than the window are not its last tokens, or a shorter one is cut."""
-    model = causal_lm(window=3, max_length=36, positions="rotary")
+    model = causal_lm(**RELATIVE_RING)
     whole = uncached(model, LONG)
     first, cache = prefill(model, model.start_cache(2, prompt), LONG[:, :prompt])
-    rest, _ = decode(model, cache.resized(3), LONG[:, prompt:])
-    assert_close(jnp.concatenate([first, rest], axis=1), whole, 1e-5)
+    rest, _ = decode(model, resized(cache, 3), LONG[:, prompt:])
+    assert_close(np.concatenate([first, rest], axis=1), whole, 1e-5)
 
 
 def test_a_padded_prompt_becomes_a_ring():
     """The padding of a shorter row is taken for tokens of its window, or the ring forgets tokens for it."""
-    model = causal_lm(window=3, max_length=36, positions="relative", relative_buckets=4, relative_max_distance=5)
-    whole = uncached(model, LONG)
-    tokens = LONG[:, :4].at[1].set(jnp.array([12, 12, 12, LONG[1, 0]]))
+    model = causal_lm(**RELATIVE_RING)
+    whole = np.asarray(uncached(model, LONG))
+    tokens = np.stack([LONG[0, :4], [12, 12, 12, LONG[1, 0]]])
     valid = jnp.array([[True] * 4, [False, False, False, True]])
     _, cache = prefill(model, model.start_cache(2, 4), tokens, valid)
-    rest, _ = decode(model, cache.resized(3), jnp.stack([LONG[0, 4:16], LONG[1, 1:13]]))
+    rest, _ = decode(model, resized(cache, 3), np.stack([LONG[0, 4:16], LONG[1, 1:13]]))
     assert_close(rest[0], whole[0, 4:16], 1e-5, "longer row")
     assert_close(rest[1], whole[1, 1:13], 1e-5, "shorter row")
 
@@ -324,9 +329,8 @@ def test_cached_bfloat16_logits_are_as_near_to_float32_as_uncached_ones():
     How much 16 bits may change the logits depends on depth and weights, so the uncached pass says: both round
     the same quantities, in another order, and so their errors against float32 are of one size. Twice is allowed.
     """
-    changes = LLAMA | dict(num_kv_heads=1, attention_softcap=2.0)
-    model = causal_lm(**changes, precision="compute=bfloat16")
-    wanted, whole = uncached(causal_lm(**changes), TOKENS), uncached(model, TOKENS)
+    model = causal_lm(**ROTARY, precision="compute=bfloat16")
+    wanted, whole = uncached(causal_lm(**ROTARY), TOKENS), uncached(model, TOKENS)
     pieces, cache = decode(model, model.start_cache(2, 8), TOKENS)
     rounding, error = (np.abs(np.asarray(logits - wanted)).max() for logits in (whole, pieces))
     assert 0 < rounding < 0.1 * np.abs(np.asarray(wanted)).max()
@@ -341,7 +345,8 @@ def test_cached_bfloat16_logits_are_as_near_to_float32_as_uncached_ones():
 def captured():
     model = causal_lm(num_layers=3, window=3, num_kv_heads=1)
     capture = ("attention_weights", "residual")
-    return quick_jit(lambda m: (m(TOKENS), *m(TOKENS, capture=capture), m.logits(m.hidden(TOKENS)[0])))(model)
+    run = quick_jit(lambda model, tokens: (*model(tokens, capture=capture), model.logits(model.hidden(tokens)[0])))
+    return uncached(model, TOKENS), *run(model, TOKENS)
 
 
 def test_captured_arrays_are_stacked_over_layers(captured):
@@ -368,18 +373,25 @@ def test_captured_weights_are_causal_and_sum_to_one(captured):
 def test_an_unknown_capture_is_refused_with_the_nearest():
     """A misspelt capture is ignored, or one of another model is missing from what comes back."""
     with pytest.raises(ValueError, match="capture must be one of .*'residuals'; did you mean 'residual'"):
-        causal_lm()(TOKENS, capture=("residuals",))
+        causal_lm()(jnp.asarray(TOKENS), capture=("residuals",))
     with pytest.raises(ValueError, match="capture must be one of .*'cross_attention_weights'"):
-        causal_lm()(TOKENS, capture=("cross_attention_weights",))
+        causal_lm()(jnp.asarray(TOKENS), capture=("cross_attention_weights",))
 
 
 # Refusals --------------------------------------------------------------------------------------
 
 
+def with_token(token):
+    """The tokens, with this one at [1, 2]."""
+    tokens = TOKENS.copy()
+    tokens[1, 2] = token
+    return tokens
+
+
 @pytest.mark.parametrize("token", [13, -1])
 def test_a_token_out_of_the_vocabulary_is_refused_by_place(token):
     """A token of another tokenizer silently gets the vector of the last one."""
-    tokens, model = TOKENS.at[1, 2].set(token), causal_lm()
+    tokens, model = jnp.asarray(with_token(token)), causal_lm()
     message = rf"^tokens\[1, 2\] is {token}, outside the vocabulary \[0, 13\)"
     with pytest.raises(ValueError, match=message):
         model(tokens)
@@ -390,7 +402,7 @@ def test_a_token_out_of_the_vocabulary_is_refused_by_place(token):
 @pytest.mark.parametrize("token", [13, -1])
 def test_a_token_out_of_the_vocabulary_is_nan_in_a_compiled_program(token):
     """Where values are unknown, the logits are finite and wrong; or another row is lost with this one."""
-    logits = np.asarray(uncached(causal_lm(positions="rotary"), TOKENS.at[1, 2].set(token)))
+    logits = np.asarray(uncached(causal_lm(**ROTARY), with_token(token)))
     assert np.isnan(logits[1, 2:]).all()
     assert np.isfinite(logits[0]).all()
 
@@ -413,7 +425,7 @@ def test_validity_that_is_not_boolean_is_refused():
     """A 5 would count as five tokens."""
     model = causal_lm()
     with unchecked_annotations(), pytest.raises(TypeError, match="valid must be boolean .*got int"):
-        model.extend(TOKENS[:, :2], model.start_cache(2, 4), valid=jnp.array([[5, 1], [1, 1]]))
+        model.extend(jnp.asarray(TOKENS[:, :2]), model.start_cache(2, 4), valid=jnp.array([[5, 1], [1, 1]]))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -435,10 +447,10 @@ def test_a_cache_that_cannot_be_is_refused(length):
 
 def test_dropout_follows_the_key():
     """The model drops without a key, or does not drop with one, or drops the same with another."""
-    model = causal_lm(dropout_rate=0.5, num_layers=1)
-    drop = quick_jit(lambda model, key: model(TOKENS, key=key))
-    first, again, second = (drop(model, jax.random.key(seed)) for seed in (0, 0, 1))
+    model = causal_lm(**ROTARY, dropout_rate=0.5)
+    drop = quick_jit(lambda model, tokens, key: model(tokens, key=key))
+    first, again, second = (drop(model, TOKENS, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     exact = uncached(model, TOKENS)
     assert not np.allclose(exact, first) and not np.allclose(first, second)
-    np.testing.assert_array_equal(exact, uncached(causal_lm(dropout_rate=0.0, num_layers=1), TOKENS))
+    np.testing.assert_array_equal(exact, uncached(causal_lm(**ROTARY, dropout_rate=0.0), TOKENS))

@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 from flax import nnx
-from support import assert_close, block_sizes, by_day, equations, fill, normal, quick_jit, tiny_config, with_leaf
+from support import assert_close, block_sizes, by_day, equations, normal, quick_jit, tiny_config, tiny_model, with_leaf
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models
@@ -29,12 +29,17 @@ def run(function, *args):
     return quick_jit(function)(*args)
 
 
+@quick_jit
+def forward(model, mask=None, token_types=None):
+    return model(TOKENS, mask=mask, token_types=token_types)
+
+
 def masked_lm(**changes) -> models.MaskedLM:
-    return fill(lambda: models.MaskedLM(tiny_config(**changes), rngs=nnx.Rngs(0)))
+    return tiny_model("MaskedLM", **changes)
 
 
 def classifier(**changes) -> models.TextClassifier:
-    return fill(lambda: models.TextClassifier(tiny_config(num_classes=3, **changes), rngs=nnx.Rngs(0)))
+    return tiny_model("TextClassifier", **changes)
 
 
 def affine(linear, x):
@@ -76,9 +81,7 @@ def test_the_length_of_padding_changes_nothing(padded):
 
 def test_a_mask_of_booleans_is_that_of_lengths():
     """Booleans [B T] hide other tokens than lengths do."""
-    first, second = run(
-        lambda m: [m(TOKENS, mask=mask) for mask in (F.AttentionMask(lengths=LENGTHS), jnp.asarray(REAL))], masked_lm()
-    )
+    first, second = (forward(masked_lm(), mask) for mask in (F.AttentionMask(lengths=LENGTHS), jnp.asarray(REAL)))
     assert_close(second, first, 1e-6)
 
 
@@ -89,7 +92,7 @@ def test_token_types_are_zeros_by_default():
     """A text whose types are not given has other ones than 0, or types say nothing."""
     model = masked_lm(num_token_types=2)
     types = (None, jnp.zeros_like(TOKENS), TYPES)
-    default, zeros, others = run(lambda m: [m(TOKENS, token_types=t) for t in types], model)
+    default, zeros, others = (forward(model, token_types=t) for t in types)
     np.testing.assert_array_equal(default, zeros)
     assert not np.allclose(default, others)
 
@@ -97,7 +100,7 @@ def test_token_types_are_zeros_by_default():
 def test_a_token_type_is_a_vector_of_its_own():
     """The type's vector is not simply added: with the types' table at zero, types still matter."""
     model = with_leaf(masked_lm(num_token_types=2), "token_types.table", jnp.zeros((2, 8)))
-    with_types, without = run(lambda m: [m(TOKENS, token_types=TYPES), m(TOKENS)], model)
+    with_types, without = forward(model, token_types=TYPES), forward(model)
     np.testing.assert_array_equal(with_types, without)
 
 
@@ -105,7 +108,7 @@ def test_a_token_type_is_a_vector_of_its_own():
 def test_token_types_without_a_table_are_refused(make):
     """Types are given to a model that has no vectors for them, and are ignored."""
     with pytest.raises(ValueError, match="token_types need num_token_types"):
-        make()(TOKENS, token_types=TYPES)
+        jax.eval_shape(lambda: make()(TOKENS, token_types=TYPES))
 
 
 @pytest.mark.parametrize("make", [masked_lm, classifier])
@@ -160,7 +163,7 @@ def test_the_fused_loss_reads_the_same_head():
 def test_the_pooled_output_is_tanh_of_the_first_state():
     """The pooled output is of another token, has no tanh, or asking for it changes the logits."""
     model = masked_lm(pooler=True)
-    plain, (logits, captured) = run(lambda m: [m(TOKENS), m(TOKENS, capture=("pooled", "residual"))], model)
+    plain, (logits, captured) = forward(model), run(lambda m: m(TOKENS, capture=("pooled", "residual")), model)
     assert captured["pooled"].shape == (2, 8)
     assert_close(captured["pooled"], np.tanh(affine(model.pooler, captured["residual"][-1][:, 0])), 1e-5)
     assert_close(logits, plain, 1e-6)
@@ -169,7 +172,7 @@ def test_the_pooled_output_is_tanh_of_the_first_state():
 def test_the_pooled_output_needs_a_pooler():
     """A model without a pooler hands out something else, or fails without a reason."""
     with pytest.raises(ValueError, match="pooler=True"):
-        masked_lm()(TOKENS, capture=("pooled",))
+        jax.eval_shape(lambda: masked_lm()(TOKENS, capture=("pooled",)))
 
 
 @pytest.fixture(scope="module", params=[("cls", True), ("mean", False)], ids=["cls, pooler", "mean"])
@@ -216,17 +219,22 @@ def test_without_lengths_the_mean_is_over_all_tokens():
     assert_close(mean_pooled(states, None), oracles.f64(states).mean(1), 1e-6)
 
 
+@quick_jit
+def classifier_gradient(model, tokens, lengths):
+    """The gradient of some function of the logits, and they."""
+
+    def loss(model):
+        logits = model(tokens, lengths=lengths)
+        return jnp.sin(logits).sum(), logits
+
+    return jax.grad(loss, has_aux=True)(model)
+
+
 @pytest.mark.parametrize(("pooling", "implementation"), by_day([("cls", "reference"), ("mean", "blockwise")], 1))
 def test_an_empty_text_is_finite(pooling, implementation):
     """A row of length 0, as in the last batch, divides by 0: its logits or all gradients are NaN."""
     model = classifier(pooling=pooling, attention_implementation=implementation)
-    lengths = jnp.array([6, 0])
-
-    def loss(model):
-        logits = model(TOKENS, lengths=lengths)
-        return jnp.sin(logits).sum(), logits
-
-    gradient, logits = run(jax.grad(loss, has_aux=True), model)
+    gradient, logits = classifier_gradient(model, TOKENS, jnp.array([6, 0]))
     assert np.isfinite(logits).all()
     for leaf in jax.tree.leaves(gradient):
         assert np.isfinite(leaf).all()
@@ -237,8 +245,7 @@ def test_an_empty_text_is_finite(pooling, implementation):
 def test_padding_gets_no_gradient():
     """A token that stands in the padding alone is trained."""
     tokens = jnp.where(jnp.asarray(REAL), TOKENS, 12)
-    model = classifier(pooling="mean")
-    gradient = run(jax.grad(lambda m: jnp.sin(m(tokens, lengths=LENGTHS)).sum()), model)
+    gradient, _ = classifier_gradient(classifier(pooling="mean", attention_implementation="blockwise"), tokens, LENGTHS)
     table = np.asarray(gradient.encoder.embedding.table[...])
     np.testing.assert_array_equal(table[12], 0.0)
     assert np.abs(table[5]).max() > 0
@@ -283,7 +290,7 @@ def test_captured_arrays_are_stacked_over_layers():
     model = masked_lm(num_layers=3, num_kv_heads=1)
     mask = F.AttentionMask(lengths=LENGTHS)
     names = ("attention_weights", "residual")
-    plain, (logits, captured) = run(lambda m: [m(TOKENS, mask=mask), m(TOKENS, mask=mask, capture=names)], model)
+    plain, (logits, captured) = forward(model, mask), run(lambda m: m(TOKENS, mask=mask, capture=names), model)
     shapes = jax.tree.map(jnp.shape, captured)
     assert shapes == {"attention_weights": (3, 2, 2, 6, 6), "residual": (3, 2, 6, 8)}
     assert_close(logits, plain, 1e-6)

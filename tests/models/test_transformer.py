@@ -28,6 +28,11 @@ def run(function, *args):
     return quick_jit(function)(*args)
 
 
+@quick_jit
+def forward(model, source_mask=None, source=SOURCE):
+    return model(source, TARGET, source_mask=source_mask)
+
+
 # Causality -------------------------------------------------------------------------------------
 
 
@@ -118,10 +123,9 @@ def captured():
 
     def both(model):
         mask = F.AttentionMask(lengths=LENGTHS)
-        plain = model(SOURCE, TARGET, source_mask=mask)
-        return plain, *model(SOURCE, TARGET, source_mask=mask, capture=CAPTURE), model.encode(SOURCE, mask=mask)
+        return *model(SOURCE, TARGET, source_mask=mask, capture=CAPTURE), model.encode(SOURCE, mask=mask)
 
-    return model, *run(both, model)
+    return model, forward(model, F.AttentionMask(lengths=LENGTHS)), *run(both, model)
 
 
 def test_capture_does_not_change_the_logits(captured):
@@ -183,13 +187,9 @@ def test_padding_changes_nothing_and_every_form_of_mask_is_the_same():
     model = tiny_transformer()
     tokens = jnp.arange(5) < LENGTHS[:, None]
     changed = jnp.where(tokens, SOURCE, 12)
-
-    def logits(model, source):
-        forms = (F.AttentionMask(lengths=LENGTHS), tokens, F.padding_mask(jnp.where(tokens, 1, 0), 0))
-        return [model(source, TARGET, source_mask=mask) for mask in forms]
-
-    first, *others = run(lambda model: logits(model, SOURCE) + logits(model, changed)[:1], model)
-    for other in others:
+    forms = (F.AttentionMask(lengths=LENGTHS), tokens, F.padding_mask(jnp.where(tokens, 1, 0), 0))
+    first, *others = (forward(model, mask, SOURCE) for mask in forms)
+    for other in (*others, forward(model, forms[0], changed)):
         assert_close(other, first, 1e-6)
 
 
@@ -198,7 +198,8 @@ def test_target_mask_hides_target_tokens_beside_causality():
     model = tiny_transformer()
     hidden = jnp.ones((2, 6), bool).at[:, 2].set(False)
     memory, changed = normal(0, 2, 5, 8), TARGET.at[:, 2].set(12)
-    first, second = run(lambda m: [m.decode(t, memory, target_mask=hidden) for t in (TARGET, changed)], model)
+    decode = quick_jit(lambda model, target: model.decode(target, memory, target_mask=hidden))
+    first, second = decode(model, TARGET), decode(model, changed)
     others = np.array([0, 1, 3, 4, 5])
     assert_close(second[:, others], first[:, others], 1e-6)
     assert not np.allclose(first[:, 2], second[:, 2])
@@ -223,12 +224,8 @@ def test_encoder_and_decoder_embed_from_their_own_tables():
     model = tiny_transformer(share_embeddings=False, source_vocab_size=20)
     assert model.source_embedding.table.shape == (20, 8) and model.target_embedding.table.shape == (13, 8)
     source = jnp.array([[19, 14, 2]])
-    memory, other = run(
-        lambda model: [
-            m.encode(source) for m in (model, with_leaf(model, "target_embedding.table", jnp.zeros((13, 8))))
-        ],
-        model,
-    )
+    encode = quick_jit(lambda model: model.encode(source))
+    memory, other = encode(model), encode(with_leaf(model, "target_embedding.table", jnp.zeros((13, 8))))
     np.testing.assert_array_equal(memory, other)
     assert not np.allclose(memory[:, 0], memory[:, 1])
 
@@ -289,7 +286,7 @@ def test_bfloat16_computes_in_bfloat16_with_norms_softmax_and_logits_in_float32(
 def test_bfloat16_logits_stay_near_the_float32_ones():
     """Something of order 1 is lost in 16 bits."""
     policies = ("", "compute=bfloat16")
-    exact, rounded = (run(lambda m: m(SOURCE, TARGET), tiny_transformer(num_layers=1, precision=p)) for p in policies)
+    exact, rounded = (forward(tiny_transformer(num_layers=1, precision=p)) for p in policies)
     assert 0 < float(jnp.abs(exact - rounded).max()) < 0.1 * float(jnp.abs(exact).max())
 
 
@@ -313,9 +310,9 @@ def remat_runs():
         def loss(model):
             return jnp.sin(model.encode(source)).sum()
 
-        compiled = quick_jit(jax.grad(loss)).lower(model).compile()
-        jaxpr = jax.make_jaxpr(jax.grad(loss))(model)
-        runs[remat] = compiled(model), jaxpr, compiled.memory_analysis().temp_size_in_bytes
+        traced = quick_jit(jax.grad(loss)).trace(model)
+        compiled = traced.lower().compile()
+        runs[remat] = compiled(model), traced.jaxpr, compiled.memory_analysis().temp_size_in_bytes
     return runs
 
 
@@ -391,9 +388,9 @@ def test_dropout_follows_the_key():
     drop = quick_jit(lambda model, key: model(SOURCE, TARGET, key=key))
     first, again, second = (drop(model, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
-    exact = run(lambda m: m(SOURCE, TARGET), model)
+    exact = forward(model)
     assert not np.allclose(exact, first) and not np.allclose(first, second)
-    changed = run(lambda m: m(SOURCE, TARGET), tiny_transformer(dropout_rate=0.0, num_layers=1))
+    changed = forward(tiny_transformer(dropout_rate=0.0, num_layers=1))
     np.testing.assert_array_equal(exact, changed)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import oracles
 import pytest
 from flax import nnx
-from support import assert_close, by_day, equations, fill, normal, quick_jit, with_leaf
+from support import assert_close, by_day, equations, normal, quick_jit, tiny_model, with_leaf
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models
@@ -16,18 +16,24 @@ from tformer_jax.config import ConfigError
 IMAGES = normal(7, 2, 8, 8, 3)
 
 
-def vit_config(**changes) -> TransformerConfig:
-    """Four patches of 48 numbers."""
-    small = dict(image_size=8, patch_size=4, num_classes=5, d_model=8, num_heads=2, d_ff=12, num_layers=2)
-    return TransformerConfig(**(small | dict(norm_position="pre", dropout_rate=0.0) | changes))
-
-
 def vit(**changes) -> models.VisionTransformer:
-    return fill(lambda: models.VisionTransformer(vit_config(**changes), rngs=nnx.Rngs(0)))
+    """Four patches of 48 numbers."""
+    return tiny_model("VisionTransformer", **(dict(num_classes=5, norm_position="pre") | changes))
 
 
 def run(function, *args):
     return quick_jit(function)(*args)
+
+
+@quick_jit
+def forward(model, images):
+    return model(images)
+
+
+@quick_jit
+def captured_residual(model, images):
+    """The logits, and what the encoder's layers hand on."""
+    return model(images, capture=("residual",))
 
 
 def start(model, images=IMAGES):
@@ -36,7 +42,7 @@ def start(model, images=IMAGES):
         for name in names:
             held = getattr(getattr(model.encoder.layers, block), name)
             model = with_leaf(model, f"layers.{block}.{name}", jnp.zeros(held.shape))
-    return run(lambda model, images: model(images, capture=("residual",)), model, images)[1]["residual"][-1]
+    return captured_residual(model, images)[1]["residual"][-1]
 
 
 def embedded(model, images=IMAGES):
@@ -118,7 +124,7 @@ def leaf(model, path):
 def test_the_classifier_reads_the_pooled_state(pooling):
     """The class follows from a patch instead of the class token, from a stream without its last norm, or from a sum."""
     model = vit(positions="learned", pooling=pooling)
-    logits, captured = run(lambda model: model(IMAGES, capture=("residual",)), model)
+    logits, captured = captured_residual(model, IMAGES)
     norm, stream = model.encoder.final_norm, oracles.f64(captured["residual"][-1])
     assert stream.shape == (2, 5 if pooling == "cls" else 4, 8)
     assert (model.class_token is None) == (pooling == "mean")
@@ -144,9 +150,9 @@ def test_every_patch_sees_every_other():
 @pytest.mark.parametrize(("positions", "sees"), by_day([("learned", True), ("sinusoidal", True), ("none", False)], 0))
 def test_patches_in_another_order(positions, sees, pooling):
     """With positions the order of patches says nothing, or without them it says something."""
-    model = vit(positions=positions, pooling=pooling, num_layers=1)
+    model = vit(positions=positions, pooling=pooling)
     shuffled = F.unpatchify(F.patchify(IMAGES, 4)[:, jnp.array([2, 0, 3, 1])], 4, 8, 8)
-    first, second = jnp.split(run(lambda m: m(jnp.concatenate([IMAGES, shuffled])), model), 2)
+    first, second = forward(model, IMAGES), forward(model, shuffled)
     if sees:
         assert np.abs(first - second).max() > 1e-2
     else:
@@ -178,7 +184,7 @@ def test_integers_are_refused(monkeypatch):
 def test_captured_arrays_are_stacked_over_layers():
     """Something that was asked for is missing, has another shape, or changes the logits."""
     model, names = vit(num_layers=3), ("attention_weights", "residual")
-    plain, (logits, captured) = run(lambda m: [m(IMAGES), m(IMAGES, capture=names)], model)
+    plain, (logits, captured) = forward(model, IMAGES), run(lambda m: m(IMAGES, capture=names), model)
     shapes = jax.tree.map(jnp.shape, captured)
     assert shapes == {"attention_weights": (3, 2, 2, 5, 5), "residual": (3, 2, 5, 8)}
     assert_close(logits, plain, 1e-6)
@@ -211,8 +217,7 @@ def test_a_model_resized_to_its_own_size_is_the_same(positions):
     model = vit(positions=positions)
     same = model.resized(8)
     assert same.config == model.config
-    call = quick_jit(lambda model: model(IMAGES))
-    assert_close(call(same), call(model), 1e-6)
+    assert_close(forward(same, IMAGES), forward(model, IMAGES), 1e-6)
 
 
 def test_resizing_changes_nothing_but_positions(positions):
@@ -271,7 +276,7 @@ def test_a_resized_model_classifies_larger_images(positions):
         model = with_leaf(model, "position_table", jnp.tile(normal(0, 1, 8), (4, 1)))
     patch = normal(1, 2, 4, 4, 3)
     small, large = (jnp.tile(patch, (1, times, times, 1)) for times in (2, 4))
-    logits = run(lambda m: m(small), model), run(lambda m: m(large), model.resized(16))
+    logits = forward(model, small), forward(model.resized(16), large)
     assert logits[1].shape == (2, 5)
     if positions == "sinusoidal":  # these are not alike
         assert np.isfinite(logits[1]).all()
@@ -346,7 +351,7 @@ def test_computation_and_logits_follow_the_policy(positions):
 def test_logits_are_not_rounded_to_the_compute_dtype():
     """A loss in float32 would be of logits with 8 bits of mantissa."""
     model = vit(precision="compute=bfloat16")
-    logits = model(IMAGES)
+    logits = forward(model, IMAGES)
     assert (logits != logits.astype(jnp.bfloat16).astype(jnp.float32)).any()
 
 

@@ -26,8 +26,12 @@ def keys(numbers):
 
 def write(cache, numbers, valid=None):
     """The cache after tokens `numbers` [B T], in every layer, and their positions; values are the negated keys."""
-    numbers = np.asarray(numbers)
-    positions, cache, put = cache.reserve(numbers.shape[1], None if valid is None else jnp.asarray(valid))
+    return _write(cache, np.asarray(numbers), valid)
+
+
+@quick_jit
+def _write(cache, numbers, valid):
+    positions, cache, put = cache.reserve(numbers.shape[1], valid)
     new = keys(numbers), -keys(numbers)
     layers = [put(jax.tree.map(lambda x, i=i: x[i], cache.keys_values), new) for i in range(L)]
     held = jax.tree.map(lambda *x: jnp.stack(x), *layers)
@@ -36,7 +40,7 @@ def write(cache, numbers, valid=None):
 
 def contents(cache, row):
     """{position: token} of the slots of a row that are not empty."""
-    positions, (k, v) = np.asarray(cache.positions[row]), cache.keys_values
+    positions, (k, v) = np.asarray(cache.positions)[row], map(np.asarray, cache.keys_values)
     np.testing.assert_array_equal(k, -v)
     np.testing.assert_array_equal(k, np.broadcast_to(k[:1, :, :, :1, :1], k.shape))
     return {int(p): int(k[0, row, slot, 0, 0]) for slot, p in enumerate(positions) if p != EMPTY}
