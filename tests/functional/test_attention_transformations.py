@@ -137,9 +137,10 @@ def test_every_transformation_is_that_of_the_formula(implementation, seen):
     ours, formula = both_functions(implementation, seen)
     mask = SEEN[seen][0]
     by_rows = {} if mask is not None and (mask.lengths is not None or mask.segments is not None) else BY_ROWS
-    for name, run in (TRANSFORMATIONS | by_rows).items():
-        got, wanted = quick_jit(lambda run=run: (run(ours), run(formula)))()
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    ways = TRANSFORMATIONS | by_rows
+    got, wanted = (quick_jit(lambda f=f: {name: run(f) for name, run in ways.items()})() for f in (ours, formula))
+    for name in ways:
+        for a, b in zip(jax.tree.leaves(got[name]), jax.tree.leaves(wanted[name]), strict=True):
             assert_close(a, b, 1e-4, name)
 
 
@@ -182,26 +183,25 @@ def value_and_gradients(implementation, q, k, v, bias, mask):
     )
 
 
-ON_MESHES = ("causal", "segments", "positions")
+ON_MESHES = list(itertools.product(IMPLEMENTATIONS, ("causal", "segments", "positions")))
 
 
-@both
-def test_shards_are_mapped_over_with_the_checks_of_every_day(implementation):
+@pytest.mark.parametrize(("implementation", "seen"), by_day(ON_MESHES, 1, 3, 4))
+def test_shards_are_mapped_over_with_the_checks_of_every_day(implementation, seen):
     """A loop or a switch starts from what does not vary over the devices as its result does, or a sum is missing."""
     mesh, rows = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,)), P("x")
-    for seen in ON_MESHES:
-        mask = SEEN[seen][0]
-        places = jax.tree.map(lambda x: rows if x.ndim == 2 else P(), mask)
+    mask = SEEN[seen][0]
+    places = jax.tree.map(lambda x: rows if x.ndim == 2 else P(), mask)
 
-        def total(q, k, v, bias, mask=mask, places=places):
-            def one(q, k, v, bias, mask):
-                return jax.lax.psum(jnp.sin(attend(implementation, mask, q, k, v, bias, 0.7, 2.0)).sum(), "x")
+    def total(q, k, v, bias):
+        def one(q, k, v, bias, mask):
+            return jax.lax.psum(jnp.sin(attend(implementation, mask, q, k, v, bias, 0.7, 2.0)).sum(), "x")
 
-            how = dict(mesh=mesh, in_specs=(rows, rows, rows, P(), places), out_specs=P())
-            return jax.shard_map(one, **how)(q, k, v, bias, mask)
+        how = dict(mesh=mesh, in_specs=(rows, rows, rows, P(), places), out_specs=P())
+        return jax.shard_map(one, **how)(q, k, v, bias, mask)
 
-        got = quick_jit(jax.value_and_grad(total, (0, 1, 2, 3)))(*X[:4])
-        close(got, quick_jit(value_and_gradients, static_argnums=0)(implementation, *X[:4], mask))
+    got = quick_jit(jax.value_and_grad(total, (0, 1, 2, 3)))(*X[:4])
+    close(got, quick_jit(value_and_gradients, static_argnums=0)(implementation, *X[:4], mask))
 
 
 SPLITS = {
@@ -211,8 +211,7 @@ SPLITS = {
 }
 
 
-@both
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(("implementation", "split"), by_day(itertools.product(IMPLEMENTATIONS, SPLITS), 1, 5))
 def test_meshes_of_explicit_types_are_taken(implementation, split):
     """An axis that is split cannot be reshaped or cut into blocks, which plain `jax.numpy` code never does."""
     mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
@@ -225,22 +224,23 @@ def test_meshes_of_explicit_types_are_taken(implementation, split):
     close(got, wanted)
 
 
-@both
-@pytest.mark.parametrize("dtype", by_day([np.float32, np.float64], 1))
-def test_double_precision_is_kept_and_nothing_promoted_in_silence(implementation, dtype):
+IN_64_BITS = list(itertools.product((np.float64, np.float32), IMPLEMENTATIONS, ("window", "lengths", "segments", "positions")))
+
+
+@pytest.mark.parametrize(("dtype", "implementation", "seen"), by_day(IN_64_BITS, 3, 4, 6, 13))
+def test_double_precision_is_kept_and_nothing_promoted_in_silence(dtype, implementation, seen):
     """Indices of 64 bits meet some of 32, float64 is rounded to float32, or float32 comes back as float64."""
-    for seen in ("window", "lengths", "segments", "positions"):
-        allowed = np.broadcast_to(np.asarray(SEEN[seen][1]), (B, N, T, S))
-        held = [np.asarray(x, dtype) for x in X[:4]]
-        mask = jax.tree.map(np.asarray, SEEN[seen][0])
-        with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
-            arrays, mask = jax.tree.map(jnp.asarray, (held, mask))  # its integers have 32 bits
-            got = quick_jit(value_and_gradients, static_argnums=0)(implementation, *arrays, mask)
-        assert {x.dtype for x in got[1]} == {np.dtype(dtype)}
-        out = oracles.attention(*held[:3], allowed, held[3], 0.7, softcap=2.0)
-        wanted = oracles.attention_gradients(*held[:3], np.cos(out), allowed, np.float64(held[3]), 0.7, softcap=2.0)
-        for a, b in zip(got[1], wanted, strict=True):
-            assert_close(a, b, 1e-12 if dtype == np.float64 else 1e-5, seen)
+    allowed = np.broadcast_to(np.asarray(SEEN[seen][1]), (B, N, T, S))
+    held = [np.asarray(x, dtype) for x in X[:4]]
+    mask = jax.tree.map(np.asarray, SEEN[seen][0])
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        arrays, mask = jax.tree.map(jnp.asarray, (held, mask))  # its integers have 32 bits
+        got = quick_jit(value_and_gradients, static_argnums=0)(implementation, *arrays, mask)
+    assert {x.dtype for x in got[1]} == {np.dtype(dtype)}
+    out = oracles.attention(*held[:3], allowed, held[3], 0.7, softcap=2.0)
+    wanted = oracles.attention_gradients(*held[:3], np.cos(out), allowed, np.float64(held[3]), 0.7, softcap=2.0)
+    for a, b in zip(got[1], wanted, strict=True):
+        assert_close(a, b, 1e-12 if dtype == np.float64 else 1e-5)
 
 
 def test_a_traced_number_keeps_its_double_precision():
@@ -251,7 +251,7 @@ def test_a_traced_number_keeps_its_double_precision():
         np.testing.assert_allclose(quick_jit(run)(0.1, 1.7), run(0.1, 1.7), rtol=1e-13)
 
 
-@both
+@pytest.mark.parametrize("implementation", by_day(IMPLEMENTATIONS, 1))
 def test_numbers_may_be_of_any_kind(implementation):
     """A number is compared while it is traced, promotes what it is multiplied by, or is refused."""
     kinds = (float, np.float32, np.float64, np.array, jnp.float32, jnp.bfloat16)
@@ -275,7 +275,5 @@ def test_a_traced_scale_may_have_any_sign(implementation):
     how = dict(mask=mask, implementation=implementation)
     ours = lambda s: F.scaled_dot_product_attention(Q, K_, V, scale=s, **how)  # noqa: E731
     formula = lambda s: plain(Q, K_, V, 0.0, s, 1e4, allowed)  # noqa: E731
-    for f in (lambda f: f, lambda f: jax.jacfwd(f), lambda f: jax.jacrev(f)):
-        run = quick_jit(jax.vmap(f(ours))), quick_jit(jax.vmap(f(formula)))
-        got, wanted = (r(jnp.array([-0.7, 0.0, 1.3])) for r in run)
-        assert_close(got, wanted, 1e-4)
+    each = lambda f: quick_jit(jax.vmap(lambda s: (f(s), jax.jacfwd(f)(s), jax.jacrev(f)(s))))  # noqa: E731
+    close(*(each(f)(jnp.array([-0.7, 0.0, 1.3])) for f in (ours, formula)), 1e-4)

@@ -99,7 +99,7 @@ def transformed(f, args, tangents):
     }
 
 
-DAILY = ("layer_norm", "feed_forward", "dropout", "weighted_mean", "random_flip")
+DAILY = ("layer_norm", "dropout", "weighted_mean", "random_flip")
 
 CHEAP = (
     "AttentionMask", "alibi_bias", "alibi_slopes", "apply_rotary", "attention_weights", "causal_mask", "combine_heads",
@@ -155,7 +155,7 @@ def test_on_explicit_meshes(name):
     with jax.set_mesh(mesh):
         args = [jax.device_put(x, w) for xs, w in zip((case.batch, case.shared), where, strict=True) for x in xs]
         found = quick_jit(gradients(case.ours, case))(*args)
-    wanted = gradients(case.plain, case)(*case.batch, *case.shared)
+    wanted = quick_jit(gradients(case.plain, case))(*case.batch, *case.shared)
     for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         assert_close(a, b, 1e-5, name)
 
@@ -176,7 +176,7 @@ def test_inside_of_shard_map(name):
         batch, shared = args[: len(case.batch)], args[len(case.batch) :]
         return sum(total(case.plain)(*(x[half] for x in batch), *shared) for half in (slice(0, 2), slice(2, 4)))
 
-    wanted = jax.value_and_grad(by_halves, floats(case.batch + case.shared))(*case.batch, *case.shared)
+    wanted = quick_jit(jax.value_and_grad(by_halves, floats(case.batch + case.shared)))(*case.batch, *case.shared)
     for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         assert_close(a, b, 1e-5, name)
 
@@ -188,9 +188,9 @@ def test_strict_promotion_and_x64(name):
     args, run = (*case.batch, *case.shared), jax.value_and_grad(total(case.ours), floats(case.batch + case.shared))
     with jax.numpy_dtype_promotion("strict"):
         jax.eval_shape(run, *args)
-    here = case.ours(*args)
+    here = quick_jit(case.ours)(*args)
     with jax.enable_x64(True):
-        there = case.ours(*args)
+        there = quick_jit(case.ours)(*args)
     for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
         assert a.dtype == b.dtype
         assert_close(b, a, 1e-6, name)
@@ -202,11 +202,13 @@ def test_mask_tokens_is_mapped_scanned_and_the_same_in_x64():
     def mask(tokens, rate=0.5):
         return F.mask_tokens(tokens, KEY, mask_id=4, vocab_size=5, rate=rate)
 
-    tokens, wanted = jnp.stack([TARGETS, TARGETS[::-1]]), [mask(TARGETS), mask(TARGETS[::-1])]
-    wanted = jax.tree.map(lambda *x: jnp.stack(x), *wanted)
+    tokens, one = jnp.stack([TARGETS, TARGETS[::-1]]), quick_jit(mask)
+    wanted = jax.tree.map(lambda *x: jnp.stack(x), one(tokens[0]), one(tokens[1]))
     with jax.enable_x64(True):
-        wide = jax.vmap(mask)(tokens)
-    ways = jax.vmap(mask)(tokens), lax.scan(lambda c, t: (c, mask(t)), 0, tokens)[1], wide
-    traced = jax.jit(jax.vmap(mask, (0, None)))(tokens, jnp.float32(0.5))
-    for found in (*ways, traced):
+        wide = quick_jit(jax.vmap(mask))(tokens)
+
+    def run(tokens, rate):
+        return jax.vmap(mask)(tokens), lax.scan(lambda c, t: (c, mask(t)), 0, tokens)[1], jax.vmap(mask, (0, None))(tokens, rate)
+
+    for found in (wide, *quick_jit(run)(tokens, jnp.float32(0.5))):
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
