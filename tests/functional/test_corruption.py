@@ -122,3 +122,13 @@ def test_arguments_that_cannot_be_are_refused(changes, message):
     arguments = dict(mask_id=4, vocab_size=5, special_ids=(0,)) | changes
     with pytest.raises(ValueError, match=message):
         F.mask_tokens(jnp.zeros((1, 2), int), jax.random.key(0), **arguments)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_words_outside_of_a_sequence_are_refused_or_choose_nothing(wrong):
+    """Tokens are chosen with a word of the other end, or always."""
+    tokens, words, how = jnp.zeros((1, 2), int), jnp.array([[0, wrong]]), dict(mask_id=4, vocab_size=5, rate=1.0)
+    with pytest.raises(ValueError, match=rf"^word_ids must be in \[0, 2\), got {wrong}$"):
+        F.mask_tokens(tokens, jax.random.key(0), word_ids=words, **how)
+    traced = quick_jit(lambda words: F.mask_tokens(tokens, jax.random.key(0), word_ids=words, **how)[1])
+    np.testing.assert_array_equal(traced(words), [[True, False]])

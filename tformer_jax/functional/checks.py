@@ -51,6 +51,19 @@ def check_shape(name: str, x: Array, wanted: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have the shape {tuple(wanted)}, got {x.shape}")
 
 
+def check_below(name: str, x: Array, size: int) -> None:
+    """Refuses indices outside [0, size), as far as they are known here: not traced, nor on other machines.
+
+    Raises:
+      ValueError: one is outside (says which).
+    """
+    if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
+        return
+    known = np.asarray(x)
+    if (outside := known[(known < 0) | (known >= size)]).size:
+        raise ValueError(f"{name} must be in [0, {size}), got {outside[0]}")
+
+
 def as_flag(name: str, value: Any) -> bool:
     """True or False, NumPy's and JAX's too.
 

@@ -6,8 +6,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int
 
-from .checks import as_array, as_key, check_shape
-from .meshes import spread_like
+from .checks import as_array, as_key, check_below, check_shape
+from .meshes import gathered, spread_like
 from .numbers import RATE, Number, as_integer, as_number
 
 
@@ -36,7 +36,7 @@ def mask_tokens(
       special_ids: never chosen and never drawn: padding, separators.
       rate: in (0, 1]; may be traced (out of its range it chooses nothing).
       word_ids: in [0, T), the same for the tokens of one word: these are chosen together, and
-        each is corrupted by itself. Default: every token is a word.
+        each is corrupted by itself. Traced ones outside of it choose nothing. Default: every token is a word.
 
     Returns:
       The corrupted tokens in their own dtype, and which of them are chosen: the set M of `masked_lm_loss`.
@@ -44,7 +44,7 @@ def mask_tokens(
     Raises:
       TypeError: tokens or words that are no integers, an id or a V that is none, a rate that is no number,
         or no key.
-      ValueError: tokens that are not [B T], words of another shape, `rate` known to be outside (0, 1], an id
+      ValueError: tokens that are not [B T], words of another shape or known to be outside [0, T), `rate` known to be outside (0, 1], an id
         outside [0, V), a V that the tokens' dtype cannot hold, or no ordinary token.
     """
     tokens, rate = as_array("tokens", tokens, "B T", kind="integers"), as_number("rate", rate, RATE)
@@ -58,8 +58,10 @@ def mask_tokens(
     if word_ids is not None:
         word_ids = as_array("word_ids", word_ids, kind="integers")
         check_shape("word_ids", word_ids, tokens.shape)
-        chosen = jnp.take_along_axis(chosen, word_ids, axis=1)
-    masked = chosen & ~jnp.isin(tokens, jnp.asarray(special, tokens.dtype))
+        check_below("word_ids", word_ids, tokens.shape[1])
+        inside = (word_ids >= 0) & (word_ids < tokens.shape[1])
+        chosen = inside & jnp.take_along_axis(gathered(chosen, 1), gathered(word_ids, 1), axis=1)
+    masked = chosen & ~(tokens[..., None] == jnp.asarray(special, tokens.dtype)).any(-1)
     ordinary = jnp.asarray(np.setdiff1d(np.arange(vocab_size), special), tokens.dtype)
     drawn = ordinary[jax.random.randint(token_key, tokens.shape, 0, ordinary.size, jnp.int32)]
     fate = jax.random.uniform(fate_key, tokens.shape, jnp.float32)

@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .checks import as_array, as_flag
+from .meshes import gathered
 from .numbers import POSITIVE, Number, as_integer, as_number, is_known
 
 
@@ -191,6 +192,7 @@ def _turned(x: Array, cos: Array, sin: Array, layout: str) -> Array:
     dtype, pairs = jnp.float64 if x.dtype == jnp.float64 else jnp.float32, cos.shape[-1]
     cos, sin = (table.astype(dtype)[..., None, :] for table in (cos, sin))  # [T 1 P] or [b T 1 P]
     shape, axis = ((2, pairs), -2) if layout == "half" else ((pairs, 2), -1)
+    x = gathered(x, x.ndim - 1)
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     a, b = jnp.unstack(turned.astype(dtype).reshape(*x.shape[:-1], *shape), axis=axis)
     turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis).reshape(turned.shape).astype(x.dtype)
