@@ -369,6 +369,27 @@ def test_a_part_of_a_sweep_is_no_run(config, finished, tmp_path):
     assert sorted((*whole.rglob("*"), *tmp_path.rglob("*"))) == before
 
 
+def test_a_search_alone_makes_its_runs(config, tmp_path):
+    """A run that is no trial's stands where a trial will come, and the search stops there."""
+    (tmp_path / "search.json").write_text('{"mark": "0"}')
+    for part in ("trials", "trials/99", "trials/99/new"):
+        with pytest.raises(RunError, match=rf"{part} is part of a search, in .*: it makes its runs"):
+            Run.start(tmp_path / part, config)
+        with pytest.raises(RunError, match=f"{part} is part of a search"):
+            sweep(config, tmp_path / part, SPACE)
+    assert [file.name for file in tmp_path.iterdir()] == ["search.json"]
+    trial = Run.start(tmp_path / "trials/99", config, trial=True)
+    assert Run.start(trial.directory, config).config == trial.config
+
+
+def test_a_sweep_in_a_part_of_another_leaves_nothing_there(config, tmp_path):
+    """A lock stays where no sweep may be."""
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(RunError, match="is part of a sweep"):
+        sweep(config, tmp_path / "groups/0", SPACE)
+    assert [file.name for file in tmp_path.iterdir()] == ["sweep.json"]
+
+
 def test_what_is_no_sweep_is_not_exported(alone, tmp_path):
     """The message does not say what it is."""
     with pytest.raises(RunError, match="is not the directory of a sweep: it holds a single run"):

@@ -18,6 +18,7 @@ from ..data.files import GrowingFile
 from ..progress import Counted
 from ..training.checkpoints import CheckpointConfig, Checkpoints
 from ..training.directories import RunError
+from ..training.directories import check_free
 from ..training.interruption import Interrupted, Interruption
 from ..training.metrics import drop_later_rows, read_metrics, sayable
 from ..training.paths import some
@@ -108,6 +109,7 @@ def vectorized_sweep(
     stages = [*(how.halving.rungs(steps) if how.halving else ()), steps]
     halving = how.halving and dataclasses.asdict(how.halving)
     asked = {"metric": ranking.metric, "lowest": ranking.lowest, "halving": halving}
+    check_free(Path(path), "sweep", "sweep.json")  # before there is a lock in what is somebody else's
     check_writable(Path(path))
     with locked(Path(path)), Interruption() as interruption:
         directory = SweepDirectory.start(path, asked_of(config, members, asked))

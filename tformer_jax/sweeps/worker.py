@@ -90,7 +90,7 @@ class Worker:
             Experiment.from_config(config)
         except (ConfigError, TypeError) as error:
             return Outcome("failed", message=str(error))
-        run = Run.start(self.trials.directory(claimed.number), config)
+        run = Run.start(self.trials.directory(claimed.number), config, trial=True)
         held.enter_context(run.locked())
         self.trials.hand_on_data(claimed.number, config["data"])
         return run

@@ -22,6 +22,7 @@ class _Kind:
       files: by which its parts know it; what looks alike may be somebody else's.
       parts: the folders in it that are nothing by themselves.
       way_out: what to do instead with a part, of {whole}.
+      runs: the folder in it whose folders are runs of their own, once it has made them.
       instead: what else can be done with it, to follow its name.
     """
 
@@ -30,6 +31,17 @@ class _Kind:
     parts: tuple[str, ...]
     way_out: str
     instead: str = ""
+    runs: str = ""
+
+    def has_part(self, whole: Path, within: tuple[str, ...], makes_run: bool) -> bool:
+        """Whether what is `within` a directory is nothing by itself, if that is of this kind.
+
+        `makes_run`: it is the directory itself that makes one of its runs.
+        """
+        if not all((whole / file).is_file() for file in self.files):
+            return False
+        is_run = len(within) == 2 and (makes_run or whole.joinpath(*within, "config.json").is_file())
+        return within[0] in self.parts or (within[0] == self.runs and not is_run)
 
 
 _EXPORT = "python -m experiments.export --workdir={whole} --member=NUMBER --to=DIRECTORY makes a run of a member"
@@ -47,19 +59,20 @@ _KINDS = {
         "a sweep of members", files=("groups.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
     ),
     "search.json": _Kind(
-        "a search", files=("search.json",), parts=("plots",), way_out="its runs are {whole}/trials/NUMBER",
-        instead="; its runs are in its trials/",
+        "a search", files=("search.json",), parts=("plots",), runs="trials",
+        way_out="it makes its runs, {whole}/trials/NUMBER, itself", instead="; its runs are in its trials/",
     ),
 }  # fmt: skip
 
 
-def check_free(directory: Path, kind: str, own: str) -> None:
+def check_free(directory: Path, kind: str, own: str, *, makes_run: bool = False) -> None:
     """Refuses what is the directory of something else, or a part of one.
 
     Args:
       directory: which need not be there.
       kind: what it is to be of, for the message.
       own: the file that tells such a directory.
+      makes_run: it is a search that makes it, for a trial.
 
     Raises:
       RunError: it is (says of what).
@@ -67,7 +80,7 @@ def check_free(directory: Path, kind: str, own: str) -> None:
     for file, found in _KINDS.items():
         if found.name != _KINDS[own].name and (directory / file).exists():
             raise RunError(f"{directory} holds {found.name}; choose another --workdir for the {kind}")
-    _check_no_part(directory)
+    _check_no_part(directory, makes_run)
 
 
 def check_holds(directory: Path, own: str, kind: str) -> None:
@@ -85,12 +98,12 @@ def check_holds(directory: Path, own: str, kind: str) -> None:
     raise RunError(f"{directory} is not {kind}: it has no {own}")
 
 
-def _check_no_part(directory: Path) -> None:
+def _check_no_part(directory: Path, makes_run: bool = False) -> None:
     here = directory.resolve()
     for whole in here.parents:
         within = here.relative_to(whole).parts
         for kind in _KINDS.values():
-            if within[0] in kind.parts and all((whole / file).is_file() for file in kind.files):
+            if kind.has_part(whole, within, makes_run):
                 raise RunError(f"{directory} is part of {kind.name}, in {whole}: {kind.way_out.format(whole=whole)}")
     if _has_members(directory):
         way_out = _EXPORT.format(whole="SWEEP")

@@ -60,15 +60,17 @@ class Run:
         self._not_ours: frozenset[str] = frozenset(_MADE)
 
     @classmethod
-    def start(cls, directory: str | Path, config: Mapping[str, Any]) -> "Run":
+    def start(cls, directory: str | Path, config: Mapping[str, Any], *, trial: bool = False) -> "Run":
         """Creates the directory, or reopens that of the same config; the `parallel` section may differ.
+
+        `trial`: a search has it for one of its trials.
 
         Raises:
           RunError: it cannot be written, its config is damaged, it belongs to another one (names the fields), or
             it is the directory of something else, or a part of one.
         """
         run = cls(Path(directory), config)
-        check_free(run.directory, "run", "config.json")
+        check_free(run.directory, "run", "config.json", makes_run=trial)
         check_writable(run.directory)
         _check_layout(run.directory)
         for folder in (run.samples, run.plots):
