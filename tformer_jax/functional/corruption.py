@@ -44,8 +44,8 @@ def mask_tokens(
     Raises:
       TypeError: tokens or words that are no integers, an id or a V that is none, a rate that is no number,
         or no key.
-      ValueError: tokens that are not [B T], words of another shape or known to be outside [0, T), `rate` known to be outside (0, 1], an id
-        outside [0, V), a V that the tokens' dtype cannot hold, or no ordinary token.
+      ValueError: tokens that are not [B T], words of another shape or known to be outside [0, T), `rate` known to be
+        outside (0, 1], an id outside [0, V), a V that the tokens' dtype cannot hold, or no ordinary token.
     """
     tokens, rate = as_array("tokens", tokens, "B T", kind="integers"), as_number("rate", rate, RATE)
     if not np.iterable(special_ids):

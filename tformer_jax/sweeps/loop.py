@@ -17,8 +17,7 @@ from ..config import ConfigError, check_choice
 from ..data.files import GrowingFile
 from ..progress import Counted
 from ..training.checkpoints import CheckpointConfig, Checkpoints
-from ..training.directories import RunError
-from ..training.directories import check_free
+from ..training.directories import RunError, check_free
 from ..training.interruption import Interrupted, Interruption
 from ..training.metrics import drop_later_rows, read_metrics, sayable
 from ..training.paths import some
