@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from support import quick_jit
+from support import quick_jit, unchecked_annotations
 
 from tformer_jax.training.experiment import run_training
 from tformer_jax.training.run import Run
@@ -20,7 +20,7 @@ def run_and_train(config, directory):
     """A finished run: its `run`, `task`, `data`, `model` and what was `said`."""
     said = []
     run = Run.start(directory, config)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, unchecked_annotations():
         patch.setattr(jax, "jit", quick_jit)
         task, data, model = run_training(run, said.append)
     return types.SimpleNamespace(run=run, task=task, data=data, model=model, said=said)

@@ -1,7 +1,9 @@
-"""The command lines as real processes, on a corpus made from the text of Python's own help."""
+"""The command lines, as real processes and within this one, on a corpus made from the text of Python's own help."""
 
 import concurrent.futures
+import contextlib
 import importlib
+import io
 import os
 import re
 import subprocess
@@ -10,6 +12,9 @@ import sys
 import pytest
 from absl import flags as absl_flags
 from forked import ROOT, CommandServer
+from support import unchecked_annotations
+
+from experiments import cli
 
 STEPS, EVERY = 120, 40
 
@@ -65,6 +70,52 @@ def command(start):
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return command
+
+
+REQUIRED = {
+    "train": ("config", "workdir"),
+    "sweep": ("config", "workdir"),
+    "inspect": ("config",),
+    "evaluate": ("workdir",),
+    "predict": ("workdir",),
+    "export": ("workdir", "member", "to"),
+    "compare_sweeps": ("sweeps", "by", "picture"),
+}
+
+
+def _forget():
+    """The flags of the last command, and those that its config had."""
+    for name in [name for name in absl_flags.FLAGS if name.startswith("config.")]:
+        delattr(absl_flags.FLAGS, name)
+    absl_flags.FLAGS.unparse_flags()
+
+
+@pytest.fixture(scope="session")
+def here():
+    """`here(name, *flags)`: what became of the command in this process, from the reading of its flags to its end.
+
+    As `command` has it: an error is what it would end with on stderr. This takes as long as the work alone.
+    """
+
+    def here(name, *flags):
+        module = importlib.import_module(f"experiments.{name}")
+        _forget()
+        arguments, output, errors = [name, *map(str, flags)], io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended, contextlib.ExitStack() as held:
+            patch.chdir(ROOT)
+            patch.setattr(sys, "argv", arguments)
+            for redirect in (contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)):
+                held.enter_context(redirect)
+            held.enter_context(unchecked_annotations())
+            cli.run(module.main, *REQUIRED[name])
+        _forget()
+        code = ended.value.code or 0
+        if isinstance(code, str):  # as Python does with what nobody catches
+            errors.write(f"{code}\n")
+            code = 1
+        return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+
+    return here
 
 
 @pytest.fixture
@@ -129,6 +180,7 @@ def flags(corpus):
         "model.dropout_rate": 0.1,
         "optimizer.learning_rate": 0.01,
         "optimizer.warmup_steps": 5,
+        "parallel.data": 1,
         "training.steps": STEPS,
         "training.evaluate_every": STEPS // 2,
         "checkpoint.every": EVERY,
@@ -144,6 +196,12 @@ def flags(corpus):
 
 
 @pytest.fixture(scope="session")
-def trained(place, from_scratch, flags):
+def finished(place, here, flags):
     """A finished run and what the command said; the run stays as it is."""
+    return place / "finished", here("train", *flags(place / "finished"))
+
+
+@pytest.fixture(scope="session")
+def trained(place, from_scratch, flags):
+    """The same of a process, with whose bits those of others are compared."""
     return place / "trained", from_scratch("train", *flags(place / "trained"))

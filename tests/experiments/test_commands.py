@@ -1,4 +1,4 @@
-"""Train, evaluate and predict as a user runs them: real processes on a real corpus, and real kills."""
+"""Train, evaluate and predict as a user runs them, on a real corpus; processes that are killed; what is refused."""
 
 import functools
 import json
@@ -39,17 +39,18 @@ def checkpoint_arrays(run, step):
 # Training --------------------------------------------------------------------------------------
 
 
-def test_training_succeeds_quietly(trained):
+@pytest.mark.parametrize("how", by_day(["finished", "trained"], 0))
+def test_training_succeeds_quietly(request, how):
     """The first command of a new user would fail, or bury its result under warnings."""
-    _, result = trained
+    _, result = request.getfixturevalue(how)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert "WARNING" not in result.stderr
 
 
-def test_training_leaves_every_promised_file(trained):
+def test_training_leaves_every_promised_file(finished):
     """Something that a user was promised of a run would not be there."""
-    run, _ = trained
+    run, _ = finished
     found = {str(file.relative_to(run)) for file in run.rglob("*") if file.is_file() and file.stat().st_size}
     promised = {"config.json", "environment.json", "metrics.jsonl", "tokenizer.json", "samples/test.jsonl"}
     assert promised | {"plots/loss.png", "plots/attention.png"} <= found
@@ -59,9 +60,9 @@ def test_training_leaves_every_promised_file(trained):
         assert (run / "plots" / f"{plot}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_flags_of_the_command_line_are_in_the_config(trained, corpus):
+def test_flags_of_the_command_line_are_in_the_config(finished, corpus):
     """Overrides would not reach the run: config.json holds every field, those given and those not."""
-    config = json.loads((trained[0] / "config.json").read_text("utf-8"))
+    config = json.loads((finished[0] / "config.json").read_text("utf-8"))
     assert config["data"]["tsv_file"] == str(corpus)
     assert config["model"]["d_model"] == 16
     assert config["optimizer"]["learning_rate"] == 0.01
@@ -69,25 +70,25 @@ def test_flags_of_the_command_line_are_in_the_config(trained, corpus):
     assert config["training"]["seed"] == 0
 
 
-def test_metrics_reach_the_last_step(trained):
+def test_metrics_reach_the_last_step(finished):
     """The loss curve would have holes or end early."""
-    rows = rows_of(trained[0])
+    rows = rows_of(finished[0])
     assert [row["step"] for row in rows if "loss" in row] == list(range(20, LAST + 1, 20))
     assert [row["step"] for row in rows if "validation_loss" in row] == [LAST // 2, LAST]
 
 
-def test_training_says_where_it_stands(trained):
+def test_training_says_where_it_stands(finished):
     """A user would wait without knowing for how long, or not see the size of data and model."""
-    _, result = trained
+    _, result = finished
     assert any("180 train, 8 validation, 12 test pairs" in line for line in lines_of(result))
     assert any(re.fullmatch(r"[\d,]+ parameters", line) for line in lines_of(result))
     last = rf"step {LAST}/{LAST}  loss \d+\.\d+  [\d,]+ tokens/s  0:00 left"
     assert any(re.fullmatch(last, line) for line in lines_of(result))
 
 
-def test_training_prints_its_score_with_signature(trained):
+def test_training_prints_its_score_with_signature(finished):
     """BLEU without a signature means nothing; it must be that of the samples that are kept."""
-    run, result = trained
+    run, result = finished
     saved = json.loads((run / "samples" / "test_metrics.json").read_text("utf-8"))
     bleu, loss, sentences = scores_in(result)
     assert (bleu, loss, sentences) == (f"{saved['bleu']:.2f}", f"{saved['loss']:.4f}", "12")
@@ -95,9 +96,9 @@ def test_training_prints_its_score_with_signature(trained):
     assert any(re.match(r"signature nrefs:1\|.*\|version:\d", line) for line in lines_of(result))
 
 
-def test_training_shows_five_samples(trained):
+def test_training_shows_five_samples(finished):
     """A user would have to search for what the model writes; each is a test sentence with its reference."""
-    run, result = trained
+    run, result = finished
     kept = [json.loads(line) for line in (run / "samples" / "test.jsonl").read_text("utf-8").splitlines()]
     shown = {name: re.findall(rf"(?m)^ *{name} +(.*?) *$", result.stdout) for name in ("source", "reference")}
     assert len(kept) == 12
@@ -118,19 +119,20 @@ def sentences(place):
 
 
 @pytest.fixture(scope="session")
-def afterwards(place, trained, command, flags, together, sentences):
-    """What became of the commands that follow a training: on copies, so that a run is seen to stand alone."""
-    run, _ = trained
+def afterwards(place, finished, here, from_scratch, flags, sentences):
+    """What became of the commands that follow a training: on copies, so that a run is seen to stand alone.
+
+    One is a process, whose output a script would read.
+    """
+    run, _ = finished
     for name in ("again", "moved"):
         shutil.copytree(run, place / name)
-    return together(
-        {
-            "again": lambda: command("train", *flags(place / "again")),
-            "evaluate": lambda: command("evaluate", f"--workdir={place / 'moved'}"),
-            "text": lambda: command("predict", f"--workdir={run}", "--text=The value of the expression"),
-            "input": lambda: command("predict", f"--workdir={run}", f"--input={sentences}"),
-        }
-    )
+    return {
+        "again": here("train", *flags(place / "again")),
+        "evaluate": here("evaluate", f"--workdir={place / 'moved'}"),
+        "text": from_scratch("predict", f"--workdir={run}", "--text=The value of the expression"),
+        "input": here("predict", f"--workdir={run}", f"--input={sentences}"),
+    }
 
 
 def test_the_same_command_again_says_that_it_is_finished(afterwards):
@@ -141,20 +143,20 @@ def test_the_same_command_again_says_that_it_is_finished(afterwards):
     assert not any("tokens/s" in line for line in lines_of(result))
 
 
-def test_the_same_command_again_reports_the_same_numbers(afterwards, trained, place):
+def test_the_same_command_again_reports_the_same_numbers(afterwards, finished, place):
     """A reported result could not be reproduced from its own run."""
-    assert scores_in(afterwards["again"]) == scores_in(trained[1])
-    assert rows_of(place / "again") == rows_of(trained[0])
+    assert scores_in(afterwards["again"]) == scores_in(finished[1])
+    assert rows_of(place / "again") == rows_of(finished[0])
 
 
-def test_evaluating_gives_the_same_score(afterwards, trained):
+def test_evaluating_gives_the_same_score(afterwards, finished):
     """Evaluation would use another model, split or search than training did."""
     result = afterwards["evaluate"]
     assert result.returncode == 0, result.stderr
-    assert scores_in(result) == scores_in(trained[1])
+    assert scores_in(result) == scores_in(finished[1])
 
 
-def test_a_text_has_one_line(afterwards, trained):
+def test_a_text_has_one_line(afterwards, finished):
     """Scripts could not use the output: nothing but the translation may be on stdout."""
     result = afterwards["text"]
     assert result.returncode == 0, result.stderr
@@ -224,7 +226,7 @@ def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_does(killed, tra
 
 
 @pytest.fixture(scope="session")
-def refused(place, trained, flags, command):
+def refused(place, finished, flags, here):
     """`refused(name)`: what became of a command that cannot work."""
     (place / "three.txt").write_text("one\ntwo\nthree\n")
     (place / "two.txt").write_text("eins\nzwei\n")
@@ -241,12 +243,12 @@ def refused(place, trained, flags, command):
         "no config file": ("train", f"--workdir={new}", "--config=README.md"),
         "stray": ("train", *flags(new), "stray"),
         "vocabulary": ("train", *flags(place / "refused vocabulary", {"data.vocab_size": 200})),
-        "other config": ("train", *flags(trained[0], {"model.d_model": 32})),
+        "other config": ("train", *flags(finished[0], {"model.d_model": 32})),
         "line counts": ("train", *flags(place / "refused lines", uneven)),
         "workdir": ("train", *flags(place / "file" / "run")),
         "no run": ("predict", f"--workdir={new}", "--text=a"),
     }
-    return functools.cache(lambda name: command(*commands[name]))
+    return functools.cache(lambda name: here(*commands[name]))
 
 
 REFUSALS = {
@@ -266,7 +268,7 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("name", by_day(REFUSALS, 0, 8, 9))
+@pytest.mark.parametrize("name", REFUSALS)
 def test_a_mistake_ends_in_one_line_that_says_what_is_wrong(refused, name):
     """A user would have to read a traceback, or a script would take the failure for a success."""
     result = refused(name)

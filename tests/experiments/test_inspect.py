@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from support import by_day
 
 
 def numbers(line):
@@ -11,12 +10,12 @@ def numbers(line):
 
 
 @pytest.fixture(scope="module")
-def inspected(command, tmp_path_factory):
+def inspected(from_scratch):
     """`inspected(mesh, *flags)`: the lines for the tiny causal model, by their first words."""
 
     def inspected(mesh, *flags):
         config = "--config=experiments/configs/causal_lm.py:tiny"
-        result = command("inspect", config, f"--mesh={mesh}", *flags)
+        result = from_scratch("inspect", config, f"--mesh={mesh}", *flags)
         assert result.returncode == 0, result.stderr
         return result.stdout.splitlines()
 
@@ -83,16 +82,16 @@ def test_idle_devices_are_said(inspected):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    by_day([
+    [
         (["--mesh=data=2,tensors=4"], "--mesh must be like data=64,tensor=4"),
         (["--mesh=data=two"], "--mesh must be like data=64,tensor=4"),
         (["--mesh=data=2", "--device=h1000"], "--device must be one of a100, h100"),
         (["--mesh=data=2", "--mfu=0"], "--mfu must be positive"),
         (["--mesh=data=2", "--device=a100", "--peak_tflops=9"], "give --device or --peak_tflops"),
-    ], 2),
-)  # fmt: skip
-def test_what_cannot_be_is_refused(command, flags, message):
+    ],
+)
+def test_what_cannot_be_is_refused(here, flags, message):
     """A misspelt flag would end in a traceback or be ignored."""
-    result = command("inspect", "--config=experiments/configs/causal_lm.py:tiny", *flags)
+    result = here("inspect", "--config=experiments/configs/causal_lm.py:tiny", *flags)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {message}")

@@ -198,9 +198,9 @@ def test_a_second_signal_leaves_at_once(taken):
     assert process.returncode == -signal.SIGINT
 
 
-def test_a_mesh_that_the_machine_does_not_have_is_refused(place, command, flags):
+def test_a_mesh_that_the_machine_does_not_have_is_refused(place, here, flags):
     """It would end in a traceback."""
-    result = command("train", *flags(place / "many", {"parallel.data": 3, "parallel.tensor": 5}))
+    result = here("train", *flags(place / "many", {"parallel.data": 3, "parallel.tensor": 5}))
     assert (result.returncode, result.stderr.count("Traceback")) == (1, 0)
     wanted = "error: parallel: data=3 x fsdp=1 x tensor=5 x sequence=1 needs 15 devices"
     assert result.stderr.splitlines()[-1].startswith(wanted)
