@@ -194,17 +194,6 @@ def test_values_that_optuna_cannot_keep_come_back_as_they_are(run_search, preten
 
 
 @pytest.fixture(scope="module")
-def compiled_once(place):
-    """What one run has compiled, another one with the same config finds."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(place / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-
-
-@pytest.fixture(scope="module")
 def trained(config, place, compiled_once):
     """A search with real training; its second trial is pruned after half of its steps."""
     said, results = [], []

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import tiny_runs
-from support import by_day
+from support import by_day, unchecked_annotations
 
 from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.parallel import AXES, ParallelConfig
@@ -21,7 +21,7 @@ SOME = [
     ("translation", (1, 2, 2, 2)),
     ("language_modelling", (1, 8, 1, 1)),
     ("masked_language_modelling", (2, 2, 2, 1)),
-    ("image_classification", (1, 1, 2, 4)),
+    ("image_classification", (2, 1, 2, 2)),
     ("image_classification", (8, 1, 1, 1)),
     ("text_classification", (2, 2, 1, 2)),
 ]
@@ -53,7 +53,8 @@ def flops(experiment):
     def flops(parallel):
         found, task, batches = experiment("language_modelling")
         batch = {name: np.zeros(x.shape, x.dtype) for name, x in batches.batch(0).items()}
-        return found.trainer(task, parallel).lower(batch).compile().cost_analysis()["flops"]
+        with unchecked_annotations():
+            return found.trainer(task, parallel).lower(batch).compile().cost_analysis()["flops"]
 
     return flops
 
@@ -67,10 +68,12 @@ def curve(experiment):
         found, task, batches = experiment(name)
         found = dataclasses.replace(found, model={**found.model, "dropout_rate": dropout_rate})
         trainer = found.trainer(task, parallel)
-        arrays, placed, losses = trainer.initial(), trainer.placed(batches), []
-        for i in range(STEPS):
-            arrays, metrics = trainer.step(arrays, placed.batch(i))
-            losses.append(float(metrics["loss"]))
+        placed, losses = trainer.placed(batches), []
+        with unchecked_annotations():
+            arrays = trainer.initial()
+            for i in range(STEPS):
+                arrays, metrics = trainer.step(arrays, placed.batch(i))
+                losses.append(float(metrics["loss"]))
         return np.array(losses)
 
     return curve
@@ -85,7 +88,7 @@ def on(sizes):
     return ParallelConfig(**dict(zip(AXES, sizes, strict=True)))
 
 
-@pytest.mark.parametrize(("task", "sizes"), by_day(SOME, 1, 3, 4), ids=str)
+@pytest.mark.parametrize(("task", "sizes"), by_day(SOME, 1, 3), ids=str)
 def test_a_mesh_gives_the_losses_of_one_device(curve, task, sizes):
     """Where an experiment runs would change its result: sums over devices missing or doubled, other draws."""
     rate = 0.1 if task in ("translation", "language_modelling") else 0.0

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from support import by_day
 
+from tformer_jax.training import interruption
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, Interruption
 from tformer_jax.training.loop import Diverged, train
@@ -447,8 +448,10 @@ def test_under_nohup_a_closed_terminal_is_ignored(handlers):
 def hear_nothing(directory, connection):
     """What a process does in code that is not Python's, and comes back to that no more: it locks a mutex twice."""
     os.dup2(os.open(directory / "err", os.O_WRONLY | os.O_CREAT), 2)
+    interruption._PATIENCE_SECONDS = 0.1
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where these tests run under nohup
     mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
-    with Interruption() as interruption, interruption.at_once("before the first step", (directory / "undone").touch):
+    with Interruption() as noted, noted.at_once("before the first step", (directory / "undone").touch):
         threading.Timer(0.2, connection.send, ["there"]).start()
         lock(mutex), lock(mutex)
 
