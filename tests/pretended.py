@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import time
 
@@ -50,11 +51,13 @@ def steps_of(directory):
     return [tuple(map(int, line.split())) for line in lines]
 
 
-def careless(connect):
-    """`sqlite3.connect`, of databases that need not survive a power failure."""
+def careless(connect, empty=None):
+    """`sqlite3.connect`, of databases that need not survive a power failure; a new one begins as a copy of `empty`."""
 
-    def connect_carelessly(*args, **kwargs):
-        connection = connect(*args, **kwargs)
+    def connect_carelessly(file, *args, **kwargs):
+        if empty is not None and not os.path.exists(file):
+            shutil.copyfile(empty, file)
+        connection = connect(file, *args, **kwargs)
         connection.execute("PRAGMA synchronous = OFF")
         return connection
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import pickletools
 import re
 import resource
 import signal
@@ -160,6 +161,16 @@ def as_text(jaxpr) -> str:
 
 def _is_jaxpr(x) -> bool:
     return hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns")
+
+
+def looks_pickled(content):
+    """Whether a file's content begins with a pickle's header, or is a whole pickle of an older protocol without one."""
+    if content[:1] == b"\x80" and content[1:2] in {bytes([p]) for p in range(6)}:
+        return True
+    try:
+        return any(opcode.name == "STOP" for opcode, _, _ in pickletools.genops(content))
+    except Exception:
+        return False
 
 
 def assert_close(got, wanted, tolerance: float, what: str = ""):

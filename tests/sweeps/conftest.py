@@ -1,5 +1,6 @@
 import jax
 import pytest
+from optuna.storages import RDBStorage
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,10 @@ def compiled_once(place):
     yield
     jax.config.update("jax_compilation_cache_dir", before[0])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+
+
+@pytest.fixture(scope="session")
+def tables(place):
+    """A database with Optuna's tables, of which others are copies: to make them takes longer than a pretended trial."""
+    RDBStorage(f"sqlite:///{place}/tables.db").engine.dispose()
+    return place / "tables.db"

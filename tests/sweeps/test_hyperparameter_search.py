@@ -17,7 +17,7 @@ import pretended
 import pytest
 import sqlalchemy
 import tiny_runs
-from support import quick_jit
+from support import by_day, quick_jit
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError
@@ -40,9 +40,9 @@ def config(place):
 
 
 @pytest.fixture
-def pretend(monkeypatch):
+def pretend(monkeypatch, tables):
     """Trials are not trained, see `pretended.trainer`; and the database does not wait for the disk."""
-    monkeypatch.setattr(sqlite3, "connect", pretended.careless(sqlite3.connect))
+    monkeypatch.setattr(sqlite3, "connect", pretended.careless(sqlite3.connect, tables))
     monkeypatch.setattr(worker, "run_training", pretended.trainer())
     return lambda train: monkeypatch.setattr(worker, "run_training", train)
 
@@ -165,7 +165,7 @@ def test_the_highest_may_be_the_best(run_search, pretend):
     assert all(row["best_step"] == 6 for row in rows)  # the pretended loss falls
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", by_day(["tpe", "random"], 0))
 def test_nothing_in_a_database_is_a_pickle(run_search, pretend, sampler, tmp_path, monkeypatch):
     """Whoever can write there could run code in every worker."""
 
@@ -353,7 +353,7 @@ def test_an_error_leaves_the_trial_to_the_next_worker(run_search, pretend):
     assert said[0].startswith("trial 0: ") and said[0].endswith("; resumed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", by_day([signal.SIGTERM, signal.SIGINT], 0), ids=lambda number: number.name)
 def test_an_interrupted_trial_is_the_first_to_go_on(run_search, pretend, tmp_path, number):
     """A preempted worker would begin something else, or begin anew."""
 

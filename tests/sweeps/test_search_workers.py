@@ -53,10 +53,10 @@ def start(config):
 
 
 @pytest.fixture
-def finish(config, monkeypatch):
+def finish(config, monkeypatch, tables):
     """`finish(directory, how)`: the rows of a search that this process brings to its end."""
     monkeypatch.setattr(worker, "run_training", pretended.trainer())
-    monkeypatch.setattr(sqlite3, "connect", pretended.careless(sqlite3.connect))
+    monkeypatch.setattr(sqlite3, "connect", pretended.careless(sqlite3.connect, tables))
     return lambda directory, how: search(directory, config, parse(TEXT), SearchConfig(**how), lambda line: None)
 
 
@@ -238,7 +238,7 @@ def test_a_worker_that_only_sleeps_keeps_its_trial(start, tmp_path):
     while not said.exists() or "waiting" not in said.read_text():
         assert other.exitcode is None
         time.sleep(0.01)
-    other.join(1.0)  # it has asked a few times more
+    other.join(0.5)  # it has asked a few times more
     os.kill(sleeping.pid, signal.SIGCONT)
     assert ends_of(sleeping, other) == [0, 0]
     assert pretended.steps_of(directory / "trials/0") == [(step, sleeping.pid) for step in range(1, 13)]

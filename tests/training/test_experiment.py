@@ -8,7 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from support import quick_jit
+from support import looks_pickled, quick_jit
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
@@ -169,6 +169,14 @@ def test_a_run_without_a_checkpoint_is_refused(config, trained, tmp_path):
     (run.directory / "tokenizer.json").write_bytes((trained.run.directory / "tokenizer.json").read_bytes())
     with pytest.raises(RunError, match="has no checkpoint yet"):
         load_run(run)
+
+
+def test_nothing_in_a_run_directory_is_a_pickle(trained):
+    """A run from someone else could run their code, whichever of its files is opened."""
+    files = [file for file in trained.run.directory.rglob("*") if file.is_file()]
+    parts = {file.relative_to(trained.run.directory).parts[0] for file in files}
+    assert parts >= {"config.json", "metrics.jsonl", "tokenizer.json", "checkpoints", "tensorboard"}
+    assert [str(file) for file in files if looks_pickled(file.read_bytes())] == []
 
 
 # Every task --------------------------------------------------------------------------------------

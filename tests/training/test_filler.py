@@ -55,8 +55,10 @@ def squares(params, batch, key):
 
 @pytest.mark.parametrize(
     ("rows", "devices", "parts"),
-    [(10, 8, 1), (10, 8, 2), (10, 8, 5), (16, 8, 2), (3, 2, 1), (3, 2, 3), (1, 4, 1), (12, 8, 6), (9, 4, 3), (7, 1, 7)],
-)
+    by_day([
+        (10, 8, 1), (10, 8, 2), (10, 8, 5), (16, 8, 2), (3, 2, 1), (3, 2, 3), (1, 4, 1), (12, 8, 6), (9, 4, 3), (7, 1, 7),
+    ], 0, 2, 5, 6),
+)  # fmt: skip
 def test_what_is_prepared_together_is_the_real_rows(rows, devices, parts):
     """Empty rows count as images where a batch, or a part of it, is centred; or some real rows are left out."""
     batches, w = Rows(rows), np.arange(1.0, 5.0)

@@ -1,6 +1,7 @@
 """Which parameters decay, learn at another rate or not at all; what a config and a model refuse of each other."""
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -84,8 +85,9 @@ def test_the_learning_rate_table_multiplies_decay():
 FACTORS = ((r".*\.layers\..*", 0.25), (r"classifier\.b", 0.5), (".*", 1.0))
 
 
-@pytest.mark.parametrize("freeze", [(), (r"classifier\.w",)], ids=["all", "some"])
-@pytest.mark.parametrize("name", by_day(["adamw", "lion"], 0))
+@pytest.mark.parametrize(
+    ("name", "freeze"), by_day(itertools.product(("adamw", "lion"), ((), (r"classifier\.w",))), 1), ids=str
+)
 def test_the_factors_of_a_parametrization_multiply_no_decay(name, freeze):
     """Wide models would hardly decay, or factors be lost in what the optimiser makes of gradients, or in a table."""
     how = {"name": name, "learning_rate_table": RATES, "freeze": freeze}
@@ -140,7 +142,7 @@ def test_every_parameter_of_a_model_is_known_to_decay_or_not(model, fields):
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-@pytest.mark.parametrize("name", ["adafactor", "muon"])
+@pytest.mark.parametrize("name", by_day(["adafactor", "muon"], 0))
 def test_what_knows_layers_takes_every_model(name, model, fields):
     """A model whose stack has other paths, or two of them, would be refused in the first step."""
     model = tiny_model(model, **fields)

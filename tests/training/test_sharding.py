@@ -223,7 +223,7 @@ MESHES = {
     "tensor 8": {"tensor": 8},
     "fsdp 2 tensor 4": {"fsdp": 2, "tensor": 4},
 }
-ON = pytest.mark.parametrize("name", list(MESHES)[1:])
+ON = pytest.mark.parametrize("name", by_day(list(MESHES)[1:], 0, 3))
 
 
 @functools.cache
@@ -287,7 +287,7 @@ def test_the_state_is_made_where_it_lies(name):
         assert sharding.is_equivalent_to(on_mesh.shardings[path], rank), path
 
 
-@pytest.mark.parametrize("name", ["fsdp 8", "tensor 8", "fsdp 2 tensor 4"])
+@pytest.mark.parametrize("name", by_day(["fsdp 8", "tensor 8", "fsdp 2 tensor 4"], 2))
 def test_no_device_holds_a_whole_matrix_at_any_time(name):
     """A device would run out of memory before training begins: no value of its program has the shape of a matrix."""
     on_mesh, _, compiled = made(name)
