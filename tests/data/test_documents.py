@@ -8,7 +8,7 @@ from tformer_jax.data import documents
 from tformer_jax.data.documents import Document, read_documents, speeches, split_documents
 from tformer_jax.data.files import DataError
 
-examples = settings(derandomize=True, deadline=None, max_examples=100)
+examples = settings(derandomize=True, deadline=None, max_examples=40)
 
 # Reading ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from tformer_jax.data.files import DataError
 from tformer_jax.data.pipelines import Buckets, Packed, choose_buckets, ladder, split_pairs
 from tformer_jax.data.sources import Pair
 
-examples = settings(derandomize=True, deadline=None, max_examples=60)
+examples = settings(derandomize=True, deadline=None, max_examples=30)
 
 # Splits ----------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from tformer_jax.data.tokenizers import (
     train_characters,
 )
 
-examples = settings(derandomize=True, deadline=None, max_examples=200)
+examples = settings(derandomize=True, deadline=None, max_examples=80)
 
 TEXTS = ["the cat sat on the mat", "über den Wolken", "<eos> and <pad> are spelled out here"] * 20
 TEXTS += [f"sentence number {i} is about {i * i} different things" for i in range(20)]

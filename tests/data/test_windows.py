@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tformer_jax.data.files import DataError
 from tformer_jax.data.windows import Pieces, Windows
 
-examples = settings(derandomize=True, deadline=None, max_examples=80)
+examples = settings(derandomize=True, deadline=None, max_examples=40)
 
 PAD, BOS, EOS, FIRST = 0, 1, 2, 10
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=8)
