@@ -34,6 +34,14 @@ OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def closing_terminal():
+    """SIGHUP has its usual effect, also where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 class Line(nnx.Module):
     """y = x w, and a parameter for a gradient of its own."""
 
