@@ -103,7 +103,7 @@ def pair_search(model, source=SOURCE, mask=MASK):
     return search(model, 0.6, source, mask, beam_size=2)[0].reshape(-1, MAX_LENGTH)
 
 
-@pytest.fixture(scope="module", params=PENALTIES)
+@pytest.fixture(scope="module", params=by_day(PENALTIES, 1, 2))
 def exhaustive(request, model):
     """The length penalty, and all hypotheses of all sources."""
     return request.param, *search(model, request.param)
@@ -233,7 +233,7 @@ class Tabulated:
 
 
 @pytest.mark.parametrize("num_results", by_day([1, 2], 1))
-@pytest.mark.parametrize("length_penalty", [0.0, 2.0])
+@pytest.mark.parametrize("length_penalty", by_day([0.0, 2.0], 1))
 def test_stopping_early_changes_nothing(length_penalty, num_results):
     """The search would stop before its results are final: 200 tables of logits, each searched on its own."""
     tables = 2 * np.random.default_rng(0).standard_normal((200, 6, V, V)).astype(np.float32)

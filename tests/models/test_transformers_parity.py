@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from support import assert_close, quick_jit
+from support import assert_close, by_day, quick_jit
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models
@@ -192,11 +192,11 @@ def llama(name="Llama", rope=None, **sizes):
 
 @pytest.mark.parametrize(
     ("name", "sizes", "rope"),
-    [
+    by_day([
         ("llama_7b", dict(), dict()),
         ("llama_8b", dict(num_key_value_heads=2), dict(rope_theta=500_000.0)),
         ("llama_1b", dict(num_key_value_heads=1, tie_word_embeddings=True), dict(rope_theta=500_000.0)),
-    ],
+    ], 1),
 )
 def test_llama_is_theirs(name, sizes, rope):
     """A llama preset is not Llama: its norms, rotations, groups of heads, gate or biases are others."""
@@ -206,7 +206,7 @@ def test_llama_is_theirs(name, sizes, rope):
 
 @pytest.mark.parametrize(
     ("theirs", "sizes", "ours"),
-    [
+    by_day([
         (dict(rope_type="linear", factor=4.0), dict(), dict(rotary_scaling="linear", rotary_factor=4.0)),
         # Theirs grows with the text: 2 (T / length of training) - (2 - 1).
         (
@@ -214,9 +214,9 @@ def test_llama_is_theirs(name, sizes, rope):
             dict(max_position_embeddings=T // 2),
             dict(rotary_scaling="ntk", rotary_factor=3.0),
         ),
-    ],
+    ], 0),
     ids=["linear", "ntk"],
-)
+)  # fmt: skip
 def test_rotary_scaling_is_theirs(theirs, sizes, ours):
     """Positions beyond the length of training are turned by other angles than theirs."""
     model = llama(rope=theirs, **sizes)
@@ -226,7 +226,7 @@ def test_rotary_scaling_is_theirs(theirs, sizes, ours):
     assert np.abs(logits - unscaled).max() > 1e-2
 
 
-@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("window", by_day([1, 3], 1))
 def test_mistrals_window_is_theirs(window):
     """A window of w is not the token itself and the w - 1 before it."""
     theirs = llama("Mistral", num_key_value_heads=2, sliding_window=window)
@@ -256,7 +256,7 @@ GEMMA2 = {
 }
 
 
-@pytest.mark.parametrize(("kind", "window"), [("full_attention", None), ("sliding_attention", 3)])
+@pytest.mark.parametrize(("kind", "window"), by_day([("full_attention", None), ("sliding_attention", 3)], 1))
 def test_gemma2_with_layers_of_one_kind_is_theirs(kind, window):
     """Soft caps, sandwich norms or scaled embeddings are not Gemma 2's. (Its own layers alternate; ours do not.)"""
     caps = dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
@@ -531,7 +531,7 @@ LLAMA3 = dict(vocab_size=128_256, num_key_value_heads=8)
 
 @pytest.mark.parametrize(
     ("name", "model", "theirs"),
-    [
+    by_day([
         ("gpt2", "CausalLM", lambda: meta("GPT2LMHeadModel")),
         ("gpt2_xl", "CausalLM", lambda: meta("GPT2LMHeadModel", n_embd=1600, n_layer=48, n_head=25)),
         ("llama_7b", "CausalLM", lambda: meta("LlamaForCausalLM")),
@@ -548,8 +548,8 @@ LLAMA3 = dict(vocab_size=128_256, num_key_value_heads=8)
         ("bert_base", "MaskedLM", lambda: meta("BertForPreTraining")),
         ("vit_b16", "VisionTransformer", lambda: meta("ViTForImageClassification", num_labels=1000)),
         ("vit_b32", "VisionTransformer", lambda: meta("ViTForImageClassification", num_labels=1000, patch_size=32)),
-    ],
-)
+    ], 0, 4, 5, 6),
+)  # fmt: skip
 def test_presets_have_as_many_parameters_as_theirs(name, model, theirs):
     """A published model is built with another width, depth, vocabulary, bias or norm."""
     held = theirs().named_parameters()

@@ -64,7 +64,7 @@ BOTH = [(name, "blockwise") for name in CASES] + [("causal window", "reference")
 def test_queries_on_several_devices_see_what_they_would_see_on_one(name, implementation):
     """A device would take its queries for the first ones: causality, windows, segments or a bias would be another's."""
     mask, bias = CASES[name]
-    with block_sizes(2, 4):
+    with block_sizes(2, 8):
         wanted = value_and_gradients(mask, bias, implementation, *inputs())
         with jax.set_mesh(mesh(2, 1, 1, 4)):
             found = value_and_gradients(mask, bias, implementation, *inputs())

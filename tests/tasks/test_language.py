@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from support import quick_jit, tiny_model
+from support import by_day, quick_jit, tiny_model
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
@@ -120,7 +120,7 @@ def test_training_settings_do_not_reach_the_validation(make_task, data_of, model
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"label_smoothing": 0.2, "z_loss": 0.1}, {"label_smoothing": 0.2, "z_loss": 0.1, "fused_loss": True}],
+    by_day([{}, {"label_smoothing": 0.2, "z_loss": 0.1}, {"label_smoothing": 0.2, "z_loss": 0.1, "fused_loss": True}], 0, 2),
     ids=str,
 )
 def test_the_training_loss_is_its_formula(make_task, data, model, fields):

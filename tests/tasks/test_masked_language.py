@@ -66,9 +66,8 @@ def corrupted(batch, key, rate, V):
     """What the model reads, and which tokens are chosen."""
     words = jnp.asarray(batch["word_ids"]) if "word_ids" in batch else None
     special = (PAD_ID, BOS_ID, EOS_ID)
-    found = F.mask_tokens(
-        jnp.asarray(batch["tokens"]), key, mask_id=MASK_ID, vocab_size=V, special_ids=special, rate=rate, word_ids=words
-    )
+    how = dict(mask_id=MASK_ID, vocab_size=V, special_ids=special, rate=rate)
+    found = quick_jit(F.mask_tokens, static_argnames=tuple(how))(jnp.asarray(batch["tokens"]), key, word_ids=words, **how)
     return tuple(map(np.asarray, found))
 
 

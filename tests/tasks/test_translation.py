@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sacrebleu
-from support import quick_jit, tiny_transformer
+from support import by_day, quick_jit, tiny_transformer
 
 from tformer_jax import decoding
 from tformer_jax.config import ConfigError
@@ -116,7 +116,7 @@ def packed(data, limit=MAX_LENGTH):
     return pipelines.Packed((sources, targets), ("source", "target"), (50, 60), 1, 0), sources, targets
 
 
-@pytest.mark.parametrize(("smoothing", "fused"), [(0.0, False), (0.2, False), (0.2, True)])
+@pytest.mark.parametrize(("smoothing", "fused"), by_day([(0.0, False), (0.2, False), (0.2, True)], 0, 2))
 def test_packed_sentences_have_the_loss_that_they_have_alone(make_task, data, model, forward, smoothing, fused):
     """Sentences of a row would see each other, the end of one would predict the start of the next, or the fused
     loss would be another one."""
