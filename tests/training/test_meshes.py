@@ -103,11 +103,13 @@ def test_every_mesh_gives_the_losses_of_one_device(curve, task, sizes):
     assert_same_curve(curve(task, on(sizes), 0.1), curve(task, ParallelConfig(data=1), 0.1))
 
 
-@pytest.mark.parametrize("task", by_day([task for task in TASKS if task != "language_modelling"], 3))
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "language_modelling"])
 def test_pmap_gives_the_losses_of_one_device(curve, task):
     """Means of means, rows that fill up counted, corruption or augmentation drawn for each device by itself.
 
-    Dropout alone is: without it. The language model is compared by the next test.
+    Dropout alone is: without it. The language model is compared by the next test; mixed images, by day, in
+    `test_filler.py`.
     """
     assert_same_curve(curve(task, ParallelConfig(mode="pmap"), 0.0), curve(task, ParallelConfig(data=1), 0.0))
 

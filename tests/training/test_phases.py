@@ -5,6 +5,7 @@ import copy
 import pytest
 import tiny_runs
 from recorded import Recorder, compilations
+from support import by_day
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import pipelines
@@ -61,7 +62,7 @@ def test_the_second_validation_and_the_report_compile_nothing(recorded):
     assert at[2] == at[1] and at["reported"] == at["trained"] == at[2]
 
 
-@pytest.mark.parametrize("name", ["translation", *tiny_runs.TASKS])
+@pytest.mark.parametrize("name", by_day(["translation", *tiny_runs.TASKS], 0, 3))
 def test_evaluations_share_what_is_compiled(name, finished, trained):
     """The report, and every member and trial with such a model, would compile the loss again."""
     found = trained if name == "translation" else finished(name)
@@ -84,7 +85,7 @@ def test_a_report_of_translations_counts_sentences(trained):
     assert (scoring.what, scoring.done) == ("scoring 7 sentences of test", scoring.total)
 
 
-@pytest.mark.parametrize("name", tiny_runs.TASKS[1:])
+@pytest.mark.parametrize("name", by_day(tiny_runs.TASKS[1:], 0))
 def test_a_report_counts_what_it_scores(name, finished):
     """Pseudo-perplexity, or a split of many images, would be silent."""
     found, recorder = finished(name), Recorder()
