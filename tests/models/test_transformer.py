@@ -283,6 +283,7 @@ def test_bfloat16_computes_in_bfloat16_with_norms_softmax_and_logits_in_float32(
     assert [str(e.outvars[0].aval.dtype) for e in logits_product] == ["float32"]
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_stay_near_the_float32_ones():
     """Something of order 1 is lost in 16 bits."""
     policies = ("", "compute=bfloat16")
