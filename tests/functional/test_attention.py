@@ -551,6 +551,8 @@ def test_an_unknown_implementation_is_refused_with_the_known_ones():
     """A misspelt implementation falls back to some other."""
     with pytest.raises(ValueError, match="implementation must be one of .*reference.*blockwise.*got 'flash'"):
         call(implementation="flash")
+    with unchecked_annotations(), pytest.raises(ValueError, match=r"implementation must be one of .*got \['flash'\]"):
+        call(implementation=["flash"])
 
 
 def test_auto_is_dense_when_small_and_blockwise_when_large():
@@ -627,3 +629,11 @@ def test_the_default_scale_is_one_over_root_of_head_width(implementation):
 
     default, given = quick_jit(lambda *args: [run(*args, scale) for scale in (None, 1 / math.sqrt(5))])(q, k, v)
     np.testing.assert_array_equal(default, given)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_what_is_no_key_is_refused_by_name(implementation):
+    """JAX says something of the data of a key."""
+    x = jnp.ones((1, 2, 1, 2))
+    with unchecked_annotations(), pytest.raises(TypeError, match="^key must be a key, as .*got 0$"):
+        F.scaled_dot_product_attention(x, x, x, dropout_rate=0.5, key=0, implementation=implementation)

@@ -232,3 +232,13 @@ def test_masks_that_cannot_be_are_refused_by_name(message, call):
     """Any text is a causal mask, or an array of another length is cut or clamped."""
     with unchecked_annotations(), pytest.raises((TypeError, ValueError), match=f"^{message}"):
         call()
+
+
+@pytest.mark.parametrize("window", [2**31 - 1, 10**30, (0, 2**31 - 1), (2**31 - 1, 0)])
+def test_a_window_beyond_all_positions_hides_nothing(window):
+    """Its end overflows, so that queries see no key at all: such a number is how one says that there is no window."""
+    places = jnp.array([0, 5, 2**31 - 2])
+    left, right = window if isinstance(window, tuple) else (window - 1, window - 1)
+    apart = np.array([[int(k) - int(q) for k in places] for q in places], object)
+    mask = F.AttentionMask(window=window, query_positions=places, key_positions=places)
+    np.testing.assert_array_equal(mask.to_array(3, 3)[0, 0], (apart >= -left) & (apart <= right))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from .checks import as_array, check_shape
+from .checks import as_array, as_key, check_shape
 from .kernels import choose
 from .kernels.reference import attention_probabilities, masked_scores
 from .kernels.scores import ScoreOptions
@@ -74,10 +74,10 @@ def scaled_dot_product_attention(
       [B T N Hv] in q's dtype.
 
     Raises:
-      TypeError: q, k, v or a bias that are no arrays of floats, a mask that is not boolean, or no number.
+      TypeError: q, k, v or a bias that are no arrays of floats, a mask that is not boolean, no number or no key.
       ValueError: another number of axes, a size of 0 (but for B), keys or values that do not go with the queries,
-        heads that do not divide, a mask or a bias that does not fit the scores, a number out of its range, or an
-        unknown implementation.
+        heads that do not divide, a mask or a bias that does not fit the scores, a number out of its range, several
+        keys to draw from, or an unknown implementation.
     """
     q, k, mask, bias = _checked(q, k, mask, bias)
     v = as_array("v", v, "B S K Hv", kind="floats")
@@ -85,6 +85,7 @@ def scaled_dot_product_attention(
         raise ValueError(
             f"v must have k's shape {k.shape}, got {v.shape}; only the last axis may differ, and must not be 0"
         )
+    key = key if key is None else as_key("key", key)
     kernel = choose(implementation, q.shape[1], k.shape[1])
     return kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)
 

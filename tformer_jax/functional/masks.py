@@ -134,7 +134,7 @@ class AttentionMask:
             allowed &= k_pos <= q_pos
         if self.window is not None:
             left, right = self.reach  # in this form, the largest position, of an empty slot, does not overflow
-            allowed &= (k_pos >= q_pos - left) & (k_pos <= q_pos + right)
+            allowed &= (k_pos >= earlier(q_pos, left)) & (k_pos <= later(q_pos, right))
         if self.lengths is not None:
             allowed &= _index(k_start, k_size) < as_ints(self.lengths)[:, None, None, None]
         if self.segments is not None:
@@ -205,6 +205,18 @@ def as_rank_4(name: str, x: Array, shape: tuple[int, int, int, int]) -> Array:
 def as_ints(x: Any) -> Array:
     """Integers of any dtype in the one that indices have, so that they compare under strict promotion too."""
     return jnp.asarray(x).astype(int)
+
+
+def earlier(positions: Array, by: int) -> Array:
+    """positions - by, as far as their integers go."""
+    most = jnp.iinfo(positions.dtype).max
+    return positions - jnp.minimum(min(by, most), most + jnp.minimum(positions, 0))
+
+
+def later(positions: Array, by: int) -> Array:
+    """positions + by, as far as their integers go."""
+    most = jnp.iinfo(positions.dtype).max
+    return positions + jnp.minimum(min(by, most), most - jnp.maximum(positions, 0))
 
 
 def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:

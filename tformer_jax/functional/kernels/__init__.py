@@ -26,9 +26,9 @@ def choose(implementation: str, query_length: int, key_length: int) -> Callable[
     Raises:
       ValueError: no such implementation.
     """
-    if implementation == "auto":
+    if isinstance(implementation, str) and implementation == "auto":
         dense = query_length * key_length <= _DENSE_SCORES_PER_HEAD
         implementation = "reference" if dense else "blockwise"
-    if implementation not in IMPLEMENTATIONS:
+    if not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation must be one of {['auto', *IMPLEMENTATIONS]}, got {implementation!r}")
     return IMPLEMENTATIONS[implementation]

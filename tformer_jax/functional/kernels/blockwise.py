@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from ..dropout import dropout
-from ..masks import AttentionMask, as_ints
+from ..masks import AttentionMask, as_ints, earlier, later
 from ..meshes import gathered
 from .scores import ScoreOptions, divided, matrix_products, split_heads, wide
 
@@ -174,7 +174,7 @@ def _plan(mask: AttentionMask, blocks: _Blocks, S: int):
     if mask.causal:
         last = np.minimum(last, blocks.starts + blocks.size)
     if mask.window is not None:
-        left, right = mask.reach
+        left, right = (min(side, blocks.length + S) for side in mask.reach)
         first, last = blocks.starts - left, np.minimum(last, blocks.starts + blocks.size + right)
     # A block that sees nothing reads a key that is hidden.
     first = np.clip(first, 0, S - 1)
@@ -203,7 +203,7 @@ def _range_by_program(mask: AttentionMask, blocks: _Blocks, S: int) -> tuple[Arr
         needed &= keys <= high
     if mask.window is not None:
         left, right = mask.reach
-        needed &= (keys >= low - left) & (keys <= high + right)
+        needed &= (keys >= earlier(low, left)) & (keys <= later(high, right))
     if mask.lengths is not None:
         needed &= index < as_ints(mask.lengths)[:, None]
     if mask.segments is not None:
