@@ -457,7 +457,7 @@ def hear_nothing(directory, connection):
     """What a process does in code that is not Python's, and comes back to that no more: it locks a mutex twice."""
     os.dup2(os.open(directory / "err", os.O_WRONLY | os.O_CREAT), 2)
     interruption._PATIENCE_SECONDS = 0.1
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where these tests run under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the server that this was forked from may run under nohup
     mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
     with Interruption() as noted, noted.at_once("before the first step", (directory / "undone").touch):
         threading.Timer(0.2, connection.send, ["there"]).start()
