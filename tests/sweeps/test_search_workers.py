@@ -289,7 +289,7 @@ def test_a_missing_driver_is_named(finish, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_forty_trials_of_four_workers_of_which_two_are_killed(start, storage, tmp_path, record_property):
     """The same as above, with models that are trained."""
-    directory, rng, count = tmp_path / f"of {storage and 'postgresql'}", random.Random(0), 40
+    directory, rng, count = tmp_path / f"forty of {storage and 'postgresql'}", random.Random(0), 40
     how = {"trials": count, "sampler": "tpe", "storage": storage}
     began = time.monotonic()
     processes = [start(directory, how) for _ in range(4)]
