@@ -13,11 +13,13 @@ _FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 )
-# XLA's newer emitters of fusions take twice as long to compile; where there are no others, the flag is unknown: abort.
+# XLA's newer emitters of fusions take twice as long to compile, and threads for the parts of a program take from the other
+# process of the tests. Where a flag is unknown, XLA aborts: these are for the versions that were tried.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    _FLAGS += ("--xla_cpu_use_fusion_emitters=false",)
+    _FLAGS += ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_FLAGS))
 
+import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # JAX registers every dialect of MLIR anew for each program that it lowers: a fifth of the time of tests that lower 12,000
@@ -30,6 +32,14 @@ with contextlib.suppress(ImportError, AttributeError):
 # Every room whose signatures name shapes. Not `config`: beartype cannot check `typing.Self` one method at a time.
 _ROOMS = ("functional", "nn", "models", "decoding", "tasks", "training")
 install_import_hook([f"tformer_jax.{room}" for room in _ROOMS], "beartype.beartype")
+
+
+def pytest_configure(config):
+    """What a run of the tests has compiled, the next one finds in pytest's cache: that takes half of the time the first
+    time. `--cache-clear` forgets it."""
+    if config.pluginmanager.has_plugin("cacheprovider"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_collection_finish():

@@ -34,14 +34,6 @@ OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def closing_terminal():
-    """SIGHUP has its usual effect, also where these tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 class Line(nnx.Module):
     """y = x w, and a parameter for a gradient of its own."""
 
@@ -255,6 +247,7 @@ def live(directory, at, connection):
     """What the process does: it trains, says when it has come to batch `at`, waits there, and says how it ended."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(directory.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT), number)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where these tests run under nohup
 
     def before(i):
         if i == at:
