@@ -194,7 +194,7 @@ def test_values_that_optuna_cannot_keep_come_back_as_they_are(run_search, preten
 
 
 @pytest.fixture(scope="module")
-def trained(config, place, compiled_once):
+def trained(config, place):
     """A search with real training; its second trial is pruned after half of its steps."""
     said, results = [], []
     with pytest.MonkeyPatch.context() as patch:

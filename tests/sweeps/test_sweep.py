@@ -34,8 +34,6 @@ from tformer_jax.training.interruption import Interrupted
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.run import Run, RunError, locked
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 SPACE = "learning_rate=1e-3,1e-2; seed=0..1"
 STEPS, RUNG = 12, 6
 
@@ -63,7 +61,7 @@ def sweep(config, directory, text, ranking=None, **how):
 
 
 @pytest.fixture(scope="module")
-def finished(config, place, compiled_once):
+def finished(config, place):
     """A finished sweep of four members of one program."""
     return sweep(config, place / "finished", SPACE)
 

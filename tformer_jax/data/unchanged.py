@@ -1,4 +1,4 @@
-"""What was worked out of many files, remembered for as long as none of them changes: a million take minutes to read."""
+"""Results of many files, remembered for as long as none of them changes: a million take minutes to read."""
 
 import contextlib
 import hashlib

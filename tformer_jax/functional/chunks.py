@@ -84,7 +84,7 @@ class Chunks(NamedTuple):
 
     @property
     def _devices(self) -> list[int]:
-        """How many devices each axis of the batch is spread over."""
+        """Numbers of devices that the axes of the batch are spread over."""
         return [math.prod(self.sharding.mesh.shape[name] for name in names) for names in self._names]
 
     def _reshape(self, x: Array, shape: list[int], spec: list) -> Array:

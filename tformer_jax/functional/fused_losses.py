@@ -85,7 +85,7 @@ def fused_cross_entropy(
 
 
 class _Output(NamedTuple):
-    """What all tokens share; of the numbers, those that are traced."""
+    """Arrays and numbers that all tokens share; of the numbers, those that are traced."""
 
     w_out: Float[Array, "D V"]
     b_out: Float[Array, "V"] | None

@@ -128,7 +128,7 @@ def add_to_targets(logits: Float[Array, "n V"], targets: Int[Array, "n"], x: Flo
 
 
 def _is_whole(logits: Array) -> bool:
-    """Whether V lies on one device: an explicit mesh gathers nothing along an axis that is spread over it."""
+    """Returns whether V lies on one device: an explicit mesh gathers nothing along an axis that is spread over it."""
     return jax.typeof(logits).sharding.spec[-1] is None
 
 

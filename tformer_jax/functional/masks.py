@@ -145,8 +145,8 @@ class AttentionMask:
         if self.explicit is not None:
             explicit = jnp.asarray(self.explicit)
             explicit = explicit.reshape((1,) * (4 - explicit.ndim) + explicit.shape)
-            explicit = slice_if_wide(explicit, q_start, q_size, axis=2)
-            allowed &= slice_if_wide(explicit, k_start, k_size, axis=3)
+            explicit = _slice_if_wide(explicit, q_start, q_size, axis=2)
+            allowed &= _slice_if_wide(explicit, k_start, k_size, axis=3)
         return allowed
 
     def query_block(self, start, size: int) -> Int[Array, "b q"]:
@@ -252,7 +252,7 @@ def mask_to_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(_booleans(mask), 0.0, -jnp.inf).astype(jnp.float32)
 
 
-def slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:
+def _slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:
     """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts."""
     return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
 

@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh whose axes have explicit types; elsewhere nothing is done."""
+"""Places of arrays on a mesh whose axes have explicit types; elsewhere nothing is done."""
 
 import jax
 from jax import Array

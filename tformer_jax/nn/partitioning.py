@@ -84,7 +84,7 @@ def _with_positions(mask: F.AttentionMask, length: int) -> F.AttentionMask:
 
 
 def _query_axis(x: Array) -> P:
-    """Of [b n T S]: split by queries, unless they all have the same."""
+    """Spec of [b n T S]: split by queries, unless they all have the same."""
     return P(None, None, POSITIONS) if x.shape[2] > 1 else P()
 
 

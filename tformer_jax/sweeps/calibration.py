@@ -185,7 +185,7 @@ def _chunks(count: int, devices: int, given: int | None) -> list[int]:
 
 
 def _bytes(population: Population, batch: Any) -> int:
-    """What the step holds on each device while it runs, by the compiler's figures."""
+    """Bytes that the step holds on each device while it runs, by the compiler's figures."""
     figures = population.compiled(population.abstract([batch] * len(population.orders))).memory_analysis()
     held = figures.argument_size_in_bytes + figures.output_size_in_bytes - figures.alias_size_in_bytes
     return held + figures.temp_size_in_bytes

@@ -178,7 +178,7 @@ def asked_of(config: Mapping[str, Any], members: Sequence[Member], how: Mapping[
 
 
 def _is_group(record: Any) -> bool:
-    """Whether a value is what `keep_groups` writes of a group."""
+    """Returns whether a value is what `keep_groups` writes of a group."""
     if not isinstance(record, dict) or not isinstance(record.get("members"), list) or not record["members"]:
         return False
     numbers = [*record["members"], record.get("data"), record.get("chunk")]

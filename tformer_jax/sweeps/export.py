@@ -61,7 +61,7 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path, progress: 
 
 
 def _is_exported(to: Path, member: Member, step: int) -> bool:
-    """Whether a directory is already what it is to become."""
+    """Returns whether a directory is already what it is to become."""
     config = to / "config.json"
     return config.is_file() and read_json(config) == member.config and steps_in(to / "checkpoints") == [step]
 

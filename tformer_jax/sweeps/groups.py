@@ -244,7 +244,7 @@ def _data_key(member: Member) -> str:
 
 
 def _parts(members: Sequence[Member], together: int) -> list[list[Member]]:
-    """As few parts as may be, as even as may be."""
+    """Splits into as few parts as may be, as even as may be."""
     count = -(-len(members) // together)
     return [list(members[i * len(members) // count : (i + 1) * len(members) // count]) for i in range(count)]
 

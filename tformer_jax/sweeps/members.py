@@ -171,7 +171,7 @@ def flags(config: Mapping[str, Any], overrides: Overrides) -> list[str] | None:
 
 
 def _is_said(value: Any, before: Any) -> bool:
-    """Whether a flag can set a field to a value that has another one before."""
+    """Returns whether a flag can set a field to a value that has another one before."""
     if value is None:
         return type(before) in (int, float, str)
     return value != "None" and type(value) in (bool, int, float, str) and type(before) in (type(value), NoneType)

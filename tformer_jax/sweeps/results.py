@@ -88,7 +88,7 @@ class Results:
         result["status"] = "finished" if done else "running"
 
     def best_at(self, rung: int, going: Sequence[int], factor: int) -> list[int]:
-        """Who goes on after a rung, by what was known then, whatever has been trained since.
+        """Members that go on after a rung, by what was known then, whatever has been trained since.
 
         Args:
           rung: its step, to which all are trained, or have diverged.
@@ -134,7 +134,7 @@ def write_results(rows: Sequence[Row], directory: Path) -> None:
 
 
 def _columns(row: Row) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What a member is, its overrides, and its numbers; of an override with the name of another, "override_..."."""
+    """Row of a member: what it is, overrides, and numbers; of an override with the name of another, "override_..."."""
     plain = {name: value for name, value in row.items() if not isinstance(value, dict)}
     first = {name: plain.pop(name) for name in ("member", "status", "steps", "seconds")}
     numbers = {f"{part}_{name}": value for part in ("final", "best") for name, value in row[part].items()}

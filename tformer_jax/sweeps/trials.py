@@ -288,7 +288,7 @@ class Trials:
         self._storage.remove_session()
 
     def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Of the number-th draw."""
+        """Sampler of the number-th draw."""
         seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
         return (optuna.samplers.RandomSampler if self._sampler == "random" else optuna.samplers.TPESampler)(seed=seed)
 
@@ -298,7 +298,7 @@ class Trials:
 
 
 def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two data sections differ in the order of batches at most."""
+    """Returns whether two data sections differ in the order of batches at most."""
     return not differences({**one, "order_seed": None}, {**other, "order_seed": None})
 
 
@@ -320,7 +320,7 @@ def _as_in_space(domain: Domain, value: Any) -> Any:
 
 
 def _marked(directory: Path) -> str:
-    """What tells the directory from others; it is there before the study, which has it too."""
+    """Mark that tells the directory from others; it is there before the study, which has it too."""
     file = directory / "search.json"
     if not file.exists():
         write_json(file, {"mark": uuid.uuid4().hex})
@@ -334,7 +334,7 @@ def _not_said(_: str) -> None: ...
 
 
 def _is_free(directory: Path) -> bool:
-    """Whether no process trains in a directory."""
+    """Returns whether no process trains in a directory."""
     if not directory.is_dir():
         return True
     try:

@@ -331,7 +331,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """What Orbax raises of a failed write, as a CheckpointError with its cause."""
+        """Raises what Orbax raises of a failed write as a CheckpointError with its cause."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What a directory is of: a run, a sweep or a search, or a part of one."""
+"""Kinds of directories: of a run, a sweep or a search, or a part of one."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ class RunError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """Of a directory.
+    """Kind of a directory.
 
     Attributes:
       name: in messages.
@@ -34,7 +34,7 @@ class _Kind:
     runs: str = ""
 
     def has_part(self, whole: Path, within: tuple[str, ...], makes_run: bool) -> bool:
-        """Whether what is `within` a directory is nothing by itself, if that is of this kind.
+        """Returns whether what is `within` a directory is nothing by itself, if that is of this kind.
 
         `makes_run`: it is the directory itself that makes one of its runs.
         """
@@ -111,7 +111,7 @@ def _check_no_part(directory: Path, makes_run: bool = False) -> None:
 
 
 def _has_members(directory: Path) -> bool:
-    """Whether the newest checkpoint of a directory is of members of a sweep, wherever that is now."""
+    """Returns whether the newest checkpoint of a directory is of members of a sweep, wherever that is now."""
     for step in steps_in(directory / "checkpoints")[-1:]:
         try:
             identity = json.loads((directory / "checkpoints" / str(step) / "config" / "metadata").read_text("utf-8"))

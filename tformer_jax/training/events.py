@@ -56,7 +56,7 @@ class EventFile:
 
 @functools.cache
 def _tensorboardx() -> types.SimpleNamespace:
-    """What is needed of it, without PyTorch: where that is installed, it would be loaded, and takes longer than JAX."""
+    """Needed parts, without PyTorch: where that is installed, it would be loaded, and takes longer than JAX."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None
@@ -112,5 +112,5 @@ def _events(file: Path) -> Iterator[Any]:
 
 
 def _key(event: Any) -> tuple[int, str]:
-    """What tells a row from others: its step, and whether it is of training or of validation."""
+    """Key that tells a row from others: its step, and whether it is of training or of validation."""
     return event.step, event.summary.value[0].tag if event.summary.value else ""

@@ -245,7 +245,7 @@ def _read(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, An
 
 
 def _where(trainer: Trainer, batches: Any) -> list[str]:
-    """What a person should know of the devices."""
+    """Lines that a person should know of the devices."""
     if trainer.mesh.size == 1:
         return []
     sizes = ", ".join(f"{name} {size}" for name, size in trainer.mesh.shape.items() if size > 1)

@@ -131,7 +131,7 @@ def _watch(reader: int, stopped: str, undo: Callable[[], None]) -> None:
 
 
 def _leave_closed_terminal() -> None:
-    """What is printed from now on goes nowhere, where it would be an error: the terminal is no more."""
+    """Drops what is printed from now on, where it would be an error: the terminal is no more."""
     for number in (1, 2):
         try:
             termios.tcgetattr(number)

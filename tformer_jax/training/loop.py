@@ -105,7 +105,7 @@ def _report(run: Run, config: TrainingConfig, start: int, unit: str, terminal: T
 
 @dataclasses.dataclass
 class _Loop:
-    """What the loop holds on to from step to step."""
+    """State that the loop holds on to from step to step."""
 
     trainer: Trainer
     batches: Batches

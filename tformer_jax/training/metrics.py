@@ -182,7 +182,7 @@ class ProgressLine:
 
 @dataclasses.dataclass
 class _Left:
-    """How long a run still takes: steps at their speed so far, and validations as long as those before."""
+    """Time that a run still takes: steps at their speed so far, and validations as long as those before."""
 
     total: int
     start: int

@@ -105,7 +105,7 @@ class OptimizerConfig:
                 )
 
     def _changed(self, field: str) -> bool:
-        """Whether a field has another value than nobody gave it; a list from JSON is a tuple."""
+        """Returns whether a field has another value than nobody gave it; a list from JSON is a tuple."""
         return json.dumps(getattr(self, field)) != json.dumps(self.__dataclass_fields__[field].default)
 
 
@@ -289,7 +289,7 @@ def _as_matrices(path: str, x: Any) -> Any:
 
 
 def _input_axes(path: str) -> int:
-    """Of a layer's matrix, the axes that it contracts: N H of [N H D], D of the others."""
+    """Axes that a layer's matrix contracts: N H of [N H D], D of the others."""
     return 2 if path.endswith(".w_o") else 1
 
 
@@ -298,7 +298,7 @@ def _is_matrix(path: str) -> bool:
 
 
 def _in_layers(path: str) -> bool:
-    """Whether a parameter has a leading axis of layers: it is in `layers` of a stack, not beside them."""
+    """Returns whether a parameter has a leading axis of layers: it is in `layers` of a stack, not beside them."""
     return re.fullmatch(r"(.*\.)?layers\.(?!layers\.|final_norm\.|position_bias\.).*", path) is not None
 
 

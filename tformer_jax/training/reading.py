@@ -98,7 +98,7 @@ def _chosen(checkpoints: Path, step: int | None) -> int:
 
 
 def _other(checkpoints: Path, damaged: int, older: str) -> str:
-    """What is said of the newest whole checkpoint beside a damaged one."""
+    """Text about the newest whole checkpoint beside a damaged one."""
     others = [step for step in steps_in(checkpoints) if step != damaged]
     for step in reversed(others):
         folder = checkpoints / str(step)

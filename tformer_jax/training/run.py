@@ -107,7 +107,7 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint exists, so that training would go on rather than begin."""
+        """Returns whether a checkpoint exists, so that training would go on rather than begin."""
         return bool(steps_in(self.checkpoints))
 
     @property
@@ -217,7 +217,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _opened(file: Path) -> BinaryIO:
-    """To write at its end, without a buffer that closing would have to write."""
+    """Opens a file to write at its end, without a buffer that closing would have to write."""
     with writing(file):
         return open(file, "ab", buffering=0)
 

@@ -183,7 +183,7 @@ def with_dtypes_of(old: Any, new: Any) -> Any:
 
 
 def _prepare_together(prepare: Callable | None, batch: SplitBatch, key: Array, axis: str, parts: int) -> Any:
-    """What `prepare` makes of the rows of all devices, and of that this device's: the draw is that of one device.
+    """Prepares the rows of all devices, and returns this device's: the draw is that of one device.
 
     Rows that only fill up are taken away before, and filled up again: nothing may be mixed with them. They are the
     last ones of all devices, and so of each of the parts.

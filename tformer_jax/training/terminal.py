@@ -64,7 +64,7 @@ class Phase:
 
 
 class _Shown(ProgressColumn):
-    """What the owner of a bar has to say of it, asked whenever it is drawn."""
+    """Text of the owner of a bar, asked whenever it is drawn."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["shown"]())
@@ -97,7 +97,7 @@ class Terminal(Progress):
 
     @property
     def is_live(self) -> bool:
-        """Whether there are bars."""
+        """Returns whether there are bars."""
         return self.console.is_terminal
 
     def say(self, *lines: object) -> None:

@@ -94,7 +94,7 @@ class Trainer:
         return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.shardings[name]) for name, x in shapes}
 
     def context(self) -> contextlib.AbstractContextManager:
-        """In which a model's streams are spread over the mesh."""
+        """Context in which a model's streams are spread over the mesh."""
         return jax.set_mesh(self.mesh)
 
     def placed(self, batches: Batches) -> Batches:

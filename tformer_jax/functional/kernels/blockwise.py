@@ -78,7 +78,7 @@ class _Blocks:
 
 
 class _Rows(NamedTuple):
-    """Of each block of queries: q [n B K G block H], a bias that differs by query, what follows from its place."""
+    """Arrays of each block of queries: q [n B K G block H], a bias by query, what follows from its place."""
 
     q: Array
     bias: Array | None
@@ -89,7 +89,7 @@ class _Rows(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What blocks look at: keys and values [B K s H], a bias [b K G t s]."""
+    """Arrays that blocks look at: keys and values [B K s H], a bias [b K G t s]."""
 
     keys: Array
     values: Array
