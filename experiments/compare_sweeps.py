@@ -4,7 +4,6 @@
         --picture=rates.png
 """
 
-import json
 from pathlib import Path
 
 from absl import flags
@@ -12,6 +11,7 @@ from absl import flags
 from tformer_jax.analysis.sweep_plots import plot_learning_rates
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import WriteError
+from tformer_jax.sweeps.results import read_results
 from tformer_jax.training.directories import RunError
 
 from . import cli
@@ -25,19 +25,16 @@ PICTURE = define_text("picture", None, "PNG file to write the picture to.")
 
 def main() -> None:
     panels = {}
+    wanted = "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..."
     if not SWEEPS.value:
-        raise ConfigError("--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got nothing")
+        raise ConfigError(f"{wanted}, got nothing")
     for text in SWEEPS.value:
         name, _, directory = text.partition("=")
-        file = Path(directory) / "results.jsonl"
-        if not name or not directory or name in panels:
-            raise ConfigError(f"--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got {text!r}")
-        if not file.is_file():
-            raise RunError(f"{directory} has no results.jsonl: give the directory of a sweep")
-        try:
-            panels[name] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        except ValueError as error:
-            raise RunError(f"{file} is damaged: {error}") from None
+        if not name or not directory:
+            raise ConfigError(f"{wanted}, got {text!r}")
+        if name in panels:
+            raise ConfigError(f"{wanted} with different names, got {name!r} twice")
+        panels[name] = read_results(Path(directory))
     by = ranking()
     try:
         plot_learning_rates(panels, Path(PICTURE.value), metric=by.metric, lowest=by.lowest, by=BY.value)

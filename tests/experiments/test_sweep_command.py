@@ -175,7 +175,8 @@ def test_sweeps_are_compared_in_a_picture(compare):
         ("a.png", ("--sweeps=a=here,b=none",), "none has no results.jsonl"),
         ("a.png", ("--sweeps=",), "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..., got nothing"),
         ("a.png", ("--sweeps=a=here/damaged",), "results.jsonl is damaged"),
-        ("a.png", ("--sweeps=a=here,a=here",), "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY"),
+        ("a.png", ("--sweeps=a=here,a=here",), "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY.*, got 'a' twice"),
+        ("a.pgf", (), "Format 'pgf' is not supported: give a.pgf one of the suffixes png, pdf"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(compare, tmp_path, picture, flags, message):
@@ -183,6 +184,36 @@ def test_what_cannot_be_compared_is_refused(compare, tmp_path, picture, flags, m
     with pytest.raises((ConfigError, RunError), match=message):
         compare(picture, *flags)
     assert not (tmp_path / picture).exists()
+
+
+ODD_RESULTS = {
+    "": "results.jsonl is empty",
+    "[]": "damaged in line 1: it is no result",
+    "null": "damaged in line 1: it is no result",
+    "[" * 100_000: "damaged in line 1: maximum recursion",
+    '{"status": "finished", "final": {}}': "damaged in line 1: it is no result",
+    '{"status": "finished", "overrides": null, "final": {}}': "damaged in line 1: it is no result",
+    '{"status": "finished", "overrides": [1], "final": {}}': "damaged in line 1: it is no result",
+    '{"status": "finished", "overrides": {}, "final": {"loss": "x"}}': "damaged in line 1: it is no result",
+    '{"status": "finished", "overrides": {"learning_rate": "x"}, "final": {"loss": 1.0}}': "positive numbers .* 'x'",
+    '{"status": "finished", "overrides": {"learning_rate": 0}, "final": {"loss": 1.0}}': "positive numbers .* 0",
+    '{"status": "finished", "overrides": {"learning_rate": [1]}, "final": {"loss": 1.0}}': r"positive numbers .* \[1\]",
+}
+
+
+def test_results_that_are_none_are_refused(compare, tmp_path):
+    """A damaged results.jsonl ends in a traceback, or in a picture of something else."""
+    for content, message in ODD_RESULTS.items():
+        (tmp_path / "damaged" / "results.jsonl").write_text(content)
+        with pytest.raises((ConfigError, RunError), match=message):
+            compare("a.png", "--sweeps=a=here/damaged")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_dollar_in_a_name_is_no_formula(compare, recwarn):
+    """The command fails on a name, or complains about a sweep of one learning rate."""
+    assert compare("picture.png", "--sweeps=$\\frac$=here").read_bytes().startswith(b"\x89PNG")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("found", [None, 3, ["seed"]])

@@ -250,6 +250,33 @@ def test_a_sweep_that_says_something_else_than_its_checkpoints_is_refused(finish
     assert "\n" not in str(error.value) and not (tmp_path / "member").exists()
 
 
+FOLDERS_FOR_FILES = ("sweep.json", "groups.json", "results.jsonl", "lock", "groups/0/metrics.jsonl", "data/0/tokenizer.json")
+FILES_FOR_FOLDERS = ("groups", "groups/0", "groups/0/checkpoints", "data", "data/0", "plots")
+
+
+def test_a_folder_for_a_file_of_a_sweep_is_named_in_one_line_and_the_reverse(finished, tmp_path):
+    """An export ends in a traceback, or leaves half a run."""
+    for name in (*FOLDERS_FOR_FILES, *FILES_FOR_FOLDERS):
+        place = Path(shutil.copytree(finished.directory.path, tmp_path / "sweep")) / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        place.mkdir() if name in FOLDERS_FOR_FILES else place.touch()
+        with pytest.raises(RunError, match=f"{name} must be a (file, and is a folder|folder, and is a file): move it away"):
+            export_member(SweepDirectory.open(tmp_path / "sweep"), 3, tmp_path / "member")
+        shutil.rmtree(tmp_path / "sweep")
+
+
+def test_an_export_that_fails_leaves_nothing(finished, tmp_path, monkeypatch):
+    """Half a run is left in a hidden folder."""
+
+    def fail(*_):
+        raise OSError
+
+    monkeypatch.setattr("tformer_jax.sweeps.export.environment", fail)
+    with pytest.raises(OSError):
+        export_member(finished.directory, 3, tmp_path / "member")
+    assert not list(tmp_path.iterdir())
+
+
 OTHER_GROUPS = {
     "[]": ({}, "groups.json is damaged: each of the 4 members"),
     "{}": ({}, "groups.json is damaged: it must hold an array"),

@@ -9,6 +9,9 @@ import numpy as np
 
 from ..data.files import write_whole
 
+# Which Matplotlib writes without other programs.
+_FORMATS = ("png", "pdf", "svg", "eps", "jpg", "jpeg", "tif", "tiff", "webp")
+
 
 def plot_loss(rows: Sequence[dict[str, float]], file: Path) -> None:
     """Training and validation loss against the step, from the rows of a metrics.jsonl, as a PNG."""
@@ -49,8 +52,8 @@ def plot_attention(weights: np.ndarray, queries: Sequence[str], keys: Sequence[s
             continue
         image = axes.imshow(weights[head], vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
         axes.set_title(f"head {head + 1}", fontsize=9)
-        axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=8, parse_math=False)
-        axes.set_yticks(range(len(queries)), queries, fontsize=8, parse_math=False)
+        axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(queries)), queries, fontsize=8)
     figure.colorbar(image, ax=panels, shrink=0.8, label="weight")
     save_picture(figure, file)
 
@@ -59,11 +62,18 @@ def save_picture(figure: Any, file: Path) -> None:
     """Writes a figure of Matplotlib whole or not at all, in the format of the file's suffix, without one as a PNG.
 
     Raises:
-      ValueError: there is no such format.
+      ValueError: the suffix is of none of `_FORMATS`.
       WriteError: the file cannot be written.
     """
+    from matplotlib.text import Text  # here: see `_figure`
+
+    kind = file.suffix.removeprefix(".").lower() or "png"
+    if kind not in _FORMATS:
+        raise ValueError(f"Format {kind!r} is not supported: give {file.name} one of the suffixes {', '.join(_FORMATS)}")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a "$" in a name is no formula
     content = io.BytesIO()
-    figure.savefig(content, format=file.suffix.removeprefix(".") or "png", dpi=150)
+    figure.savefig(content, format=kind, dpi=150)
     write_whole(file, content.getvalue())
 
 

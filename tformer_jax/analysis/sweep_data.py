@@ -7,6 +7,7 @@ still runs has a number of fewer steps, which is in no mean.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -183,7 +184,8 @@ def learning_rate_lines(results: Results, metric: str, by: str | None = None) ->
       by: the one field that tells the lines apart.
 
     Raises:
-      ValueError: no result has a learning rate, or the field `by`; or lines would mix members that differ in others.
+      ValueError: no result has a learning rate, or one that is no positive number, or the field `by`; or lines would
+        mix members that differ in others.
     """
     known = _names(results)
     rate = next((name for name in known if Field(name, ()).label == LEARNING_RATE), None)
@@ -192,6 +194,8 @@ def learning_rate_lines(results: Results, metric: str, by: str | None = None) ->
     if by is not None and by not in known:
         raise ValueError(f"by must be a field of the overrides, got {by!r}{nearest(by, known)}")
     results = [result for result in results if rate in result["overrides"]]
+    if bad := [x for x in _field(results, rate).values if not is_number(x) or not 0 < x <= sys.float_info.max]:
+        raise ValueError(f"results must have positive numbers as {rate}, and one has {bad[0]!r}")
     rates, swept = _field(results, rate), [field for field in swept_fields(results) if field.name != rate]
     told = swept if by is None else [_field(results, by)]
     found = cells(results, [*told, rates], metric)

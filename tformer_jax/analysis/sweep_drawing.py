@@ -69,7 +69,8 @@ def limit(edges: Sequence[Edge]) -> None:
 
 def ticks(scale: Scale, numbers: Sequence[float] = ()) -> dict[float, str]:
     """The numbers themselves if they are few and apart, else round ones; and their texts."""
-    if not 0 < len(numbers) <= _MOST_TICKS or (np.diff(scale.position(numbers)) < 0.08).any():
+    apart = len(numbers) == 1 or (np.diff(scale.position(numbers)) >= 0.08).all()  # one may be the whole scale
+    if not 0 < len(numbers) <= _MOST_TICKS or not apart:
         ratio = scale.high / scale.low if scale.log else 1.0
         digits = (1.0, 2.0, 5.0) if ratio < 30 else (1.0, 3.0) if ratio < 1000 else (1.0,)
         locator = LogLocator(subs=digits) if scale.log else MaxNLocator(6, steps=(1, 2, 5, 10))

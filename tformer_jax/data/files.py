@@ -281,7 +281,8 @@ def read_lines(file: Path) -> list[str]:
         try:
             lines.append(line.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}, line {number}: not valid UTF-8 ({error.reason} at byte {error.start})") from None
+            where = f"{error.reason} at byte {error.start}"
+            raise DataError(f"{file}, line {number}: not valid UTF-8 ({where}); save it as UTF-8") from None
     return lines
 
 

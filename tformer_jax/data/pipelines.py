@@ -29,7 +29,9 @@ Splits = dict[str, list[Pair]]
 BatchShapes = dict[str, tuple[tuple[int, ...], str]]
 
 
-def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_size: int, seed: int) -> Splits:
+def split_pairs(
+    pairs: Sequence[Pair], *, by: str, validation_size: int, test_size: int, seed: int, what: str = "pair"
+) -> Splits:
     """Splits pairs into "train", "validation" and "test"; no training source is in the other two, in any Unicode form.
 
     Args:
@@ -41,12 +43,13 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
       validation_size, test_size: at least this many pairs each, as whole groups come.
       seed: decides the order in which groups are taken, by a hash, so that one more pair
         leaves the other groups where they were.
+      what: people call a pair, for messages.
 
     Raises:
       DataError: no pair would be left to train on, or groups are asked of pairs without any.
     """
     if by == "both":
-        sizes = {"validation_size": validation_size, "test_size": test_size}
+        sizes = {"validation_size": validation_size, "test_size": test_size, "what": what}
         splits = split_pairs(pairs, by="group", **sizes, seed=seed)
         sentences = split_pairs(splits.pop("train"), by="sentence", **sizes, seed=seed)
         return {"train": sentences.pop("train"), **splits} | {f"{n}_sentences": part for n, part in sentences.items()}
@@ -64,7 +67,9 @@ def split_pairs(pairs: Sequence[Pair], *, by: str, validation_size: int, test_si
     splits["train"] = [pair for group in order for pair in groups[group] if canonical(pair.source) not in sources]
     if not splits["train"]:
         raise DataError(
-            f"no pair is left to train on: {len(pairs)} pairs, test_size={test_size}, validation_size={validation_size}"
+            f"no {what} is left to train on: {len(pairs)} {what}s, test_size={test_size}, validation_size={validation_size}, "
+            f"and what is alike ({len(groups)} different {by}s) stays together; lower these sizes of the data section, or "
+            f"give more {what}s"
         )
     return splits
 

@@ -211,7 +211,10 @@ class TextClassificationData:
         for split, texts in self.splits.items():
             for text, label, _ in texts:
                 if label not in classes:
-                    raise DataError(f"no training text has the label {label!r} of the {split} text {text[:40]!r}")
+                    raise DataError(
+                        f"no training text has the label {label!r} of the {split} text {text[:40]!r}: "
+                        f"give this label more texts, or leave it out"
+                    )
         keep_classes(classes, directory)
         return classes
 
@@ -239,7 +242,8 @@ def split_texts(texts: Sequence[LabelledText], validation_size: int, test_size: 
     """
     by = "group" if all(text.group is not None for text in texts) else "sentence"
     pairs = [Pair(text.text, text.label, text.group) for text in texts]
-    splits = pipelines.split_pairs(pairs, by=by, validation_size=validation_size, test_size=test_size, seed=seed)
+    sizes = {"validation_size": validation_size, "test_size": test_size}
+    splits = pipelines.split_pairs(pairs, by=by, **sizes, seed=seed, what="text")
     return {name: [LabelledText(*pair) for pair in part] for name, part in splits.items()}
 
 

@@ -172,6 +172,8 @@ class TranslationData:
         with progress.phase("reading data"):
             pairs = config.pairs()
             whole = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
+            if not whole:
+                raise DataError(f"none of the {len(pairs):,} pairs has a text on both sides: nothing is left to train on")
             self.splits = pipelines.split_pairs(
                 whole,
                 by=config.split,

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import writing
-from ..training.directories import RunError, check_free, check_holds, steps_in
+from ..training.directories import RunError, check_free, check_holds, check_layout, steps_in
 from ..training.run import (
+    LEARNT,
     check_identity,
     differences,
     fixed,
@@ -20,6 +21,11 @@ from ..training.run import (
     write_json,
 )
 from .members import Member
+
+_FILES = ("sweep.json", "groups.json", "rungs.json", "environment.json", "results.csv", "results.jsonl", "lock")
+_FOLDERS = ("data", "groups", "plots")
+# In the folder of a group, or of a data section.
+_FILES_OF_PART, _FOLDERS_OF_PART = ("metrics.jsonl", *LEARNT), ("checkpoints", "left")
 
 
 class SweepDirectory:
@@ -49,6 +55,7 @@ class SweepDirectory:
         """
         sweep, asked = cls(path), json.loads(json.dumps(dict(asked)))
         check_free(sweep.path, "sweep", "sweep.json")
+        sweep._check_layout()
         sweep._check_groups_are_there()
         sweep._is_new = not (sweep._asked.exists() and sweep._groups.exists())  # nothing was trained yet
         sweep._forget_data()  # of a killed one, which may have had others
@@ -71,7 +78,17 @@ class SweepDirectory:
           RunError: there is none.
         """
         check_holds(Path(path), "sweep.json", "the directory of a sweep")
-        return cls(path)
+        sweep = cls(path)
+        sweep._check_layout()
+        return sweep
+
+    def _check_layout(self) -> None:
+        check_layout(self.path, _FILES, _FOLDERS)
+        for kind in ("data", "groups"):
+            parts = [part.name for part in (self.path / kind).glob("[0-9]*")]
+            check_layout(self.path / kind, (), parts)
+            for part in parts:
+                check_layout(self.path / kind / part, _FILES_OF_PART, _FOLDERS_OF_PART)
 
     def withdraw(self) -> None:
         """Forgets a sweep that could not begin, so that another command may use its directory."""

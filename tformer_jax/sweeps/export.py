@@ -55,8 +55,12 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path, progress: 
     with progress.phase("writing the run"), locked(unfinished):
         for entry in unfinished.iterdir():  # of a process that was killed
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        _fill(unfinished, sweep, groups[0], number, member, found)
-        os.rename(unfinished, to)
+        try:
+            _fill(unfinished, sweep, groups[0], number, member, found)
+            os.rename(unfinished, to)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
     return Run.open(to)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import check_choice
 from ..data.files import write_whole
+from ..training.directories import RunError
 from .members import Member
 
 Row = dict[str, Any]
@@ -131,6 +132,45 @@ def write_results(rows: Sequence[Row], directory: Path) -> None:
     writer.writeheader()
     writer.writerows(first | overrides | numbers for first, overrides, numbers in parts)
     write_whole(directory / "results.csv", text.getvalue())
+
+
+def read_results(directory: Path) -> list[Row]:
+    """Reads the rows that `write_results` wrote.
+
+    Raises:
+      RunError: there are none, or the file is damaged (says the line).
+    """
+    file = directory / "results.jsonl"
+    if not file.is_file():
+        raise RunError(f"{directory} has no results.jsonl: give the directory of a sweep")
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{file} is damaged in line {number}: {error}; {_MADE_AGAIN}") from None
+        if not _is_result(rows[-1]):
+            raise RunError(f"{file} is damaged in line {number}: it is no result of a member; {_MADE_AGAIN}")
+    if not rows:
+        raise RunError(f"{file} is empty; {_MADE_AGAIN}")
+    return rows
+
+
+_MADE_AGAIN = "the command of the sweep, given again, writes it anew"
+
+
+def _is_result(row: Any) -> bool:
+    """Returns whether a value has what is compared of a member."""
+    if not isinstance(row, dict) or not isinstance(row.get("status"), str) or not isinstance(row.get("overrides"), dict):
+        return False
+    final = row.get("final")
+    return isinstance(final, dict) and all(
+        x is None or type(x) is float or type(x) is int and abs(x) < 2**63 for x in final.values()
+    )
 
 
 def _columns(row: Row) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

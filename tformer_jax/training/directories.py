@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 # What a run's directory holds beside its files.
@@ -96,6 +97,20 @@ def check_holds(directory: Path, own: str, kind: str) -> None:
             raise RunError(f"{directory} is not {kind}: it holds {found.name}{found.instead}")
     _check_no_part(directory)
     raise RunError(f"{directory} is not {kind}: it has no {own}")
+
+
+def check_layout(directory: Path, files: Iterable[str], folders: Iterable[str]) -> None:
+    """Refuses a folder where one of the files of a directory belongs, or the reverse.
+
+    Raises:
+      RunError: it is so (names it).
+    """
+    for name in files:
+        if (directory / name).is_dir():
+            raise RunError(f"{directory / name} must be a file, and is a folder: move it away")
+    for name in folders:
+        if (directory / name).exists() and not (directory / name).is_dir():
+            raise RunError(f"{directory / name} must be a folder, and is a file: move it away")
 
 
 def _check_no_part(directory: Path, makes_run: bool = False) -> None:

@@ -23,13 +23,13 @@ import jax
 
 from ..data import digest
 from ..data.files import write_whole, writing
-from .directories import RUN_FOLDERS, RunError, check_free, check_holds, steps_in
+from .directories import RUN_FOLDERS, RunError, check_free, check_holds, check_layout, steps_in
 from .paths import some
 
 # What was learnt from the data before training, and decides what tokens and classes mean; and what the data were.
-_LEARNT = ("tokenizer.json", "source_tokenizer.json", "classes.json", digest.FILE)
+LEARNT = ("tokenizer.json", "source_tokenizer.json", "classes.json", digest.FILE)
 # What a run writes before it trains.
-_MADE = ("config.json", *_LEARNT)
+_MADE = ("config.json", *LEARNT)
 _FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
 # Where a run runs may change from start to start: what it computes does not.
 _FREE = ("parallel",)
@@ -72,7 +72,7 @@ class Run:
         run = cls(Path(directory), config)
         check_free(run.directory, "run", "config.json", makes_run=trial)
         check_writable(run.directory)
-        _check_layout(run.directory)
+        check_layout(run.directory, _FILES, RUN_FOLDERS)
         for folder in (run.samples, run.plots):
             with writing(folder):
                 folder.mkdir(exist_ok=True)
@@ -137,18 +137,8 @@ class Run:
           RunError: there is none.
         """
         check_holds(Path(directory), "config.json", "a run directory")
-        _check_layout(Path(directory))
+        check_layout(Path(directory), _FILES, RUN_FOLDERS)
         return cls(Path(directory), read_json(Path(directory) / "config.json"))
-
-
-def _check_layout(directory: Path) -> None:
-    """Refuses a folder where a file of a run belongs, or the reverse."""
-    for name in _FILES:
-        if (directory / name).is_dir():
-            raise RunError(f"{directory / name} must be a file, and is a folder: move it away")
-    for name in RUN_FOLDERS:
-        if (directory / name).exists() and not (directory / name).is_dir():
-            raise RunError(f"{directory / name} must be a folder, and is a file: move it away")
 
 
 def check_identity(
@@ -185,7 +175,7 @@ def check_identity(
 
 def sums_of_learnt(directory: Path) -> dict[str, str]:
     """The SHA-256 of what the data left in a directory, such as tokenizers, by the file's name."""
-    files = (directory / name for name in _LEARNT)
+    files = (directory / name for name in LEARNT)
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 
 
