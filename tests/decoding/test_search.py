@@ -103,7 +103,7 @@ def pair_search(model, source=SOURCE, mask=MASK):
     return search(model, 0.6, source, mask, beam_size=2)[0].reshape(-1, MAX_LENGTH)
 
 
-@pytest.fixture(scope="module", params=by_day(PENALTIES, 1, 2))
+@pytest.fixture(scope="module", params=by_day(PENALTIES, 1))
 def exhaustive(request, model):
     """The length penalty, and all hypotheses of all sources."""
     return request.param, *search(model, request.param)
@@ -361,7 +361,7 @@ def test_greedy_search_past_the_model_is_refused(model):
 
 @pytest.mark.parametrize(
     ("find", "program", "how"),
-    [(greedy_search, programs._greedy_search, {}), (beam_search, programs._beam_search, {"beam_size": 2})],
+    by_day([(greedy_search, programs._greedy_search, {}), (beam_search, programs._beam_search, {"beam_size": 2})], 1),
 )
 def test_one_compilation_serves_other_contents(find, program, how, model):
     """Every batch, or every checkpoint, would be compiled anew."""

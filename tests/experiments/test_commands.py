@@ -119,18 +119,15 @@ def sentences(place):
 
 
 @pytest.fixture(scope="session")
-def afterwards(place, finished, here, from_scratch, flags, sentences):
-    """What became of the commands that follow a training: on copies, so that a run is seen to stand alone.
-
-    One is a process, whose output a script would read.
-    """
+def afterwards(place, finished, here, flags, sentences):
+    """What became of the commands that follow a training: on copies, so that a run is seen to stand alone."""
     run, _ = finished
     for name in ("again", "moved"):
         shutil.copytree(run, place / name)
     return {
         "again": here("train", *flags(place / "again")),
         "evaluate": here("evaluate", f"--workdir={place / 'moved'}"),
-        "text": from_scratch("predict", f"--workdir={run}", "--text=The value of the expression"),
+        "text": here("predict", f"--workdir={run}", "--text=The value of the expression"),
         "input": here("predict", f"--workdir={run}", f"--input={sentences}"),
     }
 
@@ -156,9 +153,11 @@ def test_evaluating_gives_the_same_score(afterwards, finished):
     assert scores_in(result) == scores_in(finished[1])
 
 
-def test_a_text_has_one_line(afterwards, finished):
+@pytest.mark.parametrize("how", by_day(["here", "from_scratch"], 0))
+def test_a_text_has_one_line(request, afterwards, finished, how):
     """Scripts could not use the output: nothing but the translation may be on stdout."""
-    result = afterwards["text"]
+    flags = f"--workdir={finished[0]}", "--text=The value of the expression"
+    result = afterwards["text"] if how == "here" else request.getfixturevalue(how)("predict", *flags)
     assert result.returncode == 0, result.stderr
     assert len(lines_of(result)) == 1
     assert set(lines_of(result)[0].split()) & {"da", "demi", "dolumo"}

@@ -116,7 +116,7 @@ GOES_ON = {
     "checkpoints/12/_CHECKPOINT_METADATA": dict.fromkeys(SOME, ("train",)) | {"an object": EVERY},
 }
 CASES = [
-    pytest.param(name, damage, marks=() if damage in BY_DAY[: 1 if "/" in name else 2] else pytest.mark.slow)
+    pytest.param(name, damage, marks=() if damage in BY_DAY[: 1 if "/" in name or name in ("environment.json", "lock") else 2] else pytest.mark.slow)
     for name in GOES_ON
     for damage in (DAMAGES if name in ("config.json", "metrics.jsonl", "classes.json") else SOME if "_" in name else FEW)
 ]

@@ -163,7 +163,7 @@ def one_line_more(config):
         file.unlink()
 
 
-@pytest.mark.parametrize("task", by_day(tiny_runs.TASKS, 0, 2))
+@pytest.mark.parametrize("task", by_day(tiny_runs.TASKS, 2))
 def test_a_run_with_checkpoints_goes_on_with_its_own_data_only(place, tmp_path, task):
     """A run would train on what was held out, or be scored on it; predicting needs no data."""
     finished = tiny_runs.finished(place, task)
