@@ -17,7 +17,7 @@ def main() -> None:
     run, experiment, task, model = trained.load(cli.terminal)
     data = load_data(experiment, run.directory, fresh=False, progress=cli.terminal)
     if SPLIT.value is not None:
-        check_choice("split", SPLIT.value, data.splits)
+        check_choice("--split", SPLIT.value, data.splits)
     report(run, task, data, model, None if SPLIT.value is None else [SPLIT.value])
 
 

@@ -34,6 +34,8 @@ PEAK = define_number("peak_tflops", None, "Peak in TFLOP/s of a device that --de
 TOTALS_ONLY = define_switch("totals_only", "Leave out the table of parameters.")
 
 _MOST_DEVICES = 2048
+# A million times what the fastest device reaches; beyond it, a step would take no time.
+_MOST_TFLOPS, _LEAST = 1e9, 1e-9
 # Dense bfloat16 TFLOP/s of one device, from its maker's data sheet.
 PEAKS = {"a100": 312, "h100": 989, "h200": 989, "v4": 275, "v5e": 197, "v5p": 459, "v6e": 918}
 
@@ -74,8 +76,10 @@ def _peak() -> float:
     if PEAK.value is None and DEVICE.value.lower() not in PEAKS:
         raise ConfigError(f"--device must be one of {', '.join(PEAKS)}, got {DEVICE.value!r}; or give --peak_tflops")
     peak = PEAKS[DEVICE.value.lower()] if PEAK.value is None else PEAK.value
-    check_positive("--peak_tflops", peak)
-    check_positive("--mfu", MFU.value)
+    for name, value, most in (("peak_tflops", peak, _MOST_TFLOPS), ("mfu", MFU.value, 1)):
+        check_positive(f"--{name}", value)
+        if not _LEAST <= value <= most:
+            raise ConfigError(f"--{name} must be from {_LEAST:g} to {most:g}, got {value:g}")
     return 1e12 * peak
 
 

@@ -14,6 +14,9 @@ from .presets import PRESETS
 
 _T = TypeVar("_T")
 
+# As many as the deepest Transformer has (Wang et al., 2022); counting FLOPs unrolls them all.
+_MOST_LAYERS = 1000
+
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -293,6 +296,8 @@ class TransformerConfig:
             value = getattr(self, name)
             if self._set(name) and (type(value) is not int or value < 1):
                 raise ConfigError(f"{name} must be a positive integer, got {value!r}")
+            if name.endswith("_layers") and value is not None and value > _MOST_LAYERS:
+                raise ConfigError(f"{name} must be at most {_MOST_LAYERS:,}, got {value:,}")
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")

@@ -1,5 +1,7 @@
 """Documents: the real layout in miniature, the user's own files, and splits that share no text."""
 
+import os
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -62,6 +64,17 @@ def test_files_of_another_kind_are_said(tmp_path):
     said = []
     read_documents(tmp_path, said.append)
     assert said == [f"files not read in {tmp_path}: 2 .md, 1 .pdf"]
+
+
+def test_links_to_folders_and_pipes_are_said(tmp_path):
+    """A part of the texts would be left out, and nobody told."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a")
+    (tmp_path / "more").symlink_to(tmp_path / "texts")
+    os.mkfifo(tmp_path / "b.txt")
+    said = []
+    assert [name for name, _ in read_documents(tmp_path, said.append)] == ["texts/a.txt"]
+    assert said == [f"not read in {tmp_path}, because they are links to folders or no files at all: b.txt, more"]
 
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path):

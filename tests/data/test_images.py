@@ -359,6 +359,14 @@ def test_two_validation_splits_are_refused(tmp_path):
         read_folders(tmp_path)
 
 
+def test_a_link_to_itself_is_refused_by_name(tmp_path):
+    """Only its folder would be named, which has thousands of files."""
+    paint(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "2.png").symlink_to(tmp_path / "a" / "2.png")
+    with pytest.raises(DataError, match="cannot read .*/a/2.png: Too many levels of symbolic links"):
+        read_folders(tmp_path)
+
+
 def test_a_missing_folder_is_refused_by_name(tmp_path):
     """A misspelt path would end in a traceback."""
     with pytest.raises(DataError, match="cannot read .*missing: No such file"):

@@ -47,7 +47,7 @@ FLAGS = [
     *each("predict", ["temperature", "top_p", "min_p", "repetition_penalty"], NO_NUMBER),
     *each("predict", ["text", "input", "image", "workdir"], [""]),
     *each("predict", ["greedy", "slide"], ["x", ""]),
-    *each("inspect", ["mfu", "peak_tflops"], [*NO_NUMBER, "0", "-1"]),
+    *each("inspect", ["mfu", "peak_tflops"], [*NO_NUMBER, "0", "-1", "1e300", "1e-300"]),
     *each("inspect", ["device", "totals_only"], ["", "h10"]),
     *each("train", ["num_processes", "process_id"], NO_COUNT),
     *each("train", ["workdir", "coordinator"], [""]),
@@ -69,6 +69,7 @@ FIELDS = [
     *each("train", ["data.path", "task.name", "precision", "model.norm", "optimizer.name"], [""], "--config."),
     *each("train", ["training.seed", "data.seed", "data.order_seed"], ["-1", "4294967296", "x", "1.5"], "--config."),
     *each("train", ["parallel.data", "parallel.tensor"], ["0", "-2", "x", "99999999", "²"], "--config."),
+    *each("train", ["model.num_layers"], ["1001", "100000000"], "--config."),
     *each("train", ["precision"], ["x", "params=int8", "params", "params=float32,params=float32"], "--config."),
     *each("train", ["model.gated", "model.tie_output"], ["x", "2", "None"], "--config."),
 ]

@@ -482,6 +482,38 @@ def test_a_file_that_is_no_database_is_named(run_search, tmp_path):
         run_search()
 
 
+DAMAGED = {
+    "UPDATE study_user_attributes SET value_json = '[]'": r"its study 'search' has the search \[\]",
+    "UPDATE study_user_attributes SET value_json = '{\"mark\": 1}'": "has the search {'mark': 1}",
+    "UPDATE study_user_attributes SET value_json = 'x'": "Expecting value",
+    "UPDATE trial_user_attributes SET value_json = '1' WHERE key = 'status'": "trial 0 has the status 1",
+    "UPDATE trial_user_attributes SET value_json = 'null' WHERE key = 'status'": "trial 0 has the status None",
+    "UPDATE trial_user_attributes SET value_json = '[]' WHERE key = 'value'": r"trial 0 has the value \[\]",
+    "UPDATE trial_user_attributes SET value_json = '\"x\"' WHERE key = 'seconds'": "trial 0 has the seconds 'x'",
+    "UPDATE trial_params SET distribution_json = '{}'": "'type'",
+    "UPDATE trial_params SET param_value = 99": "is not in|tuple index",
+    "UPDATE trial_params SET param_value = NULL": "NoneType|None is not in",
+    "DELETE FROM trial_params": "trial 0 lacks its ",
+    "UPDATE trials SET state = 'X'": "'X' is not among",
+}
+
+
+def test_a_database_that_says_what_no_search_writes_is_named(run_search, pretend, tmp_path):
+    """A search goes on with other numbers, or ends in a traceback."""
+    run_search(trials=1)
+    file = tmp_path / "sweep" / "study.db"
+    sound = file.read_bytes()
+    for statement, wanted in DAMAGED.items():
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute(statement)
+            connection.commit()
+        with pytest.raises(RunError, match=f"the database {file} is damaged: .*({wanted}).*; put it back") as error:
+            run_search(trials=1)
+        assert "\n" not in str(error.value)
+        file.write_bytes(sound)
+    assert len(run_search(trials=1)[0]) == 1
+
+
 def test_any_directory_may_hold_a_search(run_search, pretend):
     """Its path would be read as a URL, or as a template."""
     assert len(run_search(name="50% {x}? #1", trials=1)[0]) == 1

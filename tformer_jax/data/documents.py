@@ -43,7 +43,7 @@ def read_documents(path: Path, say: Callable[[str], None] = lambda line: None) -
 
     Args:
       path: of the file or folder.
-      say: is told of files that are no *.txt, by suffix.
+      say: is told of files that are no *.txt, by suffix, and of links to folders.
 
     Raises:
       DataError: a file that cannot be read, is empty or is not UTF-8 (says the line), a folder
@@ -52,7 +52,7 @@ def read_documents(path: Path, say: Callable[[str], None] = lambda line: None) -
     path = Path(path)
     if not path.is_dir():
         return [Document(file_name(path.name), _read(path))]
-    found = files_in(path)
+    found = files_in(path, say)
     texts = sorted((name for name in found if name.lower().endswith(".txt")), key=file_name)
     if not texts:
         raise DataError(f"{path} holds no *.txt file")

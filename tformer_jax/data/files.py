@@ -203,10 +203,10 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _LEFT_BEHIND
 
 
-def files_in(folder: Path) -> list[str]:
+def files_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> list[str]:
     """Returns the paths, from `folder`, of the files in it and its subfolders, sorted, without hidden ones.
 
-    Links to files count, to folders not.
+    Links to files count, to folders not; `say` is told of these, and of what is neither file nor folder.
 
     Raises:
       DataError: a folder cannot be read.
@@ -215,12 +215,16 @@ def files_in(folder: Path) -> list[str]:
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
 
-    found: list[str] = []
+    found, others = [], []
     for path, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
         within = Path(path).relative_to(folder)
-        shown = (name for name in names if not is_hidden(name))
-        found += [(within / n).as_posix() for n in shown if os.path.isfile(f := Path(path, n)) or os.path.islink(f)]
+        others += [(within / name).as_posix() for name in folders if os.path.islink(Path(path, name))]
+        for name in (name for name in names if not is_hidden(name)):
+            is_file = os.path.isfile(file := Path(path, name)) or os.path.islink(file)
+            (found if is_file else others).append((within / name).as_posix())
+    if others:
+        say(f"not read in {folder}, because they are links to folders or no files at all: {', '.join(sorted(others))}")
     return sorted(found)
 
 
@@ -262,7 +266,7 @@ def read_bytes(file: Path, most: int) -> bytes:
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from None
     if size > most:
-        raise DataError(f"{file} holds more than {most:,} bytes, the limit for one file: split it")
+        raise DataError(f"{file} holds more than {most:,} bytes, the limit for one file: give a smaller one")
     return b"".join(pieces)
 
 
@@ -275,14 +279,13 @@ def read_lines(file: Path) -> list[str]:
     content = read_bytes(file, MOST_TEXT_BYTES)
     if not content.strip():
         raise DataError(f"{file} is empty")
-    lines = []
-    content = content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n")
+    lines, content = [], content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n")
     for number, line in enumerate(content.split(b"\n"), 1):
         try:
             lines.append(line.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:
-            where = f"{error.reason} at byte {error.start}"
-            raise DataError(f"{file}, line {number}: not valid UTF-8 ({where}); save it as UTF-8") from None
+            where = f"line {number}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+            raise DataError(f"{file}, {where}") from None
     return lines
 
 

@@ -249,8 +249,8 @@ def _names(path: Path, folders: bool) -> list[str]:
         with os.scandir(path) as entries:
             found = sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir() == folders)
             return sorted(found, key=file_name)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except OSError as error:  # of an entry too, such as a link to itself
+        raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from None
 
 
 # Image files -----------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from ..functional.checks import as_array, as_key, check_shape
-from ..functional.numbers import POSITIVE, RATE, Number, Range, as_number
+from ..functional.numbers import RATE, Number, Range, as_number
 from .checks import as_count
 
 # As good as greedy; a smaller temperature would make all large logits infinite, and so alike.
 _COLDEST = 1e-30
+_LARGEST = float(jnp.finfo(jnp.float32).max)
 
-_ABOVE_0 = Range("in (0, inf)", POSITIVE.holds)
+_ABOVE_0 = Range("in (0, inf)", lambda x: (0 < x) & (x <= _LARGEST), f"; at most {_LARGEST:.3g}, as it is a float32")
 _PROBABILITY = Range("in (0, 1.0]", RATE.holds)
 
 

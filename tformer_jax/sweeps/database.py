@@ -73,6 +73,21 @@ class Database:
             said = " ".join(str(getattr(cause, "orig", None) or cause or error).split())
             raise RunError(f"cannot use the database {self._shown}: {said}") from None
 
+    @contextlib.contextmanager
+    def understood(self) -> Iterator[None]:
+        """Within the context, what is there must be what Optuna and a search write.
+
+        Raises:
+          RunError: it is not (instead of what Optuna, or a conversion, raises).
+        """
+        try:
+            yield
+        except (RunError, ConfigError):
+            raise
+        except (ValueError, LookupError, TypeError) as error:
+            said = " ".join(str(error).split())
+            raise RunError(f"the database {self._shown} is damaged: {said}; put it back, or choose another --workdir") from None
+
     def close(self) -> None:
         """Ends all connections."""
         self.storage.remove_session()

@@ -35,6 +35,14 @@ RUNNING = "running"
 _UNFINISHED = {TrialState.RUNNING: RUNNING, TrialState.WAITING: "waiting"}
 _PLAIN = (bool, int, float, str, type(None))
 
+# What is told of a trial, in the database, and how it looks.
+_TOLD = {
+    "status": lambda x: x in (RUNNING, "finished", "pruned", "diverged", "failed"),
+    "value": lambda x: x is None or type(x) in (int, float),
+    "seconds": lambda x: type(x) in (int, float),
+    "message": lambda x: isinstance(x, str),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -102,13 +110,13 @@ class Trials:
           pruner: Optuna's.
 
         Raises:
-          RunError: the study is another search's, or the directory is (names what differs).
+          RunError: the study is another search's, or the directory is (names what differs); or it is damaged.
         """
         self.locked, self.close = opened.locked, opened.close
         self._storage, self._directory, self._dimensions = opened.storage, directory, dimensions
         self._sampler, self._seed, self._ranking, self._ended = sampler, seed, ranking, {}
         self._distributions = {name: distribution(domain) for name, domain in dimensions.items()}
-        with self.locked():
+        with self.locked(), opened.understood():
             mark = _marked(directory)
             if any((directory / "trials").glob("*")) and not self._exists(name):
                 raise RunError(
@@ -121,6 +129,18 @@ class Trials:
             )
             ours = {"mark": mark, "directory": str(directory.absolute()), "asked": asked}
             self._join(name, json.loads(json.dumps(ours)))
+            for trial in self._study.get_trials(deepcopy=False):
+                self._check(trial)
+
+    def _check(self, trial: FrozenTrial) -> None:
+        """Refuses, with a ValueError, a trial that says of itself what none says."""
+        for name, is_sound in _TOLD.items():
+            if name in trial.user_attrs and not is_sound(value := trial.user_attrs[name]):
+                raise ValueError(f"trial {trial.number} has the {name} {value!r}")
+        found = self._overrides(trial)
+        lost = [name for name in self._dimensions if name not in found]
+        if lost and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            raise ValueError(f"trial {trial.number} lacks its {lost[0]}")
 
     def hand_on_data(self, number: int, section: Mapping[str, Any]) -> None:
         """Tells the run of a new trial what the data were for an earlier one, if any had this data `section`."""
@@ -143,6 +163,8 @@ class Trials:
 
     def _join(self, name: str, ours: dict[str, Any]) -> None:
         there = self._study.user_attrs.get("search")
+        if there is not None and not _is_search(there):
+            raise ValueError(f"its study {name!r} has the search {there!r}")
         if there is None:
             if self._study.get_trials(deepcopy=False):
                 raise RunError(f"the study {name!r} in this database is not by tformer_jax; choose another --study")
@@ -297,6 +319,12 @@ class Trials:
         return {n: _as_in_space(domain, params[n]) for n, domain in self._dimensions.items() if n in params}
 
 
+def _is_search(value: Any) -> bool:
+    """Returns whether a value is what `Trials` writes of a search."""
+    kinds = {"mark": str, "directory": str, "asked": dict}
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+
+
 def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Returns whether two data sections differ in the order of batches at most."""
     return not differences({**one, "order_seed": None}, {**other, "order_seed": None})
@@ -315,6 +343,9 @@ def _choices(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _as_in_space(domain: Domain, value: Any) -> Any:
     if isinstance(domain, Range):
+        margin = 1e-6 * max(abs(domain.low), abs(domain.high))  # of logarithms and back
+        if type(value) not in (int, float) or not domain.low - margin <= value <= domain.high + margin:
+            raise ValueError(f"{value!r} is not in {domain}")
         return int(value) if domain.integers else float(value)
     return domain[_choices(domain).index(value)]
 
