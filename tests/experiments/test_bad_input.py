@@ -70,6 +70,7 @@ FIELDS = [
     *each("train", ["training.seed", "data.seed", "data.order_seed"], ["-1", "4294967296", "x", "1.5"], "--config."),
     *each("train", ["parallel.data", "parallel.tensor"], ["0", "-2", "x", "99999999", "²"], "--config."),
     *each("train", ["model.num_layers"], ["1001", "100000000"], "--config."),
+    *each("inspect", ["data.vocab_size"], ["1000001", "2000000000", "0", "-1"], "--config."),
     *each("train", ["precision"], ["x", "params=int8", "params", "params=float32,params=float32"], "--config."),
     *each("train", ["model.gated", "model.tie_output"], ["x", "2", "None"], "--config."),
 ]

@@ -55,8 +55,9 @@ class DocumentDataConfig:
         for name, other, value in (("path", "source", "files"), ("vocab_size", "tokenizer", "bpe")):
             if (getattr(self, name) is not None) != (getattr(self, other) == value):
                 raise ConfigError(f"data.{name} goes with data.{other}={value!r}, and is needed there")
-        for name in ("vocab_size", "row_length", "batch_tokens"):
-            if (value := getattr(self, name)) is not None and value < 1:
+        tokenizers.check_vocab_size("data.vocab_size", self.vocab_size)
+        for name in ("row_length", "batch_tokens"):
+            if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
         check_seed("data.seed", self.seed)
         if self.order_seed is not None:

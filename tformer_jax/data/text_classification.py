@@ -54,8 +54,9 @@ class TextClassificationDataConfig:
         check_seed("data.seed", self.seed)
         if self.order_seed is not None:
             check_seed("data.order_seed", self.order_seed)
-        for name in ("validation_size", "test_size", "vocab_size", "batch_tokens", "num_buckets"):
-            if (value := getattr(self, name)) is not None and value < 1:
+        tokenizers.check_vocab_size("data.vocab_size", self.vocab_size)
+        for name in ("validation_size", "test_size", "batch_tokens", "num_buckets"):
+            if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> pipelines.BatchShapes:

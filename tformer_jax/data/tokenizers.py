@@ -19,6 +19,16 @@ MASK, MASK_ID = "<mask>", 3  # where a tokenizer is asked for it
 _UNKNOWN = "<unk>"
 _PIECE, _TOGETHER = 4_000, 128
 
+# As many as the largest vocabulary in use has (Liang et al., 2023); memory for all is taken before anything is learnt.
+_MOST_TOKENS = 1_000_000
+
+
+def check_vocab_size(name: str, size: int | None) -> None:
+    """Raises a ConfigError for a vocabulary that is larger than any, by the field's name; None is none."""
+    if size is not None and not 1 <= size <= _MOST_TOKENS:
+        wanted = "positive" if size < 1 else f"at most {_MOST_TOKENS:,}"
+        raise ConfigError(f"{name} must be {wanted}, got {size}")
+
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, mask: bool = False) -> Tokenizer:
     """A byte-level BPE (Sennrich et al., 2016; Radford et al., 2019), over NFC-normalised text unless `lossless`.

@@ -69,6 +69,8 @@ class TranslationDataConfig:
         for name in ("validation_size", "test_size", "batch_tokens", "num_buckets", "row_length"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"data.{name} must be positive, got {value}")
+        tokenizers.check_vocab_size("data.vocab_size", self.vocab_size)
+        tokenizers.check_vocab_size("data.source_vocab_size", self.source_vocab_size)
         check_seed("data.seed", self.seed)
         if self.order_seed is not None:
             check_seed("data.order_seed", self.order_seed)
