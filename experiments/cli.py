@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from tformer_jax.config import ConfigError, TransformerConfig, nearest
@@ -93,12 +93,23 @@ def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?config(=|$)", a)]
     try:
-        config = config_module(given[-1]).get_config(*given[-1].split(":", 1)[1:]).to_dict()
+        config = _as_dict(config_module(given[-1]).get_config(*given[-1].split(":", 1)[1:]), given[-1])
     except Exception as error:
         return f"cannot load the config: {_of_file(error)}"
     names = [match[1].split(".") for a in arguments if (match := re.match(r"--?(?:no)?config\.([\w.]+)", a))]
     unknown = next(filter(None, (_unknown_field(config, path) for path in names)), None)
     return unknown or f"cannot load the config: {last_line(error)}"
+
+
+def _as_dict(found: Any, file: str) -> dict[str, Any]:
+    """Returns what a config file has given, as plain nested dictionaries.
+
+    Raises:
+      ConfigError: it is no config.
+    """
+    if not isinstance(found, ConfigDict):
+        raise ConfigError(f"get_config() of {file} must return a ConfigDict, got {found!r}")
+    return found.to_dict()
 
 
 def _of_file(error: Exception) -> str:
@@ -141,7 +152,7 @@ def config() -> dict[str, Any]:
       ConfigError: the file could not be read, or what it gives is no config.
     """
     try:
-        return CONFIG.value.to_dict()
+        return _as_dict(CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"]))
     except (AttributeError, OSError) as error:  # of ml_collections, which keeps quiet about it until now
         raise ConfigError(f"cannot load the config: {last_line(error.__cause__ or error)}") from None
 
@@ -207,7 +218,8 @@ def run(main: Callable[[], None], *required: str) -> None:
             forgotten = "; put --config=FILE before it" if error.flagname.startswith("config.") else ""
             sys.exit(f"error: {error}{forgotten}")
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
-            sys.exit(f"error: {last_line(error).removeprefix('tformer_jax.config.ConfigError: ')}")
+            of_file = "cannot load the config: " if "Traceback" in str(error) else ""
+            sys.exit(f"error: {of_file}{last_line(error).removeprefix('tformer_jax.config.ConfigError: ')}")
         except Exception as error:  # whatever a config file raises
             sys.exit(f"error: {_config_problem(error, arguments)}")
         if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:

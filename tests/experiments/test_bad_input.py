@@ -96,6 +96,27 @@ UNKNOWN = [
     ("export", ["--workdir=README.md"], "README.md is not the directory of a sweep"),
 ]
 
+CONFIGS = {  # what stands in a config file
+    "def get_config(): return 1": "get_config.. of .*config.py must return a ConfigDict, got 1",
+    "def get_config(): return {}": "must return a ConfigDict, got {}",
+    "raise ValueError('one\\ntwo')": "cannot load the config: .*two",
+    "def get_config(a, b): ...": "cannot load the config: .*missing 2 required",
+    "get_config = 3": "cannot load the config: .*'int' object is not callable",
+    "import nothing_at_all": "cannot load the config: ModuleNotFoundError",
+    "def get_config(": "cannot load the config: SyntaxError",
+}
+
+
+def test_a_config_file_that_gives_none_is_one_line(refusal, tmp_path):
+    """A user would read what a library says of it, or a part of that."""
+    for content, wanted in CONFIGS.items():
+        (tmp_path / "config.py").write_text(content)
+        result = refusal("train", [f"--config={tmp_path}/config.py"])
+        message, *more = result.stderr.splitlines()
+        assert result.returncode == 1 and message.startswith("error: ") and not more
+        assert re.search(wanted, message), message
+
+
 BY_HAND = ["--num_processes=2", "--process_id=0"]
 PROCESSES = [
     *(("train", [f"--coordinator={x}", *BY_HAND], "--coordinator") for x in ("x", "a:b", ":1", "a:0", "a:99999", "a:²")),
