@@ -150,11 +150,23 @@ def test_prompt_and_continuation_may_fill_the_context(model):
     assert_tokens(generate(model, prompts, max_new_tokens=NEW), [slow(model, prompt) for prompt in prompts])
 
 
-@pytest.mark.parametrize("how", [{"eos_id": 2.0}, {"eos_id": True}, {"max_new_tokens": 2.5}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{"eos_id": 2.0}, {"eos_id": True}, {"max_new_tokens": 2.5}, {"pad_to": None}, {"pad_to": 2.5}], ids=str
+)
 def test_what_is_no_integer_is_refused_by_name(model, how):
     """An error from deep inside of the compiler would not say which argument it is."""
     with unchecked_annotations(), pytest.raises(TypeError, match=f"{next(iter(how))} must be an integer, got"):
         generate(model, [[1]], **{"max_new_tokens": NEW} | how)
+
+
+def test_other_samplers_and_flags_are_refused(model):
+    """Any text slides, and a sampler's name is a riddle of the compiler."""
+    with unchecked_annotations():
+        with pytest.raises(TypeError, match="slide must be True or False, got 'no'"):
+            generate(model, [[1]], max_new_tokens=NEW, slide="no")
+        for no_sampler in ("greedy", sampling):
+            with pytest.raises(TypeError, match=r"sampler must be greedy\(\) or sampling\(\.\.\.\), got"):
+                generate(model, [[1]], max_new_tokens=NEW, sampler=no_sampler)
 
 
 def test_an_end_may_be_an_array(model):

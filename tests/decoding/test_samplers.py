@@ -272,13 +272,16 @@ def test_a_sampler_without_temperature_is_greedy():
 def test_any_small_temperature_takes_the_most_probable(temperature, filters):
     """Logits would overflow to infinity, all large ones alike, and the first of them win."""
     sampler = sampling(temperature=temperature, **filters)
-    assert int(sampler(jnp.array([[1.0, 8.0, 9.0, 2.0]]), jax.random.key(0))[0]) == 2
+    logits = jnp.array([[1.0, 8.0, 9.0, 2.0], [-2e9, -1e9, -0.9e9, -jnp.inf], [0.0, 1e9, 1e9 + 64, 1.0]])
+    np.testing.assert_array_equal(sampler(logits, jax.random.key(0)), [2, 2, 2])
 
 
 def test_a_sampler_says_what_it_lacks():
     """An error would come from deep inside of the draw."""
     with pytest.raises(ValueError, match="needs a random key"):
         sampling()(jnp.ones((1, 3)))
+    with pytest.raises(ValueError, match="logits must have a last axis of at least 1"):
+        sampling(top_k=2)(jnp.ones((2, 0)), jax.random.key(0))
     with pytest.raises(ValueError, match="repetition_penalty needs `seen`"):
         greedy(repetition_penalty=1.2)(jnp.ones((1, 3)))
 

@@ -322,6 +322,7 @@ def test_a_length_penalty_of_any_kind(model, small_beam):
     [
         ({"max_length": 9}, "max_length=9 exceeds the model's max_length=8"),
         ({"beam_size": 0}, "beam_size must be at least 1, got 0"),
+        ({"beam_size": 10**30}, "beam_size must be at most"),
         ({"length_penalty": -0.1}, "length_penalty must not be negative, got -0.1"),
         ({"beam_size": 2, "num_results": 3}, "num_results must be between 1 and beam_size=2, got 3"),
         ({"beam_size": 2, "num_results": 0}, "num_results must be between 1 and beam_size=2, got 0"),
@@ -341,6 +342,7 @@ def test_a_beam_that_cannot_be_is_refused(model, changes, message):
         ({"source": [[-1, 1]]}, ValueError, r"source\[0, 0\] is -1"),
         ({"source": [[0.5, 1.0]]}, TypeError, "source must be an array of integers, got float64"),
         ({"source": [1, 2]}, ValueError, r"source must have two axes, rows and tokens, got shape \(2,\)"),
+        ({"source": np.zeros((0, 3), int)}, ValueError, r"source must have rows and tokens, got the shape \(0, 3\)"),
         ({"bos_id": V}, ValueError, rf"bos_id={V} is outside the vocabulary"),
         ({"eos_id": -1}, ValueError, "eos_id=-1 is outside the vocabulary"),
         ({"max_length": 2.0}, TypeError, "max_length must be an integer, got 2.0"),

@@ -116,6 +116,16 @@ def test_ntk_scaling_changes_the_base():
     assert_close(lowest, oracles.rotary(x, np.asarray(positions) / factor)[..., [3, 7]], 2e-6)
 
 
+@pytest.mark.parametrize("base", [1e-12, 0.5, 1e30])
+def test_any_base_is_the_formulas(base):
+    """A pair that turns more than 2^32 times a position overflows the integer that drops whole turns."""
+    x, positions = normal(0, 1, 2, 1, 4), np.array([0, 1])
+    turned = F.apply_rotary(x, jnp.asarray(positions), base=base)
+    assert_close(turned, oracles.rotary(x, positions, base), 1e-4)
+    largest = F.apply_rotary(x, jnp.asarray(positions), base=1e300, scaling="ntk", factor=1e200)
+    assert_close(largest, oracles.rotary(x, positions, 1e300), 2e-6)
+
+
 @layouts
 def test_part_of_a_head_is_turned(layout):
     """The rest is turned too, or the angles are those of the whole width."""
@@ -217,6 +227,14 @@ def test_the_bias_falls_linearly_with_distance(query_shape, key_shape):
     np.testing.assert_allclose(bias, wanted, rtol=1e-6)
 
 
+def test_distant_positions_have_their_distance():
+    """Positions from 2^24 on are rounded before they are subtracted: neighbours have distance 0 or 2."""
+    bias = F.alibi_bias(jnp.array([20_000_001, -INT32_MAX]), jnp.array([20_000_000, 2**24 + 1, INT32_MAX]), 1)
+    wanted = [[1, 20_000_001 - 2**24 - 1, INT32_MAX - 20_000_001], [0, 0, 2 * INT32_MAX]]
+    wanted[1][:2] = 20_000_000 + INT32_MAX, 2**24 + 1 + INT32_MAX
+    np.testing.assert_allclose(bias[0, 0], -np.array(wanted) / 256, rtol=1e-7)
+
+
 def test_an_empty_cache_slot_has_a_finite_bias():
     """The distance to the largest position overflows: its bias is positive, or NaN."""
     bias = np.asarray(F.alibi_bias(jnp.array([-1, 0, 7]), jnp.array([0, INT32_MAX]), 4))
@@ -247,6 +265,16 @@ def test_buckets_are_those_of_published_checkpoints(bidirectional, per_direction
     rough = np.minimum(exact + (logs * np.float32(per_direction - exact)).astype(int), per_direction - 1)
     wanted = np.where(distances < exact, distances, rough) + 16 * (bidirectional * (DISTANCES > 0))
     np.testing.assert_array_equal(bucket(jnp.asarray(DISTANCES), bidirectional=bidirectional), wanted)
+
+
+def test_the_farthest_positions_have_the_last_buckets():
+    """The least integer, which has no absolute value, is in bucket 0; many buckets take minutes to lay out."""
+    extremes = jnp.array([-(2**31), -INT32_MAX, INT32_MAX])
+    np.testing.assert_array_equal(bucket(extremes), [15, 15, 31])
+    np.testing.assert_array_equal(bucket(extremes, bidirectional=False), [31, 31, 0])
+    how = dict(num_buckets=64, max_distance=10**9)
+    wanted = [oracles.t5_bucket(d, bidirectional=True, **how) for d in (-(10**6), -(10**9) + 1, 123_456)]
+    np.testing.assert_array_equal(bucket(jnp.array([-(10**6), -(10**9) + 1, 123_456]), **how), wanted)
 
 
 def test_buckets_have_the_shape_of_their_positions():

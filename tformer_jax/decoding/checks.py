@@ -40,8 +40,13 @@ def check_source(source: Any, vocab_size: int) -> Array | np.ndarray:
     """Token ids [B S], of lists too.
 
     Raises:
-      TypeError, ValueError: as `check_tokens`.
+      TypeError, ValueError: as `check_tokens`; rows of several lengths, no row or no token.
     """
-    source = source if isinstance(source, jax.Array) else np.asarray(source)
+    try:
+        source = source if isinstance(source, jax.Array) else np.asarray(source)
+    except ValueError:
+        raise ValueError("source must be token ids [B S], rows of one length: pad them") from None
     check_tokens(source, vocab_size, "source")
+    if 0 in source.shape:
+        raise ValueError(f"source must have rows and tokens, got the shape {source.shape}")
     return source

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Int
 
-from ..functional.checks import as_key
+from ..functional.checks import as_flag, as_key, shown
+from ..functional.numbers import as_integer
 from .checks import as_count, as_token
 from .samplers import Sampler, greedy
 
@@ -64,10 +65,11 @@ def generate(
       ValueError: an empty prompt, a token out of the vocabulary (says where), a prompt too long for the
         context (says what `slide` would cut), a `max_new_tokens` that fills the context alone, an `eos_id`
         out of the vocabulary, or a sampler that draws without a key.
-      TypeError: a `max_new_tokens` or `eos_id` that is no integer, or a key that is none.
+      TypeError: a `max_new_tokens`, `eos_id` or `pad_to` that is no integer, a `slide` that is not True or False, a
+        sampler or a key that is none.
     """
     sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
-    tokens, valid = _padded(model, prompt, max_new_tokens, slide, pad_to)
+    tokens, valid = _padded(model, prompt, max_new_tokens, as_flag("slide", slide), as_integer("pad_to", pad_to))
     return _generate(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
 
 
@@ -87,7 +89,7 @@ def stream(
     Arguments and errors are those of `generate`; errors are raised at the first token.
     """
     sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
-    tokens, valid = _padded(model, prompt, max_new_tokens, slide, pad_to)
+    tokens, valid = _padded(model, prompt, max_new_tokens, as_flag("slide", slide), as_integer("pad_to", pad_to))
     state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
     for produced in range(1, max_new_tokens + 1):
         yield np.asarray(state.last)
@@ -195,6 +197,8 @@ def _check_row(row: np.ndarray, b: int, vocab_size: int) -> None:
 def _checked(model, sampler: Sampler | None, key: Any, max_new_tokens: Any, eos_id: Any):
     """Sampler, length and end, as the program takes them."""
     sampler = greedy() if sampler is None else sampler
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be greedy() or sampling(...), got {shown(sampler)}")
     if key is not None:
         as_key("key", key)
     eos_id = None if eos_id is None else as_token("eos_id", eos_id, model.config.vocab_size)

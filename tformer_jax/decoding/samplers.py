@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from ..functional.checks import as_array, as_key, check_shape
+from ..functional.checks import as_array, as_key, check_shape, width
 from ..functional.numbers import RATE, Number, Range, as_number
 from .checks import as_count
 
-# As good as greedy; a smaller temperature would make all large logits infinite, and so alike.
+# For each unit of the largest logit: as good as greedy; a smaller temperature would make all large logits infinite,
+# and so alike.
 _COLDEST = 1e-30
 _LARGEST = float(jnp.finfo(jnp.float32).max)
 
@@ -46,7 +47,7 @@ class Sampler:
 
         Raises:
           TypeError: logits that are no array, or a key that is none.
-          ValueError: logits that are not [B V], a draw without a key, or a penalty without `seen`.
+          ValueError: logits that are not [B V] or of no token, a draw without a key, or a penalty without `seen`.
         """
         if key is None and not self.is_greedy:
             raise ValueError("sampling needs a random key: pass key=jax.random.key(0), or take decoding.greedy()")
@@ -61,6 +62,7 @@ class Sampler:
     def filtered(self, logits: Float[Array, "B V"], seen: Bool[Array, "B V"] | None = None) -> Float[Array, "B V"]:
         """Returns the logits to draw from, float32; -inf for what is left out. The most probable always stays."""
         logits = as_array("logits", logits, "B V", kind="floats").astype(jnp.float32)
+        width("logits", logits)
         if self.repetition_penalty is not None:
             if seen is None:
                 raise ValueError("repetition_penalty needs `seen`: which tokens each row contains already, [B V]")
@@ -70,7 +72,8 @@ class Sampler:
             logits = jnp.where(seen, penalised, logits)
         if self.is_greedy:
             return logits
-        logits = logits / jnp.maximum(jnp.float32(self.temperature), _COLDEST)
+        largest = jnp.where(jnp.isfinite(logits), jnp.abs(logits), 0.0).max(-1, keepdims=True)
+        logits = logits / jnp.maximum(jnp.float32(self.temperature), _COLDEST * jnp.maximum(largest, 1.0))
         if self.top_k is not None:
             # The least of them, not the last: XLA sorts the whole vocabulary for a slice of what `top_k` finds.
             least = lax.top_k(logits, min(self.top_k, logits.shape[-1]))[0].min(-1, keepdims=True)

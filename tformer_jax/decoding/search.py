@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from ..functional.numbers import NOT_NEGATIVE, Number, as_integer, as_number, is_known
+from ..functional.numbers import NOT_NEGATIVE, Number, as_integer, as_number, as_size, is_known
 from .checks import as_count, as_token, check_source
 
 Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]
@@ -125,10 +125,11 @@ def beam_search(
     Raises:
       TypeError: ids, sizes or a length that are no integers, or a length penalty that is no number.
       ValueError: `max_length` exceeds the model's, a token out of the vocabulary (says where), no
-        beam, more results than beams, or a length penalty that is negative or not finite.
+        beam or too large a one, more results than beams, or a length penalty that is negative or not finite.
     """
     source, how = _checked(model, source, max_length, bos_id, eos_id)
-    how["beam_size"] = as_count("beam_size", beam_size)
+    most = np.iinfo(np.int32).max // model.config.vocab_size  # their continuations have int32 indices
+    how["beam_size"] = as_size("beam_size", as_count("beam_size", beam_size), most)
     how["num_results"] = as_integer("num_results", beam_size if num_results is None else num_results)
     if not 1 <= how["num_results"] <= how["beam_size"]:
         raise ValueError(f"num_results must be between 1 and beam_size={beam_size}, got {num_results}")

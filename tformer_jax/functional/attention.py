@@ -15,7 +15,7 @@ from .checks import as_array, as_key, check_shape
 from .kernels import choose
 from .kernels.reference import attention_probabilities, masked_scores
 from .kernels.scores import ScoreOptions
-from .masks import AttentionMask, as_mask, as_rank_4, fitting
+from .masks import AttentionMask, as_rank_4, fitting
 from .numbers import Number
 
 
@@ -241,7 +241,6 @@ def _options(q: Array, scale: Number | None, softcap: Number | None, dropout_rat
 def _checked(q: Any, k: Any, mask: Any, bias: Any) -> tuple[Array, Array, AttentionMask, Array | None]:
     """Queries, keys, mask and bias as the kernels take them: arrays, a description, and an array of rank 4."""
     q, k = (as_array(name, x, axes, kind="floats") for name, x, axes in (("q", q, "B T N H"), ("k", k, "B S K H")))
-    mask = as_mask(mask)
     B, T, N, H = q.shape
     S, K = k.shape[1], k.shape[2]
     if k.shape != (B, S, K, H):

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from .checks import as_array, as_key, check_shape
 from .meshes import gathered, spread_like
-from .numbers import POSITIVE, Number, as_integer, as_number
+from .numbers import POSITIVE, Number, as_number, as_size
 
 
 def random_flip(images: Float[Array, "B Y X C"], key: Array) -> Float[Array, "B Y X C"]:
@@ -32,7 +32,7 @@ def random_shift(images: Float[Array, "B Y X C"], key: Array, max_shift: int) ->
       TypeError: images that are no array, a `max_shift` that is no integer, or no key.
       ValueError: images that are not [B Y X C], or a negative `max_shift`.
     """
-    images, max_shift = as_array("images", images, "B Y X C"), as_integer("max_shift", max_shift)
+    images, max_shift = as_array("images", images, "B Y X C"), as_size("max_shift", max_shift)
     if max_shift < 0:
         raise ValueError(f"max_shift must not be negative, got {max_shift}")
     B, Y, X, C = images.shape

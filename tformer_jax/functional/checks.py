@@ -9,6 +9,17 @@ import numpy as np
 from jax import Array
 
 _KINDS = {"floats": jnp.floating, "integers": jnp.integer}
+_SHOWN = 80  # characters
+
+
+def shown(value: Any) -> str:
+    """Returns what an error says of a value, in one line: of an array its dtype and shape, else its `repr`, cut."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, (Array, np.ndarray)) and (value.ndim or not isinstance(value.dtype, np.dtype)):
+        return f"the shape {value.shape} of {value.dtype}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def as_array(
@@ -23,13 +34,16 @@ def as_array(
       kind: "floats" refuses integers, which what is computed in their dtype would be rounded to.
 
     Raises:
-      TypeError: no array of real numbers or booleans (lists, None, texts), or numbers of another kind.
+      TypeError: no array of real numbers or booleans (lists, None, texts, keys, NumPy's masked arrays), or numbers of
+        another kind.
       ValueError: another number of axes.
     """
     if not isinstance(x, (Array, np.ndarray, np.generic)) and not hasattr(x, "__jax_array__"):
         got = "None" if x is None else f"a {type(x).__name__}"
         raise TypeError(f"{name} must be an array, got {got}")
-    if not isinstance(x, Array) and getattr(x, "dtype", np.dtype(bool)).kind in "OSUmM":
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be an array without a mask of its own: pass its .filled(value)")
+    if getattr(getattr(x, "dtype", None), "kind", "") in (*"OSUmM", "") and not hasattr(x, "__jax_array__"):
         raise TypeError(f"{name} must be an array of numbers, got {x.dtype}")
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -73,7 +87,8 @@ def as_flag(name: str, value: Any) -> bool:
     known = not isinstance(value, jax.core.Tracer)
     if known and (isinstance(value, (bool, np.bool_)) or getattr(value, "shape", None) == () and value.dtype == bool):
         return bool(value)
-    raise TypeError(f"{name} must be True or False{'' if known else ', known when the program is traced'}, got {value!r}")
+    wanted = "True or False" if known else "True or False, known when the program is traced"
+    raise TypeError(f"{name} must be {wanted}, got {shown(value)}")
 
 
 def as_key(name: str, key: Any) -> Array:
@@ -85,7 +100,7 @@ def as_key(name: str, key: Any) -> Array:
     """
     typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and not (isinstance(key, (Array, np.ndarray)) and key.dtype == np.uint32 and key.ndim):
-        raise TypeError(f"{name} must be a key, as jax.random.key(seed) makes them, got {key!r}")
+        raise TypeError(f"{name} must be a key, as jax.random.key(seed) makes them, got {shown(key)}")
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"{name} must be one key, got the shape {key.shape}")
     return key
@@ -98,7 +113,18 @@ def check_function(name: str, function: Callable) -> None:
       TypeError: that.
     """
     if not callable(function):
-        raise TypeError(f"{name} must be a function, got {function!r}")
+        raise TypeError(f"{name} must be a function, got {shown(function)}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuses what is none of the texts that an argument may be.
+
+    Raises:
+      ValueError: that.
+    """
+    if not isinstance(value, str) or value not in choices:
+        *first, last = map(repr, choices)
+        raise ValueError(f"{name} must be {', '.join(first)} or {last}, got {shown(value)}")
 
 
 def width(name: str, x: Array) -> int:

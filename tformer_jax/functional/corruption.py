@@ -6,9 +6,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int
 
-from .checks import as_array, as_key, check_below, check_shape
+from .checks import as_array, as_key, check_below, check_shape, shown
 from .meshes import gathered, spread_like
-from .numbers import RATE, Number, as_integer, as_number
+from .numbers import RATE, Number, as_integer, as_number, as_size
 
 
 def mask_tokens(
@@ -49,9 +49,9 @@ def mask_tokens(
     """
     tokens, rate = as_array("tokens", tokens, "B T", kind="integers"), as_number("rate", rate, RATE)
     if not np.iterable(special_ids):
-        raise TypeError(f"special_ids must be a tuple of integers, got {special_ids!r}")
+        raise TypeError(f"special_ids must be a tuple of integers, got {shown(special_ids)}")
     special = sorted({as_integer("mask_id", mask_id), *(as_integer("special_ids", i) for i in special_ids)})
-    vocab_size = as_integer("vocab_size", vocab_size)
+    vocab_size = as_size("vocab_size", vocab_size)
     _check(special, vocab_size, tokens.dtype)
     choice_key, fate_key, token_key = jax.random.split(as_key("key", key), 3)
     chosen = spread_like(jax.random.uniform(choice_key, tokens.shape, jnp.float32), tokens, axes=2) < rate
@@ -62,8 +62,10 @@ def mask_tokens(
         inside = (word_ids >= 0) & (word_ids < tokens.shape[1])
         chosen = inside & jnp.take_along_axis(gathered(chosen, 1), gathered(word_ids, 1), axis=1)
     masked = chosen & ~(tokens[..., None] == jnp.asarray(special, tokens.dtype)).any(-1)
-    ordinary = jnp.asarray(np.setdiff1d(np.arange(vocab_size), special), tokens.dtype)
-    drawn = ordinary[jax.random.randint(token_key, tokens.shape, 0, ordinary.size, jnp.int32)]
+    drawn = jax.random.randint(token_key, tokens.shape, 0, vocab_size - len(special), jnp.int32)
+    for i in special:  # in order: what is drawn counts the ordinary tokens alone
+        drawn = jnp.where(drawn >= i, drawn + 1, drawn)
+    drawn = drawn.astype(tokens.dtype)
     fate = jax.random.uniform(fate_key, tokens.shape, jnp.float32)
     drawn, fate = (spread_like(x, tokens, axes=2) for x in (drawn, fate))
     noise = jnp.where(fate < 0.8, jnp.asarray(mask_id, tokens.dtype), jnp.where(fate < 0.9, drawn, tokens))
@@ -71,6 +73,8 @@ def mask_tokens(
 
 
 def _check(special: list[int], vocab_size: int, dtype: np.dtype) -> None:
+    if vocab_size < 1:
+        raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
     if vocab_size - 1 > jnp.iinfo(dtype).max:
         raise ValueError(f"tokens of {dtype} cannot hold a vocab_size of {vocab_size}")
     if special[0] < 0 or special[-1] >= vocab_size:

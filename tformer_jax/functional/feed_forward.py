@@ -87,7 +87,7 @@ def gated_feed_forward(
 def _affine(x: Array, w: Array, b: Array | None, w_name: str, b_name: str) -> Array:
     """x W + b, from any width D to any width F."""
     w = as_array(w_name, w, "D F")
-    F = w.shape[1]
+    F = width(w_name, w)
     check_shape(w_name, w, (width("x", x), F))
     out = jnp.einsum("...D,DF->...F", x, w)
     if b is None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Real
 
-from .checks import as_array, check_shape, width
+from .checks import as_array, check_choice, check_shape, width
 from .numbers import SHARE, Number, as_number, is_off
 
 Reduction = Literal["mean", "sum", "none"]
@@ -25,7 +25,7 @@ def output_log_probs(hidden: Float[Array, "*batch D"], w_out: Float[Array, "D V"
       ValueError: a projection that is not [D V].
     """
     hidden, w_out = as_array("hidden", hidden), as_array("w_out", w_out, "D V")
-    check_shape("w_out", w_out, (width("hidden", hidden), w_out.shape[1]))
+    check_shape("w_out", w_out, (width("hidden", hidden), width("w_out", w_out)))
     logits = jnp.einsum("...D,DV->...V", hidden, w_out, preferred_element_type=jnp.float32)
     return jax.nn.log_softmax(logits, axis=-1)
 
@@ -194,8 +194,7 @@ def check_targets(
       TypeError: no arrays, or targets that are no integers.
       ValueError: another shape, or an unknown reduction.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    check_choice("reduction", reduction, ("mean", "sum", "none"))
     targets = as_array("targets", targets, kind="integers")
     check_shape("targets", targets, shape)
     # Of unsigned ones too large for it, the sign bit makes a target that is out of range.

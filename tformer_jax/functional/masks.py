@@ -14,8 +14,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Shaped
 
-from .checks import as_array, as_flag
-from .numbers import as_integer, is_known
+from .checks import as_array, as_flag, shown
+from .numbers import as_integer, as_size, is_known
 
 
 def _static(default):
@@ -107,7 +107,7 @@ class AttentionMask:
         Raises:
           TypeError, ValueError: a length that is no integer, or negative; a field that is not for so many.
         """
-        T, S = as_integer("query_length", query_length), as_integer("key_length", key_length)
+        T, S = as_size("query_length", query_length), as_size("key_length", key_length)
         if min(T, S) < 0:
             raise ValueError(f"query_length and key_length must be at least 0, got {T} and {S}")
         return fitting(self, *self._rows_and_heads, T, S).tile(0, T, 0, S)
@@ -169,13 +169,14 @@ def as_mask(mask: Any) -> AttentionMask:
     return AttentionMask(explicit=_booleans(mask))
 
 
-def fitting(mask: AttentionMask, B: int, N: int, T: int, S: int) -> AttentionMask:
-    """Returns the mask, `explicit` with four axes, if it was made for scores [B N T S]: else a slice would be taken.
+def fitting(given: Any, B: int, N: int, T: int, S: int) -> AttentionMask:
+    """Returns `as_mask(given)`, `explicit` with four axes, if it is for scores [B N T S]: else a slice would be taken.
 
     Raises:
-      TypeError: `explicit` is not boolean, or another field no integers.
+      TypeError: as `as_mask`; `explicit` is not boolean, or another field no integers.
       ValueError: a field of another shape.
     """
+    mask = as_mask(given)
     pair = mask.segments if isinstance(mask.segments, tuple) else (mask.segments, mask.segments)
     for name, field, *shapes in (
         ("query_positions", mask.query_positions, (T,), (1, T), (B, T)),
@@ -188,7 +189,8 @@ def fitting(mask: AttentionMask, B: int, N: int, T: int, S: int) -> AttentionMas
             raise ValueError(f"{name} must have one of the shapes {shapes}, got {np.shape(field)}")
     if mask.explicit is None:
         return mask
-    return dataclasses.replace(mask, explicit=as_rank_4("mask", _booleans(mask.explicit), (B, N, T, S)))
+    name = "explicit mask" if mask is given else "mask"
+    return dataclasses.replace(mask, explicit=as_rank_4(name, _booleans(mask.explicit, name), (B, N, T, S)))
 
 
 def as_rank_4(name: str, x: Array, shape: tuple[int, int, int, int]) -> Array:
@@ -228,10 +230,10 @@ def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:
     kernel skip blocks.
 
     Raises:
-      TypeError, ValueError: a length that is no integer, or negative.
+      TypeError, ValueError: a length that is no integer, negative, or beyond int32.
     """
-    T = as_integer("T", T)
-    S = T if S is None else as_integer("S", S)
+    T = as_size("T", T)
+    S = T if S is None else as_size("S", S)
     if min(T, S) < 0:
         raise ValueError(f"T and S must be at least 0, got {T} and {S}")
     return jnp.arange(T)[:, None] >= jnp.arange(S)
@@ -243,8 +245,11 @@ def padding_mask(tokens: Int[Array, "B S"], pad_id: int | Int[Array, ""]) -> Boo
     Raises:
       TypeError, ValueError: tokens that are no integers [B S], or a `pad_id`, which may be traced, that is none.
     """
+    tokens = as_ints(as_array("tokens", tokens, "B S", kind="integers"))
     pad_id = as_integer("pad_id", pad_id) if is_known(pad_id) else as_array("pad_id", pad_id, "", kind="integers")
-    return (as_ints(as_array("tokens", tokens, "B S", kind="integers")) != as_ints(pad_id))[:, None, None, :]
+    if is_known(pad_id) and not jnp.iinfo(tokens.dtype).min <= pad_id <= jnp.iinfo(tokens.dtype).max:
+        raise ValueError(f"pad_id must be an {tokens.dtype}, as tokens are, got {shown(pad_id)}")
+    return (tokens != as_ints(pad_id))[:, None, None, :]
 
 
 def mask_to_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
@@ -281,10 +286,10 @@ def _checked_window(window) -> int | tuple[int, int]:
     return sides if pair else sides[0]
 
 
-def _booleans(mask: Any) -> Array:
-    mask = as_array("mask", mask)
+def _booleans(mask: Any, name: str = "mask") -> Array:
+    mask = as_array(name, mask)
     if mask.dtype != bool:
-        raise TypeError(f"mask must be boolean (True = may attend), got {mask.dtype}; pass an additive mask as bias")
+        raise TypeError(f"{name} must be boolean (True = may attend), got {mask.dtype}; pass an additive mask as bias")
     return mask
 
 

@@ -18,6 +18,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
+from .checks import shown
+
 Number = Real[ArrayLike, ""]
 
 
@@ -61,12 +63,11 @@ def as_number(name: str, number: Number, within: Range = FINITE, *, double: bool
     if callable(getattr(number, "__jax_array__", None)):  # a parameter of a module
         number = number.__jax_array__()
     if not _is_number(number):
-        got = f"the shape {number.shape}" if isinstance(number, (np.ndarray, Array)) and number.ndim else f"{number!r}"
-        raise TypeError(f"{name} must be a number, got {got}")
+        raise TypeError(f"{name} must be a number, got {shown(number)}")
     if not is_known(number):
         number = number.astype(jnp.float64 if double and number.dtype == jnp.float64 else jnp.float32)
         return jnp.where(within.holds(number), number, jnp.nan)
-    value = float(number)
+    value = _as_float(number)
     if not within.holds(value):
         raise ValueError(f"{name} must be {within.words}, got {value}{within.hint}")
     return value
@@ -84,7 +85,28 @@ def as_integer(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         known = "" if is_known(value) else ", known when the program is traced"
-        raise TypeError(f"{name} must be an integer{known}, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer{known}, got {shown(value)}") from None
+
+
+def as_size(name: str, value: Any, most: int = np.iinfo(np.int32).max) -> int:
+    """Any known integer that something can have as its size: by default, one whose indices are int32.
+
+    Raises:
+      TypeError: as `as_integer`.
+      ValueError: a greater one.
+    """
+    value = as_integer(name, value)
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {shown(value)}")
+    return value
+
+
+def _as_float(number: Number) -> float:
+    """The float of a known number; of an integer beyond all floats, an infinity."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _is_number(x: Any) -> bool:

@@ -4,7 +4,7 @@ from jax import Array
 from jaxtyping import Float
 
 from .checks import as_array
-from .numbers import as_integer
+from .numbers import as_size
 
 
 def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "B P {patch_size}*{patch_size}*C"]:
@@ -22,7 +22,7 @@ def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "
       TypeError: images that are no array, or a `patch_size` that is no integer.
       ValueError: images that are not [B Y X C], or a `patch_size` that is not positive or does not divide them.
     """
-    images, patch_size = as_array("images", images, "B Y X C"), as_integer("patch_size", patch_size)
+    images, patch_size = as_array("images", images, "B Y X C"), as_size("patch_size", patch_size)
     B, Y, X, C = images.shape
     rows, columns = _grid(patch_size, Y, X)
     # One axis at a time: an explicit mesh, which the batch may be spread over, follows no more than that.
@@ -47,7 +47,7 @@ def unpatchify(
     """
     patches = as_array("patches", patches, "B P E")
     named = {"patch_size": patch_size, "height": height, "width": width}
-    patch_size, height, width = (as_integer(name, size) for name, size in named.items())
+    patch_size, height, width = (as_size(name, size) for name, size in named.items())
     B, P, E = patches.shape
     rows, columns = _grid(patch_size, height, width)
     if P != rows * columns or E % patch_size**2:

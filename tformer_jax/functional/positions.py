@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from .checks import as_array, width
-from .numbers import POSITIVE, Number, as_integer, as_number, is_known
+from .checks import as_array, check_choice, shown, width
+from .numbers import POSITIVE, Number, as_number, as_size, is_known
 
 
 def sinusoidal_positions(
@@ -40,12 +40,11 @@ def sinusoidal_positions(
       TypeError: a length or width that is no integer, or a base that is no number.
       ValueError: a negative length, no width, a base that is not positive, or an unknown layout.
     """
-    length, d_model = as_integer("length", length), as_integer("d_model", d_model)
+    length, d_model = as_size("length", length), as_size("d_model", d_model)
     base = as_number("base", base, POSITIVE)
     if length < 0 or d_model < 1:
         raise ValueError(f"length must be at least 0 and d_model at least 1, got {length} and {d_model}")
-    if layout not in ("interleaved", "concatenated"):
-        raise ValueError(f"layout must be 'interleaved' or 'concatenated', got {layout!r}")
+    check_choice("layout", layout, ("interleaved", "concatenated"))
     xp = np if is_known(base) else jnp
     positions, exponents = np.arange(length)[:, None], np.arange(0, d_model, 2) / d_model
     if xp is jnp:
@@ -72,11 +71,15 @@ def sinusoidal_positions_2d(height: int, width: int, d_model: int, *, base: Numb
       base: as in `sinusoidal_positions`.
 
     Raises:
-      ValueError: D is not a multiple of 4, so that a half ends in a sine without its cosine.
+      TypeError: sizes that are no integers, or a base that is no number.
+      ValueError: a negative height or width, a base that is not positive, or a D that is not a multiple of 4, so that a
+        half ends in a sine without its cosine.
     """
     height, width, d_model = (
-        as_integer(name, x) for name, x in (("height", height), ("width", width), ("d_model", d_model))
+        as_size(name, x) for name, x in (("height", height), ("width", width), ("d_model", d_model))
     )
+    if min(height, width) < 0:
+        raise ValueError(f"height and width must be at least 0, got {height} and {width}")
     if d_model % 4:
         raise ValueError(f"d_model must be a multiple of 4, got {d_model}")
     rows, columns = (sinusoidal_positions(length, d_model // 2, base=base) for length in (height, width))
@@ -123,6 +126,6 @@ def positions_in_segments(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 def _sides(name: str, grid: tuple[int, int]) -> tuple[int, int]:
-    if not np.iterable(grid) or len(grid) != 2:
-        raise TypeError(f"{name} must be two integers, rows and columns, got {grid!r}")
-    return as_integer(name, grid[0]), as_integer(name, grid[1])
+    if not isinstance(grid, (tuple, list)) or len(grid) != 2:
+        raise TypeError(f"{name} must be two integers, rows and columns, got {shown(grid)}")
+    return as_size(name, grid[0]), as_size(name, grid[1])

@@ -7,9 +7,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from .checks import as_array, as_flag
+from .checks import as_array, as_flag, check_choice
+from .masks import as_ints
 from .meshes import gathered
-from .numbers import POSITIVE, Number, as_integer, as_number, is_known
+from .numbers import POSITIVE, Number, as_integer, as_number, as_size, is_known
+
+# No more is computed, one after the other, on the host.
+_MOST_HEADS, _MOST_BUCKETS = 1 << 16, 1 << 12
 
 
 def apply_rotary(
@@ -108,9 +112,10 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, "N"]:
     Source: Press et al., 2022, and the code that they published.
 
     Raises:
-      ValueError: no heads.
+      TypeError: a number of heads that is no integer.
+      ValueError: no heads, or more than 65,536.
     """
-    num_heads = as_integer("num_heads", num_heads)
+    num_heads = as_size("num_heads", num_heads, _MOST_HEADS)
     if num_heads < 1:
         raise ValueError(f"num_heads must be at least 1, got {num_heads}")
     below = 1 << (num_heads.bit_length() - 1)
@@ -136,15 +141,19 @@ def alibi_bias(
 
     Raises:
       TypeError: what is no array of integers, or a `num_heads` that is no integer.
-      ValueError: another number of axes, rows that do not go together, or no heads.
+      ValueError: another number of axes, rows that do not go together, no heads or too many.
     """
-    # As floats: the difference to the position of an empty slot, the largest int, may overflow an int.
+    # Unsigned: the difference to the position of an empty slot, the largest int, may overflow an int. As floats,
+    # positions from 2^24 on would be rounded before they are subtracted.
     given = (("query_positions", query_positions), ("key_positions", key_positions))
-    queries, keys = (jnp.atleast_2d(as_array(name, x, kind="integers")).astype(jnp.float32) for name, x in given)
+    queries, keys = (jnp.atleast_2d(as_ints(as_array(name, x, kind="integers"))) for name, x in given)
     if not queries.ndim == keys.ndim == 2 or 1 != len(queries) != len(keys) != 1:
         got = f"{jnp.shape(query_positions)} and {jnp.shape(key_positions)}"
         raise ValueError(f"query_positions and key_positions must be [T] or [B T], [S] or [B S], got the shapes {got}")
-    distances = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :])
+    queries, keys = queries[:, None, :, None], keys[:, None, None, :]
+    ends = jnp.maximum(queries, keys), jnp.minimum(queries, keys)
+    later, earlier = (x.astype(jnp.uint64 if x.dtype == jnp.int64 else jnp.uint32) for x in ends)
+    distances = (later - earlier).astype(jnp.float32)
     return -alibi_slopes(num_heads)[:, None, None] * distances
 
 
@@ -171,12 +180,15 @@ def relative_position_buckets(
 
     Raises:
       TypeError: positions or sizes that are no integers, or a `bidirectional` that is not True or False.
-      ValueError: an odd number of buckets for two directions, fewer than 2 a direction, or a
+      ValueError: an odd number of buckets for two directions, fewer than 2 a direction, more than 4,096, or a
         `max_distance` that the exact buckets already reach.
     """
     relative_positions = as_array("relative_positions", relative_positions, kind="integers").astype(int)
+    # The least integer has no absolute value.
+    relative_positions = jnp.maximum(relative_positions, -jnp.iinfo(relative_positions.dtype).max)
     bidirectional = as_flag("bidirectional", bidirectional)
-    num_buckets, max_distance = as_integer("num_buckets", num_buckets), as_integer("max_distance", max_distance)
+    num_buckets = as_size("num_buckets", num_buckets, _MOST_BUCKETS)
+    max_distance = as_size("max_distance", max_distance)
     if bidirectional and num_buckets % 2:
         raise ValueError(f"num_buckets must be even when bidirectional, got {num_buckets}")
     size = num_buckets // 2 if bidirectional else num_buckets
@@ -187,8 +199,7 @@ def relative_position_buckets(
 
 
 def _turned(x: Array, cos: Array, sin: Array, layout: str) -> Array:
-    if layout not in ("half", "interleaved"):
-        raise ValueError(f"layout must be 'half' or 'interleaved', got {layout!r}")
+    check_choice("layout", layout, ("half", "interleaved"))
     dtype, pairs = jnp.float64 if x.dtype == jnp.float64 else jnp.float32, cos.shape[-1]
     cos, sin = (table.astype(dtype)[..., None, :] for table in (cos, sin))  # [T 1 P] or [b T 1 P]
     shape, axis = ((2, pairs), -2) if layout == "half" else ((pairs, 2), -1)
@@ -203,8 +214,7 @@ def _rotary_frequencies(width: int, base: float | Array, scaling: str, factor: f
     """Turns a position, of each pair of a head, float64 [width / 2]; float32 where a number is traced."""
     if width % 2 or width < 2:
         raise ValueError(f"rotary positions need an even head width, got {width}")
-    if scaling not in ("none", "linear", "ntk"):
-        raise ValueError(f"scaling must be 'none', 'linear' or 'ntk', got {scaling!r}")
+    check_choice("scaling", scaling, ("none", "linear", "ntk"))
     if (is_known(factor) and factor < 1) or (scaling == "none" and not (is_known(factor) and factor == 1)):
         raise ValueError(f"factor must be at least 1, and 1 with scaling='none'; got {factor} with {scaling!r}")
     if scaling == "ntk":
@@ -212,10 +222,12 @@ def _rotary_frequencies(width: int, base: float | Array, scaling: str, factor: f
             raise ValueError(
                 "scaling 'ntk' needs a head width of at least 4: the only pair of 2 has no lower frequency"
             )
-        base = base * factor ** (width / (width - 2))
     exponents = -np.arange(0, width, 2) / width
-    traced = not (is_known(base) and is_known(factor))
-    frequencies = base ** (jnp.asarray(exponents, jnp.float32) if traced else exponents) / (2 * np.pi)
+    if not (is_known(base) and is_known(factor)):
+        exponents = jnp.asarray(exponents, jnp.float32)
+    frequencies = base**exponents / (2 * np.pi)
+    if scaling == "ntk":  # a factor of its own: the product of base and factor may be beyond all floats
+        frequencies = frequencies * factor ** (exponents * (width / (width - 2)))
     return frequencies / factor if scaling == "linear" else frequencies
 
 
@@ -228,7 +240,7 @@ def _angles(positions: Array, frequencies: np.ndarray | Array) -> Array:
     """
     if isinstance(frequencies, Array):
         return positions[..., None].astype(jnp.float32) * frequencies * np.float32(2 * np.pi)
-    scaled = frequencies * 2.0**32
+    scaled = frequencies % 1.0 * 2.0**32
     whole = np.round(scaled)
     products = positions[..., None].astype(jnp.uint32) * whole.astype(np.uint64).astype(np.uint32)
     rest = positions[..., None].astype(jnp.float32) * ((scaled - whole) * 2.0**-32).astype(np.float32)
@@ -243,8 +255,10 @@ def _bucket_starts(size: int, max_distance: int) -> np.ndarray:
         raise ValueError(f"each direction needs at least 2 buckets, got {size}")
     if max_distance <= exact:
         raise ValueError(f"max_distance must be more than the {exact} exact distances, got {max_distance}")
-    starts, distance, steps = list(range(1, exact + 1)), exact, size - exact
+    starts, steps = list(range(1, exact + 1)), size - exact
     for j in range(1, steps):
+        # Just below what logarithms say, which is far more precise than that; the rest of the way in whole numbers.
+        distance = max(exact, int(exact * (max_distance / exact) ** (j / steps) * (1 - 1e-12)) - 1)
         while distance**steps < exact ** (steps - j) * max_distance**j:
             distance += 1
         starts.append(distance)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from jax import Array
 
+from ..checks import shown
 from .blockwise import blockwise_attention
 from .reference import reference_attention
 
@@ -30,5 +31,5 @@ def choose(implementation: str, query_length: int, key_length: int) -> Callable[
         dense = query_length * key_length <= _DENSE_SCORES_PER_HEAD
         implementation = "reference" if dense else "blockwise"
     if not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation must be one of {['auto', *IMPLEMENTATIONS]}, got {implementation!r}")
+        raise ValueError(f"implementation must be one of {['auto', *IMPLEMENTATIONS]}, got {shown(implementation)}")
     return IMPLEMENTATIONS[implementation]
