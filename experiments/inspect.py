@@ -47,7 +47,8 @@ def main() -> None:
     _simulate(parallel)
     cli.say(*experiment.remarks)
     task = experiment.planned_task()
-    trainer = experiment.trainer(task, parallel)
+    with cli.terminal.phase("laying out the parameters"):
+        trainer = experiment.trainer(task, parallel)
     batch = experiment.largest_batch()
     if not TOTALS_ONLY.value:
         _print_parameters(trainer)
@@ -110,8 +111,10 @@ def _print_totals(experiment: Experiment, task: Task, trainer: Trainer, batch: d
     devices, shapes = trainer.mesh.size, trainer.layout.shapes
     forward, count, unit = task.cost(experiment.model_config(task.model_fields), batch)
     analytic = TRAINING * forward
-    counted = counted_flops(experiment, task, batch)
-    memory = trainer.lower(batch).compile().memory_analysis()
+    with cli.terminal.phase("counting operations"):
+        counted = counted_flops(experiment, task, batch)
+    with cli.terminal.phase("compiling the step"):
+        memory = trainer.lower(batch).compile().memory_analysis()
     held = {name: bytes_per_device(shapes, trainer.shardings, f"{name}.") for name in ("model", "optimizer", "average")}
     seconds = analytic / (devices * peak * MFU.value)
     sizes = ", ".join(f"{name} {size}" for name, size in trainer.mesh.shape.items())

@@ -94,7 +94,8 @@ def _continue(task: tasks.LanguageModelling, model: Any) -> None:
     for text, where in _placed_texts(task):
         pieces = task.continue_text(model, text, **how)
         try:
-            first = next(pieces)  # what is refused is refused before anything is printed
+            with _progress.phase("compiling"):
+                first = next(pieces)  # what is refused is refused before anything is printed
         except ValueError as error:
             raise ConfigError(str(error).replace("prompt 0", where).replace("slide=True", "--slide")) from None
         for piece in itertools.chain((text, first), pieces):

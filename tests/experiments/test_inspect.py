@@ -35,7 +35,8 @@ def line_of(lines, beginning):
 
 def test_every_parameter_has_a_row(whole):
     """A user could not see where a parameter lies: path, shape, count and how its axes are split."""
-    rows = [line.split("  ") for line in whole[1 : whole.index("")]]
+    table = whole[: whole.index("")]
+    rows = [line.split("  ") for line in table[table.index(line_of(table, "parameter ")) + 1 :]]
     assert len(rows) == 19
     by_path = {row[0]: [part.strip() for part in row[1:] if part.strip()] for row in rows}
     assert by_path["decoder.layers.attention.w_q"] == ["4 128 4 32", "65,536", "-, fsdp, tensor, -"]
