@@ -85,7 +85,7 @@ def test_a_report_of_translations_counts_sentences(trained):
     assert (scoring.what, scoring.done) == ("scoring 7 sentences of test", scoring.total)
 
 
-@pytest.mark.parametrize("name", by_day(tiny_runs.TASKS[1:], 0))
+@pytest.mark.parametrize("name", by_day(tiny_runs.TASKS[1:], 2))
 def test_a_report_counts_what_it_scores(name, finished):
     """Pseudo-perplexity, or a split of many images, would be silent."""
     found, recorder = finished(name), Recorder()
