@@ -307,6 +307,7 @@ def test_what_cannot_be_predicted_is_refused(copied, within, capsys, name, flags
     What the command line makes of such an error is tested in test_commands.py.
     """
     module = within("predict", f"--workdir={copied(name)}", *flags)
+    capsys.readouterr()  # of a training that this has begun
     with pytest.raises((ConfigError, DataError), match=message):
         module.main()
     assert capsys.readouterr().out == ""

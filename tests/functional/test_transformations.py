@@ -99,7 +99,7 @@ def transformed(f, args, tangents):
     }
 
 
-DAILY = ("layer_norm", "dropout", "weighted_mean", "random_flip")
+DAILY = ("layer_norm", "dropout")
 
 CHEAP = (
     "AttentionMask", "alibi_bias", "alibi_slopes", "apply_rotary", "attention_weights", "causal_mask", "combine_heads",

@@ -127,6 +127,7 @@ def test_a_missing_package_is_named(run_search, monkeypatch):
 # What is drawn -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search(run_search, pretend):
     """A search could not be repeated."""
     how = {"sampler": "tpe", "pruner": "hyperband", "trials": 4}

@@ -202,6 +202,7 @@ def test_a_worker_may_be_killed_at_any_moment(killed, finish, tmp_path, moment):
         assert steps == list(range(1, pretended.STEPS + 1))
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_stays_pruned_if_its_worker_is_killed(start, finish, tmp_path):
     """It would be trained on, because the rung is behind it."""
     how = {"trials": 6, "sampler": "random", "pruner": "hyperband"}

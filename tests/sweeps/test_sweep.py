@@ -485,6 +485,7 @@ def test_a_member_that_diverged_after_a_validation_is_not_the_best():
     assert [row["member"] for row in Ranking().ranked(rows)] == [1]
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_is_reported(config, place):
     """A sweep ends with the member, hides it, or calls it the best."""
     found = sweep(config, place / "diverging", "learning_rate=1e-2,1e30")
