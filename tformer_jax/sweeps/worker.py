@@ -128,7 +128,7 @@ class Worker:
         return self._result(run, steps)
 
     def _result(self, run: Run, steps: int) -> Outcome:
-        """By what the run has written, whoever trained it."""
+        """Outcome by what the run has written, whoever trained it."""
         rows = [row for row in read_metrics(run.metrics_file, self.say) if row["step"] == steps and validated(row)]
         if not rows:
             return Outcome("failed", message=f"{run.metrics_file} has no validation of step {steps}")

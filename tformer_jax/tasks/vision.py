@@ -157,5 +157,5 @@ class ImageClassification(Classification):
 
 
 def _centred(images: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:
-    """From [0, 1] to [-1, 1]."""
+    """Images of [-1, 1] from those of [0, 1]."""
     return 2 * images - 1

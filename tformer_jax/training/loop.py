@@ -122,7 +122,7 @@ class _Loop:
     stop: bool = False
 
     def steps(self, arrays: Arrays, start: int) -> Arrays:
-        """From the state after step `start` to the state after the last step."""
+        """Trains from the state after step `start` to the state after the last step."""
         config = self.trainer.config
         for step in range(start + 1, config.steps + 1):
             arrays, metrics = self.step(arrays, self.batches.batch(step - 1))
