@@ -79,12 +79,12 @@ def _placed_texts(task: tasks.DocumentTask) -> Iterator[tuple[str, str]]:
     yield from zip(texts, places, strict=True)
 
 
-def _translate(task: tasks.Translation, model: Any) -> None:
+def _translate(task: tasks.TranslationTask, model: Any) -> None:
     for translation in task.translate(model, _texts(), _progress):
         print(translation.replace("\n", " "))  # one line a sentence, whatever the model writes
 
 
-def _continue(task: tasks.LanguageModelling, model: Any) -> None:
+def _continue(task: tasks.CausalLMTask, model: Any) -> None:
     """Prints continuations to the terminal as they come."""
     try:
         how = {"sampler": _sampler(), "key": jax.random.key(SEED.value), "slide": SLIDE.value}
@@ -114,7 +114,7 @@ def _sampler() -> decoding.Sampler:
     return decoding.greedy(repetition_penalty=REPETITION_PENALTY.value)
 
 
-def _fill(task: tasks.MaskedLanguageModelling, model: Any) -> None:
+def _fill(task: tasks.MaskedLMTask, model: Any) -> None:
     texts, filled = list(_placed_texts(task)), []
     with _progress.phase("filling gaps", len(texts), "texts") as advance:
         for text, where in texts:
@@ -129,12 +129,12 @@ def _fill(task: tasks.MaskedLanguageModelling, model: Any) -> None:
             print(f"{tasks.MASK_TEXT} {number}: " + "  ".join(f"{g.token!r} {g.probability:.3f}" for g in guesses))
 
 
-def _classify_texts(task: tasks.TextClassification, model: Any) -> None:
+def _classify_texts(task: tasks.TextClassificationTask, model: Any) -> None:
     texts = _texts()
     _print_ranked(texts, task.classify(model, texts, _progress))
 
 
-def _classify_images(task: tasks.ImageClassification, model: Any) -> None:
+def _classify_images(task: tasks.ImageClassificationTask, model: Any) -> None:
     if not IMAGE.value:
         raise ConfigError("give --image")
     _print_ranked(IMAGE.value, task.classify(model, [Path(file) for file in IMAGE.value], _progress))
@@ -147,11 +147,11 @@ def _print_ranked(inputs: list[str], results: list[list[Any]]) -> None:
 
 # For each task: what to do, and the flags that it understands.
 _PREDICTIONS: dict[type, tuple[Callable[[Any, Any], None], tuple[str, ...]]] = {
-    tasks.Translation: (_translate, ("text", "input")),
-    tasks.LanguageModelling: (_continue, ("text", "input", *_CONTINUE)),
-    tasks.MaskedLanguageModelling: (_fill, ("text", "input", "top")),
-    tasks.TextClassification: (_classify_texts, ("text", "input", "top")),
-    tasks.ImageClassification: (_classify_images, ("image", "top")),
+    tasks.TranslationTask: (_translate, ("text", "input")),
+    tasks.CausalLMTask: (_continue, ("text", "input", *_CONTINUE)),
+    tasks.MaskedLMTask: (_fill, ("text", "input", "top")),
+    tasks.TextClassificationTask: (_classify_texts, ("text", "input", "top")),
+    tasks.ImageClassificationTask: (_classify_images, ("image", "top")),
 }
 
 

@@ -12,7 +12,7 @@ from support import quick_jit, unchecked_annotations
 from tformer_jax.training.experiment import run_training
 from tformer_jax.training.run import Run
 
-TASKS = ("language_modelling", "masked_language_modelling", "text_classification", "image_classification")
+TASKS = ("causal_lm", "masked_lm", "text_classification", "image_classification")
 WORDS = "the red cat saw a small dog on that old green hill today".split()
 
 
@@ -67,8 +67,8 @@ def configs(place):
     images |= {"validation_size": 8, "test_size": 9, "batch_size": 16}
     vision = {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "patch_size": 4, "positions": "learned"}
     parts = {
-        "language_modelling": ({"sample_tokens": 4}, documents, text),
-        "masked_language_modelling": ({"pseudo_perplexity_rows": 2}, documents, text | {"pooler": True}),
+        "causal_lm": ({"sample_tokens": 4}, documents, text),
+        "masked_lm": ({"pseudo_perplexity_rows": 2}, documents, text | {"pooler": True}),
         "text_classification": ({}, labelled, text | {"pooling": "mean"}),
         "image_classification": ({"max_shift": 1}, images, vision),
     }

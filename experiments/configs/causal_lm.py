@@ -15,19 +15,19 @@ from 3e-3, one seed. One run, looked at while its learning rate fell, so that th
 """
 
 from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
-from tformer_jax.tasks import LanguageModelling
+from tformer_jax.tasks import CausalLMTask
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.program import TrainingConfig
 
 
 def _tiny() -> dict:
-    data = section(LanguageModelling.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=512)
+    data = section(CausalLMTask.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=512)
     model = TINY_TEXT_MODEL | dict(max_length=256)
     return {
-        "task": section(LanguageModelling.Config),
+        "task": section(CausalLMTask.Config),
         "data": data,
-        "model": model_section(LanguageModelling, data, **model),
+        "model": model_section(CausalLMTask, data, **model),
         "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=150, b2=0.95),
         "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
         "parallel": section(ParallelConfig),
@@ -48,13 +48,13 @@ def _gpt2() -> dict:
     Learning rate, steps and the missing dropout are those of later reproductions: text that is read once needs none.
     """
     data = section(
-        LanguageModelling.DataConfig, source="files", path="openwebtext", vocab_size=50_257, row_length=1024,
+        CausalLMTask.DataConfig, source="files", path="openwebtext", vocab_size=50_257, row_length=1024,
         batch_tokens=512 * 1024, validation_share=0.005, test_share=0.005, boundaries="stream",
     )  # fmt: skip
     return {
-        "task": section(LanguageModelling.Config, fused_loss=True),
+        "task": section(CausalLMTask.Config, fused_loss=True),
         "data": data,
-        "model": model_section(LanguageModelling, data, "gpt2", dropout_rate=0.0, attention_dropout_rate=0.0),
+        "model": model_section(CausalLMTask, data, "gpt2", dropout_rate=0.0, attention_dropout_rate=0.0),
         "optimizer": adamw(learning_rate=6e-4, schedule="cosine", warmup_steps=2000, b2=0.95),
         "training": section(TrainingConfig, steps=600_000, evaluate_every=2000, log_every=100, accumulate=16),
         "parallel": section(ParallelConfig),

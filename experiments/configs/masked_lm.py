@@ -21,7 +21,7 @@ Rows of 64 tokens instead of 128 (15 % masked): 4.714, 22.7 %.
 """
 
 from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
-from tformer_jax.tasks import MaskedLanguageModelling
+from tformer_jax.tasks import MaskedLMTask
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.program import TrainingConfig
@@ -29,13 +29,13 @@ from tformer_jax.training.program import TrainingConfig
 
 def _tiny() -> dict:
     data = section(
-        MaskedLanguageModelling.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=2048
+        MaskedLMTask.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=2048
     )
     model = TINY_TEXT_MODEL | dict(max_length=128)
     return {
-        "task": section(MaskedLanguageModelling.Config, mask_rate=0.3),
+        "task": section(MaskedLMTask.Config, mask_rate=0.3),
         "data": data,
-        "model": model_section(MaskedLanguageModelling, data, **model),
+        "model": model_section(MaskedLMTask, data, **model),
         "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=100),
         "training": section(TrainingConfig, steps=1500, evaluate_every=500),
         "parallel": section(ParallelConfig),
@@ -50,13 +50,13 @@ def _bert_base() -> dict:
     Without next-sentence prediction (and so without what only it trains: token types, pooler), as in Liu et al., 2019.
     """
     data = section(
-        MaskedLanguageModelling.DataConfig, source="files", path="corpus", vocab_size=30_522, row_length=512,
+        MaskedLMTask.DataConfig, source="files", path="corpus", vocab_size=30_522, row_length=512,
         batch_tokens=256 * 512, validation_share=0.005, test_share=0.005,
     )  # fmt: skip
     return {
-        "task": section(MaskedLanguageModelling.Config, fused_loss=True),
+        "task": section(MaskedLMTask.Config, fused_loss=True),
         "data": data,
-        "model": model_section(MaskedLanguageModelling, data, "bert_base", pooler=False, num_token_types=None),
+        "model": model_section(MaskedLMTask, data, "bert_base", pooler=False, num_token_types=None),
         "optimizer": adamw(
             learning_rate=1e-4, schedule="linear", warmup_steps=10_000, b2=0.999, eps=1e-6, weight_decay=0.01
         ),

@@ -24,7 +24,7 @@ products and tweets, 300 steps, it lost by 2.4 and 2.9 points.
 """
 
 from experiments.configs.sections import FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
-from tformer_jax.tasks import TextClassification
+from tformer_jax.tasks import TextClassificationTask
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.program import TrainingConfig
@@ -32,14 +32,14 @@ from tformer_jax.training.program import TrainingConfig
 
 def _tiny() -> dict:
     data = section(
-        TextClassification.DataConfig, source="movies", vocab_size=4000, validation_size=500, test_size=8500,
+        TextClassificationTask.DataConfig, source="movies", vocab_size=4000, validation_size=500, test_size=8500,
         batch_tokens=1024, num_buckets=2,
     )  # fmt: skip
     model = TINY_TEXT_MODEL | dict(max_length=128, dropout_rate=0.1, pooling="mean")
     return {
-        "task": section(TextClassification.Config),
+        "task": section(TextClassificationTask.Config),
         "data": data,
-        "model": model_section(TextClassification, data, **model),
+        "model": model_section(TextClassificationTask, data, **model),
         "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=30),
         "training": section(TrainingConfig, steps=200, evaluate_every=50),
         "parallel": section(ParallelConfig),

@@ -30,7 +30,7 @@ the steps.
 
 from experiments.configs.sections import BFLOAT16, FLOAT32, locked, model_section, section
 from tformer_jax.presets import PRESETS
-from tformer_jax.tasks import Translation
+from tformer_jax.tasks import TranslationTask
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig
@@ -39,7 +39,7 @@ from tformer_jax.training.program import TrainingConfig
 
 def _tiny() -> dict:
     data = section(
-        Translation.DataConfig,
+        TranslationTask.DataConfig,
         source="interface_en_de",
         split="both",
         vocab_size=4000,
@@ -58,9 +58,9 @@ def _tiny() -> dict:
         "scan_unroll": 2,
     }
     return {
-        "task": section(Translation.Config),
+        "task": section(TranslationTask.Config),
         "data": data,
-        "model": model_section(Translation, data, **model),
+        "model": model_section(TranslationTask, data, **model),
         "optimizer": section(OptimizerConfig, learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
         "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
         "parallel": section(ParallelConfig),
@@ -72,7 +72,7 @@ def _tiny() -> dict:
 def _verses() -> dict:
     config = _tiny()
     config["data"] = section(
-        Translation.DataConfig,
+        TranslationTask.DataConfig,
         source="verses_en_fr",
         vocab_size=8000,
         batching="buckets",
@@ -88,7 +88,7 @@ def _paper(name: str) -> dict:
     """Vaswani et al., 2017, section 5: Adam, 4,000 steps of warm-up, about 25,000 tokens a side."""
     warmup, d_model = 4000, PRESETS[name]["d_model"]
     data = section(
-        Translation.DataConfig,
+        TranslationTask.DataConfig,
         source="files",
         source_file="train.en",
         target_file="train.de",
@@ -101,9 +101,9 @@ def _paper(name: str) -> dict:
         batch_tokens=25_000,
     )
     return {
-        "task": section(Translation.Config),
+        "task": section(TranslationTask.Config),
         "data": data,
-        "model": model_section(Translation, data, name),
+        "model": model_section(TranslationTask, data, name),
         "optimizer": section(
             OptimizerConfig, learning_rate=(d_model * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
         ),

@@ -18,7 +18,7 @@ from tformer_jax.config import ConfigError
 from tformer_jax.data import images
 from tformer_jax.data.classes import load_classes
 from tformer_jax.data.files import DataError
-from tformer_jax.data.image_data import ImageData, ImageDataConfig, hold_out
+from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig, hold_out
 from tformer_jax.data.images import LabelledImages, read_folders, read_idx, read_idx_folder, read_image
 
 # The wheel -------------------------------------------------------------------------------------
@@ -550,7 +550,7 @@ def make(digits, tmp_path):
 
     def make(directory="run", **changes):
         (tmp_path / directory).mkdir(exist_ok=True)
-        return ImageData(ImageDataConfig(**FIELDS | changes), tmp_path / directory)
+        return ImageClassificationData(ImageClassificationDataConfig(**FIELDS | changes), tmp_path / directory)
 
     return make
 
@@ -593,7 +593,7 @@ def test_a_test_split_of_the_source_stays_as_it_is(idx_folder, tmp_path):
     """The official test images would be mixed with the training images, and scores be comparable with no one's."""
     fields = dict(source="idx", image_size=4, num_channels=1, validation_size=2, batch_size=2)
     square = {name: idx(np.ones((n, 4, 4), np.uint8)) for name, n in zip(list(IDX)[::2], (6, 2), strict=True)}
-    data = ImageData(ImageDataConfig(path=str(idx_folder(square)), **fields), tmp_path)
+    data = ImageClassificationData(ImageClassificationDataConfig(path=str(idx_folder(square)), **fields), tmp_path)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 4, "validation": 2, "test": 2}
     assert data.splits["test"].labels.tolist() == [1, 1]
 
@@ -762,10 +762,10 @@ def test_images_of_one_class_are_refused(tmp_path):
     """Anything would be right: 100 % after the first step."""
     for number in range(8):
         paint(tmp_path / "only" / f"{number}.png")
-    config = ImageDataConfig(source="folders", path=str(tmp_path), image_size=4, num_channels=3, batch_size=2,
+    config = ImageClassificationDataConfig(source="folders", path=str(tmp_path), image_size=4, num_channels=3, batch_size=2,
                              validation_size=2, test_size=2)  # fmt: skip
     with pytest.raises(DataError, match="all images have the class 'only'"):
-        ImageData(config, tmp_path)
+        ImageClassificationData(config, tmp_path)
 
 
 def test_images_that_do_not_fill_a_batch_are_refused(make):
@@ -853,7 +853,7 @@ def test_files_are_not_decoded_before_they_are_needed(make, tree):
 def test_a_config_that_cannot_be_names_the_field(changes, message):
     """A wrong value would be ignored, or surface far away."""
     with pytest.raises(ConfigError, match=message):
-        ImageDataConfig(**FIELDS | changes)
+        ImageClassificationDataConfig(**FIELDS | changes)
 
 
 def test_kept_classes_are_plain_json(make, tmp_path):

@@ -28,8 +28,8 @@ from tformer_jax.training.run import Run
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
 CONFIGS = sorted(f.stem for f in (Path(__file__).parents[2] / "experiments" / "configs").glob("*.py"))
 NAMES = {
-    "language": "language_modelling",
-    "masked": "masked_language_modelling",
+    "language": "causal_lm",
+    "masked": "masked_lm",
     "texts": "text_classification",
     "vision": "image_classification",
 }
@@ -189,7 +189,7 @@ def became(folder, copied, request, here, images):
         "ranked": ("predict", "texts", f"--input={folder / 'reviews.txt'}"),
         "seen": ("predict", "vision", *(f"--image={image}" for image in images), "--top=1"),
         "evaluated": ("evaluate", "vision", "--split=validation"),
-        "trained": ("train", "trained", "--config=experiments/configs/vision.py", *of_vision),
+        "trained": ("train", "trained", "--config=experiments/configs/image_classification.py", *of_vision),
         "tuned": ("train", "tuned", "--config=experiments/configs/text_classification.py", *of_tuned),
     }
 
@@ -280,8 +280,8 @@ def test_images_are_classified_a_line_each(became, images):
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     by_day([
-        ("language", ["--image=a.png"], "--image has no meaning for language_modelling"),
-        ("language", ["--text=a", "--top=3"], "--top has no meaning for language_modelling"),
+        ("language", ["--image=a.png"], "--image has no meaning for causal_lm"),
+        ("language", ["--text=a", "--top=3"], "--top has no meaning for causal_lm"),
         ("language", ["--text=a", "--greedy", "--top_p=0.5"], "--top_p has no meaning with --greedy"),
         ("language", ["--text=a", "--greedy", "--seed=0"], "--seed has no meaning with --greedy"),
         ("language", ["--text=a", "--temperature=0"], r"temperature must be in \(0, inf\), got 0\.0"),
@@ -291,7 +291,7 @@ def test_images_are_classified_a_line_each(became, images):
         ("masked", ["--input=README.md"], r"line 1 of README\.md has no \[MASK\] to fill in"),
         ("masked", ["--text=The value"], r"the text has no \[MASK\] to fill in"),
         ("masked", [f"--text=[MASK] {LONG}"], r"the text has \d+ tokens, but the model reads at most 48"),
-        ("masked", ["--text=[MASK]", "--greedy"], "--greedy has no meaning for masked_language_modelling"),
+        ("masked", ["--text=[MASK]", "--greedy"], "--greedy has no meaning for masked_lm"),
         ("texts", ["--text=a", "--input=b"], "give --text or --input"),
         ("texts", ["--text=a", "--seed=1"], "--seed has no meaning for text_classification"),
         ("texts", [f"--text={LONG}"], r"text 1 has \d+ tokens, but the model reads at most 48"),

@@ -41,7 +41,7 @@ def fields_that_may_be_none(config):
         yield from (f"{section}.{name}" for name in may if name in config[section])
 
 
-@pytest.mark.parametrize("preset", ["translation", "causal_lm", "masked_lm", "text_classification", "vision"])
+@pytest.mark.parametrize("preset", ["translation", "causal_lm", "masked_lm", "text_classification", "image_classification"])
 def test_every_field_that_may_be_none_can_be_set_to_it(preset, monkeypatch, request):
     """What a preset sets could not be switched off again, by a flag or in a sweep."""
     monkeypatch.chdir(request.config.rootpath)

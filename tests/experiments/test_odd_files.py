@@ -10,7 +10,7 @@ from support import by_day
 from experiments import evaluate, predict
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError
-from tformer_jax.tasks import TextClassification
+from tformer_jax.tasks import TextClassificationTask
 from tformer_jax.training.checkpoints import CheckpointError
 from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.run import Run, RunError
@@ -47,9 +47,9 @@ def call(finished, evaluation, trainers, within, monkeypatch, tmp_path):
         return trainers[parallel]
 
     monkeypatch.setattr(Experiment, "trainer", trainer)
-    monkeypatch.setattr(TextClassification, "evaluate", lambda *_: evaluation)
-    monkeypatch.setattr(TextClassification, "validate", lambda *_: {"loss": 1.0, "accuracy": 0.5})
-    monkeypatch.setattr(TextClassification, "classify", lambda self, model, texts, progress: [[]] * len(texts))
+    monkeypatch.setattr(TextClassificationTask, "evaluate", lambda *_: evaluation)
+    monkeypatch.setattr(TextClassificationTask, "validate", lambda *_: {"loss": 1.0, "accuracy": 0.5})
+    monkeypatch.setattr(TextClassificationTask, "classify", lambda self, model, texts, progress: [[]] * len(texts))
     workdir = tmp_path / "run"
 
     def train():

@@ -10,7 +10,7 @@ from tformer_jax.sweeps.text import parse
 
 @pytest.fixture(scope="session")
 def config(place):
-    return configs(place)["language_modelling"]
+    return configs(place)["causal_lm"]
 
 
 def members_of(config, text):

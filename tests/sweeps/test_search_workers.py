@@ -33,7 +33,7 @@ TEXT = "learning_rate=log(1e-3,1e-1); model.d_ff=8..32"
 
 @pytest.fixture(scope="module")
 def config(place):
-    return tiny_runs.configs(place)["language_modelling"]
+    return tiny_runs.configs(place)["causal_lm"]
 
 
 @pytest.fixture(scope="module")

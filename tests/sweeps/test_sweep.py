@@ -45,7 +45,7 @@ def rungs_of(directory):
 
 @pytest.fixture(scope="module")
 def config(place):
-    return tiny_runs.configs(place)["language_modelling"]
+    return tiny_runs.configs(place)["causal_lm"]
 
 
 def sweep(config, directory, text, ranking=None, **how):
@@ -565,7 +565,7 @@ def test_a_refused_command_leaves_a_sweep_that_is_about_to_begin(config, tmp_pat
 def test_a_run_to_start_from_that_does_not_fit_a_member_is_refused_before_any_is_trained(place, tmp_path):
     """Members of other groups are trained for hours first, and a corrected sweep is refused its directory."""
     config = tiny_runs.configs(place)["text_classification"]
-    pretrained = tiny_runs.finished(place, "masked_language_modelling").run.directory
+    pretrained = tiny_runs.finished(place, "masked_lm").run.directory
     config |= {"task": config["task"] | {"init_from": str(pretrained)}}
     with pytest.raises(ConfigError, match="does not fit"):
         sweep(config, tmp_path, "model.num_layers=1,2")

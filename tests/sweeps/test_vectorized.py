@@ -29,8 +29,8 @@ NUMBERS = (
 )
 OF_A_TASK = {
     "translation": "; task.z_loss=1e-4,1e-3,1e-2)",
-    "language_modelling": "; task.z_loss=1e-4,1e-3,1e-2)",
-    "masked_language_modelling": "; task.z_loss=1e-4,1e-3,1e-2)",
+    "causal_lm": "; task.z_loss=1e-4,1e-3,1e-2)",
+    "masked_lm": "; task.z_loss=1e-4,1e-3,1e-2)",
     "text_classification": ")",
     "image_classification": "; task.mixup=0.1,0.4,1.0)",
 }
@@ -106,7 +106,7 @@ def follows(place, name, chunk, alone_too):
 def test_a_member_follows_the_curve_of_its_config_alone(place, record_property):
     """A number does not reach the program, or reaches it as another member's; or the batches or keys are others'."""
     with unchecked_annotations():
-        record_property("summary", follows(place, "language_modelling", 2, alone_too=[2]))
+        record_property("summary", follows(place, "causal_lm", 2, alone_too=[2]))
 
 
 @pytest.mark.slow
@@ -121,17 +121,17 @@ def test_every_member_of_every_task_follows_the_curve_of_its_config_alone(place,
 @pytest.fixture(scope="module")
 def three(place):
     """Three members that differ in learning rate and seed, of which the second diverges; as a population of one."""
-    members = members_of(place, "language_modelling", "zip(learning_rate=1e-3,1e30,1e-2; seed=0..2)")
+    members = members_of(place, "causal_lm", "zip(learning_rate=1e-3,1e30,1e-2; seed=0..2)")
     with unchecked_annotations():
-        made = population(place, "language_modelling", members, 1)
-        return members, made, trained(made, data_of(place, "language_modelling"), 12)
+        made = population(place, "causal_lm", members, 1)
+        return members, made, trained(made, data_of(place, "causal_lm"), 12)
 
 
 def test_a_sweep_is_reproducible_to_the_last_bit(place, three):
     """What a member computes depends on more than its config: on time, or on what ran before."""
     members, made, (metrics, states) = three
     with unchecked_annotations():
-        again, final = trained(made.of(members), data_of(place, "language_modelling"), 12)
+        again, final = trained(made.of(members), data_of(place, "causal_lm"), 12)
     for name in states:
         np.testing.assert_array_equal(states[name], final[name], err_msg=name)
     np.testing.assert_array_equal(metrics["loss"], again["loss"])
@@ -151,7 +151,7 @@ def test_a_member_that_diverged_stands_still(three):
 def test_the_memory_that_is_predicted_holds_the_states(place, three):
     """Members are trained together whose states alone are more than fits."""
     _, made, (_, states) = three
-    batch = data_of(place, "language_modelling").batches(0, 1).batch(0)
+    batch = data_of(place, "causal_lm").batches(0, 1).batch(0)
     assert calibration._bytes(made, batch) >= sum(x.nbytes for x in states.values())
 
 
@@ -159,8 +159,8 @@ def test_a_member_that_diverges_does_not_harm_the_others(place, three):
     """Members share more than a program."""
     members, made, (metrics, states) = three
     with unchecked_annotations():
-        (calm,) = members_of(place, "language_modelling", "learning_rate=2e-3; seed=1")
-        others, final = trained(made.of([members[0], calm, members[2]]), data_of(place, "language_modelling"), 12)
+        (calm,) = members_of(place, "causal_lm", "learning_rate=2e-3; seed=1")
+        others, final = trained(made.of([members[0], calm, members[2]]), data_of(place, "causal_lm"), 12)
     np.testing.assert_array_equal(metrics["loss"][:, [0, 2]], others["loss"][:, [0, 2]])
     for name in states:
         np.testing.assert_array_equal(states[name][[0, 2]], final[name][[0, 2]], err_msg=name)
@@ -171,9 +171,9 @@ def test_members_on_devices_of_their_own_do_not_communicate(place, three):
     """The program of eight devices waits for messages between members, or computes something else than one device."""
     members, _, (metrics, states) = three
     with unchecked_annotations():
-        spread = population(place, "language_modelling", members, 1, devices=8)
+        spread = population(place, "causal_lm", members, 1, devices=8)
         assert spread.width == 8
-        data = data_of(place, "language_modelling")
+        data = data_of(place, "causal_lm")
         batches = [data.batches(order, 1).batch(0) for order in spread.orders]
         text = spread.compiled(spread.abstract(batches)).as_text()
         collectives = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|\bsend\b|\brecv\b"
@@ -186,7 +186,7 @@ def test_members_on_devices_of_their_own_do_not_communicate(place, three):
 def test_threads_that_take_members_from_their_devices_get_the_ones_that_they_ask_for(place, three):
     """Validation, a thread a device, scores another member's model, or the sweep dies at random."""
     members, _, (_, states) = three
-    spread = population(place, "language_modelling", members, 1, devices=3)
+    spread = population(place, "causal_lm", members, 1, devices=3)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # a thread is interrupted wherever it can be
     try:
@@ -227,11 +227,11 @@ PROGRAMS = {
 @pytest.mark.parametrize("text", PROGRAMS)
 def test_members_share_a_program_if_they_differ_in_numbers_alone(place, text):
     """Members of different programs are trained by one of them, or those of one program are compiled several times."""
-    members = members_of(place, "language_modelling", text)
+    members = members_of(place, "causal_lm", text)
     assert len({program_of(member, one_order=False) for member in members}) == PROGRAMS[text]
 
 
 def test_batches_of_several_shapes_part_members_by_their_order(place):
     """Members are trained together whose batches differ in shape."""
-    members = members_of(place, "language_modelling", "seed=0..3; learning_rate=1e-3,1e-2")
+    members = members_of(place, "causal_lm", "seed=0..3; learning_rate=1e-3,1e-2")
     assert len({program_of(member, one_order=True) for member in members}) == 4

@@ -15,7 +15,7 @@ from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
 from tformer_jax.data.text_classification import TextClassificationData, TextClassificationDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
-from tformer_jax.tasks import TextClassification, TextClassificationConfig
+from tformer_jax.tasks import TextClassificationTask, TextClassificationTaskConfig
 
 MAX_LENGTH = 20
 CLASSES = ["bad", "fair", "good"]
@@ -57,7 +57,7 @@ def make_task(data, quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     return functools.cache(
         lambda **fields: quick(
-            lambda: TextClassification(TextClassificationConfig(**fields), data.tokenizer, data.classes)
+            lambda: TextClassificationTask(TextClassificationTaskConfig(**fields), data.tokenizer, data.classes)
         )
     )
 
@@ -227,10 +227,10 @@ def test_a_text_may_fill_the_model(make_task, data, model):
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first step."""
     with pytest.raises(ConfigError, match=message):
-        TextClassificationConfig(**fields)
+        TextClassificationTaskConfig(**fields)
 
 
 def test_every_field_of_the_config_is_seen():
     """A field was added to the config that no test turns; `init_from` is that of tests/training/test_experiment.py."""
-    fields = {field.name for field in dataclasses.fields(TextClassificationConfig)}
+    fields = {field.name for field in dataclasses.fields(TextClassificationTaskConfig)}
     assert fields == {"name", "init_from", "label_smoothing"}

@@ -15,8 +15,8 @@ from support import quick_jit, tiny_config, tiny_model, with_leaf
 from tformer_jax import models
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError
-from tformer_jax.data.image_data import ImageData, ImageDataConfig
-from tformer_jax.tasks import ImageClassification, ImageClassificationConfig
+from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig
+from tformer_jax.tasks import ImageClassificationTask, ImageClassificationTaskConfig
 
 SIZE, ROWS = 8, 5
 CLASSES = ["blue", "green", "red"]
@@ -42,11 +42,11 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(files, tmp_path_factory):
-    config = ImageDataConfig(
+    config = ImageClassificationDataConfig(
         source="folders", path=str(files), image_size=SIZE, num_channels=3, validation_size=7, test_size=13,
         batch_size=ROWS,
     )  # fmt: skip
-    return ImageData(config, tmp_path_factory.mktemp("run"))
+    return ImageClassificationData(config, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def model(data):
 def make_task(quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     return functools.cache(
-        lambda **fields: quick(lambda: ImageClassification(ImageClassificationConfig(**fields), CLASSES))
+        lambda **fields: quick(lambda: ImageClassificationTask(ImageClassificationTaskConfig(**fields), CLASSES))
     )
 
 
@@ -295,10 +295,10 @@ def test_a_file_that_is_no_image_is_named(make_task, model, tmp_path):
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first step."""
     with pytest.raises(ConfigError, match=message):
-        ImageClassificationConfig(**fields)
+        ImageClassificationTaskConfig(**fields)
 
 
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns."""
-    fields = {field.name for field in dataclasses.fields(ImageClassificationConfig)}
+    fields = {field.name for field in dataclasses.fields(ImageClassificationTaskConfig)}
     assert fields == {"name", "label_smoothing", "flip", "max_shift", "mixup"}

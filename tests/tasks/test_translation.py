@@ -17,7 +17,7 @@ from tformer_jax.data import pipelines
 from tformer_jax.data.files import DataError
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.data.translation import TranslationData, TranslationDataConfig
-from tformer_jax.tasks import Translation, TranslationConfig, translation
+from tformer_jax.tasks import TranslationTask, TranslationTaskConfig, translation
 
 MAX_LENGTH = 24
 WORDS = "the red cat saw a small dog on that old green hill today".split()
@@ -56,7 +56,7 @@ def make_task(data):
     def make_task(**fields):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jax, "jit", quick_jit)
-            return Translation(TranslationConfig(**fields), data.tokenizers)
+            return TranslationTask(TranslationTaskConfig(**fields), data.tokenizers)
 
     return make_task
 
@@ -282,7 +282,7 @@ def test_the_loss_of_an_evaluation_is_that_of_its_split(make_task, data, model, 
     ("fields", "message"),
     [
         ({"name": "translate"}, r"task\.name must be one of .*did you mean 'translation'"),
-        ({"name": "language_modelling"}, r"task\.name must be one of \['translation'\]"),
+        ({"name": "causal_lm"}, r"task\.name must be one of \['translation'\]"),
         ({"label_smoothing": 1.0}, r"task\.label_smoothing must be in \[0, 1\), got 1\.0"),
         ({"label_smoothing": -0.1}, r"task\.label_smoothing must be in \[0, 1\), got -0\.1"),
         ({"z_loss": -1.0}, r"task\.z_loss must not be negative, got -1\.0"),
@@ -294,7 +294,7 @@ def test_the_loss_of_an_evaluation_is_that_of_its_split(make_task, data, model, 
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first evaluation."""
     with pytest.raises(ConfigError, match=message):
-        TranslationConfig(**fields)
+        TranslationTaskConfig(**fields)
 
 
 def test_every_field_of_the_config_is_seen_here():

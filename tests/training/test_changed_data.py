@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import json
 import os
 import re
 import shutil
@@ -63,7 +62,7 @@ CASES = {
     "translation, other line ends": (
         "translation", CORPUS, lambda f: f.write_bytes(f.read_bytes().replace(b"\n", b"\r\n")), None),
 }  # fmt: skip
-for task in ("language_modelling", "masked_language_modelling"):
+for task in ("causal_lm", "masked_lm"):
     CASES |= {
         f"{task}, lines appended": (
             task, f"{TEXTS}/07.txt", lambda f: f.write_text(f.read_text() + "new\n"), r"[\d,]+ characters, but had"),

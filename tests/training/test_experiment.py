@@ -12,7 +12,7 @@ from support import looks_pickled, quick_jit
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
-from tformer_jax.tasks import TASKS, TextClassification, Translation
+from tformer_jax.tasks import TASKS, TextClassificationTask, TranslationTask
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import Experiment, load_run, pretrained_arrays, run_training
 from tformer_jax.training.run import Run, RunError
@@ -25,7 +25,7 @@ def test_a_whole_config_is_accepted(config):
     experiment = Experiment.from_config(config)
     assert experiment.model_config({"vocab_size": 100}).d_model == 16
     assert experiment.training.steps == 24
-    assert experiment.task_class is Translation
+    assert experiment.task_class is TranslationTask
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_separate_vocabularies_have_separate_tables(changed, tmp_path):
     """One side would be embedded with the other's table: only shapes are computed here."""
     fields = changed(data={"source_vocab_size": 280, "vocab_size": 300}, model={"share_embeddings": False})
     experiment = Experiment.from_config(fields)
-    task = Translation(experiment.task, experiment.load_data(tmp_path).tokenizers)
+    task = TranslationTask(experiment.task, experiment.load_data(tmp_path).tokenizers)
     shapes = experiment.trainer(task).layout.shapes
     assert shapes["model.source_embedding.table"].shape == (280, 16)
     assert shapes["model.target_embedding.table"].shape == (300, 16)
@@ -182,8 +182,8 @@ def test_nothing_in_a_run_directory_is_a_pickle(trained):
 # Every task --------------------------------------------------------------------------------------
 
 TASKS_BESIDE = {
-    "language_modelling": ({"loss", "perplexity"}, "tokens"),
-    "masked_language_modelling": ({"loss", "masked_accuracy"}, "masked tokens"),
+    "causal_lm": ({"loss", "perplexity"}, "tokens"),
+    "masked_lm": ({"loss", "masked_accuracy"}, "masked tokens"),
     "text_classification": ({"loss", "accuracy"}, "texts"),
     "image_classification": ({"loss", "accuracy"}, "images"),
 }
@@ -238,16 +238,16 @@ def test_the_last_validation_is_of_the_trained_model(finished, name):
 def test_samples_are_kept_where_a_task_makes_them(finished, name):
     """Nobody could see what a model writes while it trains."""
     files = {file.name for file in finished(name).run.samples.glob("step_*.txt")}
-    assert files == ({"step_6.txt", "step_12.txt"} if name == "language_modelling" else set())
+    assert files == ({"step_6.txt", "step_12.txt"} if name == "causal_lm" else set())
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("language_modelling", {"data": {"row_length": 49}}, "data.row_length=49 exceeds model.max_length=48"),
-        ("masked_language_modelling", {"data": {"row_length": 49}}, "data.row_length=49 exceeds model.max_length=48"),
-        ("language_modelling", {"model": {"vocab_size": 9}}, "model.vocab_size follows from the data"),
-        ("language_modelling", {"model": {"num_decoder_layers": 2}}, "num_decoder_layers is not for CausalLM"),
+        ("causal_lm", {"data": {"row_length": 49}}, "data.row_length=49 exceeds model.max_length=48"),
+        ("masked_lm", {"data": {"row_length": 49}}, "data.row_length=49 exceeds model.max_length=48"),
+        ("causal_lm", {"model": {"vocab_size": 9}}, "model.vocab_size follows from the data"),
+        ("causal_lm", {"model": {"num_decoder_layers": 2}}, "num_decoder_layers is not for CausalLM"),
         ("text_classification", {"model": {"num_classes": 9}}, "model.num_classes follows from the data"),
         ("text_classification", {"model": {"tie_output": False}}, "tie_output is not for TextClassifier"),
         ("image_classification", {"model": {"image_size": 9}}, "model.image_size follows from the data"),
@@ -296,7 +296,7 @@ def saved(run, step):
 @pytest.fixture(scope="module")
 def pretrained(finished):
     """The run of a masked language model."""
-    return finished("masked_language_modelling").run
+    return finished("masked_lm").run
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +357,7 @@ def test_a_classifier_may_start_from_a_classifier(configs, tuned, finished):
 def with_pooler(tuned, source):
     """The names of the arrays that a classifier with a pooler starts from."""
     experiment = Experiment.from_config(tuned(source.directory, model={"pooler": True}))
-    task = TextClassification(experiment.task, tokenizers.load(source.directory / "tokenizer.json"), ["a", "b"])
+    task = TextClassificationTask(experiment.task, tokenizers.load(source.directory / "tokenizer.json"), ["a", "b"])
     return pretrained_arrays(source, experiment.trainer(task).layout.shapes, task).keys()
 
 
@@ -379,7 +379,7 @@ def sources(finished, trained, pretrained, tmp_path_factory):
     for name, without in (("no tokenizer", "tokenizer.json"), ("no checkpoint", "checkpoints")):
         shutil.copytree(pretrained.directory, place / name, ignore=shutil.ignore_patterns(without))
     return {
-        "causal": finished("language_modelling").run.directory,
+        "causal": finished("causal_lm").run.directory,
         "images": finished("image_classification").run.directory,
         "classes": finished("text_classification").run.directory,
         "no run": place / "missing",

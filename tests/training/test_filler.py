@@ -10,7 +10,7 @@ import optax
 import pytest
 from support import by_day, quick_jit, unchecked_annotations
 
-from tformer_jax.tasks import ImageClassification
+from tformer_jax.tasks import ImageClassificationTask
 from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig, SplitBatches
 from tformer_jax.training.program import Program, TrainingConfig
@@ -94,7 +94,7 @@ def test_rows_that_parts_cannot_share_are_refused(axis):
 
 
 def task_of(**fields):
-    return ImageClassification(ImageClassification.Config(**fields), [str(c) for c in range(CLASSES)])
+    return ImageClassificationTask(ImageClassificationTask.Config(**fields), [str(c) for c in range(CLASSES)])
 
 
 def test_real_images_are_mixed_with_real_ones_alone():

@@ -20,8 +20,8 @@ TASKS = ("translation", *tiny_runs.TASKS)
 # `test_filler.py` has.
 SOME = [
     ("translation", (1, 2, 2, 2)),
-    ("language_modelling", (1, 8, 1, 1)),
-    ("masked_language_modelling", (2, 2, 2, 1)),
+    ("causal_lm", (1, 8, 1, 1)),
+    ("masked_lm", (2, 2, 2, 1)),
     ("image_classification", (1, 2, 2, 2)),
     ("image_classification", (8, 1, 1, 1)),
     ("text_classification", (2, 2, 1, 2)),
@@ -52,7 +52,7 @@ def flops(experiment):
 
     @functools.cache
     def flops(parallel):
-        found, task, batches = experiment("language_modelling")
+        found, task, batches = experiment("causal_lm")
         batch = {name: np.zeros(x.shape, x.dtype) for name, x in batches.batch(0).items()}
         with unchecked_annotations():
             return found.trainer(task, parallel).lower(batch).compile().cost_analysis()["flops"]
@@ -92,7 +92,7 @@ def on(sizes):
 @pytest.mark.parametrize(("task", "sizes"), by_day(SOME, 3), ids=str)
 def test_a_mesh_gives_the_losses_of_one_device(curve, task, sizes):
     """Where an experiment runs would change its result: sums over devices missing or doubled, other draws."""
-    rate = 0.1 if task in ("translation", "language_modelling") else 0.0
+    rate = 0.1 if task in ("translation", "causal_lm") else 0.0
     assert_same_curve(curve(task, on(sizes), rate), curve(task, ParallelConfig(data=1), rate))
 
 
@@ -105,7 +105,7 @@ def test_every_mesh_gives_the_losses_of_one_device(curve, task, sizes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "language_modelling"])
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "causal_lm"])
 def test_pmap_gives_the_losses_of_one_device(curve, task):
     """Means of means, rows that fill up counted, corruption or augmentation drawn for each device by itself.
 
@@ -119,7 +119,7 @@ def test_pmap_gives_the_losses_of_one_device(curve, task):
 @pytest.mark.parametrize("parallel", [on((4, 2, 1, 1)), ParallelConfig(mode="pmap")], ids=["jit", "pmap"])
 def test_parts_of_a_batch_are_spread_like_the_whole(experiment, parallel):
     """Accumulation would give other gradients on several devices: parts must have the same rows everywhere."""
-    found, task, batches = experiment("language_modelling")
+    found, task, batches = experiment("causal_lm")
     training = dataclasses.replace(found.training, accumulate=2)
     found, losses = dataclasses.replace(found, training=training, model={**found.model, "dropout_rate": 0.0}), []
     for where in (ParallelConfig(data=1), parallel):

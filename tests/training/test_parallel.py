@@ -9,7 +9,7 @@ from PIL import Image
 from support import examples, unchecked_annotations
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data.image_data import ImageBatches
+from tformer_jax.data.image_classification import ImageBatches
 from tformer_jax.data.images import LabelledImages, read_folders
 from tformer_jax.data.pipelines import Buckets, Packed, choose_buckets
 from tformer_jax.data.text_classification import LabelledBuckets

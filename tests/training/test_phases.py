@@ -19,7 +19,7 @@ from tformer_jax.training.run import Run
 @pytest.fixture(scope="module")
 def recorded(configs, tmp_path_factory):
     """A run of two steps with two validations, of part of the split; its report; and what was told and compiled."""
-    config = copy.deepcopy(configs["language_modelling"])
+    config = copy.deepcopy(configs["causal_lm"])
     config["training"] |= {"steps": 2, "evaluate_every": 1, "validation_batches": 1}
     config["data"] |= {"validation_share": 0.3, "row_length": 12}
     recorder, at = Recorder(), {}
@@ -99,7 +99,7 @@ def test_a_report_counts_what_it_scores(name, finished):
 def test_a_loaded_run_says_what_it_reads(finished):
     """`evaluate` and `predict` would begin with silence."""
     recorder = Recorder()
-    load_run(finished("language_modelling").run, progress=recorder)
+    load_run(finished("causal_lm").run, progress=recorder)
     assert [phase.what for phase in recorder.phases] == ["reading the checkpoint"]
 
 

@@ -1,16 +1,16 @@
 """Tasks: for each the loss, the metrics, and what evaluation and prediction mean."""
 
 from .base import DocumentTask, Evaluation, Task, VocabularyLossConfig
-from .classification import TextClassification, TextClassificationConfig
-from .language import LanguageModelling, LanguageModellingConfig
-from .masked_language import MASK_TEXT, MaskedLanguageModelling, MaskedLanguageModellingConfig
-from .translation import Translation, TranslationConfig
-from .vision import ImageClassification, ImageClassificationConfig
+from .causal_lm import CausalLMTask, CausalLMTaskConfig
+from .masked_lm import MASK_TEXT, MaskedLMTask, MaskedLMTaskConfig
+from .text_classification import TextClassificationTask, TextClassificationTaskConfig
+from .translation import TranslationTask, TranslationTaskConfig
+from .image_classification import ImageClassificationTask, ImageClassificationTaskConfig
 
 # By the `name` in the `task` section.
 TASKS: dict[str, type[Task]] = {
     task.Config.name: task
-    for task in (Translation, LanguageModelling, MaskedLanguageModelling, TextClassification, ImageClassification)
+    for task in (TranslationTask, CausalLMTask, MaskedLMTask, TextClassificationTask, ImageClassificationTask)
 }
 
 __all__ = [
@@ -18,16 +18,16 @@ __all__ = [
     "TASKS",
     "DocumentTask",
     "Evaluation",
-    "ImageClassification",
-    "ImageClassificationConfig",
-    "LanguageModelling",
-    "LanguageModellingConfig",
-    "MaskedLanguageModelling",
-    "MaskedLanguageModellingConfig",
+    "ImageClassificationTask",
+    "ImageClassificationTaskConfig",
+    "CausalLMTask",
+    "CausalLMTaskConfig",
+    "MaskedLMTask",
+    "MaskedLMTaskConfig",
     "Task",
-    "TextClassification",
-    "TextClassificationConfig",
-    "Translation",
-    "TranslationConfig",
+    "TextClassificationTask",
+    "TextClassificationTaskConfig",
+    "TranslationTask",
+    "TranslationTaskConfig",
     "VocabularyLossConfig",
 ]

@@ -1,9 +1,7 @@
-"""Text classification, by fine-tuning a text encoder or from scratch; judged by accuracy."""
+"""Classification: what its tasks share, whatever is classified; judged by accuracy."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,47 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
-from tokenizers import Tokenizer
 
 from .. import functional as F
-from ..analysis import flops
-from ..config import TransformerConfig
-from ..data import tokenizers
-from ..data.classes import load_classes
-from ..data.files import DataError
-from ..data.pipelines import padded_length
-from ..data.text import canonical
-from ..data.text_classification import TextClassificationData, TextClassificationDataConfig, encode_texts
-from ..models import TextClassifier
 from ..progress import SILENT, Progress
-from .base import Evaluation, LossAndWeight, Task, check_label_smoothing, check_name, measured, weighted_means
-
-# What only the data, or the pre-trained run, tells: any number will do to check the other fields.
-_SOME_CLASSES, _SOME_TOKENS = 2, 1000
-_SHOWN = 100
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextClassificationConfig:
-    """The `task` section of a text classification experiment.
-
-    Attributes:
-      name: "text_classification".
-      init_from: the run directory of a pre-trained model, whose tokenizer and encoder this one starts
-        from; None: from scratch.
-      label_smoothing: label smoothing of the training loss.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
-    """
-
-    name: str = "text_classification"
-    init_from: str | None = None
-    label_smoothing: float = 0.0
-
-    def __post_init__(self):
-        check_name(self.name, "text_classification")
-        check_label_smoothing(self.label_smoothing)
+from .base import Task, measured, weighted_means
 
 
 class Classified(NamedTuple):
@@ -105,104 +66,6 @@ class Classification(Task):
         probabilities = np.asarray(_probabilities(type(self).logits, model, batch)[0])
         order = np.argsort(-probabilities, kind="stable")
         return [ClassProbability(self.classes[i], float(probabilities[i])) for i in order]
-
-
-class TextClassification(Classification):
-    """A `TextClassifier` under cross-entropy; evaluated by accuracy.
-
-    A batch holds "tokens" [B T], "lengths" [B] and "labels" [B], -1 in rows that only fill up.
-    """
-
-    Config, DataConfig, Model = TextClassificationConfig, TextClassificationDataConfig, TextClassifier
-    unit = "texts"
-    new_parameters = ("model.classifier.", "model.pooler.")
-
-    def __init__(self, config: TextClassificationConfig, tokenizer: Tokenizer, classes: Sequence[str]):
-        super().__init__(config, classes)
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def restore(cls, config: TextClassificationConfig, directory: Path) -> "TextClassification":
-        return cls(config, tokenizers.load(directory / "tokenizer.json"), load_classes(directory))
-
-    @classmethod
-    def planned(cls, config: TextClassificationConfig, data: TextClassificationDataConfig) -> "TextClassification":
-        fields = cls.planned_fields(data)
-        return cls(config, tokenizers.planned(fields["vocab_size"]), planned_classes(fields["num_classes"]))
-
-    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
-        rows, length = batch["tokens"].shape
-        return flops.Cost(flops.text_classifier_flops(model, rows, length), rows * length)
-
-    @classmethod
-    def load_data(
-        cls,
-        config: TextClassificationDataConfig,
-        model: Mapping[str, Any],
-        directory: Path,
-        progress: Progress = SILENT,
-    ) -> TextClassificationData:
-        limit = model.get("max_length", TransformerConfig.default("max_length"))
-        return TextClassificationData(config, limit, directory, progress)
-
-    @classmethod
-    def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:
-        return {"vocab_size": data.vocab_size or _SOME_TOKENS, "num_classes": _SOME_CLASSES}
-
-    @property
-    def model_fields(self) -> dict[str, Any]:
-        return {"vocab_size": self.tokenizer.get_vocab_size(), "num_classes": len(self.classes)}
-
-    def prepared_loss(self, model: TextClassifier, batch: Any, key: Array) -> LossAndWeight:
-        """The training loss, a mean over texts, and how many they are."""
-        logits = model(batch["tokens"], lengths=batch["lengths"], key=key)
-        return labelled_loss(logits, batch["labels"], self.config.label_smoothing)
-
-    @staticmethod
-    def logits(model: TextClassifier, batch: Any) -> Float[Array, "B C"]:
-        return model(batch["tokens"], lengths=batch["lengths"]).astype(jnp.float32)
-
-    def evaluate(
-        self, model: TextClassifier, data: TextClassificationData, splits: Sequence[str], progress: Progress = SILENT
-    ) -> dict[str, Evaluation]:
-        """Loss and accuracy of each split, beside the share of its most frequent class.
-
-        Texts beyond the model's max_length are reported and left out.
-        """
-        evaluations = {}
-        for split in splits:
-            examples, _ = data.encode(split)
-            scoring = f"scoring {len(examples):,} texts of {split}"
-            metrics, found = self.predicted(model, data.evaluation_batches(split), progress, scoring)
-            labels = [example.label for example in examples]
-            majority = max(labels.count(name) for name in self.classes) / len(labels)
-            samples = [Classified(x.text, x.label, found[e]) for e, x in enumerate(examples[:_SHOWN])]
-            note = f"the most frequent class has {100 * majority:.2f} %"
-            evaluations[split] = Evaluation(metrics | {"texts": len(labels)}, note, samples)
-        return evaluations
-
-    def describe(self, metrics: Mapping[str, float]) -> str:
-        return f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats, {metrics['texts']} texts"
-
-    def classify(
-        self, model: TextClassifier, texts: Sequence[str], progress: Progress = SILENT
-    ) -> list[list[ClassProbability]]:
-        """The classes of each text, likeliest first.
-
-        Raises:
-          DataError: a text has more tokens than the model reads (says which and how many).
-        """
-        limit, results = model.config.max_length, []
-        encoded = encode_texts(self.tokenizer, [canonical(text) for text in texts])
-        for number, row in enumerate(encoded, 1):
-            if len(row) > limit:
-                raise DataError(f"text {number} has {len(row)} tokens, but the model reads at most {limit}; shorten it")
-        with progress.phase("classifying", len(encoded), "texts") as advance:
-            for row in encoded:
-                tokens = np.pad(np.asarray(row, np.int32), (0, padded_length(len(row), limit) - len(row)))[None]
-                results.append(self.ranked(model, {"tokens": tokens, "lengths": np.int32([len(row)])}))
-                advance()
-        return results
 
 
 def planned_classes(count: int) -> list[str]:

@@ -39,7 +39,7 @@ _PLOTTED_WORDS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TranslationConfig(VocabularyLossConfig):
+class TranslationTaskConfig(VocabularyLossConfig):
     """The `task` section of a translation experiment.
 
     Attributes:
@@ -75,7 +75,7 @@ class Sample(NamedTuple):
     translation: str
 
 
-class Translation(Task):
+class TranslationTask(Task):
     """An encoder-decoder `Transformer` under cross-entropy; evaluated by loss and BLEU.
 
     A batch holds "source" [B S] and "target" [B T+1], from start to end token, with
@@ -83,17 +83,17 @@ class Translation(Task):
     where several pairs share a row.
     """
 
-    Config, DataConfig, Model = TranslationConfig, TranslationDataConfig, Transformer
+    Config, DataConfig, Model = TranslationTaskConfig, TranslationDataConfig, Transformer
 
-    def __init__(self, config: TranslationConfig, tokenizers: Tokenizers):
+    def __init__(self, config: TranslationTaskConfig, tokenizers: Tokenizers):
         self.config, self.tokenizers = config, tokenizers
 
     @classmethod
-    def restore(cls, config: TranslationConfig, directory: Path) -> "Translation":
+    def restore(cls, config: TranslationTaskConfig, directory: Path) -> "TranslationTask":
         return cls(config, Tokenizers.load(directory))
 
     @classmethod
-    def planned(cls, config: TranslationConfig, data: TranslationDataConfig) -> "Translation":
+    def planned(cls, config: TranslationTaskConfig, data: TranslationDataConfig) -> "TranslationTask":
         target = tokenizers.planned(data.vocab_size)
         own = data.source_vocab_size
         return cls(config, Tokenizers(target if own is None else tokenizers.planned(own), target))

@@ -1,6 +1,6 @@
 """Image classification with the Vision Transformer.
 
-    python -m experiments.train --config=experiments/configs/vision.py:tiny --workdir=runs/vision
+    python -m experiments.train --config=experiments/configs/image_classification.py:tiny --workdir=runs/vision
 
 Presets:
   tiny      5,000 MNIST digits on two CPU cores: 98.1 % of 1,000 test digits in 2 min 21 s.
@@ -17,7 +17,7 @@ How tiny came about. Accuracy on 500 validation digits, 96 wide, 4 layers, shift
 """
 
 from experiments.configs.sections import BFLOAT16, FLOAT32, adamw, locked, model_section, section
-from tformer_jax.tasks import ImageClassification
+from tformer_jax.tasks import ImageClassificationTask
 from tformer_jax.training.checkpoints import CheckpointConfig
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.program import TrainingConfig
@@ -25,7 +25,7 @@ from tformer_jax.training.program import TrainingConfig
 
 def _tiny() -> dict:
     data = section(
-        ImageClassification.DataConfig, source="mnist_5k", image_size=28, num_channels=1, validation_size=500,
+        ImageClassificationTask.DataConfig, source="mnist_5k", image_size=28, num_channels=1, validation_size=500,
         test_size=1000, batch_size=64,
     )  # fmt: skip
     model = {
@@ -42,9 +42,9 @@ def _tiny() -> dict:
         "scan_unroll": 4,
     }
     return {
-        "task": section(ImageClassification.Config, max_shift=2),
+        "task": section(ImageClassificationTask.Config, max_shift=2),
         "data": data,
-        "model": model_section(ImageClassification, data, **model),
+        "model": model_section(ImageClassificationTask, data, **model),
         "optimizer": adamw(learning_rate=2e-3, schedule="cosine", warmup_steps=100),
         "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
         "parallel": section(ParallelConfig),
@@ -57,7 +57,7 @@ def _fashion() -> dict:
     """60,000 images of clothes, as the IDX files of Debian's package dataset-fashion-mnist (or any others)."""
     config = _tiny()
     config["data"] = section(
-        ImageClassification.DataConfig, source="idx", path="/usr/share/datasets/fashion-mnist", image_size=28,
+        ImageClassificationTask.DataConfig, source="idx", path="/usr/share/datasets/fashion-mnist", image_size=28,
         num_channels=1, validation_size=5000, batch_size=128,
     )  # fmt: skip
     config["task"].flip = True
@@ -69,7 +69,7 @@ def _folders() -> dict:
     """A folder for each class: path/CLASS/*.png. Set data.path; image_size is what images are resized to."""
     config = _tiny()
     config["data"] = section(
-        ImageClassification.DataConfig, source="folders", path="images", image_size=64, num_channels=3,
+        ImageClassificationTask.DataConfig, source="folders", path="images", image_size=64, num_channels=3,
         validation_size=500, test_size=1000, batch_size=64,
     )  # fmt: skip
     config["model"].patch_size = 8
@@ -83,13 +83,13 @@ def _imagenet() -> dict:
     Their random crops of any size and RandAugment are not here: images are shifted, flipped and mixed.
     """
     data = section(
-        ImageClassification.DataConfig, source="folders", path="imagenet", image_size=224, num_channels=3,
+        ImageClassificationTask.DataConfig, source="folders", path="imagenet", image_size=224, num_channels=3,
         batch_size=1024,
     )  # fmt: skip
     return {
-        "task": section(ImageClassification.Config, flip=True, max_shift=16, mixup=0.2),
+        "task": section(ImageClassificationTask.Config, flip=True, max_shift=16, mixup=0.2),
         "data": data,
-        "model": model_section(ImageClassification, data, "vit_s16", positions="sinusoidal", pooling="mean"),
+        "model": model_section(ImageClassificationTask, data, "vit_s16", positions="sinusoidal", pooling="mean"),
         "optimizer": adamw(learning_rate=1e-3, schedule="cosine", warmup_steps=10_000, b2=0.999),
         "training": section(TrainingConfig, steps=112_600, evaluate_every=5000, log_every=100),
         "parallel": section(ParallelConfig),

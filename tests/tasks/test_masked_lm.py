@@ -15,9 +15,9 @@ import tformer_jax.functional as F
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
-from tformer_jax.data.language import MaskedData, MaskedDataConfig
+from tformer_jax.data.running_text import MaskedLMData, MaskedLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK_ID, PAD_ID
-from tformer_jax.tasks import MaskedLanguageModelling, MaskedLanguageModellingConfig, masked_language
+from tformer_jax.tasks import MaskedLMTask, MaskedLMTaskConfig, masked_language
 
 ROW = 24
 FIELDS = dict(source="files", validation_share=0.2, test_share=0.2, vocab_size=300, row_length=ROW, batch_tokens=120)
@@ -28,7 +28,7 @@ def data_of(folder, tmp_path_factory):
     """`data_of(**changes)`: 24 documents; the tokenizer is trained anew for each set of changes."""
 
     def data_of(**changes):
-        return MaskedData(MaskedDataConfig(**(FIELDS | dict(path=str(folder)) | changes)), tmp_path_factory.mktemp("r"))
+        return MaskedLMData(MaskedLMDataConfig(**(FIELDS | dict(path=str(folder)) | changes)), tmp_path_factory.mktemp("r"))
 
     return data_of
 
@@ -49,7 +49,7 @@ def make_task(data, quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     tokenizer = data.tokenizer
     return functools.cache(
-        lambda **fields: quick(lambda: MaskedLanguageModelling(MaskedLanguageModellingConfig(**fields), tokenizer))
+        lambda **fields: quick(lambda: MaskedLMTask(MaskedLMTaskConfig(**fields), tokenizer))
     )
 
 
@@ -310,7 +310,7 @@ def test_a_gap_in_characters_is_one_character(data_of, quick):
     """Where blanks are tokens of their own, the one before the gap would be lost."""
     data = data_of(tokenizer="characters", vocab_size=None)
     model = tiny_model("MaskedLM", vocab_size=data.tokenizer.get_vocab_size(), max_length=ROW, num_layers=1)
-    task = quick(lambda: MaskedLanguageModelling(MaskedLanguageModellingConfig(), data.tokenizer))
+    task = quick(lambda: MaskedLMTask(MaskedLMTaskConfig(), data.tokenizer))
     probabilities, seen = task._probabilities, []
     task._probabilities = lambda model, row, size: seen.append(row[:size].tolist()) or probabilities(model, row, size)
     task.fill(model, "the [MASK]at")
@@ -353,7 +353,7 @@ def test_a_text_may_fill_the_model(make_task, data, model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "translation"}, r"task\.name must be one of \['masked_language_modelling'\], got 'translation'"),
+        ({"name": "translation"}, r"task\.name must be one of \['masked_lm'\], got 'translation'"),
         ({"label_smoothing": -0.1}, r"task\.label_smoothing must be in \[0, 1\), got -0\.1"),
         ({"z_loss": -1.0}, r"task\.z_loss must not be negative, got -1\.0"),
         ({"mask_rate": 0.0}, r"task\.mask_rate must be in \(0, 1\), got 0\.0"),
@@ -364,17 +364,17 @@ def test_a_text_may_fill_the_model(make_task, data, model):
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first evaluation."""
     with pytest.raises(ConfigError, match=message):
-        MaskedLanguageModellingConfig(**fields)
+        MaskedLMTaskConfig(**fields)
 
 
 def test_rows_that_the_model_cannot_read_are_refused(data, model):
     """Training would fail at its first step, after the data has been read and a tokenizer trained."""
     long = dataclasses.replace(data.config, row_length=ROW + 1)
     with pytest.raises(ConfigError, match=f"data.row_length={ROW + 1} exceeds model.max_length={ROW}"):
-        MaskedLanguageModelling.check(long, model.config)
+        MaskedLMTask.check(long, model.config)
 
 
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns."""
-    fields = {field.name for field in dataclasses.fields(MaskedLanguageModellingConfig)}
+    fields = {field.name for field in dataclasses.fields(MaskedLMTaskConfig)}
     assert fields == {"name", "label_smoothing", "z_loss", "fused_loss", "mask_rate", "pseudo_perplexity_rows"}

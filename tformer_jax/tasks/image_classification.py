@@ -15,7 +15,7 @@ from .. import functional as F
 from ..analysis import flops
 from ..config import ConfigError, TransformerConfig, check_positive
 from ..data.classes import load_classes
-from ..data.image_data import ImageData, ImageDataConfig
+from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from ..data.images import read_images
 from ..functional.numbers import is_off
 from ..models import VisionTransformer
@@ -27,7 +27,7 @@ _SOME_CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageClassificationConfig:
+class ImageClassificationTaskConfig:
     """The `task` section of an image classification experiment; only training images are augmented.
 
     Attributes:
@@ -56,21 +56,21 @@ class ImageClassificationConfig:
             check_positive(f"task.{name}", getattr(self, name), or_zero=True)
 
 
-class ImageClassification(Classification):
+class ImageClassificationTask(Classification):
     """A `VisionTransformer` under cross-entropy; evaluated by accuracy.
 
     A batch holds "images" uint8 [B Y X C] and "labels" [B], -1 in rows that only fill up.
     """
 
-    Config, DataConfig, Model = ImageClassificationConfig, ImageDataConfig, VisionTransformer
+    Config, DataConfig, Model = ImageClassificationTaskConfig, ImageClassificationDataConfig, VisionTransformer
     unit = "images"
 
     @classmethod
-    def restore(cls, config: ImageClassificationConfig, directory: Path) -> "ImageClassification":
+    def restore(cls, config: ImageClassificationTaskConfig, directory: Path) -> "ImageClassificationTask":
         return cls(config, load_classes(directory))
 
     @classmethod
-    def planned(cls, config: ImageClassificationConfig, data: ImageDataConfig) -> "ImageClassification":
+    def planned(cls, config: ImageClassificationTaskConfig, data: ImageClassificationDataConfig) -> "ImageClassificationTask":
         return cls(config, planned_classes(_SOME_CLASSES))
 
     def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
@@ -79,12 +79,12 @@ class ImageClassification(Classification):
 
     @classmethod
     def load_data(
-        cls, config: ImageDataConfig, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
-    ) -> ImageData:
-        return ImageData(config, directory, progress)
+        cls, config: ImageClassificationDataConfig, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+    ) -> ImageClassificationData:
+        return ImageClassificationData(config, directory, progress)
 
     @classmethod
-    def planned_fields(cls, data: ImageDataConfig) -> dict[str, Any]:
+    def planned_fields(cls, data: ImageClassificationDataConfig) -> dict[str, Any]:
         return {"image_size": data.image_size, "num_channels": data.num_channels, "num_classes": _SOME_CLASSES}
 
     @property
@@ -123,7 +123,7 @@ class ImageClassification(Classification):
         return model(_centred(batch["images"].astype(jnp.float32) / 255)).astype(jnp.float32)
 
     def evaluate(
-        self, model: VisionTransformer, data: ImageData, splits: Sequence[str], progress: Progress = SILENT
+        self, model: VisionTransformer, data: ImageClassificationData, splits: Sequence[str], progress: Progress = SILENT
     ) -> dict[str, Evaluation]:
         """Loss and accuracy of each split, and its mistakes."""
         evaluations = {}

@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from tokenizers import Tokenizer
 
 from .. import decoding
 from ..analysis import flops
 from ..config import ConfigError, TransformerConfig, check_positive
 from ..data import tokenizers
-from ..data.language import LanguageData, LanguageDataConfig
+from ..data.running_text import CausalLMData, CausalLMDataConfig
 from ..models import CausalLM
 from ..progress import SILENT, Progress
 from .base import (
@@ -37,11 +35,11 @@ _SAMPLE_PROMPT = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LanguageModellingConfig(VocabularyLossConfig):
+class CausalLMTaskConfig(VocabularyLossConfig):
     """The `task` section of a causal language modelling experiment.
 
     Attributes:
-      name: "language_modelling".
+      name: "causal_lm".
       label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
       sample_tokens: length of the samples written while training and evaluating, in tokens; at most half of
         the model's max_length.
@@ -51,13 +49,13 @@ class LanguageModellingConfig(VocabularyLossConfig):
       ConfigError: an invalid value, by the field's name.
     """
 
-    name: str = "language_modelling"
+    name: str = "causal_lm"
     sample_tokens: int = 64
     sample_temperature: float = 0.8
 
     def __post_init__(self):
         super().__post_init__()
-        check_name(self.name, "language_modelling")
+        check_name(self.name, "causal_lm")
         if self.sample_tokens < 1:
             raise ConfigError(f"task.sample_tokens must be at least 1, got {self.sample_tokens}")
         check_positive("task.sample_temperature", self.sample_temperature)
@@ -70,14 +68,14 @@ class Continuation(NamedTuple):
     continuation: str
 
 
-class LanguageModelling(DocumentTask):
+class CausalLMTask(DocumentTask):
     """A `CausalLM` under cross-entropy; evaluated by bits per byte and perplexity.
 
     A batch holds "tokens" [B T+1], with "segments" [B T+1] where attention must not cross from one
     document to the next (0 is padding), or with "lengths" [B] where it may.
     """
 
-    Config, DataConfig, Data, Model = LanguageModellingConfig, LanguageDataConfig, LanguageData, CausalLM
+    Config, DataConfig, Data, Model = CausalLMTaskConfig, CausalLMDataConfig, CausalLMData, CausalLM
     samples = True
     validated = ("loss", "perplexity")
 
@@ -100,7 +98,7 @@ class LanguageModelling(DocumentTask):
         return means | {"perplexity": perplexity(means["loss"])}, count
 
     def evaluate(
-        self, model: CausalLM, data: LanguageData, splits: Sequence[str], progress: Progress = SILENT
+        self, model: CausalLM, data: CausalLMData, splits: Sequence[str], progress: Progress = SILENT
     ) -> dict[str, Evaluation]:
         """Loss, perplexity a token and bits per byte of text of each split, and some continuations.
 

@@ -18,7 +18,7 @@ from .pipelines import ALL_ROWS, Batch, BatchShapes, order_seed, permutation, pi
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageDataConfig:
+class ImageClassificationDataConfig:
     """The `data` section of an image classification experiment.
 
     Attributes:
@@ -168,7 +168,7 @@ class ImageBatches:
         return {"images": pixels, "labels": labels}
 
 
-class ImageData:
+class ImageClassificationData:
     """The data of an image classification experiment, ready to be asked for batches.
 
     Attributes:
@@ -178,7 +178,7 @@ class ImageData:
       report: what a person should know of the data, a line each.
     """
 
-    def __init__(self, config: ImageDataConfig, directory: Path, progress: Progress = SILENT):
+    def __init__(self, config: ImageClassificationDataConfig, directory: Path, progress: Progress = SILENT):
         """`directory`: keeps the names of the classes, and what the data were. `progress`: is told what takes long.
 
         Raises:
@@ -253,7 +253,7 @@ def hold_out(data: LabelledImages, size: int, seed: int) -> tuple[LabelledImages
     return data.take(np.flatnonzero(~held)), data.take(np.flatnonzero(held))
 
 
-def _check_shape(data: LabelledImages, config: ImageDataConfig) -> None:
+def _check_shape(data: LabelledImages, config: ImageClassificationDataConfig) -> None:
     if data.images.dtype == object:
         return  # files are resized and converted
     height, width, channels = data.images.shape[1:]

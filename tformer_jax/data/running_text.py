@@ -87,7 +87,7 @@ class DocumentDataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LanguageDataConfig(DocumentDataConfig):
+class CausalLMDataConfig(DocumentDataConfig):
     """The `data` section of a language modelling experiment.
 
     Attributes:
@@ -110,7 +110,7 @@ class LanguageDataConfig(DocumentDataConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedDataConfig(DocumentDataConfig):
+class MaskedLMDataConfig(DocumentDataConfig):
     """The `data` section of a masked language modelling experiment.
 
     Attributes:
@@ -220,10 +220,10 @@ class _DocumentData:
         raise NotImplementedError
 
 
-class LanguageData(_DocumentData):
+class CausalLMData(_DocumentData):
     """Documents as a stream of tokens, in windows: see `Windows`."""
 
-    config: LanguageDataConfig
+    config: CausalLMDataConfig
     _mask = False
 
     def _batches(self, split, rows, seed):
@@ -232,10 +232,10 @@ class LanguageData(_DocumentData):
         return Windows(tokens, numbers, self.config.row_length, rows, seed, self.config.boundaries, PAD_ID)
 
 
-class MaskedData(_DocumentData):
+class MaskedLMData(_DocumentData):
     """Pieces of documents, a row each, to mask some tokens of: see `Pieces`. The tokenizer has `<mask>`."""
 
-    config: MaskedDataConfig
+    config: MaskedLMDataConfig
     _mask = True
 
     def _batches(self, split, rows, seed):

@@ -9,7 +9,7 @@ from tformer_jax.config import ConfigError
 from tformer_jax.data import documents
 from tformer_jax.data.documents import Document
 from tformer_jax.data.files import DataError
-from tformer_jax.data.language import LanguageData, LanguageDataConfig, MaskedData, MaskedDataConfig
+from tformer_jax.data.running_text import CausalLMData, CausalLMDataConfig, MaskedLMData, MaskedLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK, MASK_ID, decode
 
 FIELDS = dict(
@@ -29,17 +29,17 @@ def folder(tmp_path, sentences):
 
 @pytest.fixture
 def make(folder, tmp_path):
-    """`make(kind, directory, **changes)`: the data of a config; kind is LanguageData or MaskedData."""
+    """`make(kind, directory, **changes)`: the data of a config; kind is CausalLMData or MaskedLMData."""
 
-    def make(kind=LanguageData, directory="run", **changes):
+    def make(kind=CausalLMData, directory="run", **changes):
         (tmp_path / directory).mkdir(exist_ok=True)
-        config = {LanguageData: LanguageDataConfig, MaskedData: MaskedDataConfig}[kind]
+        config = {CausalLMData: CausalLMDataConfig, MaskedLMData: MaskedLMDataConfig}[kind]
         return kind(config(**(FIELDS | {"path": str(folder)} | changes)), tmp_path / directory)
 
     return make
 
 
-BOTH = pytest.mark.parametrize("kind", [LanguageData, MaskedData])
+BOTH = pytest.mark.parametrize("kind", [CausalLMData, MaskedLMData])
 TOKENIZERS = pytest.mark.parametrize("changes", [{}, CHARACTERS], ids=["bpe", "characters"])
 
 
@@ -57,8 +57,8 @@ def epoch_of(batches):
 @TOKENIZERS
 def test_only_masked_language_models_have_a_mask(make, changes):
     """A language model would carry a token it never sees, or a masked one could not mask."""
-    assert make(LanguageData, "a", **changes).tokenizer.token_to_id(MASK) is None
-    assert make(MaskedData, "b", **changes).tokenizer.token_to_id(MASK) == MASK_ID
+    assert make(CausalLMData, "a", **changes).tokenizer.token_to_id(MASK) is None
+    assert make(MaskedLMData, "b", **changes).tokenizer.token_to_id(MASK) == MASK_ID
 
 
 def test_the_bpe_has_the_asked_size(make):
@@ -129,7 +129,7 @@ def test_evaluation_batches_hold_their_split(make, split, changes):
 
 def test_masked_evaluation_batches_hold_their_split(make):
     """The loss would be that of another split, or of part of it."""
-    data = make(MaskedData)
+    data = make(MaskedLMData)
     rows = [
         row[1 : n - 1].tolist()
         for b in epoch_of(data.evaluation_batches("test"))
@@ -141,7 +141,7 @@ def test_masked_evaluation_batches_hold_their_split(make):
 
 def test_training_batches_hold_training_text(make):
     """The model would be trained on what it is tested on."""
-    for kind in (LanguageData, MaskedData):
+    for kind in (CausalLMData, MaskedLMData):
         data = make(kind, kind.__name__, batch_tokens=16)
         train = "\0".join(texts_of(data, "train"))
         for batch in epoch_of(data.train_batches()):
@@ -161,8 +161,8 @@ def test_boundaries_reach_the_batches(make):
 
 def test_whole_words_reach_the_batches(make):
     """`data.whole_words` would turn nothing, or words would be counted that are none."""
-    assert "word_ids" not in make(MaskedData).train_batches().batch(0)
-    data = make(MaskedData, whole_words=True, row_length=64)
+    assert "word_ids" not in make(MaskedLMData).train_batches().batch(0)
+    data = make(MaskedLMData, whole_words=True, row_length=64)
     batch = data.evaluation_batches("test").batch(0)
     text = texts_of(data, "test")[0]
     words = batch["word_ids"][0, 1 : batch["lengths"][0] - 1]
@@ -173,7 +173,7 @@ def test_whole_words_reach_the_batches(make):
 def test_batches_have_the_asked_slots(make, kind):
     """`data.row_length` or `data.batch_tokens` would turn nothing, or memory would not suffice."""
     tokens = make(kind, row_length=12, batch_tokens=50).train_batches().batch(0)["tokens"]
-    assert tokens.shape == (4, 12 + (kind is LanguageData))  # the last token is only a target, never read
+    assert tokens.shape == (4, 12 + (kind is CausalLMData))  # the last token is only a target, never read
 
 
 @BOTH
@@ -271,7 +271,7 @@ def test_the_report_tells_tokens_and_batches(make, kind):
         ({"validation_share": 0.5, "test_share": 0.5}, r"data\.validation_share and data\.test_share must add up to"),
     ],
 )
-@pytest.mark.parametrize("config", [LanguageDataConfig, MaskedDataConfig])
+@pytest.mark.parametrize("config", [CausalLMDataConfig, MaskedLMDataConfig])
 def test_a_config_that_cannot_be_names_the_field(config, changes, message):
     """A wrong value would be ignored, or surface far away."""
     with pytest.raises(ConfigError, match=message):
@@ -281,10 +281,10 @@ def test_a_config_that_cannot_be_names_the_field(config, changes, message):
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (LanguageDataConfig, {"boundaries": "segment"}, r"data\.boundaries .*did you mean 'segments'"),
-        (MaskedDataConfig, CHARACTERS | {"whole_words": True}, r"data\.whole_words needs data\.tokenizer='bpe'"),
-        (MaskedDataConfig, {"whole_words": 1}, r"data\.whole_words must be True or False, got 1"),
-        (MaskedDataConfig, {"row_length": 2}, r"data\.row_length must exceed 2 .*got 2"),
+        (CausalLMDataConfig, {"boundaries": "segment"}, r"data\.boundaries .*did you mean 'segments'"),
+        (MaskedLMDataConfig, CHARACTERS | {"whole_words": True}, r"data\.whole_words needs data\.tokenizer='bpe'"),
+        (MaskedLMDataConfig, {"whole_words": 1}, r"data\.whole_words must be True or False, got 1"),
+        (MaskedLMDataConfig, {"row_length": 2}, r"data\.row_length must exceed 2 .*got 2"),
     ],
 )
 def test_what_only_one_config_has_is_checked_too(config, changes, message):
@@ -296,5 +296,5 @@ def test_what_only_one_config_has_is_checked_too(config, changes, message):
 def test_a_named_source_is_read(monkeypatch):
     """`data.source` would turn nothing."""
     monkeypatch.setitem(documents.DOCUMENT_SOURCES, "speeches", lambda: [Document("a", "text")])
-    config = LanguageDataConfig(**FIELDS | {"source": "speeches"})
+    config = CausalLMDataConfig(**FIELDS | {"source": "speeches"})
     assert config.documents() == [Document("a", "text")]

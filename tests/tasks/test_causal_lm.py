@@ -14,10 +14,10 @@ from support import by_day, quick_jit, tiny_model
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
-from tformer_jax.data.language import LanguageData, LanguageDataConfig
+from tformer_jax.data.running_text import CausalLMData, CausalLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
-from tformer_jax.tasks import LanguageModelling, LanguageModellingConfig, language
+from tformer_jax.tasks import CausalLMTask, CausalLMTaskConfig, language
 from tformer_jax.tasks.base import perplexity
 
 ROW, MAX_LENGTH = 24, 32
@@ -28,8 +28,8 @@ FIELDS = dict(source="files", validation_share=0.2, test_share=0.2, vocab_size=3
 def data_of(folder, tmp_path_factory):
     """`data_of(boundaries)`."""
     place = tmp_path_factory.mktemp("run")
-    config = LanguageDataConfig(**FIELDS, path=str(folder))
-    return lambda boundaries: LanguageData(dataclasses.replace(config, boundaries=boundaries), place)
+    config = CausalLMDataConfig(**FIELDS, path=str(folder))
+    return lambda boundaries: CausalLMData(dataclasses.replace(config, boundaries=boundaries), place)
 
 
 @pytest.fixture(scope="module", params=["segments", "stream"])
@@ -49,7 +49,7 @@ def make_task(data_of, quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     tokenizer = data_of("segments").tokenizer
     return functools.cache(
-        lambda **fields: quick(lambda: LanguageModelling(LanguageModellingConfig(**fields), tokenizer))
+        lambda **fields: quick(lambda: CausalLMTask(CausalLMTaskConfig(**fields), tokenizer))
     )
 
 
@@ -207,14 +207,14 @@ def test_characters_that_no_training_text_has_are_counted(folder, tmp_path):
     """Bits per byte would look better the less of the text the vocabulary can write."""
     texts = tmp_path / "texts"
     shutil.copytree(folder, texts)
-    config = LanguageDataConfig(**FIELDS | {"tokenizer": "characters", "vocab_size": None}, path=str(texts))
-    known = LanguageData(config, tmp_path)
+    config = CausalLMDataConfig(**FIELDS | {"tokenizer": "characters", "vocab_size": None}, path=str(texts))
+    known = CausalLMData(config, tmp_path)
     held_out = known.splits["test"][0]
     (texts / held_out.name).write_text(held_out.text + "日本 日\n", "utf-8")
     (tmp_path / "data.json").unlink()  # as if the run had begun with it
-    data = LanguageData(config, tmp_path)
+    data = CausalLMData(config, tmp_path)
     assert (known.unknown_count("test"), data.unknown_count("test")) == (0, 3)
-    task = LanguageModelling(LanguageModellingConfig(sample_tokens=1), data.tokenizer)
+    task = CausalLMTask(CausalLMTaskConfig(sample_tokens=1), data.tokenizer)
     model = tiny_model("CausalLM", vocab_size=data.tokenizer.get_vocab_size(), max_length=MAX_LENGTH, num_layers=1)
     assert task.evaluate(model, data, ["test"])["test"].note.startswith("3 characters are not in the training split")
     assert (task.first_unknown("the cat"), task.first_unknown("the 日")) == (None, 4)
@@ -222,7 +222,7 @@ def test_characters_that_no_training_text_has_are_counted(folder, tmp_path):
 
 def test_a_prompt_may_be_in_another_unicode_form(make_task):
     """A prompt typed on one machine would be refused by a model of a text from another."""
-    task = LanguageModelling(LanguageModellingConfig(), tokenizers.train_characters(["größer als früher"]))
+    task = CausalLMTask(CausalLMTaskConfig(), tokenizers.train_characters(["größer als früher"]))
     assert task.first_unknown("fru\u0308her gro\u0308ßer") is None
     assert task.first_unknown("fru\u0308her é") == 8  # of the text as it was typed
 
@@ -327,7 +327,7 @@ def test_a_continuation_is_what_the_model_generates(make_task, data_of, model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "translation"}, r"task\.name must be one of \['language_modelling'\], got 'translation'"),
+        ({"name": "translation"}, r"task\.name must be one of \['causal_lm'\], got 'translation'"),
         ({"label_smoothing": 1.0}, r"task\.label_smoothing must be in \[0, 1\), got 1\.0"),
         ({"z_loss": -1.0}, r"task\.z_loss must not be negative, got -1\.0"),
         ({"sample_tokens": 0}, r"task\.sample_tokens must be at least 1, got 0"),
@@ -337,18 +337,18 @@ def test_a_continuation_is_what_the_model_generates(make_task, data_of, model):
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first sample."""
     with pytest.raises(ConfigError, match=message):
-        LanguageModellingConfig(**fields)
+        CausalLMTaskConfig(**fields)
 
 
 def test_rows_that_the_model_cannot_read_are_refused(data_of, model):
     """Training would fail at its first step, after the data has been read and a tokenizer trained."""
     long = dataclasses.replace(data_of("segments").config, row_length=MAX_LENGTH + 1)
     with pytest.raises(ConfigError, match=f"data.row_length={MAX_LENGTH + 1} exceeds model.max_length={MAX_LENGTH}"):
-        LanguageModelling.check(long, model.config)
-    LanguageModelling.check(dataclasses.replace(long, row_length=MAX_LENGTH), model.config)
+        CausalLMTask.check(long, model.config)
+    CausalLMTask.check(dataclasses.replace(long, row_length=MAX_LENGTH), model.config)
 
 
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns."""
-    fields = {field.name for field in dataclasses.fields(LanguageModellingConfig)}
+    fields = {field.name for field in dataclasses.fields(CausalLMTaskConfig)}
     assert fields == {"name", "label_smoothing", "z_loss", "fused_loss", "sample_tokens", "sample_temperature"}

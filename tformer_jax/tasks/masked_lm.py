@@ -19,7 +19,7 @@ from ..analysis import flops
 from ..config import ConfigError, TransformerConfig
 from ..data import tokenizers
 from ..data.files import DataError
-from ..data.language import MaskedData, MaskedDataConfig
+from ..data.running_text import MaskedLMData, MaskedLMDataConfig
 from ..data.pipelines import EVALUATION_TOKENS, padded_length
 from ..models import MaskedLM
 from ..nn.partitioning import row_groups, spread_groups
@@ -44,11 +44,11 @@ _SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedLanguageModellingConfig(VocabularyLossConfig):
+class MaskedLMTaskConfig(VocabularyLossConfig):
     """The `task` section of a masked language modelling experiment.
 
     Attributes:
-      name: "masked_language_modelling".
+      name: "masked_lm".
       label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
       mask_rate: share of the tokens that are predicted; see `functional.mask_tokens`.
       pseudo_perplexity_rows: number of rows of a split whose tokens are all masked, one at a time, for
@@ -58,13 +58,13 @@ class MaskedLanguageModellingConfig(VocabularyLossConfig):
       ConfigError: an invalid value, by the field's name.
     """
 
-    name: str = "masked_language_modelling"
+    name: str = "masked_lm"
     mask_rate: float = 0.15
     pseudo_perplexity_rows: int = 32
 
     def __post_init__(self):
         super().__post_init__()
-        check_name(self.name, "masked_language_modelling")
+        check_name(self.name, "masked_lm")
         if not 0.0 < self.mask_rate < 1.0:
             raise ConfigError(f"task.mask_rate must be in (0, 1), got {self.mask_rate}")
         if self.pseudo_perplexity_rows < 1:
@@ -86,7 +86,7 @@ class Guess(NamedTuple):
     probability: float
 
 
-class MaskedLanguageModelling(DocumentTask):
+class MaskedLMTask(DocumentTask):
     """A `MaskedLM` that restores corrupted tokens; evaluated by masked accuracy and pseudo-perplexity.
 
     A batch holds "tokens" [B T], "lengths" [B], and "word_ids" [B T] where words are masked whole. The
@@ -94,11 +94,11 @@ class MaskedLanguageModelling(DocumentTask):
     evaluation, so that every evaluation hides the same tokens.
     """
 
-    Config, DataConfig, Data, Model = MaskedLanguageModellingConfig, MaskedDataConfig, MaskedData, MaskedLM
+    Config, DataConfig, Data, Model = MaskedLMTaskConfig, MaskedLMDataConfig, MaskedLMData, MaskedLM
     unit = "masked tokens"
     validated = ("loss", "masked_accuracy")
 
-    def __init__(self, config: MaskedLanguageModellingConfig, tokenizer: Tokenizer):
+    def __init__(self, config: MaskedLMTaskConfig, tokenizer: Tokenizer):
         super().__init__(config, tokenizer)
         # A token of a byte-level BPE holds the blank before its word, and so does a gap; characters stand alone.
         self._gap = MASK_TEXT if isinstance(tokenizer.model, WordLevel) else " " + MASK_TEXT
@@ -130,7 +130,7 @@ class MaskedLanguageModelling(DocumentTask):
         return weighted_means(measured(measure, batches, progress, what))[0]
 
     def evaluate(
-        self, model: MaskedLM, data: MaskedData, splits: Sequence[str], progress: Progress = SILENT
+        self, model: MaskedLM, data: MaskedLMData, splits: Sequence[str], progress: Progress = SILENT
     ) -> dict[str, Evaluation]:
         """Loss, masked accuracy and pseudo-perplexity of each split, and some filled gaps."""
         evaluations = {}
