@@ -6,9 +6,9 @@ import functools
 import math
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from .presets import PRESETS
 
@@ -50,39 +50,314 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
+# What a field is for: a part of the function that a model computes, which a model that starts from another one's
+# parameters must share; of training alone (a start, a regularisation); what stands before and after a model's layers,
+# whose parameters fit or do not by their shapes; a way to run, which changes no result.
+FUNCTION, TRAINING, ENDS, RUN = "function", "training", "ends", "run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the value of a field must be, in words that follow "must", and whether a value is that."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Wanted("be positive and finite", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE = Wanted("be finite and not negative", lambda x: 0 <= x < math.inf)
+SHARE = Wanted("be in [0, 1)", lambda x: 0 <= x < 1)
+INSIDE = Wanted("be in (0, 1)", lambda x: 0 < x < 1)
+COUNT = Wanted("be a positive integer", lambda x: type(x) is int and x > 0)
+SEED = Wanted("be an integer in [0, 2^32)", lambda x: type(x) is int and 0 <= x < 2**32)
+
+
+def one_of(*choices: Any) -> Wanted:
+    """Wants one of some values."""
+    return Wanted(f"be one of {list(choices)}", lambda x: x in choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a field of a component is, beside its type: the only place that says so.
+
+    Attributes:
+      wanted: what its value must be, where it is not None; None: its type says all.
+      among: the names that it may have, of which an error suggests the nearest.
+      part: FUNCTION, TRAINING, ENDS or RUN.
+      traced: a number that a compiled program may take as an argument, unless it is 0 or None, which turns
+        something off.
+    """
+
+    wanted: Wanted | None = None
+    among: Mapping[str, Any] | Sequence[str] | None = None
+    part: str = FUNCTION
+    traced: bool = False
+
+
+def field(
+    default: Any = dataclasses.MISSING,
+    wanted: Wanted | None = None,
+    *,
+    among: Mapping[str, Any] | Sequence[str] | None = None,
+    part: str = FUNCTION,
+    traced: bool = False,
+) -> Any:
+    """Makes a field of a component; see `Kind`. A `default` that is a function of nothing is called for each one.
+
+    `among`, such as a registry, is looked at when a value is checked: plugins may add to it.
+    """
+    metadata = {"kind": Kind(wanted, among, part, traced)}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def kind_of(of: dataclasses.Field) -> Kind:
+    """Returns what a field is; one that was not made by `field` is of its type, and no more is known."""
+    return of.metadata.get("kind", Kind())
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class Component:
+    """A part of a config. A subclass is a frozen dataclass with keywords alone, whose instances check themselves.
+
+        class Rotary(PositionScheme):
+            base: float = field(10_000.0, POSITIVE)
+
+    Each value must be of the field's type and what its `field` wants; `check` says what fields must be beside each
+    other. Two are equal if they are of one class and have the same values, of which a traced number equals itself alone.
+
+    Attributes:
+      registry: of a family whose members a config chooses by name; None: there is one class alone.
+      name: in the registry.
+    """
+
+    registry: ClassVar[Mapping[str, type] | None] = None
+    name: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **how: Any):
+        super().__init_subclass__(**how)
+        dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+
+    def __post_init__(self):
+        hints = _hints(type(self))
+        for of in dataclasses.fields(self):
+            _check_value(of.name, getattr(self, of.name), hints[of.name], kind_of(of))
+        self.check()
+
+    def check(self) -> None:
+        """Raises a ConfigError, which begins with the name of a field, where fields do not go together."""
+
+    def changed(self, **changes: Any) -> Self:
+        """Returns the same with other values; a table changes some fields of a component: `attention={"window": 8}`.
+
+        A field that another component would have is refused, see `build`. Naming another component of a family keeps
+        those fields that it has too.
+        """
+        return build(type(self), merged(type(self), to_dict(self), changes), self.name or type(self).__name__)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+
+    def __hash__(self) -> int:
+        if "_hash" not in self.__dict__:  # of a model's config, asked for once for each of its modules
+            values = (_hashable(getattr(self, f.name)) for f in dataclasses.fields(self))
+            self.__dict__["_hash"] = hash((type(self), *values))
+        return self.__dict__["_hash"]
+
+
+def _is_traced(value: Any) -> bool:
+    """Returns whether only the running program knows a value."""
+    return hasattr(value, "aval")
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b if _is_traced(a) or _is_traced(b) else a == b
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple((key, _hashable(x)) for key, x in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return id(value) if _is_traced(value) else value
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def component_of(hint: Any) -> type[Component] | None:
+    """Returns the class or family of components that an annotation asks for; None if it asks for something else."""
+    kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    found = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Component)]
+    return found[0] if found else None
+
+
+def _check_value(name: str, value: Any, hint: Any, kind: Kind) -> None:
+    if kind.traced and _is_traced(value):
+        return
+    if (cls := component_of(hint)) is not None:
+        if not isinstance(value, cls) and not (value is None and NoneType in typing.get_args(hint)):
+            raise ConfigError(f"{name} must be a {cls.__name__}, got {value!r}")
+        return
+    kinds = plain_kinds(hint)
+    if value is None and (kinds is None or NoneType in kinds):
+        return
+    # "must be a positive integer" says more than "must be an integer"
+    ok = type(value) in (kinds or ()) or type(value) is int and float in (kinds or ())
+    if kind.wanted is not None and (ok or kinds is None) and not kind.wanted.holds(value):
+        raise ConfigError(f"{name} must {kind.wanted.text}, got {value!r}")
+    if kinds is not None:
+        _check_plain(name, value, kinds)
+    if kind.among is not None and value not in kind.among:
+        raise ConfigError(
+            f"{name} must be one of {list(kind.among)}, got {value!r}{nearest(str(value), list(kind.among))}"
+        )
+
+
 def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
-    """Returns `cls(**fields)` for a dataclass, or raise an error that names the unknown, missing or mistyped field.
+    """Returns `cls(**fields)` for a dataclass, its components built too, or raises an error that names what is wrong.
 
     Args:
-      cls: a dataclass.
-      fields: its values by name.
+      cls: a dataclass. Of a family of components, `fields["name"]` says which.
+      fields: its values by name; tables for components.
       where: what the user calls this group of fields, for the message.
 
     Raises:
       ConfigError: a field that `cls` does not have (the nearest one is suggested), a required one that is missing,
         or a value of another type than the field's, an empty text, or a number that is not finite or too large.
     """
+    if isinstance(fields, cls):
+        return fields
     if not isinstance(fields, Mapping):
         raise ConfigError(f"{where} must be a table of fields, got {fields!r}")
+    cls, fields = _chosen(cls, fields, where)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in fields:
         if name not in known:
-            raise ConfigError(f"{where} has no field {name!r}{nearest(name, known)}")
+            raise ConfigError(f"{where} has no field {name!r}{_meant(cls, name, known)}")
     required = (n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING)
     missing = [name for name in required if name not in fields]
     if missing:
         raise ConfigError(f"{where} needs {', '.join(missing)}")
-    hints = typing.get_type_hints(cls)
+    hints, values = _hints(cls), {}
     for name, value in fields.items():
-        if (kinds := plain_kinds(hints[name])) is not None:
+        inner = component_of(hints[name])
+        if inner is not None and value is not None:
+            value = build(inner, _completed(known[name], inner, value), f"{where}.{name}")
+        elif not issubclass(cls, Component) and (kinds := plain_kinds(hints[name])) is not None:
             _check_plain(f"{where}.{name}", value, kinds)
-    return cls(**fields)
+        values[name] = value
+    if not issubclass(cls, Component):
+        return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error}") from None
+
+
+def _chosen(cls: type[_T], fields: Mapping[str, Any], where: str) -> tuple[type[_T], Mapping[str, Any]]:
+    """The class that `fields["name"]` means, and the other fields."""
+    registry = getattr(cls, "registry", None)
+    if registry is None:
+        return cls, fields
+    if "name" not in fields:
+        if cls.name is None:
+            raise ConfigError(f"{where} needs name")
+        return cls, fields
+    chosen = registry.named(fields["name"], f"{where}.name")
+    return chosen, {name: value for name, value in fields.items() if name != "name"}
+
+
+def _completed(of: dataclasses.Field, family: type[Component], value: Any) -> Any:
+    """A table that says no name, of a family: one of the default's name, with the default's fields."""
+    if not isinstance(value, Mapping) or of.default_factory is dataclasses.MISSING:
+        return value
+    return merged(family, to_dict(of.default_factory()), value)
+
+
+def _meant(cls: type, name: str, known: Mapping[str, Any]) -> str:
+    """Returns which field may be meant by one that a class does not have: of another of its family, or the nearest."""
+    registry = getattr(cls, "registry", None) or {}
+    others = [n for n, other in registry.items() if name in {f.name for f in dataclasses.fields(other)}]
+    if others:
+        return f", which goes with name={' or '.join(map(repr, others))}; this is name={cls.name!r}"
+    inside = [
+        f"{outer}.{name}" for outer, hint in _hints(cls).items()
+        if (inner := component_of(hint)) is not None and name in _all_fields(inner)
+    ]  # fmt: skip
+    return f"; did you mean {' or '.join(inside)}?" if inside else nearest(name, known)
+
+
+def _all_fields(family: type[Component]) -> set[str]:
+    """The fields of a component, or of any of a family."""
+    classes = [family] if family.registry is None else family.registry.values()
+    return {f.name for cls in classes for f in dataclasses.fields(cls)}
+
+
+def to_dict(component: Component) -> dict[str, Any]:
+    """Returns a component as nested tables, `build`'s argument; of a family, "name" comes first."""
+    named = {} if component.registry is None else {"name": component.name}
+    values = {f.name: getattr(component, f.name) for f in dataclasses.fields(component)}
+    return named | {n: to_dict(x) if isinstance(x, Component) else x for n, x in values.items()}
+
+
+def merged(cls: type, base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns tables of fields with changes, component by component.
+
+    Where a change names another component of a family, those fields of the old one go that the new one does not have.
+    """
+    registry, result = getattr(cls, "registry", None), dict(base)
+    if registry is not None:
+        old, new = base.get("name", cls.name), changes.get("name", base.get("name", cls.name))
+        cls = registry.get(new, cls) if isinstance(new, str) else cls  # `build` refuses another name
+        if new != old:
+            kept = {f.name for f in dataclasses.fields(cls)} | {"name"}
+            result = {name: value for name, value in base.items() if name in kept}
+    hints = _hints(cls)
+    for name, value in changes.items():
+        inner = component_of(hints.get(name))
+        if inner is not None and isinstance(value, Mapping) and isinstance(result.get(name), Mapping):
+            value = merged(inner, result[name], value)
+        result[name] = value
+    return result
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested tables from dotted names: {"attention.window": 8} is {"attention": {"window": 8}}."""
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        *outer, name = path.split(".")
+        table = result
+        for part in outer:
+            table = table.setdefault(part, {})
+        table[name] = value
+    return result
+
+
+def leaves(component: Any, prefix: str = "") -> Iterator[tuple[str, Any, Kind]]:
+    """Yields every value within a component, with its dotted name and what it is; a family's choice is "....name"."""
+    if getattr(component, "registry", None) is not None:
+        yield f"{prefix}name", component.name, Kind()
+    for of in dataclasses.fields(component):
+        value = getattr(component, of.name)
+        if isinstance(value, Component):
+            yield from leaves(value, f"{prefix}{of.name}.")
+        else:
+            yield f"{prefix}{of.name}", value, kind_of(of)
 
 
 def plain_kinds(hint: Any) -> tuple[type, ...] | None:
     """Returns the plain types that a field may have, by its annotation; None for a field of tables and lists."""
     kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return kinds if all(isinstance(kind, type) and typing.get_origin(kind) is None for kind in kinds) else None
+    return kinds if all(kind in _CALLED for kind in kinds) else None
 
 
 def _check_plain(name: str, value: Any, kinds: tuple[type, ...]) -> None:
