@@ -1,4 +1,4 @@
-"""The models: each a page, each from `tformer_jax.nn`."""
+"""The models: each a page, each from `tformer_jax.nn`; `Config` says what it is made of."""
 
 from .causal_lm import CausalLM
 from .masked_lm import MaskedLM

@@ -12,16 +12,34 @@ from ..config import check_choice
 from ..functional.masks import fitting
 
 
-def token_mask(mask: Any) -> F.AttentionMask:
-    """An AttentionMask over keys; a rank-2 array says of each token whether it may be attended."""
-    if mask is not None and not isinstance(mask, F.AttentionMask) and jnp.ndim(mask) == 2:
+def token_mask(mask: Any) -> F.Mask:
+    """A mask over keys; a rank-2 array says of each token whether it may be attended."""
+    if mask is not None and not isinstance(mask, F.Mask) and jnp.ndim(mask) == 2:
         mask = jnp.asarray(mask)[:, None, None, :]
     return F.AttentionMask() & mask
 
 
+def causal_relation(mask: Any) -> F.Mask:
+    """Who sees whom in a causal model: no later token, unless the mask says more of it than which tokens there are.
+
+    Raises:
+      ValueError: a mask that would let tokens see later ones, and says no more than which tokens or segments there are.
+    """
+    causal = F.AttentionMask(causal=True)
+    if mask is None or not isinstance(mask, F.Mask) and jnp.ndim(mask) == 2:
+        return causal & token_mask(mask)
+    mask = token_mask(mask)
+    if isinstance(mask, F.AttentionMask) and not mask.causal and mask.explicit is None and mask.prefix is None:
+        raise ValueError(
+            "the mask of a causal model must say what hides later tokens: write AttentionMask(causal=True, ...), "
+            f"got {F.AttentionMask.__name__}({', '.join(f for f in mask.set_fields) or ''})"
+        )
+    return mask
+
+
 def cross_mask(
     source_mask: Any, target_segments: Int[Array, "B T"] | None, source_segments: Int[Array, "B S"] | None
-) -> F.AttentionMask:
+) -> F.Mask:
     """Returns which source tokens each target token may attend: those of `source_mask` and of its own segment.
 
     Raises:
@@ -40,6 +58,8 @@ def memory_mask(mask: Any, B: int, S: int) -> Bool[Array, "B 1 1 S"] | None:
       ValueError: it depends on the query or the head, or is not for B rows of S tokens.
     """
     mask = token_mask(mask)
+    if not isinstance(mask, F.AttentionMask):
+        raise ValueError("the source_mask of a cache must be a plain AttentionMask or an array, got an expression of masks")
     by_query = mask.explicit is not None and any(n != 1 for n in jnp.shape(mask.explicit)[-3:-1])
     if mask.causal or mask.window is not None or mask.segments is not None or by_query:
         raise ValueError(

@@ -8,24 +8,51 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
-from ..config import TransformerConfig
-from ..nn import Embedding, EncoderLayer, Linear, Norm, Output, Positions, Stack
-from ..nn.layers import ACTIVATIONS, split_key
+from ..config import COUNT, ENDS, field
+from ..functional.activations import ACTIVATIONS
+from ..nn import Beside, Embedding, Linear, Output, OutputConfig, Positions, Stack, TextModelConfig
+from ..nn.layers import split_key
 from .inputs import check_captures, token_mask
 
 CAPTURES = ("attention_weights", "residual")
 
 
+class TextEncoderConfig(TextModelConfig):
+    """What models have that read a text from both sides.
+
+    Attributes:
+      num_token_types: number of token types, each with an embedding of its own (BERT's segments); None: no types.
+      pooler: apply tanh(W x + b) to the pooled state, as BERT does.
+      others: see `TextModelConfig`.
+    """
+
+    num_token_types: int | None = field(None, COUNT)
+    pooler: bool = field(False, part=ENDS)
+
+
+class MaskedLMConfig(TextEncoderConfig):
+    """The config of a `MaskedLM`.
+
+    Attributes:
+      transform_activation: the nonlinearity before the output projection, by its name.
+      output: the projection to the vocabulary.
+      others: see `TextEncoderConfig`.
+    """
+
+    transform_activation: str = field("gelu", among=ACTIVATIONS, part=ENDS)
+    output: OutputConfig = field(OutputConfig)
+
+
 class TextEncoder(nnx.Module):
     """Tokens to contextual states, each of which sees the whole text: what `MaskedLM` and `TextClassifier` share."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TextEncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embedding = Embedding(config.vocab_size, config, rngs=rngs)
         types = config.num_token_types
-        self.token_types = None if types is None else Embedding(types, config, rngs=rngs)
+        self.token_types = None if types is None else Embedding(types, config, axis="types", rngs=rngs)
         self.positions = Positions(config, rngs=rngs)
-        self.layers = Stack(EncoderLayer, config.num_layers, config, rngs=rngs, bidirectional=True)
+        self.layers = Stack(config, config.num_layers, bidirectional=True, rngs=rngs)
 
     def __call__(
         self,
@@ -35,8 +62,9 @@ class TextEncoder(nnx.Module):
         mask: Any = None,
         key: Array | None = None,
         capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
-        """The states [B T D] and what was captured, of "attention_weights" [L B N T T] and "residual" [L B T D].
+    ) -> tuple[Float[Array, "B T D"], Beside]:
+        """The states [B T D]; what was captured, of "attention_weights" [L B N T T] and "residual" [L B T D], and
+        auxiliary losses.
 
         Args:
           tokens: ids.
@@ -58,7 +86,7 @@ class TextEncoder(nnx.Module):
         elif token_types is not None:
             raise ValueError("token_types need num_token_types in the config, which is None")
         x = self.positions(x, key=embed_key)
-        return self.layers.self_attend(x, token_mask(mask), key=layers_key, capture=capture)
+        return self.layers(x, mask=token_mask(mask), key=layers_key, capture=capture)
 
 
 class MaskedLM(nnx.Module):
@@ -69,14 +97,15 @@ class MaskedLM(nnx.Module):
     With `config.pooler`, it also gives the state of the whole text, tanh(W h_0 + b).
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        config.check_for("MaskedLM")
+    Config = MaskedLMConfig
+
+    def __init__(self, config: MaskedLMConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder = TextEncoder(config, rngs=rngs)
-        self.transform = Linear(config, config.d_model, config.d_model, rngs=rngs)
-        self.transform_norm = Norm(config)
+        self.transform = Linear(config, ("model", config.d_model), ("ff", config.d_model), rngs=rngs)
+        self.transform_norm = config.norm.make(config)
         self.output = Output(config, rngs=rngs, bias=True)
-        self.pooler = Linear(config, config.d_model, config.d_model, rngs=rngs) if config.pooler else None
+        self.pooler = make_pooler(config, rngs=rngs)
 
     def __call__(
         self,
@@ -96,15 +125,18 @@ class MaskedLM(nnx.Module):
         """
         check_captures(capture, (*CAPTURES, "pooled"))
         wanted = [name for name in capture if name != "pooled"]
-        states, captured = self.encoder(tokens, token_types=token_types, mask=mask, key=key, capture=wanted)
-        if "pooled" in capture:
-            captured = captured | {"pooled": self.pooled(states)}
+        states, beside = self.hidden(tokens, token_types=token_types, mask=mask, key=key, capture=wanted)
+        pooled = {"pooled": self.pooled(states)} if "pooled" in capture else {}
         logits = self.logits(self.transformed(states))
-        return (logits, captured) if capture else logits
+        return (logits, beside.captured | pooled) if capture else logits
+
+    def hidden(self, tokens: Int[Array, "B T"], **how: Any) -> tuple[Float[Array, "B T D"], Beside]:
+        """The states [B T D] that `transformed` and `pooled` take; arguments and errors are those of `TextEncoder`."""
+        return self.encoder(tokens, **how)
 
     def transformed(self, states: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """LayerNorm(activation(W h + b)): what `logits` and the fused loss take."""
-        return self.transform_norm(ACTIVATIONS[self.config.activation](self.transform(states)))
+        return self.transform_norm(ACTIVATIONS[self.config.transform_activation](self.transform(states)))
 
     def pooled(self, states: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """tanh(W h_0 + b), the pooled output."""
@@ -119,3 +151,8 @@ class MaskedLM(nnx.Module):
     def output_weights(self) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
         """W_o and its bias, for `functional.fused_cross_entropy`."""
         return self.output.weights(self.encoder.embedding)
+
+
+def make_pooler(config: TextEncoderConfig, *, rngs: nnx.Rngs) -> Linear | None:
+    """Makes W and b of tanh(W x + b), if the config has a pooler."""
+    return Linear(config, ("model", config.d_model), ("ff", config.d_model), rngs=rngs) if config.pooler else None

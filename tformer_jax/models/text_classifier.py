@@ -1,15 +1,30 @@
 """The text encoder as a classifier: fine-tuning (Devlin et al., 2018, section 4)."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
 from .. import functional as F
-from ..config import TransformerConfig
-from ..nn import Classifier, Linear
+from ..config import COUNT, ENDS, field, one_of
+from ..nn import Beside, Classifier
 from ..nn.layers import split_key
-from .masked_lm import TextEncoder
+from .masked_lm import TextEncoder, TextEncoderConfig, make_pooler
+
+
+class TextClassifierConfig(TextEncoderConfig):
+    """The config of a `TextClassifier`.
+
+    Attributes:
+      num_classes: number of classes.
+      pooling: what the classifier reads: "cls", the first token, or "mean", of all tokens.
+      others: see `TextEncoderConfig`.
+    """
+
+    num_classes: int = field(wanted=COUNT, part=ENDS)
+    pooling: str = field("cls", one_of("cls", "mean"), part=ENDS)
 
 
 class TextClassifier(nnx.Module):
@@ -19,29 +34,44 @@ class TextClassifier(nnx.Module):
     padding; with `config.pooler`, through tanh(W x + b).
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        config.check_for("TextClassifier")
+    Config = TextClassifierConfig
+
+    def __init__(self, config: TextClassifierConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder = TextEncoder(config, rngs=rngs)
-        self.pooler = Linear(config, config.d_model, config.d_model, rngs=rngs) if config.pooler else None
-        self.classifier = Classifier(config, rngs=rngs)
+        self.pooler = make_pooler(config, rngs=rngs)
+        self.classifier = Classifier(config, config.num_classes, rngs=rngs)
 
-    def __call__(
+    def __call__(self, tokens: Int[Array, "B T"], **how: Any) -> Float[Array, "B C"]:
+        """Logits of the classes, in the policy's output dtype; arguments as in `hidden`."""
+        return self.logits(self.hidden(tokens, **how)[0])
+
+    def hidden(
         self,
         tokens: Int[Array, "B T"],
         *,
         lengths: Int[Array, "B"] | None = None,
         token_types: Int[Array, "B T"] | None = None,
         key: Array | None = None,
-    ) -> Float[Array, "B C"]:
-        """Logits of the classes, in the policy's output dtype; `lengths` of the rows, default all of T."""
+    ) -> tuple[Float[Array, "B D"], Beside]:
+        """The pooled state [B D] of each text that `logits` takes, and auxiliary losses.
+
+        Args:
+          tokens: ids.
+          lengths: of the rows; default: all of T.
+          token_types: as in `TextEncoder`.
+          key: for dropout; None means deterministic.
+        """
         encoder_key, head_key = split_key(key, 2)
         mask = None if lengths is None else F.AttentionMask(lengths=lengths)
-        states, _ = self.encoder(tokens, token_types=token_types, mask=mask, key=encoder_key)
+        states, beside = self.encoder(tokens, token_types=token_types, mask=mask, key=encoder_key)  # [B T D]
         x = states[:, 0] if self.config.pooling == "cls" else mean_pooled(states, lengths)
         x = x if self.pooler is None else jnp.tanh(self.pooler(x))
-        x = F.dropout(x, self.config.dropout_rate, head_key)
-        return self.classifier(x)
+        return F.dropout(x, self.config.dropout_rate, head_key), beside
+
+    def logits(self, pooled: Float[Array, "B D"]) -> Float[Array, "B C"]:
+        """W x + b in the policy's output dtype."""
+        return self.classifier(pooled)
 
 
 def mean_pooled(states: Float[Array, "B T D"], lengths: Int[Array, "B"] | None) -> Float[Array, "B D"]:

@@ -4,19 +4,53 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-import jax
 from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
 from .. import functional as F
-from ..config import TransformerConfig
-from ..nn import DecoderCache, DecoderLayer, Embedding, EncoderLayer, KVCache, Output, Positions, Stack
+from ..config import COUNT, ConfigError, field
+from ..nn import Beside, DecoderCache, Embedding, Output, OutputConfig, Positions, Stack, TextModelConfig
+from ..nn.config import LAYERS_WANTED
 from ..nn.layers import split_key
 from .inputs import check_captures, cross_mask, memory_mask, token_mask
 
 Source, Target = Int[Array, "B S"], Int[Array, "B T"]
 CAPTURES = ("attention_weights", "cross_attention_weights", "residual")
+
+
+class TransformerConfig(TextModelConfig):
+    """The config of a `Transformer`.
+
+    Attributes:
+      source_vocab_size: vocabulary size of the source side; None: source and target share one vocabulary.
+      share_embeddings: embed source and target with one table; needs a shared vocabulary.
+      num_decoder_layers: number of layers of the decoder; None: num_layers.
+      output: the projection to the target's vocabulary.
+      others: see `TextModelConfig`.
+    """
+
+    source_vocab_size: int | None = field(None, COUNT)
+    share_embeddings: bool = True
+    num_decoder_layers: int | None = field(None, LAYERS_WANTED)
+    output: OutputConfig = field(OutputConfig)
+
+    def check(self) -> None:
+        super().check()
+        if self.share_embeddings and self.source_vocab_size is not None:
+            raise ConfigError(
+                f"share_embeddings needs one vocabulary, got source_vocab_size={self.source_vocab_size} "
+                f"beside vocab_size={self.vocab_size}; leave it None or set share_embeddings=False"
+            )
+        if len(self.pattern) > self.decoder_layers:
+            raise ConfigError(
+                f"pattern has {len(self.pattern)} layers, more than num_decoder_layers={self.num_decoder_layers}"
+            )
+
+    @property
+    def decoder_layers(self) -> int:
+        """The number of layers of the decoder."""
+        return self.num_decoder_layers or self.num_layers
 
 
 class Transformer(nnx.Module):
@@ -33,17 +67,17 @@ class Transformer(nnx.Module):
     the result, of "attention_weights", "cross_attention_weights" [L B N T S] and "residual" [L B T D].
     """
 
+    Config = TransformerConfig
+
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        config.check_for("Transformer")
         self.config = config
         self.target_embedding = Embedding(config.vocab_size, config, rngs=rngs)
         source_size = config.source_vocab_size or config.vocab_size
         self.source_embedding = None if config.share_embeddings else Embedding(source_size, config, rngs=rngs)
         self.source_positions = Positions(config, rngs=rngs)
         self.target_positions = Positions(config, rngs=rngs)
-        layers = config.num_decoder_layers or config.num_layers
-        self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs, bidirectional=True)
-        self.decoder = Stack(DecoderLayer, layers, config, rngs=rngs, bidirectional=False)
+        self.encoder = Stack(config, config.num_layers, bidirectional=True, rngs=rngs)
+        self.decoder = Stack(config, config.decoder_layers, cross=True, bidirectional=False, rngs=rngs)
         self.output = Output(config, rngs=rngs)
 
     def __call__(
@@ -52,43 +86,42 @@ class Transformer(nnx.Module):
     ) -> Any:  # fmt: skip
         """Logits [B T V] of the token after each target position.
 
-        `target_side` are `target_mask` and `target_segments`, as in `hidden`. With `capture`,
-        (logits, {"encoder": {name: array}, "decoder": {name: array}}).
+        `target_side` are `target_mask` and `target_segments`, as in `hidden`. With `capture`, (logits, {name: array});
+        names are those of `capture` after "encoder." or "decoder.".
         """
         keys = split_key(key, 2)
-        memory = self.encode(source, mask=source_mask, segments=source_segments, key=keys[0], capture=capture)
-        memory, encoder_captured = memory if capture else (memory, {})
+        memory, encoder = self.encode(source, mask=source_mask, segments=source_segments, key=keys[0], capture=capture)
         source_side = {"source_mask": source_mask, "source_segments": source_segments}
-        hidden, captured = self.hidden(target, memory, **source_side, **target_side, key=keys[1], capture=capture)
+        hidden, decoder = self.hidden(target, memory, **source_side, **target_side, key=keys[1], capture=capture)
         logits = self.logits(hidden)
-        return (logits, {"encoder": encoder_captured, "decoder": captured}) if capture else logits
+        captured = {f"encoder.{name}": x for name, x in encoder.captured.items()}
+        captured |= {f"decoder.{name}": x for name, x in decoder.captured.items()}
+        return (logits, captured) if capture else logits
 
     def encode(
         self, source: Source, *, mask: Any = None, segments: Source | None = None,
         key: Array | None = None, capture: Collection[str] = (),
-    ) -> Any:  # fmt: skip
-        """The memory [B S D]; with `capture`, (memory, {name: array})."""
+    ) -> tuple[Float[Array, "B S D"], Beside]:  # fmt: skip
+        """The memory [B S D]; what was captured, and auxiliary losses."""
         check_captures(capture, CAPTURES)
         embed_key, layers_key = split_key(key, 2)
         embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
         positions = None if segments is None else F.positions_in_segments(segments)
         x = self.source_positions(embedding(source), positions, key=embed_key)
         mask = token_mask(mask) & F.AttentionMask(segments=segments)
-        memory, captured = self.encoder.self_attend(x, mask, key=layers_key, capture=capture)
-        return (memory, captured) if capture else memory
+        own = [name for name in capture if name != "cross_attention_weights"]
+        return self.encoder(x, mask=mask, key=layers_key, capture=own)
 
-    def decode(self, target: Target, memory: Float[Array, "B S D"], **how: Any) -> Any:
-        """Logits [B T V] given the memory; arguments as in `hidden`. With `capture`, (logits, {name: array})."""
-        hidden, captured = self.hidden(target, memory, **how)
-        logits = self.logits(hidden)
-        return (logits, captured) if how.get("capture") else logits
+    def decode(self, target: Target, memory: Float[Array, "B S D"], **how: Any) -> Float[Array, "B T V"]:
+        """Logits [B T V] given the memory; arguments as in `hidden`."""
+        return self.logits(self.hidden(target, memory, **how)[0])
 
     def hidden(
         self, target: Target, memory: Float[Array, "B S D"], *, source_mask: Any = None, target_mask: Any = None,
         source_segments: Source | None = None, target_segments: Target | None = None,
         key: Array | None = None, capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:  # fmt: skip
-        """The states h_t [B T D] that `logits` and the fused loss take, and what was captured.
+    ) -> tuple[Float[Array, "B T D"], Beside]:  # fmt: skip
+        """The states h_t [B T D] that `logits` and the fused loss take; what was captured, and auxiliary losses.
 
         Raises:
           ValueError: segments of one side alone, or an unknown name in `capture`.
@@ -99,15 +132,7 @@ class Transformer(nnx.Module):
         x = self.target_positions(self.target_embedding(target), positions, key=embed_key)
         mask = F.AttentionMask(causal=True, segments=target_segments) & token_mask(target_mask)
         across = cross_mask(source_mask, target_segments, source_segments)
-        bias = self.decoder.position_bias(mask, target.shape[1], target.shape[1])
-
-        def body(layer, x, _, layer_key):
-            kv = layer.cross_attention.keys_values(memory)
-            how = {"mask": mask, "bias": bias, "memory_mask": across, "key": layer_key, "capture": capture}
-            x, _, captured = layer(x, kv, **how)
-            return x, captured
-
-        return self.decoder(body, x, key=layers_key)
+        return self.decoder(x, mask=mask, memory=memory, memory_mask=across, key=layers_key, capture=capture)
 
     def start_cache(self, memory: Float[Array, "B S D"], length: int, *, source_mask: Any = None) -> DecoderCache:
         """An empty cache with room for `length` target tokens, holding the memory's keys and values.
@@ -115,30 +140,23 @@ class Transformer(nnx.Module):
         Raises:
           ValueError: `length` exceeds max_length, or `source_mask` depends on the query.
         """
-        B = memory.shape[0]
-        history = KVCache.empty(self.config, self.decoder.num_layers, B, length)
-        memory_kv = jax.vmap(lambda layer: layer.cross_attention.keys_values(memory))(self.decoder.layers)
-        return DecoderCache(history, memory_kv, memory_mask(source_mask, B, memory.shape[1]))
+        B, limit = memory.shape[0], self.config.max_length
+        if not 1 <= length <= limit:
+            raise ValueError(f"a cache has between 1 and max_length={limit} tokens, got {length}")
+        mask = memory_mask(source_mask, B, memory.shape[1])
+        return DecoderCache(self.decoder.start_cache(B, length), self.decoder.memory_keys_values(memory), mask)
 
     def extend(self, target: Target, cache: DecoderCache) -> tuple[Float[Array, "B T V"], DecoderCache]:
         """Logits of the next T tokens after those in the cache, and the cache with them.
 
         The caller sees to it that they fit: past its end, the oldest entries are overwritten.
         """
-        positions, history, write = cache.history.reserve(target.shape[1])
+        positions, history = cache.history.reserve(target.shape[1])
         x = self.target_positions(self.target_embedding(target), positions)
-        mask = F.AttentionMask(causal=True, query_positions=positions, key_positions=history.positions)
-        bias = self.decoder.position_bias(mask, target.shape[1], history.slots)
-
-        def body(layer, x, per_layer, _):
-            cached, memory_kv = per_layer
-            how = {"mask": mask, "bias": bias, "memory_mask": cache.memory_mask}
-            x, kv, _ = layer(x, memory_kv, **how, extend_cache=lambda new: write(cached, new))
-            return x, kv
-
-        hidden, kv = self.decoder(body, x, (history.keys_values, cache.memory_keys_values))
-        history = dataclasses.replace(history, keys_values=kv)
-        return self.logits(hidden), dataclasses.replace(cache, history=history)
+        mask = F.AttentionMask(causal=True, query_positions=positions)
+        seen = {"memory": cache.memory, "memory_mask": cache.memory_mask, "cache": history}
+        hidden, beside = self.decoder(x, mask=mask, **seen)
+        return self.logits(hidden), dataclasses.replace(cache, history=beside.cache)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype: the numerator of equation 10 before its softmax."""

@@ -1,23 +1,52 @@
 """The Vision Transformer (equation 15; Dosovitskiy et al., 2021)."""
 
-import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
-from ..config import TransformerConfig
-from ..nn import Classifier, EncoderLayer, Linear, Norm, Stack
-from ..nn.layers import split_key, table, zeros
-from ..nn.parametrization import growth
+from ..config import COUNT, ENDS, ConfigError, field, one_of
+from ..nn import Beside, Classifier, Linear, ModelConfig, PositionScheme, Stack, zeros
+from ..nn.layers import split_key
 from .inputs import check_captures
 
 CAPTURES = ("attention_weights", "residual")
+
+
+class VisionTransformerConfig(ModelConfig):
+    """The config of a `VisionTransformer`.
+
+    Attributes:
+      image_size: height and width of an image, in pixels.
+      patch_size: height and width of a patch, in pixels; divides image_size.
+      num_channels: number of channels of an image, 1 (grey) or 3 (RGB).
+      num_classes: number of classes.
+      pooling: what the classifier reads: "cls", the class token, or "mean", of all patches.
+      others: see `ModelConfig`.
+    """
+
+    image_size: int = field(wanted=COUNT, part=ENDS)
+    patch_size: int = field(wanted=COUNT)
+    num_channels: int = field(3, one_of(1, 3))
+    num_classes: int = field(wanted=COUNT, part=ENDS)
+    pooling: str = field("cls", one_of("cls", "mean"), part=ENDS)
+
+    def check(self) -> None:
+        super().check()
+        if self.image_size % self.patch_size:
+            raise ConfigError(f"patch_size={self.patch_size} must divide image_size={self.image_size}")
+        if type(self.positions).at_patches is PositionScheme.at_patches:
+            self.positions.at_patches(self, self.grid, 0, rngs=None)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        side = self.image_size // self.patch_size
+        return side, side
 
 
 class VisionTransformer(nnx.Module):
@@ -29,19 +58,17 @@ class VisionTransformer(nnx.Module):
     `functional.sinusoidal_positions_2d`; `resized` interpolates them to another resolution.
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        config.check_for("VisionTransformer")
+    Config = VisionTransformerConfig
+
+    def __init__(self, config: VisionTransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        # The grid that positions were made for; `resized` changes the config's, not this one.
-        self.trained_grid = _grid(config)
-        inputs = config.patch_size**2 * config.num_channels
-        self.patch_embedding = Linear(config, inputs, config.d_model, rngs=rngs, grown=(1.0, growth(config)))
-        self.class_token = zeros(config, config.d_model) if config.pooling == "cls" else None
-        rows = _grid(config)[0] ** 2 + (config.pooling == "cls")
-        self.position_table = table(config, rngs, rows) if config.positions == "learned" else None
-        self.embedding_norm = Norm(config) if config.embedding_norm else None
-        self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs, bidirectional=True)
-        self.classifier = Classifier(config, rngs=rngs)
+        pixels, D = ("pixels", config.patch_size**2 * config.num_channels), ("model", config.d_model)
+        self.patch_embedding = Linear(config, pixels, D, role="input", rngs=rngs)
+        self.class_token = zeros(config, dict((D,))) if config.pooling == "cls" else None
+        self.positions = config.positions.at_patches(config, config.grid, int(config.pooling == "cls"), rngs=rngs)
+        self.embedding_norm = config.norm.make(config) if config.embedding_norm else None
+        self.encoder = Stack(config, config.num_layers, bidirectional=True, rngs=rngs)
+        self.classifier = Classifier(config, config.num_classes, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "B Y X C"], *, key: Array | None = None, capture: Collection[str] = ()
@@ -57,6 +84,14 @@ class VisionTransformer(nnx.Module):
           ValueError: images of another size or number of channels.
           TypeError: pixels that are not floats.
         """
+        pooled, beside = self.hidden(images, key=key, capture=capture)
+        logits = self.logits(pooled)
+        return (logits, beside.captured) if capture else logits
+
+    def hidden(
+        self, images: Float[Array, "B Y X C"], *, key: Array | None = None, capture: Collection[str] = ()
+    ) -> tuple[Float[Array, "B D"], Beside]:
+        """The pooled state [B D] of each image that `logits` takes; what was captured, and auxiliary losses."""
         check_captures(capture, CAPTURES)
         config = self.config
         wanted = (config.image_size, config.image_size, config.num_channels)
@@ -65,32 +100,19 @@ class VisionTransformer(nnx.Module):
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise TypeError(f"images must be floats, scaled as the model was trained on them, got {images.dtype}")
         embed_key, layers_key = split_key(key, 2)
-        patches = F.patchify(images.astype(config.dtypes.compute), config.patch_size)
-        x = self._start(self.patch_embedding(patches))
-        x = F.dropout(x, config.dropout_rate, embed_key)
-        x, captured = self.encoder.self_attend(x, F.AttentionMask(), key=layers_key, capture=capture)
-        x = x[:, 0] if config.pooling == "cls" else x.mean(1)
-        logits = self.classifier(x)
-        return (logits, captured) if capture else logits
-
-    def _start(self, x: Float[Array, "B P D"]) -> Float[Array, "B Q D"]:
-        """Positions, and the class token in front."""
-        token = None
+        patches = F.patchify(images.astype(config.dtypes.compute), config.patch_size)  # [B P pixels]
+        x, first = self.patch_embedding(patches), None  # [B P D]
         if self.class_token is not None:
-            token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
-        if self.position_table is not None:
-            x = x if token is None else jnp.concatenate([token, x], axis=1)
-            x = x + self.position_table[...].astype(x.dtype)
-        else:
-            x = x + self._sinusoids().astype(x.dtype)
-            x = x if token is None else jnp.concatenate([token, x], axis=1)
-        return x if self.embedding_norm is None else self.embedding_norm(x)
+            first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
+        x = self.positions(x, first)  # [B 1+P D] with a class token
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
+        x = F.dropout(x, config.dropout_rate, embed_key)
+        x, beside = self.encoder(x, mask=F.AttentionMask(), key=layers_key, capture=capture)
+        return x[:, 0] if config.pooling == "cls" else x.mean(1), beside
 
-    def _sinusoids(self) -> Array:
-        if self.config.positions == "none":
-            return jnp.zeros(())
-        positions = F.sinusoidal_positions_2d(*self.trained_grid, self.config.d_model)
-        return F.interpolate_positions(positions, self.trained_grid, _grid(self.config))
+    def logits(self, pooled: Float[Array, "B D"]) -> Float[Array, "B C"]:
+        """W x + b in the policy's output dtype."""
+        return self.classifier(pooled)
 
     def resized(self, image_size: int) -> "VisionTransformer":
         """Returns the model for images of another size: its positions, as a grid, interpolated (section 3.2).
@@ -100,18 +122,7 @@ class VisionTransformer(nnx.Module):
         Raises:
           ConfigError: patch_size does not divide `image_size`.
         """
-        config = dataclasses.replace(self.config, image_size=image_size)
-        other = jax.tree.map(lambda x: x, self)  # another module with the same arrays
-        other.config = config
-        if self.position_table is not None:
-            old = self.position_table[...]
-            first = old.shape[0] - _grid(self.config)[0] ** 2  # the class token has no place in the grid
-            grid = F.interpolate_positions(old[first:], _grid(self.config), _grid(config))
-            other.position_table = nnx.Param(jnp.concatenate([old[:first], grid]))
+        other = nnx.clone(self)
+        other.config = self.config.changed(image_size=image_size)
+        other.positions = self.positions.resized(other.config.grid)
         return other
-
-
-def _grid(config: TransformerConfig) -> tuple[int, int]:
-    """Patches down and across."""
-    side = config.image_size // config.patch_size
-    return side, side

@@ -4,25 +4,59 @@ A module is a pytree; `jax.jit`, `jax.grad`, `jax.vmap` and `optax` take it as i
 is mutated in `__call__`, and randomness is an argument.
 """
 
-from .attention import Attention
-from .blocks import DecoderLayer, EncoderLayer, Stack
-from .cache import DecoderCache, KVCache
-from .embeddings import Embedding, Output, PositionBias, Positions
-from .layers import Classifier, FeedForward, Linear, Norm
+from .attention import Attended, Attention, MultiHeadAttention
+from .blocks import DecoderLayer, EncoderLayer, LayerOutput, TransformerLayerConfig
+from .cache import Cache, DecoderCache, KVCache
+from .config import (
+    ATTENTIONS, FEED_FORWARDS, LAYERS, NORMS, POSITIONS, AttentionConfig, FeedForwardConfig, InitConfig, LayerConfig,
+    ModelConfig, NormConfig, PositionScheme,
+)  # fmt: skip
+from .embeddings import Embedding, Output, OutputConfig, Positions, TextModelConfig
+from .feed_forward import DenseConfig, FeedForward
+from .layers import Classifier, Linear
+from .norms import Norm
+from .parameters import kernel, ones, table, zeros
+from .positions import Patches
+from .stack import Beside, Stack
 
 __all__ = [
+    "ATTENTIONS",
+    "FEED_FORWARDS",
+    "LAYERS",
+    "NORMS",
+    "POSITIONS",
+    "Attended",
     "Attention",
+    "AttentionConfig",
+    "Beside",
+    "Cache",
     "Classifier",
     "DecoderCache",
     "DecoderLayer",
+    "DenseConfig",
     "Embedding",
     "EncoderLayer",
     "FeedForward",
+    "FeedForwardConfig",
+    "InitConfig",
     "KVCache",
+    "LayerConfig",
+    "LayerOutput",
     "Linear",
+    "ModelConfig",
+    "MultiHeadAttention",
     "Norm",
+    "NormConfig",
     "Output",
-    "PositionBias",
+    "OutputConfig",
+    "Patches",
+    "PositionScheme",
     "Positions",
     "Stack",
+    "TextModelConfig",
+    "TransformerLayerConfig",
+    "kernel",
+    "ones",
+    "table",
+    "zeros",
 ]

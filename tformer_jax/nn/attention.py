@@ -1,102 +1,176 @@
-"""Multi-head attention as a module: the projections, and how they are used with a cache."""
+"""Multi-head attention as a module: the projections, what is done to heads, and how a cache takes part."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from .. import functional as F
-from ..config import TransformerConfig
+from ..config import COUNT, POSITIVE, RUN, SHARE, TRAINING, ConfigError, field
+from ..functional.kernels import KERNELS
 from ..functional.numbers import is_off
-from .layers import Norm, kernel, zeros
+from .cache import KVCache
+from .config import ATTENTIONS, NORMS, AttentionConfig, ModelConfig
+from .parameters import kernel, zeros
 from .parametrization import attention_scale
 from .partitioning import spread_queries
 
-KeysValues = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
+KeysValues = tuple[Float[Array, "B S K H"], Float[Array, "B S K Hv"]]
+
+
+@ATTENTIONS.register("multi_head")
+class MultiHeadAttention(AttentionConfig):
+    """Multi-head attention, in which several query heads may share keys and values.
+
+    Attributes:
+      num_heads: N, the number of query heads.
+      num_kv_heads: K, the number of key/value heads, a divisor of num_heads; None: num_heads.
+      head_dim: H, the width of a head; None: d_model / num_heads.
+      window: number of tokens that a token sees: of a causal model the last ones, itself included; of others as many
+        on the other side too; None: all.
+      scale: multiplies q kᵀ; None: 1 / √H.
+      softcap: c of c tanh(score / c), on the scaled scores (Gemma 2); None: no cap.
+      qk_norm: RMS-normalise queries and keys, each head by itself (Henry et al., 2020).
+      qkv_bias, output_bias: add biases in the projections to queries, keys and values; in that of the heads.
+      dropout_rate: dropout rate of the attention weights.
+      implementation: a kernel's name, see `functional.scaled_dot_product_attention`.
+    """
+
+    num_heads: int = field(8, COUNT)
+    num_kv_heads: int | None = field(None, COUNT)
+    head_dim: int | None = field(None, COUNT)
+    window: int | None = field(None, COUNT)
+    scale: float | None = field(None, POSITIVE)
+    softcap: float | None = field(None, POSITIVE)
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    output_bias: bool = True
+    dropout_rate: float = field(0.0, SHARE, part=TRAINING, traced=True)
+    implementation: str = field("auto", among=KERNELS, part=RUN)
+
+    def check(self) -> None:
+        if self.num_heads % self.kv_heads:
+            raise ConfigError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+
+    @property
+    def kv_heads(self) -> int:
+        """The number of key/value heads, K."""
+        return self.num_kv_heads or self.num_heads
+
+    def head_width(self, d_model: int) -> int:
+        """Returns the width of a head, H.
+
+        Raises:
+          ConfigError: the heads do not divide the model's width.
+        """
+        if self.head_dim is None and d_model % self.num_heads:
+            raise ConfigError(
+                f"d_model must be divisible by attention.num_heads unless attention.head_dim is given, "
+                f"got d_model={d_model}, attention.num_heads={self.num_heads}"
+            )
+        return self.head_dim or d_model // self.num_heads
+
+    def check_model(self, model: ModelConfig) -> None:
+        self.head_width(model.d_model)
+
+    def make(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "Attention":
+        return Attention(model, rngs=rngs)
+
+    def start_cache(self, model: ModelConfig, layers: tuple[int, ...], batch_size: int, slots: int) -> KVCache:
+        shape = (*layers, batch_size, slots, self.kv_heads, self.head_width(model.d_model))
+        return KVCache.empty(shape, model.dtypes.compute, self.window)
+
+
+class Attended(NamedTuple):
+    """What attention gives: its output [B T D], the cache with its keys and values, and the weights if asked for."""
+
+    output: Float[Array, "B T D"]
+    cache: Any = None
+    weights: Float[Array, "B N T S"] | None = None
 
 
 class Attention(nnx.Module):
-    """`functional.multi_head_attention` in two steps, so that keys and values can come from a cache.
+    """`functional.multi_head_attention` with what the config adds: norms of queries and keys, their rotation, a window."""
 
-    `attention(x, attention.keys_values(context))` is
-    `functional.multi_head_attention(x, context, attention.params(x.dtype))`, with what the config
-    adds: scale and cap of the scores, norms of queries and keys, and (where positions are given) their rotation.
-    """
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        D, N, K, H = config.d_model, config.num_heads, config.kv_heads, config.head_width
-        self.w_q = kernel(config, rngs, (D, N, H), inputs=1)
-        self.w_k = kernel(config, rngs, (D, K, H), inputs=1)
-        self.w_v = kernel(config, rngs, (D, K, H), inputs=1)
-        self.w_o = kernel(config, rngs, (N, H, D), inputs=2, residual=True)
-        self.b_q = zeros(config, N, H) if config.use_bias else None
-        self.b_k = zeros(config, K, H) if config.use_bias else None
-        self.b_v = zeros(config, K, H) if config.use_bias else None
-        self.b_o = zeros(config, D) if config.use_bias else None
-        self.q_norm = Norm(config, H, "rms") if config.qk_norm else None
-        self.k_norm = Norm(config, H, "rms") if config.qk_norm else None
+    def __init__(self, model: ModelConfig, *, rngs: nnx.Rngs):
+        self.model = model
+        config, D = model.attention, {"model": model.d_model}
+        H = {"head": config.head_width(model.d_model)}
+        queries, keys = {"heads": config.num_heads} | H, {"kv_heads": config.kv_heads} | H
+        self.w_q = kernel(model, rngs, D | queries, contracted=("model",))
+        self.w_k = kernel(model, rngs, D | keys, contracted=("model",))
+        self.w_v = kernel(model, rngs, D | keys, contracted=("model",))
+        self.w_o = kernel(model, rngs, queries | D, contracted=("heads", "head"), residual=True)
+        self.b_q = zeros(model, queries) if config.qkv_bias else None
+        self.b_k = zeros(model, keys) if config.qkv_bias else None
+        self.b_v = zeros(model, keys) if config.qkv_bias else None
+        self.b_o = zeros(model, D) if config.output_bias else None
+        norm = NORMS["rms"](**{n: x for n, x in vars(model.norm).items() if n in ("eps", "unit_offset")})
+        self.q_norm = norm.make(model, H) if config.qk_norm else None
+        self.k_norm = norm.make(model, H) if config.qk_norm else None
 
     def params(self, dtype: Any) -> F.AttentionParams:
         """The parameters as the pure function takes them, in the compute dtype."""
         held = (getattr(self, name) for name in F.AttentionParams._fields)
         return F.AttentionParams(*(None if p is None else p[...].astype(dtype) for p in held))
 
-    def queries(self, x: Float[Array, "B T D"], positions: Int[Array, "#B T"] | None = None) -> Float[Array, "B T N H"]:
-        """The queries of `x`, turned by their positions under rotary positions."""
-        params = self.params(x.dtype)
-        return self._placed(F.project_heads(x, params.w_q, params.b_q), self.q_norm, positions)
-
-    def keys_values(self, context: Float[Array, "B S D"], positions: Int[Array, "#B S"] | None = None) -> KeysValues:
-        """The keys and values of `context`, the keys turned by their positions under rotary positions."""
-        params = self.params(context.dtype)
-        keys = self._placed(F.project_heads(context, params.w_k, params.b_k), self.k_norm, positions)
-        return keys, F.project_heads(context, params.w_v, params.b_v)
-
-    def _placed(self, heads: Array, norm: Norm | None, positions: Array | None) -> Array:
-        heads = heads if norm is None else norm(heads)
-        config = self.config
-        if positions is None or config.positions != "rotary":
-            return heads
-        how = {"base": config.rotary_base, "scaling": config.rotary_scaling, "factor": config.rotary_factor}
-        return F.apply_rotary(heads, positions, **how)
+    def keys_values(self, memory: Float[Array, "B S C"]) -> KeysValues:
+        """The keys and values of a memory, for `context`: computed once for all tokens that will look at it."""
+        params = self.params(memory.dtype)
+        k = F.project_heads(memory, params.w_k, params.b_k)  # [B S K H]
+        return k if self.k_norm is None else self.k_norm(k), F.project_heads(memory, params.w_v, params.b_v)
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        kv: KeysValues,
+        context: Float[Array, "B S C"] | KeysValues | None = None,
         *,
-        mask: Any = None,
+        mask: F.Mask | None = None,
         bias: Float[Array, "b N T S"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
+        cache: KVCache | None = None,
         key: Array | None = None,
-    ) -> Float[Array, "B T D"]:
-        config = self.config
-        dropped = key is not None and not is_off(config.attention_dropout_rate)
+        weights: bool = False,
+    ) -> Attended:
+        """Attention of the tokens of x to each other, to those in a cache too, or to a context.
 
-        def attend(q, k, v, mask, bias):
-            dropout = {"dropout_rate": config.attention_dropout_rate, "key": key} if dropped else {}
-            how = {"implementation": config.attention_implementation, **self._scoring}
-            return F.scaled_dot_product_attention(q, k, v, mask=mask, bias=bias, **how, **dropout)
+        Args:
+          x: the stream.
+          context: the memory of cross-attention, or its `keys_values`; None: x itself (self-attention), in which
+            heads are turned by their positions and the config's window holds.
+          mask: over the keys; its query positions are where the tokens of x stand.
+          bias: added to the scores.
+          cache: of this layer, with room for the tokens of x.
+          key: for dropout of the weights.
+          weights: hand them out, without dropout.
+        """
+        config, taken = self.model.attention, {"cache": cache}
+        mask = F.AttentionMask() & mask
+        if context is None and config.window is not None:
+            mask = mask & F.AttentionMask(window=config.window)
+        if cache is not None:
+            mask = mask.placed(key_positions=cache.positions)
+        how = {"bias": bias, "scale": attention_scale(self.model), "logit_softcap": config.softcap}
 
-        seen = self.queries(x, positions), *kv, F.AttentionMask() & mask, bias
-        # What is dropped is drawn for all weights at once, so that it is the same on any mesh.
-        heads = attend(*seen) if dropped else spread_queries(attend, *seen)
-        return F.combine_heads(heads, self.params(x.dtype))
+        def prepare(q, k, v):
+            q = q if self.q_norm is None else self.q_norm(q)
+            k = k if self.k_norm is None or isinstance(context, tuple) else self.k_norm(k)
+            if context is None:
+                positions = mask.query_block(0, x.shape[1])  # [b T]
+                q, k = (self.model.positions.turn(heads, positions) for heads in (q, k))
+            if cache is not None:
+                taken["cache"] = cache.write(k, v)
+                k, v = taken["cache"].keys, taken["cache"].values  # [B S K H], old tokens and new ones
+            if weights:
+                taken["weights"] = F.attention_weights(q, k, mask=mask, **how)
+            return q, k, v
 
-    def weights(
-        self,
-        x: Float[Array, "B T D"],
-        kv: KeysValues,
-        *,
-        mask: Any = None,
-        bias: Float[Array, "b N T S"] | None = None,
-        positions: Int[Array, "#B T"] | None = None,
-    ) -> Float[Array, "B N T S"]:
-        """The attention weights of the same call, without dropout: for capture."""
-        return F.attention_weights(self.queries(x, positions), kv[0], mask=mask, bias=bias, **self._scoring)
-
-    @property
-    def _scoring(self) -> dict[str, Any]:
-        return {"scale": attention_scale(self.config), "logit_softcap": self.config.attention_softcap}
+        if key is not None and not is_off(config.dropout_rate):
+            # What is dropped is drawn for all weights at once, so that it is the same on any mesh.
+            how |= {"dropout_rate": config.dropout_rate, "key": key, "implementation": config.implementation}
+        else:
+            how["implementation"] = spread_queries(config.implementation, x.shape[1])
+        context = x if context is None else context
+        out = F.multi_head_attention(x, context, self.params(x.dtype), mask=mask, prepare=prepare, **how)
+        return Attended(out, taken["cache"], taken.get("weights"))

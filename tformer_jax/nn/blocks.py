@@ -1,46 +1,81 @@
-"""Encoder and decoder layers (equations 7 and 9), and the stack that scans over them."""
+"""Encoder and decoder layers (equations 7 and 9)."""
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
-import jax
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
-from ..config import TransformerConfig
-from .attention import Attention, KeysValues
-from .embeddings import PositionBias
-from .layers import FeedForward, Norm, split_key
-from .partitioning import spread_stream
+from ..config import ConfigError, field, one_of
+from .config import LAYERS, LayerConfig, ModelConfig
+from .layers import split_key
 
-Captured = dict[str, Array]
+Losses = dict[str, Float[Array, ""]]
 
-_REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_saveable, "full": None}
+
+@LAYERS.register("transformer")
+class TransformerLayerConfig(LayerConfig):
+    """Attention, then a feed-forward network, each added to the stream.
+
+    Attributes:
+      norm_position: place of the norm in each sublayer: "post" (the paper): norm(x + sublayer(x)); "pre":
+        x + sublayer(norm(x)); "output": x + norm(sublayer(x)) (OLMo 2); "sandwich": x + norm'(sublayer(norm(x)))
+        (Ding et al., 2021). All but the first add a final norm to each stack.
+      parallel: attention and feed-forward read the same normed stream and are added together (Wang & Komatsuzaki,
+        2021); with norm_position="pre", and not of layers that attend to a memory.
+    """
+
+    norm_position: str = field("post", one_of("post", "pre", "output", "sandwich"))
+    parallel: bool = False
+
+    def check(self) -> None:
+        if self.parallel and self.norm_position != "pre":
+            raise ConfigError(f"parallel needs norm_position='pre', got {self.norm_position!r}")
+
+    @property
+    def ends_normed(self) -> bool:
+        """Whether the stream after a layer is normed: a stack then needs no norm at its end."""
+        return self.norm_position == "post"
+
+    def make(self, model: ModelConfig, *, cross: bool, rngs: nnx.Rngs) -> "EncoderLayer":
+        if cross and self.parallel:
+            raise ConfigError("layer.parallel is not for layers that attend to a memory; leave it False")
+        return (DecoderLayer if cross else EncoderLayer)(model, rngs=rngs)
+
+
+class LayerOutput(NamedTuple):
+    """What a layer gives beside the stream.
+
+    Attributes:
+      cache: with the keys and values of its tokens; None if it was given none.
+      captured: what was asked for, by name.
+      losses: auxiliary losses, by name.
+    """
+
+    cache: Any
+    captured: dict[str, Array]
+    losses: Losses
 
 
 class Residual(nnx.Module):
-    """x and a sublayer, with norms where the config puts them and dropout on the sublayer's output.
+    """x and a sublayer, with norms where the config puts them and dropout on the sublayer's output."""
 
-    "post" (equation 7): norm(x + sublayer(x)).   "pre": x + sublayer(norm(x)).
-    "sandwich": x + norm'(sublayer(norm(x))).
-    """
-
-    def __init__(self, config: TransformerConfig):
-        self.norm = Norm(config)
-        self.output_norm = Norm(config) if config.norm_position == "sandwich" else None
-        self.config = config
+    def __init__(self, model: ModelConfig):
+        place, self.model = model.layer.norm_position, model
+        self.norm = model.norm.make(model) if place != "output" else None
+        self.output_norm = model.norm.make(model) if place in ("output", "sandwich") else None
 
     def inner(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Returns what the sublayer sees: the stream, normed where the norm comes before."""
-        return x if self.config.norm_position == "post" else self.norm(x)
+        """Returns what the sublayer sees: the stream, normed where a norm comes before."""
+        return self.norm(x) if self.model.layer.norm_position in ("pre", "sandwich") else x
 
     def __call__(self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], key: Array | None):
         """The stream after the sublayer's output `update`."""
         update = update if self.output_norm is None else self.output_norm(update)
-        x = x + F.dropout(update, self.config.dropout_rate, key)
-        return self.norm(x) if self.config.norm_position == "post" else x
+        x = x + F.dropout(update, self.model.dropout_rate, key)
+        return self.norm(x) if self.model.layer.norm_position == "post" else x
 
 
 class EncoderLayer(nnx.Module):
@@ -49,58 +84,45 @@ class EncoderLayer(nnx.Module):
     Z' = LayerNorm(X + MHA(X, X));  Z = LayerNorm(Z' + FFN(Z'))          (post-norm)
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.attention = Attention(config, rngs=rngs)
-        self.feed_forward = FeedForward(config, rngs=rngs)
-        self.attention_residual = Residual(config)
-        self.feed_forward_residual = None if config.parallel_block else Residual(config)
+    def __init__(self, model: ModelConfig, *, rngs: nnx.Rngs):
+        self.attention = model.attention.make(model, rngs=rngs)
+        self.feed_forward = model.feed_forward.make(model, rngs=rngs)
+        self.attention_residual = Residual(model)
+        self.feed_forward_residual = None if model.layer.parallel else Residual(model)
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
         *,
-        mask: Any = None,
+        mask: F.Mask | None = None,
         bias: Float[Array, "b N T S"] | None = None,
-        extend_cache: Callable[[KeysValues], KeysValues] | None = None,
+        cache: Any = None,
         key: Array | None = None,
         capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], KeysValues, Captured]:
-        """The next stream, the keys and values, and what was asked for.
+    ) -> tuple[Float[Array, "B T D"], LayerOutput]:
+        """The next stream, and what comes beside it.
 
         Args:
           x: the stream.
-          mask: over the keys; its `query_positions` are where the tokens of `x` stand.
+          mask: over the keys; its query positions are where the tokens of `x` stand.
           bias: added to the attention scores.
-          extend_cache: maps the new keys and values to all of them, old ones included.
+          cache: of this layer, with room for the tokens of x.
           key: for dropout.
           capture: of "attention_weights" and "residual".
         """
         keys = split_key(key, 4)
-        captured: Captured = {}
         inner = self.attention_residual.inner(x)
-        update, kv = self._attend(inner, mask, bias, extend_cache, keys[0], capture, captured)
+        how = {"mask": mask, "bias": bias, "cache": cache, "weights": "attention_weights" in capture}
+        attended = self.attention(inner, key=keys[0], **how)
         if self.feed_forward_residual is None:
-            update += self.feed_forward(inner, key=keys[2])
-            x = self.attention_residual(x, update, keys[1])
+            update, losses = _with_losses(self.feed_forward(inner, key=keys[2]))
+            x = self.attention_residual(x, attended.output + update, keys[1])
         else:
-            x = self._feed_forward(self.attention_residual(x, update, keys[1]), keys[2:])
-        if "residual" in capture:
-            captured["residual"] = x
-        return x, kv, captured
-
-    def _attend(self, inner, mask, bias, extend_cache, key, capture, captured):
-        """The self-attention's output, and its keys and values."""
-        mask = F.AttentionMask() & mask
-        seen = {"mask": mask, "bias": bias, "positions": mask.query_block(0, inner.shape[1])}
-        kv = self.attention.keys_values(inner, seen["positions"])
-        kv = kv if extend_cache is None else extend_cache(kv)
-        if "attention_weights" in capture:
-            captured["attention_weights"] = self.attention.weights(inner, kv, **seen)
-        return self.attention(inner, kv, **seen, key=key), kv
-
-    def _feed_forward(self, x, keys):
-        update = self.feed_forward(self.feed_forward_residual.inner(x), key=keys[0])
-        return self.feed_forward_residual(x, update, keys[1])
+            x = self.attention_residual(x, attended.output, keys[1])
+            update, losses = _with_losses(self.feed_forward(self.feed_forward_residual.inner(x), key=keys[2]))
+            x = self.feed_forward_residual(x, update, keys[3])
+        found = {"attention_weights": attended.weights, "residual": x}
+        return x, LayerOutput(attended.cache, {name: found[name] for name in capture}, losses)
 
 
 class DecoderLayer(EncoderLayer):
@@ -111,95 +133,50 @@ class DecoderLayer(EncoderLayer):
     Z   = LayerNorm(Z'' + FFN(Z''))                                        (post-norm)
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        super().__init__(config, rngs=rngs)
-        self.cross_attention = Attention(config, rngs=rngs)
-        self.cross_attention_residual = Residual(config)
+    def __init__(self, model: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(model, rngs=rngs)
+        self.cross_attention = model.attention.make(model, rngs=rngs)
+        self.cross_attention_residual = Residual(model)
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        memory_kv: tuple[Float[Array, "B M K H"], Float[Array, "B M K H"]],
+        memory: Any,
         *,
-        mask: Any,
+        mask: F.Mask,
         bias: Float[Array, "b N T S"] | None = None,
-        memory_mask: Any = None,
-        extend_cache: Callable[[KeysValues], KeysValues] | None = None,
+        memory_mask: F.Mask | None = None,
+        cache: Any = None,
         key: Array | None = None,
         capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], KeysValues, Captured]:
-        """The next stream, the self-attention's keys and values, and what was asked for.
+    ) -> tuple[Float[Array, "B T D"], LayerOutput]:
+        """The next stream, and what comes beside it.
 
         Args:
           x: the target side's stream.
-          memory_kv: `cross_attention.keys_values(memory)`.
-          mask, bias, extend_cache: of the self-attention (causal), as in `EncoderLayer`.
+          memory: [B S D], or its keys and values: `cross_attention.keys_values(memory)`.
+          mask, bias, cache: of the self-attention (causal), as in `EncoderLayer`.
           memory_mask: over the memory.
           key: for dropout.
           capture: of "attention_weights", "cross_attention_weights", "residual".
         """
         keys = split_key(key, 6)
-        captured: Captured = {}
         inner = self.attention_residual.inner(x)
-        update, kv = self._attend(inner, mask, bias, extend_cache, keys[0], capture, captured)
-        x = self.attention_residual(x, update, keys[1])
+        how = {"mask": mask, "bias": bias, "cache": cache, "weights": "attention_weights" in capture}
+        attended = self.attention(inner, key=keys[0], **how)
+        x = self.attention_residual(x, attended.output, keys[1])
 
         inner = self.cross_attention_residual.inner(x)
-        if "cross_attention_weights" in capture:
-            captured["cross_attention_weights"] = self.cross_attention.weights(inner, memory_kv, mask=memory_mask)
-        update = self.cross_attention(inner, memory_kv, mask=memory_mask, key=keys[2])
-        x = self.cross_attention_residual(x, update, keys[3])
+        how = {"mask": memory_mask, "weights": "cross_attention_weights" in capture}
+        across = self.cross_attention(inner, memory, key=keys[2], **how)
+        x = self.cross_attention_residual(x, across.output, keys[3])
 
-        x = self._feed_forward(x, keys[4:])
-        if "residual" in capture:
-            captured["residual"] = x
-        return x, kv, captured
+        update, losses = _with_losses(self.feed_forward(self.feed_forward_residual.inner(x), key=keys[4]))
+        x = self.feed_forward_residual(x, update, keys[5])
+        found = {"attention_weights": attended.weights, "cross_attention_weights": across.weights, "residual": x}
+        return x, LayerOutput(attended.cache, {name: found[name] for name in capture}, losses)
 
 
-class Stack(nnx.Module):
-    """`num_layers` layers as one module, each parameter with a leading layer axis, run by `lax.scan`."""
-
-    def __init__(
-        self,
-        layer: type[EncoderLayer],
-        num_layers: int,
-        config: TransformerConfig,
-        *,
-        rngs: nnx.Rngs,
-        bidirectional: bool,
-    ):
-        self.config = config
-        self.layers = jax.vmap(lambda key: layer(config, rngs=nnx.Rngs(key)))(
-            jax.random.split(rngs.params(), num_layers)
-        )
-        self.num_layers = num_layers
-        self.position_bias = PositionBias(config, bidirectional=bidirectional, rngs=rngs)
-        self.final_norm = None if config.norm_position == "post" else Norm(config)
-
-    def __call__(self, body: Callable, x: Float[Array, "B T D"], per_layer: Any = None, *, key: Array | None = None):
-        """Scans `body(layer, x, per_layer_slice, key) -> (x, outputs)` over the layers.
-
-        Returns the last stream (normed, unless under post-norm) and the outputs, stacked over layers.
-        """
-
-        def step(x, slices):
-            layer, extra, layer_key = slices
-            return body(layer, spread_stream(x), extra, layer_key)
-
-        if self.config.remat != "none":
-            step = jax.checkpoint(step, policy=_REMAT_POLICIES[self.config.remat])
-        keys = None if key is None else jax.random.split(key, self.num_layers)
-        x, outputs = jax.lax.scan(step, x, (self.layers, per_layer, keys), unroll=self.config.scan_unroll)
-        return spread_stream(x if self.final_norm is None else self.final_norm(x)), outputs
-
-    def self_attend(
-        self, x: Float[Array, "B T D"], mask: F.AttentionMask, *, key: Array | None, capture: Collection[str]
-    ) -> tuple[Float[Array, "B T D"], Captured]:
-        """Runs layers that have self-attention alone; returns the last stream and what was captured."""
-        bias = self.position_bias(mask, x.shape[1], x.shape[1])
-
-        def body(layer, x, _, layer_key):
-            x, _, captured = layer(x, mask=mask, bias=bias, key=layer_key, capture=capture)
-            return x, captured
-
-        return self(body, x, key=key)
+def _with_losses(found: Any) -> tuple[Array, Losses]:
+    """What a feed-forward network gives, and its auxiliary losses, of which it may have none."""
+    return found if isinstance(found, tuple) else (found, {})

@@ -1,4 +1,4 @@
-"""The keys and values of the tokens so far, in a fixed number of slots."""
+"""The keys and values of the tokens so far, in a fixed number of slots for each kind of layer."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int
-
-from ..config import TransformerConfig
 
 # The position of an empty slot: after every token, so that causality hides it.
 EMPTY = np.iinfo(np.int32).max
@@ -25,83 +23,72 @@ class KVCache:
     shorter prompt) and a ring of as many slots as an attention window is enough for it.
 
     Attributes:
-      keys_values: a pair of [L B S K H].
+      keys: [L B S K H] of all layers of a kind, or [B S K H] of one: a layer's view.
+      values: likewise.
       positions: [B S] int32, of the token in each slot; `EMPTY` where there is none.
-      lengths: [B] int32, tokens of each row so far: the position of its next one.
-      written: how many slots have been written; the next one is `written` modulo S.
+      written: how many slots have been written.
+      reserved: how many of these are for the tokens that the layers will write next: the last ones.
+      window: static; how many tokens its layers see; None: all.
     """
 
-    keys_values: Any
+    keys: Any
+    values: Any
     positions: Any
-    lengths: Any
     written: Any
+    reserved: int = dataclasses.field(default=0, metadata={"static": True})
+    window: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
-    def empty(cls, config: TransformerConfig, num_layers: int, batch_size: int, slots: int) -> "KVCache":
-        """Returns a cache of `slots` empty slots.
-
-        Raises:
-          ValueError: no slots, or more than max_length.
-        """
-        if not 1 <= slots <= config.max_length:
-            raise ValueError(f"a cache has between 1 and max_length={config.max_length} tokens, got {slots}")
-        shape = (num_layers, batch_size, slots, config.kv_heads, config.head_width)
-        zeros = jnp.zeros(shape, config.dtypes.compute)
-        return cls(
-            keys_values=(zeros, zeros),
-            positions=jnp.full((batch_size, slots), EMPTY, jnp.int32),
-            lengths=jnp.zeros(batch_size, jnp.int32),
-            written=jnp.int32(0),
-        )
+    def empty(cls, shape: tuple[int, ...], dtype: Any, window: int | None = None) -> "KVCache":
+        """Returns a cache without a token; `shape` is [... B S K H]."""
+        B, S = shape[-4:-2]
+        zeros = jnp.zeros(shape, dtype)
+        return cls(zeros, zeros, jnp.full((B, S), EMPTY, jnp.int32), jnp.int32(0), window=window)
 
     @property
     def slots(self) -> int:
         """The number of slots, S."""
         return self.positions.shape[1]
 
-    def reserve(self, T: int, valid: Bool[Array, "B T"] | None = None) -> tuple[Int[Array, "B T"], "KVCache", Callable]:
-        """Room for T more tokens a row.
+    @property
+    def scanned(self) -> tuple[Array, Array]:
+        """What each layer has of its own: keys and values."""
+        return self.keys, self.values
 
-        Returns:
-          Their positions [B T] (0 for those that are not `valid`: padding, whose slots stay empty), the
-          cache with the slots taken, and a function that writes one layer's new keys and values
-          [B T K H] over the old [B S K H].
+    def of_layer(self, scanned: tuple[Array, Array]) -> "KVCache":
+        """Returns the view of one layer, or of all, with these keys and values."""
+        return dataclasses.replace(self, keys=scanned[0], values=scanned[1])
+
+    def reserve(self, positions: Int[Array, "B T"]) -> "KVCache":
+        """Takes the next T slots for tokens at these positions, `EMPTY` for padding.
 
         Raises:
-          TypeError: `valid` is not boolean.
           ValueError: T exceeds S.
         """
-        B, S = self.positions.shape
-        if T > S:
-            raise ValueError(f"{T} tokens at once do not fit a cache of {S}")
-        valid = jnp.ones((B, T), bool) if valid is None else valid
-        if valid.dtype != bool:
-            raise TypeError(f"valid must be boolean (True = a token, False = padding), got {valid.dtype}")
-        positions = self.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1
-        if T == 1:  # a slice is written in place; several may wrap around the end
+        T = positions.shape[1]
+        if T > self.slots:
+            raise ValueError(f"{T} tokens at once do not fit a cache of {self.slots}")
+        taken = dataclasses.replace(self, written=self.written + T, reserved=T)
+        return dataclasses.replace(taken, positions=taken._put(self.positions, positions))
 
-            def put(old: Array, new: Array) -> Array:
-                return jax.lax.dynamic_update_slice_in_dim(old, new, self.written % S, axis=1)
-        else:
-            index = (self.written + jnp.arange(T)) % S
+    def write(self, keys: Array, values: Array) -> "KVCache":
+        """Returns a layer's view with the keys and values [B T K H] of the tokens that slots are reserved for."""
+        return dataclasses.replace(self, keys=self._put(self.keys, keys), values=self._put(self.values, values))
 
-            def put(old: Array, new: Array) -> Array:
-                return old.at[:, index].set(new, unique_indices=True)
-
-        taken = dataclasses.replace(
-            self,
-            positions=put(self.positions, jnp.where(valid, positions, EMPTY).astype(jnp.int32)),
-            lengths=self.lengths + valid.sum(1, dtype=jnp.int32),
-            written=self.written + T,
-        )
-        return jnp.where(valid, positions, 0), taken, lambda old, new: jax.tree.map(put, old, new)
+    def _put(self, old: Array, new: Array) -> Array:
+        """[B S ...] with the reserved slots replaced by [B T ...]."""
+        start = self.written - self.reserved
+        if self.reserved == 1:  # a slice is written in place; several may wrap around the end
+            return jax.lax.dynamic_update_slice_in_dim(old, new, start % self.slots, axis=1)
+        index = (start + jnp.arange(self.reserved)) % self.slots
+        return old.at[:, index].set(new, unique_indices=True)
 
     def resized(self, slots: int) -> "KVCache":
-        """Returns the cache with room for more tokens, or (as a ring) only those in the `slots` last written slots.
+        """Returns the cache with room for so many tokens, of which layers with a window need the last ones alone.
 
         For a cache that was filled from its first slot to its last, as a prompt does.
         """
-        S = self.slots
+        S, slots = self.slots, slots if self.window is None else min(self.window, slots)
 
         def change(x: Array, axis: int, fill: int) -> Array:
             if slots <= S:
@@ -110,7 +97,8 @@ class KVCache:
 
         return dataclasses.replace(
             self,
-            keys_values=jax.tree.map(lambda x: change(x, 2, 0), self.keys_values),
+            keys=change(self.keys, self.keys.ndim - 3, 0),
+            values=change(self.values, self.values.ndim - 3, 0),
             positions=change(self.positions, 1, EMPTY),
             # Slot 0 of a shorter cache is its oldest, and so the next to be written.
             written=self.written if slots >= S else jnp.int32(0),
@@ -120,25 +108,73 @@ class KVCache:
         """`change(array, batch axis)` applied to everything that has rows."""
         return dataclasses.replace(
             self,
-            keys_values=jax.tree.map(lambda x: change(x, 1), self.keys_values),
+            keys=change(self.keys, self.keys.ndim - 4),
+            values=change(self.values, self.values.ndim - 4),
             positions=change(self.positions, 0),
-            lengths=change(self.lengths, 0),
         )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Cache:
+    """The caches of a stack, of each kind of layer its own, and how far each row has come.
+
+    Attributes:
+      layers: of each layer of a period, the cache of all its repetitions.
+      tail: of each layer after the last whole period.
+      lengths: [B] int32, tokens of each row so far: the position of its next one.
+    """
+
+    layers: tuple[Any, ...]
+    tail: tuple[Any, ...]
+    lengths: Any
+
+    def reserve(self, T: int, valid: Bool[Array, "B T"] | None = None) -> tuple[Int[Array, "B T"], "Cache"]:
+        """Room for T more tokens a row.
+
+        Returns:
+          Their positions [B T] (0 for those that are not `valid`: padding, whose slots stay empty), and the cache with
+          slots reserved for what each layer will write.
+
+        Raises:
+          TypeError: `valid` is not boolean.
+          ValueError: T exceeds the slots of a kind of layer.
+        """
+        valid = jnp.ones((len(self.lengths), T), bool) if valid is None else valid
+        if valid.dtype != bool:
+            raise TypeError(f"valid must be boolean (True = a token, False = padding), got {valid.dtype}")
+        positions = self.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1  # [B T]
+        held = jnp.where(valid, positions, EMPTY).astype(jnp.int32)
+        reserved = self._map(lambda kind: kind.reserve(held))
+        lengths = self.lengths + valid.sum(1, dtype=jnp.int32)
+        return jnp.where(valid, positions, 0), dataclasses.replace(reserved, lengths=lengths)
+
+    def resized(self, slots: int) -> "Cache":
+        """See `KVCache.resized`."""
+        return self._map(lambda kind: kind.resized(slots))
+
+    def map_rows(self, change: Callable[[Array, int], Array]) -> "Cache":
+        """`change(array, batch axis)` applied to everything that has rows."""
+        return dataclasses.replace(self._map(lambda kind: kind.map_rows(change)), lengths=change(self.lengths, 0))
+
+    def _map(self, change: Callable[[Any], Any]) -> "Cache":
+        layers, tail = (tuple(map(change, kinds)) for kinds in (self.layers, self.tail))
+        return dataclasses.replace(self, layers=layers, tail=tail)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class DecoderCache:
-    """The cache of a decoder: keys and values of the target so far and of the memory.
+    """The cache of a decoder: of the target so far and of the memory.
 
     Attributes:
       history: of the target.
-      memory_keys_values: of the memory, a pair of [L B S K H].
+      memory: keys and values of the memory, by layer, as `Stack` takes them.
       memory_mask: over the memory, booleans [B 1 1 S], or None.
     """
 
-    history: KVCache
-    memory_keys_values: Any
+    history: Cache
+    memory: Any
     memory_mask: Any
 
     def map_history(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
@@ -147,6 +183,6 @@ class DecoderCache:
 
     def map_rows(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
         """`change(array, batch axis)` applied to everything that has rows."""
-        memory = jax.tree.map(lambda x: change(x, 1), self.memory_keys_values)
+        memory = jax.tree.map(lambda x: change(x, x.ndim - 4), self.memory)
         mask = jax.tree.map(lambda x: change(x, 0), self.memory_mask)
-        return dataclasses.replace(self.map_history(change), memory_keys_values=memory, memory_mask=mask)
+        return dataclasses.replace(self.map_history(change), memory=memory, memory_mask=mask)

@@ -1,4 +1,4 @@
-"""The two ends of the residual stream: token tables, positions, the output projection."""
+"""The two ends of the residual stream: token tables and what is done to their vectors, the output projection."""
 
 import math
 
@@ -10,19 +10,47 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .. import functional as F
-from ..config import TransformerConfig
-from .layers import Norm, kernel, table, zeros
-from .parametrization import divided_by_growth, growth, head_growth, reference_width
+from ..config import COUNT, ENDS, POSITIVE, Component, field
+from .config import ModelConfig
+from .parameters import kernel, table, zeros
+from .parametrization import divided_by_growth, reference_width
 from .partitioning import spread_stream, whole_vectors
+
+
+class TextModelConfig(ModelConfig):
+    """What all models of text have.
+
+    Attributes:
+      vocab_size: V, the vocabulary size (of the target side, and of the source, when shared).
+      max_length: length of the longest sequence, in tokens.
+      scale_embeddings: multiply embeddings by √d_model (Vaswani et al., section 3.4).
+      others: see `ModelConfig`.
+    """
+
+    vocab_size: int = field(wanted=COUNT, part=ENDS)
+    max_length: int = field(512, COUNT, part=ENDS)
+    scale_embeddings: bool = True
+
+
+class OutputConfig(Component):
+    """The projection of states to the vocabulary.
+
+    Attributes:
+      tie: use the (target) embedding, transposed (Press & Wolf, 2017).
+      softcap: c of c tanh(logit / c), on the logits; None: no cap.
+    """
+
+    tie: bool = field(True, part=ENDS)
+    softcap: float | None = field(None, POSITIVE, part=ENDS)
 
 
 class Embedding(nnx.Module):
     """A table of token vectors, scaled by √D on the way out if the config says so: the D of `reference_width`."""
 
-    def __init__(self, vocab_size: int, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.table = table(config, rngs, vocab_size)
-        self.scale = math.sqrt(reference_width(config)) if config.scale_embeddings else 1.0
-        self.compute_dtype = config.dtypes.compute
+    def __init__(self, vocab_size: int, model: TextModelConfig, *, axis: str = "vocab", rngs: nnx.Rngs):
+        self.table = table(model, rngs, {axis: vocab_size, "model": model.d_model})
+        self.scale = math.sqrt(reference_width(model)) if model.scale_embeddings else 1.0
+        self.compute_dtype = model.dtypes.compute
 
     def __call__(self, tokens: Int[Array, "B T"], name: str = "tokens") -> Float[Array, "B T D"]:
         """The vectors of `tokens`, which errors call `name`.
@@ -39,9 +67,9 @@ class Embedding(nnx.Module):
         tokens = tokens.astype(jnp.result_type(tokens, jnp.int32))  # V may be too large for a narrow type
         index = jnp.where(tokens < 0, vocab_size, tokens)
         # In float32, so that the gradient of a token is the sum over its occurrences: 16 bits stop at 256 of them.
-        table = whole_vectors(self.table[...]).astype(jnp.float32)
-        vectors = table.at[index].get(mode="fill", fill_value=jnp.nan)
-        return spread_stream(vectors.astype(self.compute_dtype) * self.scale)
+        vectors = whole_vectors(self.table[...]).astype(jnp.float32)  # [V D]
+        x = vectors.at[index].get(mode="fill", fill_value=jnp.nan)  # [B T D]
+        return spread_stream(x.astype(self.compute_dtype) * self.scale)
 
 
 def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None:
@@ -64,17 +92,12 @@ def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None
 
 
 class Positions(nnx.Module):
-    """A [max_length, D] table added to the embeddings, sinusoidal (equation 6) or learned; then norm and dropout.
+    """What the position scheme adds to embeddings, if anything; then norm and dropout: the beginning of the stream."""
 
-    Other position schemes act within attention and add nothing here.
-    """
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        # As large as the embeddings that it is added to.
-        self.table = table(config, rngs, config.max_length) if config.positions == "learned" else None
-        self.scale = math.sqrt(reference_width(config)) if config.scale_embeddings else 1.0
-        self.norm = Norm(config) if config.embedding_norm else None
+    def __init__(self, model: TextModelConfig, *, rngs: nnx.Rngs):
+        self.model = model
+        self.scheme = model.positions.at_embedding(model, rngs=rngs)
+        self.norm = model.norm.make(model) if model.embedding_norm else None
 
     def __call__(
         self,
@@ -83,73 +106,39 @@ class Positions(nnx.Module):
         *,
         key: Array | None = None,
     ) -> Float[Array, "B T D"]:
-        """x plus the vectors of its positions, by default 0 .. T-1, normed if `embedding_norm`, dropped out.
-
-        A position that the table does not have gives NaN: a gather would clamp it silently.
+        """x with its positions, by default 0 .. T-1, normed if `embedding_norm`, dropped out.
 
         Raises:
           ValueError: T exceeds max_length, where no positions are given.
         """
-        length, limit = x.shape[1], self.config.max_length
+        length, limit = x.shape[1], self.model.max_length
         if positions is None and length > limit:
             raise ValueError(f"a sequence of {length} tokens does not fit max_length={limit}")
-        vectors = None
-        if self.config.positions == "sinusoidal":
-            vectors = F.sinusoidal_positions(limit, self.config.d_model)
-        elif self.table is not None:
-            vectors = self.table[...].astype(jnp.float32) * self.scale  # float32 as in `Embedding`
-        if vectors is not None:
-            index = jnp.arange(length) if positions is None else positions
-            x = x + vectors.at[index].get(mode="fill", fill_value=jnp.nan).astype(x.dtype)
+        if self.scheme is not None:
+            x = self.scheme(x, jnp.arange(length) if positions is None else positions)
         x = x if self.norm is None else self.norm(x)
-        return F.dropout(x, self.config.dropout_rate, key)
-
-
-class PositionBias(nnx.Module):
-    """The bias of attention scores by distance: ALiBi, T5's learned buckets, or nothing."""
-
-    def __init__(self, config: TransformerConfig, *, bidirectional: bool, rngs: nnx.Rngs):
-        self.config, self.bidirectional = config, bidirectional
-        shape, grown = (config.relative_buckets, config.num_heads), (1.0, head_growth(config))
-        self.table = kernel(config, rngs, shape, inputs=1, grown=grown) if config.positions == "relative" else None
-
-    def __call__(self, mask: F.AttentionMask, query_length: int, key_length: int) -> Float[Array, "b N T S"] | None:
-        """The bias for the positions of `mask`; b is 1 where all rows have the same. None if there is none."""
-        config = self.config
-        queries, keys = mask.query_block(0, query_length), mask.key_block(0, key_length)
-        if config.positions == "alibi":
-            return F.alibi_bias(queries, keys, config.num_heads)
-        if self.table is None:
-            return None
-        distances = keys[:, None, :] - queries[:, :, None]
-        buckets = F.relative_position_buckets(
-            distances,
-            bidirectional=self.bidirectional,
-            num_buckets=config.relative_buckets,
-            max_distance=config.relative_max_distance,
-        )
-        return jnp.moveaxis(self.table[...].astype(jnp.float32)[buckets], -1, 1)
+        return F.dropout(x, self.model.dropout_rate, key)
 
 
 class Output(nnx.Module):
     """The projection to the vocabulary: its own matrix, or the embedding table transposed."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs, bias: bool = False):
-        self.config = config
-        shape, grown = (config.d_model, config.vocab_size), (growth(config), 1.0)
-        self.w = None if config.tie_output else kernel(config, rngs, shape, inputs=1, grown=grown)
-        self.b = zeros(config, config.vocab_size) if bias else None
+    def __init__(self, model: TextModelConfig, *, rngs: nnx.Rngs, bias: bool = False):
+        self.model = model
+        axes = {"model": model.d_model, "vocab": model.vocab_size}
+        self.w = None if model.output.tie else kernel(model, rngs, axes, contracted=("model",), role="output")
+        self.b = zeros(model, {"vocab": model.vocab_size}) if bias else None
 
     def weights(self, embedding: Embedding) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
         """W_o and its bias, for `functional.fused_cross_entropy`; W_o is the matrix / m, see `parametrization`."""
         w = embedding.table[...].T if self.w is None else self.w[...]
-        return divided_by_growth(self.config, w), None if self.b is None else self.b[...]
+        return divided_by_growth(self.model, w), None if self.b is None else self.b[...]
 
     def __call__(self, hidden: Float[Array, "B T D"], embedding: Embedding) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype: equation 10 before its softmax."""
         w, b = self.weights(embedding)
         logits = jnp.einsum("BTD,DV->BTV", hidden, w.astype(hidden.dtype), preferred_element_type=jnp.float32)
         logits = logits if b is None else logits + b
-        cap = self.config.output_softcap
+        cap = self.model.output.softcap
         logits = logits if cap is None else cap * jnp.tanh(logits / cap)
-        return logits.astype(self.config.dtypes.output)
+        return logits.astype(self.model.dtypes.output)

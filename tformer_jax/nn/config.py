@@ -1,0 +1,187 @@
+"""What every model is made of: its config, a tree of components, and what each family of components must do.
+
+A family is a base class and a registry. Its members stand beside the modules that they make; a plugin registers more.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jax import Array
+
+from ..config import (
+    COUNT, POSITIVE, RUN, SHARE, TRAINING, Component, ConfigError, Precision, Wanted, build, field, merged,
+    one_of, to_dict,
+)  # fmt: skip
+from ..registry import Registry
+
+# As many as the deepest Transformer has (Wang et al., 2022); counting FLOPs unrolls them all.
+_MOST_LAYERS = 1000
+LAYERS_WANTED = Wanted(
+    f"be a positive integer, at most {_MOST_LAYERS:,}", lambda x: type(x) is int and 0 < x <= _MOST_LAYERS
+)
+
+
+class Part(Component):
+    """A component of a model."""
+
+    def check_model(self, model: "ModelConfig") -> None:
+        """Raises a ConfigError where it does not go with the model's other components, by the name of a field."""
+
+
+class AttentionConfig(Part):
+    """A kind of attention: how tokens of a layer look at each other, or at a memory."""
+
+    def make(self, model: "ModelConfig", *, rngs: Any) -> Any:
+        """Makes the module, called as `nn.Attention` is."""
+        raise NotImplementedError
+
+    def start_cache(self, model: "ModelConfig", layers: tuple[int, ...], batch_size: int, slots: int) -> Any:
+        """Makes the empty cache of all layers of this kind, see `nn.KVCache`; `layers` is its leading shape."""
+        raise NotImplementedError
+
+
+class PositionScheme(Part):
+    """A way to tell the model where tokens stand, in one or more of three places; a scheme defines those where it acts."""
+
+    def at_embedding(self, model: "ModelConfig", *, rngs: Any) -> Any:
+        """Makes a module `(x [B T D], positions [T] or [B T] or None) -> x`, applied to embeddings; None: nothing."""
+        return None
+
+    def at_patches(self, model: "ModelConfig", grid: tuple[int, int], extra: int, *, rngs: Any) -> Any:
+        """Makes a module `(patches [B P D], first [B extra D] or None) -> [B extra+P D]`, with a method `resized(grid)`.
+
+        Raises:
+          ConfigError: by default; the scheme is not one of images.
+        """
+        names = [n for n, scheme in POSITIONS.items() if scheme.at_patches is not PositionScheme.at_patches]
+        raise ConfigError(f"positions.name of images must be one of {names}, got {self.name!r}")
+
+    def in_scores(self, model: "ModelConfig", *, bidirectional: bool, rngs: Any) -> Any:
+        """Makes a module `(queries [b T], keys [b S]) -> [b N T S]`, positions to a bias of the scores; None: none.
+
+        All layers of a stack share it.
+        """
+        return None
+
+    def turn(self, heads: Array, positions: Array) -> Array:
+        """Returns queries or keys [B T N H], changed by their positions [b T]."""
+        return heads
+
+
+class NormConfig(Part):
+    """A kind of normalisation over the last axis."""
+
+    def make(self, model: "ModelConfig", axes: Mapping[str, int] | None = None) -> Any:
+        """Makes a module `x -> x`; `axes`: the name and size of the last axis, by default the model's width."""
+        raise NotImplementedError
+
+
+class FeedForwardConfig(Part):
+    """A kind of feed-forward network: what a layer does with each token by itself."""
+
+    def make(self, model: "ModelConfig", *, rngs: Any) -> Any:
+        """Makes a module `(x [B T D], key=None) -> x`, or `-> (x, losses)` with auxiliary losses {name: scalar}."""
+        raise NotImplementedError
+
+
+class LayerConfig(Part):
+    """A kind of layer, and where its norms stand."""
+
+    def make(self, model: "ModelConfig", *, cross: bool, rngs: Any) -> Any:
+        """Makes a module called as `nn.EncoderLayer` is, or with `cross`, which attends to a memory, as `nn.DecoderLayer`."""
+        raise NotImplementedError
+
+
+ATTENTIONS: Registry[type[AttentionConfig]] = Registry("attention", family=AttentionConfig, needs=("make",))
+POSITIONS: Registry[type[PositionScheme]] = Registry("position scheme", family=PositionScheme)
+NORMS: Registry[type[NormConfig]] = Registry("norm", family=NormConfig, needs=("make",))
+FEED_FORWARDS: Registry[type[FeedForwardConfig]] = Registry(
+    "feed-forward network", family=FeedForwardConfig, needs=("make",)
+)
+LAYERS: Registry[type[LayerConfig]] = Registry("layer", family=LayerConfig, needs=("make",))
+
+
+class InitConfig(Component):
+    """How parameters start.
+
+    Attributes:
+      std: standard deviation of initial matrices and tables, which are normal; None: Glorot-uniform matrices, tables
+        N(0, 1/D).
+      scale_residual: divide the initial output projections of sublayers by √(2 num_layers) (GPT-2).
+      mup_base_width: with maximal update parametrization (Yang et al., 2022), the width at which nothing differs from
+        without, so that a learning rate found there serves wider models; None: without. See `nn.parametrization`.
+    """
+
+    std: float | None = field(None, POSITIVE, part=TRAINING, traced=True)
+    scale_residual: bool = field(False, part=TRAINING)
+    mup_base_width: int | None = field(None, COUNT)
+
+
+class ModelConfig(Component):
+    """What all models have: the width, the depth, and the components of a layer.
+
+    Attributes:
+      d_model: D, the width of the residual stream.
+      num_layers: L, the number of layers of a stack.
+      pattern: what differs by layer, a table of changes each, cycled: `({"attention": {"window": 64}}, {})` gives every
+        other layer a window. A depth that the pattern does not divide ends within it.
+      attention, positions, norm, feed_forward, layer: chosen by name; see the registries of `nn`.
+      embedding_norm: normalise the embeddings, positions included (BERT).
+      dropout_rate: dropout rate of embeddings and of each sublayer's output.
+      init: how parameters start.
+      scan_unroll: the most periods of the pattern per iteration of the scan over layers.
+      remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (everything but the
+        layers' inputs).
+      precision: dtypes, as "params=...,compute=...,output=..."; see `Precision`.
+    """
+
+    d_model: int = field(512, COUNT)
+    num_layers: int = field(6, LAYERS_WANTED)
+    pattern: tuple = field(({},))
+    attention: AttentionConfig = field(lambda: ATTENTIONS["multi_head"]())
+    positions: PositionScheme = field(lambda: POSITIONS["sinusoidal"]())
+    norm: NormConfig = field(lambda: NORMS["layer"]())
+    feed_forward: FeedForwardConfig = field(lambda: FEED_FORWARDS["mlp"]())
+    layer: LayerConfig = field(lambda: LAYERS["transformer"]())
+    embedding_norm: bool = False
+    dropout_rate: float = field(0.1, SHARE, part=TRAINING, traced=True)
+    init: InitConfig = field(InitConfig)
+    scan_unroll: int = field(1, COUNT, part=RUN)
+    remat: str = field("none", one_of("none", "dots", "full"), part=RUN)
+    precision: str = field("params=float32,compute=float32,output=float32", part=RUN)
+
+    def check(self) -> None:
+        Precision.parse(self.precision)
+        self._check_pattern()
+        for part in (self.attention, self.positions, self.norm, self.feed_forward, self.layer):
+            part.check_model(self)
+
+    def _check_pattern(self) -> None:
+        tables = self.pattern
+        if not isinstance(tables, list | tuple) or not tables or not all(isinstance(t, Mapping) for t in tables):
+            raise ConfigError(f"pattern must be a tuple of tables, one for each layer of a period, got {tables!r}")
+        object.__setattr__(self, "pattern", tuple(tables))
+        if len(tables) > self.num_layers:
+            raise ConfigError(f"pattern has {len(tables)} layers, more than num_layers={self.num_layers}")
+        for i, table in enumerate(tables):
+            for name in table:
+                if name not in _BY_LAYER:
+                    raise ConfigError(f"pattern[{i}] may change {', '.join(_BY_LAYER)}, got {name!r}")
+            if table:
+                self.of_layer(i)
+
+    def of_layer(self, i: int) -> "ModelConfig":
+        """Returns the config of the i-th layer of a period: with the pattern's changes, and without a pattern."""
+        if self.pattern == ({},):
+            return self
+        changes = {**self.pattern[i], "pattern": ({},)}
+        return build(type(self), merged(type(self), to_dict(self), changes), f"pattern[{i}]")
+
+    @property
+    def dtypes(self) -> Precision:
+        """The parsed precision policy."""
+        return Precision.parse(self.precision)
+
+
+# What a pattern may change: what a layer reads. The rest is of the whole model.
+_BY_LAYER = ("attention", "positions", "norm", "feed_forward", "layer", "dropout_rate")

@@ -1,0 +1,187 @@
+"""The stack of layers: a pattern, repeated by a scan."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float
+
+from .. import functional as F
+from .blocks import LayerOutput, Losses
+from .cache import Cache
+from .config import ModelConfig
+from .partitioning import spread_stream
+
+_REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_saveable, "full": None}
+
+
+class Beside(NamedTuple):
+    """What a stack or a model gives beside its states.
+
+    Attributes:
+      captured: what was asked for, by name, its first axis that of layers.
+      losses: auxiliary losses, by name, summed over layers.
+      cache: with the keys and values of the tokens; None if none was given.
+    """
+
+    captured: dict[str, Array]
+    losses: Losses
+    cache: Any = None
+
+
+class Stack(nnx.Module):
+    """`num_layers` layers: as often as the pattern fits, by `lax.scan`, and those that are left.
+
+    Attributes:
+      layers: each layer of the pattern, with the parameters of all its repetitions along a leading axis.
+      tail: layers of a last, partial period.
+    """
+
+    def __init__(
+        self, model: ModelConfig, num_layers: int, *, cross: bool = False, bidirectional: bool, rngs: nnx.Rngs
+    ):
+        self.model, self.num_layers = model, num_layers
+        configs = [model.of_layer(i) for i in range(len(model.pattern))]
+        self.repeats, left = divmod(num_layers, len(configs))
+
+        def make(config, key):
+            return config.layer.make(config, cross=cross, rngs=nnx.Rngs(key))
+
+        self.layers = nnx.List(
+            jax.vmap(functools.partial(make, config))(jax.random.split(rngs.params(), self.repeats))
+            for config in configs
+        )
+        self.tail = nnx.List(make(config, rngs.params()) for config in configs[:left])
+        self.position_bias = model.positions.in_scores(model, bidirectional=bidirectional, rngs=rngs)
+        self.final_norm = None if model.layer.ends_normed else model.norm.make(model)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        mask: F.Mask,
+        memory: Any = None,
+        memory_mask: F.Mask | None = None,
+        cache: Cache | None = None,
+        key: Array | None = None,
+        capture: Collection[str] = (),
+    ) -> tuple[Float[Array, "B T D"], Beside]:
+        """The last stream (normed), and what comes beside it.
+
+        Args:
+          x: the first stream.
+          mask: over the keys; its query positions are where the tokens of x stand.
+          memory: of layers with cross-attention: [B S D], or `memory_keys_values` of it.
+          memory_mask: over the memory.
+          cache: with slots reserved for the tokens of x.
+          key: for dropout.
+          capture: names, see the layers.
+        """
+        biases = self._biases(mask, x.shape[1], cache)
+        layers, tail = self._by_layer(cache, memory, key)
+        shared = {"mask": mask, "capture": capture}
+        if memory is not None:
+            shared["memory_mask"] = memory_mask
+            shared |= {} if isinstance(memory, ByLayer) else {"memory": memory}
+
+        def step(x, period):
+            outputs = []
+            for i, (layer, own) in enumerate(period):
+                if cache is not None:
+                    own |= {"cache": cache.layers[i].of_layer(own["cache"])}
+                x, output = layer(spread_stream(x), bias=biases[i], **own, **shared)
+                outputs.append(output if cache is None else output._replace(cache=output.cache.scanned))
+            return x, outputs
+
+        if self.model.remat != "none":
+            step = jax.checkpoint(step, policy=_REMAT_POLICIES[self.model.remat])
+        period = list(zip(self.layers, layers, strict=True))
+        x, outputs = jax.lax.scan(step, x, period, unroll=self.model.scan_unroll)
+        last = []
+        for i, (layer, own) in enumerate(zip(self.tail, tail, strict=True)):
+            x, output = layer(spread_stream(x), bias=biases[i], **own, **shared)
+            last.append(output)
+        x = spread_stream(x if self.final_norm is None else self.final_norm(x))
+        return x, _beside(outputs, last, cache)
+
+    def start_cache(self, batch_size: int, slots: int, at_once: int | None = None) -> Cache:
+        """An empty cache; layers with a window get as many slots as they need for `at_once` tokens a call, if given."""
+
+        def kind(i: int, layers: tuple[int, ...]) -> Any:
+            model = self.model.of_layer(i)
+            window = model.attention.window
+            enough = slots if None in (window, at_once) else min(slots, window + at_once - 1)
+            return model.attention.start_cache(model, layers, batch_size, enough)
+
+        layers = tuple(kind(i, (self.repeats,)) for i in range(len(self.layers)))
+        tail = tuple(kind(i, ()) for i in range(len(self.tail)))
+        return Cache(layers, tail, jnp.zeros(batch_size, jnp.int32))
+
+    def memory_keys_values(self, memory: Float[Array, "B S D"]) -> "ByLayer":
+        """The keys and values of a memory for the cross-attention of each layer."""
+        of = lambda layer: layer.cross_attention.keys_values(memory)  # noqa: E731
+        return ByLayer(tuple(jax.vmap(of)(layers) for layers in self.layers), tuple(map(of, self.tail)))
+
+    def _biases(self, mask: F.Mask, T: int, cache: Cache | None) -> list[Array | None]:
+        """The bias of the scores of each layer of the pattern: none of one that has other positions than the model."""
+        schemes = [type(self.model.of_layer(i).positions) for i in range(len(self.layers))]
+        biased = [self.position_bias is not None and scheme is type(self.model.positions) for scheme in schemes]
+        if not any(biased):
+            return [None] * len(biased)
+        queries = mask.query_block(0, T)  # [b T]
+        if cache is None:
+            bias = self.position_bias(queries, mask.key_block(0, T))  # [b N T T]
+            return [bias if has else None for has in biased]
+        kinds = zip(cache.layers, biased, strict=True)
+        return [self.position_bias(queries, kind.positions) if has else None for kind, has in kinds]
+
+    def _by_layer(self, cache: Cache | None, memory: Any, key: Array | None) -> "ByLayer":
+        """What each layer is given of its own, as its arguments: stacked for the layers of the scan."""
+        layers, tail = [{} for _ in self.layers], [{} for _ in self.tail]
+        if key is not None:
+            keys, period = jax.random.split(key, self.num_layers), len(layers)
+            for i, own in enumerate(layers):
+                own["key"] = keys[i : self.repeats * period : period]
+            for own, last in zip(tail, keys[self.repeats * period :], strict=True):
+                own["key"] = last
+        if cache is not None:
+            for own, kind in zip((*layers, *tail), (*(c.scanned for c in cache.layers), *cache.tail), strict=True):
+                own["cache"] = kind
+        if isinstance(memory, ByLayer):
+            for own, there in zip((*layers, *tail), (*memory.layers, *memory.tail), strict=True):
+                own["memory"] = there
+        return ByLayer(layers, tail)
+
+
+class ByLayer(NamedTuple):
+    """Something of each layer: stacked for those of the scan, by their place in the pattern, and of those after it."""
+
+    layers: Sequence[Any]
+    tail: Sequence[Any]
+
+
+def _beside(outputs: list[LayerOutput], last: list[LayerOutput], cache: Cache | None) -> Beside:
+    """What all layers gave, in order; outputs of the scan have a leading axis of repetitions [R ...]."""
+
+    def in_order(name: str) -> Array:
+        by_place = [output.captured[name] for output in outputs]
+        x = by_place[0]
+        if len(by_place) > 1:
+            x = jnp.stack(by_place, axis=1).reshape(-1, *x.shape[1:])  # [R P ...] to [R * P ...]
+        return jnp.concatenate([x, *(output.captured[name][None] for output in last)]) if last else x
+
+    losses: Losses = {}
+    for output in (*outputs, *last):
+        for name, loss in output.losses.items():
+            losses[name] = losses.get(name, 0.0) + loss.sum()
+    if cache is not None:
+        kinds = zip(cache.layers, outputs, strict=True)
+        layers = tuple(dataclasses.replace(kind.of_layer(output.cache), reserved=0) for kind, output in kinds)
+        tail = tuple(dataclasses.replace(output.cache, reserved=0) for output in last)
+        cache = Cache(layers, tail, cache.lengths)
+    return Beside({name: in_order(name) for name in outputs[0].captured}, losses, cache)
