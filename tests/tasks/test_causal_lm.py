@@ -17,7 +17,7 @@ from tformer_jax.data import tokenizers
 from tformer_jax.data.running_text import CausalLMData, CausalLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
-from tformer_jax.tasks import CausalLMTask, CausalLMTaskConfig, language
+from tformer_jax.tasks import CausalLMTask, CausalLMTaskConfig, causal_lm
 from tformer_jax.tasks.base import perplexity
 
 ROW, MAX_LENGTH = 24, 32
@@ -167,7 +167,7 @@ def parrot(monkeypatch):
         for token in told:
             yield np.array([token])
 
-    monkeypatch.setattr(language.decoding, "stream", stream)
+    monkeypatch.setattr(causal_lm.decoding, "stream", stream)
     return told, asked
 
 

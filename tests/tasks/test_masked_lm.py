@@ -17,7 +17,7 @@ from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
 from tformer_jax.data.running_text import MaskedLMData, MaskedLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK_ID, PAD_ID
-from tformer_jax.tasks import MaskedLMTask, MaskedLMTaskConfig, masked_language
+from tformer_jax.tasks import MaskedLMTask, MaskedLMTaskConfig, masked_lm
 
 ROW = 24
 FIELDS = dict(source="files", validation_share=0.2, test_share=0.2, vocab_size=300, row_length=ROW, batch_tokens=120)
@@ -113,7 +113,7 @@ def test_corruption_and_dropout_follow_the_key(make_task, data, model):
 @pytest.mark.parametrize(("tokens", "rate"), [(120, 0.15), (2048, 0.15), (2048, 0.4), (65536, 0.15), (24, 0.9)])
 def test_there_is_room_for_what_is_chosen(tokens, rate):
     """Chosen tokens would not be predicted, or (where it matters) logits be computed for all."""
-    room = masked_language._room(tokens, rate)
+    room = masked_lm._room(tokens, rate)
     deviation = math.sqrt(tokens * rate * (1 - rate))
     assert min(tokens, tokens * rate + 7 * deviation) <= room <= min(tokens, tokens * rate + 8 * deviation + 8)
 
@@ -126,7 +126,7 @@ def test_the_first_that_are_chosen_are_kept():
         (3, [[1, 2, 5], [0, 4, 1]], [[1, 1, 1], [1, 1, 0]]),
         (5, [[1, 2, 5, 0, 3], [0, 4, 1, 2, 3]], [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]),
     ):
-        found = masked_language.first_chosen(chosen, count)
+        found = masked_lm.first_chosen(chosen, count)
         np.testing.assert_array_equal(found[0], places)
         np.testing.assert_array_equal(found[1], weights)
 

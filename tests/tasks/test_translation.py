@@ -299,5 +299,5 @@ def test_a_config_that_cannot_be_names_the_field(fields, message):
 
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns."""
-    fields = {field.name for field in dataclasses.fields(TranslationConfig)}
+    fields = {field.name for field in dataclasses.fields(TranslationTaskConfig)}
     assert fields == {"name", "label_smoothing", "z_loss", "fused_loss", "beam_size", "length_penalty"}
