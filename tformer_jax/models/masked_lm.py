@@ -23,7 +23,7 @@ class TextEncoder(nnx.Module):
         self.config = config
         self.embedding = Embedding(config.vocab_size, config, rngs=rngs)
         types = config.num_token_types
-        self.token_types = None if types is None else Embedding(types, config, rngs=rngs)
+        self.token_types = None if types is None else Embedding(types, config, rngs=rngs, axis="types")
         self.positions = Positions(config, rngs=rngs)
         self.layers = Stack(EncoderLayer, config.num_layers, config, rngs=rngs, bidirectional=True)
 
@@ -73,10 +73,11 @@ class MaskedLM(nnx.Module):
         config.check_for("MaskedLM")
         self.config = config
         self.encoder = TextEncoder(config, rngs=rngs)
-        self.transform = Linear(config, config.d_model, config.d_model, rngs=rngs)
+        sides = {"model": config.d_model}, {"ff": config.d_model}
+        self.transform = Linear(config, *sides, rngs=rngs)
         self.transform_norm = Norm(config)
         self.output = Output(config, rngs=rngs, bias=True)
-        self.pooler = Linear(config, config.d_model, config.d_model, rngs=rngs) if config.pooler else None
+        self.pooler = Linear(config, *sides, rngs=rngs) if config.pooler else None
 
     def __call__(
         self,

@@ -23,7 +23,8 @@ class TextClassifier(nnx.Module):
         config.check_for("TextClassifier")
         self.config = config
         self.encoder = TextEncoder(config, rngs=rngs)
-        self.pooler = Linear(config, config.d_model, config.d_model, rngs=rngs) if config.pooler else None
+        sides = {"model": config.d_model}, {"ff": config.d_model}
+        self.pooler = Linear(config, *sides, rngs=rngs) if config.pooler else None
         self.classifier = Classifier(config, rngs=rngs)
 
     def __call__(

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from .. import functional as F
 from ..config import TransformerConfig
 from ..nn import Classifier, EncoderLayer, Linear, Norm, Stack
-from ..nn.layers import split_key, table, zeros
-from ..nn.parametrization import growth
+from ..nn.layers import split_key
+from ..nn.parameters import table, zeros
 from .inputs import check_captures
 
 CAPTURES = ("attention_weights", "residual")
@@ -34,11 +34,11 @@ class VisionTransformer(nnx.Module):
         self.config = config
         # The grid that positions were made for; `resized` changes the config's, not this one.
         self.trained_grid = _grid(config)
-        inputs = config.patch_size**2 * config.num_channels
-        self.patch_embedding = Linear(config, inputs, config.d_model, rngs=rngs, grown=(1.0, growth(config)))
-        self.class_token = zeros(config, config.d_model) if config.pooling == "cls" else None
+        D, inputs = config.d_model, config.patch_size**2 * config.num_channels
+        self.patch_embedding = Linear(config, {"pixels": inputs}, {"model": D}, rngs=rngs, role="input")
+        self.class_token = zeros(config, {"model": D}) if config.pooling == "cls" else None
         rows = _grid(config)[0] ** 2 + (config.pooling == "cls")
-        self.position_table = table(config, rngs, rows) if config.positions == "learned" else None
+        self.position_table = table(config, rngs, {"position": rows, "model": D}) if config.positions == "learned" else None
         self.embedding_norm = Norm(config) if config.embedding_norm else None
         self.encoder = Stack(EncoderLayer, config.num_layers, config, rngs=rngs, bidirectional=True)
         self.classifier = Classifier(config, rngs=rngs)
@@ -107,7 +107,7 @@ class VisionTransformer(nnx.Module):
             old = self.position_table[...]
             first = old.shape[0] - _grid(self.config)[0] ** 2  # the class token has no place in the grid
             grid = F.interpolate_positions(old[first:], _grid(self.config), _grid(config))
-            other.position_table = nnx.Param(jnp.concatenate([old[:first], grid]))
+            other.position_table = self.position_table.replace(jnp.concatenate([old[:first], grid]))
         return other
 
 

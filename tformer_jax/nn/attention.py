@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from .. import functional as F
 from ..config import TransformerConfig
 from ..functional.numbers import is_off
-from .layers import Norm, kernel, zeros
+from .layers import Norm
+from .parameters import kernel, zeros
 from .parametrization import attention_scale
 from .partitioning import spread_queries
 
@@ -27,16 +28,17 @@ class Attention(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         D, N, K, H = config.d_model, config.num_heads, config.kv_heads, config.head_width
-        self.w_q = kernel(config, rngs, (D, N, H), inputs=1)
-        self.w_k = kernel(config, rngs, (D, K, H), inputs=1)
-        self.w_v = kernel(config, rngs, (D, K, H), inputs=1)
-        self.w_o = kernel(config, rngs, (N, H, D), inputs=2, residual=True)
-        self.b_q = zeros(config, N, H) if config.use_bias else None
-        self.b_k = zeros(config, K, H) if config.use_bias else None
-        self.b_v = zeros(config, K, H) if config.use_bias else None
-        self.b_o = zeros(config, D) if config.use_bias else None
-        self.q_norm = Norm(config, H, "rms") if config.qk_norm else None
-        self.k_norm = Norm(config, H, "rms") if config.qk_norm else None
+        self.w_q = kernel(config, rngs, {"model": D, "heads": N, "head": H}, contracted=["model"])
+        self.w_k = kernel(config, rngs, {"model": D, "kv_heads": K, "head": H}, contracted=["model"])
+        self.w_v = kernel(config, rngs, {"model": D, "kv_heads": K, "head": H}, contracted=["model"])
+        axes = {"heads": N, "head": H, "model": D}
+        self.w_o = kernel(config, rngs, axes, contracted=["heads", "head"], residual=True)
+        self.b_q = zeros(config, {"heads": N, "head": H}) if config.use_bias else None
+        self.b_k = zeros(config, {"kv_heads": K, "head": H}) if config.use_bias else None
+        self.b_v = zeros(config, {"kv_heads": K, "head": H}) if config.use_bias else None
+        self.b_o = zeros(config, {"model": D}) if config.use_bias else None
+        self.q_norm = Norm(config, {"head": H}, "rms") if config.qk_norm else None
+        self.k_norm = Norm(config, {"head": H}, "rms") if config.qk_norm else None
 
     def params(self, dtype: Any) -> F.AttentionParams:
         """The parameters as the pure function takes them, in the compute dtype."""

@@ -13,6 +13,7 @@ from ..config import TransformerConfig
 from .attention import Attention, KeysValues
 from .embeddings import PositionBias
 from .layers import FeedForward, Norm, split_key
+from .parameters import described
 from .partitioning import spread_stream
 
 Captured = dict[str, Array]
@@ -169,7 +170,7 @@ class Stack(nnx.Module):
         bidirectional: bool,
     ):
         self.config = config
-        self.layers = jax.vmap(lambda key: layer(config, rngs=nnx.Rngs(key)))(
+        self.layers = jax.vmap(lambda key: described(layer(config, rngs=nnx.Rngs(key))))(
             jax.random.split(rngs.params(), num_layers)
         )
         self.num_layers = num_layers

@@ -11,16 +11,17 @@ from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import TransformerConfig
-from .layers import Norm, kernel, table, zeros
-from .parametrization import divided_by_growth, growth, head_growth, reference_width
+from .layers import Norm
+from .parameters import kernel, table, zeros
+from .parametrization import divided_by_growth, reference_width
 from .partitioning import spread_stream, whole_vectors
 
 
 class Embedding(nnx.Module):
-    """A table of token vectors, scaled by √D on the way out if the config says so: the D of `reference_width`."""
+    """A table of vectors of tokens, scaled by √D on the way out if the config says so: the D of `reference_width`."""
 
-    def __init__(self, vocab_size: int, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.table = table(config, rngs, vocab_size)
+    def __init__(self, vocab_size: int, config: TransformerConfig, *, rngs: nnx.Rngs, axis: str = "vocab"):
+        self.table = table(config, rngs, {axis: vocab_size, "model": config.d_model})
         self.scale = math.sqrt(reference_width(config)) if config.scale_embeddings else 1.0
         self.compute_dtype = config.dtypes.compute
 
@@ -72,7 +73,8 @@ class Positions(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         # As large as the embeddings that it is added to.
-        self.table = table(config, rngs, config.max_length) if config.positions == "learned" else None
+        axes = {"position": config.max_length, "model": config.d_model}
+        self.table = table(config, rngs, axes) if config.positions == "learned" else None
         self.scale = math.sqrt(reference_width(config)) if config.scale_embeddings else 1.0
         self.norm = Norm(config) if config.embedding_norm else None
 
@@ -110,8 +112,9 @@ class PositionBias(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, bidirectional: bool, rngs: nnx.Rngs):
         self.config, self.bidirectional = config, bidirectional
-        shape, grown = (config.relative_buckets, config.num_heads), (1.0, head_growth(config))
-        self.table = kernel(config, rngs, shape, inputs=1, grown=grown) if config.positions == "relative" else None
+        axes, how = {"buckets": config.relative_buckets, "heads": config.num_heads}, {"role": "embedding"}
+        learned = config.positions == "relative"
+        self.table = kernel(config, rngs, axes, contracted=["buckets"], **how) if learned else None
 
     def __call__(self, mask: F.AttentionMask, query_length: int, key_length: int) -> Float[Array, "b N T S"] | None:
         """The bias for the positions of `mask`; b is 1 where all rows have the same. None if there is none."""
@@ -136,9 +139,9 @@ class Output(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs, bias: bool = False):
         self.config = config
-        shape, grown = (config.d_model, config.vocab_size), (growth(config), 1.0)
-        self.w = None if config.tie_output else kernel(config, rngs, shape, inputs=1, grown=grown)
-        self.b = zeros(config, config.vocab_size) if bias else None
+        axes = {"model": config.d_model, "vocab": config.vocab_size}
+        self.w = None if config.tie_output else kernel(config, rngs, axes, contracted=["model"], role="output")
+        self.b = zeros(config, {"vocab": config.vocab_size}) if bias else None
 
     def weights(self, embedding: Embedding) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
         """W_o and its bias, for `functional.fused_cross_entropy`; W_o is the matrix / m, see `parametrization`."""
