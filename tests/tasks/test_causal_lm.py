@@ -127,7 +127,7 @@ def test_the_training_loss_is_its_formula(make_task, data, model, fields):
     """Smoothing, z-loss or the fused loss would turn nothing or something else, or the weight would not be the
     number of targets."""
     batch = data.evaluation_batches("test").batch(0)
-    loss, weight = quick_jit(make_task(**fields).loss)(model, batch, None)
+    loss, weight, _ = quick_jit(make_task(**fields).loss)(model, batch, None)
     how = {name: value for name, value in fields.items() if name != "fused_loss"}
     wanted, count = by_hand(model, rows_by_hand(data, "test"), **how)
     assert float(weight) == count
@@ -139,7 +139,7 @@ def test_a_training_batch_is_read_like_any_other(make_task, data, model):
     batch = data.train_batches().batch(1)
     parts = batch.get("segments", np.ones_like(batch["tokens"]))
     pieces = [[row[ids == i].tolist() for i in np.unique(ids)] for row, ids in zip(batch["tokens"], parts, strict=True)]
-    loss, weight = quick_jit(make_task().loss)(model, batch, None)
+    loss, weight, _ = quick_jit(make_task().loss)(model, batch, None)
     wanted, count = by_hand(model, pieces)
     assert (float(weight), float(loss)) == (count, pytest.approx(wanted, rel=1e-5))
 

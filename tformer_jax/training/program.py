@@ -87,7 +87,7 @@ class Program:
     ):
         """Args:
           make_model: from `nnx.Rngs` to a model.
-          loss: `(model, batch, key) -> (mean loss, its weight)`.
+          loss: `(model, batch, key) -> (mean loss, its weight, other means by name)`.
           training, optimizer: sections of an experiment.
           learning_rate_factors: see `make_optimizer`.
           prepare: see `make_train_step`.
