@@ -143,6 +143,12 @@ CASES = {
     "fused_cross_entropy, none": Case(fused_each, each_plain, (X, TARGETS), (normal(7, D, V),)),
     "causal_lm_loss": Case(F.causal_lm_loss, lambda x, y: nats(x[:, :-1], y[:, 1:]), (LOGITS, TARGETS)),
     "masked_lm_loss": Case(F.masked_lm_loss, nats, (LOGITS, TARGETS, WEIGHTS)),
+    "output_logits": Case(
+        lambda x, w, b, c: F.output_logits(x, w, b, logit_softcap=c),
+        lambda x, w, b, c: c * jnp.tanh((x @ w + b) / c),
+        (X,),
+        (normal(7, D, V), CLASSES, NUMBERS[2]),
+    ),
     "output_log_probs": Case(F.output_log_probs, lambda x, w: jnp.log(jax.nn.softmax(x @ w)), (X,), (normal(7, D, V),)),
     "weighted_mean": Case(F.weighted_mean, lambda x, w: (x * w).sum() / w.sum(), (LOGITS[..., 0], WEIGHTS)),
     "layer_norm": Case(lambda x, g, b, e: F.layer_norm(x, g, b, eps=e), normed, (X,), (W1[:, 0], B2, NUMBERS[0])),

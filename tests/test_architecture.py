@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "tformer_jax"
 
 # A room imports rooms of a lower floor; `functional`, `presets` and `progress` nothing of this package, `config` only
-# `presets`, `data` only `config` and `progress`.
+# `presets`, `registry` only `config`, `data` only these and `progress`.
 FLOORS = {
-    "presets": 0, "config": 0, "functional": 0, "progress": 0, "data": 0,
+    "presets": 0, "config": 0, "registry": 0, "functional": 0, "progress": 0, "data": 0,
     "nn": 1,
     "models": 2,
     "decoding": 3, "interop": 3, "tasks": 3, "analysis": 3,
@@ -25,7 +25,8 @@ GROUND = {
     "config": {"presets"},
     "functional": set(),
     "progress": set(),
-    "data": {"config", "progress"},
+    "registry": {"config"},
+    "data": {"config", "registry", "progress"},
 }
 
 FILES = sorted(path for top in (PACKAGE, "experiments") for path in (ROOT / top).rglob("*.py"))

@@ -199,6 +199,22 @@ def test_causal_lm_loss_predicts_the_next_token(weighted):
     np.testing.assert_allclose(loss, total / count, rtol=1e-5)
 
 
+def test_language_model_losses_are_the_same_of_states_and_of_logits():
+    """The shift of the states, or of logits without the last, is another; or the bias or the cap is left out."""
+    hidden, w_out, b_out = normal(0, 2, 5, 3), normal(1, 3, 7), normal(2, 7)
+    tokens, weights = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 5))), jnp.arange(10.0).reshape(2, 5)
+    logits = F.output_logits(hidden, w_out, b_out, logit_softcap=2.0)
+    assert_close(logits, 2.0 * np.tanh((np.asarray(hidden) @ np.asarray(w_out) + np.asarray(b_out)) / 2.0), 1e-6)
+    assert_close(F.output_log_probs(hidden, w_out, b_out, logit_softcap=2.0), jax.nn.log_softmax(logits), 1e-6)
+    fused = functools.partial(F.fused_cross_entropy, w_out=w_out, b_out=b_out, logit_softcap=2.0)
+    how = dict(label_smoothing=0.1, z_loss=0.01)
+    causal = functools.partial(F.causal_lm_loss, tokens=tokens, weights=weights, **how)
+    found = [causal(logits), causal(logits[:, :-1]), causal(hidden, loss=fused), causal(hidden[:, :-1], loss=fused)]
+    np.testing.assert_allclose(found, found[0], rtol=1e-5)
+    masked = functools.partial(F.masked_lm_loss, targets=tokens, masked=weights, **how)
+    np.testing.assert_allclose(masked(hidden, loss=fused), masked(logits), rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [bool, jnp.float32])
 def test_masked_lm_loss_reads_only_the_masked_tokens(dtype):
     """Equation 14: a token outside of M counts, or one inside does not."""

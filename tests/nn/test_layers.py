@@ -13,24 +13,30 @@ from support import assert_close, fill, normal, quick_jit, tiny_config
 
 import tformer_jax.functional as F
 from tformer_jax import nn
-from tformer_jax.nn.layers import ACTIVATIONS, kernel, split_key, table
+from tformer_jax.nn.layers import ACTIVATIONS, split_key
+from tformer_jax.nn.parameters import kernel, table
 
 
-@pytest.mark.parametrize(("shape", "inputs", "fan"), [((30, 4, 8), 1, 62), ((30, 4, 8), 2, 128)])
-def test_glorot_is_uniform_within_the_limit_of_its_fans(shape, inputs, fan):
-    """The limit is not sqrt(6 / (fan_in + fan_out)), heads and widths not counted together."""
-    drawn = np.asarray(quick_jit(lambda: kernel(tiny_config(), nnx.Rngs(0), shape, inputs)[...])())
+@pytest.mark.parametrize(
+    ("contracted", "batch", "fan"), [("a", "", 62), ("ab", "", 128), ("c", "", 128), ("b", "a", 12), ("c", "b", 38)]
+)
+def test_glorot_is_uniform_within_the_limit_of_its_fans(contracted, batch, fan):
+    """The limit is not sqrt(6 / (fan_in + fan_out)), several axes not counted together, or those of experts counted."""
+    axes = {"a": 30, "b": 4, "c": 8}
+    make = lambda: kernel(tiny_config(), nnx.Rngs(0), axes, contracted=tuple(contracted), batch=tuple(batch))  # noqa: E731
+    drawn = np.asarray(quick_jit(lambda: make()[...])())
     limit = math.sqrt(6 / fan)
-    assert drawn.shape == shape
+    assert drawn.shape == (30, 4, 8)
     assert 0.97 * limit < np.abs(drawn).max() <= limit
     np.testing.assert_allclose(drawn.std(), limit / math.sqrt(3), rtol=0.05)
 
 
-@pytest.mark.parametrize("grown", [None, (1.0, 1.0)], ids=["hidden", "not"])
-def test_init_std_is_the_deviation_of_every_matrix(grown):
+@pytest.mark.parametrize("role", ["hidden", "output"])
+def test_init_std_is_the_deviation_of_every_matrix(role):
     """A matrix starts with another spread than `init_std`, or uniform."""
     config = tiny_config(init_std=0.02)
-    drawn = np.asarray(quick_jit(lambda: kernel(config, nnx.Rngs(0), (100, 50), 1, grown=grown)[...])())
+    make = lambda: kernel(config, nnx.Rngs(0), {"a": 100, "b": 50}, contracted=["a"], role=role)  # noqa: E731
+    drawn = np.asarray(quick_jit(lambda: make()[...])())
     np.testing.assert_allclose(drawn.std(), 0.02, rtol=0.05)
     assert abs(drawn.mean()) < 0.001
     assert np.abs(drawn).max() > 3 * 0.02  # a uniform one would end at 1.7 of them
@@ -43,7 +49,9 @@ def test_initial_values_of_16_bits_are_those_of_float32_rounded(init_std):
 
     def drawn():
         configs = [tiny_config(init_std=init_std, precision=policy) for policy in policies]
-        return [(kernel(c, nnx.Rngs(0), (9, 7), 1)[...], table(c, nnx.Rngs(1), 9)[...]) for c in configs]
+        axes, rows = {"a": 9, "b": 7}, {"vocab": 9, "model": 8}
+        made = [(kernel(c, nnx.Rngs(0), axes, contracted=["a"]), table(c, nnx.Rngs(1), rows)) for c in configs]
+        return [(matrix[...], vectors[...]) for matrix, vectors in made]
 
     wanted, *found = quick_jit(drawn)()
     for arrays, dtype in zip(found, (jnp.bfloat16, jnp.float16), strict=True):
@@ -121,7 +129,7 @@ def test_parameters_have_the_policys_dtype(dtype):
         lambda: nn.Positions(config, rngs=nnx.Rngs(0)),
         lambda: nn.PositionBias(relative, bidirectional=True, rngs=nnx.Rngs(0)),
         lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=True),
-        lambda: nn.Linear(config, 3, 5, rngs=nnx.Rngs(0)),
+        lambda: nn.Linear(config, {"a": 3}, {"b": 5}, rngs=nnx.Rngs(0)),
         lambda: nn.Norm(config),
     ):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(make))} == {dtype}
@@ -130,7 +138,7 @@ def test_parameters_have_the_policys_dtype(dtype):
 @pytest.mark.parametrize(("kind", "width"), [("layer", None), ("rms", None), ("rms", 5)])
 def test_the_norm_starts_as_the_identity_with_the_configs_eps(kind, width):
     """gamma is not 1, beta is not 0, eps is another than `norm_eps`, or the kind or the width is the config's."""
-    module = nn.Norm(tiny_config(norm_eps=0.5, norm="layer"), width, kind)
+    module = nn.Norm(tiny_config(norm_eps=0.5, norm="layer"), width and {"head": width}, kind)
     width = width or 8
     x, ones = normal(0, 2, 3, width), np.ones(width)
     layer = kind == "layer"
@@ -153,7 +161,7 @@ def test_the_norm_is_of_the_configs_kind():
 
 def test_linear_is_x_w_plus_b():
     """The matrix is transposed, or the bias left out."""
-    module = fill(lambda: nn.Linear(tiny_config(), 3, 5, rngs=nnx.Rngs(0)))
+    module = fill(lambda: nn.Linear(tiny_config(), {"a": 3}, {"b": 5}, rngs=nnx.Rngs(0)))
     x = normal(0, 2, 4, 3)
     assert_close(module(x), oracles.f64(x) @ oracles.f64(module.w[...]) + oracles.f64(module.b[...]), 1e-6)
 

@@ -1,7 +1,6 @@
 """Maximal update parametrization: its rules, and what they are for, that what is learned has one size at any width."""
 
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from support import as_text, assert_close, by_day, equations, fill, normal, quic
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models, nn
 from tformer_jax.config import ConfigError
+from tformer_jax.nn.parameters import parameters
 from tformer_jax.nn.parametrization import attention_scale, check_optimizer, learning_rate_factors
 from tformer_jax.tasks.base import VocabularyLossConfig, vocabulary_loss
 from tformer_jax.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
@@ -90,11 +90,12 @@ def kind_of(path):
 
 @EACH
 def test_hidden_matrices_alone_learn_by_the_width(name):
-    """A parameter is taken for another kind, in none of the rows, or in several."""
+    """A parameter is taken for another kind."""
     config = tiny_config(name, **VARIANTS[name] | MUP)
-    for path in named(jax.eval_shape(constructor(name, config), jax.random.key(0))):
-        factors = [factor for pattern, factor in learning_rate_factors(config) if re.fullmatch(pattern, path)]
-        assert (path, factors) == (path, [1 / M if kind_of(path) == "hidden" else 1.0])
+    abstract, factors = jax.eval_shape(constructor(name, config), jax.random.key(0)), learning_rate_factors(config)
+    found = parameters(abstract)
+    for path in named(abstract):
+        assert (path, factors.get(found[path].role, 1.0)) == (path, 1 / M if kind_of(path) == "hidden" else 1.0)
 
 
 def test_every_kind_is_that_of_a_parameter():
@@ -234,7 +235,7 @@ def training_program(name, **changes):
     """Initial parameters, what the model gives, and what a step with decay makes of them, as a program's text."""
     config = tiny_config(name, **VARIANTS[name] | changes)
     optimizer = OptimizerConfig(name="adamw", learning_rate=0.1, schedule="constant", weight_decay=0.1)
-    factors = learning_rate_factors(config) if changes else ()  # the standard program has no place for them
+    factors = learning_rate_factors(config) if changes else {}  # the standard program has no place for them
     optimizer = make_optimizer(optimizer, make_schedule(optimizer, 2), factors)
 
     def squares(model):

@@ -17,7 +17,7 @@ from tformer_jax.data import tokenizers
 from tformer_jax.data.running_text import CausalLMData, CausalLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
-from tformer_jax.tasks import CausalLMTask, CausalLMTaskConfig, language
+from tformer_jax.tasks import CausalLMTask, CausalLMTaskConfig, causal_lm
 from tformer_jax.tasks.base import perplexity
 
 ROW, MAX_LENGTH = 24, 32
@@ -127,7 +127,7 @@ def test_the_training_loss_is_its_formula(make_task, data, model, fields):
     """Smoothing, z-loss or the fused loss would turn nothing or something else, or the weight would not be the
     number of targets."""
     batch = data.evaluation_batches("test").batch(0)
-    loss, weight = quick_jit(make_task(**fields).loss)(model, batch, None)
+    loss, weight, _ = quick_jit(make_task(**fields).loss)(model, batch, None)
     how = {name: value for name, value in fields.items() if name != "fused_loss"}
     wanted, count = by_hand(model, rows_by_hand(data, "test"), **how)
     assert float(weight) == count
@@ -139,7 +139,7 @@ def test_a_training_batch_is_read_like_any_other(make_task, data, model):
     batch = data.train_batches().batch(1)
     parts = batch.get("segments", np.ones_like(batch["tokens"]))
     pieces = [[row[ids == i].tolist() for i in np.unique(ids)] for row, ids in zip(batch["tokens"], parts, strict=True)]
-    loss, weight = quick_jit(make_task().loss)(model, batch, None)
+    loss, weight, _ = quick_jit(make_task().loss)(model, batch, None)
     wanted, count = by_hand(model, pieces)
     assert (float(weight), float(loss)) == (count, pytest.approx(wanted, rel=1e-5))
 
@@ -167,7 +167,7 @@ def parrot(monkeypatch):
         for token in told:
             yield np.array([token])
 
-    monkeypatch.setattr(language.decoding, "stream", stream)
+    monkeypatch.setattr(causal_lm.decoding, "stream", stream)
     return told, asked
 
 

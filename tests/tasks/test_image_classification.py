@@ -90,7 +90,7 @@ def by_hand(model, data, split):
 def test_the_loss_of_images_as_they_are_is_cross_entropy(make_task, data, model, smoothing):
     """Without augmentation something would be done to the images, or `task.label_smoothing` turn nothing."""
     batch = data.train_batches().batch(0)
-    loss, weight = quick_jit(make_task(label_smoothing=smoothing).loss)(model, batch, jax.random.key(0))
+    loss, weight, _ = quick_jit(make_task(label_smoothing=smoothing).loss)(model, batch, jax.random.key(0))
     logits = logits_of(model, batch["images"])
     wanted = oracles.cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
     assert (float(weight), float(loss)) == (ROWS, pytest.approx(wanted, rel=1e-5))
@@ -122,7 +122,7 @@ def probe():
 
     def probe(task, pixels, labels, seed):
         batch = {"images": jnp.asarray(pixels), "labels": jnp.asarray(labels, jnp.int32)}
-        loss, _ = task.loss(model, batch, jax.random.key(seed))
+        loss, _, _ = task.loss(model, batch, jax.random.key(seed))
         return (Probe.shown.pop() + 1) / 2, float(loss)
 
     yield probe

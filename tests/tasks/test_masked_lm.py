@@ -17,7 +17,7 @@ from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
 from tformer_jax.data.running_text import MaskedLMData, MaskedLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK_ID, PAD_ID
-from tformer_jax.tasks import MaskedLMTask, MaskedLMTaskConfig, masked_language
+from tformer_jax.tasks import MaskedLMTask, MaskedLMTaskConfig, masked_lm
 
 ROW = 24
 FIELDS = dict(source="files", validation_share=0.2, test_share=0.2, vocab_size=300, row_length=ROW, batch_tokens=120)
@@ -92,7 +92,7 @@ def test_the_training_loss_is_that_of_the_chosen_tokens(make_task, data_of, mode
     the fused loss would turn nothing or something else."""
     batch = data_of(whole_words=whole_words).train_batches().batch(0)
     key = jax.random.key(3)
-    loss, weight = quick_jit(make_task(**fields).loss)(model, batch, key)
+    loss, weight, _ = quick_jit(make_task(**fields).loss)(model, batch, key)
     logits, targets = dense(model, batch, jax.random.split(key)[0], fields.get("mask_rate", 0.15))
     how = {name: value for name, value in fields.items() if name in ("label_smoothing", "z_loss")}
     assert float(weight) == len(targets) > 5
@@ -103,7 +103,7 @@ def test_corruption_and_dropout_follow_the_key(make_task, data, model):
     """The same tokens would be hidden in every step, or others when a step is run again; or nothing dropped."""
     dropping = tiny_model("MaskedLM", **{**dataclasses.asdict(model.config), "dropout_rate": 0.5})
     batch, loss = data.train_batches().batch(0), quick_jit(make_task().loss)
-    (first, weight), (again, _), (other, _) = (loss(dropping, batch, jax.random.key(k)) for k in (0, 0, 1))
+    (first, weight), (again, _), (other, _) = (loss(dropping, batch, jax.random.key(k))[:2] for k in (0, 0, 1))
     assert float(first) == float(again) != float(other)
     logits, targets = dense(dropping, batch, jax.random.split(jax.random.key(0))[0], 0.15)
     assert float(weight) == len(targets)  # dropout does not choose
@@ -113,7 +113,7 @@ def test_corruption_and_dropout_follow_the_key(make_task, data, model):
 @pytest.mark.parametrize(("tokens", "rate"), [(120, 0.15), (2048, 0.15), (2048, 0.4), (65536, 0.15), (24, 0.9)])
 def test_there_is_room_for_what_is_chosen(tokens, rate):
     """Chosen tokens would not be predicted, or (where it matters) logits be computed for all."""
-    room = masked_language._room(tokens, rate)
+    room = masked_lm._room(tokens, rate)
     deviation = math.sqrt(tokens * rate * (1 - rate))
     assert min(tokens, tokens * rate + 7 * deviation) <= room <= min(tokens, tokens * rate + 8 * deviation + 8)
 
@@ -126,7 +126,7 @@ def test_the_first_that_are_chosen_are_kept():
         (3, [[1, 2, 5], [0, 4, 1]], [[1, 1, 1], [1, 1, 0]]),
         (5, [[1, 2, 5, 0, 3], [0, 4, 1, 2, 3]], [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]),
     ):
-        found = masked_language.first_chosen(chosen, count)
+        found = masked_lm.first_chosen(chosen, count)
         np.testing.assert_array_equal(found[0], places)
         np.testing.assert_array_equal(found[1], weights)
 

@@ -50,7 +50,7 @@ def squares(params, batch, key):
     weights = (batch["labels"] >= 0).astype(jnp.float32)
     total = jnp.where(weights.sum() == 0, 1.0, weights.sum())
     values = jnp.square(batch["x"] @ params["w"]) + batch["seen"]
-    return (weights * values).sum() / total, weights.sum()
+    return (weights * values).sum() / total, weights.sum(), {}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def noisy_error(model, batch, key):
     """A loss that depends on batch, parameters and randomness."""
     keep = 1.0 if key is None else jax.random.bernoulli(key, 0.8, batch["x"].shape)
     error = (batch["x"] * keep) @ model.w[...] - batch["y"]
-    return (error**2).mean(), jnp.float32(error.size)
+    return (error**2).mean(), jnp.float32(error.size), {}
 
 
 class Data:
@@ -301,7 +301,7 @@ def test_a_gradient_that_is_not_finite_stops_too(new_run):
     """A finite loss with an infinite gradient would poison the parameters unnoticed."""
 
     def steep(model, batch, key):
-        return jnp.sqrt(jnp.maximum(0.0, batch["y"].sum() * model.w[...].sum() * 0.0)), jnp.float32(1.0)
+        return jnp.sqrt(jnp.maximum(0.0, batch["y"].sum() * model.w[...].sum() * 0.0)), jnp.float32(1.0), {}
 
     run = new_run()
     with pytest.raises(Diverged, match="step 1: .*no checkpoint yet"):
@@ -327,7 +327,7 @@ class Several(nnx.Module):
 def roots(model, batch, key):
     """Σ √(f_i |w_i|²): where a factor is 0, the loss is finite and the gradient of that parameter is not."""
     norms = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(model)]
-    return jnp.sqrt(batch["factors"][0] * jnp.stack(norms)).sum(), jnp.float32(1.0)
+    return jnp.sqrt(batch["factors"][0] * jnp.stack(norms)).sum(), jnp.float32(1.0), {}
 
 
 @functools.cache

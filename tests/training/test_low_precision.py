@@ -158,7 +158,7 @@ DEVICES = 2
 
 def loss(params, batch, key):
     """Of any dtype: what a task returns is float32."""
-    return sum(jnp.sum(x * batch["x"].mean()) for x in jax.tree.leaves(params)), batch["x"].sum()
+    return sum(jnp.sum(x * batch["x"].mean()) for x in jax.tree.leaves(params)), batch["x"].sum(), {}
 
 
 def program(name, dtype, numbers):
@@ -225,7 +225,7 @@ def test_parts_add_up_in_float32(dtype):
     params, parts, descent = {"w": jnp.zeros(1, dtype)}, 512, optax.sgd(1.0)
 
     def sum_of(params, batch, key):
-        return (params["w"].astype(jnp.float32) * batch["x"]).sum(), jnp.float32(1.0)
+        return (params["w"].astype(jnp.float32) * batch["x"]).sum(), jnp.float32(1.0), {}
 
     step = quick_jit(make_train_step(sum_of, descent, lambda step: 1.0, parts))
     start = TrainState(jnp.int32(0), params, descent.init(params))
@@ -241,7 +241,7 @@ def test_an_update_is_rounded_once():
     descent = optax.sgd(0.1)
 
     def linear(params, batch, key):
-        return (params["w"].astype(jnp.float32) * gradient).sum(), jnp.float32(1.0)
+        return (params["w"].astype(jnp.float32) * gradient).sum(), jnp.float32(1.0), {}
 
     step = jax.jit(make_train_step(linear, descent, lambda step: 0.1))
     state, _ = step(TrainState(jnp.int32(0), params, descent.init(params)), {"x": jnp.ones(1)}, jax.random.key(0))

@@ -124,7 +124,7 @@ def trainer(optimizer="adam", mode="jit", **sizes):
     config = tiny_config("CausalLM", num_heads=8, vocab_size=64, num_layers=3, norm_position="pre", **wide)
     program = Program(
         lambda rngs: models.CausalLM(config, rngs=rngs),
-        lambda model, batch, key: (jnp.float32(0.0), jnp.float32(1.0)),
+        lambda model, batch, key: (jnp.float32(0.0), jnp.float32(1.0), {}),
         TrainingConfig(steps=1, evaluate_every=1, average_decay=0.5),
         OptimizerConfig(name=optimizer, learning_rate=0.1, schedule="constant"),
     )

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from support import quick_jit, tiny_transformer
 
+from tformer_jax.config import ConfigError
 from tformer_jax.training.step import StateLayout, TrainState, make_train_step
 
 ROWS, INPUTS, OUTPUTS = 12, 3, 2
@@ -28,7 +29,7 @@ def squared_error(model, batch, key):
     """The weighted mean over rows, and the weight."""
     error = batch["x"] @ model.w[...] + model.b[...] - batch["y"]
     weight = batch["weight"].sum()
-    return (batch["weight"] * (error**2).sum(-1)).sum() / jnp.where(weight == 0, 1.0, weight), weight
+    return (batch["weight"] * (error**2).sum(-1)).sum() / jnp.where(weight == 0, 1.0, weight), weight, {}
 
 
 def make_batch(weights=None):
@@ -111,12 +112,42 @@ def test_the_metrics_are_of_this_step():
     assert int(state.step) == 8
 
 
+# Numbers beside the loss -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_mean_beside_the_loss_is_averaged_as_the_loss_is(accumulate):
+    """A mean over parts instead of targets: in parts, an auxiliary number would be another than of the whole batch."""
+
+    def with_others(model, batch, key):
+        value, weight, _ = squared_error(model, batch, key)
+        return value, weight, {"twice": 2 * value, "half": jnp.bfloat16(0.5)}
+
+    _, metrics = run_step(make_batch(), accumulate, with_others)
+    assert float(metrics["twice"]) == pytest.approx(2 * by_hand(make_batch())[0], rel=1e-5)
+    assert float(metrics["half"]) == pytest.approx(0.5) and metrics["half"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"weight": 1.0}, "metric 'weight' has the name of another number"),
+        ({"validation_loss": 1.0}, "metric 'validation_loss' has the name of another number"),
+        ({"router": jnp.ones(3)}, r"metric 'router' must be a scalar, got the shape \(3,\)"),
+    ],
+)
+def test_a_mean_that_rows_of_metrics_cannot_hold_is_refused(others, message):
+    """It would take the place of the step's own number, or end the run when its row is written."""
+    with pytest.raises(ConfigError, match=message):
+        run_step(make_batch(), loss=lambda *given: (*squared_error(*given)[:2], others))
+
+
 # Randomness ------------------------------------------------------------------------------------
 
 
 def noise(model, batch, key):
     """A loss whose gradient is the noise that it draws."""
-    return (model.w[...] * jax.random.normal(key, (INPUTS, OUTPUTS))).sum(), jnp.float32(1.0)
+    return (model.w[...] * jax.random.normal(key, (INPUTS, OUTPUTS))).sum(), jnp.float32(1.0), {}
 
 
 def drawn(**how):
@@ -138,7 +169,7 @@ def test_parts_of_a_batch_draw_different_numbers():
 
     def noise_and_square(model, batch, key):
         draw = jax.random.normal(key, ())
-        return model.b[...].sum() * draw + (model.w[...] * draw**2).sum(), jnp.float32(1.0)
+        return model.b[...].sum() * draw + (model.w[...] * draw**2).sum(), jnp.float32(1.0), {}
 
     state, _ = run_step(make_batch(), accumulate=2, loss=noise_and_square)
     w, b = gradient_of(state)

@@ -46,7 +46,7 @@ def noisy_error(model, batch, key):
     """A squared error with dropout, and √(root |w_root|²): at root = 0 it is finite and its gradient is not."""
     keep = jax.random.bernoulli(key, 0.8, batch["x"].shape)
     error = (batch["x"] * keep) @ model.w[...] - batch["y"]
-    return (error**2).mean() + jnp.sqrt(batch["root"][0] * jnp.square(model.w_root[...]).sum()), jnp.float32(8.0)
+    return (error**2).mean() + jnp.sqrt(batch["root"][0] * jnp.square(model.w_root[...]).sum()), jnp.float32(8.0), {}
 
 
 class Data:

@@ -19,7 +19,7 @@ from .corruption import mask_tokens
 from .dropout import dropout
 from .feed_forward import feed_forward, gated_feed_forward
 from .fused_losses import fused_cross_entropy
-from .losses import causal_lm_loss, cross_entropy, masked_lm_loss, output_log_probs, weighted_mean
+from .losses import causal_lm_loss, cross_entropy, masked_lm_loss, output_log_probs, output_logits, weighted_mean
 from .masks import AttentionMask, causal_mask, mask_to_bias, padding_mask
 from .normalization import layer_norm, rms_norm
 from .patches import patchify, unpatchify
@@ -55,6 +55,7 @@ __all__ = [
     "mixup",
     "multi_head_attention",
     "output_log_probs",
+    "output_logits",
     "padding_mask",
     "patchify",
     "positions_in_segments",

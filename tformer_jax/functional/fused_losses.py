@@ -9,21 +9,23 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float, Int, Real
 
-from .checks import as_array, check_shape, width
 from .chunks import Chunks
 from .losses import (
     Reduction,
     add_to_targets,
+    as_cap,
     check_class_weights,
+    check_projection,
     check_targets,
     class_counts,
+    finished,
     mean_or_sum,
     relative_to_highest,
     take_targets,
     token_losses,
     weighted_values,
 )
-from .numbers import CAP, SHARE, Number, as_number
+from .numbers import SHARE, Number, as_number
 
 
 def fused_cross_entropy(
@@ -64,15 +66,9 @@ def fused_cross_entropy(
       ValueError: `label_smoothing` outside [0, 1), `logit_softcap` not positive, `chunk_size` below 1, an unknown
         reduction, weights or a projection of another shape than hidden's, or targets that are not one for each state.
     """
-    hidden, w_out = as_array("hidden", hidden), as_array("w_out", w_out, "D V")
-    V = width("w_out", w_out)
-    check_shape("w_out", w_out, (width("hidden", hidden), V))
+    hidden, w_out, b_out = check_projection(hidden, w_out, b_out)
     targets, weights = check_targets(targets, weights, hidden.shape[:-1], reduction)
-    if b_out is not None:
-        b_out = as_array("b_out", b_out)
-        check_shape("b_out", b_out, (V,))
-        b_out = b_out.astype(jnp.float32)
-    class_weights = check_class_weights(class_weights, V)
+    class_weights = check_class_weights(class_weights, w_out.shape[1])
     counts = class_counts(class_weights, targets)
     chunks = Chunks.of(hidden, chunk_size)
     known, traced = _numbers(label_smoothing, z_loss, logit_softcap)
@@ -104,8 +100,7 @@ class _Tokens(NamedTuple):
 
 def _numbers(label_smoothing, z_loss, logit_softcap) -> tuple[tuple[float | None, ...], tuple[Array | None, ...]]:
     """The numbers in two tuples: those that are known, which say what the program is, and those that are traced."""
-    numbers = [as_number("label_smoothing", label_smoothing, SHARE), as_number("z_loss", z_loss)]
-    numbers.append(None if logit_softcap is None else as_number("logit_softcap", logit_softcap, CAP))
+    numbers = as_number("label_smoothing", label_smoothing, SHARE), as_number("z_loss", z_loss), as_cap(logit_softcap)
     traced = tuple(x if isinstance(x, Array) else None for x in numbers)
     return tuple(None if isinstance(x, Array) else x for x in numbers), traced
 
@@ -113,8 +108,7 @@ def _numbers(label_smoothing, z_loss, logit_softcap) -> tuple[tuple[float | None
 def _relative(known, output: _Output, logits: Array) -> tuple[Array, Array]:
     """The logits relative to the highest, and the highest, from hidden W_o."""
     *_, softcap = _all_numbers(known, output)
-    logits = logits if output.b_out is None else logits + output.b_out
-    return relative_to_highest(logits if softcap is None else softcap * jnp.tanh(logits / softcap))
+    return relative_to_highest(finished(logits, output.b_out, softcap))
 
 
 def _losses(known, output: _Output, counts: Array | None, relative: Array, highest: Array, of_targets: Array) -> Array:

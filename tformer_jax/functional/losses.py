@@ -1,5 +1,6 @@
 """Log-probabilities and losses, in float32 whatever the model's compute dtype."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -8,26 +9,75 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Real
 
 from .checks import as_array, check_choice, check_shape, width
-from .numbers import SHARE, Number, as_number, is_off
+from .numbers import CAP, SHARE, Number, as_number, is_off
 
 Reduction = Literal["mean", "sum", "none"]
 
 
-def output_log_probs(hidden: Float[Array, "*batch D"], w_out: Float[Array, "D V"]) -> Float[Array, "*batch V"]:
-    """log P(y_t | y_<t, X) = log softmax(W_o h_t) (equation 10), float32.
+def output_logits(
+    hidden: Float[Array, "*batch D"],
+    w_out: Float[Array, "D V"],
+    b_out: Float[Array, "V"] | None = None,
+    *,
+    logit_softcap: Number | None = None,
+) -> Float[Array, "*batch V"]:
+    """Projects states to the vocabulary, float32: W_o h_t + b, or c tanh((W_o h_t + b) / c) with a cap c.
 
     Args:
-      hidden: the decoder's last states h_t.
-      w_out: output projection; a tied embedding [V D] goes in transposed.
+      hidden: the last states h_t.
+      w_out, b_out: output projection; a tied embedding [V D] goes in transposed. The bias may be None.
+      logit_softcap: c; None for no cap. May be traced (one that is not positive makes the logits NaN).
+
+    Raises:
+      TypeError: what is no array, or a cap that is no number.
+      ValueError: a projection that is not [D V], a bias that is not [V], or a cap that is not positive.
+    """
+    hidden, w_out, b_out = check_projection(hidden, w_out, b_out)
+    logits = jnp.einsum("...D,DV->...V", hidden, w_out, preferred_element_type=jnp.float32)  # [*batch V]
+    return finished(logits, b_out, as_cap(logit_softcap))
+
+
+def output_log_probs(
+    hidden: Float[Array, "*batch D"],
+    w_out: Float[Array, "D V"],
+    b_out: Float[Array, "V"] | None = None,
+    *,
+    logit_softcap: Number | None = None,
+) -> Float[Array, "*batch V"]:
+    """log P(y_t | y_<t, X) = log softmax(W_o h_t) (equation 10), float32.
+
+    Arguments and errors are those of `output_logits`.
+    """
+    return jax.nn.log_softmax(output_logits(hidden, w_out, b_out, logit_softcap=logit_softcap), axis=-1)
+
+
+def check_projection(
+    hidden: Array, w_out: Array, b_out: Array | None
+) -> tuple[Float[Array, "*batch D"], Float[Array, "D V"], Float[Array, "V"] | None]:
+    """States, a projection that is for them, and its bias in float32.
 
     Raises:
       TypeError: what is no array.
-      ValueError: a projection that is not [D V].
+      ValueError: a projection that is not [D V], or a bias that is not [V].
     """
     hidden, w_out = as_array("hidden", hidden), as_array("w_out", w_out, "D V")
     check_shape("w_out", w_out, (width("hidden", hidden), width("w_out", w_out)))
-    logits = jnp.einsum("...D,DV->...V", hidden, w_out, preferred_element_type=jnp.float32)
-    return jax.nn.log_softmax(logits, axis=-1)
+    if b_out is None:
+        return hidden, w_out, None
+    b_out = as_array("b_out", b_out)
+    check_shape("b_out", b_out, w_out.shape[1:])
+    return hidden, w_out, b_out.astype(jnp.float32)
+
+
+def as_cap(logit_softcap: Number | None) -> float | Array | None:
+    """Returns the cap to compute with, None for none; see `as_number`."""
+    return None if logit_softcap is None else as_number("logit_softcap", logit_softcap, CAP)
+
+
+def finished(products: Array, b_out: Array | None, softcap: float | Array | None) -> Array:
+    """W_o h with its bias, capped."""
+    logits = products if b_out is None else products + b_out
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
 def cross_entropy(
@@ -232,69 +282,71 @@ def divide_or_zero(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Ar
 
 
 def causal_lm_loss(
-    logits: Float[Array, "B T V"],
+    logits: Float[Array, "B _ E"],
     tokens: Int[Array, "B T"],
     *,
     weights: Real[Array, "B T"] | Bool[Array, "B T"] | None = None,
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
     reduction: Reduction = "mean",
+    loss: Callable[..., Array] = cross_entropy,
 ) -> Float[Array, "..."]:
     """Causal language modelling (equation 14): -sum_t log P(x_t | x_<t), as a mean, in nats.
 
-    The shift happens here: logits at t predict the token at t + 1, so the first token is
-    never a target and the last logits are not used.
+    The shift happens here: logits at t predict the token at t + 1, so the first token is never a target, and
+    the logits of the last one, which may be left out, are not used.
 
     Source: Radford et al., 2018.
 
     Args:
-      logits: of the same positions as `tokens`.
+      logits: [B T V] or [B T-1 V], at the positions of `tokens`; or whatever `loss` takes in their place.
       tokens: the sequence itself.
-      weights: per token, as a target; default 1.
+      weights: of each token, as a target; default 1.
       label_smoothing, z_loss, reduction: as in `cross_entropy`; "none" gives [B T-1].
+      loss: `cross_entropy`, or what is called as it is: `functools.partial(fused_cross_entropy, w_out=w_out)`
+        takes the states [B T D] instead of logits.
 
     Raises:
-      TypeError, ValueError: as `cross_entropy`; tokens or weights that are not [B T].
+      TypeError, ValueError: as `loss`; tokens or weights that are not [B T].
     """
     logits, tokens = as_array("logits", logits, "B T V"), as_array("tokens", tokens, "B T", kind="integers")
-    check_shape("tokens", tokens, logits.shape[:-1])
+    B, T = tokens.shape
+    if logits.shape[:2] != (B, T - 1):
+        check_shape("tokens", tokens, logits.shape[:-1])
+        logits = logits[:, :-1]  # [B T-1 V]
     if weights is not None:
         weights = as_array("weights", weights)
         check_shape("weights", weights, tokens.shape)
-    return cross_entropy(
-        logits[:, :-1],
-        tokens[:, 1:],
-        weights=None if weights is None else weights[:, 1:],
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        reduction=reduction,
-    )
+        weights = weights[:, 1:]  # [B T-1]
+    how = {"label_smoothing": label_smoothing, "z_loss": z_loss, "reduction": reduction}
+    return loss(logits, targets=tokens[:, 1:], weights=weights, **how)
 
 
 def masked_lm_loss(
-    logits: Float[Array, "B T V"],
-    targets: Int[Array, "B T"],
-    masked: Bool[Array, "B T"] | Real[Array, "B T"],
+    logits: Float[Array, "*batch E"],
+    targets: Int[Array, "*batch"],
+    masked: Bool[Array, "*batch"] | Real[Array, "*batch"],
     *,
     label_smoothing: Number = 0.0,
     z_loss: Number = 0.0,
     reduction: Reduction = "mean",
+    loss: Callable[..., Array] = cross_entropy,
 ) -> Float[Array, "..."]:
     """Masked language modelling (equation 14): -sum_{i in M} log P(x_i | X_without_M), as a mean.
 
     Source: Devlin et al., 2018.
 
     Args:
-      logits: the model's output for the corrupted sequence.
+      logits: the model's output for the corrupted sequence, of all tokens or of some; or whatever `loss` takes.
       targets: the original tokens; only those in M are read.
-      masked: the set M as booleans (or weights).
+      masked: the set M as booleans, or as weights.
       label_smoothing, z_loss, reduction: as in `cross_entropy`.
+      loss: as in `causal_lm_loss`.
 
     Raises:
-      TypeError, ValueError: as `cross_entropy`; `masked` that is not [B T].
+      TypeError, ValueError: as `loss`; `masked` that is not of the targets' shape.
     """
-    logits, masked = as_array("logits", logits, "B T V"), as_array("masked", masked)
+    logits, masked = as_array("logits", logits), as_array("masked", masked)
     check_shape("masked", masked, logits.shape[:-1])
-    return cross_entropy(
-        logits, targets, weights=masked, label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction
-    )
+    how = {"label_smoothing": label_smoothing, "z_loss": z_loss, "reduction": reduction}
+    return loss(logits, targets=targets, weights=masked, **how)

@@ -45,7 +45,7 @@ class OutputConfig(Component):
 
 
 class Embedding(nnx.Module):
-    """A table of token vectors, scaled by √D on the way out if the config says so: the D of `reference_width`."""
+    """A table of vectors of tokens, scaled by √D on the way out if the config says so: the D of `reference_width`."""
 
     def __init__(self, vocab_size: int, model: TextModelConfig, *, axis: str = "vocab", rngs: nnx.Rngs):
         self.table = table(model, rngs, {axis: vocab_size, "model": model.d_model})

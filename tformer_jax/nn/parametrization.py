@@ -7,10 +7,9 @@ With m = d_model / base_width:
     output matrices   as at m = 1     1/m              1
     all others        as at m = 1     1                1
 
-Hidden are the matrices whose sides both grow with the width: those of layers, transform and pooler. init_std is divided
-by √m for them; Glorot's limit falls by itself. Output matrices project to the vocabulary or to classes; a tied one is a
-table. All others are tables, biases, gains of norms, the class token and the projection of patches. √base_width takes
-the place of the √d_model that scales embeddings.
+Hidden are the matrices whose sides both grow with the width, as a parameter's role says (see `parameters`). init_std is
+divided by √m for them; Glorot's limit falls by itself. Output matrices project to the vocabulary or to classes; a tied
+one is a table. √base_width takes the place of the √d_model that scales embeddings.
 
 d_ff and the heads must grow along with d_model. With head_dim given there are more heads, else they get wider; then
 scores are divided by H, as fast as q kᵀ grows once training has correlated q and k, instead of √H.
@@ -29,8 +28,6 @@ from ..config import TransformerConfig, check_choice
 # The size of their updates is the learning rate, whatever that of the gradient: for others, the factors are others.
 _OPTIMIZERS = ("adam", "adamw", "lion")
 
-_HIDDEN = r"(.*\.)?(attention|cross_attention|feed_forward)\.w\w*|(transform|pooler)\.w"
-_NOT_HIDDEN = r"(output|classifier|patch_embedding)\.w|(.*[._])?table|(.*\.)?(b\w*|gamma|class_token)"
 
 
 def reference_width(config: TransformerConfig) -> int:
@@ -48,6 +45,12 @@ def head_growth(config: TransformerConfig) -> float:
     return 1.0 if config.head_dim is None else growth(config)
 
 
+def axis_growth(config: TransformerConfig, name: str) -> float:
+    """Returns how many times longer an axis of this name is than at m = 1."""
+    m, heads = growth(config), head_growth(config)
+    return {"model": m, "ff": m, "heads": heads, "kv_heads": heads, "head": m / heads}.get(name, 1.0)
+
+
 def attention_scale(config: TransformerConfig) -> float:
     """Returns the scale of q kᵀ: 1 / √H where heads are added, √H₀ / H where they get wider, from H₀ at m = 1."""
     return 1 / math.sqrt(config.head_width * (growth(config) / head_growth(config)))
@@ -59,9 +62,9 @@ def divided_by_growth(config: TransformerConfig, x: Array) -> Array:
     return x if m == 1 else x / m
 
 
-def learning_rate_factors(config: TransformerConfig) -> tuple[tuple[str, float], ...]:
-    """Returns the factors of learning rates: a table of (regular expression of whole paths, factor)."""
-    return (_HIDDEN, 1 / growth(config)), (_NOT_HIDDEN, 1.0)
+def learning_rate_factors(config: TransformerConfig) -> dict[str, float]:
+    """Returns the factors of learning rates, by the roles of parameters; of others it is 1."""
+    return {"hidden": 1 / growth(config)}
 
 
 def check_optimizer(config: TransformerConfig, name: str) -> None:

@@ -23,8 +23,9 @@ from ..progress import SILENT, Progress
 _SOME_CHARACTERS = 256
 
 
-# The training loss, a mean, and the weight of its batch in a mean over batches.
-LossAndWeight = tuple[Float[Array, ""], Float[Array, ""]]
+# The training loss, a mean; the weight of its batch in a mean over batches; and other means over the same targets, by
+# name, which join the step's metrics.
+Loss = tuple[Float[Array, ""], Float[Array, ""], dict[str, Float[Array, ""]]]
 
 
 class Evaluation(NamedTuple):
@@ -132,8 +133,8 @@ class Task:
     def check(cls, data: Any, model: Any) -> None:
         """Refuses a `data` section that does not go with the model's config."""
 
-    def loss(self, model: Any, batch: Any, key: Array | None) -> LossAndWeight:
-        """Returns the training loss, a mean, and the weight of the batch in a mean over batches."""
+    def loss(self, model: Any, batch: Any, key: Array | None) -> Loss:
+        """Returns the training loss, the weight of the batch in a mean over batches, and other means by name."""
         return self.prepared_loss(model, self.prepare(batch, key), key)
 
     def prepare(self, batch: Any, key: Array | None) -> Any:
@@ -144,7 +145,7 @@ class Task:
         """
         return batch
 
-    def prepared_loss(self, model: Any, batch: Any, key: Array | None) -> LossAndWeight:
+    def prepared_loss(self, model: Any, batch: Any, key: Array | None) -> Loss:
         """Returns `loss` for a batch that is prepared."""
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ from ..progress import SILENT, Progress
 from .base import (
     DocumentTask,
     Evaluation,
-    LossAndWeight,
+    Loss,
     VocabularyLossConfig,
     check_name,
     measured,
@@ -79,7 +79,7 @@ class CausalLMTask(DocumentTask):
     samples = True
     validated = ("loss", "perplexity")
 
-    def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> LossAndWeight:
+    def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> Loss:
         """The training loss, a mean over target tokens, and how many they are."""
         return _loss(model, batch, key, self.config)
 
@@ -94,7 +94,7 @@ class CausalLMTask(DocumentTask):
     def _measured(self, model, batches, *shown) -> tuple[dict[str, float], float]:
         """The numbers, and how many tokens they are the mean of."""
         losses = measured(lambda batch, _: _evaluation_loss(model, batch), batches, *shown)
-        means, count = weighted_means([({"loss": loss}, weight) for loss, weight in losses])
+        means, count = weighted_means([({"loss": loss}, weight) for loss, weight, _ in losses])
         return means | {"perplexity": perplexity(means["loss"])}, count
 
     def evaluate(
@@ -188,7 +188,7 @@ class CausalLMTask(DocumentTask):
         yield whole[len(said) :]
 
 
-def _loss(model: CausalLM, batch: Any, key: Array | None, config: VocabularyLossConfig) -> LossAndWeight:
+def _loss(model: CausalLM, batch: Any, key: Array | None, config: VocabularyLossConfig) -> Loss:
     inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
     segments = batch.get("segments")
     if segments is None:
@@ -199,9 +199,9 @@ def _loss(model: CausalLM, batch: Any, key: Array | None, config: VocabularyLoss
         segments = segments[:, :-1]
     weights = weights.astype(jnp.float32)
     hidden, _ = model.hidden(inputs, segments=segments, key=key)
-    return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
+    return vocabulary_loss(model, hidden, targets, weights, config), weights.sum(), {}
 
 
 @jax.jit  # of the module, not of a task: all that have such a model share it
-def _evaluation_loss(model: CausalLM, batch: Any) -> LossAndWeight:
+def _evaluation_loss(model: CausalLM, batch: Any) -> Loss:
     return _loss(model, batch, None, VocabularyLossConfig())

@@ -20,7 +20,7 @@ from ..data.images import read_images
 from ..functional.numbers import is_off
 from ..models import VisionTransformer
 from ..progress import SILENT, Progress
-from .base import Evaluation, LossAndWeight, check_label_smoothing, check_name
+from .base import Evaluation, Loss, check_label_smoothing, check_name
 from .classification import Classification, Classified, ClassProbability, planned_classes
 
 _SOME_CLASSES = 10
@@ -100,12 +100,12 @@ class ImageClassificationTask(Classification):
         images, targets = self._augmented(batch["images"].astype(jnp.float32) / 255, targets, real, augment_key)
         return {"images": images, "targets": targets, "weights": real.astype(jnp.float32)}
 
-    def prepared_loss(self, model: VisionTransformer, batch: Any, key: Array) -> LossAndWeight:
+    def prepared_loss(self, model: VisionTransformer, batch: Any, key: Array) -> Loss:
         """The training loss of images, a mean, and how many they are."""
         _, dropout_key = jax.random.split(key)
         logits = model(_centred(batch["images"]), key=dropout_key).astype(jnp.float32)
         loss = optax.softmax_cross_entropy(logits, batch["targets"])
-        return F.weighted_mean(loss, batch["weights"]), batch["weights"].sum()
+        return F.weighted_mean(loss, batch["weights"]), batch["weights"].sum(), {}
 
     def _augmented(self, images: Array, targets: Array, real: Array, key: Array) -> tuple[Array, Array]:
         """Images in [0, 1], and the targets that go with them; `real` ones are mixed with real ones alone."""

@@ -27,7 +27,7 @@ from ..progress import SILENT, Progress
 from .base import (
     DocumentTask,
     Evaluation,
-    LossAndWeight,
+    Loss,
     VocabularyLossConfig,
     check_name,
     measured,
@@ -109,11 +109,11 @@ class MaskedLMTask(DocumentTask):
         corruption_key, _ = jax.random.split(key)
         return _corrupted(batch, corruption_key, self.tokenizer.get_vocab_size(), self.config.mask_rate)
 
-    def prepared_loss(self, model: MaskedLM, batch: Any, key: Array) -> LossAndWeight:
+    def prepared_loss(self, model: MaskedLM, batch: Any, key: Array) -> Loss:
         """The training loss, a mean over the chosen tokens, and how many they are."""
         _, dropout_key = jax.random.split(key)
         hidden, targets, weights = _chosen(model, batch, dropout_key, self.config.mask_rate)
-        return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum()
+        return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum(), {}
 
     def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape

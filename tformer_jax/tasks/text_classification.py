@@ -21,7 +21,7 @@ from ..data.text import canonical
 from ..data.text_classification import TextClassificationData, TextClassificationDataConfig, encode_texts
 from ..models import TextClassifier
 from ..progress import SILENT, Progress
-from .base import Evaluation, LossAndWeight, check_label_smoothing, check_name
+from .base import Evaluation, Loss, check_label_smoothing, check_name
 from .classification import Classification, Classified, ClassProbability, labelled_loss, planned_classes
 
 # What only the data, or the pre-trained run, tells: any number will do to check the other fields.
@@ -98,10 +98,10 @@ class TextClassificationTask(Classification):
     def model_fields(self) -> dict[str, Any]:
         return {"vocab_size": self.tokenizer.get_vocab_size(), "num_classes": len(self.classes)}
 
-    def prepared_loss(self, model: TextClassifier, batch: Any, key: Array) -> LossAndWeight:
+    def prepared_loss(self, model: TextClassifier, batch: Any, key: Array) -> Loss:
         """The training loss, a mean over texts, and how many they are."""
         logits = model(batch["tokens"], lengths=batch["lengths"], key=key)
-        return labelled_loss(logits, batch["labels"], self.config.label_smoothing)
+        return *labelled_loss(logits, batch["labels"], self.config.label_smoothing), {}
 
     @staticmethod
     def logits(model: TextClassifier, batch: Any) -> Float[Array, "B C"]:

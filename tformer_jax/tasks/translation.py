@@ -24,7 +24,7 @@ from ..nn.layers import split_key
 from ..progress import SILENT, Progress
 from .base import (
     Evaluation,
-    LossAndWeight,
+    Loss,
     Task,
     VocabularyLossConfig,
     check_name,
@@ -119,7 +119,7 @@ class TranslationTask(Task):
         shared = self.tokenizers.source is self.tokenizers.target
         return {"vocab_size": target, "source_vocab_size": None if shared else source}
 
-    def prepared_loss(self, model: Transformer, batch: Any, key: Array | None) -> LossAndWeight:
+    def prepared_loss(self, model: Transformer, batch: Any, key: Array | None) -> Loss:
         """The smoothed training loss, a mean over target tokens, and how many they are."""
         return _loss(model, batch, key, self.config)
 
@@ -128,7 +128,7 @@ class TranslationTask(Task):
     ) -> dict[str, float]:
         """Cross-entropy in nats per target token, without smoothing or dropout."""
         losses = measured(lambda batch, _: _evaluation_loss(model, batch), batches, progress, what)
-        return weighted_means([({"loss": loss}, weight) for loss, weight in losses])[0]
+        return weighted_means([({"loss": loss}, weight) for loss, weight, _ in losses])[0]
 
     def evaluate(
         self, model: Transformer, data: TranslationData, splits: Sequence[str], progress: Progress = SILENT
@@ -218,7 +218,7 @@ class TranslationTask(Task):
         )
 
 
-def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyLossConfig) -> LossAndWeight:
+def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyLossConfig) -> Loss:
     inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]
     if "target_segments" in batch:
         segments = batch["target_segments"]
@@ -235,9 +235,9 @@ def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyL
     memory = model.encode(batch["source"], **source_side, key=encoder_key)
     seen = {f"source_{name}": value for name, value in source_side.items()}
     hidden, _ = model.hidden(inputs, memory, **seen, target_segments=target_segments, key=decoder_key)
-    return vocabulary_loss(model, hidden, targets, weights, config), weights.sum()
+    return vocabulary_loss(model, hidden, targets, weights, config), weights.sum(), {}
 
 
 @jax.jit  # of the module, not of a task: all that have such a model share it
-def _evaluation_loss(model: Transformer, batch: Any) -> LossAndWeight:
+def _evaluation_loss(model: Transformer, batch: Any) -> Loss:
     return _loss(model, batch, None, VocabularyLossConfig())

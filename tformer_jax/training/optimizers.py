@@ -4,7 +4,8 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from ..config import ConfigError, check_choice, check_positive
 from ..functional.numbers import is_off
+from ..nn.parameters import parameters
 from .paths import Table, by_path, check_table, first_match, first_matches, named, path_name
 from .patterns import check_pattern
 
@@ -134,18 +136,18 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, schedule: Schedule, learning_rate_factors: Table = ()
+    config: OptimizerConfig, schedule: Schedule, learning_rate_factors: Mapping[str, float] = MappingProxyType({})
 ) -> optax.GradientTransformation:
     """Clipping, the optimiser, decoupled weight decay, the schedule: in that order.
 
     Its memory, its arithmetic and its updates are float32 whatever the parameters are.
-    `learning_rate_factors` is a table as the config's, but of the optimiser alone: decay is not multiplied.
+    `learning_rate_factors` multiply what the optimiser makes of parameters, by their roles, and not their decay.
     `init` raises a ConfigError where a table does not go with the parameters.
     """
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     steps.append(_OPTIMIZERS[config.name](config))
-    if _multiplies(learning_rate_factors):
-        steps.append(_scaled_by_table(learning_rate_factors, _multiplied))
+    if any(factor != 1 for factor in learning_rate_factors.values()):
+        steps.append(_scaled_by_role(learning_rate_factors))
     if not is_off(config.weight_decay):
         steps.append(_scaled_by_table(config.weight_decay_table, _decayed(config.weight_decay)))
     steps.append(optax.scale_by_learning_rate(schedule))
@@ -156,7 +158,7 @@ def make_optimizer(
         parts = {"trained": optimizer, "frozen": optax.set_to_zero()}
         labels = lambda params: by_path(lambda path, _: "frozen" if is_frozen(config, path) else "trained", params)  # noqa: E731
         optimizer = optax.partition(parts, labels)
-    return _checked(config, learning_rate_factors, with_float32_memory(optimizer))
+    return _checked(config, with_float32_memory(optimizer))
 
 
 def in_float32(tree: Any) -> Any:
@@ -192,7 +194,7 @@ def stop_frozen(config: OptimizerConfig, model: Any) -> Any:
 
 
 def _checked(
-    config: OptimizerConfig, learning_rate_factors: Table, optimizer: optax.GradientTransformation
+    config: OptimizerConfig, optimizer: optax.GradientTransformation
 ) -> optax.GradientTransformation:
     """The same, which first compares the tables with the parameters."""
 
@@ -205,8 +207,6 @@ def _checked(
             raise ConfigError("optimizer.freeze leaves no parameter to train")
         for name in ("weight_decay_table",) * (not is_off(config.weight_decay)) + ("learning_rate_table",):
             first_matches(f"optimizer.{name}", getattr(config, name), paths)
-        if _multiplies(learning_rate_factors):
-            first_matches("learning_rate_factors", learning_rate_factors, paths)
         return optimizer.init(params)
 
     return optax.GradientTransformation(init, optimizer.update)
@@ -220,6 +220,14 @@ def _scaled_by_table(table: Table, function: Callable) -> optax.GradientTransfor
             return function(table[first_match(table, path_name(path))][1], update, param)
 
         return jax.tree_util.tree_map_with_path(one, updates, params)
+
+    return optax.stateless(update)
+
+
+def _scaled_by_role(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    def update(updates, _):
+        found = parameters(updates)
+        return by_path(lambda path, x: x * factors.get(found[path].role, 1.0), updates)
 
     return optax.stateless(update)
 

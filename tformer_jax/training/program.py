@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array
 
 from ..config import ConfigError, check_seed
 from .optimizers import OptimizerConfig, in_float32, make_optimizer, make_schedule, stop_frozen
-from .paths import Table, by_path
+from .paths import by_path
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has
@@ -81,12 +82,12 @@ class Program:
         training: TrainingConfig,
         optimizer: OptimizerConfig,
         *,
-        learning_rate_factors: Table = (),
+        learning_rate_factors: Mapping[str, float] = MappingProxyType({}),
         prepare: Callable[[Any, Array], Any] | None = None,
     ):
         """Args:
           make_model: from `nnx.Rngs` to a model.
-          loss: `(model, batch, key) -> (mean loss, its weight)`.
+          loss: `(model, batch, key) -> (mean loss, its weight, other means by name)`.
           training, optimizer: sections of an experiment.
           learning_rate_factors: see `make_optimizer`.
           prepare: see `make_train_step`.

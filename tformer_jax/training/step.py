@@ -1,7 +1,7 @@
 """One training step as a pure function, and the training state as a flat dictionary of arrays."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,13 +9,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from ..config import ConfigError
 from ..functional.numbers import Number
 from .optimizers import Schedule, in_float32
 from .parallel import SplitBatch, filled_up
 from .paths import path_name
 
 Arrays = dict[str, Array]
-LossFunction = Callable[[Any, Any, Array], tuple[Array, Array]]
+LossFunction = Callable[[Any, Any, Array], tuple[Array, Array, dict[str, Array]]]
+
+# What else a row of metrics has: the loss's own means have other names.
+_TAKEN = ("loss", "weight", "gradient_norm", "learning_rate", "finite_gradients", "skipped",
+          "step", "member", "seconds", "alive", "diverged")  # fmt: skip
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +83,7 @@ def make_train_step(
     """`(state, batch, key) -> (state, metrics)`; pure, to be jitted with the state donated.
 
     Args:
-      loss: `(model, batch, key) -> (mean loss, its weight)`.
+      loss: `(model, batch, key) -> (mean loss, its weight, other means by name)`.
       optimizer: of the parameters, that is of the model as a pytree. Its memory keeps the dtypes that it starts with:
         those of `make_optimizer`, or of any `with_float32_memory`, are float32 whatever the parameters are.
       schedule: only for the metrics.
@@ -90,35 +95,40 @@ def make_train_step(
       average_decay: d of the moving average, see `moving_average`; None: none is kept.
       axis: of `pmap`, each of whose devices has some of the rows, of a `SplitBatch`.
 
-    The metrics are "loss", "weight", "gradient_norm", "learning_rate" of the step, and "finite_gradients" [P]: of each
-    parameter, whether its gradient's norm is. Where the state counts them, a step whose loss or gradient norm is
-    not finite changes nothing but the count, "skipped".
+    The metrics are "loss", "weight", "gradient_norm", "learning_rate" of the step, the loss's other means, and
+    "finite_gradients" [P]: of each parameter, whether its gradient's norm is. Where the state counts them, a step whose
+    loss or gradient norm is not finite changes nothing but the count, "skipped".
+
+    Raises (when traced):
+      ConfigError: another mean has a name that a row of metrics has already, or is no scalar.
     """
 
-    def gradients(model, batch, key):
+    def objective(model, batch, key):
+        """The mean loss of a batch, or of a part of it; its weight and other means."""
         if axis is not None:
             batch = _prepare_together(prepare, batch, key, axis, accumulate)
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         elif prepare is not None:
             batch = prepare(batch, key)
-        loss_key = key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
-        (value, weight), grads = jax.value_and_grad(loss, has_aux=True)(model, batch, loss_key)
-        return jnp.float32(value), jnp.float32(weight), in_float32(grads)
+        value, weight, others = loss(model, batch, key)
+        return jnp.float32(value), (jnp.float32(weight), _checked(others))
 
+    gradients = jax.value_and_grad(objective, has_aux=True)
     mean_gradients = gradients if accumulate == 1 else _in_parts(gradients, accumulate)
 
     def train_step(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, Arrays]:
         key = jax.random.fold_in(key, state.step)
-        value, weight, grads = mean_gradients(state.model, batch, key)
+        (value, (weight, others)), grads = mean_gradients(state.model, batch, key)
+        means, grads = {"loss": value} | others, in_float32(grads)
         if axis is not None:
-            value, weight, grads = _mean_over_devices(value, weight, grads, axis)
-        squares = jnp.stack([jnp.square(g.astype(jnp.float32)).sum() for g in jax.tree.leaves(grads)])
+            means, weight, grads = _mean_over_devices(means, weight, grads, axis)
+        squares = jnp.stack([jnp.square(g).sum() for g in jax.tree.leaves(grads)])
         norm = jnp.sqrt(squares.sum())
         parameters = in_float32(state.model)
         updates, memory = optimizer.update(grads, state.optimizer, parameters)
         model = with_dtypes_of(state.model, optax.apply_updates(parameters, updates))
         average = None if average_decay is None else moving_average(state.average, model, average_decay, state.step)
-        metrics = {
-            "loss": value,
+        metrics = means | {
             "weight": weight,
             "gradient_norm": norm,
             "learning_rate": schedule(state.step),
@@ -128,12 +138,22 @@ def make_train_step(
         new = TrainState(step, model, with_dtypes_of(state.optimizer, memory), average, state.skipped)
         if state.skipped is None:
             return new, metrics
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
         old = dataclasses.replace(state, step=step, skipped=state.skipped + 1)
         new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
         return new, metrics | {"skipped": new.skipped}
 
     return train_step
+
+
+def _checked(others: Mapping[str, Any]) -> Arrays:
+    """Means beside the loss, in float32."""
+    for name, value in others.items():
+        if name in _TAKEN or name.startswith("validation_"):
+            raise ConfigError(f"the loss's metric {name!r} has the name of another number of a step; rename it")
+        if jnp.shape(value) != ():
+            raise ConfigError(f"the loss's metric {name!r} must be a scalar, got the shape {jnp.shape(value)}")
+    return {name: jnp.float32(value) for name, value in others.items()}
 
 
 def _in_parts(gradients: Callable, count: int) -> Callable:
@@ -146,14 +166,15 @@ def _in_parts(gradients: Callable, count: int) -> Callable:
         parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, part_and_key):
-            value, weight, grads = gradients(model, *part_and_key)
-            weighted = jax.tree.map(lambda x: x * weight, (value, jnp.float32(1.0), grads))
-            return jax.tree.map(jnp.add, total, weighted), None
+            (value, (weight, others)), grads = gradients(model, *part_and_key)
+            return jax.tree.map(lambda t, g: t + g * weight, total, in_float32(grads)), (weight, (value, others))
 
-        zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.float32(0), in_float32(model)))
-        (value, weight, grads), _ = jax.lax.scan(add, zero, (parts, jax.random.split(key, count)))
-        mean = jnp.where(weight == 0, 1.0, weight)
-        return value / mean, weight, jax.tree.map(lambda g: g / mean, grads)
+        zero = jax.tree.map(jnp.zeros_like, in_float32(model))
+        total, (weights, means) = jax.lax.scan(add, zero, (parts, jax.random.split(key, count)))
+        weight = weights.sum()
+        divisor = jnp.where(weight == 0, 1.0, weight)
+        value, others = jax.tree.map(lambda x: (x * weights).sum() / divisor, means)
+        return (value, (weight, others)), jax.tree.map(lambda g: g / divisor, total)
 
     return of_parts
 
@@ -198,10 +219,9 @@ def _prepare_together(prepare: Callable | None, batch: SplitBatch, key: Array, a
     return {name: x.reshape(count, each, *x.shape[1:])[jax.lax.axis_index(axis)] for name, x in filled.items()}
 
 
-def _mean_over_devices(value: Array, weight: Array, grads: Any, axis: str) -> tuple[Array, Array, Any]:
+def _mean_over_devices(means: Arrays, weight: Array, grads: Any, axis: str) -> tuple[Arrays, Array, Any]:
     """The means over the targets of all devices: of each device's means, by its weight."""
     total = jax.lax.psum(weight, axis)
     share = weight / jnp.where(total == 0, 1.0, total)
-    value, grads = jax.lax.psum(jax.tree.map(lambda x: x * share, (value, grads)), axis)
-    return value, total, grads
-
+    means, grads = jax.lax.psum(jax.tree.map(lambda x: x * share, (means, grads)), axis)
+    return means, total, grads
