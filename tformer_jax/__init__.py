@@ -2,13 +2,11 @@
 
 import importlib
 
-from .config import TransformerConfig
-
 __version__ = "0.1.0"
 
 _ROOMS = ("analysis", "data", "decoding", "functional", "models", "nn", "tasks", "training")
 
-__all__ = ["TransformerConfig", *_ROOMS]
+__all__ = [*_ROOMS]
 
 
 def __getattr__(name: str):

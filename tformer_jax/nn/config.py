@@ -4,7 +4,7 @@ A family is a base class and a registry. Its members stand beside the modules th
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from jax import Array
 
@@ -12,6 +12,7 @@ from ..config import (
     COUNT, POSITIVE, RUN, SHARE, TRAINING, Component, ConfigError, Precision, Wanted, build, field, merged,
     one_of, to_dict,
 )  # fmt: skip
+from ..presets import PRESETS
 from ..registry import Registry
 
 # As many as the deepest Transformer has (Wang et al., 2022); counting FLOPs unrolls them all.
@@ -176,6 +177,15 @@ class ModelConfig(Component):
             return self
         changes = {**self.pattern[i], "pattern": ({},)}
         return build(type(self), merged(type(self), to_dict(self), changes), f"pattern[{i}]")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """Returns a published model's config, with changes: `preset("gpt2", num_layers=2, attention={"window": 64})`.
+
+        Raises:
+          ConfigError: no such preset, one of another model, or changes that cannot be.
+        """
+        return build(cls, merged(cls, PRESETS.named(name, "preset")(), changes), name)
 
     @property
     def dtypes(self) -> Precision:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ..config import TransformerConfig, nearest
+from ..config import nearest
+from .config import ModelConfig
 from .parametrization import axis_growth, growth, reference_width
 
 # Of matrices: "hidden" ones have two sides that grow with the width, of "input" one side grows, of "output" the other;
@@ -79,7 +80,7 @@ class ParameterInfo:
 
 
 def kernel(
-    config: TransformerConfig,
+    model: ModelConfig,
     rngs: nnx.Rngs,
     axes: Mapping[str, int],
     *,
@@ -88,60 +89,60 @@ def kernel(
     role: str = "hidden",
     residual: bool = False,
 ) -> nnx.Param:
-    """A matrix, or several, initialised as the config says: Glorot-uniform (Glorot & Bengio, 2010), or N(0, init_std²).
+    """A matrix, or several, initialised as the config says: Glorot-uniform (Glorot & Bengio, 2010), or N(0, init.std²).
 
-        kernel(config, rngs, {"experts": E, "model": D, "ff": F}, contracted=["model"], batch=["experts"])
+        kernel(model, rngs, {"experts": E, "model": D, "ff": F}, contracted=["model"], batch=["experts"])
 
     Drawn in float32 and then rounded to the parameters' dtype: a normal draw in bfloat16 has 128 values.
 
     Args:
-      config: of the model.
+      model: its config.
       rngs: for one draw.
       axes: the size of each axis by its name, in order.
       contracted, batch, role: see `ParameterInfo`.
-      residual: it writes to the residual stream, for scale_residual_init (Radford et al., 2019, section 2.3).
+      residual: it writes to the residual stream, for init.scale_residual (Radford et al., 2019, section 2.3).
 
     Raises:
       ValueError: an axis or a role that is not there.
     """
     info = _info(axes, contracted, batch, role)
-    scale = (2 * config.num_layers) ** -0.5 if residual and config.scale_residual_init else 1.0
-    if config.init_std is not None:
-        shrunk = math.sqrt(growth(config)) if role == "hidden" else 1.0
+    scale = (2 * model.num_layers) ** -0.5 if residual and model.init.scale_residual else 1.0
+    if model.init.std is not None:
+        shrunk = math.sqrt(growth(model)) if role == "hidden" else 1.0
         draw = jax.random.normal(rngs.params(), info.shape, jnp.float32)
-        return _param(config, info, scale / shrunk * config.init_std * draw)
+        return _param(model, info, scale / shrunk * model.init.std * draw)
     # But for a hidden matrix, fans are those of the width at which nothing changes (see `parametrization`).
-    grown = {name: 1.0 if role == "hidden" else axis_growth(config, name) for name in axes}
+    grown = {name: 1.0 if role == "hidden" else axis_growth(model, name) for name in axes}
     fan_in, fan_out = (
         math.prod(info.shape[i] for i in side) / math.prod(grown[info.axes[i]] for i in side)
         for side in (info.inputs, info.outputs)
     )
     limit = scale * math.sqrt(6 / (fan_in + fan_out))
-    return _param(config, info, jax.random.uniform(rngs.params(), info.shape, jnp.float32, -limit, limit))
+    return _param(model, info, jax.random.uniform(rngs.params(), info.shape, jnp.float32, -limit, limit))
 
 
 def table(
-    config: TransformerConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: str = "embedding"
+    model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: str = "embedding"
 ) -> nnx.Param:
-    """Vectors of the model's width, which are looked up by the first axis: N(0, init_std²), or N(0, 1/D).
+    """Vectors of the model's width, which are looked up by the first axis: N(0, init.std²), or N(0, 1/D).
 
     That D is `reference_width`. Drawn in float32, as in `kernel`.
     """
     info = _info(axes, list(axes)[:1], (), role)
-    std = reference_width(config) ** -0.5 if config.init_std is None else config.init_std
-    return _param(config, info, std * jax.random.normal(rngs.params(), info.shape, jnp.float32))
+    std = reference_width(model) ** -0.5 if model.init.std is None else model.init.std
+    return _param(model, info, std * jax.random.normal(rngs.params(), info.shape, jnp.float32))
 
 
-def zeros(config: TransformerConfig, axes: Mapping[str, int], *, role: str = "bias") -> nnx.Param:
+def zeros(model: ModelConfig, axes: Mapping[str, int], *, role: str = "bias") -> nnx.Param:
     """What is added, and starts at zero."""
     info = _info(axes, (), (), role)
-    return _param(config, info, jnp.zeros(info.shape))
+    return _param(model, info, jnp.zeros(info.shape))
 
 
-def ones(config: TransformerConfig, axes: Mapping[str, int], *, role: str = "gain") -> nnx.Param:
+def ones(model: ModelConfig, axes: Mapping[str, int], *, role: str = "gain") -> nnx.Param:
     """What multiplies, and starts at one."""
     info = _info(axes, (), (), role)
-    return _param(config, info, jnp.ones(info.shape))
+    return _param(model, info, jnp.ones(info.shape))
 
 
 def parameters(tree: Any) -> dict[str, ParameterInfo]:
@@ -181,8 +182,8 @@ def _metadata(info: ParameterInfo) -> dict[str, Any]:
     return {"axes": info.axes, "contracted": info.contracted, "batch": info.batch, "role": info.role}
 
 
-def _param(config: TransformerConfig, info: ParameterInfo, value: Array) -> nnx.Param:
-    return nnx.Param(value.astype(config.dtypes.params), **_metadata(info))
+def _param(model: ModelConfig, info: ParameterInfo, value: Array) -> nnx.Param:
+    return nnx.Param(value.astype(model.dtypes.params), **_metadata(info))
 
 
 def _info(axes: Mapping[str, int], contracted: Sequence[str], batch: Sequence[str], role: str) -> ParameterInfo:

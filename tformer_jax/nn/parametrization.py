@@ -1,20 +1,20 @@
 """Maximal update parametrization (μP): a learning rate found on a narrow model serves a wide one.
 
-With m = d_model / base_width:
+With m = d_model / init.mup_base_width:
 
                       initial size    products times   learning rate times
     hidden matrices   falls as 1/√m   1                1/m
     output matrices   as at m = 1     1/m              1
     all others        as at m = 1     1                1
 
-Hidden are the matrices whose sides both grow with the width, as a parameter's role says (see `parameters`). init_std is
+Hidden are the matrices whose sides both grow with the width, as a parameter's role says (see `parameters`). init.std is
 divided by √m for them; Glorot's limit falls by itself. Output matrices project to the vocabulary or to classes; a tied
-one is a table. √base_width takes the place of the √d_model that scales embeddings.
+one is a table. √mup_base_width takes the place of the √d_model that scales embeddings.
 
-d_ff and the heads must grow along with d_model. With head_dim given there are more heads, else they get wider; then
+The feed-forward width and the heads must grow along with d_model. With head_dim given there are more heads, else they get wider; then
 scores are divided by H, as fast as q kᵀ grows once training has correlated q and k, instead of √H.
 
-At m = 1, and so under "standard", nothing is changed.
+At m = 1, and so without mup_base_width, nothing is changed.
 
 Source: Yang et al., 2022, table 8 and definition 4.1.
 """
@@ -23,55 +23,60 @@ import math
 
 from jax import Array
 
-from ..config import TransformerConfig, check_choice
+from ..config import check_choice
+from .config import ModelConfig
 
 # The size of their updates is the learning rate, whatever that of the gradient: for others, the factors are others.
 _OPTIMIZERS = ("adam", "adamw", "lion")
 
 
-
-def reference_width(config: TransformerConfig) -> int:
+def reference_width(model: ModelConfig) -> int:
     """The d_model at which m = 1."""
-    return config.base_width if config.parametrization == "mup" else config.d_model
+    return model.init.mup_base_width or model.d_model
 
 
-def growth(config: TransformerConfig) -> float:
+def growth(model: ModelConfig) -> float:
     """Returns m, the width over the width at which nothing changes."""
-    return config.d_model / reference_width(config)
+    return model.d_model / reference_width(model)
 
 
-def head_growth(config: TransformerConfig) -> float:
+def head_growth(model: ModelConfig) -> float:
     """Returns how many times more heads there are than at m = 1."""
-    return 1.0 if config.head_dim is None else growth(config)
+    return 1.0 if getattr(model.attention, "head_dim", None) is None else growth(model)
 
 
-def axis_growth(config: TransformerConfig, name: str) -> float:
+def axis_growth(model: ModelConfig, name: str) -> float:
     """Returns how many times longer an axis of this name is than at m = 1."""
-    m, heads = growth(config), head_growth(config)
+    m, heads = growth(model), head_growth(model)
     return {"model": m, "ff": m, "heads": heads, "kv_heads": heads, "head": m / heads}.get(name, 1.0)
 
 
-def attention_scale(config: TransformerConfig) -> float:
-    """Returns the scale of q kᵀ: 1 / √H where heads are added, √H₀ / H where they get wider, from H₀ at m = 1."""
-    return 1 / math.sqrt(config.head_width * (growth(config) / head_growth(config)))
+def attention_scale(model: ModelConfig) -> float:
+    """Returns the scale of q kᵀ: the config's, or 1 / √H where heads are added, √H₀ / H where they get wider.
+
+    H₀ is the width of a head at m = 1; the config's scale falls as fast from there.
+    """
+    wider = growth(model) / head_growth(model)
+    scale = model.attention.scale
+    return 1 / math.sqrt(model.attention.head_width(model.d_model) * wider) if scale is None else scale / wider
 
 
-def divided_by_growth(config: TransformerConfig, x: Array) -> Array:
+def divided_by_growth(model: ModelConfig, x: Array) -> Array:
     """x / m: the products with an output matrix, or the matrix."""
-    m = growth(config)
+    m = growth(model)
     return x if m == 1 else x / m
 
 
-def learning_rate_factors(config: TransformerConfig) -> dict[str, float]:
+def learning_rate_factors(model: ModelConfig) -> dict[str, float]:
     """Returns the factors of learning rates, by the roles of parameters; of others it is 1."""
-    return {"hidden": 1 / growth(config)}
+    return {"hidden": 1 / growth(model)}
 
 
-def check_optimizer(config: TransformerConfig, name: str) -> None:
-    """Refuses "mup" with an optimiser that `learning_rate_factors` are not for.
+def check_optimizer(model: ModelConfig, name: str) -> None:
+    """Refuses mup_base_width with an optimiser that `learning_rate_factors` are not for.
 
     Raises:
       ConfigError: names those that they are for.
     """
-    if config.parametrization == "mup":
-        check_choice("optimizer.name with model.parametrization='mup'", name, _OPTIMIZERS)
+    if model.init.mup_base_width is not None:
+        check_choice("optimizer.name with model.init.mup_base_width", name, _OPTIMIZERS)

@@ -15,6 +15,7 @@ from .. import functional as F
 from .blocks import LayerOutput, Losses
 from .cache import Cache
 from .config import ModelConfig
+from .parameters import described
 from .partitioning import spread_stream
 
 _REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_saveable, "full": None}
@@ -50,7 +51,7 @@ class Stack(nnx.Module):
         self.repeats, left = divmod(num_layers, len(configs))
 
         def make(config, key):
-            return config.layer.make(config, cross=cross, rngs=nnx.Rngs(key))
+            return described(config.layer.make(config, cross=cross, rngs=nnx.Rngs(key)))
 
         self.layers = nnx.List(
             jax.vmap(functools.partial(make, config))(jax.random.split(rngs.params(), self.repeats))
