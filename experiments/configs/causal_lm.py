@@ -14,26 +14,24 @@ from 3e-3, one seed. One run, looked at while its learning rate fell, so that th
   loss    5.22   4.81   4.57   4.43
 """
 
-from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
-from tformer_jax.tasks import CausalLMTask
-from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.program import TrainingConfig
+from experiments.configs.sections import (
+    ADAMW,
+    BFLOAT16,
+    TINY_TEXT_MODEL,
+    experiment,
+    locked,
+)
 
 
 def _tiny() -> dict:
-    data = section(CausalLMTask.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=512)
-    model = TINY_TEXT_MODEL | dict(max_length=256)
-    return {
-        "task": section(CausalLMTask.Config),
-        "data": data,
-        "model": model_section(CausalLMTask, data, **model),
-        "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=150, b2=0.95),
-        "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=1000),
-        "precision": FLOAT32,
-    }
+    return experiment(
+        "causal_lm",
+        data=dict(source="speeches", vocab_size=4000, row_length=128, batch_tokens=512),
+        model=TINY_TEXT_MODEL | dict(max_length=256),
+        optimizer=ADAMW | dict(learning_rate=3e-3, schedule="linear", warmup_steps=150, b2=0.95),
+        training=dict(steps=4000, evaluate_every=1000),
+        checkpoint=dict(every=1000),
+    )
 
 
 def _characters() -> dict:
@@ -47,24 +45,23 @@ def _gpt2() -> dict:
 
     Learning rate, steps and the missing dropout are those of later reproductions: text that is read once needs none.
     """
-    data = section(
-        CausalLMTask.DataConfig, source="files", path="openwebtext", vocab_size=50_257, row_length=1024,
-        batch_tokens=512 * 1024, validation_share=0.005, test_share=0.005, boundaries="stream",
+    return experiment(
+        "causal_lm",
+        task=dict(fused_loss=True),
+        data=dict(
+            source="files", path="openwebtext", vocab_size=50_257, row_length=1024, batch_tokens=512 * 1024,
+            validation_share=0.005, test_share=0.005, boundaries="stream",
+        ),
+        preset="gpt2",
+        model=dict(dropout_rate=0.0, attention=dict(dropout_rate=0.0)),
+        optimizer=ADAMW | dict(learning_rate=6e-4, schedule="cosine", warmup_steps=2000, b2=0.95),
+        training=dict(steps=600_000, evaluate_every=2000, log_every=100, accumulate=16),
+        checkpoint=dict(every=2000, keep=5),
+        precision=BFLOAT16,
     )  # fmt: skip
-    return {
-        "task": section(CausalLMTask.Config, fused_loss=True),
-        "data": data,
-        "model": model_section(CausalLMTask, data, "gpt2", dropout_rate=0.0, attention_dropout_rate=0.0),
-        "optimizer": adamw(learning_rate=6e-4, schedule="cosine", warmup_steps=2000, b2=0.95),
-        "training": section(TrainingConfig, steps=600_000, evaluate_every=2000, log_every=100, accumulate=16),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=2000, keep=5),
-        "precision": BFLOAT16,
-    }
 
 
-_PRESETS = {"tiny": _tiny, "characters": _characters, "gpt2": _gpt2}
-get_config = locked(_PRESETS)
+get_config = locked({"tiny": _tiny, "characters": _characters, "gpt2": _gpt2})
 
 
 def get_sweep() -> str:

@@ -16,65 +16,48 @@ How tiny came about. Accuracy on 500 validation digits, 96 wide, 4 layers, shift
   7      4,000  98.2 %  (chosen)
 """
 
-from experiments.configs.sections import BFLOAT16, FLOAT32, adamw, locked, model_section, section
-from tformer_jax.tasks import ImageClassificationTask
-from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.program import TrainingConfig
+from experiments.configs.sections import ADAMW, BFLOAT16, experiment, locked
+
+
+def _small(data: dict, **changes) -> dict:
+    """The tiny model and its recipe on some images; `changes`: of other sections."""
+    model = dict(
+        patch_size=7, d_model=96, num_layers=4, attention=dict(num_heads=4),
+        feed_forward=dict(width=384, activation="gelu_tanh"), layer=dict(norm_position="pre"),
+        positions=dict(name="learned"), pooling="mean", dropout_rate=0.0, scan_unroll=4,
+    )  # fmt: skip
+    sections = dict(
+        task=dict(max_shift=2),
+        optimizer=ADAMW | dict(learning_rate=2e-3, schedule="cosine", warmup_steps=100),
+        training=dict(steps=4000, evaluate_every=1000),
+        checkpoint=dict(every=1000),
+    )
+    changed = {name: table | changes.get(name, {}) for name, table in sections.items()}
+    return experiment("image_classification", data=data, model=model | changes.get("model", {}), **changed)
 
 
 def _tiny() -> dict:
-    data = section(
-        ImageClassificationTask.DataConfig, source="mnist_5k", image_size=28, num_channels=1, validation_size=500,
-        test_size=1000, batch_size=64,
-    )  # fmt: skip
-    model = {
-        "patch_size": 7,
-        "d_model": 96,
-        "num_heads": 4,
-        "d_ff": 384,
-        "num_layers": 4,
-        "activation": "gelu_tanh",
-        "norm_position": "pre",
-        "positions": "learned",
-        "pooling": "mean",
-        "dropout_rate": 0.0,
-        "scan_unroll": 4,
-    }
-    return {
-        "task": section(ImageClassificationTask.Config, max_shift=2),
-        "data": data,
-        "model": model_section(ImageClassificationTask, data, **model),
-        "optimizer": adamw(learning_rate=2e-3, schedule="cosine", warmup_steps=100),
-        "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=1000),
-        "precision": FLOAT32,
-    }
+    return _small(
+        dict(source="mnist_5k", image_size=28, num_channels=1, validation_size=500, test_size=1000, batch_size=64)
+    )
 
 
 def _fashion() -> dict:
     """60,000 images of clothes, as the IDX files of Debian's package dataset-fashion-mnist (or any others)."""
-    config = _tiny()
-    config["data"] = section(
-        ImageClassificationTask.DataConfig, source="idx", path="/usr/share/datasets/fashion-mnist", image_size=28,
-        num_channels=1, validation_size=5000, batch_size=128,
+    data = dict(
+        source="idx", path="/usr/share/datasets/fashion-mnist", image_size=28, num_channels=1, validation_size=5000,
+        batch_size=128,
     )  # fmt: skip
-    config["task"].flip = True
-    config["training"].update(steps=10_000, evaluate_every=1000)
-    return config
+    return _small(data, task=dict(flip=True), training=dict(steps=10_000))
 
 
 def _folders() -> dict:
     """A folder for each class: path/CLASS/*.png. Set data.path; image_size is what images are resized to."""
-    config = _tiny()
-    config["data"] = section(
-        ImageClassificationTask.DataConfig, source="folders", path="images", image_size=64, num_channels=3,
-        validation_size=500, test_size=1000, batch_size=64,
+    data = dict(
+        source="folders", path="images", image_size=64, num_channels=3, validation_size=500, test_size=1000,
+        batch_size=64,
     )  # fmt: skip
-    config["model"].patch_size = 8
-    config["task"].flip = True
-    return config
+    return _small(data, task=dict(flip=True), model=dict(patch_size=8))
 
 
 def _imagenet() -> dict:
@@ -82,24 +65,20 @@ def _imagenet() -> dict:
 
     Their random crops of any size and RandAugment are not here: images are shifted, flipped and mixed.
     """
-    data = section(
-        ImageClassificationTask.DataConfig, source="folders", path="imagenet", image_size=224, num_channels=3,
-        batch_size=1024,
-    )  # fmt: skip
-    return {
-        "task": section(ImageClassificationTask.Config, flip=True, max_shift=16, mixup=0.2),
-        "data": data,
-        "model": model_section(ImageClassificationTask, data, "vit_s16", positions="sinusoidal", pooling="mean"),
-        "optimizer": adamw(learning_rate=1e-3, schedule="cosine", warmup_steps=10_000, b2=0.999),
-        "training": section(TrainingConfig, steps=112_600, evaluate_every=5000, log_every=100),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=5000, keep=5),
-        "precision": BFLOAT16,
-    }
+    return experiment(
+        "image_classification",
+        task=dict(flip=True, max_shift=16, mixup=0.2),
+        data=dict(source="folders", path="imagenet", image_size=224, num_channels=3, batch_size=1024),
+        preset="vit_s16",
+        model=dict(positions=dict(name="sinusoidal"), pooling="mean"),
+        optimizer=ADAMW | dict(learning_rate=1e-3, schedule="cosine", warmup_steps=10_000, b2=0.999),
+        training=dict(steps=112_600, evaluate_every=5000, log_every=100),
+        checkpoint=dict(every=5000, keep=5),
+        precision=BFLOAT16,
+    )
 
 
-_PRESETS = {"tiny": _tiny, "fashion": _fashion, "folders": _folders, "imagenet": _imagenet}
-get_config = locked(_PRESETS)
+get_config = locked({"tiny": _tiny, "fashion": _fashion, "folders": _folders, "imagenet": _imagenet})
 
 
 def get_sweep() -> str:

@@ -20,28 +20,25 @@ How tiny came about. Validation, 128 wide, 4 layers, AdamW, linear decay, three 
 Rows of 64 tokens instead of 128 (15 % masked): 4.714, 22.7 %.
 """
 
-from experiments.configs.sections import BFLOAT16, FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
-from tformer_jax.tasks import MaskedLMTask
-from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.program import TrainingConfig
+from experiments.configs.sections import (
+    ADAMW,
+    BFLOAT16,
+    TINY_TEXT_MODEL,
+    experiment,
+    locked,
+)
 
 
 def _tiny() -> dict:
-    data = section(
-        MaskedLMTask.DataConfig, source="speeches", vocab_size=4000, row_length=128, batch_tokens=2048
+    return experiment(
+        "masked_lm",
+        task=dict(mask_rate=0.3),
+        data=dict(source="speeches", vocab_size=4000, row_length=128, batch_tokens=2048),
+        model=TINY_TEXT_MODEL | dict(max_length=128, transform_activation="gelu_tanh"),
+        optimizer=ADAMW | dict(learning_rate=3e-3, schedule="linear", warmup_steps=100),
+        training=dict(steps=1500, evaluate_every=500),
+        checkpoint=dict(every=500),
     )
-    model = TINY_TEXT_MODEL | dict(max_length=128)
-    return {
-        "task": section(MaskedLMTask.Config, mask_rate=0.3),
-        "data": data,
-        "model": model_section(MaskedLMTask, data, **model),
-        "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=100),
-        "training": section(TrainingConfig, steps=1500, evaluate_every=500),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=500),
-        "precision": FLOAT32,
-    }
 
 
 def _bert_base() -> dict:
@@ -49,26 +46,25 @@ def _bert_base() -> dict:
 
     Without next-sentence prediction (and so without what only it trains: token types, pooler), as in Liu et al., 2019.
     """
-    data = section(
-        MaskedLMTask.DataConfig, source="files", path="corpus", vocab_size=30_522, row_length=512,
-        batch_tokens=256 * 512, validation_share=0.005, test_share=0.005,
-    )  # fmt: skip
-    return {
-        "task": section(MaskedLMTask.Config, fused_loss=True),
-        "data": data,
-        "model": model_section(MaskedLMTask, data, "bert_base", pooler=False, num_token_types=None),
-        "optimizer": adamw(
+    return experiment(
+        "masked_lm",
+        task=dict(fused_loss=True),
+        data=dict(
+            source="files", path="corpus", vocab_size=30_522, row_length=512, batch_tokens=256 * 512,
+            validation_share=0.005, test_share=0.005,
+        ),
+        preset="bert_base",
+        model=dict(pooler=False, num_token_types=None),
+        optimizer=ADAMW | dict(
             learning_rate=1e-4, schedule="linear", warmup_steps=10_000, b2=0.999, eps=1e-6, weight_decay=0.01
         ),
-        "training": section(TrainingConfig, steps=1_000_000, evaluate_every=5000, log_every=100, accumulate=8),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=5000, keep=5),
-        "precision": BFLOAT16,
-    }
+        training=dict(steps=1_000_000, evaluate_every=5000, log_every=100, accumulate=8),
+        checkpoint=dict(every=5000, keep=5),
+        precision=BFLOAT16,
+    )  # fmt: skip
 
 
-_PRESETS = {"tiny": _tiny, "bert_base": _bert_base}
-get_config = locked(_PRESETS)
+get_config = locked({"tiny": _tiny, "bert_base": _bert_base})
 
 
 def get_sweep() -> str:

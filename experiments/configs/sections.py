@@ -1,4 +1,4 @@
-"""Config sections from their dataclasses: every field is there, with its default, and can be set by a flag."""
+"""Configs of experiments from tables: every field is there, with its default, and can be set by a flag."""
 
 import dataclasses
 import types
@@ -8,16 +8,27 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from tformer_jax.config import TransformerConfig, check_choice
+from tformer_jax.config import (
+    check_choice,
+    chosen,
+    component_of,
+    hints_of,
+    merged,
+    nested,
+    to_dict,
+)
 from tformer_jax.presets import PRESETS
-from tformer_jax.tasks import Task
-from tformer_jax.training.optimizers import OptimizerConfig
+from tformer_jax.tasks import TASKS
+from tformer_jax.training.experiment import section_classes
 
 # What the tiny models of running text share; a classifier starts from the masked one, and so must have its shapes.
 TINY_TEXT_MODEL = dict(
-    d_model=128, num_heads=4, d_ff=512, num_layers=4, activation="gelu_tanh", norm_position="pre",
-    positions="rotary", scale_embeddings=False, dropout_rate=0.0, scan_unroll=4,
+    d_model=128, num_layers=4, attention=dict(num_heads=4), feed_forward=dict(width=512, activation="gelu_tanh"),
+    layer=dict(norm_position="pre"), positions=dict(name="rotary"), scale_embeddings=False, dropout_rate=0.0,
+    scan_unroll=4,
 )  # fmt: skip
+# AdamW with the weight decay and clipping of most recipes.
+ADAMW = dict(name="adamw", eps=1e-8, weight_decay=0.1, clip_norm=1.0)
 
 FLOAT32 = "params=float32,compute=float32,output=float32"
 BFLOAT16 = "params=float32,compute=bfloat16,output=float32"
@@ -33,51 +44,64 @@ def locked(presets: Mapping[str, Callable[[], dict]]) -> Callable[..., ConfigDic
     return get_config
 
 
-def section(cls: type, *, without: tuple[str, ...] = (), **values: Any) -> ConfigDict:
-    """The fields of a dataclass as a ConfigDict: `values`, else the defaults.
+def experiment(
+    task: str, *, model: Mapping[str, Any], preset: str | None = None, precision: str = FLOAT32,
+    **sections: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Makes the config of an experiment; what its tables leave out has its default.
 
     Args:
-      cls: a section's dataclass.
+      task: its name; "task" among the sections may say more of it.
+      model: without what follows from the data.
+      preset: a published model, which `model` changes.
+      precision: dtypes, see `config.Precision`.
+      sections: "data", "optimizer", "training", "checkpoint", and if need be "task" and "parallel".
+
+    Raises:
+      ConfigError, TypeError: see `section`.
+    """
+    classes = section_classes(TASKS.named(task, "task.name"))
+    sections["task"] = {"name": task, **sections.get("task", {})}
+    config = {n: section(cls, sections.get(n, {})) for n, cls in classes.items() if n != "model"}
+    planned = TASKS[task].planned_fields(classes["data"](**config["data"].to_dict()))
+    if preset is not None:
+        published = {name: value for name, value in PRESETS.named(preset, "preset")().items() if name not in planned}
+        model = merged(classes["model"], published, model)
+    return config | {"model": section(classes["model"], model, (*planned, "precision")), "precision": precision}
+
+
+def section(cls: type, values: Mapping[str, Any], without: typing.Collection[str] = ()) -> ConfigDict:
+    """The fields of a dataclass as a ConfigDict, those of its components too: `values`, else the defaults.
+
+    Args:
+      cls: a section's or a component's dataclass, or a family of components.
+      values: by the field's name; tables for components.
       without: fields that the section does not have.
-      values: by field name.
 
     Raises:
       TypeError: a value for a field that is not there, or none for one without a default.
     """
-    result, hints = ConfigDict(), typing.get_type_hints(cls)
+    cls, values = chosen(cls, dict(values), cls.__name__)
+    result = ConfigDict({} if getattr(cls, "registry", None) is None else {"name": cls.name})
     for field in dataclasses.fields(cls):
-        if field.name in without:
-            continue
-        value = values.pop(field.name, field.default)
-        if value is dataclasses.MISSING:
-            raise TypeError(f"{cls.__name__}.{field.name} needs a value")
-        result[field.name] = config_dict.placeholder(_type_of(hints[field.name])) if value is None else value
+        if field.name not in without:
+            result[field.name] = _value(cls, field, values.pop(field.name, ...))
     if values:
         raise TypeError(f"{cls.__name__} has no field {', '.join(values)}")
     return result
 
 
-def model_section(task: type[Task], data: ConfigDict, preset: str | None = None, **changes: Any) -> ConfigDict:
-    """The `model` section of a task: every field of its model that does not follow from the data.
-
-    Args:
-      task: whose model.
-      data: the experiment's `data` section.
-      preset: of `TransformerConfig`, to start from.
-      changes: other values than the preset's (or the defaults).
-    """
-    planned = task.planned_fields(task.DataConfig(**data.to_dict()))
-    wanted = [n for n in TransformerConfig.fields_of(task.Model.__name__) if n not in (*planned, "precision")]
-    published = {} if preset is None else PRESETS[preset]
-    values = {name: value for name, value in published.items() if name in wanted} | changes
-    unwanted = tuple(f.name for f in dataclasses.fields(TransformerConfig) if f.name not in wanted)
-    return section(TransformerConfig, without=unwanted, **values)
-
-
-def adamw(**values: Any) -> ConfigDict:
-    """The `optimizer` section: AdamW with the weight decay and clipping of most recipes, unless `values` differ."""
-    usual = {"name": "adamw", "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0}
-    return section(OptimizerConfig, **usual | values)
+def _value(cls: type, field: dataclasses.Field, value: Any) -> Any:
+    """A field as a ConfigDict holds it."""
+    hint, has_factory = hints_of(cls)[field.name], field.default_factory is not dataclasses.MISSING
+    if (inner := component_of(hint)) is not None and value is not None:
+        default = to_dict(field.default_factory()) if has_factory else {}
+        return section(inner, merged(inner, default, {} if value is ... else value))
+    if value is ...:
+        value = field.default_factory() if has_factory else field.default
+    if value is dataclasses.MISSING:
+        raise TypeError(f"{cls.__name__}.{field.name} needs a value")
+    return config_dict.placeholder(_type_of(hint)) if value is None else value
 
 
 def _type_of(hint: Any) -> type:
@@ -85,3 +109,20 @@ def _type_of(hint: Any) -> type:
     if isinstance(hint, types.UnionType):
         return next(option for option in typing.get_args(hint) if option is not types.NoneType)
     return hint
+
+
+def with_choices(config: ConfigDict, choices: Mapping[str, str]) -> ConfigDict:
+    """Returns a config in which components are chosen anew, each with its own fields, by "section.....name".
+
+    Raises:
+      ConfigError: no component has such a name.
+    """
+    tables = config.to_dict()
+    for name, classes in section_classes(TASKS.named(tables["task"]["name"], "task.name")).items():
+        mine = {path.partition(".")[2]: x for path, x in choices.items() if path.partition(".")[0] == name}
+        if not mine or name == "task":
+            continue
+        old, _ = chosen(classes, tables[name], name)
+        missing = {field.name for field in dataclasses.fields(old)} - tables[name].keys()
+        tables[name] = section(classes, merged(classes, tables[name], nested(mine)), missing)
+    return ConfigDict(tables)

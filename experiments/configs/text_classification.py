@@ -23,33 +23,23 @@ rather than 1.58 (an encoder that starts from scratch with that BPE came to 71 %
 products and tweets, 300 steps, it lost by 2.4 and 2.9 points.
 """
 
-from experiments.configs.sections import FLOAT32, TINY_TEXT_MODEL, adamw, locked, model_section, section
-from tformer_jax.tasks import TextClassificationTask
-from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.program import TrainingConfig
+from experiments.configs.sections import ADAMW, TINY_TEXT_MODEL, experiment, locked
 
 
 def _tiny() -> dict:
-    data = section(
-        TextClassificationTask.DataConfig, source="movies", vocab_size=4000, validation_size=500, test_size=8500,
-        batch_tokens=1024, num_buckets=2,
-    )  # fmt: skip
-    model = TINY_TEXT_MODEL | dict(max_length=128, dropout_rate=0.1, pooling="mean")
-    return {
-        "task": section(TextClassificationTask.Config),
-        "data": data,
-        "model": model_section(TextClassificationTask, data, **model),
-        "optimizer": adamw(learning_rate=3e-3, schedule="linear", warmup_steps=30),
-        "training": section(TrainingConfig, steps=200, evaluate_every=50),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=100),
-        "precision": FLOAT32,
-    }
+    return experiment(
+        "text_classification",
+        data=dict(
+            source="movies", vocab_size=4000, validation_size=500, test_size=8500, batch_tokens=1024, num_buckets=2
+        ),
+        model=TINY_TEXT_MODEL | dict(max_length=128, dropout_rate=0.1, pooling="mean"),
+        optimizer=ADAMW | dict(learning_rate=3e-3, schedule="linear", warmup_steps=30),
+        training=dict(steps=200, evaluate_every=50),
+        checkpoint=dict(every=100),
+    )
 
 
-_PRESETS = {"tiny": _tiny}
-get_config = locked(_PRESETS)
+get_config = locked({"tiny": _tiny})
 
 
 def get_sweep() -> str:

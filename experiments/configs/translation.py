@@ -28,99 +28,66 @@ components (split "group") the same model reaches 13: their vocabulary is new, a
 the steps.
 """
 
-from experiments.configs.sections import BFLOAT16, FLOAT32, locked, model_section, section
+from experiments.configs.sections import BFLOAT16, experiment, locked
 from tformer_jax.presets import PRESETS
-from tformer_jax.tasks import TranslationTask
-from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.optimizers import OptimizerConfig
-from tformer_jax.training.parallel import ParallelConfig
-from tformer_jax.training.program import TrainingConfig
 
 
 def _tiny() -> dict:
-    data = section(
-        TranslationTask.DataConfig,
-        source="interface_en_de",
-        split="both",
-        vocab_size=4000,
-        batching="packed",
-        batch_tokens=512,
-        row_length=64,
-    )
-    model = {
-        "d_model": 128,
-        "num_heads": 4,
-        "d_ff": 512,
-        "num_layers": 2,
-        "norm_position": "pre",
-        "max_length": 256,
-        "dropout_rate": 0.0,
-        "scan_unroll": 2,
-    }
-    return {
-        "task": section(TranslationTask.Config),
-        "data": data,
-        "model": model_section(TranslationTask, data, **model),
-        "optimizer": section(OptimizerConfig, learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
-        "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=1000),
-        "precision": FLOAT32,
-    }
+    return experiment(
+        "translation",
+        data=dict(
+            source="interface_en_de", split="both", vocab_size=4000, batching="packed", batch_tokens=512, row_length=64
+        ),
+        model=dict(
+            d_model=128, num_layers=2, attention=dict(num_heads=4), feed_forward=dict(width=512),
+            layer=dict(norm_position="pre"), max_length=256, dropout_rate=0.0, scan_unroll=2,
+        ),
+        optimizer=dict(name="adam", learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
+        training=dict(steps=4000, evaluate_every=1000),
+        checkpoint=dict(every=1000),
+    )  # fmt: skip
 
 
 def _verses() -> dict:
-    config = _tiny()
-    config["data"] = section(
-        TranslationTask.DataConfig,
-        source="verses_en_fr",
-        vocab_size=8000,
-        batching="buckets",
-        num_buckets=4,
-        batch_tokens=4096,
-    )
-    config["model"].update(d_model=256, d_ff=1024, num_layers=3, dropout_rate=0.1)
-    config["training"].steps = 10_000
-    return config
+    return experiment(
+        "translation",
+        data=dict(source="verses_en_fr", vocab_size=8000, batching="buckets", num_buckets=4, batch_tokens=4096),
+        model=dict(
+            d_model=256, num_layers=3, attention=dict(num_heads=4), feed_forward=dict(width=1024),
+            layer=dict(norm_position="pre"), max_length=256, dropout_rate=0.1, scan_unroll=2,
+        ),
+        optimizer=dict(name="adam", learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
+        training=dict(steps=10_000, evaluate_every=1000),
+        checkpoint=dict(every=1000),
+    )  # fmt: skip
 
 
 def _paper(name: str) -> dict:
     """Vaswani et al., 2017, section 5: Adam, 4,000 steps of warm-up, about 25,000 tokens a side."""
-    warmup, d_model = 4000, PRESETS[name]["d_model"]
-    data = section(
-        TranslationTask.DataConfig,
-        source="files",
-        source_file="train.en",
-        target_file="train.de",
-        split="sentence",
-        validation_size=3000,
-        test_size=3000,
-        vocab_size=PRESETS[name]["vocab_size"],
-        batching="buckets",
-        num_buckets=16,
-        batch_tokens=25_000,
-    )
-    return {
-        "task": section(TranslationTask.Config),
-        "data": data,
-        "model": model_section(TranslationTask, data, name),
-        "optimizer": section(
-            OptimizerConfig, learning_rate=(d_model * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
+    warmup, published = 4000, PRESETS[name]()
+    return experiment(
+        "translation",
+        data=dict(
+            source="files", source_file="train.en", target_file="train.de", split="sentence", validation_size=3000,
+            test_size=3000, vocab_size=published["vocab_size"], batching="buckets", num_buckets=16, batch_tokens=25_000,
         ),
-        "training": section(TrainingConfig, steps=100_000, evaluate_every=5000, log_every=100),
-        "parallel": section(ParallelConfig),
-        "checkpoint": section(CheckpointConfig, every=2000, keep=5),
-        "precision": BFLOAT16,
-    }
+        preset=name,
+        model={},
+        optimizer=dict(
+            name="adam", learning_rate=(published["d_model"] * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
+        ),
+        training=dict(steps=100_000, evaluate_every=5000, log_every=100),
+        checkpoint=dict(every=2000, keep=5),
+        precision=BFLOAT16,
+    )  # fmt: skip
 
 
-_PRESETS = {
+get_config = locked({
     "tiny": _tiny,
     "verses": _verses,
     "base": lambda: _paper("transformer_base"),
     "big": lambda: _paper("transformer_big"),
-}
-get_config = locked(_PRESETS)
+})  # fmt: skip
 
 
 def get_sweep() -> str:

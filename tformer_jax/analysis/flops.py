@@ -3,9 +3,14 @@
 Matrix products alone: norms, softmax and activations are some operations an element, a per cent or two of the whole.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
-from ..config import TransformerConfig
+import jax
+from flax import nnx
+
+from ..nn import ModelConfig
+from ..nn.parameters import parameters
 
 
 class Cost(NamedTuple):
@@ -44,51 +49,37 @@ def attention_flops(T: int, S: int, d: int, *, batch: int = 1) -> int:
     return 4 * batch * T * S * d
 
 
-def encoder_flops(config: TransformerConfig, rows: int, length: int) -> int:
-    """The forward pass of a stack of self-attention layers, causal or not, over [rows length]."""
-    return config.num_layers * _layer_flops(config, rows, length)
-
-
-def decoder_flops(config: TransformerConfig, rows: int, length: int, memory_length: int) -> int:
-    """The forward pass of a stack of decoder layers that attend to a memory too."""
-    D, heads = config.d_model, config.num_heads * config.head_width
-    keys_values = 2 * config.kv_heads * config.head_width
-    across = 2 * rows * length * 2 * D * heads + 2 * rows * memory_length * D * keys_values
-    across += attention_flops(length, memory_length, heads, batch=rows)
-    layers = config.num_decoder_layers or config.num_layers
-    return layers * (_layer_flops(config, rows, length) + across)
-
-
-def transformer_flops(config: TransformerConfig, rows: int, source_length: int, target_length: int) -> int:
+def transformer_flops(config: Any, rows: int, source_length: int, target_length: int) -> int:
     """The forward pass of a `Transformer`, logits of all target tokens included."""
-    stacks = encoder_flops(config, rows, source_length) + decoder_flops(config, rows, target_length, source_length)
-    return stacks + projection_flops(rows * target_length, config.d_model, config.vocab_size)
+    encoder = stack_flops(config, config.num_layers, rows, source_length)
+    decoder = stack_flops(config, config.decoder_layers, rows, target_length, source_length)
+    return encoder + decoder + projection_flops(rows * target_length, config.d_model, config.vocab_size)
 
 
-def causal_lm_flops(config: TransformerConfig, rows: int, length: int) -> int:
+def causal_lm_flops(config: Any, rows: int, length: int) -> int:
     """The forward pass of a `CausalLM`, logits of all tokens included; 2 per parameter and token, and the attention."""
-    return encoder_flops(config, rows, length) + projection_flops(rows * length, config.d_model, config.vocab_size)
+    stack = stack_flops(config, config.num_layers, rows, length)
+    return stack + projection_flops(rows * length, config.d_model, config.vocab_size)
 
 
-def masked_lm_flops(config: TransformerConfig, rows: int, length: int, predicted: int) -> int:
+def masked_lm_flops(config: Any, rows: int, length: int, predicted: int) -> int:
     """The forward pass of a `MaskedLM` with the logits of `predicted` tokens of all rows."""
     head = projection_flops(predicted, config.d_model, config.d_model + config.vocab_size)
-    return encoder_flops(config, rows, length) + head
+    return stack_flops(config, config.num_layers, rows, length) + head
 
 
-def text_classifier_flops(config: TransformerConfig, rows: int, length: int) -> int:
+def text_classifier_flops(config: Any, rows: int, length: int) -> int:
     """The forward pass of a `TextClassifier`."""
     head = projection_flops(rows, config.d_model, config.num_classes + config.d_model * config.pooler)
-    return encoder_flops(config, rows, length) + head
+    return stack_flops(config, config.num_layers, rows, length) + head
 
 
-def vision_flops(config: TransformerConfig, rows: int) -> int:
+def vision_flops(config: Any, rows: int) -> int:
     """The forward pass of a `VisionTransformer`."""
-    patches = (config.image_size // config.patch_size) ** 2
-    inputs = config.patch_size**2 * config.num_channels
-    embedding = projection_flops(rows * patches, inputs, config.d_model)
-    length = patches + (config.pooling == "cls")
-    return embedding + encoder_flops(config, rows, length) + projection_flops(rows, config.d_model, config.num_classes)
+    patches = config.grid[0] * config.grid[1]
+    embedding = projection_flops(rows * patches, config.patch_size**2 * config.num_channels, config.d_model)
+    stack = stack_flops(config, config.num_layers, rows, patches + (config.pooling == "cls"))
+    return embedding + stack + projection_flops(rows, config.d_model, config.num_classes)
 
 
 def projection_flops(vectors: int, inputs: int, outputs: int) -> int:
@@ -96,9 +87,22 @@ def projection_flops(vectors: int, inputs: int, outputs: int) -> int:
     return 2 * vectors * inputs * outputs
 
 
-def _layer_flops(config: TransformerConfig, rows: int, length: int) -> int:
-    """Self-attention and feed-forward network of one layer."""
-    D, heads = config.d_model, config.num_heads * config.head_width
-    projections = D * (2 * heads + 2 * config.kv_heads * config.head_width)
-    feed_forward = D * config.d_ff * (3 if config.gated else 2)
-    return 2 * rows * length * (projections + feed_forward) + attention_flops(length, length, heads, batch=rows)
+def stack_flops(config: ModelConfig, layers: int, rows: int, length: int, memory_length: int | None = None) -> int:
+    """The forward pass of a stack over [rows length]; `memory_length`: of the memory that its layers attend to.
+
+    Each matrix of a layer is applied to every token, but those of keys and values of a memory to the memory's. All keys
+    count, also those that a mask or a window hides.
+    """
+    flops = 0
+    for i in range(layers):
+        layer = config.of_layer(i % len(config.pattern))
+        cross = memory_length is not None
+        module = jax.eval_shape(lambda layer=layer: layer.layer.make(layer, cross=cross, rngs=nnx.Rngs(0)))
+        for path, info in parameters(module).items():
+            of_memory = cross and path.startswith("cross_attention.") and path.endswith((".w_k", ".w_v"))
+            tokens = rows * (memory_length if of_memory else length)
+            flops += 2 * tokens * math.prod(info.shape) if info.is_matrix else 0
+        heads = layer.attention.num_heads * layer.attention.head_width(layer.d_model)
+        for keys in (length, memory_length) if cross else (length,):
+            flops += attention_flops(length, keys, heads, batch=rows)
+    return flops

@@ -121,9 +121,7 @@ def _start(model, tokens, valid, sampler: Sampler, key, *, max_new_tokens: int, 
     """Reads the prompt and draws the first token."""
     B, T = tokens.shape
     hidden, cache = model.extend_hidden(tokens, model.start_cache(B, T), valid=valid)
-    window = model.config.window
-    slots = T + max_new_tokens - 1
-    cache = cache.resized(slots if window is None else min(window, slots))
+    cache = cache.resized(T + max_new_tokens - 1)
     seen = None
     if sampler.repetition_penalty is not None:
         seen = jnp.zeros((B, model.config.vocab_size), bool)

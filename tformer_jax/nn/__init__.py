@@ -8,8 +8,18 @@ from .attention import Attended, Attention, MultiHeadAttention
 from .blocks import DecoderLayer, EncoderLayer, LayerOutput, TransformerLayerConfig
 from .cache import Cache, DecoderCache, KVCache
 from .config import (
-    ATTENTIONS, FEED_FORWARDS, LAYERS, NORMS, POSITIONS, AttentionConfig, FeedForwardConfig, InitConfig, LayerConfig,
-    ModelConfig, NormConfig, PositionScheme,
+    ATTENTIONS,
+    FEED_FORWARDS,
+    LAYERS,
+    NORMS,
+    POSITIONS,
+    AttentionConfig,
+    FeedForwardConfig,
+    InitConfig,
+    LayerConfig,
+    ModelConfig,
+    NormConfig,
+    PositionScheme,
 )  # fmt: skip
 from .embeddings import Embedding, Output, OutputConfig, Positions, TextModelConfig
 from .feed_forward import DenseConfig, FeedForward

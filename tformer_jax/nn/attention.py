@@ -1,6 +1,5 @@
 """Multi-head attention as a module: the projections, what is done to heads, and how a cache takes part."""
 
-import math
 from typing import Any, NamedTuple
 
 from flax import nnx

@@ -9,8 +9,20 @@ from typing import Any, Self
 from jax import Array
 
 from ..config import (
-    COUNT, POSITIVE, RUN, SHARE, TRAINING, Component, ConfigError, Precision, Wanted, build, field, merged,
-    one_of, to_dict,
+    COUNT,
+    POSITIVE,
+    RUN,
+    SHARE,
+    TRAINING,
+    Component,
+    ConfigError,
+    Precision,
+    Wanted,
+    build,
+    field,
+    merged,
+    one_of,
+    to_dict,
 )  # fmt: skip
 from ..presets import PRESETS
 from ..registry import Registry

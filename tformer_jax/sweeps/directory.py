@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import writing
-from ..training.directories import RunError, check_free, check_holds, check_layout, steps_in
+from ..training.directories import (
+    RunError,
+    check_free,
+    check_holds,
+    check_layout,
+    steps_in,
+)
 from ..training.run import (
     LEARNT,
     check_identity,

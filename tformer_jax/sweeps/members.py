@@ -3,20 +3,27 @@
 import dataclasses
 import json
 import sys
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
-from ..config import ConfigError, TransformerConfig, nearest, plain_kinds
-from ..training.experiment import Experiment
-from ..training.optimizers import OptimizerConfig
-from ..training.program import TrainingConfig
+from ..config import (
+    RUN,
+    ConfigError,
+    Kind,
+    component_of,
+    hints_of,
+    kind_of,
+    merged,
+    nearest,
+    nested,
+    plain_kinds,
+)
+from ..training.experiment import Experiment, section_classes
 from .space import Overrides
 
-# Where and how often something is written, or runs, changes no result; and another task has other fields.
-_NOT_SWEPT = {"parallel", "checkpoint", "training.log_every", "training.evaluate_every",
-              "training.validation_batches", "task.name"}  # fmt: skip
+# Sections that change no result.
+_NOT_SWEPT = {"parallel", "checkpoint"}
 # Of a member that varies in these, the warm-up must be within the steps.
 _LENGTHS = {"training.steps", "optimizer.warmup_steps"}
 # What one name stands for.
@@ -49,16 +56,15 @@ class Fields:
     def __init__(self, config: Mapping[str, Any]):
         experiment = Experiment.from_config(config)
         task = experiment.task_class
-        follows = {*task.planned_fields(experiment.data), "precision"}
-        model = set(TransformerConfig.fields_of(task.Model.__name__)) - follows
-        classes = {"task": task.Config, "data": task.DataConfig, "model": TransformerConfig,
-                   "optimizer": OptimizerConfig, "training": TrainingConfig}  # fmt: skip
+        follows = {f"model.{name}" for name in (*task.planned_fields(experiment.data), "precision")}
+        self._classes = section_classes(task)
         self._hints: dict[str, Any] = {"precision": str}
-        for section, cls in classes.items():
-            hints = typing.get_type_hints(cls)
-            names = (f.name for f in dataclasses.fields(cls) if section != "model" or f.name in model)
-            self._hints |= {f"{section}.{name}": hints[name] for name in names}
-        self._fixed = [name for name in config if name in _NOT_SWEPT]
+        self._fixed: set[str] = {"task.name"}
+        for section, cls in self._classes.items():
+            for name, hint, kind in _fields(cls, f"{section}."):
+                if name not in follows:
+                    self._hints.setdefault(name, hint)
+                    self._fixed |= {name} if kind.part == RUN or section in _NOT_SWEPT else set()
 
     def resolve(self, name: str) -> tuple[str, ...]:
         """The fields that a name of a space stands for.
@@ -66,7 +72,7 @@ class Fields:
         Raises:
           ConfigError: none, or several; or one that cannot be swept.
         """
-        if name in _NOT_SWEPT or name.partition(".")[0] in self._fixed:
+        if name in self._fixed or name in _NOT_SWEPT:
             raise ConfigError(
                 f"{name} cannot be swept: it changes nothing that is computed, or makes another experiment; "
                 f"set it for the whole sweep, with --config.{name}=..."
@@ -74,6 +80,8 @@ class Fields:
         if name in _SHORT or name in self._hints:
             return _SHORT.get(name, (name,))
         ending = [full for full in self._hints if full.endswith(f".{name}")]
+        depth = min((full.count(".") for full in ending), default=0)
+        ending = [full for full in ending if full.count(".") == depth]  # model.dropout_rate, not that of a component
         if len(ending) > 1:
             raise ConfigError(f"{name!r} is ambiguous: write {' or '.join(ending)}")
         if not ending:
@@ -112,14 +120,29 @@ class Fields:
         """
         changed = json.loads(json.dumps(dict(config)))
         seen: dict[str, str] = {}
+        values: dict[str, Any] = {}
         for name, value in overrides.items():
             for full in self.resolve(name):
                 if full in seen:
                     raise ConfigError(f"{seen[full]} and {name} both set {full}: leave out one of them")
-                seen[full] = name
-                section, _, field = full.rpartition(".")
-                (changed[section] if section else changed)[field] = self.value(name, value)
+                seen[full], values[full] = name, self.value(name, value)
+        for name, value in nested(values).items():
+            changed[name] = merged(self._classes[name], changed[name], value) if name in self._classes else value
         return json.loads(json.dumps(changed))
+
+
+def _fields(cls: type, prefix: str) -> Iterator[tuple[str, Any, Kind]]:
+    """Every field of a section, by its dotted name: of a family of components, those of any."""
+    registry = getattr(cls, "registry", None)
+    if registry is not None:
+        yield f"{prefix}name", str, Kind()
+    for one in [cls] if registry is None else registry.values():
+        for field in dataclasses.fields(one):
+            hint = hints_of(one)[field.name]
+            if (inner := component_of(hint)) is not None:
+                yield from _fields(inner, f"{prefix}{field.name}.")
+            else:
+                yield f"{prefix}{field.name}", hint, kind_of(field)
 
 
 def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[Member]:
@@ -179,8 +202,10 @@ def _is_said(value: Any, before: Any) -> bool:
 
 def _at(config: Mapping[str, Any], name: str) -> Any:
     """A field of a config; an ellipsis if it leaves it out."""
-    section, _, field = name.rpartition(".")
-    return (config[section] if section else config).get(field, ...)
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part, ...) if isinstance(value, Mapping) else ...
+    return value
 
 
 def _is_json(value: Any) -> bool:

@@ -2,10 +2,10 @@
 
 from .base import DocumentTask, Evaluation, Task, VocabularyLossConfig
 from .causal_lm import CausalLMTask, CausalLMTaskConfig
+from .image_classification import ImageClassificationTask, ImageClassificationTaskConfig
 from .masked_lm import MASK_TEXT, MaskedLMTask, MaskedLMTaskConfig
 from .text_classification import TextClassificationTask, TextClassificationTaskConfig
 from .translation import TranslationTask, TranslationTaskConfig
-from .image_classification import ImageClassificationTask, ImageClassificationTaskConfig
 
 # By the `name` in the `task` section.
 TASKS: dict[str, type[Task]] = {

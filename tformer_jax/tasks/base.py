@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 
 from .. import functional as F
 from ..analysis.flops import Cost
-from ..config import ConfigError, TransformerConfig, check_choice, check_positive
+from ..config import ConfigError, check_choice, check_positive
 from ..data import tokenizers
 from ..data.files import DataError
+from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 
 # Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
@@ -72,7 +73,7 @@ def vocabulary_loss(
         return F.cross_entropy(model.logits(hidden), targets, **how)
     w_out, b_out = model.output_weights()
     w_out = w_out.astype(hidden.dtype)
-    cap = model.config.output_softcap
+    cap = model.config.output.softcap
     return F.fused_cross_entropy(hidden, w_out, targets, b_out=b_out, logit_softcap=cap, **how)
 
 
@@ -108,13 +109,13 @@ class Task:
         """Makes the task as far as configs tell, without data: for shapes and costs."""
         raise NotImplementedError
 
-    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> Cost:
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> Cost:
         """Returns the cost of a training batch whose arrays have these shapes."""
         raise NotImplementedError
 
     @classmethod
     def load_data(
-        cls, config: Any, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+        cls, config: Any, model: ModelConfig, directory: Path, progress: Progress = SILENT
     ) -> Any:
         """Loads the splits and their batches; leaves in `directory` what `restore` needs."""
         raise NotImplementedError
@@ -193,7 +194,7 @@ class DocumentTask(Task):
 
     @classmethod
     def load_data(
-        cls, config: Any, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+        cls, config: Any, model: ModelConfig, directory: Path, progress: Progress = SILENT
     ) -> Any:
         return cls.Data(config, directory, progress)
 
@@ -219,7 +220,7 @@ class DocumentTask(Task):
         return bisect.bisect_left(begins, True, key=key)
 
     @classmethod
-    def check(cls, data: Any, model: TransformerConfig) -> None:
+    def check(cls, data: Any, model: ModelConfig) -> None:
         if data.row_length > model.max_length:
             raise ConfigError(f"data.row_length={data.row_length} exceeds model.max_length={model.max_length}")
 

@@ -11,10 +11,11 @@ from jax import Array
 
 from .. import decoding
 from ..analysis import flops
-from ..config import ConfigError, TransformerConfig, check_positive
+from ..config import ConfigError, check_positive
 from ..data import tokenizers
 from ..data.running_text import CausalLMData, CausalLMDataConfig
 from ..models import CausalLM
+from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import (
     DocumentTask,
@@ -83,7 +84,7 @@ class CausalLMTask(DocumentTask):
         """The training loss, a mean over target tokens, and how many they are."""
         return _loss(model, batch, key, self.config)
 
-    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
         return flops.Cost(flops.causal_lm_flops(model, rows, length - 1), rows * (length - 1))
 

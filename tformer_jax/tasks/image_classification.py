@@ -13,15 +13,24 @@ from jaxtyping import Float
 
 from .. import functional as F
 from ..analysis import flops
-from ..config import ConfigError, TransformerConfig, check_positive
+from ..config import ConfigError, check_positive
 from ..data.classes import load_classes
-from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
+from ..data.image_classification import (
+    ImageClassificationData,
+    ImageClassificationDataConfig,
+)
 from ..data.images import read_images
 from ..functional.numbers import is_off
 from ..models import VisionTransformer
+from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import Evaluation, Loss, check_label_smoothing, check_name
-from .classification import Classification, Classified, ClassProbability, planned_classes
+from .classification import (
+    Classification,
+    Classified,
+    ClassProbability,
+    planned_classes,
+)
 
 _SOME_CLASSES = 10
 
@@ -73,13 +82,13 @@ class ImageClassificationTask(Classification):
     def planned(cls, config: ImageClassificationTaskConfig, data: ImageClassificationDataConfig) -> "ImageClassificationTask":
         return cls(config, planned_classes(_SOME_CLASSES))
 
-    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         (rows,) = batch["labels"].shape
         return flops.Cost(flops.vision_flops(model, rows), rows, "image")
 
     @classmethod
     def load_data(
-        cls, config: ImageClassificationDataConfig, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+        cls, config: ImageClassificationDataConfig, model: ModelConfig, directory: Path, progress: Progress = SILENT
     ) -> ImageClassificationData:
         return ImageClassificationData(config, directory, progress)
 

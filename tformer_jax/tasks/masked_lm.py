@@ -16,12 +16,13 @@ from tokenizers.models import WordLevel
 
 from .. import functional as F
 from ..analysis import flops
-from ..config import ConfigError, TransformerConfig
+from ..config import ConfigError
 from ..data import tokenizers
 from ..data.files import DataError
-from ..data.running_text import MaskedLMData, MaskedLMDataConfig
 from ..data.pipelines import EVALUATION_TOKENS, padded_length
+from ..data.running_text import MaskedLMData, MaskedLMDataConfig
 from ..models import MaskedLM
+from ..nn import ModelConfig
 from ..nn.partitioning import row_groups, spread_groups
 from ..progress import SILENT, Progress
 from .base import (
@@ -115,7 +116,7 @@ class MaskedLMTask(DocumentTask):
         hidden, targets, weights = _chosen(model, batch, dropout_key, self.config.mask_rate)
         return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum(), {}
 
-    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
         predicted = _room(rows * length, self.config.mask_rate)
         return flops.Cost(flops.masked_lm_flops(model, rows, length, predicted), rows * length)

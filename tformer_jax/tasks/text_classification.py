@@ -12,17 +12,27 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from ..analysis import flops
-from ..config import TransformerConfig
 from ..data import tokenizers
 from ..data.classes import load_classes
 from ..data.files import DataError
 from ..data.pipelines import padded_length
 from ..data.text import canonical
-from ..data.text_classification import TextClassificationData, TextClassificationDataConfig, encode_texts
+from ..data.text_classification import (
+    TextClassificationData,
+    TextClassificationDataConfig,
+    encode_texts,
+)
 from ..models import TextClassifier
+from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import Evaluation, Loss, check_label_smoothing, check_name
-from .classification import Classification, Classified, ClassProbability, labelled_loss, planned_classes
+from .classification import (
+    Classification,
+    Classified,
+    ClassProbability,
+    labelled_loss,
+    planned_classes,
+)
 
 # What only the data, or the pre-trained run, tells: any number will do to check the other fields.
 _SOME_CLASSES, _SOME_TOKENS = 2, 1000
@@ -75,7 +85,7 @@ class TextClassificationTask(Classification):
         fields = cls.planned_fields(data)
         return cls(config, tokenizers.planned(fields["vocab_size"]), planned_classes(fields["num_classes"]))
 
-    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
         return flops.Cost(flops.text_classifier_flops(model, rows, length), rows * length)
 
@@ -83,12 +93,11 @@ class TextClassificationTask(Classification):
     def load_data(
         cls,
         config: TextClassificationDataConfig,
-        model: Mapping[str, Any],
+        model: ModelConfig,
         directory: Path,
         progress: Progress = SILENT,
     ) -> TextClassificationData:
-        limit = model.get("max_length", TransformerConfig.default("max_length"))
-        return TextClassificationData(config, limit, directory, progress)
+        return TextClassificationData(config, model.max_length, directory, progress)
 
     @classmethod
     def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:

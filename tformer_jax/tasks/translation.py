@@ -15,11 +15,12 @@ from .. import decoding
 from .. import functional as F
 from ..analysis import flops
 from ..analysis.plots import plot_attention
-from ..config import ConfigError, TransformerConfig, check_positive
+from ..config import ConfigError, check_positive
 from ..data import files, pipelines, tokenizers
 from ..data.text import canonical
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
+from ..nn import ModelConfig
 from ..nn.layers import split_key
 from ..progress import SILENT, Progress
 from .base import (
@@ -98,16 +99,15 @@ class TranslationTask(Task):
         own = data.source_vocab_size
         return cls(config, Tokenizers(target if own is None else tokenizers.planned(own), target))
 
-    def cost(self, model: TransformerConfig, batch: Mapping[str, Any]) -> flops.Cost:
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         (rows, source), target = batch["source"].shape, batch["target"].shape[1] - 1
         return flops.Cost(flops.transformer_flops(model, rows, source, target), rows * target)
 
     @classmethod
     def load_data(
-        cls, config: TranslationDataConfig, model: Mapping[str, Any], directory: Path, progress: Progress = SILENT
+        cls, config: TranslationDataConfig, model: ModelConfig, directory: Path, progress: Progress = SILENT
     ) -> TranslationData:
-        limit = model.get("max_length", TransformerConfig.default("max_length"))
-        return TranslationData(config, limit, directory, progress)
+        return TranslationData(config, model.max_length, directory, progress)
 
     @classmethod
     def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,12 +11,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import ConfigError, Precision, TransformerConfig, build, check_choice, nearest, with_traced
+from ..config import (
+    FUNCTION,
+    ConfigError,
+    Precision,
+    build,
+    check_choice,
+    leaves,
+    nearest,
+    nested,
+)
 from ..data.digest import check_kept
 from ..data.files import write_whole
 from ..data.pipelines import Part
-from ..nn import parametrization
+from ..nn import ModelConfig, parametrization
 from ..progress import SILENT, Progress
+from ..registry import load_plugin
 from ..tasks import TASKS, Task
 from . import reading
 from .checkpoints import CheckpointConfig, Checkpoints
@@ -36,20 +46,25 @@ from .trainer import Trainer
 # Batches whose rows are counted, to say which devices have none.
 _LOOKED_AT = 100
 
-# Fields that may differ between a pre-trained model and one that starts from its parameters: how it is initialised,
-# regularised and run, and what stands before and after its layers, whose parameters have to fit in shape.
-_NOT_OF_THE_FUNCTION = frozenset((
-    "init_std", "scale_residual_init", "dropout_rate", "attention_dropout_rate", "activation_dropout_rate",
-    "attention_implementation", "scan_unroll", "remat", "precision", "vocab_size", "max_length", "num_classes",
-    "pooling", "pooler", "output_softcap", "tie_output",
-))  # fmt: skip
+
+def section_classes(task: type[Task]) -> dict[str, type]:
+    """Returns the dataclass of each section of a task's config, by the section's name."""
+    return {
+        "task": task.Config,
+        "data": task.DataConfig,
+        "model": task.Model.Config,
+        "optimizer": OptimizerConfig,
+        "training": TrainingConfig,
+        "parallel": ParallelConfig,
+        "checkpoint": CheckpointConfig,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """The sections of an experiment config, each as its dataclass.
 
-    `model` is still a mapping of `TransformerConfig` fields: some follow from the data, such as the
+    `model` is still a table of fields: some follow from the data, such as the
     size of the vocabulary. `task_class` is what `task.name` says.
     """
 
@@ -71,27 +86,21 @@ class Experiment:
           ConfigError: an unknown or missing section or field (the nearest is suggested), or a
             value that cannot be, by its name.
         """
+        for plugin in _plugins(config):
+            load_plugin(plugin)
         known = {field.name for field in dataclasses.fields(cls)} - {"task_class"}
         for name, section in config.items():
-            if name not in known:
+            if name not in (*known, "plugins"):
                 raise ConfigError(f"the config has no section {name!r}{nearest(name, known)}")
-            if name != "precision" and not isinstance(section, Mapping):
+            if name not in ("precision", "plugins") and not isinstance(section, Mapping):
                 raise ConfigError(f"config.{name} must be a section with fields, got {section!r}")
         if missing := sorted(known - config.keys()):
             raise ConfigError(f"the config lacks the section(s) {', '.join(missing)}")
-        check_choice("task.name", config["task"].get("name"), TASKS)
-        task_class = TASKS[config["task"]["name"]]
-        experiment = cls(
-            task_class=task_class,
-            task=build(task_class.Config, config["task"], "task"),
-            data=build(task_class.DataConfig, config["data"], "data"),
-            model=config["model"],
-            optimizer=build(OptimizerConfig, config["optimizer"], "optimizer"),
-            training=build(TrainingConfig, config["training"], "training"),
-            parallel=build(ParallelConfig, config["parallel"], "parallel"),
-            checkpoint=build(CheckpointConfig, config["checkpoint"], "checkpoint"),
-            precision=config["precision"],
-        )
+        task_class = TASKS.named(config["task"].get("name"), "task.name")
+        classes = section_classes(task_class)
+        del classes["model"]
+        sections = {name: build(section, config[name], name) for name, section in classes.items()}
+        experiment = cls(task_class=task_class, model=config["model"], precision=config["precision"], **sections)
         if not config["precision"]:
             raise ConfigError("precision must not be empty; 'params=float32' is the default")
         Precision.parse(config["precision"])
@@ -117,12 +126,11 @@ class Experiment:
             f"never reaches {self.optimizer.learning_rate:g}"
         ]
 
-    def model_config(self, fields: Mapping[str, Any]) -> TransformerConfig:
+    def model_config(self, fields: Mapping[str, Any]) -> ModelConfig:
         """The architecture; `fields` are what the data, once read, says otherwise than its config."""
         planned = self.task_class.planned_fields(self.data)
-        config = TransformerConfig.from_dict({**self.model, **planned, **fields, "precision": self.precision})
-        config.check_for(self.task_class.Model.__name__)
-        return config
+        tables = {**self.model, **planned, **fields, "precision": self.precision}
+        return build(self.task_class.Model.Config, tables, "model")
 
     def trainer(self, task: Task, parallel: ParallelConfig | None = None) -> Trainer:
         """The compiled side of the experiment; `parallel`: where to run it, if not where its config says."""
@@ -139,7 +147,8 @@ class Experiment:
 
         def traced(section: str, config: Any) -> Any:
             prefix = f"{section}."
-            return with_traced(config, {n.removeprefix(prefix): x for n, x in numbers.items() if n.startswith(prefix)})
+            mine = {n.removeprefix(prefix): x for n, x in numbers.items() if n.startswith(prefix)}
+            return config.changed(**nested(mine)) if mine else config
 
         model, task = traced("model", self.model_config(task.model_fields)), copy.copy(task)
         task.config = traced("task", task.config)
@@ -158,13 +167,13 @@ class Experiment:
 
     def largest_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of the largest training batch, as far as they are known without the data."""
-        limit = self.model.get("max_length", TransformerConfig.default("max_length"))
+        limit = getattr(self.model_config({}), "max_length", None)
         shapes = self.data.largest_batch(limit, self.training.accumulate)
         return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     def load_data(self, directory: Path, progress: Progress = SILENT) -> Any:
         """The data, with its tokenizers or classes kept in `directory`."""
-        return self.task_class.load_data(self.data, self.model, directory, progress)
+        return self.task_class.load_data(self.data, self.model_config({}), directory, progress)
 
     def validation_batches(self, data: Any) -> Any:
         """Returns the batches of a validation during training: all of the split, or a part of it."""
@@ -177,6 +186,18 @@ class Experiment:
     def restore_task(self, directory: Path) -> Task:
         """The task, with what the data left in `directory`."""
         return self.task_class.restore(self.task, directory)
+
+
+def _plugins(config: Mapping[str, Any]) -> Sequence[str]:
+    """The plugins that a config names.
+
+    Raises:
+      ConfigError: they are no list of texts.
+    """
+    plugins = config.get("plugins", [])
+    if not isinstance(plugins, list | tuple) or not all(isinstance(plugin, str) and plugin for plugin in plugins):
+        raise ConfigError(f"config.plugins must be a list of files and modules, got {plugins!r}")
+    return plugins
 
 
 def run_training(
@@ -305,10 +326,11 @@ def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
       ConfigError: a field of the two models' configs differs that changes what the encoder computes (names it).
     """
     old = Experiment.from_config(pretrained.config)
-    both = (set(TransformerConfig.fields_of(e.task_class.Model.__name__)) for e in (old, experiment))
-    pairs = {n: [e.model.get(n, TransformerConfig.default(n)) for e in (old, experiment)]
-             for n in set.intersection(*both) - _NOT_OF_THE_FUNCTION}  # fmt: skip
-    differing = [f"model.{n} ({a!r} there, {b!r} here)" for n, (a, b) in sorted(pairs.items()) if a != b]
+    there, here = (
+        {n: x for n, x, kind in leaves(e.model_config({})) if kind.part == FUNCTION} for e in (old, experiment)
+    )
+    both = [n for n in there if n in here and there[n] != here[n]]
+    differing = [f"model.{n} ({there[n]!r} there, {here[n]!r} here)" for n in sorted(both)]
     if differing:
         raise ConfigError(f"{pretrained.directory} holds another model: {some(differing)}")
 

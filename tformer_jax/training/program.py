@@ -12,9 +12,22 @@ from flax import nnx
 from jax import Array
 
 from ..config import ConfigError, check_seed
-from .optimizers import OptimizerConfig, in_float32, make_optimizer, make_schedule, stop_frozen
+from .optimizers import (
+    OptimizerConfig,
+    in_float32,
+    make_optimizer,
+    make_schedule,
+    stop_frozen,
+)
 from .paths import by_path
-from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
+from .step import (
+    Arrays,
+    LossFunction,
+    StateLayout,
+    TrainState,
+    make_train_step,
+    with_dtypes_of,
+)
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has
 

@@ -12,7 +12,14 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ..nn.partitioning import ROWS
-from .parallel import Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
+from .parallel import (
+    Batches,
+    ParallelConfig,
+    PlacedBatches,
+    SplitBatches,
+    make_mesh,
+    row_sharding,
+)
 from .paths import some
 from .program import Program
 from .sharding import SHARDING_RULES, Rules, shardings, state_specs, undivided
