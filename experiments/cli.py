@@ -15,23 +15,51 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from tformer_jax.config import ConfigError, TransformerConfig, nearest
+from tformer_jax.config import ConfigError, build, merged, nearest, nested
 from tformer_jax.data.files import DataError, WriteError
+from tformer_jax.registry import load_plugin, plugin_file
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.checkpoints import CheckpointError
 from tformer_jax.training.directories import RunError
+from tformer_jax.training.experiment import section_classes
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_on
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.terminal import Terminal
 
-from .parsers import define_text
+from .configs.sections import with_choices
+from .parsers import define_text, define_texts
 
 # Of commands that name them as required; the others refuse them.
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file and preset, such as experiments/configs/translation.py:tiny."
 )
+PLUGIN = define_texts("plugin", "File or module that registers components, tasks, ...; may be given several times.")
 WORKDIR = define_text("workdir", None, "Directory of the run or sweep.")
+
+
+class _WithChoices(flags.ArgumentParser):
+    """The parser of --config, which chooses components by name before flags set their fields, whatever their order."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser, self.syntactic_help = parser, parser.syntactic_help
+
+    def parse(self, argument: str) -> Any:
+        config, choices = self._parser.parse(argument), _choices(sys.argv)
+        return with_choices(config, choices).lock() if choices and isinstance(config, ConfigDict) else config
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+flags.FLAGS["config"].parser = _WithChoices(flags.FLAGS["config"].parser)
+
+
+def _choices(arguments: Sequence[str]) -> dict[str, str]:
+    """Which components the flags choose: {"model.positions.name": "rotary"}."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    found = ((re.match(r"--?config\.([\w.]+\.name)(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
+    return {match[1]: after if match[2] is None else match[2] for match, after in found if match}
 
 _CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
@@ -137,12 +165,24 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
         elsewhere.append(f"config.{name}")
     if elsewhere:
         return f"; did you mean {' or '.join(elsewhere)}?"
-    models = TransformerConfig.models_with(name) if where == "config.model" else ()
-    if not models:
-        return nearest(name, section)
-    if TASKS[config["task"]["name"]].Model.__name__ in models:
-        return "; leave it out, it follows from the data"
-    return f", which is for {', '.join(models)}"
+    try:  # the field that `build` means, of another component of its family or of another's
+        build_at(config, where.removeprefix("config."), name)
+    except ConfigError as error:
+        return str(error).partition(f"no field {name!r}")[2]
+    return "; leave it out, it follows from the data"
+
+
+def build_at(config: Mapping[str, Any], where: str, name: str) -> None:
+    """Builds a component as if it had one more field.
+
+    Raises:
+      ConfigError: it has no such field (says which may be meant).
+    """
+    section, *path = where.split(".")
+    classes = section_classes(TASKS.named(config["task"]["name"], "task.name"))
+    if section not in classes:
+        raise ConfigError(f"{where} has no field {name!r}{nearest(name, config.get(section, ()))}")
+    build(classes[section], merged(classes[section], config[section], nested({".".join([*path, name]): None})), where)
 
 
 def config() -> dict[str, Any]:
@@ -152,9 +192,29 @@ def config() -> dict[str, Any]:
       ConfigError: the file could not be read, or what it gives is no config.
     """
     try:
-        return _as_dict(CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"]))
+        found = _as_dict(CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"]))
+        plugins = [*found.get("plugins", ()), *(_resolved(plugin) for plugin in PLUGIN.value or ())]
+        return found | ({"plugins": list(dict.fromkeys(plugins))} if plugins else {})
     except (AttributeError, OSError) as error:  # of ml_collections, which keeps quiet about it until now
         raise ConfigError(f"cannot load the config: {last_line(error.__cause__ or error)}") from None
+
+
+def _resolved(plugin: str) -> str:
+    """A plugin as a run's config keeps it: a file by its whole path, so that it is found from anywhere."""
+    file = plugin_file(plugin)
+    return plugin if file is None else str(file.resolve())
+
+
+def _load_plugins(arguments: Sequence[str]) -> None:
+    """Imports what --plugin names, before a config is read that may choose what they register.
+
+    Raises:
+      ConfigError: one is not there, or fails to import.
+    """
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?plugin(=|$)", a)]
+    for plugin in given:
+        load_plugin(_resolved(plugin))
 
 
 def config_flags_given() -> list[str]:
@@ -213,10 +273,13 @@ def run(main: Callable[[], None], *required: str) -> None:
     def parse(arguments: list[str]) -> list[str]:
         try:
             _check_text(arguments)
+            _load_plugins(arguments)
             rest = flags.FLAGS(arguments)
         except flags.UnrecognizedFlagError as error:
             forgotten = "; put --config=FILE before it" if error.flagname.startswith("config.") else ""
             sys.exit(f"error: {error}{forgotten}")
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
             of_file = "cannot load the config: " if "Traceback" in str(error) else ""
             sys.exit(f"error: {of_file}{last_line(error).removeprefix('tformer_jax.config.ConfigError: ')}")
@@ -224,6 +287,8 @@ def run(main: Callable[[], None], *required: str) -> None:
             sys.exit(f"error: {_config_problem(error, arguments)}")
         if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
             sys.exit(f"error: give {' and '.join(missing)}")
+        if PLUGIN.present and "config" not in required:
+            sys.exit("error: --plugin has no meaning for this command: the run knows its plugins; leave it out")
         for flag in (CONFIG, WORKDIR):
             if flag.present and flag.name not in required:
                 sys.exit(f"error: --{flag.name} has no meaning for this command; leave it out")

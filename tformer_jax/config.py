@@ -120,8 +120,8 @@ class Component:
         class Rotary(PositionScheme):
             base: float = field(10_000.0, POSITIVE)
 
-    Each value must be of the field's type and what its `field` wants; `check` says what fields must be beside each
-    other. Two are equal if they are of one class and have the same values, of which a traced number equals itself alone.
+    Each value must be of the field's type and what its `field` wants, and a table becomes a component; `check` says what
+    fields must be beside each other. Two are equal if they are of one class and have the same values, of which a traced number equals itself alone.
 
     Attributes:
       registry: of a family whose members a config chooses by name; None: there is one class alone.
@@ -138,7 +138,11 @@ class Component:
     def __post_init__(self):
         hints = hints_of(type(self))
         for of in dataclasses.fields(self):
-            _check_value(of.name, getattr(self, of.name), hints[of.name], kind_of(of))
+            value, family = getattr(self, of.name), component_of(hints[of.name])
+            if family is not None and isinstance(value, Mapping):
+                value = build(family, _completed(of, family, value), of.name)
+                object.__setattr__(self, of.name, value)
+            _check_value(of.name, value, hints[of.name], kind_of(of))
         self.check()
 
     def check(self) -> None:
@@ -186,7 +190,7 @@ def _hashable(value: Any) -> Any:
 @functools.cache
 def hints_of(cls: type) -> dict[str, Any]:
     """Returns the annotations of a class's fields, by name."""
-    return typing.get_typehints_of(cls)
+    return typing.get_type_hints(cls)
 
 
 def component_of(hint: Any) -> type[Component] | None:

@@ -65,7 +65,7 @@ def greedy_search(
 @functools.partial(jax.jit, static_argnames=("max_length", "bos_id", "eos_id"))
 def _greedy_search(model, source, source_mask, *, max_length: int, bos_id: int, eos_id: int) -> Int[Array, "B T"]:
     B = source.shape[0]
-    memory = model.encode(source, mask=source_mask)
+    memory, _ = model.encode(source, mask=source_mask)
     cache = model.start_cache(memory, max_length, source_mask=source_mask)
 
     def unfinished(state):
@@ -178,7 +178,7 @@ class _Candidates(NamedTuple):
 
 def _start(model, source, source_mask, beam_size: int, max_length: int, eos_id: int) -> _Beams:
     B = source.shape[0]
-    memory = model.encode(source, mask=source_mask)
+    memory, _ = model.encode(source, mask=source_mask)
     cache = model.start_cache(memory, max_length, source_mask=source_mask)
     cache = cache.map_rows(lambda x, axis: jnp.repeat(x, beam_size, axis))
     tokens = jnp.full((B, beam_size, max_length), eos_id, jnp.int32)

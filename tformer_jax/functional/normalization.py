@@ -14,6 +14,7 @@ def layer_norm(
     beta: Float[Array, "D"] | None = None,
     *,
     eps: Number = 1e-5,
+    unit_offset: bool = False,
 ) -> Float[Array, "*batch D"]:
     """Layer normalisation over the last axis (equation 12).
 
@@ -35,7 +36,7 @@ def layer_norm(
     """
     x, eps = as_array("x", x, kind="floats"), as_number("eps", eps, NOT_NEGATIVE)
     x32 = x.astype(jnp.float32)
-    gamma32 = _vector("gamma", gamma, x)
+    gamma32 = _vector("gamma", gamma, x) + (1.0 if unit_offset else 0.0)
     centred = x32 - x32.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     out = centred * lax.rsqrt(variance + eps) * gamma32
@@ -43,7 +44,7 @@ def layer_norm(
 
 
 def rms_norm(
-    x: Float[Array, "*batch D"], gamma: Float[Array, "D"], *, eps: Number = 1e-6
+    x: Float[Array, "*batch D"], gamma: Float[Array, "D"], *, eps: Number = 1e-6, unit_offset: bool = False
 ) -> Float[Array, "*batch D"]:
     """Root-mean-square normalisation over the last axis: no mean is subtracted, nothing is added.
 
@@ -61,7 +62,7 @@ def rms_norm(
     """
     x, eps = as_array("x", x, kind="floats"), as_number("eps", eps, NOT_NEGATIVE)
     x32 = x.astype(jnp.float32)
-    gamma32 = _vector("gamma", gamma, x)
+    gamma32 = _vector("gamma", gamma, x) + (1.0 if unit_offset else 0.0)
     mean_square = jnp.square(x32).mean(-1, keepdims=True)
     return (x32 * lax.rsqrt(mean_square + eps) * gamma32).astype(x.dtype)
 

@@ -8,9 +8,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .checks import as_array, as_flag, check_choice
-from .masks import as_ints
 from .meshes import gathered
 from .numbers import POSITIVE, Number, as_integer, as_number, as_size, is_known
+from .relations import as_ints
 
 # No more is computed, one after the other, on the host.
 _MOST_HEADS, _MOST_BUCKETS = 1 << 16, 1 << 12

@@ -29,10 +29,10 @@ def causal_relation(mask: Any) -> F.Mask:
     if mask is None or not isinstance(mask, F.Mask) and jnp.ndim(mask) == 2:
         return causal & token_mask(mask)
     mask = token_mask(mask)
-    if isinstance(mask, F.AttentionMask) and not mask.causal and mask.explicit is None and mask.prefix is None:
+    if not any(part.causal or part.window or part.explicit is not None or part.prefix is not None for part in mask.parts):
         raise ValueError(
-            "the mask of a causal model must say what hides later tokens: write AttentionMask(causal=True, ...), "
-            f"got {F.AttentionMask.__name__}({', '.join(f for f in mask.set_fields) or ''})"
+            "the mask of a causal model must say what hides later tokens: write AttentionMask(causal=True, ...), or give "
+            "booleans [B T] of the tokens that may be attended"
         )
     return mask
 
@@ -58,10 +58,7 @@ def memory_mask(mask: Any, B: int, S: int) -> Bool[Array, "B 1 1 S"] | None:
       ValueError: it depends on the query or the head, or is not for B rows of S tokens.
     """
     mask = token_mask(mask)
-    if not isinstance(mask, F.AttentionMask):
-        raise ValueError("the source_mask of a cache must be a plain AttentionMask or an array, got an expression of masks")
-    by_query = mask.explicit is not None and any(n != 1 for n in jnp.shape(mask.explicit)[-3:-1])
-    if mask.causal or mask.window is not None or mask.segments is not None or by_query:
+    if mask.differs_by_query:
         raise ValueError(
             "the source_mask of a cache must be the same for every query and head: no causal, no window, no segments, "
             "no array but [B S] or [B 1 1 S]"

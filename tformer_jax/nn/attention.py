@@ -144,32 +144,32 @@ class Attention(nnx.Module):
           key: for dropout of the weights.
           weights: hand them out, without dropout.
         """
-        config, taken = self.model.attention, {"cache": cache}
+        config, taken, alone = self.model.attention, {"cache": cache}, context is None
         mask = F.AttentionMask() & mask
-        if context is None and config.window is not None:
+        if alone and config.window is not None:
             mask = mask & F.AttentionMask(window=config.window)
         if cache is not None:
             mask = mask.placed(key_positions=cache.positions)
-        how = {"bias": bias, "scale": attention_scale(self.model), "logit_softcap": config.softcap}
+        scoring = {"mask": mask, "bias": bias, "scale": attention_scale(self.model), "logit_softcap": config.softcap}
 
         def prepare(q, k, v):
             q = q if self.q_norm is None else self.q_norm(q)
             k = k if self.k_norm is None or isinstance(context, tuple) else self.k_norm(k)
-            if context is None:
+            if alone:
                 positions = mask.query_block(0, x.shape[1])  # [b T]
                 q, k = (self.model.positions.turn(heads, positions) for heads in (q, k))
             if cache is not None:
                 taken["cache"] = cache.write(k, v)
                 k, v = taken["cache"].keys, taken["cache"].values  # [B S K H], old tokens and new ones
             if weights:
-                taken["weights"] = F.attention_weights(q, k, mask=mask, **how)
+                taken["weights"] = F.attention_weights(q, k, **scoring)
             return q, k, v
 
-        if key is not None and not is_off(config.dropout_rate):
-            # What is dropped is drawn for all weights at once, so that it is the same on any mesh.
-            how |= {"dropout_rate": config.dropout_rate, "key": key, "implementation": config.implementation}
-        else:
-            how["implementation"] = spread_queries(config.implementation, x.shape[1])
-        context = x if context is None else context
-        out = F.multi_head_attention(x, context, self.params(x.dtype), mask=mask, prepare=prepare, **how)
+        drops = key is not None and not is_off(config.dropout_rate)
+        # What is dropped is drawn for all weights at once, so that it is the same on any mesh.
+        kernel = config.implementation if drops else spread_queries(config.implementation, x.shape[1])
+        dropout = {"dropout_rate": config.dropout_rate, "key": key} if drops else {}
+        context = x if alone else context
+        how = {"prepare": prepare, "implementation": kernel, **scoring, **dropout}
+        out = F.multi_head_attention(x, context, self.params(x.dtype), **how)
         return Attended(out, taken["cache"], taken.get("weights"))

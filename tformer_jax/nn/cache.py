@@ -6,12 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int
 
-# The position of an empty slot: after every token, so that causality hides it.
-EMPTY = np.iinfo(np.int32).max
+from ..functional.masks import EMPTY
 
 
 @jax.tree_util.register_dataclass

@@ -1,16 +1,14 @@
 """Partitioning of what is computed over devices, where a mesh is in use; of parameters, no module knows."""
 
-import dataclasses
 import math
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
-from .. import functional as F
+from ..functional.attention import Kernel
+from ..functional.kernels import KERNELS
 
 # The axes of a mesh, and those that share rows, and positions.
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -45,47 +43,27 @@ def whole_vectors(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
     return _spread(table, P("tensor", None))
 
 
-def spread_queries(
-    attend: Callable[..., Array],
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
-    mask: F.AttentionMask,
-    bias: Float[Array, "b n t s"] | None,
-) -> Float[Array, "B T N H"]:
-    """`attend(q, k, v, mask, bias)`; where a mesh splits the positions, on each device for its queries and all keys.
+def spread_queries(implementation: str | Kernel, length: int) -> str | Kernel:
+    """The attention kernel for so many queries; where a mesh splits them, on each device for its own and all keys.
 
     A kernel that goes through blocks of queries one after the other would else run over all of them on every
     device. Under a causal mask the devices of the later positions have more to do.
     """
     parts = jax.sharding.get_abstract_mesh().shape[POSITIONS] if _in_use() else 1
-    if parts == 1 or q.shape[1] % parts:
-        return attend(q, k, v, mask, bias)
-    mask, queries = _with_positions(mask, q.shape[1]), P(None, POSITIONS)
-    where = dataclasses.replace(
-        jax.tree.map(lambda _: P(), mask),
-        query_positions=queries,
-        segments=mask.segments and (queries, P()),
-        explicit=None if mask.explicit is None else _query_axis(mask.explicit),
-    )
-    specs = (queries, P(), P(), where, None if bias is None else _query_axis(bias))
-    return jax.shard_map(attend, in_specs=specs, out_specs=queries, axis_names={POSITIONS})(q, k, v, mask, bias)
+    if parts == 1 or length % parts:
+        return implementation
+    kernel = implementation if callable(implementation) else KERNELS.named(implementation, "implementation")
 
+    def on_devices(q, k, v, mask, bias, options, key):
+        mask, queries = mask.cuttable(length), P(None, POSITIONS)
+        where = jax.tree.map(lambda axis: P() if axis < 0 else P(*[None] * axis, POSITIONS), mask.query_axes)
+        by_query = P(None, None, POSITIONS) if bias is not None and bias.shape[2] > 1 else P()
+        specs = (queries, P(), P(), where, None if bias is None else by_query)
+        attend = lambda *seen: kernel(*seen, options, key)  # noqa: E731
+        split = jax.shard_map(attend, in_specs=specs, out_specs=queries, axis_names={POSITIONS})
+        return split(q, k, v, mask, bias)
 
-def _with_positions(mask: F.AttentionMask, length: int) -> F.AttentionMask:
-    """The same mask, saying where its queries stand, so that a part of them still knows."""
-    positions = jnp.atleast_2d(jnp.arange(length) if mask.query_positions is None else mask.query_positions)
-    segments = mask.segments
-    segments = segments if segments is None or isinstance(segments, tuple) else (segments, segments)
-    explicit = mask.explicit
-    if explicit is not None:
-        explicit = jnp.reshape(explicit, (1,) * (4 - jnp.ndim(explicit)) + jnp.shape(explicit))
-    return dataclasses.replace(mask, query_positions=positions, segments=segments, explicit=explicit)
-
-
-def _query_axis(x: Array) -> P:
-    """Spec of [b n T S]: split by queries, unless they all have the same."""
-    return P(None, None, POSITIONS) if x.shape[2] > 1 else P()
+    return on_devices
 
 
 def _spread(x: Array, spec: P) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import ConfigError, TransformerConfig
+from ..config import ConfigError
 from ..data.pipelines import in_order
 from ..progress import SILENT, Progress
 from ..tasks import Task
@@ -239,7 +239,7 @@ def _data_key(member: Member) -> str:
     """All that data are made of, but the order of their batches."""
     experiment = member.experiment
     section = {name: x for name, x in member.config["data"].items() if name != "order_seed"}
-    limit = experiment.model.get("max_length", TransformerConfig.default("max_length"))
+    limit = getattr(experiment.model_config({}), "max_length", None)
     return json.dumps([section, limit, getattr(experiment.task, "init_from", None)], sort_keys=True)
 
 

@@ -14,35 +14,30 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..config import TransformerConfig
+from ..config import leaves
 from ..tasks import Task
 from ..training.step import Arrays
 from .members import Member
-
-# What enters the program as an argument. A number that is 0 or None turns something off, which is another program.
-_NUMBERS = (
-    "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.b1", "optimizer.b2", "optimizer.eps",
-    "optimizer.weight_decay", "optimizer.clip_norm", "training.average_decay",
-    "task.label_smoothing", "task.z_loss", "task.mixup",
-    "model.dropout_rate", "model.attention_dropout_rate", "model.activation_dropout_rate", "model.init_std",
-)  # fmt: skip
 
 _AXIS = "members"
 _SHARDS = threading.Lock()
 ALIVE = "sweep.alive"
 
 
-def number_of(member: Member, name: str) -> float | None:
-    """Returns the value of a field, None where a config has no such field or leaves it out."""
-    section, _, field = name.partition(".")
-    if section == "model":
-        return member.experiment.model.get(field, TransformerConfig.default(field))
-    return getattr(getattr(member.experiment, section), field, None)
+def numbers_of(member: Member) -> dict[str, float | None]:
+    """Returns the numbers of a member's config that may enter a program as arguments, by their dotted names.
+
+    One that is 0 or None turns something off, which is another program.
+    """
+    e = member.experiment
+    sections = {"model": e.model_config({}), "optimizer": e.optimizer, "training": e.training, "task": e.task}
+    return {name: x for section, of in sections.items() for name, x, kind in leaves(of, f"{section}.") if kind.traced}
 
 
 def varying_numbers(members: Sequence[Member]) -> list[str]:
     """Returns the numbers in which members of one program differ: its arguments; the others are its constants."""
-    return [name for name in _NUMBERS if len({number_of(member, name) for member in members}) > 1]
+    tables = [numbers_of(member) for member in members]
+    return [name for name in tables[0] if len({table.get(name) for table in tables}) > 1]
 
 
 def program_of(member: Member, *, one_order: bool) -> str:
@@ -52,11 +47,14 @@ def program_of(member: Member, *, one_order: bool) -> str:
       member: of the sweep.
       one_order: only members with the same order of batches go together: batches differ in their shapes.
     """
-    config = {name: dict(x) if isinstance(x, Mapping) else x for name, x in member.config.items()}
-    for name in _NUMBERS:
-        section, _, field = name.partition(".")
-        if field in config[section]:
-            config[section][field] = bool(config[section][field])
+    config = json.loads(json.dumps(member.config))
+    for name, value in numbers_of(member).items():
+        *path, field = name.split(".")
+        table = config
+        for part in path:
+            table = table.get(part, {})
+        if field in table:
+            table[field] = bool(value)
     config["training"].pop("seed", None)
     if not one_order:
         config["data"].pop("order_seed", None)
@@ -101,9 +99,10 @@ class Population:
     def _take(self, members: Sequence[Member]) -> None:
         padded = [*members, *members[-1:] * (self.width - len(members))]
         self.members = list(members)
-        self.orders, orders = _distinct([number_of(m, "data.order_seed") for m in padded])
+        self.orders, orders = _distinct([m.experiment.data.order_seed for m in padded])
+        tables = [numbers_of(m) for m in padded]
         keys = jnp.stack([m.experiment.training.key for m in padded])
-        numbers = {name: _array([number_of(m, name) for m in padded]) for name in self._varying}
+        numbers = {name: _array([table[name] for table in tables]) for name in self._varying}
         self._given = jax.device_put((keys, numbers, np.asarray(orders, np.int32)), self._spread)
 
     def of(self, members: Sequence[Member]) -> "Population":

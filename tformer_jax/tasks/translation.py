@@ -207,7 +207,7 @@ class TranslationTask(Task):
         limit = model.config.max_length
         arrays = (jnp.asarray([tokens[:limit]]) for tokens in (source, target[:-1]))
         _, captured = model(*arrays, capture=("cross_attention_weights",))
-        weights = np.asarray(captured["decoder"]["cross_attention_weights"][-1, 0])
+        weights = np.asarray(captured["decoder.cross_attention_weights"][-1, 0])
         queries, keys = (
             [tokenizer.decode([token]).strip() or "␣" for token in tokens]
             for tokenizer, tokens in ((self.tokenizers.target, target[1:]), (self.tokenizers.source, source))
@@ -232,7 +232,7 @@ def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyL
         target_segments = None
     weights = weights.astype(jnp.float32)
     encoder_key, decoder_key = split_key(key, 2)
-    memory = model.encode(batch["source"], **source_side, key=encoder_key)
+    memory, _ = model.encode(batch["source"], **source_side, key=encoder_key)
     seen = {f"source_{name}": value for name, value in source_side.items()}
     hidden, _ = model.hidden(inputs, memory, **seen, target_segments=target_segments, key=decoder_key)
     return vocabulary_loss(model, hidden, targets, weights, config), weights.sum(), {}
