@@ -1,5 +1,6 @@
 """Code that the command lines share: flags, and errors that are messages rather than tracebacks."""
 
+import dataclasses
 import errno
 import importlib.util
 import os
@@ -15,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from tformer_jax.config import ConfigError, build, merged, nearest, nested
+from tformer_jax.config import ConfigError, class_at, meant, nearest
 from tformer_jax.data.files import DataError, WriteError
 from tformer_jax.registry import load_plugin, plugin_file
 from tformer_jax.tasks import TASKS
@@ -46,7 +47,7 @@ class _WithChoices(flags.ArgumentParser):
 
     def parse(self, argument: str) -> Any:
         config, choices = self._parser.parse(argument), _choices(sys.argv)
-        return with_choices(config, choices).lock() if choices and isinstance(config, ConfigDict) else config
+        return with_choices(config.to_dict(), choices).lock() if choices and isinstance(config, ConfigDict) else config
 
     def flag_type(self) -> str:
         return self._parser.flag_type()
@@ -121,7 +122,8 @@ def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?config(=|$)", a)]
     try:
-        config = _as_dict(config_module(given[-1]).get_config(*given[-1].split(":", 1)[1:]), given[-1])
+        found = config_module(given[-1]).get_config(*given[-1].split(":", 1)[1:])
+        config = with_choices(_as_dict(found, given[-1]), _choices(arguments)).to_dict()
     except Exception as error:
         return f"cannot load the config: {_of_file(error)}"
     names = [match[1].split(".") for a in arguments if (match := re.match(r"--?(?:no)?config\.([\w.]+)", a))]
@@ -165,24 +167,13 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
         elsewhere.append(f"config.{name}")
     if elsewhere:
         return f"; did you mean {' or '.join(elsewhere)}?"
-    try:  # the field that `build` means, of another component of its family or of another's
-        build_at(config, where.removeprefix("config."), name)
-    except ConfigError as error:
-        return str(error).partition(f"no field {name!r}")[2]
-    return "; leave it out, it follows from the data"
-
-
-def build_at(config: Mapping[str, Any], where: str, name: str) -> None:
-    """Builds a component as if it had one more field.
-
-    Raises:
-      ConfigError: it has no such field (says which may be meant).
-    """
-    section, *path = where.split(".")
+    section_name, *path = where.removeprefix("config.").split(".")
     classes = section_classes(TASKS.named(config["task"]["name"], "task.name"))
-    if section not in classes:
-        raise ConfigError(f"{where} has no field {name!r}{nearest(name, config.get(section, ()))}")
-    build(classes[section], merged(classes[section], config[section], nested({".".join([*path, name]): None})), where)
+    if section_name not in classes:
+        return nearest(name, section)
+    cls = class_at(classes[section_name], config[section_name], path)
+    follows = name in {field.name for field in dataclasses.fields(cls)}
+    return "; leave it out, it follows from the data" if follows else meant(cls, name)
 
 
 def config() -> dict[str, Any]:
@@ -282,7 +273,8 @@ def run(main: Callable[[], None], *required: str) -> None:
             sys.exit(f"error: {error}")
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
             of_file = "cannot load the config: " if "Traceback" in str(error) else ""
-            sys.exit(f"error: {of_file}{last_line(error).removeprefix('tformer_jax.config.ConfigError: ')}")
+            said = last_line(error).removeprefix("tformer_jax.config.ConfigError: ")
+            sys.exit(f"error: {of_file}{re.sub(r'^flag --config=.*?: (?=config\\.)', '', said)}")
         except Exception as error:  # whatever a config file raises
             sys.exit(f"error: {_config_problem(error, arguments)}")
         if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:

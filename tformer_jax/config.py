@@ -242,7 +242,7 @@ def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in fields:
         if name not in known:
-            raise ConfigError(f"{where} has no field {name!r}{_meant(cls, name, known)}")
+            raise ConfigError(f"{where} has no field {name!r}{meant(cls, name)}")
     required = (n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING)
     missing = [name for name in required if name not in fields]
     if missing:
@@ -283,7 +283,13 @@ def _completed(of: dataclasses.Field, family: type[Component], value: Any) -> An
     return merged(family, to_dict(of.default_factory()), value)
 
 
-def _meant(cls: type, name: str, known: Mapping[str, Any]) -> str:
+def class_at(cls: type, tables: Mapping[str, Any], path: Sequence[str]) -> type:
+    """Returns the class of a component within tables of a `cls`, by the names of the fields on the way."""
+    cls, _ = chosen(cls, tables, cls.__name__)
+    return class_at(component_of(hints_of(cls)[path[0]]), tables[path[0]], path[1:]) if path else cls
+
+
+def meant(cls: type, name: str) -> str:
     """Returns which field may be meant by one that a class does not have: of another of its family, or the nearest."""
     registry = getattr(cls, "registry", None) or {}
     others = [n for n, other in registry.items() if name in {f.name for f in dataclasses.fields(other)}]
@@ -293,6 +299,7 @@ def _meant(cls: type, name: str, known: Mapping[str, Any]) -> str:
         f"{outer}.{name}" for outer, hint in hints_of(cls).items()
         if (inner := component_of(hint)) is not None and name in _all_fields(inner)
     ]  # fmt: skip
+    known = [f.name for f in dataclasses.fields(cls)]
     return f"; did you mean {' or '.join(inside)}?" if inside else nearest(name, known)
 
 

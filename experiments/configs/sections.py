@@ -70,37 +70,42 @@ def experiment(
     return config | {"model": section(classes["model"], model, (*planned, "precision")), "precision": precision}
 
 
-def section(cls: type, values: Mapping[str, Any], without: typing.Collection[str] = ()) -> ConfigDict:
+def section(
+    cls: type, values: Mapping[str, Any], without: typing.Collection[str] = (), where: str = ""
+) -> ConfigDict:
     """The fields of a dataclass as a ConfigDict, those of its components too: `values`, else the defaults.
 
     Args:
       cls: a section's or a component's dataclass, or a family of components.
       values: by the field's name; tables for components.
       without: fields that the section does not have.
+      where: what the user calls it, for messages.
 
     Raises:
+      ConfigError: no component of the family has such a name.
       TypeError: a value for a field that is not there, or none for one without a default.
     """
-    cls, values = chosen(cls, dict(values), cls.__name__)
+    where = where or cls.__name__
+    cls, values = chosen(cls, dict(values), where)
     result = ConfigDict({} if getattr(cls, "registry", None) is None else {"name": cls.name})
     for field in dataclasses.fields(cls):
         if field.name not in without:
-            result[field.name] = _value(cls, field, values.pop(field.name, ...))
+            result[field.name] = _value(cls, field, values.pop(field.name, ...), f"{where}.{field.name}")
     if values:
-        raise TypeError(f"{cls.__name__} has no field {', '.join(values)}")
+        raise TypeError(f"{where} has no field {', '.join(values)}")
     return result
 
 
-def _value(cls: type, field: dataclasses.Field, value: Any) -> Any:
+def _value(cls: type, field: dataclasses.Field, value: Any, where: str) -> Any:
     """A field as a ConfigDict holds it."""
     hint, has_factory = hints_of(cls)[field.name], field.default_factory is not dataclasses.MISSING
     if (inner := component_of(hint)) is not None and value is not None:
         default = to_dict(field.default_factory()) if has_factory else {}
-        return section(inner, merged(inner, default, {} if value is ... else value))
+        return section(inner, merged(inner, default, {} if value is ... else value), where=where)
     if value is ...:
         value = field.default_factory() if has_factory else field.default
     if value is dataclasses.MISSING:
-        raise TypeError(f"{cls.__name__}.{field.name} needs a value")
+        raise TypeError(f"{where} needs a value")
     return config_dict.placeholder(_type_of(hint)) if value is None else value
 
 
@@ -111,18 +116,18 @@ def _type_of(hint: Any) -> type:
     return hint
 
 
-def with_choices(config: ConfigDict, choices: Mapping[str, str]) -> ConfigDict:
+def with_choices(tables: Mapping[str, Any], choices: Mapping[str, str]) -> ConfigDict:
     """Returns a config in which components are chosen anew, each with its own fields, by "section.....name".
 
     Raises:
       ConfigError: no component has such a name.
     """
-    tables = config.to_dict()
+    tables = dict(tables)
     for name, classes in section_classes(TASKS.named(tables["task"]["name"], "task.name")).items():
         mine = {path.partition(".")[2]: x for path, x in choices.items() if path.partition(".")[0] == name}
         if not mine or name == "task":
             continue
         old, _ = chosen(classes, tables[name], name)
         missing = {field.name for field in dataclasses.fields(old)} - tables[name].keys()
-        tables[name] = section(classes, merged(classes, tables[name], nested(mine)), missing)
+        tables[name] = section(classes, merged(classes, tables[name], nested(mine)), missing, f"config.{name}")
     return ConfigDict(tables)
