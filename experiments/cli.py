@@ -274,7 +274,8 @@ def run(main: Callable[[], None], *required: str) -> None:
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
             of_file = "cannot load the config: " if "Traceback" in str(error) else ""
             said = last_line(error).removeprefix("tformer_jax.config.ConfigError: ")
-            sys.exit(f"error: {of_file}{re.sub(r'^flag --config=.*?: (?=config\\.)', '', said)}")
+            said = re.sub(r"^flag --config=.*?: (?=config\.)", "", said)
+            sys.exit(f"error: {of_file}{said}")
         except Exception as error:  # whatever a config file raises
             sys.exit(f"error: {_config_problem(error, arguments)}")
         if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:

@@ -23,13 +23,7 @@ from tformer_jax.data.files import DataError, read_lines
 from tformer_jax.training.terminal import Terminal
 
 from . import cli, trained
-from .parsers import (
-    define_integer,
-    define_number,
-    define_switch,
-    define_text,
-    define_texts,
-)
+from .parsers import define_integer, define_number, define_switch, define_text, define_texts
 
 TEXT = define_text("text", None, "Input text: a sentence, the beginning of a text, or a text with [MASK] in it.")
 INPUT = define_text("input", None, "UTF-8 file of input texts, one per line.")

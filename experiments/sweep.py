@@ -17,8 +17,7 @@ from ml_collections import config_flags
 from tformer_jax.config import ConfigError
 from tformer_jax.sweeps.board import Board, result_table
 from tformer_jax.sweeps.loop import Halving, VectorizedConfig, vectorized_sweep
-from tformer_jax.sweeps.members import describe
-from tformer_jax.sweeps.members import flags as member_flags
+from tformer_jax.sweeps.members import describe, flags as member_flags
 from tformer_jax.sweeps.results import Ranking, Row, write_results
 from tformer_jax.sweeps.search import SearchConfig, search
 from tformer_jax.sweeps.space import Space
@@ -129,9 +128,7 @@ def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
 
 def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
     """Prints the table and the command that trains the best member alone, and leaves pictures."""
-    from tformer_jax.analysis.sweep_plots import (
-        plot_sweep,  # here: a mistake is said without loading Matplotlib
-    )
+    from tformer_jax.analysis.sweep_plots import plot_sweep  # here: a mistake is said without loading Matplotlib
 
     directory = Path(cli.WORKDIR.value)
     cli.say(result_table(rows, by))

@@ -14,13 +14,7 @@ from 3e-3, one seed. One run, looked at while its learning rate fell, so that th
   loss    5.22   4.81   4.57   4.43
 """
 
-from experiments.configs.sections import (
-    ADAMW,
-    BFLOAT16,
-    TINY_TEXT_MODEL,
-    experiment,
-    locked,
-)
+from experiments.configs.sections import ADAMW, BFLOAT16, TINY_TEXT_MODEL, experiment, locked
 
 
 def _tiny() -> dict:

@@ -20,13 +20,7 @@ How tiny came about. Validation, 128 wide, 4 layers, AdamW, linear decay, three 
 Rows of 64 tokens instead of 128 (15 % masked): 4.714, 22.7 %.
 """
 
-from experiments.configs.sections import (
-    ADAMW,
-    BFLOAT16,
-    TINY_TEXT_MODEL,
-    experiment,
-    locked,
-)
+from experiments.configs.sections import ADAMW, BFLOAT16, TINY_TEXT_MODEL, experiment, locked
 
 
 def _tiny() -> dict:

@@ -8,15 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from tformer_jax.config import (
-    check_choice,
-    chosen,
-    component_of,
-    hints_of,
-    merged,
-    nested,
-    to_dict,
-)
+from tformer_jax.config import check_choice, chosen, component_of, hints_of, merged, nested, to_dict
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.experiment import section_classes

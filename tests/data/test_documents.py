@@ -3,8 +3,7 @@
 import os
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from tformer_jax.data import documents
 from tformer_jax.data.documents import Document, read_documents, speeches, split_documents

@@ -16,8 +16,7 @@ from support import by_day, quick_jit, tiny_transformer, unchecked_annotations
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig
-from tformer_jax.decoding import beam_search, greedy_search
-from tformer_jax.decoding import search as programs
+from tformer_jax.decoding import beam_search, greedy_search, search as programs
 
 V, MAX_LENGTH, BOS, EOS = 5, 4, 1, 2
 IDS = {"bos_id": BOS, "eos_id": EOS}

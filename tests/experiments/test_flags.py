@@ -18,7 +18,6 @@ from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.program import TrainingConfig
 
-
 NOT_SWEPT = ("checkpoint.keep_every", "training.validation_batches")
 
 

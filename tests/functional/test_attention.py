@@ -10,13 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from support import IMPLEMENTATIONS, assert_close, block_sizes, by_day, examples, normal, quick_jit, unchecked_annotations
+from hypothesis import given, strategies as st
+from support import (
+    IMPLEMENTATIONS,
+    assert_close,
+    block_sizes,
+    by_day,
+    examples,
+    normal,
+    quick_jit,
+    unchecked_annotations,
+)
 
 import tformer_jax.functional as F
-from tformer_jax.functional.kernels import IMPLEMENTATIONS as KERNELS
-from tformer_jax.functional.kernels import choose
+from tformer_jax.functional.kernels import IMPLEMENTATIONS as KERNELS, choose
 
 both = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 

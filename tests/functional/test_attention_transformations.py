@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from support import IMPLEMENTATIONS, assert_close, block_sizes, by_day, normal, quick_jit
 
 import tformer_jax.functional as F

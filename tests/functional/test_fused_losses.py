@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from support import assert_close, by_day, equations, examples, normal, quick_jit
 

@@ -8,7 +8,17 @@ import numpy as np
 import oracles
 import pytest
 from flax import nnx
-from support import assert_close, block_sizes, by_day, equations, normal, quick_jit, tiny_config, tiny_transformer, with_leaf
+from support import (
+    assert_close,
+    block_sizes,
+    by_day,
+    equations,
+    normal,
+    quick_jit,
+    tiny_config,
+    tiny_transformer,
+    with_leaf,
+)
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models

@@ -19,8 +19,8 @@ import optuna
 import pretended
 import pytest
 import tiny_runs
-from support import by_day
 from optuna.trial import TrialState
+from support import by_day
 
 from tformer_jax.config import ConfigError
 from tformer_jax.sweeps import worker

@@ -78,8 +78,6 @@ def save_picture(figure: Any, file: Path) -> None:
 
 
 def _figure(width: float, height: float):
-    from matplotlib.figure import (
-        Figure,  # here: a command that draws nothing starts without Matplotlib
-    )
+    from matplotlib.figure import Figure  # here: a command that draws nothing starts without Matplotlib
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -5,15 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import (
-    MOST_TEXT_BYTES,
-    DataError,
-    Wheel,
-    files_in,
-    passed_over,
-    read_lines,
-    size_of,
-)
+from .files import MOST_TEXT_BYTES, DataError, Wheel, files_in, passed_over, read_lines, size_of
 from .text import canonical, file_name
 
 

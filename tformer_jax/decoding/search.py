@@ -13,14 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from ..functional.numbers import (
-    NOT_NEGATIVE,
-    Number,
-    as_integer,
-    as_number,
-    as_size,
-    is_known,
-)
+from ..functional.numbers import NOT_NEGATIVE, Number, as_integer, as_number, as_size, is_known
 from .checks import as_count, as_token, check_source
 
 Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]

@@ -21,31 +21,13 @@ from .corruption import mask_tokens
 from .dropout import dropout
 from .feed_forward import feed_forward, gated_feed_forward
 from .fused_losses import fused_cross_entropy
-from .losses import (
-    causal_lm_loss,
-    cross_entropy,
-    masked_lm_loss,
-    output_log_probs,
-    output_logits,
-    weighted_mean,
-)
+from .losses import causal_lm_loss, cross_entropy, masked_lm_loss, output_log_probs, output_logits, weighted_mean
 from .masks import AttentionMask, Mask
 from .normalization import layer_norm, rms_norm
 from .patches import patchify
-from .positions import (
-    interpolate_positions,
-    positions_in_segments,
-    sinusoidal_positions,
-    sinusoidal_positions_2d,
-)
+from .positions import interpolate_positions, positions_in_segments, sinusoidal_positions, sinusoidal_positions_2d
 from .relations import causal_mask, mask_to_bias
-from .relative import (
-    alibi_bias,
-    alibi_slopes,
-    apply_rotary,
-    relative_position_buckets,
-    rotate,
-)
+from .relative import alibi_bias, alibi_slopes, apply_rotary, relative_position_buckets, rotate
 
 __all__ = [
     "ACTIVATIONS",

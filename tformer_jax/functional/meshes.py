@@ -2,8 +2,7 @@
 
 import jax
 from jax import Array
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 
 
 def gathered(x: Array, axis: int) -> Array:

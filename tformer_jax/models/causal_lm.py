@@ -9,16 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from .. import functional as F
 from ..config import field
-from ..nn import (
-    Beside,
-    Cache,
-    Embedding,
-    Output,
-    OutputConfig,
-    Positions,
-    Stack,
-    TextModelConfig,
-)
+from ..nn import Beside, Cache, Embedding, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.layers import split_key
 from .inputs import causal_relation, check_captures
 

@@ -10,16 +10,7 @@ from jaxtyping import Float, Int
 
 from ..config import COUNT, ENDS, field
 from ..functional.activations import ACTIVATIONS
-from ..nn import (
-    Beside,
-    Embedding,
-    Linear,
-    Output,
-    OutputConfig,
-    Positions,
-    Stack,
-    TextModelConfig,
-)
+from ..nn import Beside, Embedding, Linear, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.layers import split_key
 from .inputs import check_captures, token_mask
 

@@ -10,16 +10,7 @@ from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import COUNT, ConfigError, field
-from ..nn import (
-    Beside,
-    DecoderCache,
-    Embedding,
-    Output,
-    OutputConfig,
-    Positions,
-    Stack,
-    TextModelConfig,
-)
+from ..nn import Beside, DecoderCache, Embedding, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.config import LAYERS_WANTED
 from ..nn.layers import split_key
 from .inputs import check_captures, cross_mask, memory_mask, token_mask

@@ -10,22 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import writing
-from ..training.directories import (
-    RunError,
-    check_free,
-    check_holds,
-    check_layout,
-    steps_in,
-)
-from ..training.run import (
-    LEARNT,
-    check_identity,
-    differences,
-    fixed,
-    read_json,
-    sums_of_learnt,
-    write_json,
-)
+from ..training.directories import RunError, check_free, check_holds, check_layout, steps_in
+from ..training.run import LEARNT, check_identity, differences, fixed, read_json, sums_of_learnt, write_json
 from .members import Member
 
 _FILES = ("sweep.json", "groups.json", "rungs.json", "environment.json", "results.csv", "results.jsonl", "lock")

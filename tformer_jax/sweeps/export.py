@@ -13,15 +13,7 @@ from ..training import reading
 from ..training.checkpoints import Checkpoints
 from ..training.directories import RunError, steps_in
 from ..training.metrics import read_metrics
-from ..training.run import (
-    Run,
-    check_writable,
-    environment,
-    locked,
-    read_json,
-    sums_of_learnt,
-    write_json,
-)
+from ..training.run import Run, check_writable, environment, locked, read_json, sums_of_learnt, write_json
 from .directory import SweepDirectory
 from .loop import MEMBERS
 from .members import Member, make_members

@@ -1,5 +1,6 @@
 """A vectorised sweep: members of one program are trained together, group after group."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -7,10 +8,10 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ..config import ConfigError, check_choice
@@ -18,9 +19,9 @@ from ..data.files import GrowingFile
 from ..progress import Counted
 from ..training.checkpoints import CheckpointConfig, Checkpoints
 from ..training.directories import RunError, check_free
-from ..training.interruption import Interrupted, Interruption
+from ..training.interruption import Interruption
+from ..training.loop import Loop, not_finite
 from ..training.metrics import drop_later_rows, read_metrics, sayable
-from ..training.paths import some
 from ..training.run import check_writable, environment, locked, write_json
 from ..training.step import Arrays
 from .board import Board
@@ -225,8 +226,8 @@ class _Sweep:
         for group in self.groups:
             going = self._going(group)
             until = min(stage, group.steps)
-            with _Stage(self, group) as training:
-                if going and training.step < until:
+            with _GroupLoop(self, group) as training:
+                if going and training.trained < until:
                     training.train(going, until, since)
 
     def decide(self, rung: int) -> None:
@@ -248,16 +249,17 @@ class _Sweep:
         return self.results[number]["status"] in ("waiting", "running")
 
 
-class _Stage:
-    """One group on its way from one step to another."""
+class _GroupLoop(Loop):
+    """The loop of one group, from one step to another."""
 
     def __init__(self, sweep: _Sweep, group: Group):
         self.sweep, self.group, self.results = sweep, group, sweep.results
+        self.evaluate_every, self.checkpoint_every = group.evaluate_every, group.checkpoint.every
         self.folder, self.identity = sweep.directory.group(group.number), sweep.directory.identity(group.number)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", group.checkpoint)
-        self.pending: tuple[int, Arrays] | None = None
+        self.interruption, self.terminal = sweep.interruption, sweep.board.terminal
 
-    def __enter__(self) -> "_Stage":
+    def __enter__(self) -> "_GroupLoop":
         self.file = GrowingFile(self.folder / "metrics.jsonl")
         return self
 
@@ -266,7 +268,7 @@ class _Stage:
         self.checkpoints.__exit__(*error)
 
     @property
-    def step(self) -> int:
+    def trained(self) -> int:
         """The step to which the group is trained."""
         return self.checkpoints.latest or 0
 
@@ -276,114 +278,89 @@ class _Stage:
         If it is of a step after the rung `since`, those who have diverged are with them again: in its last bits, what
         becomes of a member depends on who stands beside it.
         """
-        start, interruption = self.step, self.sweep.interruption
-        progress = self.sweep.board.terminal
-        with progress.phase("reading the newest checkpoint"):
+        start = self.trained
+        with self.terminal.phase("reading the newest checkpoint"):
             states = self.checkpoints.restore_as_saved(start) if start else {}
         if start > since:
             going = [member for member in self.group.members if member.number in states[MEMBERS]]
         self.population = self.group.population.of(going)
-        with progress.phase(f"making the states of {len(going)} members"):
-            arrays = self._restored(start, states, going) if start else self.population.initial(self.group.pretrained)
-        batches = [self.group.batches(order) for order in self.population.orders]
-        self.clock = time.perf_counter()
-        for step in range(start + 1, until + 1):
-            arrays, metrics = self._made(arrays, [b.batch(step - 1) for b in batches])
-            self._settle()
-            self.pending = (step, metrics)
-            last = step == until or not self._alive()
-            if last or step % self.group.evaluate_every == 0:
-                self._settle()
-                self._validate(step, arrays)
-            if last or step % self.group.checkpoint.every == 0 or interruption.requested:
-                self._settle()
-                self._save(step, arrays)
-            if last:
-                return
-            if interruption.requested:
-                self.checkpoints.wait()
-                raise Interrupted(f"stopped {self._where(step)}, whose checkpoint is kept")
+        self.numbers = [member.number for member in going]
+        with self.terminal.phase(f"making the states of {len(going)} members"):
+            arrays = self._restored(start, states) if start else self.population.initial(self.group.pretrained)
+        self.step, self.clock = self.population.step, time.perf_counter()
+        self.batches = [self.group.batches(order) for order in self.population.orders]
+        self.steps(arrays, start, until)
 
-    def _made(self, arrays: Arrays, batches: Sequence[Any]) -> tuple[Arrays, Arrays]:
-        """One step; the first for batches of these shapes compiles, and says so."""
-        if self.population.has_compiled(batches):
-            return self.population.step(arrays, batches)
-        what = f"compiling the step of {len(self.population.members)} members"
-        with self.sweep.board.terminal.phase(what):
-            return self.population.step(arrays, batches)
+    def batch(self, i: int) -> list[Any]:
+        return [batches.batch(i) for batches in self.batches]
 
-    def _where(self, step: int) -> str:
+    def compiling(self, batch: list[Any]) -> AbstractContextManager:
+        if self.population.has_compiled(batch):
+            return contextlib.nullcontext()
+        return self.terminal.phase(f"compiling the step of {len(self.numbers)} members")
+
+    def where(self, step: int) -> str:
         groups = len(self.sweep.groups)
         group = f", group {self.group.number + 1} of {groups}" if groups > 1 else ""
         return f"after step {step} of {self.group.steps}{group}"
 
-    def _restored(self, step: int, states: dict[str, np.ndarray], going: Sequence[Member]) -> Arrays:
+    def _restored(self, step: int, states: dict[str, np.ndarray]) -> Arrays:
         """The states of those who go on; those of the others are kept apart, to be exported."""
         there = states.pop(MEMBERS).tolist()
-        kept = [there.index(member.number) for member in going]
+        kept = [there.index(number) for number in self.numbers]
         if left := [i for i in range(len(there)) if i not in kept]:
             with Checkpoints(self.folder / "left" / str(step), CheckpointConfig(every=1)) as checkpoints:
                 numbers = np.asarray([there[i] for i in left], np.int32)
                 checkpoints.save(step, {n: x[left] for n, x in states.items()} | {MEMBERS: numbers}, self.identity)
         return self.population.place({name: x[kept] for name, x in states.items()})
 
-    def _save(self, step: int, arrays: Arrays) -> None:
-        numbers = np.asarray([member.number for member in self.population.members], np.int32)
-        self.checkpoints.save(step, self.population.states(arrays) | {MEMBERS: numbers}, self.identity)
+    def save(self, step: int, arrays: Arrays, numbers: None) -> None:
+        members = {MEMBERS: np.asarray(self.numbers, np.int32)}
+        self.checkpoints.save(step, self.population.states(arrays) | members, self.identity)
+
+    def is_over(self) -> bool:
+        return not self._alive()
 
     def _alive(self) -> list[int]:
         """Places in the population of the members that have not diverged."""
-        numbers = [member.number for member in self.population.members]
-        return [i for i, number in enumerate(numbers) if self.results[number]["status"] != "diverged"]
+        return [i for i, number in enumerate(self.numbers) if self.results[number]["status"] != "diverged"]
 
-    def _settle(self) -> None:
-        """Fetches the numbers of the step before, and passes them on."""
-        if self.pending is None:
-            return
-        (step, metrics), self.pending = self.pending, None
-        metrics, alive = jax.device_get(metrics), self._alive()
-        now = time.perf_counter()
+    def record(self, step: int, metrics: Mapping[str, Any]) -> None:
+        alive, now = self._alive(), time.perf_counter()
         share, self.clock = (now - self.clock) / max(1, len(alive)), now
         for i in alive:
-            number = self.population.members[i].number
-            self.results[number]["seconds"] += share
+            result = self.results[self.numbers[i]]
+            result["seconds"] += share
             one = {name: x[i] for name, x in metrics.items()}
-            if not one.pop("alive"):
-                self._row(number, step, {"diverged": self._why(one)})
+            is_alive, finite = one.pop("alive"), one.pop("finite_gradients")
+            if not is_alive:
+                self._row(i, step, {"diverged": not_finite(one, self.population.parameters, finite)})
             elif step % self.group.log_every == 0 or step == self.group.steps:
-                one.pop("finite_gradients")
-                seconds = round(self.results[number]["seconds"], 3)
-                self._row(number, step, {name: float(x) for name, x in one.items()} | {"seconds": seconds})
-        self.sweep.board.update(self.results.rows(), self._where(step))
+                numbers = {name: float(x) for name, x in one.items()}
+                self._row(i, step, numbers | {"seconds": round(result["seconds"], 3)})
+        self.sweep.board.update(self.results.rows(), self.where(step))
 
-    def _why(self, metrics: Mapping[str, Any]) -> str:
-        names = [n for n, ok in zip(self.population.parameters, metrics["finite_gradients"], strict=True) if not ok]
-        where = f", not finite in {some(names)}" if names else ""
-        return f"its loss is {metrics['loss']}, its gradient norm {metrics['gradient_norm']}{where}"
-
-    def _row(self, number: int, step: int, values: Mapping[str, Any]) -> None:
-        row = {"member": number, "step": step, **sayable(values)}
+    def _row(self, place: int, step: int, values: Mapping[str, Any]) -> None:
+        row = {"member": self.numbers[place], "step": step, **sayable(values)}
         self.file.write(json.dumps(row).encode() + b"\n")
         self.results.add(row)
         if why := values.get("diverged"):
-            self.sweep.board.say(f"member {number} diverged at step {step} and is trained no further: {why}")
+            self.sweep.board.say(f"member {row['member']} diverged at step {step} and is trained no further: {why}")
 
-    def _validate(self, step: int, arrays: Arrays) -> None:
-        """Each member's numbers; on each device those of its members, one after the other."""
-        alive = self._alive()
+    def validate(self, step: int, arrays: Arrays) -> None:
+        """Passes each member's numbers on; on each device those of its members are found, one after the other."""
+        alive, devices = self._alive(), range(self.population.device_count)
         total, what = len(alive) * len(self.group.data.validation), f"validating {len(alive)} members"
-
-        with self.sweep.board.terminal.phase(what, total, "batches") as advance:
+        with self.terminal.phase(what, total, "batches") as advance:
             counted = Counted(advance)
 
             def on_device(device: int) -> list[tuple[int, dict[str, float]]]:
                 mine = [i for i in alive if self.population.device_of(i) == device]
                 return [(i, self.group.validate(self.population.model(arrays, i), counted)) for i in mine]
 
-            with ThreadPoolExecutor(self.population.device_count) as pool:
-                found = [one for part in pool.map(on_device, range(self.population.device_count)) for one in part]
+            with ThreadPoolExecutor(len(devices)) as pool:
+                found = [one for part in pool.map(on_device, devices) for one in part]
         for i, numbers in found:
-            values = {f"validation_{name}": value for name, value in numbers.items()}
-            self._row(self.population.members[i].number, step, values)
+            self._row(i, step, {f"validation_{name}": value for name, value in numbers.items()})
         write_results(self.results.rows(), self.sweep.directory.path)
-        self.sweep.board.update(self.results.rows(), self._where(step), news=True)
+        self.sweep.board.update(self.results.rows(), self.where(step), news=True)

@@ -7,18 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
-from ..config import (
-    RUN,
-    ConfigError,
-    Kind,
-    component_of,
-    hints_of,
-    kind_of,
-    merged,
-    nearest,
-    nested,
-    plain_kinds,
-)
+from ..config import RUN, ConfigError, Kind, component_of, hints_of, kind_of, merged, nearest, nested, plain_kinds
 from ..training.experiment import Experiment, section_classes
 from .space import Overrides
 

@@ -15,22 +15,14 @@ from .. import functional as F
 from ..analysis import flops
 from ..config import ConfigError, check_positive
 from ..data.classes import load_classes
-from ..data.image_classification import (
-    ImageClassificationData,
-    ImageClassificationDataConfig,
-)
+from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from ..data.images import read_images
 from ..functional.numbers import is_off
 from ..models import VisionTransformer
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import Evaluation, Loss, check_label_smoothing, check_name
-from .classification import (
-    Classification,
-    Classified,
-    ClassProbability,
-    planned_classes,
-)
+from .classification import Classification, Classified, ClassProbability, planned_classes
 
 _SOME_CLASSES = 10
 

@@ -17,22 +17,12 @@ from ..data.classes import load_classes
 from ..data.files import DataError
 from ..data.pipelines import padded_length
 from ..data.text import canonical
-from ..data.text_classification import (
-    TextClassificationData,
-    TextClassificationDataConfig,
-    encode_texts,
-)
+from ..data.text_classification import TextClassificationData, TextClassificationDataConfig, encode_texts
 from ..models import TextClassifier
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import Evaluation, Loss, check_label_smoothing, check_name
-from .classification import (
-    Classification,
-    Classified,
-    ClassProbability,
-    labelled_loss,
-    planned_classes,
-)
+from .classification import Classification, Classified, ClassProbability, labelled_loss, planned_classes
 
 # What only the data, or the pre-trained run, tells: any number will do to check the other fields.
 _SOME_CLASSES, _SOME_TOKENS = 2, 1000

@@ -11,8 +11,7 @@ import numpy as np
 import sacrebleu
 from jax import Array
 
-from .. import decoding
-from .. import functional as F
+from .. import decoding, functional as F
 from ..analysis import flops
 from ..analysis.plots import plot_attention
 from ..config import ConfigError, check_positive

@@ -11,16 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import (
-    FUNCTION,
-    ConfigError,
-    Precision,
-    build,
-    check_choice,
-    leaves,
-    nearest,
-    nested,
-)
+from ..config import FUNCTION, ConfigError, Precision, build, check_choice, leaves, nearest, nested
 from ..data.digest import check_kept
 from ..data.files import write_whole
 from ..data.pipelines import Part

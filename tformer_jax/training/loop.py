@@ -1,8 +1,9 @@
-"""The training loop: batches in, checkpoints and numbers out."""
+"""The training loop, of one run and of a sweep's members together: batches in, checkpoints and numbers out."""
 
-import dataclasses
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -15,7 +16,6 @@ from .metrics import MetricsWriter, NoReport, ProgressLine, Report
 from .parallel import Batches
 from .paths import some
 from .processes import in_any, is_first
-from .program import TrainingConfig
 from .run import Run
 from .step import Arrays
 from .terminal import Terminal
@@ -27,6 +27,94 @@ Validated = Callable[[int, Mapping[str, float]], bool]
 
 class Diverged(RuntimeError):
     """The loss or its gradient is no longer finite; the message says at which step, and which gradients."""
+
+
+class Loop:
+    """Steps one after the other, with validations and checkpoints between; subclasses say what is trained.
+
+    The numbers of a step are fetched while the next one runs, so the device never waits for the host.
+
+    Attributes:
+      step: `(arrays, batch) -> (arrays, metrics)`, compiled; the first arrays are donated.
+      evaluate_every, checkpoint_every: number of steps between validations, and between checkpoints.
+      checkpoints: where `save` puts them.
+      interruption: that of the process.
+      mesh: whose processes stop together; None: there is one process.
+      stop: the loop ends after this step, before the last one.
+    """
+
+    step: Callable[[Arrays, Any], tuple[Arrays, Arrays]]
+    evaluate_every: int
+    checkpoint_every: int
+    checkpoints: Checkpoints
+    interruption: Interruption
+    mesh: jax.sharding.Mesh | None = None
+    stop: bool = False
+    _pending: tuple[int, Arrays, Any] | None = None
+
+    def batch(self, i: int) -> Any:
+        """Returns what the step after i steps takes."""
+        raise NotImplementedError
+
+    def compiling(self, batch: Any) -> AbstractContextManager:
+        """Returns the context of a step with such a batch: the first one compiles, and says so."""
+        raise NotImplementedError
+
+    def record(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Checks the numbers of a step, and passes them on."""
+        raise NotImplementedError
+
+    def validate(self, step: int, arrays: Arrays) -> Mapping[str, float] | None:
+        """Validates and passes the numbers on; those that choose the best checkpoints are returned."""
+        raise NotImplementedError
+
+    def save(self, step: int, arrays: Arrays, numbers: Mapping[str, float] | None) -> None:
+        """Saves a checkpoint."""
+        raise NotImplementedError
+
+    def where(self, step: int) -> str:
+        """Describes how far it is: "after step 3 of 12"."""
+        raise NotImplementedError
+
+    def is_over(self) -> bool:
+        """Returns whether nothing is left to be trained."""
+        return False
+
+    def steps(self, arrays: Arrays, start: int, until: int) -> Arrays:
+        """Trains from the state after step `start` to the state after step `until`, which is returned.
+
+        Raises:
+          Interrupted: after a step whose checkpoint is kept.
+        """
+        for step in range(start + 1, until + 1):
+            batch = self.batch(step - 1)
+            with self.compiling(batch):
+                arrays, metrics = self.step(arrays, batch)
+            self._settle()
+            self._pending = (step, metrics, in_any(self.mesh, self.interruption.requested))
+            last, numbers = step == until or self.is_over(), None
+            if last or step % self.evaluate_every == 0:
+                self._settle()
+                numbers = self.validate(step, arrays)
+            # Several processes must stop at the same step: each waits until all have heard of it.
+            self.stop |= self.interruption.requested and jax.process_count() == 1
+            if last or step % self.checkpoint_every == 0 or self.stop:
+                self._settle()  # only a state whose loss and gradient were finite is worth keeping
+                self.save(step, arrays, numbers)
+            if last:
+                break
+            if self.stop:
+                self.checkpoints.wait()  # before it is said that there is one
+                raise Interrupted(f"stopped {self.where(step)}, whose checkpoint is kept")
+        return arrays
+
+    def _settle(self) -> None:
+        """Fetches the numbers of the step before."""
+        if self._pending is not None:
+            (step, metrics, stop), self._pending = self._pending, None
+            metrics, stop = jax.device_get((metrics, stop))
+            self.stop |= bool(stop)
+            self.record(step, metrics)
 
 
 def train(
@@ -43,8 +131,6 @@ def train(
     terminal: Terminal | None = None,
 ) -> Arrays:
     """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
-
-    The numbers of a step are fetched while the next one runs, so the device never waits for the host.
 
     Args:
       trainer: what to run.
@@ -64,15 +150,14 @@ def train(
       RunError: the newest whole checkpoint is not of what the run's directory says (names the field or the file).
       CheckpointError: a checkpoint cannot be written; those before are untouched.
     """
-    progress, identity = (terminal or Terminal()) if is_first() else SILENT, run.identity
+    progress = (terminal or Terminal()) if is_first() else SILENT
     with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
         start, arrays = _started(trainer, checkpoints, run, initial, say, progress)
-        report = _report(run, trainer.config, start, unit, progress, say) if is_first() else NoReport()
-        kept = checkpoints, checkpoint.every
-        shown = report, progress
-        loop = _Loop(trainer, trainer.placed(batches), validate, validated, identity, *kept, *shown, interruption)
+        report = _report(run, trainer, start, unit, progress, say) if is_first() else NoReport()
+        loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, report, progress)
+        loop.checkpoints, loop.interruption = checkpoints, interruption
         try:
-            arrays = loop.steps(arrays, start)
+            arrays = loop.steps(arrays, start, trainer.config.steps)
             with progress.phase("writing the last checkpoint"):
                 checkpoints.wait()
             return arrays
@@ -97,94 +182,86 @@ def _started(trainer, checkpoints, run, initial, say, progress) -> tuple[int, Ar
     return found
 
 
-def _report(run: Run, config: TrainingConfig, start: int, unit: str, terminal: Terminal, say) -> Report:
-    writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say)
-    shared = {"terminal": terminal, "evaluate_every": config.evaluate_every}
-    return Report(writer, ProgressLine(config.steps, start, unit, **shared))
+def _report(run: Run, trainer: Trainer, start: int, unit: str, terminal: Terminal, say) -> Report:
+    writer, config = MetricsWriter(run.metrics_file, run.tensorboard, start, say), trainer.config
+    line = ProgressLine(config.steps, start, unit, terminal=terminal, evaluate_every=config.evaluate_every)
+    return Report(writer, line)
 
 
-@dataclasses.dataclass
-class _Loop:
-    """State that the loop holds on to from step to step."""
+class _RunLoop(Loop):
+    """The loop of one run."""
 
-    trainer: Trainer
-    batches: Batches
-    validate: Validate
-    validated: Validated
-    identity: Mapping[str, Any]
-    checkpoints: Checkpoints
-    checkpoint_every: int
-    report: Any
-    progress: Progress
-    interruption: Interruption
-    compiled: set[Any] = dataclasses.field(default_factory=set)  # the shapes of batches that there is a program for
-    pending: tuple[int, Arrays, Any] | None = None
-    stop: bool = False
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: Batches,
+        validate: Validate,
+        validated: Validated,
+        checkpoint_every: int,
+        identity: Mapping[str, Any],
+        report: Report | NoReport,
+        progress: Progress,
+    ):
+        self.step, self.mesh, self.batch = trainer.step, trainer.mesh, trainer.placed(batches).batch
+        self.evaluate_every, self.checkpoint_every = trainer.config.evaluate_every, checkpoint_every
+        self._config, self._parameters = trainer.config, trainer.layout.parameters
+        self._validate, self._validated, self._identity = validate, validated, identity
+        self._report, self._progress = report, progress
+        self._compiled: set[Any] = set()  # the shapes of batches that there is a program for
 
-    def steps(self, arrays: Arrays, start: int) -> Arrays:
-        """Trains from the state after step `start` to the state after the last step."""
-        config = self.trainer.config
-        for step in range(start + 1, config.steps + 1):
-            arrays, metrics = self.step(arrays, self.batches.batch(step - 1))
-            self.settle()
-            self.pending = (step, metrics, in_any(self.trainer.mesh, self.interruption.requested))
-            last, numbers = step == config.steps, None
-            if last or step % config.evaluate_every == 0:
-                self.settle()
-                with self.report.pause(validates=step):
-                    numbers = self.validate(step, arrays)
-                self.report.validation(step, numbers)
-                self.stop |= self.validated(step, numbers)
-            # Several processes must stop at the same step: each waits until all have heard of it.
-            self.stop |= self.interruption.requested and jax.process_count() == 1
-            if last or step % self.checkpoint_every == 0 or self.stop:
-                self.settle()  # only a state whose loss and gradient were finite is worth keeping
-                self.checkpoints.save(step, arrays, self.identity, numbers)
-            if self.stop and not last:
-                self.checkpoints.wait()  # before it is said that there is one
-                raise Interrupted(f"stopped after step {step} of {config.steps}, whose checkpoint is kept")
-        return arrays
-
-    def step(self, arrays: Arrays, batch: Any) -> tuple[Arrays, Arrays]:
-        """One step; the first for batches of these shapes compiles, and says so."""
+    @contextlib.contextmanager
+    def compiling(self, batch: Any) -> Iterator[None]:
         shapes = tuple(x.shape for x in jax.tree.leaves(batch))
-        if shapes in self.compiled:
-            return self.trainer.step(arrays, batch)
-        self.compiled.add(shapes)
-        which = "the step" if len(self.compiled) == 1 else f"the step for batches of {_shown(batch)}"
-        with self.report.pause(), self.progress.phase(f"compiling {which}"):
-            return self.trainer.step(arrays, batch)
-
-    def settle(self) -> None:
-        """Fetches the numbers of the step before, checks them, and passes them on."""
-        if self.pending is None:
+        if shapes in self._compiled:
+            yield
             return
-        (step, metrics, stop), self.pending = self.pending, None
-        metrics, stop = jax.device_get((metrics, stop))
-        self.stop |= bool(stop)
+        self._compiled.add(shapes)
+        which = "the step" if len(self._compiled) == 1 else f"the step for batches of {_largest(shapes)}"
+        with self._report.pause(), self._progress.phase(f"compiling {which}"):
+            yield
+
+    def record(self, step: int, metrics: Mapping[str, Any]) -> None:
         finite = metrics.pop("finite_gradients")
         metrics = {name: float(value) for name, value in metrics.items()}
-        loss, norm = metrics["loss"], metrics["gradient_norm"]
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._not_finite(step, loss, norm, finite, metrics.get("skipped"))
-        last = step == self.trainer.config.steps
-        self.report.step(step, metrics, row=last or step % self.trainer.config.log_every == 0)
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
+            self._not_finite(step, metrics, finite)
+        last = step == self._config.steps
+        self._report.step(step, metrics, row=last or step % self._config.log_every == 0)
 
-    def _not_finite(self, step: int, loss: float, norm: float, finite: np.ndarray, skipped: float | None) -> None:
+    def _not_finite(self, step: int, metrics: Mapping[str, float], finite: np.ndarray) -> None:
         """Says so, if the step was skipped and may have been; else the run ends.
 
         Raises:
           Diverged: names the step, the batch, and parameters.
         """
-        names = [name for name, ok in zip(self.trainer.layout.parameters, finite, strict=True) if not ok]
-        numbers = f"loss {loss}, gradient norm {norm}" + (f", not finite in {some(names)}" if names else "")
-        allowed = self.trainer.config.max_skipped
+        allowed, skipped = self._config.max_skipped, metrics.get("skipped")
+        found = f"batch {step - 1} has {not_finite(metrics, self._parameters, finite)}"
         if skipped is None or skipped > allowed:
             after = f", after {allowed} skipped step(s)" if allowed else ""
-            raise Diverged(f"training stopped at step {step}: batch {step - 1} has {numbers}{after}")
-        self.report.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): batch {step - 1} has {numbers}")
+            raise Diverged(f"training stopped at step {step}: {found}{after}")
+        self._report.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): {found}")
+
+    def validate(self, step: int, arrays: Arrays) -> Mapping[str, float]:
+        with self._report.pause(validates=step):
+            numbers = self._validate(step, arrays)
+        self._report.validation(step, numbers)
+        self.stop |= self._validated(step, numbers)
+        return numbers
+
+    def save(self, step: int, arrays: Arrays, numbers: Mapping[str, float] | None) -> None:
+        self.checkpoints.save(step, arrays, self._identity, numbers)
+
+    def where(self, step: int) -> str:
+        return f"after step {step} of {self._config.steps}"
 
 
-def _shown(batch: Any) -> str:
-    """The shape of its largest array."""
-    return " x ".join(map(str, max((x.shape for x in jax.tree.leaves(batch)), key=math.prod)))
+def not_finite(metrics: Mapping[str, Any], parameters: Iterable[str], finite: np.ndarray) -> str:
+    """Describes the numbers of a step that are not finite, and names the parameters whose gradients are not."""
+    names = [name for name, ok in zip(parameters, finite, strict=True) if not ok]
+    numbers = f"loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}"
+    return numbers + (f", not finite in {some(names)}" if names else "")
+
+
+def _largest(shapes: Iterable[tuple[int, ...]]) -> str:
+    """The shape of the largest array."""
+    return " x ".join(map(str, max(shapes, key=math.prod)))

@@ -17,15 +17,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from ..config import ConfigError, check_choice, check_positive
 from ..functional.numbers import is_off
 from ..nn.parameters import parameters
-from .paths import (
-    Table,
-    by_path,
-    check_table,
-    first_match,
-    first_matches,
-    named,
-    path_name,
-)
+from .paths import Table, by_path, check_table, first_match, first_matches, named, path_name
 from .patterns import check_pattern
 
 Schedule = Callable[[Array], Array]

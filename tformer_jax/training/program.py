@@ -1,5 +1,6 @@
 """The program of one configuration: its state before the first step, and a step, as pure functions of arrays."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -10,24 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh, PartitionSpec as P
 
 from ..config import ConfigError, check_seed
-from .optimizers import (
-    OptimizerConfig,
-    in_float32,
-    make_optimizer,
-    make_schedule,
-    stop_frozen,
-)
+from ..nn.partitioning import ROWS
+from .optimizers import OptimizerConfig, in_float32, make_optimizer, make_schedule, stop_frozen
 from .paths import by_path
-from .step import (
-    Arrays,
-    LossFunction,
-    StateLayout,
-    TrainState,
-    make_train_step,
-    with_dtypes_of,
-)
+from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has
 
@@ -79,9 +69,9 @@ class TrainingConfig:
 
 
 class Program:
-    """Pure functions of a state's arrays, by path; where they run, and how they are compiled, is not said here.
+    """Pure functions of a state's arrays, by path; how they are compiled is not said here.
 
-    Numbers of the configs may be traced (`config.with_traced`): one compiled program then serves many values.
+    Numbers of the configs may be traced: one compiled program then serves many values.
 
     Attributes:
       training: as given.
@@ -113,11 +103,18 @@ class Program:
         self._transformation = make_optimizer(optimizer, schedule, learning_rate_factors)
         self.layout = StateLayout(jax.eval_shape(self._initial, training.key))
 
-        def trained_loss(model, batch, key):
-            return loss(stop_frozen(optimizer, model) if optimizer.freeze else model, batch, key)
+        def unfrozen_loss(model, batch, key):
+            return loss(stop_frozen(optimizer, model), batch, key)
 
-        how = {"accumulate": training.accumulate, "average_decay": training.average_decay, "prepare": prepare}
-        self._step_over = functools.partial(make_train_step, trained_loss, self._transformation, schedule, **how)
+        self._make_step = functools.partial(
+            make_train_step,
+            unfrozen_loss if optimizer.freeze else loss,
+            self._transformation,
+            schedule,
+            training.accumulate,
+            prepare=prepare,
+            average_decay=training.average_decay,
+        )
 
     def _initial(self, key: Array) -> TrainState:
         # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
@@ -133,9 +130,16 @@ class Program:
         average = None if state.average is None else in_float32(model)
         return self.layout.flatten(dataclasses.replace(state, model=model, average=average))
 
-    def step(self, arrays: Arrays, batch: Any, key: Array, axis: str | None = None) -> tuple[Arrays, Arrays]:
-        """The state after one more step, and the step's numbers; see `make_train_step`."""
-        state, metrics = self._step_over(axis=axis)(self.layout.unflatten(arrays), batch, key)
+    def step(
+        self, arrays: Arrays, batch: Any, key: Array, axis: str | None = None, mesh: Mesh | None = None
+    ) -> tuple[Arrays, Arrays]:
+        """The state after one more step, and the step's numbers; see `make_train_step`.
+
+        `mesh`: over which the batch's rows, and what is computed of them, are spread.
+        """
+        with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            batch = batch if mesh is None else jax.lax.with_sharding_constraint(batch, P(ROWS))
+            state, metrics = self._make_step(axis=axis)(self.layout.unflatten(arrays), batch, key)
         return self.layout.flatten(state), metrics
 
     def evaluated(self, arrays: Arrays) -> Any:

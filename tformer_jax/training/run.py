@@ -23,14 +23,7 @@ import jax
 
 from ..data import digest
 from ..data.files import write_whole, writing
-from .directories import (
-    RUN_FOLDERS,
-    RunError,
-    check_free,
-    check_holds,
-    check_layout,
-    steps_in,
-)
+from .directories import RUN_FOLDERS, RunError, check_free, check_holds, check_layout, steps_in
 from .paths import some
 
 # What was learnt from the data before training, and decides what tokens and classes mean; and what the data were.

@@ -9,8 +9,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, Progress as Bars, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from ..progress import Advance, Progress

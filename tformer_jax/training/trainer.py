@@ -1,25 +1,18 @@
 """Everything that one configuration compiles to."""
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, PartitionSpec as P
 
 from ..nn.partitioning import ROWS
-from .parallel import (
-    Batches,
-    ParallelConfig,
-    PlacedBatches,
-    SplitBatches,
-    make_mesh,
-    row_sharding,
-)
+from .parallel import Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
 from .paths import some
 from .program import Program
 from .sharding import SHARDING_RULES, Rules, shardings, state_specs, undivided
@@ -33,6 +26,8 @@ class Trainer:
 
     Attributes:
       program, mesh: as given, or made.
+      step: `(arrays, batch) -> (arrays, metrics)`, compiled: the state after one more step, and the step's numbers; the
+        arrays that go in are donated: not to be used again.
       config, layout: the program's `training` section, and its state's.
       shardings: of every array of the state, by its path.
     """
@@ -59,30 +54,17 @@ class Trainer:
         self.layout = self.program.layout
         specs = state_specs(rules, self.layout.shapes, self.mesh)
         self.shardings = shardings(specs if parallel.mode == "jit" else dict.fromkeys(specs, P()), self.mesh)
-        self._step = self._compiled()
+        if self._axis is None:
+            one = functools.partial(program.step, key=self.config.key, mesh=self.mesh)
+            self.step = jax.jit(one, donate_argnums=0, out_shardings=(self.shardings, None))
+        else:  # with `None` the state has no axis of devices: a replicated array goes in and comes out
+            one = functools.partial(program.step, key=self.config.key, axis=self._axis)
+            axes = {"in_axes": (None, 0), "out_axes": (None, None)}
+            self.step = jax.pmap(one, self._axis, devices=list(self.mesh.devices.flat), donate_argnums=0, **axes)
 
     @property
     def _axis(self) -> str | None:
         return _PMAP_AXIS if self._parallel.mode == "pmap" else None
-
-    def _compiled(self) -> Callable[[Arrays, Any], tuple[Arrays, Arrays]]:
-        key = self.config.key
-
-        def step(arrays, batch):
-            if self._axis is None:
-                batch = jax.lax.with_sharding_constraint(batch, P(ROWS))
-            return self.program.step(arrays, batch, key, self._axis)
-
-        if self._axis is None:
-            return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
-        # With `None` the state has no axis of devices: a replicated array goes in and comes out.
-        axes = {"in_axes": (None, 0), "out_axes": (None, None)}
-        return jax.pmap(step, self._axis, devices=list(self.mesh.devices.flat), donate_argnums=0, **axes)
-
-    def step(self, arrays: Arrays, batch: Any) -> tuple[Arrays, Arrays]:
-        """The state after one more step, and the step's numbers; `arrays` are donated: not to be used again."""
-        with contextlib.nullcontext() if self._axis else self.context():
-            return self._step(arrays, batch)
 
     def lower(self, batch: Any) -> jax.stages.Lowered:
         """The step for batches of these shapes, traced for the mesh; nothing is allocated."""
@@ -90,9 +72,7 @@ class Trainer:
         def placed(x):
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=row_sharding(self.mesh, x.shape[0]))
 
-        batch = jax.tree.map(placed, batch)
-        with self.context():
-            return self._step.lower(self.placed_shapes, batch)
+        return self.step.lower(self.placed_shapes, jax.tree.map(placed, batch))
 
     @property
     def placed_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:

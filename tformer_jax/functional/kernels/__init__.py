@@ -21,12 +21,7 @@ To add one, in any file:
 
 from .auto import auto_attention
 from .blockwise import blockwise_attention
-from .reference import (
-    attention_probabilities,
-    masked_scores,
-    reference_attention,
-    weighted_sum,
-)
+from .reference import attention_probabilities, masked_scores, reference_attention, weighted_sum
 from .scores import KERNELS, ScoreOptions
 
 __all__ = [
