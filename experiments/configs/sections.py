@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from tformer_jax.config import TransformerConfig, check_choice
+from tformer_jax.config import TransformerConfig, build, check_choice
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import Task
 from tformer_jax.training.optimizers import OptimizerConfig
@@ -66,7 +66,7 @@ def model_section(task: type[Task], data: ConfigDict, preset: str | None = None,
       preset: of `TransformerConfig`, to start from.
       changes: other values than the preset's (or the defaults).
     """
-    planned = task.planned_fields(task.DataConfig(**data.to_dict()))
+    planned = task.planned_fields(build(task.DataConfig, data.to_dict(), "data"))
     wanted = [n for n in TransformerConfig.fields_of(task.Model.__name__) if n not in (*planned, "precision")]
     published = {} if preset is None else PRESETS[preset]
     values = {name: value for name, value in published.items() if name in wanted} | changes

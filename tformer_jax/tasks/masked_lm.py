@@ -19,8 +19,8 @@ from ..analysis import flops
 from ..config import ConfigError, TransformerConfig
 from ..data import tokenizers
 from ..data.files import DataError
-from ..data.running_text import MaskedLMData, MaskedLMDataConfig
-from ..data.pipelines import EVALUATION_TOKENS, padded_length
+from ..data.masked_lm import MaskedLMData, MaskedLMDataConfig
+from ..data.batches.buckets import EVALUATION_TOKENS, padded_length
 from ..models import MaskedLM
 from ..nn.partitioning import row_groups, spread_groups
 from ..progress import SILENT, Progress

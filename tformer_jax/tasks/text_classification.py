@@ -15,10 +15,10 @@ from ..analysis import flops
 from ..config import TransformerConfig
 from ..data import tokenizers
 from ..data.classes import load_classes
+from ..data.batches.buckets import padded_length
 from ..data.files import DataError
-from ..data.pipelines import padded_length
 from ..data.text import canonical
-from ..data.text_classification import TextClassificationData, TextClassificationDataConfig, encode_texts
+from ..data.text_classification import TextClassificationData, TextClassificationDataConfig
 from ..models import TextClassifier
 from ..progress import SILENT, Progress
 from .base import Evaluation, Loss, check_label_smoothing, check_name
@@ -138,7 +138,7 @@ class TextClassificationTask(Classification):
           DataError: a text has more tokens than the model reads (says which and how many).
         """
         limit, results = model.config.max_length, []
-        encoded = encode_texts(self.tokenizer, [canonical(text) for text in texts])
+        encoded = tokenizers.encode_framed(self.tokenizer, [canonical(text) for text in texts])
         for number, row in enumerate(encoded, 1):
             if len(row) > limit:
                 raise DataError(f"text {number} has {len(row)} tokens, but the model reads at most {limit}; shorten it")
