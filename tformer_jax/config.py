@@ -47,8 +47,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 # What a field is for: a part of the function that a model computes, which a model that starts from another one's
 # parameters must share; of training alone (a start, a regularisation); what stands before and after a model's layers,
-# whose parameters fit or do not by their shapes; a way to run, which changes no result.
-FUNCTION, TRAINING, ENDS, RUN = "function", "training", "ends", "run"
+# whose parameters fit or do not by their shapes; a way to run, which changes no result; the order of training batches,
+# which leaves the data that they are made of as they are.
+FUNCTION, TRAINING, ENDS, RUN, ORDER = "function", "training", "ends", "run", "order"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Kind:
     Attributes:
       wanted: what its value must be, where it is not None; None: its type says all.
       among: the names that it may have, of which an error suggests the nearest.
-      part: FUNCTION, TRAINING, ENDS or RUN.
+      part: FUNCTION, TRAINING, ENDS, RUN or ORDER.
       traced: a number that a compiled program may take as an argument, unless it is 0 or None, which turns
         something off.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from tformer_jax.config import check_choice, chosen, component_of, hints_of, merged, nested, to_dict
+from tformer_jax.config import build, check_choice, chosen, component_of, hints_of, merged, nested, to_dict
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.experiment import section_classes
@@ -37,7 +37,7 @@ def locked(presets: Mapping[str, Callable[[], dict]]) -> Callable[..., ConfigDic
 
 
 def experiment(
-    task: str, *, model: Mapping[str, Any], preset: str | None = None, precision: str = FLOAT32,
+    task: str, /, *, model: Mapping[str, Any], preset: str | None = None, precision: str = FLOAT32,
     **sections: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Makes the config of an experiment; what its tables leave out has its default.
@@ -55,7 +55,7 @@ def experiment(
     classes = section_classes(TASKS.named(task, "task.name"))
     sections["task"] = {"name": task, **sections.get("task", {})}
     config = {n: section(cls, sections.get(n, {})) for n, cls in classes.items() if n != "model"}
-    planned = TASKS[task].planned_fields(classes["data"](**config["data"].to_dict()))
+    planned = TASKS[task].planned_fields(build(classes["data"], config["data"].to_dict(), "data"))
     if preset is not None:
         published = {name: value for name, value in PRESETS.named(preset, "preset")().items() if name not in planned}
         model = merged(classes["model"], published, model)

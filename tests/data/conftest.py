@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from tformer_jax.data.files import Wheel
+from tformer_jax.data.sources.archives import Wheel
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import os
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from tformer_jax.data import documents
-from tformer_jax.data.documents import Document, read_documents, speeches, split_documents
 from tformer_jax.data.files import DataError
+from tformer_jax.data.sources import documents
+from tformer_jax.data.sources.documents import Document, read_documents, speeches
+from tformer_jax.data.splits import split_documents
 
 examples = settings(derandomize=True, deadline=None, max_examples=40)
 

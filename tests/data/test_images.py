@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tformer_jax.config import ConfigError
-from tformer_jax.data import images
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data.classes import load_classes
 from tformer_jax.data.files import DataError
-from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig, hold_out
-from tformer_jax.data.images import LabelledImages, read_folders, read_idx, read_idx_folder, read_image
+from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig
+from tformer_jax.data.pixels import read_image
+from tformer_jax.data.sources import images
+from tformer_jax.data.sources.images import LabelledImages, read_folders, read_idx, read_idx_folder
+from tformer_jax.data.splits import hold_out
 
 # The wheel -------------------------------------------------------------------------------------
 
@@ -841,9 +843,9 @@ def test_files_are_not_decoded_before_they_are_needed(make, tree):
         ({"validation_size": None}, r"data\.validation_size is needed"),
         ({"test_size": None}, r"data\.test_size is needed"),
         ({"test_size": 0}, r"data\.test_size must be a positive integer, got 0"),
-        ({"validation_size": 0.1}, r"data\.validation_size must be a positive integer, got 0\.1"),
+        ({"validation_size": 0.1}, r"data\.validation_size must be an integer or None, got 0\.1"),
         ({"batch_size": 0}, r"data\.batch_size must be a positive integer, got 0"),
-        ({"image_size": None}, r"data\.image_size must be a positive integer, got None"),
+        ({"image_size": None}, r"data\.image_size must be an integer, got None"),
         ({"image_size": -28}, r"data\.image_size must be a positive integer, got -28"),
         ({"num_channels": 4}, r"data\.num_channels must be 1 \(grey\) or 3 \(RGB\), got 4"),
         ({"num_channels": True}, r"data\.num_channels must be .*got True"),
@@ -853,7 +855,7 @@ def test_files_are_not_decoded_before_they_are_needed(make, tree):
 def test_a_config_that_cannot_be_names_the_field(changes, message):
     """A wrong value would be ignored, or surface far away."""
     with pytest.raises(ConfigError, match=message):
-        ImageClassificationDataConfig(**FIELDS | changes)
+        build(ImageClassificationDataConfig, FIELDS | changes, "data")
 
 
 def test_kept_classes_are_plain_json(make, tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from tformer_jax.data import pixels
 from tformer_jax.data.files import DataError
-from tformer_jax.data.images import read_image
+from tformer_jax.data.pixels import read_image
 
 GREY, RGB = 0, 2
 

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tformer_jax.config import ConfigError
-from tformer_jax.data import documents
-from tformer_jax.data.documents import Document
+from tformer_jax.config import ConfigError, build
+from tformer_jax.data.causal_lm import CausalLMData, CausalLMDataConfig
 from tformer_jax.data.files import DataError
-from tformer_jax.data.running_text import CausalLMData, CausalLMDataConfig, MaskedLMData, MaskedLMDataConfig
+from tformer_jax.data.masked_lm import MaskedLMData, MaskedLMDataConfig
+from tformer_jax.data.sources import read_documents
+from tformer_jax.data.splits import split_documents
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK, MASK_ID, decode
 
 FIELDS = dict(
@@ -110,7 +111,7 @@ def test_the_splits_are_those_of_the_config(make, folder):
     for changes in ({}, {"seed": 1}, {"split": "tail"}, {"test_share": 0.3}, {"validation_share": 0.3}):
         how = dict(by="document", validation_share=0.1, test_share=0.1, seed=0)
         how |= {"by" if name == "split" else name: value for name, value in changes.items()}
-        assert make(directory=str(changes), **changes).splits == documents.split_documents(documents.read_documents(folder), **how)
+        assert make(directory=str(changes), **changes).splits == split_documents(read_documents(folder), **how)
 
 
 @TOKENIZERS
@@ -262,9 +263,9 @@ def test_the_report_tells_tokens_and_batches(make, kind):
         ({"source": "speeches"}, r"data\.path goes with data\.source='files'"),
         ({"vocab_size": None}, r"data\.vocab_size goes with data\.tokenizer='bpe', and is needed there"),
         ({"tokenizer": "characters"}, r"data\.vocab_size goes with data\.tokenizer='bpe'"),
-        ({"vocab_size": 0}, r"data\.vocab_size must be positive, got 0"),
-        ({"row_length": 0}, r"data\.row_length must be positive, got 0"),
-        ({"batch_tokens": -1}, r"data\.batch_tokens must be positive, got -1"),
+        ({"vocab_size": 0}, r"data\.vocab_size must be from 1 to 1,000,000, got 0"),
+        ({"row_length": 0}, r"data\.row_length must be a positive integer, got 0"),
+        ({"batch_tokens": -1}, r"data\.batch_tokens must be a positive integer, got -1"),
         ({"batch_tokens": 15}, r"data\.batch_tokens must be at least data\.row_length=16, got 15"),
         ({"validation_share": 0.0}, r"data\.validation_share must be in \(0, 1\), got 0\.0"),
         ({"test_share": 1.0}, r"data\.test_share must be in \(0, 1\), got 1\.0"),
@@ -275,7 +276,7 @@ def test_the_report_tells_tokens_and_batches(make, kind):
 def test_a_config_that_cannot_be_names_the_field(config, changes, message):
     """A wrong value would be ignored, or surface far away."""
     with pytest.raises(ConfigError, match=message):
-        config(**FIELDS | {"path": "a.txt"} | changes)
+        build(config, FIELDS | {"path": "a.txt"} | changes, "data")
 
 
 @pytest.mark.parametrize(
@@ -290,11 +291,4 @@ def test_a_config_that_cannot_be_names_the_field(config, changes, message):
 def test_what_only_one_config_has_is_checked_too(config, changes, message):
     """A wrong value would be ignored, or surface far away."""
     with pytest.raises(ConfigError, match=message):
-        config(**FIELDS | {"path": "a.txt"} | changes)
-
-
-def test_a_named_source_is_read(monkeypatch):
-    """`data.source` would turn nothing."""
-    monkeypatch.setitem(documents.DOCUMENT_SOURCES, "speeches", lambda: [Document("a", "text")])
-    config = CausalLMDataConfig(**FIELDS | {"source": "speeches"})
-    assert config.documents() == [Document("a", "text")]
+        build(config, FIELDS | {"path": "a.txt"} | changes, "data")

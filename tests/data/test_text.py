@@ -6,14 +6,13 @@ import pytest
 
 from tformer_jax.data import tokenizers
 from tformer_jax.data.classes import keep_classes, load_classes
-from tformer_jax.data.documents import Document, split_documents
 from tformer_jax.data.files import DataError
-from tformer_jax.data.images import read_folders
-from tformer_jax.data.labelled import read_labelled
-from tformer_jax.data.pipelines import split_pairs
-from tformer_jax.data.sources import Pair, clean
+from tformer_jax.data.sources.documents import Document
+from tformer_jax.data.sources.images import read_folders
+from tformer_jax.data.sources.labelled_texts import read_labelled
+from tformer_jax.data.sources.pairs import Pair, clean
+from tformer_jax.data.splits import split_documents, split_examples
 from tformer_jax.data.text import canonical, file_name
-from tformer_jax.data.text_classification import split_texts
 
 FORMS = ("NFC", "NFD")
 
@@ -40,7 +39,7 @@ def test_no_sentence_is_in_two_splits_in_two_forms(seed):
     texts = [f"numéro {i} à côté" for i in range(30)]
     pairs = [Pair(form(text), "x", group) for text in texts for form, group in ((str, text[7:9]), (nfd, f"b{text}"))]
     for by in ("sentence", "group"):
-        splits = split_pairs(pairs, by=by, validation_size=6, test_size=6, seed=seed)
+        splits = split_examples(pairs, by=by, validation_size=6, test_size=6, seed=seed)
         found = {name: {canonical(pair.source) for pair in part} for name, part in splits.items()}
         assert not found["train"] & (found["validation"] | found["test"])
 
@@ -48,7 +47,7 @@ def test_no_sentence_is_in_two_splits_in_two_forms(seed):
 def test_the_split_does_not_depend_on_the_form():
     """The same file, copied through a Mac, would be split otherwise, so that results could not be compared."""
     texts = [f"numéro {i} à côté" for i in range(30)]
-    splits = [split_pairs([Pair(form(text), "x") for text in texts], by="sentence", validation_size=5, test_size=5, seed=0)
+    splits = [split_examples([Pair(form(text), "x") for text in texts], by="sentence", validation_size=5, test_size=5, seed=0)
               for form in (str, nfd)]  # fmt: skip
     assert splits[0] == {name: [Pair(canonical(p.source), "x") for p in part] for name, part in splits[1].items()}
     named = [split_documents([Document(form(text), str(i)) for i, text in enumerate(texts)], by="document",
@@ -70,7 +69,7 @@ def test_labels_in_two_forms_are_one_class(write, tmp_path):
     lines = [f"{form('é')}\t{form('à')} {i}" for i in range(4) for form in (str, nfd)] + [f"b\tb {i}" for i in range(8)]
     texts = read_labelled(write("a.tsv", "\n".join(lines)))
     assert {text.label for text in texts} == {"é", "b"}
-    splits = split_texts(texts, 3, 3, 0)
+    splits = split_examples(texts, by=None, validation_size=3, test_size=3, seed=0)
     assert not {t.text for t in splits["train"]} & {t.text for name in ("validation", "test") for t in splits[name]}
 
 

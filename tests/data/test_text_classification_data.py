@@ -7,18 +7,14 @@ import re
 import numpy as np
 import pytest
 
-from tformer_jax.config import ConfigError
-from tformer_jax.data import labelled
+from tformer_jax.config import ConfigError, build
+from tformer_jax.data.sources import labelled_texts
 from tformer_jax.data.classes import load_classes
 from tformer_jax.data.files import DataError
-from tformer_jax.data.labelled import LabelledText
-from tformer_jax.data.text_classification import (
-    TextClassificationData,
-    TextClassificationDataConfig,
-    encode_texts,
-    split_texts,
-)
-from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK, MASK_ID, decode, save, train_bpe
+from tformer_jax.data.sources import LabelledText
+from tformer_jax.data.splits import split_examples
+from tformer_jax.data.text_classification import TextClassificationData, TextClassificationDataConfig
+from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK, MASK_ID, decode, encode_framed, save, train_bpe
 
 FIELDS = dict(
     source="files", validation_size=6, test_size=8, vocab_size=300, batch_tokens=64, num_buckets=2
@@ -53,14 +49,14 @@ def grouped(count=60):
 
 def test_whole_documents_are_held_out():
     """The sentences of one review would be trained on and tested."""
-    splits = split_texts(grouped(), 10, 10, seed=0)
+    splits = split_examples(grouped(), by=None, validation_size=10, test_size=10, seed=0)
     groups = [{text.group for text in part} for part in splits.values()]
     assert len(set.union(*groups)) == sum(map(len, groups))
 
 
 def test_texts_without_documents_are_held_out_one_by_one():
     """All of them would be one document called None."""
-    splits = split_texts([text._replace(group=None) for text in grouped(50)], 10, 10, seed=0)
+    splits = split_examples([text._replace(group=None) for text in grouped(50)], by=None, validation_size=10, test_size=10, seed=0)
     assert [len(part) for part in splits.values()] == [30, 10, 10]
 
 
@@ -68,7 +64,7 @@ def test_texts_without_documents_are_held_out_one_by_one():
 def test_no_training_text_is_held_out(group):
     """The model would be tested on what it has seen: ten texts stand here twice, in other documents."""
     texts = grouped() if group else [text._replace(group=None) for text in grouped()]
-    splits = split_texts(texts, 10, 10, seed=0)
+    splits = split_examples(texts, by=None, validation_size=10, test_size=10, seed=0)
     held_out = {text.text for text in splits["validation"] + splits["test"]}
     assert held_out.isdisjoint(text.text for text in splits["train"])
     assert min(map(len, splits.values())) > 0
@@ -76,7 +72,7 @@ def test_no_training_text_is_held_out(group):
 
 def test_texts_keep_their_labels():
     """Labels would be shuffled among the texts."""
-    found = [text for part in split_texts(grouped(50), 5, 5, seed=0).values() for text in part]
+    found = [text for part in split_examples(grouped(50), by=None, validation_size=5, test_size=5, seed=0).values() for text in part]
     assert sorted(found) == sorted(grouped(50))
 
 
@@ -142,7 +138,7 @@ def test_held_out_text_does_not_reach_the_tokenizer(make, write):
     data = make(directory="own", path=str(file), vocab_size=420)
     for name, texts in data.splits.items():
         for text in texts:
-            merged = len(encode_texts(data.tokenizer, [text.text[0]])[0]) < 2 + 3
+            merged = len(encode_framed(data.tokenizer, [text.text[0]])[0]) < 2 + 3
             assert merged == (name == "train"), text
 
 
@@ -278,21 +274,14 @@ def test_the_report_tells_batches_and_padding(make):
         ({"source": "movie"}, r"data\.source .*did you mean 'movies'"),
         ({"path": None}, r"data\.path goes with data\.source='files', and is needed there"),
         ({"source": "movies"}, r"data\.path goes with data\.source='files'"),
-        ({"validation_size": 0}, r"data\.validation_size must be positive, got 0"),
-        ({"test_size": -1}, r"data\.test_size must be positive, got -1"),
-        ({"vocab_size": 0}, r"data\.vocab_size must be positive, got 0"),
-        ({"batch_tokens": 0}, r"data\.batch_tokens must be positive, got 0"),
-        ({"num_buckets": 0}, r"data\.num_buckets must be positive, got 0"),
+        ({"validation_size": 0}, r"data\.validation_size must be a positive integer, got 0"),
+        ({"test_size": -1}, r"data\.test_size must be a positive integer, got -1"),
+        ({"vocab_size": 0}, r"data\.vocab_size must be from 1 to 1,000,000, got 0"),
+        ({"batch_tokens": 0}, r"data\.batch_tokens must be a positive integer, got 0"),
+        ({"num_buckets": 0}, r"data\.num_buckets must be a positive integer, got 0"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(changes, message):
     """A wrong value would be ignored, or surface far away."""
     with pytest.raises(ConfigError, match=message):
-        TextClassificationDataConfig(**FIELDS | {"path": "a.tsv"} | changes)
-
-
-def test_a_domain_is_read_by_its_name(monkeypatch):
-    """`data.source` would turn nothing."""
-    monkeypatch.setattr(labelled, "rated_sentences", lambda domain: [LabelledText(domain, "positive")])
-    config = TextClassificationDataConfig(**FIELDS | {"source": "tweets"})
-    assert config.texts() == [LabelledText("tweets", "positive")]
+        build(TextClassificationDataConfig, FIELDS | {"path": "a.tsv"} | changes, "data")

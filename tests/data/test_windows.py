@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tformer_jax.data.files import DataError
-from tformer_jax.data.windows import Pieces, Windows
+from tformer_jax.data.batches.windows import Pieces, Windows
 
 examples = settings(derandomize=True, deadline=None, max_examples=40)
 

@@ -14,7 +14,7 @@ from support import by_day, quick_jit, tiny_model
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
-from tformer_jax.data.running_text import CausalLMData, CausalLMDataConfig
+from tformer_jax.data.causal_lm import CausalLMData, CausalLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
 from tformer_jax.tasks import CausalLMTask, CausalLMTaskConfig, causal_lm

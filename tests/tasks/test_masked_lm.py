@@ -15,7 +15,7 @@ import tformer_jax.functional as F
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
-from tformer_jax.data.running_text import MaskedLMData, MaskedLMDataConfig
+from tformer_jax.data.masked_lm import MaskedLMData, MaskedLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK_ID, PAD_ID
 from tformer_jax.tasks import MaskedLMTask, MaskedLMTaskConfig, masked_lm
 

@@ -13,7 +13,7 @@ from support import by_day, quick_jit, tiny_transformer
 
 from tformer_jax import decoding
 from tformer_jax.config import ConfigError
-from tformer_jax.data import pipelines
+from tformer_jax.data.batches.packed import Packed
 from tformer_jax.data.files import DataError
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.data.translation import TranslationData, TranslationDataConfig
@@ -113,7 +113,7 @@ def test_the_evaluation_loss_has_no_smoothing(make_task, data, model):
 def packed(data, limit=MAX_LENGTH):
     """The whole training split, two batches of packed rows, with the sentences that are in it."""
     _, sources, targets = data.encode("train", limit)
-    return pipelines.Packed((sources, targets), ("source", "target"), (50, 60), 1, 0), sources, targets
+    return Packed((sources, targets), ("source", "target"), (50, 60), 1, 0), sources, targets
 
 
 @pytest.mark.parametrize(("smoothing", "fused"), by_day([(0.0, False), (0.2, False), (0.2, True)], 0, 2))

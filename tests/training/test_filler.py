@@ -10,6 +10,7 @@ import optax
 import pytest
 from support import by_day, quick_jit, unchecked_annotations
 
+from tformer_jax.data.batches import Batches
 from tformer_jax.tasks import ImageClassificationTask
 from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig, SplitBatches
@@ -20,8 +21,10 @@ from tformer_jax.training.trainer import Trainer
 CLASSES = 5
 
 
-class Rows:
+class Rows(Batches):
     """Batches of so many rows."""
+
+    filler = {"labels": -1}
 
     def __init__(self, rows, shape=(4,)):
         rng = np.random.default_rng(rows)

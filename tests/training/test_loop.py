@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from support import by_day
 
 from tformer_jax.config import ConfigError
+from tformer_jax.data.batches import Batches
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import Interrupted
 from tformer_jax.training.loop import Diverged, train
@@ -42,11 +43,14 @@ def noisy_error(model, batch, key):
     return (error**2).mean(), jnp.float32(error.size), {}
 
 
-class Data:
+class Data(Batches):
     """Batch i from i alone; `stop_at` raises in place of a batch, `poison` puts a value into one."""
 
     def __init__(self, stop_at=None, poison=None):
         self.stop_at, self.poison, self.asked = stop_at, poison or {}, []
+
+    def __len__(self):
+        return 100
 
     def batch(self, i):
         self.asked.append(i)
@@ -335,11 +339,14 @@ def several(count):
     return Trainer(Program(lambda rngs: Several(count), roots, TRAINING, OPTIMIZER), rules=RULES)
 
 
-class Factors:
+class Factors(Batches):
     """All ones, but what `at` says of a batch."""
 
     def __init__(self, count, at):
         self.count, self.at = count, at
+
+    def __len__(self):
+        return 100
 
     def batch(self, i):
         return {"factors": np.asarray([self.at.get(i, [1.0] * self.count)], np.float32)}

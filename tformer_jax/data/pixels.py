@@ -1,14 +1,21 @@
-"""Pixels of image files of any kind that Pillow reads: upright, opaque, 8 bits a channel."""
+"""Image files of any kind that Pillow reads, and their pixels: upright, opaque, 8 bits a channel."""
 
+import concurrent.futures
 import io
 import struct
 import zlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
+
+from .files import DataError, read_bytes
 
 # As Pillow has it, lest a small file unpack to more than there is memory: 1 GiB of 16 bits and three channels.
 MOST_PIXELS = (1 << 30) // 6
+# As much as the most pixels have without compression.
+MOST_IMAGE_BYTES = 1 << 30
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # How the samples of a PNG lie in it: Pillow's name of that, for their bits.
@@ -24,8 +31,43 @@ _UPRIGHT = {
 }
 
 
+def read_image(file: Path, image_size: int, num_channels: int) -> np.ndarray:
+    """Reads an image file as uint8 [Y X C], upright, its shorter side resized to `image_size`, cropped to the centre.
+
+    What is transparent becomes white; of an animation, the first frame counts. Broken texts and colour profiles of a
+    file do not matter.
+
+    Args:
+      file: anything that Pillow reads.
+      image_size: of both sides.
+      num_channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+      DataError: the file cannot be read or decoded, is larger than `MOST_IMAGE_BYTES`, or has more than
+        `MOST_PIXELS`; by its name.
+    """
+    content, mode = read_bytes(file, MOST_IMAGE_BYTES), "L" if num_channels == 1 else "RGB"
+    try:
+        image = decoded(content, mode)
+        # Crops and resizes (bicubic over the area of a new pixel, so without aliasing) in one go.
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+    except Image.DecompressionBombError:
+        raise DataError(f"{file} has more than {MOST_PIXELS:,} pixels, the limit; make it smaller") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{file} is no image of a known kind; convert it, to PNG for example") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+    return np.asarray(image).reshape(image_size, image_size, num_channels)
+
+
+def read_images(files: Sequence[Path], image_size: int, num_channels: int) -> np.ndarray:
+    """Reads uint8 [B Y X C], as `read_image` does each file, on all cores."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
+        return np.stack(list(pool.map(lambda file: read_image(file, image_size, num_channels), files)))
+
+
 def decoded(content: bytes, mode: str) -> Image.Image:
-    """The image in the bytes of a file, on white where it is transparent; of an animation, the first frame.
+    """Decodes the image in the bytes of a file, on white where it is transparent; of an animation, the first frame.
 
     What else a file says of its pixels (texts, colour profiles) is not read, and may be broken.
 

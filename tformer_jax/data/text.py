@@ -5,7 +5,7 @@ import unicodedata
 
 
 def canonical(text: str) -> str:
-    """The text in Unicode's normal form C, in which an accent and its letter are one character where there is one.
+    """Returns the text in Unicode's normal form C, in which an accent and its letter are one character where there is one.
 
     What people type is mostly in it; names of files on a Mac, and text taken out of a PDF, may not be. Two texts are
     compared, and classes and files named, in this form.
@@ -14,10 +14,10 @@ def canonical(text: str) -> str:
 
 
 def decomposed(text: str) -> str:
-    """The text in Unicode's normal form D, in which an accent and its letter are two characters."""
+    """Returns the text in Unicode's normal form D, in which an accent and its letter are two characters."""
     return unicodedata.normalize("NFD", text)
 
 
 def file_name(name: str) -> str:
-    """The canonical name of a file; bytes in it that are no UTF-8 become replacement characters."""
+    """Returns the canonical name of a file; bytes in it that are no UTF-8 become replacement characters."""
     return canonical(os.fsencode(name).decode("utf-8", "replace"))

@@ -19,19 +19,9 @@ MASK, MASK_ID = "<mask>", 3  # where a tokenizer is asked for it
 _UNKNOWN = "<unk>"
 _PIECE, _TOGETHER = 4_000, 128
 
-# As many as the largest vocabulary in use has (Liang et al., 2023); memory for all is taken before anything is learnt.
-_MOST_TOKENS = 1_000_000
-
-
-def check_vocab_size(name: str, size: int | None) -> None:
-    """Raises a ConfigError for a vocabulary that is larger than any, by the field's name; None is none."""
-    if size is not None and not 1 <= size <= _MOST_TOKENS:
-        wanted = "positive" if size < 1 else f"at most {_MOST_TOKENS:,}"
-        raise ConfigError(f"{name} must be {wanted}, got {size}")
-
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, mask: bool = False) -> Tokenizer:
-    """A byte-level BPE (Sennrich et al., 2016; Radford et al., 2019), over NFC-normalised text unless `lossless`.
+    """Trains a byte-level BPE (Sennrich et al., 2016; Radford et al., 2019), over NFC-normalised text unless `lossless`.
 
     Every byte is in the alphabet, so nothing is ever unknown.
 
@@ -61,7 +51,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, 
 
 
 def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
-    """A token for each character of `texts`, in the order of their code points; all others are `<unk>`."""
+    """Makes a token for each character of `texts`, in the order of their code points; all others are `<unk>`."""
     special = _special_tokens(mask)
     characters = sorted(set().union(*texts))
     vocabulary = {token: number for number, token in enumerate([*special, _UNKNOWN, *characters])}
@@ -82,9 +72,14 @@ def _special_tokens(mask: bool) -> list[str]:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens: a "<eos>" that a text spells out stays text."""
+    """Returns the token ids of each text, without special tokens: a "<eos>" that a text spells out stays text."""
     tokenizer.encode_special_tokens = True  # not kept by Tokenizer.save
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def encode_framed(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Returns the token ids of each text, between the start and the end token."""
+    return [[BOS_ID, *ids, EOS_ID] for ids in encode(tokenizer, texts)]
 
 
 def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -99,7 +94,7 @@ def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def encode_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Token ids and word numbers, int32 [n] each, of long texts; the tokens of one word have its number.
+    """Returns token ids and word numbers, int32 [n] each, of long texts; the tokens of one word have its number.
 
     A word is what the tokenizer never joins to its neighbours. For lossless tokenizers: texts are
     encoded in pieces, which bounds the memory and changes none of their tokens.
@@ -131,7 +126,7 @@ def _encode_characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple
 
 
 def cut(text: str, size: int = _PIECE) -> Iterator[str]:
-    """The text in pieces of `size` characters or somewhat more; all but the first begin with white space.
+    """Yields the text in pieces of `size` characters or somewhat more; all but the first begin with white space.
 
     A lossless tokenizer never joins white space to what stands before it.
     """
@@ -144,7 +139,7 @@ def cut(text: str, size: int = _PIECE) -> Iterator[str]:
 
 
 def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -> str:
-    """The text of `tokens` up to the first end-of-sequence, without outer blanks if `strip`."""
+    """Returns the text of `tokens` up to the first end-of-sequence, without outer blanks if `strip`."""
     kept = []
     for token in tokens:
         if token == EOS_ID:
@@ -173,7 +168,7 @@ def kept(file: Path, train: Callable[[], Tokenizer], progress: Progress = SILENT
 
 
 def load(file: Path) -> Tokenizer:
-    """A tokenizer saved by `Tokenizer.save`.
+    """Loads a tokenizer saved by `Tokenizer.save`.
 
     Raises:
       ConfigError: the file is not there or holds no tokenizer.

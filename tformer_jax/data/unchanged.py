@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import DataError, cache_dir, in_threads, write_whole
+from .files import cache_dir, in_threads, reading, write_whole
 
 # Fewer are read in a moment.
 _FEWEST = 1_000
@@ -60,10 +60,8 @@ def _looked_at(files: Sequence[str], about: bytes) -> tuple[str, int]:
 
 
 def _stat(file: str) -> tuple[bytes, tuple[int, int]]:
-    try:
+    with reading(file):
         found = os.stat(file)
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
     times = (found.st_mtime_ns, found.st_ctime_ns)
     told = repr((os.path.abspath(file), found.st_size, found.st_dev, found.st_ino, *times))
     return told.encode("utf-8", "surrogatepass"), times

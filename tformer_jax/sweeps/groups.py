@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from ..config import ConfigError
-from ..data.pipelines import in_order
+from ..data.base import in_order
 from ..progress import SILENT, Progress
 from ..tasks import Task
 from ..training.checkpoints import CheckpointConfig

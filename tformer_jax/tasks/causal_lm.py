@@ -13,7 +13,7 @@ from .. import decoding
 from ..analysis import flops
 from ..config import ConfigError, check_positive
 from ..data import tokenizers
-from ..data.running_text import CausalLMData, CausalLMDataConfig
+from ..data.causal_lm import CausalLMData, CausalLMDataConfig
 from ..models import CausalLM
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress

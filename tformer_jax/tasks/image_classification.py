@@ -16,7 +16,7 @@ from ..analysis import flops
 from ..config import ConfigError, check_positive
 from ..data.classes import load_classes
 from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
-from ..data.images import read_images
+from ..data.pixels import read_images
 from ..functional.numbers import is_off
 from ..models import VisionTransformer
 from ..nn import ModelConfig

@@ -18,9 +18,9 @@ from .. import functional as F
 from ..analysis import flops
 from ..config import ConfigError
 from ..data import tokenizers
+from ..data.batches.buckets import EVALUATION_TOKENS, padded_length
 from ..data.files import DataError
-from ..data.pipelines import EVALUATION_TOKENS, padded_length
-from ..data.running_text import MaskedLMData, MaskedLMDataConfig
+from ..data.masked_lm import MaskedLMData, MaskedLMDataConfig
 from ..models import MaskedLM
 from ..nn import ModelConfig
 from ..nn.partitioning import row_groups, spread_groups

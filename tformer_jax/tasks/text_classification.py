@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 
 from ..analysis import flops
 from ..data import tokenizers
+from ..data.batches.buckets import padded_length
 from ..data.classes import load_classes
 from ..data.files import DataError
-from ..data.pipelines import padded_length
 from ..data.text import canonical
-from ..data.text_classification import TextClassificationData, TextClassificationDataConfig, encode_texts
+from ..data.text_classification import TextClassificationData, TextClassificationDataConfig
 from ..models import TextClassifier
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
@@ -137,7 +137,7 @@ class TextClassificationTask(Classification):
           DataError: a text has more tokens than the model reads (says which and how many).
         """
         limit, results = model.config.max_length, []
-        encoded = encode_texts(self.tokenizer, [canonical(text) for text in texts])
+        encoded = tokenizers.encode_framed(self.tokenizer, [canonical(text) for text in texts])
         for number, row in enumerate(encoded, 1):
             if len(row) > limit:
                 raise DataError(f"text {number} has {len(row)} tokens, but the model reads at most {limit}; shorten it")

@@ -15,7 +15,8 @@ from .. import decoding, functional as F
 from ..analysis import flops
 from ..analysis.plots import plot_attention
 from ..config import ConfigError, check_positive
-from ..data import files, pipelines, tokenizers
+from ..data import files, tokenizers
+from ..data.batches.buckets import Buckets, ladder
 from ..data.text import canonical
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
@@ -170,12 +171,12 @@ class TranslationTask(Task):
         order = sorted((i for i in range(len(texts)) if encoded[i]), key=lambda i: len(encoded[i]))
         if not order:
             return translations
-        lengths = pipelines.ladder(len(encoded[order[-1]]), limit)
+        lengths = ladder(len(encoded[order[-1]]), limit)
         sides = ([encoded[i] for i in order],)
-        batches = pipelines.Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
+        batches = Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
         with progress.phase(f"translating, beam of {self.config.beam_size}", len(order), "sentences") as advance:
             for i in range(len(batches)):
-                _, examples = batches.indices(i)
+                examples = batches.indices(i)
                 tokens = np.asarray(self._search(model, batches.batch(i)))
                 for example, row in zip(examples, tokens[: len(examples)], strict=True):
                     translations[order[example]] = tokenizers.decode(self.tokenizers.target, row)

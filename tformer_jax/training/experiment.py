@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from ..config import FUNCTION, ConfigError, Precision, build, check_choice, leaves, nearest, nested
+from ..data.batches import Part, checked
 from ..data.digest import check_kept
 from ..data.files import write_whole
-from ..data.pipelines import Part
 from ..nn import ModelConfig, parametrization
 from ..progress import SILENT, Progress
 from ..registry import load_plugin
@@ -169,6 +169,7 @@ class Experiment:
     def validation_batches(self, data: Any) -> Any:
         """Returns the batches of a validation during training: all of the split, or a part of it."""
         batches, count = data.evaluation_batches("validation"), self.training.validation_batches
+        checked(batches, "the batches to validate on")
         if count is None or count >= len(batches):
             return batches
         data.report.append(f"each validation uses {count} of {len(batches)} batches, evenly spread over the split")
@@ -253,7 +254,8 @@ def _read(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, An
     fresh = not run.has_checkpoint
     data = first_then_others(lambda: load_data(experiment, run.directory, fresh=fresh, progress=progress))
     with progress.phase("preparing batches"):
-        return data, data.train_batches(experiment.training.accumulate), experiment.validation_batches(data)
+        batches = checked(data.train_batches(experiment.training.accumulate), "the training batches")
+        return data, batches, experiment.validation_batches(data)
 
 
 def _where(trainer: Trainer, batches: Any) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..data.batches import Batches
 from ..progress import SILENT, Progress
 from .checkpoints import CheckpointConfig, Checkpoints
 from .interruption import Interrupted, Interruption
 from .metrics import MetricsWriter, NoReport, ProgressLine, Report
-from .parallel import Batches
 from .paths import some
 from .processes import in_any, is_first
 from .run import Run

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from ..config import ConfigError, check_choice
+from ..data.batches import Batches
 from ..nn.partitioning import AXES, ROWS
 from .sharding import even_axes
 
@@ -84,16 +85,6 @@ def make_mesh(config: ParallelConfig, devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices[:count])
 
 
-@runtime_checkable
-class Batches(Protocol):
-    """Random-access batches: batch i is a function of i alone.
-
-    Several processes ask for more: `row_count(i)`, the rows of batch i, and `batch(i, rows)`, a slice of them.
-    """
-
-    def batch(self, i: int) -> Any: ...
-
-
 def row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
     """Returns the sharding of an array with so many rows; if they do not divide evenly, more devices hold them."""
     return NamedSharding(mesh, P(even_axes(mesh, ROWS, rows) or None))
@@ -129,7 +120,7 @@ class PlacedBatches:
         return {name: assembled(name, x) for name, x in next(iter(parts.values())).items()}
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("arrays",), meta_fields=("rows",))
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("arrays",), meta_fields=("rows", "filler"))
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitBatch(Mapping):
     """A batch for `pmap`: arrays [devices, rows a device, ...] by name, and within the program [rows a device, ...].
@@ -138,10 +129,12 @@ class SplitBatch(Mapping):
       arrays: by name.
       rows: of all devices, without those at the end that only fill up. A program is made for their number, as it is
         for that of a batch that is not split.
+      filler: what those have, by the array's name, if not 0; pairs.
     """
 
     arrays: dict[str, Any]
     rows: int
+    filler: tuple[tuple[str, int], ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         return self.arrays[name]
@@ -153,11 +146,15 @@ class SplitBatch(Mapping):
         return len(self.arrays)
 
 
-def filled_up(name: str, x: Any, rows: int) -> Any:
-    """Returns the array filled up to so many rows, which count nothing: zeros, and labels of -1."""
-    missing = [(0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)]
-    pad = np.pad if isinstance(x, np.ndarray) else jnp.pad
-    return pad(x, missing, constant_values=-1 if name == "labels" else 0) if rows > len(x) else x
+def filled_up(arrays: Mapping[str, Any], rows: int, filler: Mapping[str, int]) -> dict[str, Any]:
+    """Returns arrays by name, each filled up to so many rows with its `filler`, or zeros; see `Batches`."""
+
+    def filled(name: str, x: Any) -> Any:
+        missing = [(0, rows - len(x)), *[(0, 0)] * (x.ndim - 1)]
+        pad = np.pad if isinstance(x, np.ndarray) else jnp.pad
+        return pad(x, missing, constant_values=filler.get(name, 0)) if rows > len(x) else x
+
+    return {name: filled(name, x) for name, x in arrays.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +180,10 @@ class SplitBatches:
         each = -(-rows // (self.devices * self.multiple)) * self.multiple
         first = jax.process_index() * local * each
         mine = self.batches.batch(i, slice(first, first + local * each)) if several else whole
-        filled = {name: filled_up(name, x, local * each) for name, x in mine.items()}
-        return SplitBatch({name: x.reshape(local, each, *x.shape[1:]) for name, x in filled.items()}, rows)
+        filler = self.batches.filler
+        filled = filled_up(mine, local * each, filler)
+        split = {name: x.reshape(local, each, *x.shape[1:]) for name, x in filled.items()}
+        return SplitBatch(split, rows, tuple(filler.items()))
 
 
 def _rows_of(index: tuple[slice, ...], rows: int) -> tuple[int, int]:

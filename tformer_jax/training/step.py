@@ -215,7 +215,7 @@ def _prepare_together(prepare: Callable | None, batch: SplitBatch, key: Array, a
     each, count = len(next(iter(own.values()))), jax.lax.axis_size(axis)
     gathered = jax.lax.all_gather(own, axis, tiled=True)
     prepared = prepare({name: x[: batch.rows // parts] for name, x in gathered.items()}, key)
-    filled = {name: filled_up(name, x, count * each) for name, x in prepared.items()}
+    filled = filled_up(prepared, count * each, dict(batch.filler))
     return {name: x.reshape(count, each, *x.shape[1:])[jax.lax.axis_index(axis)] for name, x in filled.items()}
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec as P
 
+from ..data.batches import Batches
 from ..nn.partitioning import ROWS
-from .parallel import Batches, ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
+from .parallel import ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
 from .paths import some
 from .program import Program
 from .sharding import SHARDING_RULES, Rules, shardings, state_specs, undivided
@@ -84,7 +85,7 @@ class Trainer:
         """Context in which a model's streams are spread over the mesh."""
         return jax.set_mesh(self.mesh)
 
-    def placed(self, batches: Batches) -> Batches:
+    def placed(self, batches: Batches) -> PlacedBatches | SplitBatches:
         """Training batches as the step takes them."""
         if self._axis is None:
             return PlacedBatches(batches, self.mesh)

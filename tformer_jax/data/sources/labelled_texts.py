@@ -1,12 +1,15 @@
 """Sources of labelled texts: a pinned archive of rated sentences, and the user's own files."""
 
+import functools
 import html
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import DataError, SourceDistribution, read_rows
-from .text import canonical
+from ..files import DataError, read_rows
+from ..text import canonical
+from .archives import SourceDistribution
+from .registered import Sources
 
 
 class LabelledText(NamedTuple):
@@ -16,6 +19,8 @@ class LabelledText(NamedTuple):
     label: str
     group: str | None = None
 
+
+LABELLED_TEXTS = Sources("source of labelled texts", LabelledText)
 
 # MIT; Hutto and Gilbert, 2014. Twenty people rated each sentence.
 _RATED = SourceDistribution(
@@ -35,7 +40,7 @@ DOMAINS = {
 
 
 def rated_sentences(domain: str) -> list[LabelledText]:
-    """Sentences whose mean rating is "positive" or "negative"; the group of products and news is the document.
+    """Reads the sentences whose mean rating is "positive" or "negative"; the group of products and news is the document.
 
     `domain`: "movies", "products", "news" or "tweets".
     """
@@ -52,16 +57,21 @@ def rated_sentences(domain: str) -> list[LabelledText]:
     return texts
 
 
-def read_labelled(file: Path) -> list[LabelledText]:
-    """One UTF-8 file with a label, a tab and a text on each line; blank lines at the end do not count.
+for _domain in DOMAINS:
+    LABELLED_TEXTS.register(_domain)(functools.partial(rated_sentences, _domain))
+
+
+@LABELLED_TEXTS.register("files")
+def read_labelled(path: Path | str) -> list[LabelledText]:
+    """Reads one UTF-8 file with a label, a tab and a text on each line; blank lines at the end do not count.
 
     Raises:
       DataError: as `read_lines`, or a line that does not hold exactly one tab, or lacks one of the two.
     """
     texts = []
-    for number, line in enumerate(read_rows(file), 1):
+    for number, line in enumerate(read_rows(Path(path)), 1):
         fields = line.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
-            raise DataError(f"{file}, line {number}: expected label, tab, text; got {line[:40]!r}")
+            raise DataError(f"{path}, line {number}: expected label, tab, text; got {line[:40]!r}")
         texts.append(LabelledText(canonical(fields[1]), canonical(fields[0].strip())))
     return texts

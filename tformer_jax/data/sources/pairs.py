@@ -1,14 +1,17 @@
 """Sources of sentence pairs: pinned wheels that hold real ones, and the user's own files."""
 
+import functools
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import DataError, Wheel, read_lines, read_rows, without_blank_end
-from .text import canonical
+from ..files import DataError, read_lines, read_rows, without_blank_end
+from ..text import canonical
+from .archives import Wheel
+from .registered import Sources
 
 
 class Pair(NamedTuple):
@@ -19,12 +22,15 @@ class Pair(NamedTuple):
     group: str | None = None
 
 
+PAIRS = Sources("source of sentence pairs", Pair)
+_LANGUAGES = ("de", "es", "fr", "tr")
+
 # Apache-2.0. The version supports Python 3.14 only, which does not matter for data.
 _INTERFACE = Wheel(
     "homeassistant",
     "2026.2.3",
     "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c",
-    tuple(f"homeassistant/components/*/translations/{language}.json" for language in ("en", "de", "es", "fr", "tr")),
+    tuple(f"homeassistant/components/*/translations/{language}.json" for language in ("en", *_LANGUAGES)),
     ("--only-binary=:all:", "--python-version", "3.14"),
     "1f5de0460052681271da799bb9e425cfcc98eb8ce3015244276996790158e5be",
 )
@@ -41,7 +47,7 @@ _ENGLISH_VERSES, _FRENCH_VERSES, _PSALMS = "4", "l", 19
 
 
 def interface_strings(language: str) -> list[Pair]:
-    """English interface strings and their translation, aligned by JSON key; the group is the component."""
+    """Reads English interface strings and their translation, aligned by JSON key; the group is the component."""
     root = _INTERFACE.unpacked() / "homeassistant" / "components"
     pairs = []
     for english in sorted(root.glob("*/translations/en.json")):
@@ -53,8 +59,13 @@ def interface_strings(language: str) -> list[Pair]:
     return clean(pairs)
 
 
+for _language in _LANGUAGES:
+    PAIRS.register(f"interface_en_{_language}")(functools.partial(interface_strings, _language))
+
+
+@PAIRS.register("verses_en_fr")
 def verses() -> list[Pair]:
-    """English and French verses joined on book, chapter and verse; the group is the book.
+    """Reads English and French verses, joined on book, chapter and verse; the group is the book.
 
     Psalms are left out: their headings shift the verse numbers.
     """
@@ -67,15 +78,6 @@ def verses() -> list[Pair]:
     finally:
         connection.close()
     return clean(Pair(_verse(english), _verse(french), f"book {book}") for book, english, french in rows)
-
-
-SOURCES: dict[str, Callable[[], list[Pair]]] = {
-    "interface_en_de": lambda: interface_strings("de"),
-    "interface_en_es": lambda: interface_strings("es"),
-    "interface_en_fr": lambda: interface_strings("fr"),
-    "interface_en_tr": lambda: interface_strings("tr"),
-    "verses_en_fr": verses,
-}
 
 
 def clean(pairs: Iterable[Pair]) -> list[Pair]:
@@ -96,8 +98,22 @@ def clean(pairs: Iterable[Pair]) -> list[Pair]:
     return list(kept.values())
 
 
+@PAIRS.register("files")
+def read_pairs(
+    source_file: str | None = None, target_file: str | None = None, tsv_file: str | None = None
+) -> list[Pair]:
+    """Reads two line-aligned text files, or one of source, tab, target.
+
+    Raises:
+      DataError: see `read_parallel` and `read_tsv`.
+    """
+    if tsv_file is not None:
+        return read_tsv(Path(tsv_file))
+    return read_parallel(Path(source_file), Path(target_file))
+
+
 def read_parallel(source_file: Path, target_file: Path) -> list[Pair]:
-    """Two line-aligned UTF-8 text files; blank lines that one has more of at its end do not count.
+    """Reads two line-aligned UTF-8 text files; blank lines that one has more of at its end do not count.
 
     Raises:
       DataError: an unreadable or empty file, invalid UTF-8 (file and line), or different line
@@ -111,7 +127,7 @@ def read_parallel(source_file: Path, target_file: Path) -> list[Pair]:
 
 
 def read_tsv(file: Path) -> list[Pair]:
-    """One UTF-8 file with a source, a tab and a target on each line; blank lines at the end do not count.
+    """Reads one UTF-8 file with a source, a tab and a target on each line; blank lines at the end do not count.
 
     Raises:
       DataError: as `read_parallel`, or a line that does not hold exactly one tab.

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tformer_jax.data import labelled
 from tformer_jax.data.files import DataError
-from tformer_jax.data.labelled import LabelledText, rated_sentences, read_labelled
+from tformer_jax.data.sources import LABELLED_TEXTS, labelled_texts
+from tformer_jax.data.sources.labelled_texts import LabelledText, rated_sentences, read_labelled
 
 
 @pytest.fixture
@@ -13,11 +13,11 @@ def rated(put_by_hand, tar_gz, monkeypatch):
 
     def rated(**domains):
         inner = {
-            f"hutto_ICWSM_2014/{labelled.DOMAINS[domain]}_GroundTruth.txt": content
+            f"hutto_ICWSM_2014/{labelled_texts.DOMAINS[domain]}_GroundTruth.txt": content
             for domain, content in domains.items()
         }
-        sdist = put_by_hand(labelled._RATED, {labelled._RATED.members[0]: tar_gz(inner)})
-        monkeypatch.setattr(labelled, "_RATED", sdist)
+        sdist = put_by_hand(labelled_texts._RATED, {labelled_texts._RATED.members[0]: tar_gz(inner)})
+        monkeypatch.setattr(labelled_texts, "_RATED", sdist)
 
     return rated
 
@@ -47,8 +47,8 @@ def test_entities_are_what_they_stand_for(rated):
 
 def test_every_domain_has_its_own_file(rated):
     """`data.source` would turn nothing."""
-    rated(**{domain: f"1\t1\t{domain}\r\n" for domain in labelled.DOMAINS})
-    assert {domain: rated_sentences(domain)[0].text for domain in labelled.DOMAINS} == {
+    rated(**{domain: f"1\t1\t{domain}\r\n" for domain in labelled_texts.DOMAINS})
+    assert {domain: LABELLED_TEXTS[domain]()[0].text for domain in labelled_texts.DOMAINS} == {
         domain: domain for domain in ("movies", "products", "news", "tweets")
     }
 

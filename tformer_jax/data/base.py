@@ -1,0 +1,154 @@
+"""What the data of every experiment share: the fields of their section, splits, a report, and batches in an order."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..config import ORDER, SEED, Component, ConfigError, Wanted, field
+from . import digest
+from .batches import Batches, BatchShapes
+from .files import DataError
+from .sources.registered import Say, Sources
+
+# As many as the largest vocabulary in use has (Liang et al., 2023); memory for all is taken before anything is learnt.
+VOCABULARY = Wanted("be from 1 to 1,000,000", lambda x: 1 <= x <= 1_000_000)
+
+
+class DataConfig(Component):
+    """The fields that every `data` section has.
+
+    Attributes:
+      sources: what `source` names one of.
+      inputs: fields that are for the source alone.
+      source: where the data come from; "files" or "folders" are the user's own.
+      source_options: more that the source asks for, as text: "count=500,easy=True"; see `Sources`.
+      seed: random seed of what is held out, and of the order of training batches.
+      order_seed: random seed of that order alone; None: `seed`.
+    """
+
+    sources: ClassVar[Sources]
+    inputs: ClassVar[tuple[str, ...]] = ("path",)
+
+    source: str = field()
+    source_options: str | None = field(None)
+    seed: int = field(0, SEED)
+    order_seed: int | None = field(None, SEED, part=ORDER)
+
+    def check(self) -> None:
+        self.sources.check(self, self.inputs)
+
+    def read(self, say: Say = lambda line: None) -> Any:
+        """Reads all that the source has, before anything is held out; `say` is told which files are not read.
+
+        Raises:
+          DataError: see `Sources.read`.
+        """
+        return self.sources.read(self, say)
+
+    def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
+        """Returns the largest shapes of a training batch, and dtypes, as far as they are known without the data."""
+        raise NotImplementedError
+
+    @property
+    def batch_seed(self) -> int:
+        """The seed from which the order of training batches is drawn."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+
+def check_goes_with(section: Component, name: str, other: str, value: str) -> None:
+    """Refuses a field that is set unless another one has a value, or not set although it has."""
+    if (getattr(section, name) is not None) != (getattr(section, other) == value):
+        raise ConfigError(f"{name} goes with data.{other}={value!r}, and is needed there")
+
+
+class Data:
+    """The data of an experiment: read, split, and ready to be asked for batches.
+
+    Attributes:
+      config: the `data` section.
+      splits: examples by split: "train", "validation", "test".
+      report: what a person should know of the data, a line each.
+      unit: what examples are called.
+    """
+
+    unit: ClassVar[str]
+    config: Any
+    splits: dict[str, Any]
+    report: list[str]
+
+    def train_batches(self, rows_multiple: int = 1) -> Batches:
+        """Returns random-access training batches; adds what is to be said of them to the report.
+
+        The rows of each are a multiple of `rows_multiple`, so that they can be split evenly.
+
+        Raises:
+          ConfigError: a batch as large as configured holds fewer rows than `rows_multiple`.
+          DataError: the training split does not fill a batch.
+        """
+        raise NotImplementedError
+
+    def evaluation_batches(self, split: str) -> Batches:
+        """Returns the batches of one pass over a split, in order."""
+        raise NotImplementedError
+
+    def _read(self, config: DataConfig) -> None:
+        """Reads and splits what the source has; makes the report.
+
+        Raises:
+          DataError: the data cannot be read, or a split would be empty.
+        """
+        self.config, notes = config, []
+        self.splits = self._split(config.read(notes.append), notes.append)
+        sizes = ", ".join(f"{len(part):,} {name}{self._size(part)}" for name, part in self.splits.items())
+        by = getattr(config, "split", None)
+        self.report = [f"{sizes} {self.unit} ({config.source}{'' if by is None else f', split by {by}'})", *notes]
+
+    def _split(self, found: Any, say: Say) -> dict[str, Any]:
+        """Returns what the source has, by split."""
+        raise NotImplementedError
+
+    def _size(self, part: Any) -> str:
+        """Returns what is said of a split beside the number of its examples."""
+        return ""
+
+    def _digest(self, part: Any) -> digest.Digest:
+        """Returns the digest of a split."""
+        return digest.of_texts(self.unit, (example[:2] for example in part))
+
+    def _keep_digests(self, directory: Path) -> None:
+        digest.keep_digests({name: self._digest(part) for name, part in self.splits.items()}, directory)
+
+    def _fitting(self, split: str, limit: int, of: str, *sides: Sequence[Sequence[int]]) -> tuple[list[Any], ...]:
+        """Returns the examples of a split of at most `limit` tokens on each side, and the sides; reports the others once.
+
+        Args:
+          split: its name.
+          limit: in tokens.
+          of: what is that long, for the message: "" or " a side".
+          sides: the tokens of each example.
+
+        Raises:
+          DataError: none is left.
+        """
+        examples = self.splits[split]
+        fits = [max(map(len, tokens)) <= limit for tokens in zip(*sides, strict=True)]
+        if not any(fits):
+            raise DataError(
+                f"none of the {len(examples)} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"
+            )
+        self._say_left_out(split, fits.count(False), f"{limit} tokens{of}")
+        return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (examples, *sides))
+
+    def _say_left_out(self, split: str, count: int, limit: str) -> None:
+        line = f"{count} of {len(self.splits[split]):,} {split} {self.unit} exceed {limit} and are left out"
+        if count and line not in self.report:
+            self.report.append(line)
+
+
+def in_order(data: Any, seed: int | None) -> Any:
+    """Returns the same data, not read again, with training batches in the order of another `order_seed`."""
+    other = copy.copy(data)
+    other.config, other.report = dataclasses.replace(data.config, order_seed=seed), []
+    return other

@@ -1,0 +1,38 @@
+"""Documents as a stream of tokens, to predict what comes next."""
+
+import numpy as np
+
+from ..config import field
+from .batches import BatchShapes
+from .batches.windows import Windows
+from .running_text import DocumentData, DocumentDataConfig, numbered
+from .tokenizers import BOS_ID, EOS_ID, PAD_ID
+
+
+class CausalLMDataConfig(DocumentDataConfig):
+    """The `data` section of a causal language modelling experiment.
+
+    Attributes:
+      boundaries: "segments" (no document sees the one before it in its row) or "stream" (they run
+        on, each from start to end token).
+      others: see `DocumentDataConfig`.
+    """
+
+    boundaries: str = field("segments", among=("segments", "stream"))
+
+    def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
+        rows = self.rows(rows_multiple)
+        tokens = (rows, self.row_length + 1), "int32"
+        return {"tokens": tokens} | ({"segments": tokens} if self.boundaries == "segments" else {"lengths": ((rows,), "int32")})
+
+
+class CausalLMData(DocumentData):
+    """Documents as a stream of tokens, in windows: see `Windows`."""
+
+    config: CausalLMDataConfig
+    _mask = False
+
+    def _batches(self, split, rows, seed):
+        framed = [np.concatenate([[BOS_ID], ids, [EOS_ID]]).astype(np.int32) for ids, _ in self.encode(split)]
+        tokens, documents = np.concatenate(framed), numbered(framed)  # [n] each
+        return Windows(tokens, documents, self.config.row_length, rows, seed, self.config.boundaries, PAD_ID)

@@ -1,0 +1,46 @@
+"""Pieces of documents, to mask some of their tokens."""
+
+import numpy as np
+
+from ..config import ConfigError, field
+from .batches import BatchShapes
+from .batches.windows import Pieces
+from .running_text import DocumentData, DocumentDataConfig, numbered
+from .tokenizers import BOS_ID, EOS_ID, PAD_ID
+
+
+class MaskedLMDataConfig(DocumentDataConfig):
+    """The `data` section of a masked language modelling experiment.
+
+    Attributes:
+      whole_words: mask all tokens of a word together, which batches then tell apart; not with
+        tokenizer="characters".
+      others: see `DocumentDataConfig`; `row_length` includes start and end token.
+    """
+
+    whole_words: bool = field(False)
+
+    def check(self) -> None:
+        super().check()
+        if self.whole_words and self.tokenizer == "characters":
+            raise ConfigError("whole_words needs data.tokenizer='bpe': with 'characters' there are no words")
+        if self.row_length < 3:
+            raise ConfigError(f"row_length must exceed 2 (start and end token), got {self.row_length}")
+
+    def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
+        rows = self.rows(rows_multiple)
+        tokens, lengths = ((rows, self.row_length), "int32"), ((rows,), "int32")
+        return {"tokens": tokens, "lengths": lengths} | ({"word_ids": tokens} if self.whole_words else {})
+
+
+class MaskedLMData(DocumentData):
+    """Pieces of documents, a row each, to mask some tokens of: see `Pieces`. The tokenizer has `<mask>`."""
+
+    config: MaskedLMDataConfig
+    _mask = True
+
+    def _batches(self, split, rows, seed):
+        ids, words = zip(*self.encode(split), strict=True)
+        tokens, documents = np.concatenate(ids), numbered(ids)  # [n] each
+        words = np.concatenate(words) if self.config.whole_words else None
+        return Pieces(tokens, documents, words, self.config.row_length, rows, seed, BOS_ID, EOS_ID, PAD_ID)

@@ -1,0 +1,30 @@
+"""Where data come from: functions that give documents, sentence pairs, labelled texts or images, by name.
+
+A source of one's own is a function in a file that `--plugin` names:
+
+    @DOCUMENTS.register("sums")
+    def sums(count: int = 1000) -> list[Document]:
+        return [Document(f"{n}", f"{n} + {n} = {2 * n}\\n") for n in range(count)]
+
+It is chosen by `data.source=sums`; what a parameter is given: see `registered.Sources`.
+"""
+
+from .documents import DOCUMENTS, Document, read_documents
+from .images import IMAGES, ImageSource, LabelledImages
+from .labelled_texts import LABELLED_TEXTS, LabelledText
+from .pairs import PAIRS, Pair
+from .registered import Sources
+
+__all__ = [
+    "DOCUMENTS",
+    "IMAGES",
+    "LABELLED_TEXTS",
+    "PAIRS",
+    "Document",
+    "ImageSource",
+    "LabelledImages",
+    "LabelledText",
+    "Pair",
+    "Sources",
+    "read_documents",
+]

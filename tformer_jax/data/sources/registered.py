@@ -1,0 +1,112 @@
+"""The registry of sources of one kind, and how a source is given what it asks for."""
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ...config import Component, ConfigError, build
+from ...registry import Registry, place
+from ..files import DataError
+
+_NOT_GIVEN = inspect.Parameter.empty
+Say = Callable[[str], None]
+
+
+class Sources(Registry[Callable[..., Any]]):
+    """Functions that give examples, by the name that `data.source` has for them.
+
+    A parameter that is called like a field of the `data` section, such as `path`, has its value; `say` is a function
+    that is told what a person should know, a line each; all others are set by `data.source_options`, a text such as
+    "count=500,easy=True", and are checked against their annotations.
+    """
+
+    def __init__(self, kind: str, gives: type):
+        """`gives`: what a source returns an iterable of, or one of."""
+        super().__init__(kind)
+        self._gives = gives
+
+    def check(self, section: Component, inputs: Iterable[str]) -> None:
+        """Refuses a section that does not give its source what that needs, or gives what it does not read.
+
+        Args:
+          section: with `source`, `source_options`, and the fields in `inputs`.
+          inputs: fields that are for sources alone, and None where the source has no such parameter.
+
+        Raises:
+          ConfigError: by the field's name.
+        """
+        asked = _parameters(self.named(section.source, "source"))
+        for name in inputs:
+            value, needed = getattr(section, name), name in asked and asked[name].default is _NOT_GIVEN
+            if needed if value is None else name not in asked:
+                takers = {n: p[name] for n, source in self.items() if name in (p := _parameters(source))}
+                always = all(p.default is _NOT_GIVEN for p in takers.values())
+                raise ConfigError(
+                    f"{name} goes with data.source={' or '.join(map(repr, takers))}{', and is needed there' * always}; "
+                    f"got {name}={value!r} with source={section.source!r}"
+                )
+        self._options(section)
+
+    def read(self, section: Component, say: Say = lambda line: None) -> Any:
+        """Returns what the source of a section gives: a list, unless it is one thing.
+
+        Raises:
+          DataError: the data cannot be read or fetched, or are not of this kind (says where the source is).
+        """
+        source = self.named(section.source, "source")
+        given = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)} | {"say": say}
+        given = {name: given[name] for name in _parameters(source) if name in given} | self._options(section)
+        found = source(**given)
+        if isinstance(found, self._gives):
+            return found
+        found = list(found) if isinstance(found, Iterable) else [found]
+        if wrong := [x for x in found if not isinstance(x, self._gives)]:
+            what = f"the {self.kind} {section.source!r} ({place(source)})"
+            raise DataError(f"{what} must give {self._gives.__name__}s, got {repr(wrong[0])[:60]}")
+        return found
+
+    def _options(self, section: Component) -> dict[str, Any]:
+        """The values of the parameters that no field of the section is called like."""
+        known = {field.name for field in dataclasses.fields(section)} | {"say"}
+        own = {n: p for n, p in _parameters(self[section.source]).items() if n not in known}
+        options = dataclasses.make_dataclass("Options", [_as_field(p) for p in own.values()], kw_only=True)
+        kinds = {name: parameter.annotation for name, parameter in own.items()}
+        # not by `asdict`, which copies
+        return dict(vars(build(options, _parsed(section.source_options, kinds), "source_options")))
+
+
+def _parameters(source: Callable) -> Mapping[str, inspect.Parameter]:
+    found = inspect.signature(source, eval_str=True).parameters
+    return {n: p for n, p in found.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _as_field(parameter: inspect.Parameter) -> tuple[str, Any, Any]:
+    kind = Any if parameter.annotation is _NOT_GIVEN else parameter.annotation
+    if parameter.default is _NOT_GIVEN:
+        return parameter.name, kind, dataclasses.field()
+    return parameter.name, kind, dataclasses.field(default_factory=lambda: parameter.default)
+
+
+def _parsed(text: str | None, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in "a=1,b=x", by name: numbers, True, False and None, or texts; always a text where that is wanted.
+
+    Raises:
+      ConfigError: it does not read like that, or names an option twice.
+    """
+    values: dict[str, Any] = {}
+    for part in text.split(",") if text is not None else ():
+        name, equals, value = (x.strip() for x in part.partition("="))
+        if not (name and equals) or name in values:
+            raise ConfigError(f"source_options must read 'name=value,...', each name once, got {text!r}")
+        values[name] = value if kinds.get(name) is str else _literal(value)
+    return values
+
+
+def _literal(text: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value if isinstance(value, int | float | None) else text
