@@ -16,7 +16,8 @@ from flax import nnx
 from hypothesis import HealthCheck, settings
 from jax.extend.core import Literal
 
-from tformer_jax import TransformerConfig, models
+from tformer_jax import models
+from tformer_jax.config import build, merged, nested
 from tformer_jax.functional.kernels import blockwise
 
 IMPLEMENTATIONS = ("reference", "blockwise")
@@ -84,12 +85,39 @@ _TINY = {
     "TextClassifier": _TEXT | dict(num_classes=3),
     "VisionTransformer": dict(image_size=8, patch_size=4, num_classes=3),
 }
+# What tests call fields of components for short.
+_SHORT = {
+    **{n: f"attention.{n}" for n in ("num_heads", "num_kv_heads", "head_dim", "qk_norm", "window")},
+    "attention_implementation": "attention.implementation",
+    "attention_softcap": "attention.softcap", "attention_dropout_rate": "attention.dropout_rate",
+    "d_ff": "feed_forward.width", "activation": "feed_forward.activation",
+    "activation_dropout_rate": "feed_forward.dropout_rate",
+    "norm": "norm.name", "norm_eps": "norm.eps", "norm_position": "layer.norm_position", "parallel_block": "layer.parallel",
+    "positions": "positions.name", "rotary_base": "positions.base", "rotary_scaling": "positions.scaling",
+    "rotary_factor": "positions.factor", "relative_buckets": "positions.num_buckets",
+    "relative_max_distance": "positions.max_distance", "init_std": "init.std",
+    "scale_residual_init": "init.scale_residual", "mup_base_width": "init.mup_base_width", "tie_output": "output.tie",
+    "output_softcap": "output.softcap",
+}  # fmt: skip
 
 
-def tiny_config(model: str = "Transformer", **changes) -> TransformerConfig:
+def tables(**fields):
+    """The tables of a model's config from short names: `tables(num_heads=2)` is {"attention": {"num_heads": 2}}."""
+    if "use_bias" in fields:
+        given = fields.pop("use_bias")
+        names = ("attention.qkv_bias", "attention.output_bias", "feed_forward.bias")
+        fields |= dict.fromkeys(names, given)
+    if "gated" in fields:
+        fields["feed_forward.name"] = "gated" if fields.pop("gated") else "mlp"
+    named = {_SHORT[n] if n in _SHORT and not isinstance(x, dict) else n: x for n, x in fields.items()}
+    return nested(named)
+
+
+def tiny_config(model: str = "Transformer", **changes):
     """Two layers, two heads, widths that differ from each other; with the fields that the model needs."""
     small = dict(d_model=8, num_heads=2, d_ff=12, num_layers=2, dropout_rate=0.0)
-    return TransformerConfig(**(small | _TINY[model] | changes))
+    cls = getattr(models, model).Config
+    return build(cls, merged(cls, tables(**small | _TINY[model]), tables(**changes)), "model")
 
 
 def fill(make, seed: int = 0):
@@ -108,7 +136,7 @@ def _drawn(shapes, seed: int):
 
 
 @functools.cache
-def _shapes(model: str, config: TransformerConfig):
+def _shapes(model: str, config):
     """A model without numbers; tracing what makes them takes as long as a test."""
     return jax.eval_shape(lambda: getattr(models, model)(config, rngs=nnx.Rngs(0)))
 

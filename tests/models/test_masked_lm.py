@@ -9,7 +9,7 @@ from flax import nnx
 from support import assert_close, block_sizes, by_day, equations, normal, quick_jit, tiny_config, tiny_model, with_leaf
 
 import tformer_jax.functional as F
-from tformer_jax import TransformerConfig, models
+from tformer_jax import models
 from tformer_jax.config import ConfigError
 from tformer_jax.models.text_classifier import mean_pooled
 
@@ -393,6 +393,6 @@ def test_computation_and_logits_follow_the_policy(make):
 )
 def test_presets_have_the_papers_number_of_parameters(preset, published):
     """A published model is built with another width, depth or vocabulary (Devlin et al., 2018, section 3)."""
-    model = jax.eval_shape(lambda: models.MaskedLM(TransformerConfig.preset(preset), rngs=nnx.Rngs(0)))
+    model = jax.eval_shape(lambda: models.MaskedLM(models.MaskedLM.Config.preset(preset), rngs=nnx.Rngs(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(model))
     assert abs(count / published - 1) < 0.03

@@ -21,7 +21,7 @@ from support import (
 )
 
 import tformer_jax.functional as F
-from tformer_jax import TransformerConfig, models
+from tformer_jax import models
 
 SOURCE = jnp.array([[1, 5, 2, 9, 4], [3, 3, 7, 0, 0]])
 TARGET = jnp.array([[4, 8, 2, 6, 11, 5], [9, 2, 2, 7, 1, 10]])
@@ -387,7 +387,7 @@ def count_by_hand(V, D, F, L):
 )
 def test_presets_have_the_papers_number_of_parameters(preset, by_hand, published):
     """A published model is built with another width, depth, bias, norm or embedding than table 3 of the paper."""
-    model = jax.eval_shape(lambda: models.Transformer(TransformerConfig.preset(preset), rngs=nnx.Rngs(0)))
+    model = jax.eval_shape(lambda: models.Transformer(models.Transformer.Config.preset(preset), rngs=nnx.Rngs(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(model))
     assert count == by_hand
     assert abs(count / published - 1) < 0.03

@@ -10,7 +10,7 @@ from flax import nnx
 from support import assert_close, by_day, equations, normal, quick_jit, tiny_model, with_leaf
 
 import tformer_jax.functional as F
-from tformer_jax import TransformerConfig, models
+from tformer_jax import models
 from tformer_jax.config import ConfigError
 
 IMAGES = normal(7, 2, 8, 8, 3)
@@ -361,6 +361,6 @@ def test_logits_are_not_rounded_to_the_compute_dtype():
 )
 def test_presets_have_the_published_number_of_parameters(preset, published):
     """A published model is built with another width, depth, patch or head."""
-    config = TransformerConfig.preset(preset)
+    config = models.VisionTransformer.Config.preset(preset)
     model = jax.eval_shape(lambda: models.VisionTransformer(config, rngs=nnx.Rngs(0)))
     assert abs(sum(x.size for x in jax.tree.leaves(model)) / published - 1) < 0.01

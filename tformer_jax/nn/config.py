@@ -4,7 +4,7 @@ A family is a base class and a registry. Its members stand beside the modules th
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from jax import Array
 
@@ -191,7 +191,7 @@ class ModelConfig(Component):
         return build(type(self), merged(type(self), to_dict(self), changes), f"pattern[{i}]")
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> Self:
+    def preset(cls, name: str, **changes: Any) -> "ModelConfig":
         """Returns a published model's config, with changes: `preset("gpt2", num_layers=2, attention={"window": 64})`.
 
         Raises:
