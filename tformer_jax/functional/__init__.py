@@ -4,6 +4,8 @@ Axis letters, here and in every annotation: B batch, T query length, S key lengt
 heads, K key/value heads, H head width, D model width, F feed-forward width, V vocabulary, P patches.
 """
 
+from . import kernels
+from .activations import ACTIVATIONS
 from .attention import (
     AttentionParams,
     attention_scores,
@@ -20,20 +22,23 @@ from .dropout import dropout
 from .feed_forward import feed_forward, gated_feed_forward
 from .fused_losses import fused_cross_entropy
 from .losses import causal_lm_loss, cross_entropy, masked_lm_loss, output_log_probs, output_logits, weighted_mean
-from .masks import AttentionMask, causal_mask, mask_to_bias, padding_mask
+from .masks import AttentionMask, Mask
 from .normalization import layer_norm, rms_norm
-from .patches import patchify, unpatchify
+from .patches import patchify
 from .positions import (
     interpolate_positions,
     positions_in_segments,
     sinusoidal_positions,
     sinusoidal_positions_2d,
 )
+from .relations import causal_mask, mask_to_bias
 from .relative import alibi_bias, alibi_slopes, apply_rotary, relative_position_buckets, rotate
 
 __all__ = [
+    "ACTIVATIONS",
     "AttentionMask",
     "AttentionParams",
+    "Mask",
     "alibi_bias",
     "alibi_slopes",
     "apply_rotary",
@@ -48,6 +53,7 @@ __all__ = [
     "fused_cross_entropy",
     "gated_feed_forward",
     "interpolate_positions",
+    "kernels",
     "layer_norm",
     "mask_to_bias",
     "mask_tokens",
@@ -56,7 +62,6 @@ __all__ = [
     "multi_head_attention",
     "output_log_probs",
     "output_logits",
-    "padding_mask",
     "patchify",
     "positions_in_segments",
     "project_heads",
@@ -69,6 +74,5 @@ __all__ = [
     "scaled_dot_product_attention",
     "sinusoidal_positions",
     "sinusoidal_positions_2d",
-    "unpatchify",
     "weighted_mean",
 ]

@@ -5,6 +5,7 @@ plain multi-head attention is K = N.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,11 +13,12 @@ from jax import Array
 from jaxtyping import Float
 
 from .checks import as_array, as_key, check_shape
-from .kernels import choose
-from .kernels.reference import attention_probabilities, masked_scores
-from .kernels.scores import ScoreOptions
-from .masks import AttentionMask, as_rank_4, fitting
+from .kernels import KERNELS, ScoreOptions, attention_probabilities, masked_scores
+from .masks import Mask, fitting
 from .numbers import Number
+from .relations import as_rank_4
+
+Kernel = Callable[..., Array]
 
 
 class AttentionParams(NamedTuple):
@@ -47,7 +49,7 @@ def scaled_dot_product_attention(
     logit_softcap: Number | None = None,
     dropout_rate: Number = 0.0,
     key: Array | None = None,
-    implementation: str = "auto",
+    implementation: str | Kernel = "auto",
 ) -> Float[Array, "B T N Hv"]:
     """Attention (equation 2): softmax(Q Kᵀ / √d_k) V, per head.
 
@@ -61,14 +63,16 @@ def scaled_dot_product_attention(
     Args:
       q: queries; N is a multiple of K.
       k, v: keys and values; values may have a width of their own, Hv.
-      mask: `AttentionMask`, or booleans broadcastable to [B N T S] (three axes are [N T S]), True = may attend.
+      mask: a `Mask`, or booleans broadcastable to [B N T S] (three axes are [N T S]), True = may attend.
       bias: floats added to the scaled scores; broadcastable to [B N T S], as the mask.
       scale: multiplies q kᵀ; default 1 / √H.
       logit_softcap: a cap c keeps the scaled scores s in (-c, c), as c tanh(s / c), before bias and mask.
       dropout_rate: of the attention weights; needs `key` (None means no dropout).
       key: a typed key.
-      implementation: "reference" (dense, O(T S) memory), "blockwise" (O(T + S) memory, and keys that a mask hides
-        from a whole block of queries are not read) or "auto": "blockwise" from more than 512 * 512 scores a head.
+      implementation: a name in `kernels.KERNELS`, such as "reference" (dense, O(T S) memory), "blockwise" (O(T + S)
+        memory, and keys that a mask hides from a whole block of queries are not read) or "auto", which is "blockwise"
+        from more than 512 * 512 scores a head; or any function `kernel(q, k, v, mask, bias, options, key)`, see
+        `kernels`.
 
     Returns:
       [B T N Hv] in q's dtype.
@@ -77,7 +81,7 @@ def scaled_dot_product_attention(
       TypeError: q, k, v or a bias that are no arrays of floats, a mask that is not boolean, no number or no key.
       ValueError: another number of axes, a size of 0 (but for B), keys or values that do not go with the queries,
         heads that do not divide, a mask or a bias that does not fit the scores, a number out of its range, several
-        keys to draw from, or an unknown implementation.
+        keys to draw from, an unknown implementation, or one that returns another shape.
     """
     q, k, mask, bias = _checked(q, k, mask, bias)
     v = as_array("v", v, "B S K Hv", kind="floats")
@@ -86,8 +90,10 @@ def scaled_dot_product_attention(
             f"v must have k's shape {k.shape}, got {v.shape}; only the last axis may differ, and must not be 0"
         )
     key = key if key is None else as_key("key", key)
-    kernel = choose(implementation, q.shape[1], k.shape[1])
-    return kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)
+    kernel = implementation if callable(implementation) else KERNELS.named(implementation, "implementation")
+    heads = kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)  # [B T N Hv]
+    check_shape("what the attention kernel returns", heads, (*q.shape[:3], v.shape[3]))
+    return heads.astype(q.dtype)
 
 
 def attention_weights(
@@ -164,7 +170,7 @@ def project_qkv(
     """
     params = _as_params(params)
     return (
-        _projected("x", x, "w_q", params.w_q, "b_q", params.b_q),
+        _queries(x, params),
         _projected("context", context, "w_k", params.w_k, "b_k", params.b_k),
         _projected("context", context, "w_v", params.w_v, "b_v", params.b_v),
     )
@@ -183,6 +189,11 @@ def combine_heads(heads: Float[Array, "B T N Hv"], params: AttentionParams) -> F
     return out if params.b_o is None else out + _bias("b_o", params.b_o, w_o.shape[2:])
 
 
+def _queries(x: Array, params: Any) -> Array:
+    params = _as_params(params)
+    return _projected("x", x, "w_q", params.w_q, "b_q", params.b_q)
+
+
 def _as_params(params: Any) -> AttentionParams:
     if not isinstance(params, AttentionParams):
         raise TypeError(f"params must be AttentionParams, got a {type(params).__name__}")
@@ -191,16 +202,17 @@ def _as_params(params: Any) -> AttentionParams:
 
 def multi_head_attention(
     x: Float[Array, "B T D"],
-    context: Float[Array, "B S C"],
+    context: Float[Array, "B S C"] | tuple[Float[Array, "B S K H"], Float[Array, "B S K Hv"]],
     params: AttentionParams,
     *,
+    prepare: Callable[[Array, Array, Array], tuple[Array, Array, Array]] | None = None,
     mask: Any = None,
     bias: Float[Array, "..."] | None = None,
     scale: Number | None = None,
     logit_softcap: Number | None = None,
     dropout_rate: Number = 0.0,
     key: Array | None = None,
-    implementation: str = "auto",
+    implementation: str | Kernel = "auto",
 ) -> Float[Array, "B T D"]:
     """Multi-head attention (equation 4), and cross-attention (equation 9) where `context` is the memory.
 
@@ -211,14 +223,21 @@ def multi_head_attention(
 
     Args:
       x: where the queries come from.
-      context: where keys and values come from; `x` itself for self-attention.
+      context: where keys and values come from, `x` itself for self-attention; or these, projected already.
       params: the projections.
+      prepare: is given q, k and v, and returns those to attend with: normed, turned by their positions, with a
+        cache's before them. Keys and values that `context` holds are given to it too.
       mask, bias, scale, logit_softcap, dropout_rate, key, implementation: as in `scaled_dot_product_attention`.
 
     Raises:
       TypeError, ValueError: as `project_qkv`, `scaled_dot_product_attention` and `combine_heads`.
     """
-    q, k, v = project_qkv(x, context, params)
+    if isinstance(context, tuple):
+        q, (k, v) = _queries(x, params), context
+    else:
+        q, k, v = project_qkv(x, context, params)  # [B T N H], [B S K H], [B S K Hv]
+    if prepare is not None:
+        q, k, v = prepare(q, k, v)
     heads = scaled_dot_product_attention(
         q,
         k,
@@ -230,7 +249,7 @@ def multi_head_attention(
         dropout_rate=dropout_rate,
         key=key,
         implementation=implementation,
-    )
+    )  # [B T N Hv]
     return combine_heads(heads, params)
 
 
@@ -238,7 +257,7 @@ def _options(q: Array, scale: Number | None, softcap: Number | None, dropout_rat
     return ScoreOptions(1.0 / math.sqrt(q.shape[-1]) if scale is None else scale, softcap, dropout_rate)
 
 
-def _checked(q: Any, k: Any, mask: Any, bias: Any) -> tuple[Array, Array, AttentionMask, Array | None]:
+def _checked(q: Any, k: Any, mask: Any, bias: Any) -> tuple[Array, Array, Mask, Array | None]:
     """Queries, keys, mask and bias as the kernels take them: arrays, a description, and an array of rank 4."""
     q, k = (as_array(name, x, axes, kind="floats") for name, x, axes in (("q", q, "B T N H"), ("k", k, "B S K H")))
     B, T, N, H = q.shape

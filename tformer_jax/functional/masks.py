@@ -1,21 +1,173 @@
 """Attention masks: which key each query may attend. True = may attend, everywhere.
 
-A mask is a value: `AttentionMask` *describes* the relation (causal, windowed, ragged,
-segmented, ...) and a kernel asks it for the tiles that it needs, so that a blockwise
-kernel can skip what a dense mask would only hide.
+A mask is a value: `AttentionMask` *describes* the relation (causal, windowed, ragged, segmented, ...), masks are
+combined by `&`, `|` and `~`, and a kernel asks for the tiles that it needs, so that a blockwise kernel can skip what a
+dense mask would only hide.
 """
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
-from .checks import as_array, as_flag, shown
-from .numbers import as_integer, as_size, is_known
+from .checks import as_array, as_flag
+from .numbers import as_integer, as_size
+from .relations import as_booleans, as_ints, as_rank_4, causal_mask, earlier, later
+
+# The position of an empty slot of a cache: after every token.
+EMPTY = np.iinfo(np.int32).max
+
+
+class Mask:
+    """Which key s each query t may attend: an `AttentionMask`, or several of them combined.
+
+        prefix_lm = AttentionMask(causal=True) | AttentionMask(prefix=lengths)
+
+    `a & b` shows what both show, `a | b` what one of them shows, `~a` what `a` hides. A boolean array, broadcastable to
+    [B N T S], is accepted on either side; None hides nothing. Positions are those of the whole expression: those that
+    a part has are every part's.
+
+    A slot of a cache that is empty holds no token: its position is the largest int32, causality, windows and prefixes
+    hide it, and `~` hides it too. Padding that is hidden by its index (`lengths`) or by a boolean is a token like others
+    to `~`: `~AttentionMask(lengths=n)` shows the padding alone.
+
+    Attributes:
+      query_positions: [T] or [B T] int; default 0 .. T-1.
+      key_positions: [S] or [B S] int; default 0 .. S-1.
+    """
+
+    query_positions: Any
+    key_positions: Any
+
+    # Lets `numpy_array & mask` reach __rand__ instead of broadcasting over the mask.
+    __array_ufunc__ = None
+
+    def __and__(self, other: "Mask | Array | None") -> "Mask":
+        return self if other is None else _combined("and", self, as_mask(other))
+
+    def __or__(self, other: "Mask | Array | None") -> "Mask":
+        return _combined("or", self, as_mask(other))
+
+    __rand__, __ror__ = __and__, __or__
+
+    def __invert__(self) -> "Mask":
+        return _combined("not", self)
+
+    def placed(self, *, query_positions: Any = None, key_positions: Any = None) -> "Mask":
+        """The same mask, told where queries and keys stand: [T] or [B T], [S] or [B S]; None leaves it as it is.
+
+        Raises:
+          ValueError: it stands elsewhere already.
+        """
+        return dataclasses.replace(
+            self,
+            query_positions=_only(self.query_positions, query_positions, "query_positions"),
+            key_positions=_only(self.key_positions, key_positions, "key_positions"),
+        )
+
+    def map_parts(self, change: Callable[["AttentionMask"], Any]) -> Any:
+        """The same expression of `change(part)`, for each `AttentionMask` in it; the positions stay."""
+        raise NotImplementedError
+
+    def evaluate(self, part: Callable[["AttentionMask", bool], Any], under_not: bool = False) -> Any:
+        """Evaluates the expression with other values than masks.
+
+        Args:
+          part: gives what stands for an `AttentionMask`, and has `&`, `|` and `~` itself; it is told whether an odd
+            number of `~` are over the part, so that what is no less than the part becomes what is no more than it.
+          under_not: what to tell it.
+        """
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple["AttentionMask", ...]:
+        """Every `AttentionMask` in it, from left to right."""
+        raise NotImplementedError
+
+    @property
+    def hides_nothing(self) -> bool:
+        """Returns whether it is known to show every key to every query."""
+        raise NotImplementedError
+
+    @property
+    def differs_by_query(self) -> bool:
+        """Returns whether queries, or heads, may see different keys."""
+        return any(part.differs_alone for part in self.parts)
+
+    def to_array(self, query_length: int, key_length: int) -> Bool[Array, "..."]:
+        """The mask as booleans [b n T S]; b and n are 1 where the mask does not depend on them.
+
+        Raises:
+          TypeError, ValueError: a length that is no integer, or negative; a field that is not for so many.
+        """
+        T, S = as_size("query_length", query_length), as_size("key_length", key_length)
+        if min(T, S) < 0:
+            raise ValueError(f"query_length and key_length must be at least 0, got {T} and {S}")
+        sizes = [part.rows_and_heads for part in (self, *self.parts)]
+        return fitting(self, *map(max, zip(*sizes, strict=True)), T, S).tile(0, T, 0, S)
+
+    @property
+    def rows_and_heads(self) -> tuple[int, int]:
+        """The most rows and heads that a field has."""
+        shapes = [np.shape(x) for x in (self.query_positions, self.key_positions) if x is not None]
+        return max([1, *(shape[0] for shape in shapes if len(shape) > 1)]), 1
+
+    def tile(self, q_start, q_size: int, k_start, k_size: int) -> Bool[Array, "..."]:
+        """Queries [q_start, q_start + q_size) x keys [k_start, k_start + k_size), as [b n q k].
+
+        The starts may be traced; `lax.dynamic_slice` clamps a tile that leaves the arrays.
+        """
+        q_pos, k_pos = self.query_block(q_start, q_size), self.key_block(k_start, k_size)
+
+        def part(mask: AttentionMask, _) -> Array:
+            allowed = mask.by_position(q_pos, q_pos, k_pos)[:, None]  # [b 1 q k]
+            return allowed & mask.by_index(q_start, q_size, k_start, k_size)
+
+        return self.evaluate(part)
+
+    def query_block(self, start, size: int) -> Int[Array, "b q"]:
+        """Positions of the queries [start, start + size); b is 1 where rows do not differ."""
+        return _positions(self.query_positions, start, size)
+
+    def key_block(self, start, size: int) -> Int[Array, "b k"]:
+        """Positions of the keys [start, start + size); b is 1 where rows do not differ."""
+        return _positions(self.key_positions, start, size)
+
+    def cuttable(self, length: int) -> "Mask":
+        """The same mask for `length` queries, in which everything that they differ by has an axis of queries.
+
+        What a part of the queries sees is then described by this part of the arrays: see `query_axes`.
+        """
+        positions = jnp.atleast_2d(jnp.arange(length) if self.query_positions is None else self.query_positions)
+
+        def change(part: AttentionMask) -> AttentionMask:
+            segments = part.segments if part.segments is None else part.segment_pair
+            explicit = part.explicit
+            if explicit is not None:
+                explicit = jnp.reshape(explicit, (1,) * (4 - jnp.ndim(explicit)) + jnp.shape(explicit))
+            return dataclasses.replace(part, segments=segments, explicit=explicit)
+
+        return dataclasses.replace(self.map_parts(change), query_positions=positions)
+
+    @property
+    def query_axes(self) -> "Mask":
+        """The same structure with a number for each array of a `cuttable` mask: its axis of queries, -1 for none."""
+
+        def change(part: AttentionMask) -> AttentionMask:
+            explicit = None if part.explicit is None else 2 if part.explicit.shape[2] > 1 else -1
+            return dataclasses.replace(
+                jax.tree.map(lambda _: -1, part), segments=part.segments and (1, -1), explicit=explicit
+            )
+
+        keys = None if self.key_positions is None else -1
+        return dataclasses.replace(self.map_parts(change), query_positions=1, key_positions=keys)
 
 
 def _static(default):
@@ -24,18 +176,18 @@ def _static(default):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class AttentionMask:
+class AttentionMask(Mask):
     """A description of which key s each query t may attend: the conjunction of every field that is set.
 
-    Causality and windows compare *positions*, never array indices, so the same description
-    is right for a whole sequence and for one query against a cache. Combine with `&`; a
-    boolean array is accepted on either side.
+    Causality, windows and prefixes compare *positions*, never array indices, so the same description
+    is right for a whole sequence and for one query against a cache. Combine with `&`, `|` and `~`: see `Mask`.
 
     Attributes:
       causal: static; key position <= query position.
       window: static; w for |query position - key position| < w, so a causal window of w sees w keys,
         the query's own among them; or (left, right) for
         query position - left <= key position <= query position + right, so that w is (w - 1, w - 1).
+      prefix: int or [B] int; key position < prefix, whatever the query: the p first tokens of a row.
       lengths: [B] int; row b has its first `lengths[b]` keys (by index), the rest is padding.
       segments: [B T] int, or a pair ([B T], [B S]); query and key in the same segment.
       explicit: bool, broadcastable to [B N T S].
@@ -50,14 +202,12 @@ class AttentionMask:
 
     causal: bool = _static(False)
     window: Any = _static(None)
+    prefix: Any = None
     lengths: Any = None
     segments: Any = None
     explicit: Any = None
     query_positions: Any = None
     key_positions: Any = None
-
-    # Lets `numpy_array & mask` reach __rand__ instead of broadcasting over the mask.
-    __array_ufunc__ = None
 
     def __post_init__(self):
         object.__setattr__(self, "causal", as_flag("causal", self.causal))
@@ -76,100 +226,148 @@ class AttentionMask:
         return as_ints(queries), as_ints(keys)
 
     @property
-    def hides_nothing(self) -> bool:
-        """No field is set that could forbid anything."""
-        hiding = (self.window, self.lengths, self.segments, self.explicit)
-        return not self.causal and all(field is None for field in hiding)
-
-    def __and__(self, other: "AttentionMask | Array | None") -> "AttentionMask":
-        if other is None:
-            return self
-        other = as_mask(other)
-        explicit = _both(self.explicit, other.explicit, jnp.logical_and)
-        segments = self.segments if self.segments is not None else other.segments
-        if self.segments is not None and other.segments is not None:
-            explicit = _both(explicit, _same_segment(*other.segment_pair), jnp.logical_and)
-        return AttentionMask(
-            causal=self.causal or other.causal,
-            window=_both(self.window, other.window, lambda *_: tuple(map(min, self.reach, other.reach))),
-            lengths=_both(self.lengths, other.lengths, lambda a, b: jnp.minimum(as_ints(a), as_ints(b))),
-            segments=segments,
-            explicit=explicit,
-            query_positions=_only(self.query_positions, other.query_positions, "query_positions"),
-            key_positions=_only(self.key_positions, other.key_positions, "key_positions"),
-        )
-
-    __rand__ = __and__
-
-    def to_array(self, query_length: int, key_length: int) -> Bool[Array, "..."]:
-        """The mask as booleans [b n T S]; b and n are 1 where the mask does not depend on them.
-
-        Raises:
-          TypeError, ValueError: a length that is no integer, or negative; a field that is not for so many.
-        """
-        T, S = as_size("query_length", query_length), as_size("key_length", key_length)
-        if min(T, S) < 0:
-            raise ValueError(f"query_length and key_length must be at least 0, got {T} and {S}")
-        return fitting(self, *self._rows_and_heads, T, S).tile(0, T, 0, S)
+    def parts(self) -> tuple["AttentionMask", ...]:
+        return (self,)
 
     @property
-    def _rows_and_heads(self) -> tuple[int, int]:
-        """The most rows and heads that a field has."""
-        shape = lambda x: getattr(x, "shape", ())  # noqa: E731
+    def hides_nothing(self) -> bool:
+        hiding = (self.window, self.prefix, self.lengths, self.segments, self.explicit)
+        return not self.causal and all(field is None for field in hiding)
+
+    @property
+    def differs_alone(self) -> bool:
+        """Returns whether queries, or heads, may see different keys by this part."""
+        by_query = self.explicit is not None and any(n != 1 for n in np.shape(self.explicit)[-3:-1])
+        return self.causal or self.window is not None or self.segments is not None or by_query
+
+    @property
+    def rows_and_heads(self) -> tuple[int, int]:
         segments = self.segments if isinstance(self.segments, tuple) else (self.segments,)
-        by_row = [shape(x)[0] for x in (*segments, self.lengths) if shape(x)]
-        by_row += [shape(x)[0] for x in (self.query_positions, self.key_positions) if len(shape(x)) > 1]
-        explicit = (1, 1, 1, 1, *shape(self.explicit))[-4:]
-        return max([explicit[0], *by_row]), explicit[1]
+        shapes = [np.shape(x) for x in (*segments, self.lengths, self.prefix) if np.ndim(x)]
+        explicit = (1, 1, 1, 1, *(() if self.explicit is None else np.shape(self.explicit)))[-4:]
+        return max([super().rows_and_heads[0], explicit[0], *(shape[0] for shape in shapes)]), explicit[1]
 
-    def tile(self, q_start, q_size: int, k_start, k_size: int) -> Bool[Array, "..."]:
-        """Queries [q_start, q_start + q_size) x keys [k_start, k_start + k_size), as [b n q k].
+    def map_parts(self, change: Callable[["AttentionMask"], Any]) -> Any:
+        return change(self)
 
-        The starts may be traced; `lax.dynamic_slice` clamps a tile that leaves the arrays.
+    def evaluate(self, part: Callable[["AttentionMask", bool], Any], under_not: bool = False) -> Any:
+        return part(self, under_not)
+
+    def by_position(
+        self, low: Int[Array, "... q"], high: Int[Array, "... q"], keys: Int[Array, "... k"]
+    ) -> Bool[Array, "... #q #k"]:
+        """What causality, window and prefix show: the keys from the first that `low` sees to the last that `high` does.
+
+        With one position of the query as both, its keys. With the least and the greatest of a block, what any of
+        its queries sees; the other way round, what all of them see.
         """
-        q_pos, k_pos = self.query_block(q_start, q_size), self.key_block(k_start, k_size)
-        q_pos, k_pos = q_pos[:, None, :, None], k_pos[:, None, None, :]
-        allowed = jnp.ones((1, 1, q_size, k_size), bool)
-        if self.causal:
-            allowed &= k_pos <= q_pos
+        allowed = jnp.ones((1, 1, 1), bool) if not self.causal else causal_mask(high, keys)  # [b q k]
+        low, high, keys = low[..., :, None], high[..., :, None], keys[..., None, :]
         if self.window is not None:
-            left, right = self.reach  # in this form, the largest position, of an empty slot, does not overflow
-            allowed &= (k_pos >= earlier(q_pos, left)) & (k_pos <= later(q_pos, right))
+            left, right = self.reach  # in this form, the position of an empty slot does not overflow
+            allowed &= (keys >= earlier(low, left)) & (keys <= later(high, right))
+        if self.prefix is not None:
+            prefix = min(self.prefix, EMPTY) if is_static(self.prefix) else jnp.minimum(as_ints(self.prefix), EMPTY)
+            allowed &= keys < jnp.reshape(prefix, (-1, 1, 1))
+        return allowed
+
+    def by_index(self, q_start, q_size: int, k_start, k_size: int) -> Bool[Array, "... #q #k"]:
+        """A tile of what lengths, segments and booleans show."""
+        allowed = jnp.ones((1, 1, q_size, k_size), bool)
         if self.lengths is not None:
             allowed &= _index(k_start, k_size) < as_ints(self.lengths)[:, None, None, None]
         if self.segments is not None:
-            q_seg, k_seg = self.segment_pair
-            q_seg = lax.dynamic_slice_in_dim(q_seg, q_start, q_size, axis=1)
-            k_seg = lax.dynamic_slice_in_dim(k_seg, k_start, k_size, axis=1)
-            allowed &= _same_segment(q_seg, k_seg)
+            q_segments, k_segments = self.segment_pair
+            q_segments = lax.dynamic_slice_in_dim(q_segments, q_start, q_size, axis=1)
+            k_segments = lax.dynamic_slice_in_dim(k_segments, k_start, k_size, axis=1)
+            allowed &= _same_segment(q_segments, k_segments)
         if self.explicit is not None:
             explicit = jnp.asarray(self.explicit)
-            explicit = explicit.reshape((1,) * (4 - explicit.ndim) + explicit.shape)
+            explicit = explicit.reshape((1,) * (4 - explicit.ndim) + explicit.shape)  # [b n t s]
             explicit = _slice_if_wide(explicit, q_start, q_size, axis=2)
             allowed &= _slice_if_wide(explicit, k_start, k_size, axis=3)
         return allowed
 
-    def query_block(self, start, size: int) -> Int[Array, "b q"]:
-        """Positions of the queries [start, start + size); b is 1 where rows do not differ."""
-        return _positions(self.query_positions, start, size)
 
-    def key_block(self, start, size: int) -> Int[Array, "b k"]:
-        """Positions of the keys [start, start + size); b is 1 where rows do not differ."""
-        return _positions(self.key_positions, start, size)
+_TOKENS = AttentionMask(prefix=EMPTY)
 
 
-def as_mask(mask: Any) -> AttentionMask:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class CombinedMask(Mask):
+    """Masks combined by "and", "or" or "not": what `&`, `|` and `~` make.
+
+    Attributes:
+      by: static; the name.
+      of: the masks, which have no positions of their own; one for "not".
+      query_positions, key_positions: those of all of them.
+    """
+
+    by: str = _static("and")
+    of: tuple[Mask, ...] = ()
+    query_positions: Any = None
+    key_positions: Any = None
+
+    @property
+    def parts(self) -> tuple[AttentionMask, ...]:
+        return tuple(part for mask in self.of for part in mask.parts)
+
+    @property
+    def hides_nothing(self) -> bool:
+        every = [mask.hides_nothing for mask in self.of]
+        return self.by == "and" and all(every) or self.by == "or" and any(every)
+
+    def map_parts(self, change: Callable[[AttentionMask], Any]) -> Any:
+        return dataclasses.replace(self, of=tuple(mask.map_parts(change) for mask in self.of))
+
+    def evaluate(self, part: Callable[[AttentionMask, bool], Any], under_not: bool = False) -> Any:
+        if self.by == "not":
+            return ~self.of[0].evaluate(part, not under_not) & part(_TOKENS, under_not)
+        values = [mask.evaluate(part, under_not) for mask in self.of]
+        return functools.reduce(operator.and_ if self.by == "and" else operator.or_, values)
+
+
+def _combined(by: str, *masks: Mask) -> Mask:
+    """The expression, its positions outside; of two descriptions, "and" makes another."""
+    places = {}
+    for name in ("query_positions", "key_positions"):
+        places[name] = functools.reduce(lambda a, b, n=name: _only(a, b, n), [getattr(m, name) for m in masks])
+    masks = tuple(dataclasses.replace(mask, query_positions=None, key_positions=None) for mask in masks)
+    if by == "and":
+        if any(mask.hides_nothing for mask in masks):
+            return dataclasses.replace(masks[0] if masks[1].hides_nothing else masks[1], **places)
+        if all(isinstance(mask, AttentionMask) for mask in masks):
+            return dataclasses.replace(_conjunction(*masks), **places)
+    return CombinedMask(by=by, of=masks, **places)
+
+
+def _conjunction(a: AttentionMask, b: AttentionMask) -> AttentionMask:
+    explicit = _both(a.explicit, b.explicit, jnp.logical_and)
+    if a.segments is not None and b.segments is not None:
+        explicit = _both(explicit, _same_segment(*b.segment_pair), jnp.logical_and)
+    least = lambda x, y: jnp.minimum(as_ints(x), as_ints(y))  # noqa: E731
+    return AttentionMask(
+        causal=a.causal or b.causal,
+        window=_both(a.window, b.window, lambda *_: tuple(map(min, a.reach, b.reach))),
+        prefix=_both(a.prefix, b.prefix, lambda x, y: min(x, y) if is_static(x) and is_static(y) else least(x, y)),
+        lengths=_both(a.lengths, b.lengths, least),
+        segments=b.segments if a.segments is None else a.segments,
+        explicit=explicit,
+    )
+
+
+def as_mask(mask: Any) -> Mask:
     """`mask` itself, or an `AttentionMask` around a boolean array or None.
 
     Raises:
       TypeError: no array, or one that is not boolean (an additive mask is a `bias`).
     """
-    if mask is None or isinstance(mask, AttentionMask):
-        return mask or AttentionMask()
-    return AttentionMask(explicit=_booleans(mask))
+    if mask is None or isinstance(mask, Mask):
+        return AttentionMask() if mask is None else mask
+    return AttentionMask(explicit=as_booleans(mask))
 
 
-def fitting(given: Any, B: int, N: int, T: int, S: int) -> AttentionMask:
+def fitting(given: Any, B: int, N: int, T: int, S: int) -> Mask:
     """Returns `as_mask(given)`, `explicit` with four axes, if it is for scores [B N T S]: else a slice would be taken.
 
     Raises:
@@ -177,84 +375,37 @@ def fitting(given: Any, B: int, N: int, T: int, S: int) -> AttentionMask:
       ValueError: a field of another shape.
     """
     mask = as_mask(given)
-    pair = mask.segments if isinstance(mask.segments, tuple) else (mask.segments, mask.segments)
-    for name, field, *shapes in (
+    _check_integers(
         ("query_positions", mask.query_positions, (T,), (1, T), (B, T)),
         ("key_positions", mask.key_positions, (S,), (1, S), (B, S)),
-        ("segments of the queries", pair[0], (1, T), (B, T)),
-        ("segments of the keys", pair[1], (1, S), (B, S)),
-        ("lengths", mask.lengths, (1,), (B,)),
-    ):
+    )
+    explicit_name = "explicit mask" if mask is given else "mask"
+
+    def fitted(part: AttentionMask) -> AttentionMask:
+        pair = part.segments if isinstance(part.segments, tuple) else (part.segments, part.segments)
+        _check_integers(
+            ("segments of the queries", pair[0], (1, T), (B, T)),
+            ("segments of the keys", pair[1], (1, S), (B, S)),
+            ("lengths", part.lengths, (1,), (B,)),
+            ("prefix", None if is_static(part.prefix) else part.prefix, (), (1,), (B,)),
+        )
+        if part.explicit is None:
+            return part
+        explicit = as_rank_4(explicit_name, as_booleans(part.explicit, explicit_name), (B, N, T, S))
+        return dataclasses.replace(part, explicit=explicit)
+
+    return mask.map_parts(fitted)
+
+
+def is_static(prefix: Any) -> bool:
+    """Returns whether a prefix is known when the program is traced."""
+    return isinstance(prefix, (int, np.integer)) and not isinstance(prefix, bool)
+
+
+def _check_integers(*fields: tuple) -> None:
+    for name, field, *shapes in fields:
         if field is not None and as_array(name, field, kind="integers").shape not in shapes:
             raise ValueError(f"{name} must have one of the shapes {shapes}, got {np.shape(field)}")
-    if mask.explicit is None:
-        return mask
-    name = "explicit mask" if mask is given else "mask"
-    return dataclasses.replace(mask, explicit=as_rank_4(name, _booleans(mask.explicit, name), (B, N, T, S)))
-
-
-def as_rank_4(name: str, x: Array, shape: tuple[int, int, int, int]) -> Array:
-    """An array that broadcasts to scores of this shape, with 1s for the axes that it lacks: of rank 3 it is [N T S].
-
-    Raises:
-      ValueError: it does not.
-    """
-    if x.ndim > 4 or any(a not in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)):
-        raise ValueError(f"{name} must broadcast to [B N T S] = {shape}, got shape {x.shape}")
-    return x.reshape((1,) * (4 - x.ndim) + x.shape)
-
-
-def as_ints(x: Any) -> Array:
-    """Integers of any dtype in the one that indices have, so that they compare under strict promotion too."""
-    return jnp.asarray(x).astype(int)
-
-
-def earlier(positions: Array, by: int) -> Array:
-    """positions - by, as far as their integers go."""
-    most = jnp.iinfo(positions.dtype).max
-    return positions - jnp.minimum(min(by, most), most + jnp.minimum(positions, 0))
-
-
-def later(positions: Array, by: int) -> Array:
-    """positions + by, as far as their integers go."""
-    most = jnp.iinfo(positions.dtype).max
-    return positions + jnp.minimum(min(by, most), most - jnp.maximum(positions, 0))
-
-
-def causal_mask(T: int, S: int | None = None) -> Bool[Array, "T S"]:
-    """The causal mask (equation 8): True where j ≤ i, for query i and key j; S defaults to T.
-
-    Through `mask_to_bias` it is the bias of the formula: 0 where j ≤ i, −∞ where j > i.
-    With S ≠ T both begin at position 0 (aligned top left); for queries at the end of the keys, give an
-    `AttentionMask` their positions. `AttentionMask(causal=True)` says the same as this without an array, and lets a
-    kernel skip blocks.
-
-    Raises:
-      TypeError, ValueError: a length that is no integer, negative, or beyond int32.
-    """
-    T = as_size("T", T)
-    S = T if S is None else as_size("S", S)
-    if min(T, S) < 0:
-        raise ValueError(f"T and S must be at least 0, got {T} and {S}")
-    return jnp.arange(T)[:, None] >= jnp.arange(S)
-
-
-def padding_mask(tokens: Int[Array, "B S"], pad_id: int | Int[Array, ""]) -> Bool[Array, "B 1 1 S"]:
-    """True where a key is a token rather than padding, ready to broadcast over heads and queries.
-
-    Raises:
-      TypeError, ValueError: tokens that are no integers [B S], or a `pad_id`, which may be traced, that is none.
-    """
-    tokens = as_ints(as_array("tokens", tokens, "B S", kind="integers"))
-    pad_id = as_integer("pad_id", pad_id) if is_known(pad_id) else as_array("pad_id", pad_id, "", kind="integers")
-    if is_known(pad_id) and not jnp.iinfo(tokens.dtype).min <= pad_id <= jnp.iinfo(tokens.dtype).max:
-        raise ValueError(f"pad_id must be an {tokens.dtype}, as tokens are, got {shown(pad_id)}")
-    return (tokens != as_ints(pad_id))[:, None, None, :]
-
-
-def mask_to_bias(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
-    """The additive form of a mask: 0 where it is True, −∞ where it is False (equation 8), float32."""
-    return jnp.where(_booleans(mask), 0.0, -jnp.inf).astype(jnp.float32)
 
 
 def _slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:
@@ -284,13 +435,6 @@ def _checked_window(window) -> int | tuple[int, int]:
     if not pair and sides[0] < 1:
         raise ValueError(f"window must be at least 1, got {sides[0]}")
     return sides if pair else sides[0]
-
-
-def _booleans(mask: Any, name: str = "mask") -> Array:
-    mask = as_array(name, mask)
-    if mask.dtype != bool:
-        raise TypeError(f"{name} must be boolean (True = may attend), got {mask.dtype}; pass an additive mask as bias")
-    return mask
 
 
 def _both(a, b, combine):

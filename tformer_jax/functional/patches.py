@@ -31,33 +31,6 @@ def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "
     return grid.reshape(B, rows * columns, patch_size * patch_size * C)
 
 
-def unpatchify(
-    patches: Float[Array, "B P E"], patch_size: int, height: int, width: int
-) -> Float[Array, "B {height} {width} C"]:
-    """The images [B Y X C] that `patchify` cut into these patches.
-
-    Args:
-      patches: as `patchify` gives them.
-      patch_size: of both sides; divides `height` and `width`.
-      height, width: Y and X.
-
-    Raises:
-      TypeError: patches that are no array, or sizes that are no integers.
-      ValueError: sizes that do not divide, or patches that are not those of such an image.
-    """
-    patches = as_array("patches", patches, "B P E")
-    named = {"patch_size": patch_size, "height": height, "width": width}
-    patch_size, height, width = (as_size(name, size) for name, size in named.items())
-    B, P, E = patches.shape
-    rows, columns = _grid(patch_size, height, width)
-    if P != rows * columns or E % patch_size**2:
-        wanted = f"[B {rows * columns} {patch_size * patch_size}*C]"
-        raise ValueError(f"a {height} x {width} image has patches {wanted}, got shape {patches.shape}")
-    C = E // patch_size**2
-    grid = patches.reshape(B, P, patch_size, patch_size, C).reshape(B, rows, columns, patch_size, patch_size, C)
-    return grid.swapaxes(2, 3).reshape(B, height, columns, patch_size, C).reshape(B, height, width, C)
-
-
 def _grid(patch_size: int, height: int, width: int) -> tuple[int, int]:
     if patch_size < 1 or min(height, width) < 0 or height % patch_size or width % patch_size:
         raise ValueError(f"patch_size {patch_size} does not divide an image of {height} x {width}")

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .checks import as_array, as_flag, check_choice
-from .masks import as_ints
+from .relations import as_ints
 from .meshes import gathered
 from .numbers import POSITIVE, Number, as_integer, as_number, as_size, is_known
 

@@ -12,16 +12,16 @@ from ..config import check_choice
 from ..functional.masks import fitting
 
 
-def token_mask(mask: Any) -> F.AttentionMask:
-    """An AttentionMask over keys; a rank-2 array says of each token whether it may be attended."""
-    if mask is not None and not isinstance(mask, F.AttentionMask) and jnp.ndim(mask) == 2:
+def token_mask(mask: Any) -> F.Mask:
+    """A mask over keys; a rank-2 array says of each token whether it may be attended."""
+    if mask is not None and not isinstance(mask, F.Mask) and jnp.ndim(mask) == 2:
         mask = jnp.asarray(mask)[:, None, None, :]
     return F.AttentionMask() & mask
 
 
 def cross_mask(
     source_mask: Any, target_segments: Int[Array, "B T"] | None, source_segments: Int[Array, "B S"] | None
-) -> F.AttentionMask:
+) -> F.Mask:
     """Returns which source tokens each target token may attend: those of `source_mask` and of its own segment.
 
     Raises:
@@ -40,8 +40,7 @@ def memory_mask(mask: Any, B: int, S: int) -> Bool[Array, "B 1 1 S"] | None:
       ValueError: it depends on the query or the head, or is not for B rows of S tokens.
     """
     mask = token_mask(mask)
-    by_query = mask.explicit is not None and any(n != 1 for n in jnp.shape(mask.explicit)[-3:-1])
-    if mask.causal or mask.window is not None or mask.segments is not None or by_query:
+    if mask.differs_by_query:
         raise ValueError(
             "the source_mask of a cache must be the same for every query and head: no causal, no window, no segments, "
             "no array but [B S] or [B 1 1 S]"

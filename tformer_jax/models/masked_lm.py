@@ -8,9 +8,10 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
+from .. import functional as F
 from ..config import TransformerConfig
 from ..nn import Embedding, EncoderLayer, Linear, Norm, Output, Positions, Stack
-from ..nn.layers import ACTIVATIONS, split_key
+from ..nn.layers import split_key
 from .inputs import check_captures, token_mask
 
 CAPTURES = ("attention_weights", "residual")
@@ -105,7 +106,7 @@ class MaskedLM(nnx.Module):
 
     def transformed(self, states: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """LayerNorm(activation(W h + b)): what `logits` and the fused loss take."""
-        return self.transform_norm(ACTIVATIONS[self.config.activation](self.transform(states)))
+        return self.transform_norm(F.ACTIVATIONS[self.config.activation](self.transform(states)))
 
     def pooled(self, states: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """tanh(W h_0 + b), the pooled output."""

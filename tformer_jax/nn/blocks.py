@@ -194,7 +194,7 @@ class Stack(nnx.Module):
         return spread_stream(x if self.final_norm is None else self.final_norm(x)), outputs
 
     def self_attend(
-        self, x: Float[Array, "B T D"], mask: F.AttentionMask, *, key: Array | None, capture: Collection[str]
+        self, x: Float[Array, "B T D"], mask: F.Mask, *, key: Array | None, capture: Collection[str]
     ) -> tuple[Float[Array, "B T D"], Captured]:
         """Runs layers that have self-attention alone; returns the last stream and what was captured."""
         bias = self.position_bias(mask, x.shape[1], x.shape[1])

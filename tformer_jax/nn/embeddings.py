@@ -116,7 +116,7 @@ class PositionBias(nnx.Module):
         learned = config.positions == "relative"
         self.table = kernel(config, rngs, axes, contracted=["buckets"], **how) if learned else None
 
-    def __call__(self, mask: F.AttentionMask, query_length: int, key_length: int) -> Float[Array, "b N T S"] | None:
+    def __call__(self, mask: F.Mask, query_length: int, key_length: int) -> Float[Array, "b N T S"] | None:
         """The bias for the positions of `mask`; b is 1 where all rows have the same. None if there is none."""
         config = self.config
         queries, keys = mask.query_block(0, query_length), mask.key_block(0, key_length)

@@ -1,6 +1,6 @@
 """The small modules: each holds its parameters and calls one pure function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,14 +13,6 @@ from .. import functional as F
 from ..config import TransformerConfig
 from .parameters import kernel, ones, zeros
 from .parametrization import divided_by_growth
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "silu": jax.nn.silu,
-}
-
 
 def split_key(key: Array | None, count: int) -> list[Array] | list[None]:
     """`count` keys from one, or `count` times None (deterministic)."""
@@ -94,7 +86,7 @@ class FeedForward(nnx.Module):
         held = (self.w_gate, self.b_gate, self.w1, self.b1, self.w2, self.b2)
         w_gate, b_gate, w1, b1, w2, b2 = (None if p is None else p[...].astype(x.dtype) for p in held)
         how = {
-            "activation": ACTIVATIONS[self.config.activation],
+            "activation": F.ACTIVATIONS[self.config.activation],
             "dropout_rate": self.config.activation_dropout_rate,
             "key": key,
         }

@@ -1,11 +1,9 @@
 """Partitioning of what is computed over devices, where a mesh is in use; of parameters, no module knows."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
@@ -50,7 +48,7 @@ def spread_queries(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
-    mask: F.AttentionMask,
+    mask: F.Mask,
     bias: Float[Array, "b n t s"] | None,
 ) -> Float[Array, "B T N H"]:
     """`attend(q, k, v, mask, bias)`; where a mesh splits the positions, on each device for its queries and all keys.
@@ -61,26 +59,10 @@ def spread_queries(
     parts = jax.sharding.get_abstract_mesh().shape[POSITIONS] if _in_use() else 1
     if parts == 1 or q.shape[1] % parts:
         return attend(q, k, v, mask, bias)
-    mask, queries = _with_positions(mask, q.shape[1]), P(None, POSITIONS)
-    where = dataclasses.replace(
-        jax.tree.map(lambda _: P(), mask),
-        query_positions=queries,
-        segments=mask.segments and (queries, P()),
-        explicit=None if mask.explicit is None else _query_axis(mask.explicit),
-    )
+    mask, queries = mask.cuttable(q.shape[1]), P(None, POSITIONS)
+    where = jax.tree.map(lambda axis: P() if axis < 0 else P(*[None] * axis, POSITIONS), mask.query_axes)
     specs = (queries, P(), P(), where, None if bias is None else _query_axis(bias))
     return jax.shard_map(attend, in_specs=specs, out_specs=queries, axis_names={POSITIONS})(q, k, v, mask, bias)
-
-
-def _with_positions(mask: F.AttentionMask, length: int) -> F.AttentionMask:
-    """The same mask, saying where its queries stand, so that a part of them still knows."""
-    positions = jnp.atleast_2d(jnp.arange(length) if mask.query_positions is None else mask.query_positions)
-    segments = mask.segments
-    segments = segments if segments is None or isinstance(segments, tuple) else (segments, segments)
-    explicit = mask.explicit
-    if explicit is not None:
-        explicit = jnp.reshape(explicit, (1,) * (4 - jnp.ndim(explicit)) + jnp.shape(explicit))
-    return dataclasses.replace(mask, query_positions=positions, segments=segments, explicit=explicit)
 
 
 def _query_axis(x: Array) -> P:

@@ -1,35 +1,36 @@
 """The implementations behind `scaled_dot_product_attention(implementation=...)`.
 
-A kernel is `kernel(q, k, v, mask, bias, options, key) -> [B T N H]` with an `AttentionMask` and
-`ScoreOptions`. To add one, write it in a file of its own and put it in the table.
+A kernel is a function `kernel(q, k, v, mask, bias, options, key) -> [B T N Hv]` of
+
+    q, k, v   [B T N H], [B S K H], [B S K Hv]; N is a multiple of K, as in `scaled_dot_product_attention`
+    mask      a `Mask`, to be asked for tiles or for all of it
+    bias      [#B #N #T #S], or None
+    options   `ScoreOptions`: scale, cap, dropout rate, and scores and weights made of them
+    key       of the dropout; None for no dropout
+
+To add one, in any file:
+
+    from tformer_jax.functional import dropout, kernels
+
+    @kernels.KERNELS.register("sigmoid")
+    def sigmoid_attention(q, k, v, mask, bias, options, key):
+        scores = kernels.masked_scores(q, k, mask, bias, options)  # [B N T S], -inf where hidden
+        weights = jax.nn.sigmoid(scores - jnp.log(k.shape[1]))
+        return kernels.weighted_sum(dropout(weights, options.dropout_rate, key), v)
 """
 
-from collections.abc import Callable
-
-from jax import Array
-
-from ..checks import shown
+from .auto import auto_attention
 from .blockwise import blockwise_attention
-from .reference import reference_attention
+from .reference import attention_probabilities, masked_scores, reference_attention, weighted_sum
+from .scores import KERNELS, ScoreOptions
 
-IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
-    "reference": reference_attention,
-    "blockwise": blockwise_attention,
-}
-
-# Up to this many scores a head the dense softmax compiles sooner, and its memory does not matter yet.
-_DENSE_SCORES_PER_HEAD = 512 * 512
-
-
-def choose(implementation: str, query_length: int, key_length: int) -> Callable[..., Array]:
-    """The kernel called `implementation`; "auto" decides by the number of scores per head.
-
-    Raises:
-      ValueError: no such implementation.
-    """
-    if isinstance(implementation, str) and implementation == "auto":
-        dense = query_length * key_length <= _DENSE_SCORES_PER_HEAD
-        implementation = "reference" if dense else "blockwise"
-    if not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation must be one of {['auto', *IMPLEMENTATIONS]}, got {shown(implementation)}")
-    return IMPLEMENTATIONS[implementation]
+__all__ = [
+    "KERNELS",
+    "ScoreOptions",
+    "attention_probabilities",
+    "auto_attention",
+    "blockwise_attention",
+    "masked_scores",
+    "reference_attention",
+    "weighted_sum",
+]

@@ -3,9 +3,9 @@
 The scores of a block live while it is computed; `jax.checkpoint` has them computed again for derivatives. No rule
 of its own: whatever JAX does with `jax.numpy` it does with this, derivatives of any order included.
 
-Which keys a block may see is known before the program runs where positions are array indices and the mask is
-causal or has a window: blocks then go in a few groups, and a group never reads the others' keys. Otherwise
-(lengths, segments, given positions) it is found by the program, which picks the least of a few sizes.
+Which keys a block may see (`skipping`) is known before the program runs where positions are array indices and the
+mask is made of causality, windows and known prefixes: blocks then go in a few groups, and a group never reads the
+others' keys. Otherwise it is found by the program, which picks the least of a few sizes.
 
 Sources: Rabe & Staats, 2021 (blocks of queries, recomputed).
 """
@@ -20,9 +20,10 @@ import numpy as np
 from jax import Array, lax
 
 from ..dropout import dropout
-from ..masks import AttentionMask, as_ints, earlier, later
+from ..masks import Mask
 from ..meshes import gathered
-from .scores import ScoreOptions, divided, matrix_products, split_heads, wide
+from .scores import KERNELS, ScoreOptions, divided, matrix_products, split_heads, wide
+from .skipping import known_runs, runs_by_program
 
 _BLOCK_Q = 128  # queries of a block, or fewer where it would have more than so many scores a head
 _SCORES = 1 << 19
@@ -99,7 +100,9 @@ class _Seen(NamedTuple):
         return _Seen(*(_part(x, start, size, axis) for x, axis in zip(self, (2, 2, 4), strict=True)))
 
 
-def blockwise_attention(q, k, v, mask: AttentionMask, bias, options: ScoreOptions, key) -> Array:
+@KERNELS.register("blockwise")
+def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> Array:
+    """Attends by one block of queries after the other."""
     B, T, N, H = q.shape
     S, K = k.shape[1], k.shape[2]
     blocks = _Blocks.of(T, S)
@@ -165,20 +168,16 @@ def _part(x: Array | None, start, size: int, axis: int) -> Array | None:
     return lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
-def _plan(mask: AttentionMask, blocks: _Blocks, S: int):
+def _plan(mask: Mask, blocks: _Blocks, S: int):
     """The groups, and for each block the range [first, last) of keys that holds all that it may see."""
-    if any(x is not None for x in (mask.query_positions, mask.key_positions, mask.lengths, mask.segments)):
+    known = known_runs(mask, blocks.starts, blocks.size, S)
+    if known is None:
         step = _BLOCK_K * -(-S // (_BLOCK_K * _SIZES))
-        return [_Group(0, blocks.count, 0, S, (*range(step, S, step), S))], *_range_by_program(mask, blocks, S)
-    first, last = np.zeros(blocks.count, int), np.full(blocks.count, S)
-    if mask.causal:
-        last = np.minimum(last, blocks.starts + blocks.size)
-    if mask.window is not None:
-        left, right = (min(side, blocks.length + S) for side in mask.reach)
-        first, last = blocks.starts - left, np.minimum(last, blocks.starts + blocks.size + right)
+        found = runs_by_program(mask, functools.partial(blocks.split, axis=1), blocks.length, S)
+        return [_Group(0, blocks.count, 0, S, (*range(step, S, step), S))], *found
     # A block that sees nothing reads a key that is hidden.
-    first = np.clip(first, 0, S - 1)
-    last = np.maximum(last, first + 1)
+    first = np.clip(known[0], 0, S - 1)
+    last = np.clip(known[1], first + 1, S)
     groups = []
     for part in np.array_split(np.arange(blocks.count), min(_GROUPS, blocks.count)):
         low, high, most = int(first[part].min()), int(last[part].max()), int((last - first)[part].max())
@@ -186,30 +185,3 @@ def _plan(mask: AttentionMask, blocks: _Blocks, S: int):
         begin = groups.pop().first if groups and groups[-1][2:] == (low, high, sizes) else int(part[0])
         groups.append(_Group(begin, int(part[-1]) + 1, low, high, sizes))
     return groups, first, last
-
-
-def _range_by_program(mask: AttentionMask, blocks: _Blocks, S: int) -> tuple[Array, Array]:
-    """Decided from a block's extreme positions and segments: it may hold keys that turn out to be hidden."""
-
-    def extremes(x: Array) -> tuple[Array, Array]:
-        """[b T] to [n b 1], twice."""
-        x = blocks.split(x, axis=1)
-        return x.min(-1, keepdims=True), x.max(-1, keepdims=True)
-
-    low, high = extremes(mask.query_block(0, blocks.length))
-    keys, index = mask.key_block(0, S), jnp.arange(S)
-    needed = jnp.ones((blocks.count, 1, S), bool)
-    if mask.causal:
-        needed &= keys <= high
-    if mask.window is not None:
-        left, right = mask.reach
-        needed &= (keys >= earlier(low, left)) & (keys <= later(high, right))
-    if mask.lengths is not None:
-        needed &= index < as_ints(mask.lengths)[:, None]
-    if mask.segments is not None:
-        query_segments, key_segments = mask.segment_pair
-        low, high = extremes(query_segments)
-        needed &= (low <= key_segments) & (key_segments <= high)
-    needed = needed.any(1)
-    first = jnp.argmax(needed, axis=1)
-    return first, jnp.where(needed.any(1), S - jnp.argmax(needed[:, ::-1], axis=1), first)

@@ -5,14 +5,14 @@ from jax import Array
 from jaxtyping import Float
 
 from ..dropout import dropout
-from ..masks import AttentionMask
-from .scores import ScoreOptions, divided, matrix_products, wide
+from ..masks import Mask
+from .scores import KERNELS, ScoreOptions, divided, hidden, matrix_products, wide
 
 
 def attention_probabilities(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
-    mask: AttentionMask,
+    mask: Mask,
     bias: Float[Array, "#B #N #T #S"] | None,
     options: ScoreOptions,
 ) -> Float[Array, "B N T S"]:
@@ -21,26 +21,39 @@ def attention_probabilities(
     return divided(weights, weights.sum(-1, keepdims=True))
 
 
-def masked_scores(q, k, mask: AttentionMask, bias, options: ScoreOptions) -> Float[Array, "B N T S"]:
+def masked_scores(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    mask: Mask,
+    bias: Float[Array, "#B #N #T #S"] | None,
+    options: ScoreOptions,
+) -> Float[Array, "B N T S"]:
     """The scores that the softmax is of, -inf where the mask hides."""
-    scores, allowed = options.scores(_products(q, k), bias), _allowed(q, k, mask)
-    return scores if allowed is None else jnp.where(allowed, scores, -jnp.inf)
+    return hidden(options.scores(_products(q, k), bias), _allowed(q, k, mask))
 
 
-def reference_attention(q, k, v, mask: AttentionMask, bias, options: ScoreOptions, key) -> Array:
-    weights = dropout(attention_probabilities(q, k, mask, bias, options), options.dropout_rate, key)
+def weighted_sum(weights: Float[Array, "B N T S"], v: Float[Array, "B S K Hv"]) -> Float[Array, "B T N Hv"]:
+    """Adds up the values as each query weighs them, in float32; each of v's K heads serves N / K of the weights'."""
     B, N, T, S = weights.shape
-    K = k.shape[2]
-    grouped = weights.astype(v.dtype).reshape(B, K, N // K, T, S)
+    K = v.shape[2]
+    grouped = weights.astype(v.dtype).reshape(B, K, N // K, T, S)  # [B K G T S]
     out = jnp.einsum("BKGTS,BSKH->BTKGH", grouped, v, preferred_element_type=wide(v.dtype))
-    return out.reshape(B, T, N, v.shape[-1]).astype(q.dtype)
+    return out.reshape(B, T, N, v.shape[-1])
+
+
+@KERNELS.register("reference")
+def reference_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> Array:
+    """Attends with all weights at once."""
+    weights = dropout(attention_probabilities(q, k, mask, bias, options), options.dropout_rate, key)  # [B N T S]
+    return weighted_sum(weights, v).astype(q.dtype)
 
 
 def _products(q, k) -> Float[Array, "B N T S"]:
     B, T, N, H = q.shape
     S, K = k.shape[1], k.shape[2]
-    return matrix_products("BTKGH,BSKH->BKGTS", q.reshape(B, T, K, N // K, H), k).reshape(B, N, T, S)
+    products = matrix_products("BTKGH,BSKH->BKGTS", q.reshape(B, T, K, N // K, H), k)  # [B K G T S]
+    return products.reshape(B, N, T, S)
 
 
-def _allowed(q, k, mask: AttentionMask) -> Array | None:
+def _allowed(q, k, mask: Mask) -> Array | None:
     return None if mask.hides_nothing else mask.tile(0, q.shape[1], 0, k.shape[1])

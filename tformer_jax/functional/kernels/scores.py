@@ -2,11 +2,16 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ...registry import Registry
 from ..numbers import POSITIVE, SHARE, Number, Range, as_number, is_known
+from ..relations import mask_to_bias
+
+KERNELS: Registry[Callable[..., Array]] = Registry("attention kernel")
 
 _A_POSITIVE_NUMBER = Range("a positive number", POSITIVE.holds)
 
@@ -49,8 +54,8 @@ class ScoreOptions:
         else:
             scores, late = self.scores(products, bias), 1.0
         # Hidden twice: what is subtracted from stays finite, so that the derivative by a traced scale does too.
-        highest = _hidden(lax.stop_gradient(scores), allowed).max(-1, keepdims=True)
-        return jnp.exp(_hidden((scores - jnp.where(highest == -jnp.inf, 0.0, highest)) * late, allowed))
+        highest = hidden(lax.stop_gradient(scores), allowed).max(-1, keepdims=True)  # [... T 1]
+        return jnp.exp(hidden((scores - jnp.where(highest == -jnp.inf, 0.0, highest)) * late, allowed))
 
 
 def matrix_products(axes: str, q: Array, k: Array) -> Array:
@@ -82,8 +87,9 @@ def divided(sums: Array, totals: Array) -> Array:
     return sums / jnp.where(totals == 0.0, 1.0, totals)
 
 
-def _hidden(scores: Array, allowed: Array | None) -> Array:
-    return scores if allowed is None else jnp.where(allowed, scores, -jnp.inf)
+def hidden(scores: Array, allowed: Array | None) -> Array:
+    """Hides scores (equation 8): -inf where they are not allowed; None allows all."""
+    return scores if allowed is None else mask_to_bias(allowed, scores)
 
 
 def _sign(scale: Number) -> Number:

@@ -1,0 +1,113 @@
+"""Which keys a block of queries may need, told by any mask: a run of keys that holds all that its queries may see.
+
+Known before the program runs where positions are array indices and the mask is made of causality, windows, booleans and
+known prefixes. Otherwise (lengths, segments, given positions, traced prefixes) it is found by the program. Either way a
+part of a mask says what *some* query of a block may see or, under `~`, what *every* one surely sees: what is hidden
+from the block by `~part` is the latter.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Int
+
+from ..masks import AttentionMask, Mask, is_static
+from ..relations import as_ints
+
+
+def known_runs(
+    mask: Mask, starts: Int[np.ndarray, "n"], size: int, S: int
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]] | None:
+    """The run [first, last) of the S keys for each block of `size` queries, if it is known; may be empty."""
+    if mask.query_positions is not None or mask.key_positions is not None:
+        return None
+    for part in mask.parts:
+        if not (part.lengths is part.segments is None and (part.prefix is None or is_static(part.prefix))):
+            return None
+    low, high = starts, starts + size - 1
+
+    def run(part: AttentionMask, under_not: bool) -> _Runs:
+        # From the first key that one query sees to the last that another does, see `AttentionMask.by_position`.
+        begins, ends = (high, low) if under_not else (low, high)
+        first, last = np.zeros_like(starts), np.full_like(starts, S)
+        if part.causal:
+            last = np.minimum(last, ends + 1)
+        if part.window is not None:
+            left, right = (min(side, int(starts[-1]) + size + S) for side in part.reach)
+            first, last = begins - left, np.minimum(last, ends + right + 1)
+        if part.prefix is not None:
+            last = np.minimum(last, min(part.prefix, S))
+        if under_not and part.explicit is not None:
+            last = first
+        return _Runs(first, last, S, inner=under_not)
+
+    runs = mask.evaluate(run)
+    return runs.first, runs.last
+
+
+def runs_by_program(
+    mask: Mask, split: Callable[[Array], Array], T: int, S: int
+) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+    """The same, decided from a block's extreme positions and segments; `split` cuts [b T] in blocks [n b t]."""
+
+    def extremes(x: Array) -> tuple[Array, Array]:
+        """[b T] to [n b 1], twice."""
+        x = split(x)
+        return x.min(-1, keepdims=True), x.max(-1, keepdims=True)
+
+    low, high = extremes(mask.query_block(0, T))
+    n, keys, index = len(low), mask.key_block(0, S), jnp.arange(S)
+
+    def seen(part: AttentionMask, under_not: bool) -> Array:
+        """What broadcasts to [n b 1 S]."""
+        seen = part.by_position(high, low, keys) if under_not else part.by_position(low, high, keys)
+        if part.lengths is not None:
+            seen &= index < as_ints(part.lengths)[:, None, None]
+        if part.segments is not None:
+            query_segments, key_segments = part.segment_pair
+            least, most = (x[..., None] for x in extremes(query_segments))
+            key_segments = key_segments[:, None]
+            seen &= (least <= key_segments) & (key_segments <= most)
+            seen &= (least == most) | (not under_not)
+        return seen & (part.explicit is None or not under_not)
+
+    needed = mask.evaluate(seen)
+    needed = jnp.broadcast_to(needed, jnp.broadcast_shapes(needed.shape, (n, 1, 1, S))).any((1, 2))  # [n S]
+    first = jnp.argmax(needed, axis=1)
+    return first, jnp.where(needed.any(1), S - jnp.argmax(needed[:, ::-1], axis=1), first)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Runs:
+    """For each block a run of keys, all within [0, length): no less than what is meant or, if `inner`, no more."""
+
+    first: np.ndarray
+    last: np.ndarray
+    length: int
+    inner: bool
+
+    def __and__(self, other: "_Runs") -> "_Runs":
+        return self._with(np.maximum(self.first, other.first), np.minimum(self.last, other.last))
+
+    def __or__(self, other: "_Runs") -> "_Runs":
+        both = self._with(np.minimum(self.first, other.first), np.maximum(self.last, other.last))
+        if self.inner:  # both where they touch, else the longer one
+            touching = (self.first <= other.last) & (other.first <= self.last)
+            longer = self._where(self.last - self.first > other.last - other.first, other)
+            return both._where(touching, longer)
+        return both._where((self.first < self.last) & (other.first < other.last), self._where(self.first < self.last, other))
+
+    def __invert__(self) -> "_Runs":
+        """Of what is before and after it."""
+        nothing, everything = np.zeros_like(self.first), np.full_like(self.last, self.length)
+        rest = dataclasses.replace(self, inner=not self.inner)
+        return rest._with(nothing, self.first) | rest._with(self.last, everything)
+
+    def _with(self, first: np.ndarray, last: np.ndarray) -> "_Runs":
+        return dataclasses.replace(self, first=first, last=last)
+
+    def _where(self, chosen: np.ndarray, other: "_Runs") -> "_Runs":
+        return self._with(np.where(chosen, self.first, other.first), np.where(chosen, self.last, other.last))
