@@ -14,6 +14,7 @@ from ..config import TransformerConfig
 from .parameters import kernel, ones, zeros
 from .parametrization import divided_by_growth
 
+
 def split_key(key: Array | None, count: int) -> list[Array] | list[None]:
     """`count` keys from one, or `count` times None (deterministic)."""
     return [None] * count if key is None else list(jax.random.split(key, count))
