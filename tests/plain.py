@@ -95,12 +95,6 @@ def cut(images):
     return jnp.stack([images[:, y : y + 2, x : x + 2].reshape(len(images), -1) for y in (0, 2) for x in (0, 2)], 1)
 
 
-def joined(patches):
-    tiles = patches.reshape(-1, 2, 2, 2, 2, 1)
-    rows = [jnp.concatenate([tiles[:, y, x] for x in range(2)], axis=2) for y in range(2)]
-    return jnp.concatenate(rows, axis=1)
-
-
 def shifted(images):
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     starts = jax.random.randint(KEY, (len(images), 2), 0, 3)
@@ -179,7 +173,6 @@ CASES = {
     ),
     "random_shift": Case(lambda x: F.random_shift(x, KEY, 1), shifted, (IMAGES,)),
     "patchify": Case(lambda x: F.patchify(x, 2), cut, (IMAGES,)),
-    "unpatchify": Case(lambda x: F.unpatchify(x, 2, 4, 4), joined, (cut(IMAGES),)),
     "mask_tokens": Case(
         lambda x, t: ours_masked(x, t, None),
         lambda x, t: tokens_masked(x, t, jnp.broadcast_to(jnp.arange(T), t.shape)),

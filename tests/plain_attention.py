@@ -174,12 +174,6 @@ CASES = {
     "causal_mask": Case(
         lambda x: jnp.where(F.causal_mask(T, S), x, 0), lambda x: jnp.where(np.tri(T, S, dtype=bool), x, 0), (SCORED,)
     ),
-    "padding_mask": Case(
-        lambda x, t, pad: jnp.where(F.padding_mask(t, pad), x, 0),
-        lambda x, t, pad: jnp.where((t != pad)[:, None, None], x, 0),
-        (SCORED, SEGMENTS),
-        (jnp.array(1),),
-    ),
     "mask_to_bias": Case(
         lambda x, n: jnp.exp(x + F.mask_to_bias(before(n))), lambda x, n: jnp.exp(x) * before(n), (SCORED, LENGTHS)
     ),

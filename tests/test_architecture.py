@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "tformer_jax"
 
-# A room imports rooms of a lower floor; `functional`, `presets` and `progress` nothing of this package, `config` only
+# A room imports rooms of a lower floor; `presets` and `progress` nothing of this package, `functional` `registry` alone, `config` only
 # `presets`, `registry` only `config`, `data` only these and `progress`.
 FLOORS = {
     "presets": 0, "config": 0, "registry": 0, "functional": 0, "progress": 0, "data": 0,
@@ -23,7 +23,7 @@ FLOORS = {
 GROUND = {
     "presets": set(),
     "config": {"presets"},
-    "functional": set(),
+    "functional": {"registry"},
     "progress": set(),
     "registry": {"config"},
     "data": {"config", "registry", "progress"},

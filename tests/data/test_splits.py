@@ -3,8 +3,7 @@
 import collections
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tformer_jax.data.files import DataError
 from tformer_jax.data.sources.pairs import Pair

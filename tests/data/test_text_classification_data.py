@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tformer_jax.config import ConfigError, build
-from tformer_jax.data.sources import labelled_texts
 from tformer_jax.data.classes import load_classes
 from tformer_jax.data.files import DataError
 from tformer_jax.data.sources import LabelledText

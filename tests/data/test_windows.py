@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tformer_jax.data.files import DataError
 from tformer_jax.data.batches.windows import Pieces, Windows
+from tformer_jax.data.files import DataError
 
 examples = settings(derandomize=True, deadline=None, max_examples=40)
 

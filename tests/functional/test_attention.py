@@ -16,6 +16,7 @@ from support import (
     assert_close,
     block_sizes,
     by_day,
+    equations,
     examples,
     normal,
     quick_jit,
@@ -23,7 +24,6 @@ from support import (
 )
 
 import tformer_jax.functional as F
-from tformer_jax.functional.kernels import IMPLEMENTATIONS as KERNELS, choose
 
 both = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
@@ -554,9 +554,29 @@ def test_a_mask_broadcasts_as_a_bias_does(shape):
     np.testing.assert_allclose(got, F.scaled_dot_product_attention(q, k, v, bias=F.mask_to_bias(mask)), atol=1e-6)
 
 
+def sigmoid_attention(q, k, v, mask, bias, options, key):
+    """A kernel as a user writes one."""
+    weights = jax.nn.sigmoid(F.kernels.masked_scores(q, k, mask, bias, options) - np.log(k.shape[1]))
+    return F.kernels.weighted_sum(F.dropout(weights, options.dropout_rate, key), v)
+
+
+def test_any_function_is_an_implementation():
+    """A kernel from outside is refused, told another mask, bias or scale, or has its heads in another order."""
+    q, k, v = normal(0, 2, 3, 4, 2), normal(1, 2, 5, 2, 2), normal(2, 2, 5, 2, 3)
+    mask, bias = F.AttentionMask(causal=True) | F.AttentionMask(prefix=jnp.array([2, 4])), normal(3, 4, 3, 5)
+    run = functools.partial(F.scaled_dot_product_attention, mask=mask, bias=bias, scale=0.3)
+    out, gradients = jax.value_and_grad(lambda *x: run(*x, implementation=sigmoid_attention).sum(), (0, 1, 2))(q, k, v)
+    scores = F.attention_scores(q, k, mask=mask, bias=bias, scale=0.3)
+    weights = np.where(np.isfinite(scores), 1 / (1 + 5 * np.exp(-np.maximum(scores, -9))), 0)
+    np.testing.assert_allclose(out, np.einsum("bnts,bsnh->", weights, np.repeat(v, 2, axis=2)), rtol=1e-5)
+    assert all(np.isfinite(g).all() for g in gradients)
+    with pytest.raises(ValueError, match=r"what the attention kernel returns must have the shape \(2, 3, 4, 3\), got"):
+        run(q, k, v, implementation=lambda q, *_: q)
+
+
 def test_an_unknown_implementation_is_refused_with_the_known_ones():
     """A misspelt implementation falls back to some other."""
-    with pytest.raises(ValueError, match="implementation must be one of .*reference.*blockwise.*got 'flash'"):
+    with pytest.raises(ValueError, match="implementation must be one of (?=.*reference)(?=.*blockwise).*got 'flash'"):
         call(implementation="flash")
     with unchecked_annotations(), pytest.raises(ValueError, match=r"implementation must be one of .*got \['flash'\]"):
         call(implementation=["flash"])
@@ -564,8 +584,11 @@ def test_an_unknown_implementation_is_refused_with_the_known_ones():
 
 def test_auto_is_dense_when_small_and_blockwise_when_large():
     """ "auto" holds [T S] scores at any length, or gives up the fast path for short sequences."""
-    assert choose("auto", 512, 512) is KERNELS["reference"]
-    assert choose("auto", 8192, 8192) is KERNELS["blockwise"]
+    for length, dense in ((512, True), (8192, False)):
+        x = jax.ShapeDtypeStruct((1, length, 1, 2), jnp.float32)
+        program = jax.make_jaxpr(F.scaled_dot_product_attention)(x, x, x)
+        shapes = [v.aval.shape for e in equations(program) for v in e.outvars]
+        assert any(shape[-2:] == (length, length) for shape in shapes) == dense
 
 
 # Multi-head attention --------------------------------------------------------------------------
@@ -590,6 +613,16 @@ def test_multi_head_attention_is_concat_heads_times_w_o(D, C, N, K, biases, soft
     out = run(x, context, held, mask=jnp.asarray(allowed), logit_softcap=softcap)
     arrays = [0 if p is None else p for p in held]
     assert_close(out, oracles.multi_head_attention(x, context, *arrays, mask=allowed, softcap=softcap), 1e-5)
+
+
+def test_multi_head_attention_takes_keys_that_are_projected_and_prepares_heads():
+    """A cache's keys and values are projected again, or what is done to heads comes after they met, or is left out."""
+    held, x, context = params(6, 4, 4, 2, 3, True), normal(20, 2, 4, 6), normal(21, 2, 5, 4)
+    turn = lambda q, k, v: (jnp.flip(q, 1), 2 * k, -v)  # noqa: E731
+    q, k, v = F.project_qkv(x, context, held)
+    wanted = F.combine_heads(F.scaled_dot_product_attention(*turn(q, k, v)), held)
+    for given in (context, (k, v)):
+        assert_close(F.multi_head_attention(x, given, held, prepare=turn), wanted, 1e-6)
 
 
 PROJECTIONS = {

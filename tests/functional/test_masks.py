@@ -193,17 +193,6 @@ def test_causal_mask_is_key_at_most_query(rows, columns):
     np.testing.assert_array_equal(F.causal_mask(rows, columns), wanted)
 
 
-@pytest.mark.parametrize("pad_id", [0, 7])
-def test_padding_mask_hides_the_given_id_only(pad_id):
-    """Padding is taken to be token 0 whatever the tokenizer says."""
-    tokens = np.array([[7, 0, 3], [0, 0, 7]])
-    mask = F.padding_mask(jnp.asarray(tokens), pad_id)
-    np.testing.assert_array_equal(jax.jit(F.padding_mask)(jnp.asarray(tokens, jnp.int8), pad_id), mask)
-    assert F.padding_mask(jnp.asarray(tokens, jnp.int8), pad_id + 256).all()  # which no token of 8 bits is
-    assert mask.shape == (2, 1, 1, 3) and mask.dtype == bool
-    np.testing.assert_array_equal(mask[:, 0, 0], tokens != pad_id)
-
-
 def test_mask_to_bias_is_zero_and_minus_infinity():
     """Equation 8: a large finite number stands for -inf, or True and False are swapped."""
     bias = F.mask_to_bias(jnp.array([[True, False]]))
@@ -225,7 +214,6 @@ def test_mask_to_bias_is_zero_and_minus_infinity():
         ("query_length must be an integer, got 2.0", lambda: F.AttentionMask().to_array(2.0, 3)),
         ("T must be an integer, got 3.0", lambda: F.causal_mask(3.0)),
         ("T and S must be at least 0, got 2 and -1", lambda: F.causal_mask(2, -1)),
-        ("pad_id must be an integer, got None", lambda: F.padding_mask(jnp.zeros((1, 2), int), None)),
     ],
 )
 def test_masks_that_cannot_be_are_refused_by_name(message, call):

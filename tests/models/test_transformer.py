@@ -197,7 +197,7 @@ def test_padding_changes_nothing_and_every_form_of_mask_is_the_same():
     model = tiny_transformer()
     tokens = jnp.arange(5) < LENGTHS[:, None]
     changed = jnp.where(tokens, SOURCE, 12)
-    forms = (F.AttentionMask(lengths=LENGTHS), tokens, F.padding_mask(jnp.where(tokens, 1, 0), 0))
+    forms = (F.AttentionMask(lengths=LENGTHS), tokens, tokens[:, None, None])
     first, *others = (forward(model, mask, SOURCE) for mask in forms)
     for other in (*others, forward(model, forms[0], changed)):
         assert_close(other, first, 1e-6)

@@ -13,7 +13,7 @@ from support import assert_close, fill, normal, quick_jit, tiny_config
 
 import tformer_jax.functional as F
 from tformer_jax import nn
-from tformer_jax.nn.layers import ACTIVATIONS, split_key
+from tformer_jax.nn.layers import split_key
 from tformer_jax.nn.parameters import kernel, table
 
 
@@ -74,7 +74,7 @@ def test_what_writes_to_the_residual_stream_starts_smaller(init_std):
         np.testing.assert_allclose(scaled[name], w / 4 if name in ("w_o", "w2") else w, rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("name", sorted(["relu", "gelu", "gelu_tanh", "silu"]))
 def test_each_activation_is_its_formula(name):
     """A name stands for another nonlinearity: "gelu" is the exact one, "gelu_tanh" its approximation."""
     module = fill(lambda: nn.FeedForward(tiny_config(activation=name), rngs=nnx.Rngs(0)))

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..config import ORDER, SEED, Component, ConfigError, Wanted, field
+from ..progress import SILENT, Progress
 from . import digest
 from .batches import Batches, BatchShapes
+from .classes import keep_classes
 from .files import DataError
 from .sources.registered import Say, Sources
 
@@ -69,6 +71,7 @@ class Data:
     Attributes:
       config: the `data` section.
       splits: examples by split: "train", "validation", "test".
+      classes: the names of labels, in the order of their numbers; None: there are no labels.
       report: what a person should know of the data, a line each.
       unit: what examples are called.
     """
@@ -76,7 +79,31 @@ class Data:
     unit: ClassVar[str]
     config: Any
     splits: dict[str, Any]
+    classes: list[str] | None = None
     report: list[str]
+
+    def __init__(self, config: DataConfig, directory: Path, progress: Progress = SILENT):
+        """Args:
+          config: as given.
+          directory: of the run: keeps what the data were, the names of classes, and tokenizers.
+          progress: is told what takes long.
+
+        Raises:
+          ConfigError: fields of the section do not go with what the source has.
+          DataError: the data cannot be read, are not those that the run in `directory` began with, or nothing is left
+            to train on.
+        """
+        self.config, notes = config, []
+        with progress.phase("reading data"):
+            self.splits = self._split(config.read(notes.append), notes.append)
+            if self.classes is not None:
+                keep_classes(self.classes, directory)
+            # before a tokenizer is kept, which is of these data
+            digest.keep_digests({name: self._digest(part) for name, part in self.splits.items()}, directory)
+        sizes = ", ".join(f"{len(part):,} {name}{self._size(part)}" for name, part in self.splits.items())
+        by = f", split by {config.split}" if hasattr(config, "split") else ""
+        self.report = [f"{sizes} {self.unit} ({config.source}{by})", *notes]
+        self._prepare(directory, progress)
 
     def train_batches(self, rows_multiple: int = 1) -> Batches:
         """Returns random-access training batches; adds what is to be said of them to the report.
@@ -93,32 +120,19 @@ class Data:
         """Returns the batches of one pass over a split, in order."""
         raise NotImplementedError
 
-    def _read(self, config: DataConfig) -> None:
-        """Reads and splits what the source has; makes the report.
-
-        Raises:
-          DataError: the data cannot be read, or a split would be empty.
-        """
-        self.config, notes = config, []
-        self.splits = self._split(config.read(notes.append), notes.append)
-        sizes = ", ".join(f"{len(part):,} {name}{self._size(part)}" for name, part in self.splits.items())
-        by = getattr(config, "split", None)
-        self.report = [f"{sizes} {self.unit} ({config.source}{'' if by is None else f', split by {by}'})", *notes]
-
     def _split(self, found: Any, say: Say) -> dict[str, Any]:
-        """Returns what the source has, by split."""
+        """Returns what the source has, by split; sets `classes`."""
         raise NotImplementedError
+
+    def _prepare(self, directory: Path, progress: Progress) -> None:
+        """Makes what batches need, once the data are split."""
 
     def _size(self, part: Any) -> str:
         """Returns what is said of a split beside the number of its examples."""
         return ""
 
     def _digest(self, part: Any) -> digest.Digest:
-        """Returns the digest of a split."""
         return digest.of_texts(self.unit, (example[:2] for example in part))
-
-    def _keep_digests(self, directory: Path) -> None:
-        digest.keep_digests({name: self._digest(part) for name, part in self.splits.items()}, directory)
 
     def _fitting(self, split: str, limit: int, of: str, *sides: Sequence[Sequence[int]]) -> tuple[list[Any], ...]:
         """Returns the examples of a split of at most `limit` tokens on each side, and the sides; reports the others once.

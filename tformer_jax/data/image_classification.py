@@ -1,17 +1,14 @@
 """Labelled images, from where they lie to batches of pixels."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 
 from ..config import COUNT, ConfigError, Wanted, check_choice, field
-from ..progress import SILENT, Progress
 from . import digest
 from .base import Data, DataConfig
 from .batches import BatchShapes
 from .batches.pictures import ImageBatches
-from .classes import keep_classes
 from .files import DataError
 from .sources.images import IMAGES, LabelledImages
 from .splits import hold_out
@@ -84,19 +81,7 @@ class ImageClassificationData(Data):
 
     unit = "images"
 
-    def __init__(self, config: ImageClassificationDataConfig, directory: Path, progress: Progress = SILENT):
-        """`directory`: keeps the names of the classes, and what the data were. `progress`: is told what takes long.
-
-        Raises:
-          ConfigError: a split is neither held out nor the source's own, or both.
-          DataError: the data cannot be read, has images of another size or other channels than
-            configured, is not that of the run in `directory`, or nothing is left to train on.
-        """
-        with progress.phase("reading data"):
-            self._read(config)
-        keep_classes(self.classes, directory)
-        with progress.phase("comparing the data"):
-            self._keep_digests(directory)
+    def _prepare(self, directory, progress):
         names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
         self.report.insert(1, f"{len(self.classes)} classes: {names}")
 

@@ -1,13 +1,11 @@
 """What the data of both kinds of language modelling share: documents, split, and a tokenizer of their text."""
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from ..config import COUNT, INSIDE, ConfigError, field
-from ..progress import SILENT, Progress
 from . import digest, tokenizers
 from .base import VOCABULARY, Data, DataConfig, check_goes_with
 from .batches import RowBatches, rows_in_batch
@@ -74,16 +72,7 @@ class DocumentData(Data):
     unit = "documents"
     _mask: ClassVar[bool]
 
-    def __init__(self, config: DocumentDataConfig, directory: Path, progress: Progress = SILENT):
-        """`directory`: keeps the tokenizer, and what the data were. `progress`: is told what takes long.
-
-        Raises:
-          DataError: the data cannot be read, are not those that the run in `directory` began with, or
-            a split would have no text.
-        """
-        with progress.phase("reading data"):
-            self._read(config)
-            self._keep_digests(directory)  # first: a tokenizer is of these data
+    def _prepare(self, directory, progress):
         self.tokenizer = tokenizers.kept(directory / "tokenizer.json", self._train_tokenizer, progress)
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 

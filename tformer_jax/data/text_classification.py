@@ -12,7 +12,6 @@ from . import tokenizers
 from .base import VOCABULARY, Data, DataConfig
 from .batches import BatchShapes
 from .batches.buckets import EVALUATION_TOKENS, LabelledBuckets, choose_buckets, ladder, least_rows
-from .classes import keep_classes
 from .files import DataError
 from .sources.labelled_texts import LABELLED_TEXTS, LabelledText
 from .splits import split_examples
@@ -60,28 +59,20 @@ class TextClassificationData(Data):
     def __init__(
         self, config: TextClassificationDataConfig, max_length: int, directory: Path, progress: Progress = SILENT
     ):
-        """Args:
-          config: as given.
-          max_length: of the model, in tokens.
-          directory: keeps classes, tokenizer, and what the data were.
-          progress: is told what takes long.
+        """`max_length`: of the model, in tokens; others: see `Data`.
 
         Raises:
-          DataError: the data cannot be read, are not those that the run in `directory` began with, nothing is left
-            to train on, there is only one class, or a text has a label that is none of the classes.
-          ConfigError: there is no tokenizer and none can be trained, or it is not the asked one.
+          DataError: also, there is only one class, or a text has a label that no training text has.
+          ConfigError: also, there is no tokenizer and none can be trained, or it is not the asked one.
         """
         self.max_length = max_length
-        with progress.phase("reading data"):
-            self._read(config)
-            self.classes = self._trained_classes()
-            keep_classes(self.classes, directory)
-            self._keep_digests(directory)  # first: a tokenizer is of these data
+        super().__init__(config, directory, progress)
+
+    def _prepare(self, directory, progress):
         self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json", progress)
         self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
         counts = Counter(text.label for text in self.splits["train"])
-        shares = ", ".join(f"{counts[name]:,} {name}" for name in self.classes)
-        self.report.append(f"training texts by class: {shares}")
+        self.report.append(f"training texts by class: {', '.join(f'{counts[name]:,} {name}' for name in self.classes)}")
 
     def train_batches(self, rows_multiple: int = 1) -> LabelledBuckets:
         config, lengths = self.config, [len(ids) for ids in self.encode("train")[1]]
@@ -116,23 +107,19 @@ class TextClassificationData(Data):
     def _split(self, found, say):
         config = self.config
         sizes = {"validation_size": config.validation_size, "test_size": config.test_size}
-        return split_examples(found, by=None, **sizes, seed=config.seed, what="text")
-
-    def _trained_classes(self) -> list[str]:
-        """Returns the labels of the training texts, sorted; the others must have no other one."""
-        classes = sorted({text.label for text in self.splits["train"]})
-        if len(classes) < 2:
-            raise DataError(
-                f"all training texts have the label {classes[0]!r}; classification needs at least two labels"
-            )
-        for split, texts in self.splits.items():
+        splits = split_examples(found, by=None, **sizes, seed=config.seed, what="text")
+        self.classes = sorted({text.label for text in splits["train"]})
+        if len(self.classes) < 2:
+            only = self.classes[0]
+            raise DataError(f"all training texts have the label {only!r}; classification needs at least two labels")
+        for split, texts in splits.items():
             for text, label, _ in texts:
-                if label not in classes:
+                if label not in self.classes:
                     raise DataError(
                         f"no training text has the label {label!r} of the {split} text {text[:40]!r}: "
                         f"give this label more texts, or leave it out"
                     )
-        return classes
+        return splits
 
     def _kept_tokenizer(self, file: Path, progress: Progress) -> Tokenizer:
         size = self.config.vocab_size

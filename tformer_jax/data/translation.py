@@ -1,7 +1,6 @@
 """Sentence pairs, from where they lie to batches of tokens."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from .sources.pairs import PAIRS, Pair
 from .splits import split_examples
 
 _NAMES = ("source", "target")
+_SOURCE_FILE, _TARGET_FILE = "source_tokenizer.json", "tokenizer.json"
 
 
 class TranslationDataConfig(DataConfig):
@@ -83,31 +83,13 @@ class Tokenizers(NamedTuple):
     target: Tokenizer
 
     @classmethod
-    def train(cls, pairs: Sequence[Pair], config: TranslationDataConfig) -> "Tokenizers":
-        """Trains on both sides together, or on each alone."""
-        source, target = [p.source for p in pairs], [p.target for p in pairs]
-        if config.source_vocab_size is None:
-            shared = tokenizers.train_bpe(source + target, config.vocab_size)
-            return cls(shared, shared)
-        return cls(
-            tokenizers.train_bpe(source, config.source_vocab_size), tokenizers.train_bpe(target, config.vocab_size)
-        )
-
-    def save(self, directory: Path) -> None:
-        """Saves tokenizer.json, and source_tokenizer.json where the source has its own."""
-        if self.source is not self.target:
-            tokenizers.save(self.source, directory / "source_tokenizer.json")
-        tokenizers.save(self.target, directory / "tokenizer.json")
-
-    @classmethod
     def load(cls, directory: Path) -> "Tokenizers":
-        """Loads what `save` wrote.
+        """Loads those that `TranslationData` kept: tokenizer.json, and source_tokenizer.json where the source has its own.
 
         Raises:
           ConfigError: it is not there.
         """
-        target = tokenizers.load(directory / "tokenizer.json")
-        own = directory / "source_tokenizer.json"
+        target, own = tokenizers.load(directory / _TARGET_FILE), directory / _SOURCE_FILE
         return cls(tokenizers.load(own) if own.exists() else target, target)
 
     def encode_sources(self, texts: list[str]) -> list[list[int]]:
@@ -133,25 +115,9 @@ class TranslationData(Data):
     def __init__(
         self, config: TranslationDataConfig, max_length: int, directory: Path, progress: Progress = SILENT
     ):
-        """Args:
-          config: as given.
-          max_length: of the model, in tokens.
-          directory: keeps the tokenizers, and what the data were.
-          progress: is told what takes long.
-
-        Raises:
-          DataError: the data cannot be read, are not those that the run in `directory` began with, or
-            nothing is left to train on.
-        """
+        """`max_length`: of the model, in tokens; others, and errors: see `Data`."""
         self.max_length = max_length
-        with progress.phase("reading data"):
-            self._read(config)
-            self._keep_digests(directory)  # first: a tokenizer is of these data
-        names = ["tokenizer.json"] + ["source_tokenizer.json"] * (config.source_vocab_size is not None)
-        if not all((directory / name).exists() for name in names):
-            with progress.phase("training a tokenizer"):
-                Tokenizers.train(self.splits["train"], config).save(directory)
-        self.tokenizers = Tokenizers.load(directory)
+        super().__init__(config, directory, progress)
 
     def _split(self, found, say):
         whole = [pair for pair in found if pair.source.strip() and pair.target.strip()]
@@ -162,6 +128,15 @@ class TranslationData(Data):
         config = self.config
         sizes = {"validation_size": config.validation_size, "test_size": config.test_size}
         return split_examples(whole, by=config.split, **sizes, seed=config.seed)
+
+    def _prepare(self, directory, progress):
+        config, pairs = self.config, self.splits["train"]
+        source, target = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        shared = config.source_vocab_size is None
+        train = lambda: tokenizers.train_bpe(source + target if shared else target, config.vocab_size)  # noqa: E731
+        other = tokenizers.kept(directory / _TARGET_FILE, train, progress)
+        train = lambda: tokenizers.train_bpe(source, config.source_vocab_size)  # noqa: E731
+        self.tokenizers = Tokenizers(other if shared else tokenizers.kept(directory / _SOURCE_FILE, train, progress), other)
 
     def train_batches(self, rows_multiple: int = 1) -> Buckets | Packed:
         config, seed = self.config, self.config.batch_seed

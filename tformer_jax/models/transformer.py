@@ -59,8 +59,8 @@ class Transformer(nnx.Module):
         P(y | x) = Π_t P(y_t | y_<t, encode(x))                                    (equation 1)
 
     In every method, `source_mask` says which source tokens may be attended (by the encoder and by
-    the decoder's cross-attention): `AttentionMask(lengths=...)`, or booleans [B S] or [B 1 1 S]
-    (`F.padding_mask`). `target_mask` is the same for the target, beside causality. Segments, ids
+    the decoder's cross-attention): `AttentionMask(lengths=...)`, or booleans [B S] or [B 1 1 S].
+    `target_mask` is the same for the target, beside causality. Segments, ids
     [B S] and [B T], pack several examples into a row: attention stays within a segment (source and
     target of an example share its id) and positions restart at each, so that max_length limits a
     segment. `key` is for dropout; None means deterministic. `capture` names what to hand out beside

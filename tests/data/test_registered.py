@@ -1,0 +1,150 @@
+"""Sources from outside: each is given what its parameters ask for, and what it gives is what its kind is."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from tformer_jax.config import ConfigError, build
+from tformer_jax.data.base import DataConfig
+from tformer_jax.data.causal_lm import CausalLMData, CausalLMDataConfig
+from tformer_jax.data.files import DataError
+from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig
+from tformer_jax.data.sources import (
+    DOCUMENTS,
+    IMAGES,
+    LABELLED_TEXTS,
+    PAIRS,
+    Document,
+    ImageSource,
+    LabelledImages,
+    LabelledText,
+    Pair,
+    Sources,
+)
+from tformer_jax.data.text_classification import TextClassificationData, TextClassificationDataConfig
+from tformer_jax.data.translation import TranslationData, TranslationDataConfig
+
+
+@DOCUMENTS.register("counted")
+def counted(count: int, word: str = "word", share: float = 0.5, seed: int = 9, say=print):
+    """A generator, as well as a list, is an iterable."""
+    say(f"{count} {word} {share} {seed}")
+    yield from (Document(f"{i}", f"{word} {i}\n" * 20) for i in range(count))
+
+
+@DOCUMENTS.register("texts_alone")
+def texts_alone():
+    return ["", "a text"]
+
+
+@PAIRS.register("doubled")
+def doubled(times: int = 2):
+    return [Pair(f"{i}", f"{times * i}") for i in range(60)]
+
+
+@LABELLED_TEXTS.register("parities")
+def parities():
+    return [LabelledText(f"number {i}", ("even", "odd")[i % 2]) for i in range(60)]
+
+
+@IMAGES.register("shades")
+def shades(image_size: int):
+    """A field of the section is one of the source's too."""
+    labels = np.arange(40, dtype=np.int32) % 2
+    pixels = np.broadcast_to(100 * labels[:, None, None, None], (40, image_size, image_size, 1)).astype(np.uint8)
+    return ImageSource(["dark", "light"], {"train": LabelledImages(pixels, labels)})
+
+
+FIELDS = dict(source="counted", vocab_size=300, row_length=8, batch_tokens=32)
+
+
+def section(**changes):
+    return build(CausalLMDataConfig, FIELDS | changes, "data")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("count=4", "4 word 0.5 3"),
+        ("count=4,word=12,share=1", "4 12 1 3"),
+        (" count = 4 , word=a=b , share=2.5", "4 a=b 2.5 3"),
+    ],
+)
+def test_a_source_is_given_its_options_and_fields_of_the_section(options, said):
+    """An option would turn nothing, come as another type, or hide `data.seed`."""
+    told = []
+    found = section(source_options=options, seed=3).read(told.append)
+    assert (told, len(found), type(found)) == ([said], 4, list)
+
+
+def test_an_input_that_a_source_may_do_without_is_optional():
+    """A source that reads a file or makes its own would need two names."""
+    registry = Sources("kind of documents", Document)
+    registry.register("perhaps")(lambda path=None: [Document("a", f"{path}")])
+    registry.register("never")(lambda: [])
+
+    class Section(DataConfig):
+        sources = registry
+        path: str | None = None
+
+    assert [Section(source="perhaps", path=path).read()[0].text for path in (None, "there")] == ["None", "there"]
+    with pytest.raises(ConfigError, match=r"path goes with data\.source='perhaps'; got path='a' with source='never'"):
+        Section(source="never", path="a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"data\.source_options needs count"),
+        ({"source_options": "cuont=3"}, r"data\.source_options has no field 'cuont'; did you mean 'count'"),
+        ({"source_options": "count=three"}, r"data\.source_options\.count must be an integer, got 'three'"),
+        ({"source_options": "count"}, r"data\.source_options must read 'name=value,\.\.\.', each name once, got 'count'"),
+        ({"source_options": "count=1,count=2"}, r"data\.source_options must read .* once"),
+        ({"source_options": "seed=1,count=2"}, r"data\.source_options has no field 'seed'"),
+        ({"source": "speeches", "source_options": "count=2"}, r"data\.source_options has no field 'count'"),
+        ({"source_options": "count=1", "path": "a"}, r"data\.path goes with data\.source='files', and is needed there; got "),
+        ({"source": "cuonted"}, r"data\.source must be one of .*'counted'.*; did you mean 'counted'"),
+    ],
+)
+def test_what_a_source_cannot_be_given_is_refused(changes, message):
+    """An option would be ignored, or end in a traceback of the source's."""
+    with pytest.raises(ConfigError, match=message):
+        section(**changes)
+
+
+def test_what_is_of_another_kind_is_refused_where_it_is_made():
+    """The error would be an attribute's that a text does not have, far from the source."""
+    with pytest.raises(DataError, match=r"'texts_alone' \(.*test_registered\.py:\d+\) must give Documents, got ''"):
+        section(source="texts_alone").read()
+
+
+TEXT = dict(vocab_size=300, batch_tokens=64, validation_size=5, test_size=5)
+KINDS = {
+    "documents": (CausalLMData, CausalLMDataConfig, FIELDS | {"source_options": "count=30"}),
+    "pairs": (
+        functools.partial(TranslationData, max_length=40), TranslationDataConfig,
+        TEXT | dict(source="doubled", source_options="times=3", split="sentence", num_buckets=1),
+    ),
+    "labelled texts": (
+        functools.partial(TextClassificationData, max_length=40), TextClassificationDataConfig,
+        TEXT | dict(source="parities"),
+    ),
+    "images": (
+        ImageClassificationData, ImageClassificationDataConfig,
+        dict(source="shades", image_size=4, num_channels=1, validation_size=4, test_size=4, batch_size=8),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_from_outside_are_split_compared_and_batched(kind, tmp_path):
+    """What the package's own sources have, others would not: splits, batches, a refusal when they change."""
+    make, config, fields = KINDS[kind]
+    config = build(config, fields, "data")
+    data = make(config, directory=tmp_path)
+    assert len(data.train_batches()) > 0 and len(data.evaluation_batches("test")) > 0
+    make(config, directory=tmp_path)
+    with pytest.raises(DataError, match="the data are not those of"):
+        make(dataclasses.replace(config, seed=1), directory=tmp_path)
