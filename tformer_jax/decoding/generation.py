@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Int
 
+from ..functional import AttentionMask
 from ..functional.checks import as_flag, as_key, shown
 from ..functional.numbers import as_integer
 from .checks import as_count, as_token
@@ -42,6 +43,7 @@ def generate(
     eos_id: int | None = None,
     slide: bool = False,
     pad_to: int = 0,
+    prefix: bool = False,
 ) -> Int[Array, "B T"]:
     """Continues each prompt, in one compiled program: the prompt at once, then a loop over a cache.
 
@@ -57,6 +59,7 @@ def generate(
       eos_id: ends a row; None: no row ends early.
       slide: of prompts that leave no room in the context, keep the last tokens only.
       pad_to: the bucket has at least this length, if the context has: so that shorter prompts share a program too.
+      prefix: let the tokens of a prompt see all of it, as a prefix language model does.
 
     Returns:
       [B max_new_tokens] the new tokens alone; all `eos_id` after the end.
@@ -65,12 +68,13 @@ def generate(
       ValueError: an empty prompt, a token out of the vocabulary (says where), a prompt too long for the
         context (says what `slide` would cut), a `max_new_tokens` that fills the context alone, an `eos_id`
         out of the vocabulary, or a sampler that draws without a key.
-      TypeError: a `max_new_tokens`, `eos_id` or `pad_to` that is no integer, a `slide` that is not True or False, a
+      TypeError: a `max_new_tokens`, `eos_id` or `pad_to` that is no integer, a `slide` or `prefix` that is not True or False, a
         sampler or a key that is none.
     """
     sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
     tokens, valid = _padded(model, prompt, max_new_tokens, as_flag("slide", slide), as_integer("pad_to", pad_to))
-    return _generate(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
+    static = {"max_new_tokens": max_new_tokens, "eos_id": eos_id, "prefix": as_flag("prefix", prefix)}
+    return _generate(model, tokens, valid, sampler, key, **static)
 
 
 def stream(
@@ -83,6 +87,7 @@ def stream(
     eos_id: int | None = None,
     slide: bool = False,
     pad_to: int = 0,
+    prefix: bool = False,
 ) -> Iterator[np.ndarray]:
     """The tokens of `generate`, [B] at a time, as soon as they are there; ends when every row has ended.
 
@@ -90,7 +95,8 @@ def stream(
     """
     sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
     tokens, valid = _padded(model, prompt, max_new_tokens, as_flag("slide", slide), as_integer("pad_to", pad_to))
-    state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
+    static = {"max_new_tokens": max_new_tokens, "eos_id": eos_id, "prefix": as_flag("prefix", prefix)}
+    state = _start(model, tokens, valid, sampler, key, **static)
     for produced in range(1, max_new_tokens + 1):
         yield np.asarray(state.last)
         if produced == max_new_tokens or np.asarray(state.done).all():
@@ -98,9 +104,9 @@ def stream(
         state = _advance(model, state, sampler, eos_id=eos_id)
 
 
-@functools.partial(jax.jit, static_argnames=("max_new_tokens", "eos_id"))
-def _generate(model, tokens, valid, sampler: Sampler, key, *, max_new_tokens: int, eos_id: int | None):
-    state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id)
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "eos_id", "prefix"))
+def _generate(model, tokens, valid, sampler: Sampler, key, *, max_new_tokens: int, eos_id: int | None, prefix: bool):
+    state = _start(model, tokens, valid, sampler, key, max_new_tokens=max_new_tokens, eos_id=eos_id, prefix=prefix)
     filler = 0 if eos_id is None else eos_id
     produced = jnp.full((tokens.shape[0], max_new_tokens), filler, jnp.int32).at[:, 0].set(state.last)
 
@@ -116,11 +122,14 @@ def _generate(model, tokens, valid, sampler: Sampler, key, *, max_new_tokens: in
     return lax.while_loop(unfinished, advance, (1, produced, state))[1]
 
 
-@functools.partial(jax.jit, static_argnames=("max_new_tokens", "eos_id"))
-def _start(model, tokens, valid, sampler: Sampler, key, *, max_new_tokens: int, eos_id: int | None) -> _State:
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "eos_id", "prefix"))
+def _start(
+    model, tokens, valid, sampler: Sampler, key, *, max_new_tokens: int, eos_id: int | None, prefix: bool
+) -> _State:
     """Reads the prompt and draws the first token."""
     B, T = tokens.shape
-    hidden, cache = model.extend_hidden(tokens, model.start_cache(B, T), valid=valid)
+    mask = AttentionMask(causal=True) | AttentionMask(prefix=valid.sum(1)) if prefix else None
+    hidden, cache = model.extend_hidden(tokens, model.start_cache(B, T), valid=valid, mask=mask)
     cache = cache.resized(T + max_new_tokens - 1)
     seen = None
     if sampler.repetition_penalty is not None:
