@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_dict
 from tformer_jax.config import TransformerConfig, build, check_choice
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import Task
-from tformer_jax.training.optimizers import OptimizerConfig
+from tformer_jax.training.optimizers import OPTIMIZERS
 
 # What the tiny models of running text share; a classifier starts from the masked one, and so must have its shapes.
 TINY_TEXT_MODEL = dict(
@@ -48,7 +48,9 @@ def section(cls: type, *, without: tuple[str, ...] = (), **values: Any) -> Confi
     for field in dataclasses.fields(cls):
         if field.name in without:
             continue
-        value = values.pop(field.name, field.default)
+        made = field.default_factory
+        default = field.default if made is dataclasses.MISSING else made()
+        value = values.pop(field.name, default)
         if value is dataclasses.MISSING:
             raise TypeError(f"{cls.__name__}.{field.name} needs a value")
         result[field.name] = config_dict.placeholder(_type_of(hints[field.name])) if value is None else value
@@ -76,8 +78,12 @@ def model_section(task: type[Task], data: ConfigDict, preset: str | None = None,
 
 def adamw(**values: Any) -> ConfigDict:
     """The `optimizer` section: AdamW with the weight decay and clipping of most recipes, unless `values` differ."""
-    usual = {"name": "adamw", "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0}
-    return section(OptimizerConfig, **usual | values)
+    return optimizer("adamw", **{"eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0} | values)
+
+
+def optimizer(name: str, **values: Any) -> ConfigDict:
+    """The `optimizer` section of a registered optimiser."""
+    return ConfigDict({"name": name, **section(OPTIMIZERS[name], **values)})
 
 
 def _type_of(hint: Any) -> type:

@@ -28,11 +28,10 @@ components (split "group") the same model reaches 13: their vocabulary is new, a
 the steps.
 """
 
-from experiments.configs.sections import BFLOAT16, FLOAT32, locked, model_section, section
+from experiments.configs.sections import BFLOAT16, FLOAT32, locked, model_section, optimizer, section
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import TranslationTask
 from tformer_jax.training.checkpoints import CheckpointConfig
-from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.program import TrainingConfig
 
@@ -61,7 +60,7 @@ def _tiny() -> dict:
         "task": section(TranslationTask.Config),
         "data": data,
         "model": model_section(TranslationTask, data, **model),
-        "optimizer": section(OptimizerConfig, learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
+        "optimizer": optimizer("adam", learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
         "training": section(TrainingConfig, steps=4000, evaluate_every=1000),
         "parallel": section(ParallelConfig),
         "checkpoint": section(CheckpointConfig, every=1000),
@@ -104,8 +103,8 @@ def _paper(name: str) -> dict:
         "task": section(TranslationTask.Config),
         "data": data,
         "model": model_section(TranslationTask, data, name),
-        "optimizer": section(
-            OptimizerConfig, learning_rate=(d_model * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
+        "optimizer": optimizer(
+            "adam", learning_rate=(d_model * warmup) ** -0.5, schedule="rsqrt", warmup_steps=warmup
         ),
         "training": section(TrainingConfig, steps=100_000, evaluate_every=5000, log_every=100),
         "parallel": section(ParallelConfig),

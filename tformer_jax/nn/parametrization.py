@@ -23,10 +23,7 @@ import math
 
 from jax import Array
 
-from ..config import TransformerConfig, check_choice
-
-# The size of their updates is the learning rate, whatever that of the gradient: for others, the factors are others.
-_OPTIMIZERS = ("adam", "adamw", "lion")
+from ..config import Component, TransformerConfig, check_choice
 
 
 
@@ -67,11 +64,12 @@ def learning_rate_factors(config: TransformerConfig) -> dict[str, float]:
     return {"hidden": 1 / growth(config)}
 
 
-def check_optimizer(config: TransformerConfig, name: str) -> None:
-    """Refuses "mup" with an optimiser that `learning_rate_factors` are not for.
+def check_optimizer(config: TransformerConfig, optimizer: Component) -> None:
+    """Refuses "mup" with an optimiser that `learning_rate_factors` are not for: one without `unit_updates`.
 
     Raises:
       ConfigError: names those that they are for.
     """
     if config.parametrization == "mup":
-        check_choice("optimizer.name with model.parametrization='mup'", name, _OPTIMIZERS)
+        fitting = sorted(name for name, other in optimizer.registry.items() if other.unit_updates)
+        check_choice("optimizer.name with model.parametrization='mup'", optimizer.name, fitting)

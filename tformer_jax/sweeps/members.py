@@ -10,7 +10,6 @@ from typing import Any
 
 from ..config import ConfigError, TransformerConfig, nearest, plain_kinds
 from ..training.experiment import Experiment
-from ..training.optimizers import OptimizerConfig
 from ..training.program import TrainingConfig
 from .space import Overrides
 
@@ -52,12 +51,13 @@ class Fields:
         follows = {*task.planned_fields(experiment.data), "precision"}
         model = set(TransformerConfig.fields_of(task.Model.__name__)) - follows
         classes = {"task": task.Config, "data": task.DataConfig, "model": TransformerConfig,
-                   "optimizer": OptimizerConfig, "training": TrainingConfig}  # fmt: skip
+                   "optimizer": type(experiment.optimizer), "training": TrainingConfig}  # fmt: skip
         self._hints: dict[str, Any] = {"precision": str}
         for section, cls in classes.items():
             hints = typing.get_type_hints(cls)
             names = (f.name for f in dataclasses.fields(cls) if section != "model" or f.name in model)
             self._hints |= {f"{section}.{name}": hints[name] for name in names}
+        self._hints["optimizer.name"] = str
         self._fixed = [name for name in config if name in _NOT_SWEPT]
 
     def resolve(self, name: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from .members import Member
 # What enters the program as an argument. A number that is 0 or None turns something off, which is another program.
 _NUMBERS = (
     "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.b1", "optimizer.b2", "optimizer.eps",
-    "optimizer.weight_decay", "optimizer.clip_norm", "training.average_decay",
+    "optimizer.momentum", "optimizer.weight_decay", "optimizer.clip_norm", "training.average_decay",
     "task.label_smoothing", "task.z_loss", "task.mixup",
     "model.dropout_rate", "model.attention_dropout_rate", "model.activation_dropout_rate", "model.init_std",
 )  # fmt: skip

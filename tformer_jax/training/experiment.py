@@ -86,7 +86,7 @@ class Experiment:
             task=build(task_class.Config, config["task"], "task"),
             data=build(task_class.DataConfig, config["data"], "data"),
             model=config["model"],
-            optimizer=build(OptimizerConfig, config["optimizer"], "optimizer"),
+            optimizer=build(OptimizerConfig, {"name": "adam", **config["optimizer"]}, "optimizer"),
             training=build(TrainingConfig, config["training"], "training"),
             parallel=build(ParallelConfig, config["parallel"], "parallel"),
             checkpoint=build(CheckpointConfig, config["checkpoint"], "checkpoint"),
@@ -99,7 +99,7 @@ class Experiment:
             if name in config["model"]:
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
         model = experiment.model_config({})
-        parametrization.check_optimizer(model, experiment.optimizer.name)
+        parametrization.check_optimizer(model, experiment.optimizer)
         task_class.check(experiment.data, model)
         experiment.checkpoint.check_validated(experiment.training.evaluate_every)
         if experiment.checkpoint.keep_best:

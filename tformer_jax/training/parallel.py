@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from ..config import ConfigError, check_choice
 from ..data.batches import Batches
 from ..nn.partitioning import AXES, ROWS
+from .paths import Table, check_table
 from .sharding import even_axes
 
 
@@ -29,6 +30,9 @@ class ParallelConfig:
       fsdp: likewise, but each holds only its part of the parameters and of the optimiser's state.
       tensor: number of devices that share heads, the feed-forward width and the vocabulary.
       sequence: number of devices that share the positions of each row.
+      sharding_table: rows of (regular expression, mesh axes or None of the last axes), such as
+        (".*router\\.w", ("fsdp", None)): the first row that matches the whole path of a parameter says where it lies,
+        instead of the names of its axes (see `training.sharding`).
 
       One of the four sizes may be -1: as many as there are devices left.
 
@@ -41,6 +45,7 @@ class ParallelConfig:
     fsdp: int = 1
     tensor: int = 1
     sequence: int = 1
+    sharding_table: Table = ()
 
     def __post_init__(self):
         check_choice("parallel.mode", self.mode, ("jit", "pmap"))
@@ -52,6 +57,7 @@ class ParallelConfig:
                 raise ConfigError(f"parallel.mode='pmap' spreads rows alone: parallel.{name} must be 1, got {size}")
         if (left := [name for name in AXES if getattr(self, name) == -1])[1:]:
             raise ConfigError(f"only one size may be -1, got parallel.{' and parallel.'.join(left)}")
+        check_table("parallel.sharding_table", self.sharding_table, _check_axes)
 
     def sizes(self, devices: int) -> dict[str, int]:
         """The size of each axis on so many devices.
@@ -69,6 +75,11 @@ class ParallelConfig:
         if known > devices:
             raise ConfigError(f"parallel: {asked} needs {known} devices, and there are {devices}")
         return given
+
+
+def _check_axes(name: str, value: Any) -> None:
+    if not isinstance(value, tuple | list) or not all(axis is None or axis in AXES for axis in value):
+        raise ConfigError(f"{name} must be a tuple of mesh axes {list(AXES)} or None, got {value!r}")
 
 
 def make_mesh(config: ParallelConfig, devices: list[Any] | None = None) -> Mesh:

@@ -16,8 +16,9 @@ from jax.sharding import PartitionSpec as P
 
 from ..config import ConfigError, check_seed
 from ..nn.partitioning import ROWS
-from .optimizers import OptimizerConfig, in_float32, make_optimizer, make_schedule, stop_frozen
+from .optimizers import OptimizerConfig, in_float32, make_optimizer, stop_frozen
 from .paths import by_path
+from .schedules import make_schedule
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has
