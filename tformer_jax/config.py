@@ -69,6 +69,7 @@ POSITIVE = Wanted("be positive and finite", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Wanted("be finite and not negative", lambda x: 0 <= x < math.inf)
 SHARE = Wanted("be in [0, 1)", lambda x: 0 <= x < 1)
 INSIDE = Wanted("be in (0, 1)", lambda x: 0 < x < 1)
+UNSIGNED = Wanted("not be negative", lambda x: x >= 0)
 COUNT = Wanted("be a positive integer", lambda x: type(x) is int and x > 0)
 SEED = Wanted("be an integer in [0, 2^32)", lambda x: type(x) is int and 0 <= x < 2**32)
 

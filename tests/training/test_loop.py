@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from support import by_day, optimizer_config
 
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data.batches import Batches
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import Interrupted
@@ -378,8 +378,8 @@ def test_a_divergence_names_a_few_parameters_and_counts_the_rest(new_run):
 @pytest.mark.parametrize("field", ["steps", "accumulate", "log_every", "evaluate_every"])
 def test_a_config_that_cannot_be_names_the_field(field):
     """Training would end before it begins, or divide by zero at some step."""
-    with pytest.raises(ConfigError, match=rf"training\.{field} must be at least 1, got 0"):
-        TrainingConfig(**{"steps": 1, "evaluate_every": 1} | {field: 0})
+    with pytest.raises(ConfigError, match=rf"training\.{field} must be a positive integer, got 0"):
+        build(TrainingConfig, {"steps": 1, "evaluate_every": 1} | {field: 0}, "training")
 
 
 @pytest.mark.parametrize(
@@ -394,4 +394,4 @@ def test_a_config_that_cannot_be_names_the_field(field):
 def test_an_average_or_a_tolerance_that_cannot_be_names_the_field(fields, message):
     """The average would be the start for ever, or the parameters themselves; or the first skipped step too many."""
     with pytest.raises(ConfigError, match=message):
-        TrainingConfig(**{"steps": 1, "evaluate_every": 1} | fields)
+        build(TrainingConfig, {"steps": 1, "evaluate_every": 1} | fields, "training")

@@ -12,15 +12,17 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..config import ConfigError, check_choice
+from ..config import RUN, Component, ConfigError, Wanted, field
 from ..data.batches import Batches
 from ..nn.partitioning import AXES, ROWS
 from .paths import Table, check_table
 from .sharding import even_axes
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
+_SIZE = Wanted("be a positive integer, or -1 for what is left", lambda x: x > 0 or x == -1)
+
+
+class ParallelConfig(Component):
     """The `parallel` section of an experiment: where it runs. What it computes does not depend on it.
 
     Attributes:
@@ -35,29 +37,22 @@ class ParallelConfig:
         instead of the names of its axes (see `training.sharding`).
 
       One of the four sizes may be -1: as many as there are devices left.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
     """
 
-    mode: str = "jit"
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
-    sharding_table: Table = ()
+    mode: str = field("jit", among=("jit", "pmap"), part=RUN)
+    data: int = field(-1, _SIZE, part=RUN)
+    fsdp: int = field(1, _SIZE, part=RUN)
+    tensor: int = field(1, _SIZE, part=RUN)
+    sequence: int = field(1, _SIZE, part=RUN)
+    sharding_table: Table = field((), part=RUN)
 
-    def __post_init__(self):
-        check_choice("parallel.mode", self.mode, ("jit", "pmap"))
-        for name in AXES:
-            size = getattr(self, name)
-            if type(size) is not int or size == 0 or size < -1:
-                raise ConfigError(f"parallel.{name} must be a positive integer, or -1 for what is left, got {size!r}")
-            if self.mode == "pmap" and name != "data" and size != 1:
-                raise ConfigError(f"parallel.mode='pmap' spreads rows alone: parallel.{name} must be 1, got {size}")
+    def check(self) -> None:
+        for name in AXES[1:]:
+            if self.mode == "pmap" and (size := getattr(self, name)) != 1:
+                raise ConfigError(f"{name} must be 1 with mode='pmap', which spreads rows alone, got {size}")
         if (left := [name for name in AXES if getattr(self, name) == -1])[1:]:
-            raise ConfigError(f"only one size may be -1, got parallel.{' and parallel.'.join(left)}")
-        check_table("parallel.sharding_table", self.sharding_table, _check_axes)
+            raise ConfigError(f"{' and '.join(left)} are -1, and only one size may be")
+        check_table("sharding_table", self.sharding_table, _check_axes)
 
     def sizes(self, devices: int) -> dict[str, int]:
         """The size of each axis on so many devices.
