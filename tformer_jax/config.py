@@ -538,10 +538,10 @@ class TransformerConfig:
     pooling: str = "cls"
     pooler: bool = False
     output_softcap: float | None = None
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float = 0.0
-    activation_dropout_rate: float = 0.0
-    init_std: float | None = None
+    dropout_rate: float = field(0.1, traced=True)
+    attention_dropout_rate: float = field(0.0, traced=True)
+    activation_dropout_rate: float = field(0.0, traced=True)
+    init_std: float | None = field(None, traced=True)
     scale_residual_init: bool = False
     parametrization: str = "standard"
     base_width: int = 128

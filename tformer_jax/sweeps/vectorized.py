@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,53 +14,50 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..config import TransformerConfig
+from ..config import ORDER, Kind, leaves
 from ..tasks import Task
 from ..training.step import Arrays
 from .members import Member
-
-# What enters the program as an argument. A number that is 0 or None turns something off, which is another program.
-_NUMBERS = (
-    "optimizer.learning_rate", "optimizer.warmup_steps", "optimizer.b1", "optimizer.b2", "optimizer.eps",
-    "optimizer.momentum", "optimizer.weight_decay", "optimizer.clip_norm", "training.average_decay",
-    "task.label_smoothing", "task.z_loss", "task.mixup",
-    "model.dropout_rate", "model.attention_dropout_rate", "model.activation_dropout_rate", "model.init_std",
-)  # fmt: skip
 
 _AXIS = "members"
 _SHARDS = threading.Lock()
 ALIVE = "sweep.alive"
 
 
-def number_of(member: Member, name: str) -> float | None:
-    """Returns the value of a field, None where a config has no such field or leaves it out."""
-    section, _, field = name.partition(".")
-    if section == "model":
-        return member.experiment.model.get(field, TransformerConfig.default(field))
-    return getattr(getattr(member.experiment, section), field, None)
+def _fields(member: Member) -> Iterator[tuple[str, Any, Kind]]:
+    """Every field of a member's config, with its value, those of the model that follow from the data included."""
+    experiment = member.experiment
+    sections = {name: getattr(experiment, name) for name in ("task", "data", "optimizer", "training")}
+    for name, section in (sections | {"model": experiment.model_config({})}).items():
+        yield from leaves(section, f"{name}.")
+
+
+def _numbers(member: Member) -> dict[str, float]:
+    """What may enter a program as an argument, by name."""
+    return {name: value for name, value, kind in _fields(member) if kind.traced}
 
 
 def varying_numbers(members: Sequence[Member]) -> list[str]:
     """Returns the numbers in which members of one program differ: its arguments; the others are its constants."""
-    return [name for name in _NUMBERS if len({number_of(member, name) for member in members}) > 1]
+    first, *others = map(_numbers, members)
+    return [name for name, value in first.items() if any(other[name] != value for other in others)]
 
 
 def program_of(member: Member, *, one_order: bool) -> str:
     """Returns what members that are trained together have in common: their configs but for the values of numbers.
 
+    A number that is 0 or None turns something off, which is another program.
+
     Args:
       member: of the sweep.
       one_order: only members with the same order of batches go together: batches differ in their shapes.
     """
-    config = {name: dict(x) if isinstance(x, Mapping) else x for name, x in member.config.items()}
-    for name in _NUMBERS:
-        section, _, field = name.partition(".")
-        if field in config[section]:
-            config[section][field] = bool(config[section][field])
-    config["training"].pop("seed", None)
-    if not one_order:
-        config["data"].pop("order_seed", None)
-    return json.dumps(config, sort_keys=True)
+    common = {
+        name: bool(value) if kind.traced else value
+        for name, value, kind in _fields(member)
+        if name != "training.seed" and (one_order or kind.part != ORDER)
+    }
+    return json.dumps(common, sort_keys=True, default=repr)
 
 
 class Population:
@@ -101,9 +98,10 @@ class Population:
     def _take(self, members: Sequence[Member]) -> None:
         padded = [*members, *members[-1:] * (self.width - len(members))]
         self.members = list(members)
-        self.orders, orders = _distinct([number_of(m, "data.order_seed") for m in padded])
+        self.orders, orders = _distinct([m.experiment.data.order_seed for m in padded])
         keys = jnp.stack([m.experiment.training.key for m in padded])
-        numbers = {name: _array([number_of(m, name) for m in padded]) for name in self._varying}
+        found = list(map(_numbers, padded))
+        numbers = {name: _array([one[name] for one in found]) for name in self._varying}
         self._given = jax.device_put((keys, numbers, np.asarray(orders, np.int32)), self._spread)
 
     def of(self, members: Sequence[Member]) -> "Population":

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from ..analysis import flops
-from ..config import TransformerConfig
+from ..config import TransformerConfig, field
 from ..data import tokenizers
 from ..data.classes import load_classes
 from ..data.batches.buckets import padded_length
@@ -45,7 +45,7 @@ class TextClassificationTaskConfig:
 
     name: str = "text_classification"
     init_from: str | None = None
-    label_smoothing: float = 0.0
+    label_smoothing: float = field(0.0, traced=True)
 
     def __post_init__(self):
         check_name(self.name, "text_classification")
@@ -89,6 +89,11 @@ class TextClassificationTask(Classification):
     ) -> TextClassificationData:
         limit = model.get("max_length", TransformerConfig.default("max_length"))
         return TextClassificationData(config, limit, directory, progress)
+
+    @classmethod
+    def data_key(cls, task: Any, data: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+        more = {"model.max_length": model.get("max_length"), "task.init_from": task.init_from}
+        return super().data_key(task, data, model) | more
 
     @classmethod
     def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:
