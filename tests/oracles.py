@@ -19,8 +19,9 @@ def f64(x):
 
 
 def mask_by_loops(
-    B, N, T, S, *, causal=False, window=None, lengths=None, segments=None, explicit=None, query_pos=None, key_pos=None
-):
+    B, N, T, S, *, causal=False, window=None, prefix=None, lengths=None, segments=None, explicit=None,
+    query_pos=None, key_pos=None,
+):  # fmt: skip
     """Who may attend whom, [B N T S], one pair at a time."""
     q_pos = np.broadcast_to(np.arange(T) if query_pos is None else query_pos, (B, T))
     k_pos = np.broadcast_to(np.arange(S) if key_pos is None else key_pos, (B, S))
@@ -32,6 +33,8 @@ def mask_by_loops(
         if causal and k_pos[b, s] > q_pos[b, t]:
             see = False
         if window is not None and abs(int(q_pos[b, t]) - int(k_pos[b, s])) >= window:
+            see = False
+        if prefix is not None and k_pos[b, s] >= np.broadcast_to(prefix, B)[b]:
             see = False
         if lengths is not None and s >= lengths[b]:
             see = False

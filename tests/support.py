@@ -19,6 +19,7 @@ from jax.extend.core import Literal
 from tformer_jax import models
 from tformer_jax.config import build, merged, nested
 from tformer_jax.functional.kernels import blockwise
+from tformer_jax.training.optimizers import OptimizerConfig
 
 IMPLEMENTATIONS = ("reference", "blockwise")
 
@@ -33,6 +34,11 @@ def by_day(cases, *places):
     differs little."""
     parts = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [pytest.param(*part, marks=[] if i in places else pytest.mark.slow) for i, part in enumerate(parts)]
+
+
+def optimizer_config(**fields):
+    """The `optimizer` section of an experiment, Adam unless another name is given."""
+    return build(OptimizerConfig, {"name": "adam"} | fields, "optimizer")
 
 
 def examples(count: int):

@@ -64,6 +64,7 @@ POSITIVE = Wanted("be positive and finite", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Wanted("be finite and not negative", lambda x: 0 <= x < math.inf)
 SHARE = Wanted("be in [0, 1)", lambda x: 0 <= x < 1)
 INSIDE = Wanted("be in (0, 1)", lambda x: 0 < x < 1)
+UNSIGNED = Wanted("not be negative", lambda x: x >= 0)
 COUNT = Wanted("be a positive integer", lambda x: type(x) is int and x > 0)
 SEED = Wanted("be an integer in [0, 2^32)", lambda x: type(x) is int and 0 <= x < 2**32)
 
@@ -126,7 +127,7 @@ class Component:
 
     Attributes:
       registry: of a family whose members a config chooses by name; None: there is one class alone.
-      name: in the registry.
+      name: in the registry; of a family, that of its usual member.
     """
 
     registry: ClassVar[Mapping[str, type] | None] = None
@@ -269,11 +270,9 @@ def chosen(cls: type[_T], fields: Mapping[str, Any], where: str) -> tuple[type[_
     registry = getattr(cls, "registry", None)
     if registry is None:
         return cls, fields
-    if "name" not in fields:
-        if cls.name is None:
-            raise ConfigError(f"{where} needs name")
-        return cls, fields
-    chosen = registry.named(fields["name"], f"{where}.name")
+    if (name := fields.get("name", cls.name)) is None:
+        raise ConfigError(f"{where} needs name")
+    chosen = registry.named(name, f"{where}.name")
     return chosen, {name: value for name, value in fields.items() if name != "name"}
 
 

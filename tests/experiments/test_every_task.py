@@ -17,7 +17,7 @@ from support import by_day
 
 from experiments import cli
 from experiments.reporting import report
-from tformer_jax.config import ConfigError
+from tformer_jax.config import Component, ConfigError, to_dict
 from tformer_jax.data.files import DataError
 from tformer_jax.decoding import greedy, sampling
 from tformer_jax.tasks import TASKS
@@ -59,7 +59,8 @@ def test_every_preset_is_a_whole_config(module, preset):
     plain = config.to_dict()
     experiment = Experiment.from_config(plain)
     for section in ("task", "data", "optimizer", "training", "checkpoint"):
-        assert plain[section].keys() == vars(getattr(experiment, section)).keys()
+        held = getattr(experiment, section)
+        assert plain[section].keys() == (to_dict(held) if isinstance(held, Component) else vars(held)).keys()
     planned = experiment.task_class.planned_fields(experiment.data)
     known = experiment.model_config({}).fields_of(experiment.task_class.Model.__name__)
     assert plain["model"].keys() == set(known) - planned.keys() - {"precision"}

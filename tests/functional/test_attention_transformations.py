@@ -27,6 +27,10 @@ SEEN = {
     "window": (F.AttentionMask(window=(1, 2)), (DIFFERENCES >= -1) & (DIFFERENCES <= 2)),
     "lengths": (F.AttentionMask(lengths=LENGTHS), (jnp.arange(S) < LENGTHS[:, None])[:, None, None]),
     "segments": (F.AttentionMask(segments=SEGMENTS), (SEGMENTS[0][:, :, None] == SEGMENTS[1][:, None])[:, None]),
+    "union": (
+        F.AttentionMask(causal=True) | ~F.AttentionMask(lengths=LENGTHS),
+        (DIFFERENCES <= 0) | (jnp.arange(S) >= LENGTHS[:, None])[:, None, None],
+    ),
     "positions": (F.AttentionMask(causal=True, query_positions=POSITIONS), jnp.arange(S) <= POSITIONS[:, None]),
 }
 
@@ -135,7 +139,8 @@ def test_every_transformation_is_that_of_the_formula(implementation, seen):
     """A transformation is refused, or differentiates something else: a mask, a bias, a scale or a cap, wrongly."""
     ours, formula = both_functions(implementation, seen)
     mask = SEEN[seen][0]
-    by_rows = {} if mask is not None and (mask.lengths is not None or mask.segments is not None) else BY_ROWS
+    of_rows = mask is not None and any(part.lengths is not None or part.segments is not None for part in mask.parts)
+    by_rows = {} if of_rows else BY_ROWS
     ways = TRANSFORMATIONS | by_rows
     got, wanted = (quick_jit(lambda f=f: {name: run(f) for name, run in ways.items()})() for f in (ours, formula))
     for name in ways:

@@ -9,6 +9,7 @@ from support import assert_close, block_sizes, by_day, equations, normal, quick_
 
 import tformer_jax.functional as F
 from tformer_jax.functional.kernels import blockwise
+from tformer_jax.functional.masks import fitting
 
 DEFAULT_SIZES = blockwise._BLOCK_Q, blockwise._BLOCK_K
 
@@ -57,6 +58,70 @@ def test_blocks_that_no_query_may_see_are_not_read(how):
     for name, got, want in zip(("dq", "dk", "dv"), (dq, dk, dv), wanted, strict=False):
         assert_close(got, want, 1e-5, name)
     np.testing.assert_array_equal(dk[:, hidden], 0.0)
+
+
+CAUSAL, PREFIX = F.AttentionMask(causal=True), F.AttentionMask(prefix=3)
+APART = F.AttentionMask(segments=(np.full((2, 8), 1), np.tile(np.repeat([1, 0, 2, 0], 4), (2, 1))))
+HIDING_TOGETHER = {
+    "prefix LM": (CAUSAL | PREFIX, slice(8, 16)),
+    "prefixes LM": (CAUSAL | F.AttentionMask(prefix=np.array([3, 5])), slice(8, 16)),
+    "window or prefix": (F.AttentionMask(window=2) | PREFIX, slice(9, 16)),
+    "later keys": (~CAUSAL, slice(0, 1)),
+    "far keys": (CAUSAL & ~F.AttentionMask(window=3), slice(8, 16)),
+    "padding": (~F.AttentionMask(lengths=np.array([8, 10])), slice(0, 8)),
+    "other segments": (~APART & np.ones((2, 1, 8, 16), bool), slice(0, 4)),
+    "neither later nor in the prefix": (~(~CAUSAL | PREFIX), slice(8, 16)),
+}
+
+
+@pytest.mark.parametrize("how", by_day(HIDING_TOGETHER, 0, 1, 4, 6))
+def test_blocks_that_several_masks_hide_together_are_not_read(how):
+    """A combination of masks is asked for every tile."""
+    mask, hidden = HIDING_TOGETHER[how]
+    mask = jax.tree.map(lambda x: x if isinstance(x, int) else jnp.asarray(x), mask)
+    q, d_out = normal(0, 2, 8, 2, 2), normal(3, 2, 8, 2, 2)
+    k, v = (normal(i, 2, 16, 1, 2).at[:, hidden].set(jnp.nan) for i in (1, 2))
+    got = quick_jit(lambda q, k, v: value_and_gradients(q, k, v, mask, d_out))(q, k, v)
+    allowed = np.broadcast_to(mask.to_array(8, 16), (2, 2, 8, 16))
+    k, v = (np.nan_to_num(x) for x in (k, v))
+    wanted = oracles.attention(q, k, v, allowed), *oracles.attention_gradients(q, k, v, d_out, allowed)
+    for name, a, b in zip(("output", "dq", "dk", "dv"), got, wanted, strict=False):
+        assert_close(a, b, 1e-5, name)
+
+
+def some_mask(rng, T, S, by_program, depth=3):
+    """A mask of several of random kinds."""
+    if depth:
+        a, b = (some_mask(rng, T, S, by_program, depth - 1) for _ in range(2))
+        return (a & b, a | b, ~a, a)[rng.integers(4)]
+    kinds = [
+        dict(causal=True), dict(window=int(rng.integers(1, 9))), dict(window=(2, 0), causal=True),
+        dict(prefix=int(rng.integers(0, S))), dict(explicit=rng.random((T, S)) < 0.5), {},
+    ]  # fmt: skip
+    if by_program:
+        kinds += [
+            dict(prefix=rng.integers(0, S, 2)), dict(lengths=rng.integers(0, S, 2)),
+            dict(segments=(np.sort(rng.integers(0, 3, (2, T))), np.sort(rng.integers(0, 3, (2, S))))),
+        ]  # fmt: skip
+    return F.AttentionMask(**kinds[rng.integers(len(kinds))])
+
+
+@pytest.mark.parametrize("by_program", [False, True])
+def test_a_run_of_keys_holds_all_that_a_block_may_see(by_program):
+    """Some combination skips a key that some query sees."""
+    T, S = 12, 15
+    blocks = blockwise._Blocks.of(T, S)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        mask = fitting(some_mask(rng, T, S, by_program), 2, 1, T, S)
+        if by_program:
+            places = dict(query_positions=rng.integers(0, S, (2, T)), key_positions=rng.permutation(S))
+            mask = mask.placed(**jax.tree.map(jnp.asarray, places))
+        _, first, last = blockwise._plan(mask, blocks, S)
+        seen = np.broadcast_to(mask.to_array(T, S), (2, 1, T, S)).reshape(2, 3, 4, S).any((0, 2))
+        index = np.arange(S)
+        run = (index >= np.asarray(first)[:, None]) & (index < np.asarray(last)[:, None])
+        assert not (seen & ~run).any(), (seed, mask)
 
 
 def scattered(rng):

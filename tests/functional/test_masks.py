@@ -19,6 +19,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "window": dict(window=2),
     "window of one": dict(window=1),
     "causal window": dict(causal=True, window=3),
+    "prefix": dict(prefix=np.array([0, 3])),
+    "prefix of all rows, causal": dict(prefix=2, causal=True),
+    "prefix, keys in a ring": dict(prefix=np.array([4, 6]), key_positions=np.array([5, 6, 7, 3, 4])),
     "lengths": dict(lengths=np.array([3, 0])),
     "segments": dict(segments=(np.array([[0, 0, 1, 2], [3, 3, 3, 3]]), np.array([[0, 1, 1, 2, 2], [3, 0, 3, 0, 3]]))),
     "other segments": dict(
@@ -89,8 +92,10 @@ def test_and_takes_a_boolean_array_on_either_side(kind, side):
     array = np.random.default_rng(0).random((T, S)) < 0.5
     mask = F.AttentionMask(causal=True)
     combined = kind(array) & mask if side == "left" else mask & kind(array)
+    either = kind(array) | mask if side == "left" else mask | kind(array)
     assert isinstance(combined, F.AttentionMask)
     np.testing.assert_array_equal(as_array(combined), by_loops(dict(causal=True)) & array)
+    np.testing.assert_array_equal(as_array(either), by_loops(dict(causal=True)) | array)
 
 
 def test_and_with_none_changes_nothing():
@@ -102,8 +107,72 @@ def test_and_with_none_changes_nothing():
 def test_two_masks_with_different_positions_are_refused():
     """One of two contradicting sets of positions wins silently."""
     a, b = (F.AttentionMask(causal=True, query_positions=jnp.arange(4) + i) for i in (0, 1))
-    with pytest.raises(ValueError, match="both masks set query_positions"):
-        a & b
+    for combine in (lambda: a & b, lambda: a | ~b, lambda: (~a).placed(query_positions=jnp.arange(4))):
+        with pytest.raises(ValueError, match="both masks set query_positions"):
+            combine()
+
+
+EMPTY = np.iinfo(np.int32).max
+ALONE = [fields for fields in FIELDS.values() if not {"query_positions", "key_positions"} & set(fields)]
+PLACES: list[dict[str, Any]] = [
+    {},
+    dict(query_positions=np.arange(T) + 4, key_positions=np.array([5, EMPTY, 7, 3, 4])),
+    dict(query_positions=np.array([[0, 1, 2, 3], [2, 3, 4, 5]]), key_positions=np.array([[0, 1, 2, 3, EMPTY], [4, 5, 1, 2, 3]])),
+]
+
+
+def drawn(rng, places, depth=3):
+    """A mask of several, and who sees whom: nobody an empty slot by `~`."""
+    if depth == 0 or rng.random() < 0.2:
+        fields = ALONE[rng.integers(len(ALONE))]
+        return device(fields), by_loops(fields | places)
+    (a, sees_a), (b, sees_b) = (drawn(rng, places, depth - 1) for _ in range(2))
+    tokens = np.broadcast_to(places.get("key_positions", np.arange(S)), (B, S))[:, None, None] != EMPTY
+    return ((a & b, sees_a & sees_b), (a | b, sees_a | sees_b), (~a, ~sees_a & tokens))[rng.integers(3)]
+
+
+@pytest.mark.parametrize("places", PLACES, ids=["indices", "one cache", "caches"])
+def test_masks_are_an_algebra(places):
+    """A combination shows another pair, as a whole or by tiles, inside of a program or out, or shows an empty slot."""
+    for seed in range(15):
+        mask, wanted = drawn(np.random.default_rng(seed), places)
+        mask = mask.placed(**jax.tree.map(jnp.asarray, places))
+        np.testing.assert_array_equal(as_array(mask), wanted, err_msg=str(seed))
+        leaves, kind = jax.tree.flatten(mask)
+        assert wanted.all() or not jax.tree.unflatten(kind, leaves).hides_nothing
+        tile = jax.tree.unflatten(kind, leaves).tile(1, 2, 2, 3)
+        np.testing.assert_array_equal(np.broadcast_to(tile, (B, N, 2, 3)), wanted[:, :, 1:3, 2:5], err_msg=str(seed))
+
+
+def test_a_part_of_the_queries_sees_what_it_saw_in_the_whole():
+    """A device that has some of the queries takes them for the first ones, or another's segments."""
+    for seed in range(15):
+        mask, wanted = drawn(np.random.default_rng(seed), {})
+        whole = mask.cuttable(T)
+        part = jax.tree.map(lambda x, axis: x if axis < 0 else jnp.take(x, jnp.array([2, 3]), axis), whole, whole.query_axes)
+        found = np.broadcast_to(part.to_array(2, S), (B, N, 2, S))
+        np.testing.assert_array_equal(found, wanted[:, :, 2:], err_msg=str(seed))
+
+
+def test_what_a_mask_describes_is_mapped_over():
+    """An expression is no pytree whose arrays have rows."""
+    mask = F.AttentionMask(causal=True) | ~F.AttentionMask(prefix=jnp.array([1, 3]))
+    rows = jax.jit(jax.vmap(lambda mask: mask.to_array(T, S)[0, 0]))(mask)
+    np.testing.assert_array_equal(rows, as_array(mask)[:, 0])
+
+
+def test_a_prefix_is_seen_by_all_and_an_empty_slot_by_none():
+    """A prompt is causal within itself, a step of decoding sees less of it, or a prefix beyond all reaches empty slots."""
+    prefix_lm = F.AttentionMask(causal=True) | F.AttentionMask(prefix=jnp.array([2, 0]))
+    whole = as_array(prefix_lm, (2, 1, 5, 5))
+    assert whole[0, 0, 0].tolist() == [True, True, False, False, False]
+    for step in range(5):
+        slots = jnp.where(jnp.arange(5) <= max(step, 1), jnp.arange(5), EMPTY)
+        one = prefix_lm.placed(query_positions=jnp.array([step]), key_positions=slots)
+        np.testing.assert_array_equal(as_array(one, (2, 1, 1, 5))[:, :, 0], whole[:, :, step])
+    for prefix in (10**30, jnp.int32(EMPTY)):
+        mask = F.AttentionMask(prefix=prefix, key_positions=jnp.array([0, EMPTY]))
+        assert mask.to_array(1, 2).tolist() == [[[[True, False]]]]
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -191,6 +260,9 @@ def test_causal_mask_is_key_at_most_query(rows, columns):
     """Equation 8: a token sees the future, or not itself."""
     wanted = [[j <= i for j in range(columns or rows)] for i in range(rows)]
     np.testing.assert_array_equal(F.causal_mask(rows, columns), wanted)
+    places = jnp.array([np.arange(rows), np.arange(rows) + 1])
+    np.testing.assert_array_equal(F.causal_mask(places, columns or rows)[0], wanted)
+    np.testing.assert_array_equal(F.causal_mask(places - 1, jnp.arange(columns or rows))[1], wanted)
 
 
 def test_mask_to_bias_is_zero_and_minus_infinity():
@@ -198,6 +270,10 @@ def test_mask_to_bias_is_zero_and_minus_infinity():
     bias = F.mask_to_bias(jnp.array([[True, False]]))
     assert bias.dtype == jnp.float32
     np.testing.assert_array_equal(bias, [[0.0, -np.inf]])
+    scores = jnp.array([2.0, jnp.nan], jnp.bfloat16)
+    found = F.mask_to_bias(jnp.array([[True, False]]), scores)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, [[2.0, -np.inf]])
 
 
 @pytest.mark.parametrize(
@@ -211,6 +287,11 @@ def test_mask_to_bias_is_zero_and_minus_infinity():
         ("explicit mask must be boolean", lambda: F.AttentionMask(explicit=np.ones((2, 3))).to_array(2, 3)),
         ("explicit mask must broadcast to", lambda: F.AttentionMask(explicit=np.ones((2, 4), bool)).to_array(2, 3)),
         ("query_positions must have one of", lambda: F.AttentionMask(query_positions=np.arange(3)).to_array(2, 3)),
+        ("prefix must be an array, got a float", lambda: F.AttentionMask(prefix=2.5).to_array(2, 3)),
+        (
+            r"prefix must have one of the shapes \[\(\), \(1,\), \(2,\)\], got \(2, 2\)",
+            lambda: (F.AttentionMask(prefix=np.ones((2, 2), int)) | np.ones((2, 3), bool)).to_array(2, 3),
+        ),
         ("query_length must be an integer, got 2.0", lambda: F.AttentionMask().to_array(2.0, 3)),
         ("T must be an integer, got 3.0", lambda: F.causal_mask(3.0)),
         ("T and S must be at least 0, got 2 and -1", lambda: F.causal_mask(2, -1)),

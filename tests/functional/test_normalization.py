@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given, strategies as st
-from support import assert_close, examples, normal, quick_jit
+from hypothesis import given
+from hypothesis import strategies as st
+from support import assert_close, examples, normal, quick_jit, unchecked_annotations
 
 import tformer_jax.functional as F
 
@@ -133,3 +134,13 @@ def test_rms_norm_of_zeros_is_zero_with_a_finite_gradient():
     """eps stands outside of the root: 0 / 0."""
     value, gradient = jax.value_and_grad(lambda x: F.rms_norm(x, jnp.ones(4)).sum())(jnp.zeros(4))
     assert value == 0 and bool(jnp.isfinite(gradient).all())
+
+
+def test_a_gain_may_be_what_is_added_to_one():
+    """Gemma's weights, which are around 0, would multiply; or 1 + w is rounded to 16 bits before it does."""
+    x, gamma, beta = normal(0, 3, 4), normal(1, 4, scale=0.001, dtype=jnp.bfloat16), normal(2, 4)
+    one_more = 1 + gamma.astype(jnp.float32)
+    assert_close(F.rms_norm(x, gamma, unit_offset=True), F.rms_norm(x, one_more), 1e-7)
+    assert_close(F.layer_norm(x, gamma, beta, unit_offset=True), F.layer_norm(x, one_more, beta), 1e-7)
+    with unchecked_annotations(), pytest.raises(TypeError, match="^unit_offset must be True or False, got 1"):
+        F.rms_norm(x, gamma, unit_offset=1)

@@ -9,7 +9,7 @@ import optax
 import oracles
 import pytest
 from flax import nnx
-from support import as_text, assert_close, by_day, equations, fill, normal, quick_jit, tiny_config, tiny_model
+from support import as_text, assert_close, by_day, equations, fill, normal, optimizer_config, quick_jit, tiny_config, tiny_model
 
 import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models, nn
@@ -17,7 +17,8 @@ from tformer_jax.config import ConfigError
 from tformer_jax.nn.parameters import parameters
 from tformer_jax.nn.parametrization import attention_scale, check_optimizer, learning_rate_factors
 from tformer_jax.tasks.base import VocabularyLossConfig, vocabulary_loss
-from tformer_jax.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
+from tformer_jax.training.optimizers import make_optimizer
+from tformer_jax.training.schedules import make_schedule
 
 D, M = 8, 4  # of the tiny models here
 MUP = dict(parametrization="mup", base_width=D // M)
@@ -234,7 +235,7 @@ def test_dividing_changes_no_dtype():
 def training_program(name, **changes):
     """Initial parameters, what the model gives, and what a step with decay makes of them, as a program's text."""
     config = tiny_config(name, **VARIANTS[name] | changes)
-    optimizer = OptimizerConfig(name="adamw", learning_rate=0.1, schedule="constant", weight_decay=0.1)
+    optimizer = optimizer_config(name="adamw", learning_rate=0.1, schedule="constant", weight_decay=0.1)
     factors = learning_rate_factors(config) if changes else {}  # the standard program has no place for them
     optimizer = make_optimizer(optimizer, make_schedule(optimizer, 2), factors)
 
@@ -265,11 +266,12 @@ def test_at_the_base_width_it_is_the_standard_program(name):
 @pytest.mark.parametrize("name", ["adafactor", "muon", "sgd"])
 def test_an_optimizer_that_needs_other_factors_is_refused(name):
     """Its updates do not have the size of the learning rate: the factors would be those of another rule."""
+    rate = {"learning_rate": 0.1, "schedule": "constant"}
     with pytest.raises(ConfigError, match=rf"'mup' must be one of \['adam', 'adamw', 'lion'\], got '{name}'"):
-        check_optimizer(tiny_config(**MUP), name)
-    check_optimizer(tiny_config(), name)
+        check_optimizer(tiny_config(**MUP), optimizer_config(name=name, **rate))
+    check_optimizer(tiny_config(), optimizer_config(name=name, **rate))
     for other in ("adam", "adamw", "lion"):
-        check_optimizer(tiny_config(**MUP), other)
+        check_optimizer(tiny_config(**MUP), optimizer_config(name=other, **rate))
 
 
 # Coordinates -----------------------------------------------------------------------------------
@@ -285,7 +287,7 @@ def sizes(width, fields):
     """Mean absolute values at the start, and of what some steps of Adam change, by what they are of."""
     shape = dict(vocab_size=32, max_length=16, d_model=width, d_ff=4 * width, num_heads=width // 16, num_layers=2)
     config = TransformerConfig(**shape | dict(norm_position="pre", dropout_rate=0.0) | fields)
-    optimizer = OptimizerConfig(learning_rate=RATE, schedule="constant", eps=1e-12)
+    optimizer = optimizer_config(learning_rate=RATE, schedule="constant", eps=1e-12)
     optimizer = make_optimizer(optimizer, make_schedule(optimizer, STEPS), learning_rate_factors(config))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 32, (4, 16)))
 

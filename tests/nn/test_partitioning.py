@@ -40,6 +40,8 @@ CASES = {
     "booleans [B N T S] and causal": (F.AttentionMask(causal=True) & some_bools(6, B, N, T, T), None),
     "bias": (F.AttentionMask(causal=True), normal(7, 1, N, T, T)),
     "bias by key": (None, normal(8, B, N, 1, T)),
+    "prefix LM": (F.AttentionMask(causal=True) | F.AttentionMask(prefix=jnp.asarray([3, 9])), None),
+    "combined": (~(F.AttentionMask(segments=SEGMENTS) & some_bools(4, T, T)) | F.AttentionMask(window=3, prefix=5), None),
 }
 
 
@@ -60,7 +62,7 @@ def value_and_gradients(mask, bias, implementation, q, k, v):
 BOTH = [(name, "blockwise") for name in CASES] + [("causal window", "reference"), ("bias", "reference")]
 
 
-@pytest.mark.parametrize(("name", "implementation"), by_day(BOTH, 4, 12))
+@pytest.mark.parametrize(("name", "implementation"), by_day(BOTH, 4, 12, 14))
 def test_queries_on_several_devices_see_what_they_would_see_on_one(name, implementation):
     """A device would take its queries for the first ones: causality, windows, segments or a bias would be another's."""
     mask, bias = CASES[name]

@@ -125,8 +125,8 @@ BAD = {
     "d_model=16,17": "member 1 .*d_model must be divisible",
     "b1=0.5,1.0": "member 1 .*optimizer.b1 must be in",
     "seed=-1..0": r"member 0 \(seed=-1\).*seed must be an integer in",
-    "steps=0": "training.steps must be at least 1",
-    "weight_decay=0.1": "no meaning for 'adam'",
+    "steps=0": "training.steps must be a positive integer",
+    "weight_decay=0.1": "must be 0 with name='adam'",
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support import by_day, looks_pickled
 
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -135,20 +135,20 @@ def test_a_checkpoint_of_another_model_is_refused_by_array(saved, shapes, messag
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"every": 0}, r"checkpoint\.every must be at least 1, got 0"),
-        ({"keep": 0}, r"checkpoint\.keep must be at least 1, got 0"),
-        ({"keep_every": 0}, r"checkpoint\.keep_every must be at least 1, got 0"),
+        ({"every": 0}, r"checkpoint\.every must be a positive integer, got 0"),
+        ({"keep": 0}, r"checkpoint\.keep must be a positive integer, got 0"),
+        ({"keep_every": 0}, r"checkpoint\.keep_every must be a positive integer, got 0"),
         ({"keep_best": -1}, r"checkpoint\.keep_best must not be negative, got -1"),
         ({"keep_best": 1, "best": "lowes"}, r"checkpoint\.best must be one of .*got 'lowes'; did you mean 'lowest'"),
-        ({"every": 4, "keep_every": 6}, r"checkpoint\.keep_every=6 must be a multiple of checkpoint\.every=4"),
-        ({"best_metric": "accuracy"}, r"checkpoint\.best_metric goes with checkpoint\.keep_best, which is 0"),
-        ({"best": "highest"}, r"checkpoint\.best goes with checkpoint\.keep_best, which is 0"),
+        ({"every": 4, "keep_every": 6}, r"checkpoint\.keep_every=6 must be a multiple of every=4"),
+        ({"best_metric": "accuracy"}, r"checkpoint\.best_metric goes with keep_best, which is 0"),
+        ({"best": "highest"}, r"checkpoint\.best goes with keep_best, which is 0"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """No checkpoint would be written, none kept, or a wish for the best ones be ignored."""
     with pytest.raises(ConfigError, match=message):
-        CheckpointConfig(**{"every": 1} | fields)
+        build(CheckpointConfig, {"every": 1} | fields, "checkpoint")
 
 
 # Which are kept --------------------------------------------------------------------------------

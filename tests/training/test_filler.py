@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import by_day, quick_jit, unchecked_annotations
+from support import by_day, optimizer_config, quick_jit, unchecked_annotations
 
 from tformer_jax.data.batches import Batches
 from tformer_jax.tasks import ImageClassificationTask
-from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.parallel import ParallelConfig, SplitBatches
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.step import TrainState, make_train_step
@@ -126,12 +125,11 @@ def curve(mode, accumulate):
         return task.prepared_loss(flat, batch, key)
 
     training = TrainingConfig(steps=9, evaluate_every=9, accumulate=accumulate)
-    optimizer = OptimizerConfig(name="sgd", b1=0.0, learning_rate=0.1, schedule="constant")
+    optimizer = optimizer_config(name="sgd", momentum=0.0, learning_rate=0.1, schedule="constant")
     with unchecked_annotations():
         start = lambda rngs: {"w": jnp.zeros((16, CLASSES))}  # noqa: E731
         program = Program(start, loss, training, optimizer, prepare=task.prepare)
-        rules = ((r"w", jax.sharding.PartitionSpec()),)
-        trainer = Trainer(program, ParallelConfig(mode=mode, data=8 if mode == "pmap" else 1), rules=rules)
+        trainer = Trainer(program, ParallelConfig(mode=mode, data=8 if mode == "pmap" else 1))
         arrays, placed, found = trainer.initial(), trainer.placed(batches), []
         for i in range(6):
             arrays, metrics = trainer.step(arrays, placed.batch(i))

@@ -10,23 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec as P
-from support import by_day
+from support import by_day, optimizer_config
 
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data.batches import Batches
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import Interrupted
 from tformer_jax.training.loop import Diverged, train
 from tformer_jax.training.metrics import read_metrics
-from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
 from tformer_jax.training.trainer import Trainer
 
 STEPS, WIDTH = 12, 4
 TRAINING = TrainingConfig(steps=STEPS, seed=3, log_every=2, evaluate_every=5)
-OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=3)
+OPTIMIZER = optimizer_config(learning_rate=0.05, schedule="linear", warmup_steps=3)
 
 
 class Line(nnx.Module):
@@ -69,11 +67,9 @@ def validation(step, arrays):
     return {"loss": float(jnp.abs(arrays["model.w"] - 1).sum()), "told": float(step)}
 
 
-RULES = ((".*", P()),)
-
 
 def make_trainer(loss=None, training=None, **how):
-    return Trainer(Program(Line, loss or noisy_error, training or TRAINING, OPTIMIZER), rules=RULES, **how)
+    return Trainer(Program(Line, loss or noisy_error, training or TRAINING, OPTIMIZER), **how)
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +332,7 @@ def roots(model, batch, key):
 
 @functools.cache
 def several(count):
-    return Trainer(Program(lambda rngs: Several(count), roots, TRAINING, OPTIMIZER), rules=RULES)
+    return Trainer(Program(lambda rngs: Several(count), roots, TRAINING, OPTIMIZER))
 
 
 class Factors(Batches):
@@ -382,8 +378,8 @@ def test_a_divergence_names_a_few_parameters_and_counts_the_rest(new_run):
 @pytest.mark.parametrize("field", ["steps", "accumulate", "log_every", "evaluate_every"])
 def test_a_config_that_cannot_be_names_the_field(field):
     """Training would end before it begins, or divide by zero at some step."""
-    with pytest.raises(ConfigError, match=rf"training\.{field} must be at least 1, got 0"):
-        TrainingConfig(**{"steps": 1, "evaluate_every": 1} | {field: 0})
+    with pytest.raises(ConfigError, match=rf"training\.{field} must be a positive integer, got 0"):
+        build(TrainingConfig, {"steps": 1, "evaluate_every": 1} | {field: 0}, "training")
 
 
 @pytest.mark.parametrize(
@@ -398,4 +394,4 @@ def test_a_config_that_cannot_be_names_the_field(field):
 def test_an_average_or_a_tolerance_that_cannot_be_names_the_field(fields, message):
     """The average would be the start for ever, or the parameters themselves; or the first skipped step too many."""
     with pytest.raises(ConfigError, match=message):
-        TrainingConfig(**{"steps": 1, "evaluate_every": 1} | fields)
+        build(TrainingConfig, {"steps": 1, "evaluate_every": 1} | fields, "training")

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import by_day, quick_jit
+from flax import nnx
+from support import by_day, optimizer_config, quick_jit
 
 from tformer_jax.config import with_traced
 from tformer_jax.tasks import Task
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import pretrained_arrays
-from tformer_jax.training.optimizers import OptimizerConfig, in_float32, make_optimizer, make_schedule
+from tformer_jax.training.optimizers import in_float32, make_optimizer
+from tformer_jax.training.schedules import make_schedule
 from tformer_jax.training.parallel import SplitBatch
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
@@ -30,16 +32,19 @@ SIXTEEN = pytest.mark.parametrize("dtype", DTYPES)
 def make_params(dtype):
     """A stack of two matrices, factored by Adafactor and for Muon, a table and a bias."""
     rng = np.random.default_rng(0)
-    shapes = {"layers": {"w": (2, 128, 128), "b": (2, 3)}, "table": (5, 3)}
-    return jax.tree.map(
-        lambda shape: jnp.asarray(rng.standard_normal(shape), dtype), shapes, is_leaf=lambda x: isinstance(x, tuple)
-    )
+    drawn = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
+    return {"layers": {"w": said(drawn(2, 128, 128)), "b": drawn(2, 3)}, "table": drawn(5, 3)}
+
+
+def said(x, role="hidden"):
+    """A matrix, or a stack of them."""
+    return nnx.Param(x, axes=("a", "b"), contracted=("a",), batch=(), role=role)
 
 
 def optimizer_of(name, **fields):
-    read = {"b1": 0.99} if name not in ("adafactor",) else {}
+    read = {"momentum": 0.99} if name == "sgd" else {"b1": 0.99} if name != "adafactor" else {}
     read |= {"b2": 0.999} if name in ("adam", "adamw", "lion", "muon") else {}
-    config = OptimizerConfig(**{"name": name, "learning_rate": 1e-3, "schedule": "constant"} | read | fields)
+    config = optimizer_config(**{"name": name, "learning_rate": 1e-3, "schedule": "constant"} | read | fields)
     return make_optimizer(config, make_schedule(config, STEPS))
 
 
@@ -88,6 +93,7 @@ def test_memory_follows_its_recursion_for_20_000_steps(name, dtype):
         small["layers"]["w"] = (1, 128, 128)
     is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
     params = jax.tree.map(lambda shape: jnp.ones(shape, dtype), small, is_leaf=is_shape)
+    params["layers"]["w"] = said(params["layers"]["w"])
     optimizer, start = optimizer_of(name), params
 
     def body(t, state):
@@ -107,11 +113,11 @@ def test_memory_follows_its_recursion_for_20_000_steps(name, dtype):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_row_without_gradient_is_not_moved(name):
     """A token that the batch lacks: 0 / (0 + eps) is NaN where float16 has no such eps."""
-    params = {"table": jnp.ones((3, 4), jnp.float16)}
+    params = {"table": said(jnp.ones((3, 4), jnp.float16), "embedding")}
     optimizer = optimizer_of(name)
-    gradients = {"table": jnp.zeros((3, 4), jnp.float16).at[0].set(0.5)}
+    gradients = jax.tree.map(lambda x: jnp.zeros_like(x).at[0].set(0.5), params)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-    new = optax.apply_updates(params, updates)["table"]
+    new = optax.apply_updates(params, updates)["table"][...]
     np.testing.assert_array_equal(new[1:], 1.0)
     assert (new[0] < 1.0).all()
 
@@ -164,7 +170,7 @@ def loss(params, batch, key):
 def program(name, dtype, numbers):
     """Whose step has everything that remembers."""
     decay = {} if name == "adam" else {"weight_decay": 0.1}
-    optimizer = OptimizerConfig(
+    optimizer = optimizer_config(
         name=name, learning_rate=1e-3, schedule="constant", clip_norm=1.0, freeze=("layers.b",), **decay
     )
     training = TrainingConfig(steps=9, evaluate_every=1, accumulate=2, average_decay=0.9, max_skipped=2)
@@ -189,7 +195,7 @@ def stepped(mode, name, dtype):
         )
 
     if mode == "members":
-        read = [] if name == "adafactor" else ["b1"]
+        read = {"adafactor": [], "sgd": ["momentum"]}.get(name, ["b1"])
         numbers = {field: jnp.full(3, 0.5) for field in ("learning_rate", "clip_norm", "average_decay", *read)}
         return jax.eval_shape(jax.vmap(both, (0, None)), numbers, jnp.ones(rows))
     return jax.eval_shape(functools.partial(both, {}), jnp.ones(rows))

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from support import by_day, quick_jit
+from support import by_day, optimizer_config, quick_jit
 
-from tformer_jax.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
+from tformer_jax.training.optimizers import make_optimizer
+from tformer_jax.training.schedules import make_schedule
 
 # Schedules -------------------------------------------------------------------------------------
 
@@ -26,7 +27,7 @@ FORMULAS = {
 
 def rates(steps, total=TOTAL, **fields):
     """The learning rates of these steps, counted from 0."""
-    schedule = make_schedule(OptimizerConfig(**fields), total)
+    schedule = make_schedule(optimizer_config(**fields), total)
     return np.asarray(schedule(np.asarray(steps)))
 
 
@@ -80,6 +81,22 @@ class Module(nnx.Module):
             setattr(self, name, value)
 
 
+# What a parameter says that it is, by the end of its path: its axes, of which contracted, its role.
+SAID = {
+    "output.w": ("a b", "a", "output"), "w": ("a b", "a", "hidden"), "w1": ("a b", "a", "hidden"),
+    "w2": ("a b", "a", "hidden"), "w_q": ("a b c", "a", "hidden"), "w_k": ("a b c", "a", "hidden"),
+    "w_o": ("a b c", "a b", "hidden"), "w_out": ("a b c", "a b", "hidden"), "table": ("a b", "a", "embedding"),
+    "b": ("a", "", "bias"), "b1": ("a", "", "bias"), "beta": ("a", "", "bias"), "b_q": ("a b", "", "bias"),
+    "gamma": ("a", "", "gain"),
+}  # fmt: skip
+
+
+def parameter(path, value):
+    axes, contracted, role = next(said for end, said in SAID.items() if f".{path}".endswith(f".{end}"))
+    said = {"axes": tuple(axes.split()), "contracted": tuple(contracted.split()), "batch": (), "role": role}
+    return nnx.Param(value, **said)
+
+
 def module(shapes, seed=0):
     """A module of random parameters of these shapes, by their paths."""
     rng, tree = np.random.default_rng(seed), {}
@@ -88,7 +105,7 @@ def module(shapes, seed=0):
         inner = tree
         for part in above:
             inner = inner.setdefault(part, {})
-        inner[name] = nnx.Param(jnp.asarray(rng.standard_normal(shape), jnp.float32))
+        inner[name] = parameter(path, jnp.asarray(rng.standard_normal(shape), jnp.float32))
 
     def build(held):
         return Module(**{name: build(x) if isinstance(x, dict) else x for name, x in held.items()})
@@ -118,7 +135,7 @@ def gradients_at(step, scale=1.0, shapes=SHAPES):
 
 def trajectory(steps=STEPS, gradients=gradients_at, shapes=SHAPES, start=None, **fields):
     """The parameters after each step."""
-    config = OptimizerConfig(**{"learning_rate": 0.05, "schedule": "constant"} | fields)
+    config = optimizer_config(**{"learning_rate": 0.05, "schedule": "constant"} | fields)
     optimizer = make_optimizer(config, make_schedule(config, steps))
     model = module(shapes) if start is None else start
     structure, order = jax.tree.structure(model), list(arrays_of(model))
@@ -188,7 +205,7 @@ def test_adamw_with_a_schedule_follows_torch():
 def test_sgd_follows_torch(momentum):
     """Momentum would be damped, be Nesterov's, or be there without being asked for."""
     wanted = torch_trajectory(lambda torch, groups: torch.optim.SGD(groups, momentum=momentum), [0.05] * STEPS)
-    assert_same_trajectory(trajectory(name="sgd", b1=momentum), wanted)
+    assert_same_trajectory(trajectory(name="sgd", momentum=momentum), wanted)
 
 
 @pytest.mark.parametrize("name", by_day(["adamw", "adafactor", "lion", "muon", "sgd"], 0, 1, 3))
@@ -255,7 +272,7 @@ def test_sgd_decays_beside_its_momentum():
         s["m"] = 0.8 * s.get("m", 0.0) + g
         return s["m"].copy()
 
-    assert_same_trajectory(trajectory(name="sgd", b1=0.8, weight_decay=0.3), by_hand(direction, decay=0.3))
+    assert_same_trajectory(trajectory(name="sgd", momentum=0.8, weight_decay=0.3), by_hand(direction, decay=0.3))
 
 
 def test_lion_is_that_of_the_paper():
@@ -347,7 +364,7 @@ def test_adafactor_updates_a_layer_like_a_matrix_of_its_own(adafactor, layer, al
 @pytest.mark.parametrize("path", [W1, "encoder.layers.attention.w_q", "encoder.layers.attention.w_o"])
 def test_adafactor_holds_rows_and_columns_of_each_layer(path):
     """Its memory would be that of Adam, which is why one takes it."""
-    config = OptimizerConfig(name="adafactor", learning_rate=0.1, schedule="constant")
+    config = optimizer_config(name="adafactor", learning_rate=0.1, schedule="constant")
     state = jax.eval_shape(make_optimizer(config, make_schedule(config, 1)).init, large())
     held = [leaf for where, leaf in jax.tree_util.tree_leaves_with_path(state) if path in name_of(where)]
     assert 2 * (128 + 130) <= sum(math.prod(x.shape) for x in held) < 2 * (128 + 130) + 9

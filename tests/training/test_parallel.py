@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from support import examples, unchecked_annotations
 
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data.batches import Batches
 from tformer_jax.data.batches.buckets import Buckets, LabelledBuckets, choose_buckets
 from tformer_jax.data.batches.packed import Packed
@@ -25,26 +25,26 @@ from tformer_jax.training.parallel import AXES, ParallelConfig, PlacedBatches, S
         ({"mode": "pjit"}, r"parallel\.mode must be one of .*got 'pjit'; did you mean 'jit'"),
         ({"data": 0}, r"parallel\.data must be a positive integer, or -1 for what is left, got 0"),
         ({"fsdp": -2}, r"parallel\.fsdp must be a positive integer, or -1 for what is left, got -2"),
-        ({"tensor": 2.0}, r"parallel\.tensor must be a positive integer, or -1 for what is left, got 2\.0"),
-        ({"sequence": "8"}, r"parallel\.sequence must be a positive integer, or -1 for what is left, got '8'"),
-        ({"sequence": True}, r"parallel\.sequence must be a positive integer, or -1 for what is left, got True"),
-        ({"data": None}, r"parallel\.data must be a positive integer, or -1 for what is left, got None"),
-        ({"fsdp": -1}, r"only one size may be -1, got parallel\.data and parallel\.fsdp"),
-        ({"data": 2, "tensor": -1, "sequence": -1}, r"only one size may be -1, got parallel\.tensor and .*sequence"),
+        ({"tensor": 2.0}, r"parallel\.tensor must be an integer, got 2\.0"),
+        ({"sequence": "8"}, r"parallel\.sequence must be an integer, got '8'"),
+        ({"sequence": True}, r"parallel\.sequence must be an integer, got True"),
+        ({"data": None}, r"parallel\.data must be an integer, got None"),
+        ({"fsdp": -1}, r"parallel\.data and fsdp are -1, and only one size may be"),
+        ({"data": 2, "tensor": -1, "sequence": -1}, r"parallel\.tensor and sequence are -1, and only one"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """The error would be the library's, of an array of devices, when the data has been read already."""
     with unchecked_annotations(), pytest.raises(ConfigError, match=message):
-        ParallelConfig(**fields)
+        build(ParallelConfig, fields, "parallel")
 
 
 @pytest.mark.parametrize("axis", ["fsdp", "tensor", "sequence"])
 @pytest.mark.parametrize("size", [2, -1])
 def test_pmap_spreads_rows_alone(axis, size):
     """A size would be ignored: under pmap every device holds the whole state."""
-    with pytest.raises(ConfigError, match=rf"mode='pmap' spreads rows alone: parallel\.{axis} must be 1, got {size}"):
-        ParallelConfig(mode="pmap", data=1, **{axis: size})
+    with pytest.raises(ConfigError, match=rf"parallel\.{axis} must be 1 with mode='pmap', .* got {size}"):
+        build(ParallelConfig, {"mode": "pmap", "data": 1, axis: size}, "parallel")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import tiny_runs
 from recorded import Recorder, compilations
 from support import by_day
 
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data import running_text
 from tformer_jax.data.batches import Batches, Part
 from tformer_jax.training.experiment import Experiment, load_run, run_training
@@ -144,5 +144,5 @@ def test_a_validation_is_of_the_part_and_the_report_of_all(recorded):
 def test_a_part_without_batches_is_refused():
     """A validation would be of nothing."""
     for count in (0, -1):
-        with pytest.raises(ConfigError, match=r"training\.validation_batches must be at least 1, or None, got"):
-            TrainingConfig(steps=1, evaluate_every=1, validation_batches=count)
+        with pytest.raises(ConfigError, match=r"training\.validation_batches must be a positive integer, got"):
+            build(TrainingConfig, {"steps": 1, "evaluate_every": 1, "validation_batches": count}, "training")

@@ -1,4 +1,4 @@
-"""Where each array lies: one row of the table for every parameter, and on each device its part and no more."""
+"""Where each array lies: by the names of its axes, and on each device its part and no more."""
 
 import functools
 import math
@@ -10,21 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from support import by_day, tiny_config
+from support import by_day, optimizer_config, tiny_config
 
 from tformer_jax import models
 from tformer_jax.config import ConfigError
-from tformer_jax.training.optimizers import OptimizerConfig
+from tformer_jax.nn.parameters import ParameterInfo, parameters
 from tformer_jax.training.parallel import ParallelConfig, make_mesh
 from tformer_jax.training.program import Program, TrainingConfig
-from tformer_jax.training.sharding import (
-    SHARDING_RULES,
-    bytes_per_device,
-    match_rules,
-    shardings,
-    state_specs,
-    undivided,
-)
+from tformer_jax.training.sharding import bytes_per_device, parameter_spec, shardings, state_specs, undivided
 from tformer_jax.training.trainer import Trainer
 
 VARIANTS = {
@@ -37,48 +30,29 @@ VARIANTS = {
 
 
 @functools.cache
-def parameters(model, **changes):
-    """Shape of each parameter by its path; nothing is allocated."""
+def infos(model, **changes):
+    """What each parameter is, by its path; nothing is allocated."""
     config = tiny_config(model, **VARIANTS[model] | changes)
-    abstract = jax.eval_shape(lambda: getattr(models, model)(config, rngs=nnx.Rngs(0)))
-    leaves = jax.tree_util.tree_leaves_with_path(abstract)
-    return {jax.tree_util.keystr(p, simple=True, separator=".").removesuffix(".value"): x.shape for p, x in leaves}
-
-
-def abstract(shapes):
-    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    return parameters(jax.eval_shape(lambda: getattr(models, model)(config, rngs=nnx.Rngs(0))))
 
 
 def mesh_of(**sizes):
     return make_mesh(ParallelConfig(**{"data": 1} | sizes))
 
 
-# The table -------------------------------------------------------------------------------------
+def info_of(*shape, axes="", contracted="", role="hidden"):
+    return ParameterInfo(shape, tuple(axes.split()), tuple(contracted.split()), (), role)
 
 
-@pytest.mark.parametrize("model", VARIANTS)
-def test_every_parameter_has_exactly_one_row(model):
-    """A new parameter would lie whole on every device, or where the first of two rows says."""
-    found = match_rules(SHARDING_RULES, parameters(model))
-    for path, shape in parameters(model).items():
-        rows = [spec for pattern, spec in SHARDING_RULES if re.fullmatch(pattern, path)]
-        assert rows == [found[path]], path
-        assert len(found[path]) <= len(shape), path
-
-
-def test_every_row_has_a_parameter():
-    """A row would stand for a parameter that is called otherwise by now."""
-    paths = [path for model in VARIANTS for path in parameters(model)]
-    assert [pattern for pattern, _ in SHARDING_RULES if not any(re.fullmatch(pattern, path) for path in paths)] == []
-
+# Axes ------------------------------------------------------------------------------------------
 
 # What must be split, by the last part of a path: the axes of the parameter, those before them being of layers.
 SPLIT = {
     "w_q": "D N H", "w_k": "D N H", "w_v": "D N H", "w_o": "N H D", "b_q": "N H", "b_k": "N H", "b_v": "N H",
     "w1": "D F", "w_gate": "D F", "w2": "F D", "b1": "F", "b_gate": "F",
     "embedding.table": "V D", "output.w": "D V", "output.b": "V", "transform.w": "D E", "pooler.w": "D E",
-    "classifier.w": "D c", "patch_embedding.w": "p D", "positions.table": "t D", "token_types.table": "t D",
-    "position_table": "t D",
+    "transform.b": "E", "pooler.b": "E", "classifier.w": "D c", "patch_embedding.w": "p D", "positions.table": "t D",
+    "token_types.table": "t D", "position_table": "t D", "position_bias.table": "b N",
 }  # fmt: skip
 OF = {"N": "tensor", "F": "tensor", "V": "tensor", "E": "tensor", "D": "fsdp"}
 
@@ -86,32 +60,37 @@ OF = {"N": "tensor", "F": "tensor", "V": "tensor", "E": "tensor", "D": "fsdp"}
 @pytest.mark.parametrize("model", VARIANTS)
 def test_matrices_are_split_by_what_their_axes_are(model):
     """Heads would be torn apart, or what is large be whole: heads, widths and words go to tensor, D goes to fsdp."""
-    for path, spec in match_rules(SHARDING_RULES, parameters(model)).items():
+    for path, info in infos(model).items():
         axes = next((axes for end, axes in SPLIT.items() if re.fullmatch(rf"(.*[._])?{re.escape(end)}", path)), "")
-        assert (path, tuple(spec)) == (path, tuple(OF.get(axis) for axis in axes.split()))
+        wanted = [OF.get(axis) for axis in axes.split()]
+        wanted = [None] * (len(info.shape) - len(wanted)) + wanted if any(wanted) else []
+        assert (path, list(parameter_spec(path, info, mesh_of()))) == (path, wanted)
 
 
-RULES = ((r".*\.w", P("fsdp")), (r"a\..*", P()), (r"b", P()))
+@pytest.mark.parametrize(
+    ("info", "wanted"),
+    [
+        (info_of(3, 4, 8, 8, axes="experts model ff", contracted="model"), (None, "tensor", "fsdp", None)),
+        (info_of(6, 8, 8, axes="experts model ff", contracted="model"), (None, "fsdp", "tensor")),
+        (info_of(4, 8, axes="experts model", role="bias"), ("tensor", None)),
+        (info_of(8, 4, axes="model experts", contracted="model"), ("fsdp", "tensor")),
+        (info_of(8, 8, axes="left right", contracted="left"), ()),
+    ],
+    ids=["experts", "experts that do not divide", "biases of experts", "router", "unknown"],
+)
+def test_a_mesh_axis_goes_to_the_first_axis_that_divides(info, wanted):
+    """An axis of the mesh would be given twice, which JAX refuses, or be left unused where another could take it."""
+    assert tuple(parameter_spec("w", info, mesh_of(fsdp=2, tensor=4))) == wanted
 
 
-def test_a_parameter_without_a_row_is_an_error_by_name():
-    """It would lie whole on every device, and nobody would know why memory is short."""
-    with pytest.raises(ConfigError, match=r"no row of the sharding table match.* parameter c\.b; exactly one must"):
-        match_rules(RULES, ["b", "c.w", "c.b"])
-
-
-def test_a_parameter_with_several_rows_is_an_error_that_names_them():
-    """The order of the rows would decide, although none of them says that it comes first."""
-    with pytest.raises(ConfigError) as error:
-        match_rules(RULES, ["b", "a.w"])
-    for part in ("several rows", r".*\.w", r"a\..*", "the parameter a.w"):
-        assert part in str(error.value)
-
-
-def test_a_row_must_match_the_whole_path():
-    """A row for `b` would reach into every path that has a b in it."""
-    with pytest.raises(ConfigError, match="no row .* the parameter bb"):
-        match_rules(RULES, ["bb"])
+def test_a_row_of_the_users_table_comes_before_the_names():
+    """One could not lay out otherwise what a name says nothing of, or says too much."""
+    info = info_of(3, 8, 8, axes="model ff", contracted="model")
+    table = ((r"a\..*", ("tensor", "fsdp")), (r"b", (None, None)), (r"c", ("tensor",)))
+    found = {path: tuple(parameter_spec(path, info, mesh_of(fsdp=2, tensor=4), table)) for path in ("a.w", "b", "c", "ab")}
+    assert found == {"a.w": (None, "tensor", "fsdp"), "b": (), "c": (None, None, "tensor"), "ab": (None, "fsdp", "tensor")}
+    with pytest.raises(ConfigError, match=r"sharding_table: the row 'b' has 4 axes, b is \[3, 8, 8\]"):
+        parameter_spec("b", info, mesh_of(), ((r"b", (None,) * 4),))
 
 
 # The state -------------------------------------------------------------------------------------
@@ -126,7 +105,7 @@ def trainer(optimizer="adam", mode="jit", **sizes):
         lambda rngs: models.CausalLM(config, rngs=rngs),
         lambda model, batch, key: (jnp.float32(0.0), jnp.float32(1.0), {}),
         TrainingConfig(steps=1, evaluate_every=1, average_decay=0.5),
-        OptimizerConfig(name=optimizer, learning_rate=0.1, schedule="constant"),
+        optimizer_config(name=optimizer, learning_rate=0.1, schedule="constant"),
     )
     return Trainer(program, ParallelConfig(mode=mode, **{"data": 1} | sizes))
 
@@ -165,11 +144,12 @@ def test_the_factors_of_adafactor_are_whole():
 
 def test_a_path_within_another_is_not_taken_for_it():
     """The moments of an inner layer would lie where the parameter of the same last name does."""
-    shapes = {"model.w": (8, 8), "model.inner.w": (8, 8), "optimizer.mu.w": (8, 8), "optimizer.mu.inner.w": (8, 8)}
-    specs = state_specs(((r"w", P("fsdp")), (r"inner\.w", P("tensor"))), abstract(shapes), mesh_of(fsdp=2, tensor=4))
-    assert {name: spec[-1] for name, spec in specs.items()} == {
-        "model.w": "fsdp", "model.inner.w": "tensor", "optimizer.mu.w": "fsdp", "optimizer.mu.inner.w": "tensor",
-    }  # fmt: skip
+    held = {"w": info_of(8, 8, axes="model a"), "inner.w": info_of(8, 8, axes="a ff")}
+    names = ("model.w", "model.inner.w", "optimizer.mu.w", "optimizer.mu.inner.w")
+    shapes = dict.fromkeys(names, jax.ShapeDtypeStruct((8, 8), jnp.float32))
+    specs = state_specs(held, shapes, mesh_of(fsdp=2, tensor=4))
+    wanted = [("fsdp", None), (None, "tensor"), ("fsdp", None), (None, "tensor")]
+    assert [tuple(specs[name]) for name in names] == wanted
 
 
 def test_under_pmap_every_device_has_the_whole_state():
@@ -183,35 +163,28 @@ def test_under_pmap_every_device_has_the_whole_state():
 ODD = dict(d_model=48, num_heads=6, d_ff=64, vocab_size=13)
 
 
-def odd(mesh):
-    """Shapes of the odd model and where they lie on a mesh."""
-    shapes = abstract({f"model.{path}": shape for path, shape in parameters("CausalLM", **ODD).items()})
-    return shapes, {name.removeprefix("model."): s for name, s in state_specs(SHARDING_RULES, shapes, mesh).items()}
-
-
 def test_an_axis_that_does_not_divide_stays_whole_and_the_others_do_not():
     """Placing the parameter would fail, or one odd axis would cost the split of all of them."""
-    _, specs = odd(mesh_of(fsdp=2, tensor=4))
-    found = {end: next(tuple(s) for path, s in specs.items() if path.endswith(end)) for end in ("w_q", "b_q", "w1")}
-    assert found == {"w_q": (None, "fsdp", None, None), "b_q": (None, None, None), "w1": (None, "fsdp", "tensor")}
-    assert tuple(specs["embedding.table"]) == (None, "fsdp")
+    mesh = mesh_of(fsdp=2, tensor=4)
+    specs = {path: tuple(parameter_spec(path, info, mesh)) for path, info in infos("CausalLM", **ODD).items()}
+    found = {end: next(s for path, s in specs.items() if path.endswith(end)) for end in ("w_q", "b_q", "w1")}
+    assert found == {"w_q": (None, "fsdp", None, None), "b_q": (), "w1": (None, "fsdp", "tensor")}
+    assert specs["embedding.table"] == (None, "fsdp")
 
 
 def test_what_stays_whole_is_named():
-    """Nobody would know that a mesh splits less than the table says: exactly the parameters with heads and words."""
-    shapes, _ = odd(mesh_of())
-    ends = {f"attention.{name}" for name in ("w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v")} | {"embedding.table"}
-    wanted = {name[6:] for name in shapes if any(name.endswith(end) for end in ends)}
-    assert set(undivided(SHARDING_RULES, shapes, mesh_of(fsdp=2, tensor=4))) == wanted
-    assert len(wanted) == 8
+    """Nobody would know that a mesh splits less than it could: exactly the parameters with heads and words."""
+    names = ("w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v")
+    ends = {f"attention.{name}" for name in names} | {"embedding.table", "position_bias.table"}
+    wanted = {path for path in infos("CausalLM", **ODD) if any(path.endswith(end) for end in ends)}
+    assert set(undivided(infos("CausalLM", **ODD), mesh_of(fsdp=2, tensor=4))) == wanted
+    assert len(wanted) == 9
 
 
 @pytest.mark.parametrize("sizes", [{}, {"data": 8}, {"fsdp": 8}, {"tensor": 2}], ids=str)
 def test_where_all_divides_nothing_is_named(sizes):
     """People would be told of a loss that there is none of; 1 divides everything, and 2 the heads."""
-    even = parameters("CausalLM", **ODD | {"vocab_size": 16})
-    shapes = abstract({f"model.{path}": shape for path, shape in even.items()})
-    assert undivided(SHARDING_RULES, shapes, mesh_of(**sizes)) == []
+    assert undivided(infos("CausalLM", **ODD | {"vocab_size": 16}), mesh_of(**sizes)) == []
 
 
 # On the devices --------------------------------------------------------------------------------

@@ -16,22 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec as P
-from support import by_day
+from support import by_day, optimizer_config
 
 from tformer_jax.data.batches import Batches
 from tformer_jax.training import interruption
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, Interruption
 from tformer_jax.training.loop import Diverged, train
-from tformer_jax.training.optimizers import OptimizerConfig
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
 from tformer_jax.training.trainer import Trainer
 
 STEPS, EVERY, WIDTH, DECAY = 12, 4, 4, 0.3
 TRAINING = {"steps": STEPS, "seed": 3, "log_every": 1, "evaluate_every": 6}
-OPTIMIZER = OptimizerConfig(learning_rate=0.05, schedule="linear", warmup_steps=3)
+OPTIMIZER = optimizer_config(learning_rate=0.05, schedule="linear", warmup_steps=3)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -72,7 +70,7 @@ class Data(Batches):
 
 def make_trainer(**training):
     program = Program(Line, noisy_error, TrainingConfig(**TRAINING | training), OPTIMIZER)
-    return Trainer(program, rules=((".*", P()),))
+    return Trainer(program)
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,8 @@ def check_goes_with(section: Component, name: str, other: str, value: str) -> No
 class Data:
     """The data of an experiment: read, split, and ready to be asked for batches.
 
+    A subclass says how they are split, what batches need (`prepare`), and makes batches.
+
     Attributes:
       config: the `data` section.
       splits: examples by split: "train", "validation", "test".
@@ -95,15 +97,15 @@ class Data:
         """
         self.config, notes = config, []
         with progress.phase("reading data"):
-            self.splits = self._split(config.read(notes.append), notes.append)
+            self.splits = self.split(config.read(notes.append), notes.append)
             if self.classes is not None:
                 keep_classes(self.classes, directory)
             # before a tokenizer is kept, which is of these data
-            digest.keep_digests({name: self._digest(part) for name, part in self.splits.items()}, directory)
-        sizes = ", ".join(f"{len(part):,} {name}{self._size(part)}" for name, part in self.splits.items())
+            digest.keep_digests({name: self.digest_of(part) for name, part in self.splits.items()}, directory)
+        sizes = ", ".join(f"{len(part):,} {name}{self.size_of(part)}" for name, part in self.splits.items())
         by = f", split by {config.split}" if hasattr(config, "split") else ""
         self.report = [f"{sizes} {self.unit} ({config.source}{by})", *notes]
-        self._prepare(directory, progress)
+        self.prepare(directory, progress)
 
     def train_batches(self, rows_multiple: int = 1) -> Batches:
         """Returns random-access training batches; adds what is to be said of them to the report.
@@ -120,21 +122,22 @@ class Data:
         """Returns the batches of one pass over a split, in order."""
         raise NotImplementedError
 
-    def _split(self, found: Any, say: Say) -> dict[str, Any]:
-        """Returns what the source has, by split; sets `classes`."""
+    def split(self, found: Any, say: Say) -> dict[str, Any]:
+        """Returns what the source has, by split; sets `classes`, where there are any."""
         raise NotImplementedError
 
-    def _prepare(self, directory: Path, progress: Progress) -> None:
-        """Makes what batches need, once the data are split."""
+    def prepare(self, directory: Path, progress: Progress) -> None:
+        """Makes what batches need, such as a tokenizer, once the data are split."""
 
-    def _size(self, part: Any) -> str:
+    def size_of(self, part: Any) -> str:
         """Returns what is said of a split beside the number of its examples."""
         return ""
 
-    def _digest(self, part: Any) -> digest.Digest:
+    def digest_of(self, part: Any) -> digest.Digest:
+        """Returns the digest of a split."""
         return digest.of_texts(self.unit, (example[:2] for example in part))
 
-    def _fitting(self, split: str, limit: int, of: str, *sides: Sequence[Sequence[int]]) -> tuple[list[Any], ...]:
+    def fitting(self, split: str, limit: int, of: str, *sides: Sequence[Sequence[int]]) -> tuple[list[Any], ...]:
         """Returns the examples of a split of at most `limit` tokens on each side, and the sides; reports the others once.
 
         Args:

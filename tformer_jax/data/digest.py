@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import DataError, file_sha256, in_threads, write_whole
+from .files import DataError, file_sha256, in_threads, reading, write_whole
 from .sources.images import LabelledImages
 from .unchanged import remembered
 
@@ -24,19 +24,12 @@ class OtherData(DataError):
 
 def of_texts(unit: str, examples: Iterable[Sequence[str]]) -> Digest:
     """Returns the digest of examples that are several texts each; `unit` is what they are called, in the plural."""
-    sums = [_sum_of(texts) for texts in examples]
-    return {unit: len(sums), **_summed(sums)}
+    return _digest(unit, [_sum_of("".join(f"{len(text)} {text}" for text in texts)) for texts in examples])
 
 
 def of_documents(texts: Sequence[str]) -> Digest:
     """Returns the digest of running texts, which may be few and long: their characters are counted too."""
-    sums = [_sum_of([text]) for text in texts]
-    return {"documents": len(sums), "characters": sum(map(len, texts)), **_summed(sums)}
-
-
-def _sum_of(texts: Sequence[str]) -> bytes:
-    framed = "".join(f"{len(text)} {text}" for text in texts)
-    return hashlib.sha256(framed.encode("utf-8", "surrogatepass")).digest()
+    return _digest("documents", [_sum_of(f"{len(text)} {text}") for text in texts], characters=sum(map(len, texts)))
 
 
 def of_images(images: LabelledImages) -> Digest:
@@ -47,29 +40,28 @@ def of_images(images: LabelledImages) -> Digest:
     Raises:
       DataError: a file cannot be read.
     """
-    if images.images.dtype == object:
-        files = images.images
-        read = lambda: _of_labelled(images, [bytes.fromhex(x) for x in in_threads(file_sha256, files)])  # noqa: E731
-        return remembered(files, images.labels.tobytes(), read)
-    return _of_labelled(images, [f"{image.shape}".encode() + image.tobytes() for image in images.images])
+
+    def of(contents: Iterable[bytes]) -> Digest:
+        labelled = zip(images.labels.tolist(), contents, strict=True)
+        return _digest("images", [hashlib.sha256(b"%d %b" % example).digest() for example in labelled])
+
+    if images.images.dtype != object:
+        return of(f"{image.shape}".encode() + image.tobytes() for image in images.images)
+    read = lambda: of(map(bytes.fromhex, in_threads(file_sha256, images.images)))  # noqa: E731
+    return remembered(images.images, images.labels.tobytes(), read)
 
 
-def _of_labelled(images: LabelledImages, contents: Sequence[bytes]) -> Digest:
-    labelled = zip(images.labels.tolist(), contents, strict=True)
-    return {"images": len(images), **_summed([hashlib.sha256(b"%d %b" % example).digest() for example in labelled])}
+def _sum_of(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _summed(sums: Sequence[bytes]) -> Digest:
-    both = (b"".join(sums), b"".join(sorted(sums)))
-    return {name: hashlib.sha256(joined).hexdigest() for name, joined in zip(_SUMS, both, strict=True)}
+def _digest(unit: str, sums: Sequence[bytes], **counts: int) -> Digest:
+    both = zip(_SUMS, (sums, sorted(sums)), strict=True)
+    return {unit: len(sums), **counts} | {name: hashlib.sha256(b"".join(x)).hexdigest() for name, x in both}
 
 
 def keep_digests(found: Mapping[str, Digest], directory: Path) -> None:
     """Writes the digests of the splits; a run that goes on must find the examples that it started with.
-
-    Args:
-      found: of each split.
-      directory: of the run.
 
     Raises:
       OtherData: other ones were there (says of which splits, and in what they differ).
@@ -96,18 +88,15 @@ def check_kept(directory: Path) -> None:
     """
     file = Path(directory) / FILE
     if not file.exists():
-        raise DataError(
-            f"{file} is missing, so nothing says whether the data are those that were trained on: "
-            f"{_HINT}"
-        )
+        raise DataError(f"{file} is missing, so nothing says whether the data are those that were trained on: {_HINT}")
     _load(file)
 
 
 def _load(file: Path) -> dict[str, Digest]:
+    with reading(file):
+        content = file.read_bytes()
     try:
-        kept = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
+        kept = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is damaged: {error}; {_HINT}") from None
     if not isinstance(kept, dict) or not kept or not all(map(_is_digest, kept.values())):
@@ -131,6 +120,6 @@ def _difference(split: str, kept: Digest | None, found: Digest | None) -> str | 
     for unit in units:
         if found[unit] != kept.get(unit):
             return f"{split} has {found[unit]:,} {unit}, but had {kept.get(unit, 0):,}"
-    if found["in_any_order"] == kept["in_any_order"]:
-        return f"{split} has the same {units[0]} in another order"
-    return f"{split} has the same number of {units[0]}, but other ones"
+    same = found["in_any_order"] == kept["in_any_order"]
+    number, others = ("", " in another order") if same else (" number of", ", but other ones")
+    return f"{split} has the same{number} {units[0]}{others}"

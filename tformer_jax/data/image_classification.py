@@ -81,7 +81,7 @@ class ImageClassificationData(Data):
 
     unit = "images"
 
-    def _prepare(self, directory, progress):
+    def prepare(self, directory, progress):
         names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
         self.report.insert(1, f"{len(self.classes)} classes: {names}")
 
@@ -98,10 +98,10 @@ class ImageClassificationData(Data):
     def _batches(self, split: str, rows: int, seed: int | None) -> ImageBatches:
         return ImageBatches(self.splits[split], rows, seed, self.config.image_size, self.config.num_channels)
 
-    def _digest(self, part: LabelledImages) -> digest.Digest:
+    def digest_of(self, part: LabelledImages) -> digest.Digest:
         return digest.of_images(part)
 
-    def _split(self, found, say):
+    def split(self, found, say):
         config, (self.classes, splits) = self.config, found
         try:
             config.check_held_out(splits)

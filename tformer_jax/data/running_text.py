@@ -72,7 +72,7 @@ class DocumentData(Data):
     unit = "documents"
     _mask: ClassVar[bool]
 
-    def _prepare(self, directory, progress):
+    def prepare(self, directory, progress):
         self.tokenizer = tokenizers.kept(directory / "tokenizer.json", self._train_tokenizer, progress)
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
@@ -104,15 +104,14 @@ class DocumentData(Data):
             self._encoded[split] = tokenizers.encode_words(self.tokenizer, texts)
         return self._encoded[split]
 
-    def _split(self, found, say):
-        config = self.config
-        shares = {"validation_share": config.validation_share, "test_share": config.test_share}
-        return split_documents(found, by=config.split, **shares, seed=config.seed)
+    def split(self, found, say):
+        shares = {name: getattr(self.config, name) for name in ("validation_share", "test_share", "seed")}
+        return split_documents(found, by=self.config.split, **shares)
 
-    def _size(self, part) -> str:
+    def size_of(self, part) -> str:
         return f" ({sum(len(document.text) for document in part):,} characters)"
 
-    def _digest(self, part) -> digest.Digest:
+    def digest_of(self, part) -> digest.Digest:
         return digest.of_documents([document.text for document in part])
 
     def _train_tokenizer(self) -> Tokenizer:

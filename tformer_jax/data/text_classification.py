@@ -68,7 +68,7 @@ class TextClassificationData(Data):
         self.max_length = max_length
         super().__init__(config, directory, progress)
 
-    def _prepare(self, directory, progress):
+    def prepare(self, directory, progress):
         self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json", progress)
         self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
         counts = Counter(text.label for text in self.splits["train"])
@@ -85,6 +85,10 @@ class TextClassificationData(Data):
         lengths = ladder(max(map(len, self.encode(split)[1])), self.max_length)
         return self._batches(split, lengths, EVALUATION_TOKENS, None)
 
+    def labels(self, texts: list[LabelledText]) -> np.ndarray:
+        """Returns what batches have as labels, [n]: the numbers of the classes, int32."""
+        return np.asarray([self.classes.index(text.label) for text in texts], np.int32)
+
     def encode(self, split: str) -> tuple[list[LabelledText], list[list[int]]]:
         """Returns the texts of a split that the model can read whole, and their tokens from start to end.
 
@@ -95,19 +99,17 @@ class TextClassificationData(Data):
         """
         if split not in self._encoded:
             tokens = tokenizers.encode_framed(self.tokenizer, [text.text for text in self.splits[split]])
-            self._encoded[split] = self._fitting(split, self.max_length, "", tokens)
+            self._encoded[split] = self.fitting(split, self.max_length, "", tokens)
         return self._encoded[split]
 
     def _batches(self, split, lengths, batch_tokens, seed, rows_multiple=1) -> LabelledBuckets:
         texts, tokens = self.encode(split)
-        labels = np.asarray([self.classes.index(text.label) for text in texts], np.int32)
         how = (lengths, batch_tokens, seed, tokenizers.PAD_ID, rows_multiple)
-        return LabelledBuckets((tokens,), ("tokens",), *how, labels=labels)
+        return LabelledBuckets((tokens,), ("tokens",), *how, labels=self.labels(texts))
 
-    def _split(self, found, say):
-        config = self.config
-        sizes = {"validation_size": config.validation_size, "test_size": config.test_size}
-        splits = split_examples(found, by=None, **sizes, seed=config.seed, what="text")
+    def split(self, found, say):
+        sizes = {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
+        splits = split_examples(found, by=None, what="text", **sizes)
         self.classes = sorted({text.label for text in splits["train"]})
         if len(self.classes) < 2:
             only = self.classes[0]

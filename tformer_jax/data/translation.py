@@ -119,17 +119,16 @@ class TranslationData(Data):
         self.max_length = max_length
         super().__init__(config, directory, progress)
 
-    def _split(self, found, say):
+    def split(self, found, say):
         whole = [pair for pair in found if pair.source.strip() and pair.target.strip()]
         if not whole:
             raise DataError(f"none of the {len(found):,} pairs has a text on both sides: nothing is left to train on")
         if blank := len(found) - len(whole):
             say(f"{blank:,} of {len(found):,} pairs have an empty side and are left out")
-        config = self.config
-        sizes = {"validation_size": config.validation_size, "test_size": config.test_size}
-        return split_examples(whole, by=config.split, **sizes, seed=config.seed)
+        sizes = {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
+        return split_examples(whole, by=self.config.split, **sizes)
 
-    def _prepare(self, directory, progress):
+    def prepare(self, directory, progress):
         config, pairs = self.config, self.splits["train"]
         source, target = [pair.source for pair in pairs], [pair.target for pair in pairs]
         shared = config.source_vocab_size is None
@@ -172,7 +171,7 @@ class TranslationData(Data):
         pairs = self.splits[split]
         source = self.tokenizers.encode_sources([p.source for p in pairs])
         target = self.tokenizers.encode_targets([p.target for p in pairs])
-        return self._fitting(split, limit, " a side", source, target)
+        return self.fitting(split, limit, " a side", source, target)
 
 
 def _source_row(source, target, row_length: int) -> int:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from .checks import as_array, check_shape, width
+from .checks import as_array, as_flag, check_shape, width
 from .numbers import NOT_NEGATIVE, Number, as_number
 
 
@@ -29,17 +29,18 @@ def layer_norm(
       gamma: scale; ones for none.
       beta: shift; None for none.
       eps: added to the variance; may be traced (below 0 it makes the result NaN).
+      unit_offset: multiply by 1 + gamma instead, as Gemma does: zeros for none.
 
     Raises:
-      TypeError: x, gamma or beta that are no arrays of floats.
+      TypeError: x, gamma or beta that are no arrays of floats, or a `unit_offset` that is not True or False.
       ValueError: gamma or beta that are not [D], or a negative eps.
     """
     x, eps = as_array("x", x, kind="floats"), as_number("eps", eps, NOT_NEGATIVE)
     x32 = x.astype(jnp.float32)
-    gamma32 = _vector("gamma", gamma, x) + (1.0 if unit_offset else 0.0)
-    centred = x32 - x32.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    out = centred * lax.rsqrt(variance + eps) * gamma32
+    gain = _gain(gamma, x, unit_offset)
+    centred = x32 - x32.mean(-1, keepdims=True)  # [*batch D]
+    variance = jnp.square(centred).mean(-1, keepdims=True)  # [*batch 1]
+    out = centred * lax.rsqrt(variance + eps) * gain
     return (out if beta is None else out + _vector("beta", beta, x)).astype(x.dtype)
 
 
@@ -56,15 +57,21 @@ def rms_norm(
       x: any leading shape, last axis D; computed in float32, returned in x's dtype.
       gamma: scale; ones for none.
       eps: added to the mean square, inside the root; as in `layer_norm`.
+      unit_offset: as in `layer_norm`.
 
     Raises:
       TypeError, ValueError: as `layer_norm`.
     """
     x, eps = as_array("x", x, kind="floats"), as_number("eps", eps, NOT_NEGATIVE)
     x32 = x.astype(jnp.float32)
-    gamma32 = _vector("gamma", gamma, x) + (1.0 if unit_offset else 0.0)
-    mean_square = jnp.square(x32).mean(-1, keepdims=True)
-    return (x32 * lax.rsqrt(mean_square + eps) * gamma32).astype(x.dtype)
+    gain = _gain(gamma, x, unit_offset)
+    mean_square = jnp.square(x32).mean(-1, keepdims=True)  # [*batch 1]
+    return (x32 * lax.rsqrt(mean_square + eps) * gain).astype(x.dtype)
+
+
+def _gain(gamma: Array, x: Array, unit_offset: bool) -> Float[Array, "D"]:
+    gain = _vector("gamma", gamma, x)
+    return 1 + gain if as_flag("unit_offset", unit_offset) else gain
 
 
 def _vector(name: str, vector: Array, x: Array) -> Float[Array, "D"]:

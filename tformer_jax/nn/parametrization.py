@@ -23,11 +23,8 @@ import math
 
 from jax import Array
 
-from ..config import check_choice
+from ..config import Component, check_choice
 from .config import ModelConfig
-
-# The size of their updates is the learning rate, whatever that of the gradient: for others, the factors are others.
-_OPTIMIZERS = ("adam", "adamw", "lion")
 
 
 def reference_width(model: ModelConfig) -> int:
@@ -72,11 +69,12 @@ def learning_rate_factors(model: ModelConfig) -> dict[str, float]:
     return {"hidden": 1 / growth(model)}
 
 
-def check_optimizer(model: ModelConfig, name: str) -> None:
-    """Refuses mup_base_width with an optimiser that `learning_rate_factors` are not for.
+def check_optimizer(model: ModelConfig, optimizer: Component) -> None:
+    """Refuses mup_base_width with an optimiser that `learning_rate_factors` are not for: one without `unit_updates`.
 
     Raises:
       ConfigError: names those that they are for.
     """
     if model.init.mup_base_width is not None:
-        check_choice("optimizer.name with model.init.mup_base_width", name, _OPTIMIZERS)
+        fitting = sorted(name for name, other in optimizer.registry.items() if other.unit_updates)
+        check_choice("optimizer.name with model.init.mup_base_width", optimizer.name, fitting)

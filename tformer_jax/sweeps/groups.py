@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import ORDER, ConfigError, leaves
+from ..config import ConfigError
 from ..data.base import in_order
 from ..progress import SILENT, Progress
 from ..tasks import Task
@@ -238,9 +238,8 @@ def _load(directory: SweepDirectory, members: Sequence[Member], *, fresh: bool, 
 def _data_key(member: Member) -> str:
     """All that data are made of, but the order of their batches."""
     experiment = member.experiment
-    section = {name: value for name, value, kind in leaves(experiment.data) if kind.part != ORDER}
-    limit = getattr(experiment.model_config({}), "max_length", None)
-    return json.dumps([section, limit, getattr(experiment.task, "init_from", None)], sort_keys=True)
+    key = experiment.task_class.data_key(experiment.task, experiment.data, experiment.model)
+    return json.dumps(key, sort_keys=True, default=repr)
 
 
 def _parts(members: Sequence[Member], together: int) -> list[list[Member]]:

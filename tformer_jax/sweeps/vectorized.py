@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from ..config import leaves
+from ..config import ORDER, Kind, leaves
 from ..tasks import Task
 from ..training.step import Arrays
 from .members import Member
@@ -23,41 +23,40 @@ _SHARDS = threading.Lock()
 ALIVE = "sweep.alive"
 
 
-def numbers_of(member: Member) -> dict[str, float | None]:
-    """Returns the numbers of a member's config that may enter a program as arguments, by their dotted names.
+def _fields(member: Member) -> Iterator[tuple[str, Any, Kind]]:
+    """Every field of a member's config, with its value, those of the model that follow from the data included."""
+    experiment = member.experiment
+    sections = {name: getattr(experiment, name) for name in ("task", "data", "optimizer", "training")}
+    for name, section in (sections | {"model": experiment.model_config({})}).items():
+        yield from leaves(section, f"{name}.")
 
-    One that is 0 or None turns something off, which is another program.
-    """
-    e = member.experiment
-    sections = {"model": e.model_config({}), "optimizer": e.optimizer, "training": e.training, "task": e.task}
-    return {name: x for section, of in sections.items() for name, x, kind in leaves(of, f"{section}.") if kind.traced}
+
+def _numbers(member: Member) -> dict[str, float]:
+    """What may enter a program as an argument, by name."""
+    return {name: value for name, value, kind in _fields(member) if kind.traced}
 
 
 def varying_numbers(members: Sequence[Member]) -> list[str]:
     """Returns the numbers in which members of one program differ: its arguments; the others are its constants."""
-    tables = [numbers_of(member) for member in members]
-    return [name for name in tables[0] if len({table.get(name) for table in tables}) > 1]
+    first, *others = map(_numbers, members)
+    return [name for name, value in first.items() if any(other[name] != value for other in others)]
 
 
 def program_of(member: Member, *, one_order: bool) -> str:
     """Returns what members that are trained together have in common: their configs but for the values of numbers.
 
+    A number that is 0 or None turns something off, which is another program.
+
     Args:
       member: of the sweep.
       one_order: only members with the same order of batches go together: batches differ in their shapes.
     """
-    config = json.loads(json.dumps(member.config))
-    for name, value in numbers_of(member).items():
-        *path, field = name.split(".")
-        table = config
-        for part in path:
-            table = table.get(part, {})
-        if field in table:
-            table[field] = bool(value)
-    config["training"].pop("seed", None)
-    if not one_order:
-        config["data"].pop("order_seed", None)
-    return json.dumps(config, sort_keys=True)
+    common = {
+        name: bool(value) if kind.traced else value
+        for name, value, kind in _fields(member)
+        if name != "training.seed" and (one_order or kind.part != ORDER)
+    }
+    return json.dumps(common, sort_keys=True, default=repr)
 
 
 class Population:
@@ -99,9 +98,9 @@ class Population:
         padded = [*members, *members[-1:] * (self.width - len(members))]
         self.members = list(members)
         self.orders, orders = _distinct([m.experiment.data.order_seed for m in padded])
-        tables = [numbers_of(m) for m in padded]
         keys = jnp.stack([m.experiment.training.key for m in padded])
-        numbers = {name: _array([table[name] for table in tables]) for name in self._varying}
+        found = list(map(_numbers, padded))
+        numbers = {name: _array([one[name] for one in found]) for name in self._varying}
         self._given = jax.device_put((keys, numbers, np.asarray(orders, np.int32)), self._spread)
 
     def of(self, members: Sequence[Member]) -> "Population":

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from .. import functional as F
 from ..analysis.flops import Cost
-from ..config import ConfigError, check_choice, check_positive
+from ..config import ORDER, ConfigError, check_choice, check_positive, field, leaves
 from ..data import tokenizers
 from ..data.files import DataError
 from ..nn import ModelConfig
@@ -49,8 +49,8 @@ class VocabularyLossConfig:
       ConfigError: an invalid value, by the field's name.
     """
 
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
+    label_smoothing: float = field(0.0, traced=True)
+    z_loss: float = field(0.0, traced=True)
     fused_loss: bool = False
 
     def __post_init__(self):
@@ -119,6 +119,14 @@ class Task:
     ) -> Any:
         """Loads the splits and their batches; leaves in `directory` what `restore` needs."""
         raise NotImplementedError
+
+    @classmethod
+    def data_key(cls, task: Any, data: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns all that `load_data` makes the data of, but the order of their batches: whose agree share them.
+
+        A task whose data depend on more than their section adds it.
+        """
+        return {name: value for name, value, kind in leaves(data, "data.") if kind.part != ORDER}
 
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from .. import functional as F
 from ..analysis import flops
-from ..config import ConfigError, check_positive
+from ..config import ConfigError, check_positive, field
 from ..data.classes import load_classes
 from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from ..data.pixels import read_images
@@ -43,10 +43,10 @@ class ImageClassificationTaskConfig:
     """
 
     name: str = "image_classification"
-    label_smoothing: float = 0.0
+    label_smoothing: float = field(0.0, traced=True)
     flip: bool = False
     max_shift: int = 0
-    mixup: float = 0.0
+    mixup: float = field(0.0, traced=True)
 
     def __post_init__(self):
         check_name(self.name, "image_classification")

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from ..analysis import flops
+from ..config import field
 from ..data import tokenizers
 from ..data.batches.buckets import padded_length
 from ..data.classes import load_classes
@@ -45,7 +46,7 @@ class TextClassificationTaskConfig:
 
     name: str = "text_classification"
     init_from: str | None = None
-    label_smoothing: float = 0.0
+    label_smoothing: float = field(0.0, traced=True)
 
     def __post_init__(self):
         check_name(self.name, "text_classification")
@@ -88,6 +89,11 @@ class TextClassificationTask(Classification):
         progress: Progress = SILENT,
     ) -> TextClassificationData:
         return TextClassificationData(config, model.max_length, directory, progress)
+
+    @classmethod
+    def data_key(cls, task: Any, data: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+        more = {"model.max_length": model.get("max_length"), "task.init_from": task.init_from}
+        return super().data_key(task, data, model) | more
 
     @classmethod
     def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jax import Array
 from .. import decoding, functional as F
 from ..analysis import flops
 from ..analysis.plots import plot_attention
-from ..config import ConfigError, check_positive
+from ..config import ConfigError, check_positive, field
 from ..data import files, tokenizers
 from ..data.batches.buckets import Buckets, ladder
 from ..data.text import canonical
@@ -54,7 +54,7 @@ class TranslationTaskConfig(VocabularyLossConfig):
     """
 
     name: str = "translation"
-    label_smoothing: float = 0.1
+    label_smoothing: float = field(0.1, traced=True)
     beam_size: int = 4
     length_penalty: float = 0.6
 
@@ -108,6 +108,10 @@ class TranslationTask(Task):
         cls, config: TranslationDataConfig, model: ModelConfig, directory: Path, progress: Progress = SILENT
     ) -> TranslationData:
         return TranslationData(config, model.max_length, directory, progress)
+
+    @classmethod
+    def data_key(cls, task: Any, data: Any, model: Mapping[str, Any]) -> dict[str, Any]:
+        return super().data_key(task, data, model) | {"model.max_length": model.get("max_length")}
 
     @classmethod
     def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:

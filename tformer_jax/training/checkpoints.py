@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax import Array
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ..config import ConfigError, check_choice
+from ..config import COUNT, RUN, UNSIGNED, Component, ConfigError, field
 from .directories import steps_in
 from .processes import agreed, is_first
 from .run import read_json
@@ -31,8 +31,7 @@ class CheckpointError(ValueError):
     """A failed write of a checkpoint, or a damaged checkpoint; the message says which, and what is wrong."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointConfig(Component):
     """The `checkpoint` section of an experiment.
 
     Attributes:
@@ -42,32 +41,21 @@ class CheckpointConfig:
       best_metric: metric of the validation that decides, such as "loss" or "accuracy".
       best: which best_metric is best, "lowest" or "highest".
       keep_every: keep the checkpoints of multiples of this step for ever; None: of none.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
     """
 
-    every: int
-    keep: int = 2
-    keep_best: int = 0
-    best_metric: str = "loss"
-    best: str = "lowest"
-    keep_every: int | None = None
+    every: int = field(wanted=COUNT, part=RUN)
+    keep: int = field(2, COUNT, part=RUN)
+    keep_best: int = field(0, UNSIGNED, part=RUN)
+    best_metric: str = field("loss", part=RUN)
+    best: str = field("lowest", among=("lowest", "highest"), part=RUN)
+    keep_every: int | None = field(None, COUNT, part=RUN)
 
-    def __post_init__(self):
-        for name in ("every", "keep", "keep_every"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"checkpoint.{name} must be at least 1, got {value}")
-        if self.keep_best < 0:
-            raise ConfigError(f"checkpoint.keep_best must not be negative, got {self.keep_best}")
-        check_choice("checkpoint.best", self.best, ("lowest", "highest"))
+    def check(self) -> None:
         if self.keep_every is not None and self.keep_every % self.every:
-            raise ConfigError(
-                f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every={self.every}"
-            )
-        for name in ("best_metric", "best"):
-            if not self.keep_best and getattr(self, name) != self.__dataclass_fields__[name].default:
-                raise ConfigError(f"checkpoint.{name} goes with checkpoint.keep_best, which is 0; set both or neither")
+            raise ConfigError(f"keep_every={self.keep_every} must be a multiple of every={self.every}")
+        for of in dataclasses.fields(self):
+            if of.name in ("best_metric", "best") and not self.keep_best and getattr(self, of.name) != of.default:
+                raise ConfigError(f"{of.name} goes with keep_best, which is 0; set both or neither")
 
     def check_validated(self, evaluate_every: int) -> None:
         """Refuses keep_best where no checkpoint but the last has a validation."""

@@ -99,7 +99,7 @@ class Experiment:
             if name in config["model"]:
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
         model = experiment.model_config({})
-        parametrization.check_optimizer(model, experiment.optimizer.name)
+        parametrization.check_optimizer(model, experiment.optimizer)
         task_class.check(experiment.data, model)
         experiment.checkpoint.check_validated(experiment.training.evaluate_every)
         if experiment.checkpoint.keep_best:

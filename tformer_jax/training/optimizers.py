@@ -1,158 +1,326 @@
-"""Optimisers and learning-rate schedules by name."""
+"""Optimisers by name: those here, any that is registered, and every transformation of Optax."""
 
-import dataclasses
-import json
+import functools
+import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from ..config import ConfigError, check_choice, check_positive
+from ..config import NOT_NEGATIVE, POSITIVE, SHARE, TRAINING, Component, ConfigError, Wanted, check_positive, nearest
+from ..config import field as _field
 from ..functional.numbers import is_off
-from ..nn.parameters import parameters
-from .paths import Table, by_path, check_table, first_match, first_matches, named, path_name
+from ..nn.parameters import MATRICES, ParameterInfo, parameters
+from ..registry import Registry
+from .paths import Table, by_path, check_rows, check_table, first_match, named
 from .patterns import check_pattern
+from .schedules import SCHEDULES, Schedule
 
-Schedule = Callable[[Array], Array]
-
-# The fields that only some optimisers read; elsewhere they must keep their default.
-_READ_BY = {
-    "b1": ("adam", "adamw", "lion", "muon", "sgd"),
-    "b2": ("adam", "adamw", "lion", "muon"),
-    "eps": ("adam", "adamw", "muon"),
-    "weight_decay": ("adamw", "adafactor", "lion", "muon", "sgd"),
-}
-_NAMES = ("adam", "adamw", "adafactor", "lion", "muon", "sgd")
+field = functools.partial(_field, part=TRAINING)
+number = functools.partial(field, traced=True)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """The `optimizer` section of an experiment.
+class OptimizerConfig(Component):
+    """The `optimizer` section of an experiment; `name` says which.
 
-    Tables are tuples of (regular expression, value): for each parameter, the value of the first row that matches
-    its whole path, such as "decoder.layers.attention.w_q". Every parameter must have a row, and every row (but
-    a last ".*") a parameter.
+    Tables are tuples of (regular expression, value): the first row that matches the whole path of a parameter, such as
+    "decoder.layers.attention.w_q", overrides what is usual for it. Every row, but a last ".*", must decide something.
 
     Attributes:
-      name: "adam" (Kingma & Ba, 2015), "adamw" (Loshchilov & Hutter, 2019), "adafactor" (Shazeer & Stern, 2018: its
-        learning rate is relative to each parameter's root mean square), "lion" (Chen et al., 2023), "muon" (Jordan
-        et al., 2024: the matrices within layers, scaled as by Liu et al., 2025; Adam for the others), or "sgd".
       learning_rate: highest learning rate, at the end of the warm-up.
-      schedule: learning rate after a linear warm-up: "rsqrt" (Vaswani et al., 2017, section 5.3: falls as
-        1/√step), "cosine" or "linear" (to 0 at the last step), or "constant".
+      schedule: learning rate after a linear warm-up, of `SCHEDULES`.
       warmup_steps: number of steps until `learning_rate` is reached.
-      b1, b2, eps: Adam's; Lion's b1 and b2; Muon's momentum is b1, as is that of "sgd" (0: none).
-      weight_decay: weight decay per step and unit of learning rate, decoupled from the gradient; not with "adam".
-      weight_decay_table: factors of weight_decay; by default matrices and tables decay, other parameters do not.
-      learning_rate_table: factors of the learning rate.
+      weight_decay: weight decay per step and unit of learning rate, decoupled from the gradient.
+      weight_decay_table: factors of weight_decay; usual is 1 for matrices and tables of vectors, 0 for biases and gains.
+      learning_rate_table: factors of the learning rate; usual is 1.
       freeze: regular expressions of parameters that never change.
       clip_norm: largest global norm of the gradients, to which larger ones are scaled down; None: no clipping.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
+      unit_updates: whether the size of an update is the learning rate, whatever that of the gradient. For others, the
+        factors of a maximal update parametrization would be other ones.
     """
 
-    name: str = "adam"
-    learning_rate: float
-    schedule: str = "rsqrt"
-    warmup_steps: int = 0
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-9
-    weight_decay: float = 0.0
-    weight_decay_table: Table = ((r"(.*\.)?(w\w*|\w*table)", 1.0), (".*", 0.0))
-    learning_rate_table: Table = ((".*", 1.0),)
-    freeze: Sequence[str] = ()
-    clip_norm: float | None = None
+    name: ClassVar[str] = "adam"
+    unit_updates: ClassVar[bool] = False
 
-    def __post_init__(self):
-        check_choice("optimizer.name", self.name, _NAMES)
-        check_choice("optimizer.schedule", self.schedule, ("rsqrt", "cosine", "linear", "constant"))
-        if self.warmup_steps < 0:
-            raise ConfigError(f"optimizer.warmup_steps must not be negative, got {self.warmup_steps}")
-        if self.schedule == "rsqrt" and self.warmup_steps == 0:
-            raise ConfigError("optimizer.schedule='rsqrt' is defined by its warm-up: warmup_steps must be positive")
-        check_positive("optimizer.learning_rate", self.learning_rate)
-        if self.clip_norm is not None:
-            check_positive("optimizer.clip_norm", self.clip_norm)
-        for name in ("b1", "b2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
-        check_positive("optimizer.eps", self.eps)
-        check_positive("optimizer.weight_decay", self.weight_decay, or_zero=True)
-        self._check_read()
+    learning_rate: float = number(wanted=POSITIVE)
+    schedule: str = field("rsqrt", among=SCHEDULES)
+    warmup_steps: int = number(0, Wanted("not be negative", lambda x: x >= 0))
+    weight_decay: float = number(0.0, NOT_NEGATIVE)
+    weight_decay_table: Table = field(())
+    learning_rate_table: Table = field(())
+    freeze: Sequence[str] = field(())
+    clip_norm: float | None = number(None, POSITIVE)
+
+    def check(self) -> None:
+        if self.schedule == "rsqrt" and is_off(self.warmup_steps):
+            raise ConfigError("schedule='rsqrt' is defined by its warm-up: warmup_steps must be positive")
         for name in ("weight_decay_table", "learning_rate_table"):
-            check_table(f"optimizer.{name}", getattr(self, name), _check_factor)
-        if not self.weight_decay and self._changed("weight_decay_table"):
-            raise ConfigError("optimizer.weight_decay_table has no meaning while optimizer.weight_decay is 0")
+            check_table(name, getattr(self, name), _check_factor)
+        if is_off(self.weight_decay) and len(self.weight_decay_table):
+            raise ConfigError("weight_decay_table has no meaning while weight_decay is 0")
         if not isinstance(self.freeze, tuple | list):
-            raise ConfigError(f"optimizer.freeze must be a tuple of regular expressions, got {self.freeze!r}")
+            raise ConfigError(f"freeze must be a tuple of regular expressions, got {self.freeze!r}")
         for pattern in self.freeze:
-            check_pattern("optimizer.freeze", pattern)
+            check_pattern("freeze", pattern)
 
-    def _check_read(self) -> None:
-        """Refuses what the optimiser would ignore."""
-        for field, names in _READ_BY.items():
-            if self.name not in names and self._changed(field):
-                raise ConfigError(
-                    f"optimizer.{field} has no meaning for {self.name!r}, only for {', '.join(names)}; "
-                    f"got {getattr(self, field)}, leave it at {self.__dataclass_fields__[field].default}"
-                )
+    def make(self) -> optax.GradientTransformation:
+        """Makes what turns gradients into the direction of a step, before decay and the learning rate."""
+        raise NotImplementedError
 
-    def _changed(self, field: str) -> bool:
-        """Returns whether a field has another value than nobody gave it; a list from JSON is a tuple."""
-        return json.dumps(getattr(self, field)) != json.dumps(self.__dataclass_fields__[field].default)
+    def steps(self, schedule: Schedule, factors: Mapping[str, float]) -> list[optax.GradientTransformation]:
+        """Makes what turns gradients into updates: `make`, the factors of roles, decay, and the learning rate."""
+        steps = [self.make(), *_by_role(factors)]
+        if not is_off(self.weight_decay):
+            decays = lambda info: float(info.role in MATRICES)  # noqa: E731
+            steps.append(_scaled(self.weight_decay_table, decays, _decayed(self.weight_decay)))
+        return [*steps, optax.scale_by_learning_rate(schedule)]
 
 
-def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
-    """The learning rate as a function of the step, counted from 0.
+class _Optimizers(Registry[type[OptimizerConfig]]):
+    """Registered optimisers by name, and transformations of Optax by their dotted names."""
 
-    With w = warmup_steps and t = step + 1, the warm-up is learning_rate * t / w. The paper's
-    d_model^-0.5 min(t^-0.5, t w^-1.5) is "rsqrt" with learning_rate = (d_model w)^-0.5.
+    def __getitem__(self, name: str) -> type[OptimizerConfig]:
+        return _of_optax(name) if str(name).startswith("optax.") else super().__getitem__(name)
+
+    def named(self, name: Any, where: str) -> type[OptimizerConfig]:
+        try:
+            return self[name]
+        except (KeyError, TypeError):
+            known = nearest(str(name), [*self, *_optax_names()])
+            raise ConfigError(
+                f"{where} must be one of {list(self)} or a transformation of Optax, got {name!r}{known}"
+            ) from None
+
+
+OPTIMIZERS = _Optimizers("optimiser", family=OptimizerConfig, needs=("make",))
+
+
+@OPTIMIZERS.register("adamw")
+class AdamW(OptimizerConfig):
+    """Loshchilov & Hutter, 2019: Adam with decoupled weight decay."""
+
+    unit_updates = True
+
+    b1: float = number(0.9, SHARE)
+    b2: float = number(0.98, SHARE)
+    eps: float = number(1e-9, POSITIVE)
+
+    def make(self) -> optax.GradientTransformation:
+        return optax.scale_by_adam(self.b1, self.b2, self.eps)
+
+
+@OPTIMIZERS.register("adam")
+class Adam(AdamW):
+    """Kingma & Ba, 2015; without weight decay."""
+
+    def check(self) -> None:
+        super().check()
+        if not is_off(self.weight_decay):
+            raise ConfigError(f"weight_decay must be 0 with name='adam', got {self.weight_decay}; take name='adamw'")
+
+
+@OPTIMIZERS.register("lion")
+class Lion(OptimizerConfig):
+    """Chen et al., 2023: the sign of a moving average of gradients."""
+
+    unit_updates = True
+
+    b1: float = number(0.9, SHARE)
+    b2: float = number(0.98, SHARE)
+
+    def make(self) -> optax.GradientTransformation:
+        return optax.scale_by_lion(self.b1, self.b2)
+
+
+@OPTIMIZERS.register("sgd")
+class Sgd(OptimizerConfig):
+    """Gradient descent; with momentum 0, without any."""
+
+    momentum: float = number(0.9, SHARE)
+
+    def make(self) -> optax.GradientTransformation:
+        return optax.identity() if is_off(self.momentum) else optax.trace(self.momentum)
+
+
+@OPTIMIZERS.register("adafactor")
+class Adafactor(OptimizerConfig):
+    """Shazeer & Stern, 2018: its learning rate is relative to each parameter's root mean square.
+
+    Each matrix is one by itself, as the paper has it: not all layers of a stack, nor is a head's width an axis.
     """
-    warmup = config.warmup_steps
 
-    def after_warmup(t):
-        done = jnp.clip((t - warmup) / jnp.maximum(1, total_steps - warmup), 0.0, 1.0)
-        return {
-            "rsqrt": jnp.sqrt(jnp.maximum(1, warmup) / t),
-            "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)),
-            "linear": 1 - done,
-            "constant": jnp.ones_like(done),
-        }[config.schedule]
+    def make(self) -> optax.GradientTransformation:
+        one = optax.chain(
+            optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms(min_scale=1e-3)
+        )
 
-    def schedule(step):
-        t = jnp.asarray(step, jnp.float32) + 1
-        return config.learning_rate * jnp.where(t <= warmup, t / jnp.maximum(1, warmup), after_warmup(t))
+        def each(info: ParameterInfo, function: Callable) -> Callable:
+            for _ in info.independent:
+                function = jax.vmap(function)
+            return function
 
-    return schedule
+        def init(params):
+            found, params = parameters(params), named(params)
+            return {path: each(info, one.init)(info.as_matrices(params[path])) for path, info in found.items()}
+
+        def update(updates, states, params):
+            found, new, states, params = parameters(updates), {}, dict(states), named(params)
+            for path, u in named(updates).items():
+                info = found[path]
+                given = info.as_matrices(u), states[path], info.as_matrices(params[path])
+                changed, states[path] = each(info, one.update)(*given)
+                new[path] = info.from_matrices(changed)
+            return by_path(lambda path, _: new[path], updates), states
+
+        return optax.GradientTransformation(init, update)
+
+
+@OPTIMIZERS.register("muon")
+class Muon(AdamW):
+    """Jordan et al., 2024: the momentum of each hidden matrix, made orthogonal; Adam for the others.
+
+    Scaled as by Liu et al., 2025, so that updates have the size of Adam's. The momentum is b1.
+    """
+
+    unit_updates = False
+
+    def make(self) -> optax.GradientTransformation:
+        def sides(tree):
+            found = parameters(tree)
+            return by_path(lambda path, _: MuonDimensionNumbers(found[path].inputs, found[path].outputs), tree)
+
+        def rescaled(updates, _):
+            found = parameters(updates)
+            return by_path(lambda path, x: 0.2 * math.sqrt(max(found[path].as_matrices(x).shape[-2:])) * x, updates)
+
+        def labels(params):
+            found = parameters(params)
+            hidden = {path for path, info in found.items() if info.is_matrix and info.role == "hidden"}
+            return by_path(lambda path, _: "muon" if path in hidden else "adam", params)
+
+        muon = optax.chain(scale_by_muon(beta=self.b1, weight_dimension_numbers=sides), optax.stateless(rescaled))
+        return optax.partition({"muon": muon, "adam": super().make()}, labels)
+
+
+class OptaxOptimizer(OptimizerConfig):
+    """A transformation of Optax, by its dotted name: "optax.scale_by_adan", "optax.contrib.muon", "optax.lamb".
+
+    One that takes a `learning_rate`, such as "optax.lamb", is complete: it is given the schedule as that, nothing else
+    scales its updates, and it decays by its own arguments. Another one, such as "optax.scale_by_adan", is followed by
+    `weight_decay` and the learning rate, as the optimisers here are.
+
+    Attributes:
+      function: of Optax.
+      arguments: of the function, by name, but for the learning rate.
+    """
+
+    function: ClassVar[Callable[..., Any]]
+
+    arguments: Mapping[str, Any] = field(dict)
+
+    def check(self) -> None:
+        super().check()
+        if not isinstance(self.arguments, Mapping):
+            raise ConfigError(f"arguments must be a table of arguments of {self.name}, got {self.arguments!r}")
+        signature = inspect.signature(self.function)
+        if self._is_complete and "learning_rate" in self.arguments:
+            raise ConfigError(f"arguments must not have 'learning_rate': {self.name} is given the schedule as that")
+        try:
+            signature.bind(**self.arguments, **{"learning_rate": None} if self._is_complete else {})
+        except TypeError as error:
+            unknown = [name for name in self.arguments if name not in signature.parameters]
+            meant = nearest(unknown[0], signature.parameters) if unknown else ""
+            raise ConfigError(f"arguments of {self.name}: {error}{meant}") from None
+        if self._is_complete and not is_off(self.weight_decay):
+            raise ConfigError(
+                f"weight_decay must be 0 with name={self.name!r}, which decays, if at all, by its own arguments"
+            )
+
+    @property
+    def _is_complete(self) -> bool:
+        return "learning_rate" in inspect.signature(self.function).parameters
+
+    def make(self) -> optax.GradientTransformation:
+        return self._made()
+
+    def steps(self, schedule: Schedule, factors: Mapping[str, float]) -> list[optax.GradientTransformation]:
+        if not self._is_complete:
+            return super().steps(schedule, factors)
+        return [self._made(learning_rate=schedule), *_by_role(factors)]
+
+    def _made(self, **more: Any) -> optax.GradientTransformation:
+        """The transformation, which is tried without computing anything: some need what a step here has not."""
+        try:
+            made = self.function(**self.arguments, **more)
+        except Exception as error:
+            raise self._refused(error) from None
+        if not isinstance(made, optax.GradientTransformation | optax.GradientTransformationExtraArgs):
+            raise ConfigError(f"optimizer.name={self.name!r} makes no transformation of gradients, but {made!r}")
+
+        def init(params):
+            try:
+                state = made.init(params)
+                after = jax.eval_shape(made.update, params, state, params)[1]
+            except Exception as error:
+                raise self._refused(error) from None
+            if jax.tree.structure(after) != jax.tree.structure(state):
+                raise ConfigError(f"optimizer.name={self.name!r} changes what its memory is made of in a step")
+            return state
+
+        return optax.GradientTransformation(init, made.update)
+
+    def _refused(self, error: Exception) -> ConfigError:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        return ConfigError(f"optimizer.name={self.name!r} with these arguments cannot be used: {said}")
+
+
+@functools.cache
+def _of_optax(name: str) -> type[OptimizerConfig]:
+    """The component of a transformation; a KeyError if Optax has none of this name."""
+    function = optax
+    for part in name.split(".")[1:]:
+        function = getattr(function, part, None)
+    if not _makes(function).startswith(("GradientTransformation", "_empty")):
+        raise KeyError(name)
+    return type(OptaxOptimizer)(name, (OptaxOptimizer,), {"function": staticmethod(function), "name": name})
+
+
+def _makes(function: Any) -> str:
+    """The name of the type that a function says it makes: "_empty" if it does not say."""
+    made = inspect.signature(function).return_annotation if inspect.isfunction(function) else None
+    return str(getattr(made, "__name__", made))
+
+
+def _optax_names() -> list[str]:
+    modules = (optax, optax.contrib)
+    return [f"{m.__name__}.{name}" for m in modules for name, x in vars(m).items() if _makes(x).startswith("Gradient")]
 
 
 def make_optimizer(
     config: OptimizerConfig, schedule: Schedule, learning_rate_factors: Mapping[str, float] = MappingProxyType({})
 ) -> optax.GradientTransformation:
-    """Clipping, the optimiser, decoupled weight decay, the schedule: in that order.
+    """Makes what turns gradients into updates: clipping, the optimiser, decoupled weight decay, the learning rate.
 
-    Its memory, its arithmetic and its updates are float32 whatever the parameters are.
-    `learning_rate_factors` multiply what the optimiser makes of parameters, by their roles, and not their decay.
-    `init` raises a ConfigError where a table does not go with the parameters.
+    Its memory, its arithmetic and its updates are float32 whatever the parameters are. What is usual for a parameter
+    follows from its role, see `nn.parameters`.
+
+    Args:
+      config: which optimiser. Its numbers may be traced.
+      schedule: see `make_schedule`.
+      learning_rate_factors: of roles; they multiply what the optimiser makes of gradients, and not the decay.
+
+    Its `init` raises a ConfigError where tables or patterns do not go with the parameters.
     """
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    steps.append(_OPTIMIZERS[config.name](config))
-    if any(factor != 1 for factor in learning_rate_factors.values()):
-        steps.append(_scaled_by_role(learning_rate_factors))
-    if not is_off(config.weight_decay):
-        steps.append(_scaled_by_table(config.weight_decay_table, _decayed(config.weight_decay)))
-    steps.append(optax.scale_by_learning_rate(schedule))
-    if _multiplies(config.learning_rate_table):
-        steps.append(_scaled_by_table(config.learning_rate_table, _multiplied))
+    steps += config.steps(schedule, learning_rate_factors)
+    if any(factor != 1.0 for _, factor in config.learning_rate_table):
+        steps.append(_scaled(config.learning_rate_table, lambda info: 1.0, _multiplied))
     optimizer = optax.chain(*steps)
     if config.freeze:
         parts = {"trained": optimizer, "frozen": optax.set_to_zero()}
@@ -193,9 +361,7 @@ def stop_frozen(config: OptimizerConfig, model: Any) -> Any:
     return by_path(lambda path, x: jax.lax.stop_gradient(x) if is_frozen(config, path) else x, model)
 
 
-def _checked(
-    config: OptimizerConfig, optimizer: optax.GradientTransformation
-) -> optax.GradientTransformation:
+def _checked(config: OptimizerConfig, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same, which first compares the tables with the parameters."""
 
     def init(params):
@@ -205,119 +371,42 @@ def _checked(
                 raise ConfigError(f"optimizer.freeze: no parameter has a path that matches {pattern!r}")
         if all(is_frozen(config, path) for path in paths):
             raise ConfigError("optimizer.freeze leaves no parameter to train")
-        for name in ("weight_decay_table",) * (not is_off(config.weight_decay)) + ("learning_rate_table",):
-            first_matches(f"optimizer.{name}", getattr(config, name), paths)
+        for name in ("weight_decay_table", "learning_rate_table"):
+            check_rows(f"optimizer.{name}", getattr(config, name), paths)
         return optimizer.init(params)
 
     return optax.GradientTransformation(init, optimizer.update)
 
 
-def _scaled_by_table(table: Table, function: Callable) -> optax.GradientTransformation:
-    """`function(factor, update, parameter)` with the factor that a table has for the parameter."""
+def _by_role(factors: Mapping[str, float]) -> list[optax.GradientTransformation]:
+    """What multiplies updates by the factors of roles, if it changes any."""
+    usual = lambda info: factors.get(info.role, 1.0)  # noqa: E731
+    return [_scaled((), usual, _multiplied)] if any(factor != 1 for factor in factors.values()) else []
+
+
+def _scaled(
+    table: Table, usual: Callable[[ParameterInfo], float], function: Callable
+) -> optax.GradientTransformation:
+    """`function(factor, update, parameter)` with the factor that a table, or else what the parameter is, says."""
 
     def update(updates, params):
-        def one(path, update, param):
-            return function(table[first_match(table, path_name(path))][1], update, param)
+        found, held = parameters(updates), named(params)
 
-        return jax.tree_util.tree_map_with_path(one, updates, params)
+        def one(path, x):
+            row = first_match(table, path)
+            return function(usual(found[path]) if row is None else table[row][1], x, held[path])
 
-    return optax.stateless(update)
-
-
-def _scaled_by_role(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    def update(updates, _):
-        found = parameters(updates)
-        return by_path(lambda path, x: x * factors.get(found[path].role, 1.0), updates)
+        return by_path(one, updates)
 
     return optax.stateless(update)
-
-
-def _multiplies(table: Table) -> bool:
-    return any(factor != 1.0 for _, factor in table)
 
 
 def _multiplied(factor: float, update: Any, _: Any) -> Any:
-    return factor * update
+    return update if factor == 1 else factor * update
 
 
 def _decayed(weight_decay: float) -> Callable:
     return lambda factor, update, param: update + factor * weight_decay * param if factor else update
-
-
-def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.scale_by_adam(config.b1, config.b2, config.eps)
-
-
-def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Each matrix by itself, as the paper has it: not all layers of a stack as one, nor a head's width as an axis."""
-    one = optax.chain(
-        optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms(min_scale=1e-3)
-    )
-
-    def each(path: str, function: Callable) -> Callable:
-        return jax.vmap(function) if _in_layers(path) else function
-
-    def init(params):
-        return {path: each(path, one.init)(_as_matrices(path, p)) for path, p in named(params).items()}
-
-    def update(updates, states, params):
-        new, states, params = {}, dict(states), named(params)
-        for path, u in named(updates).items():
-            matrices = _as_matrices(path, u), states[path], _as_matrices(path, params[path])
-            changed, states[path] = each(path, one.update)(*matrices)
-            new[path] = changed.reshape(u.shape)
-        return by_path(lambda path, _: new[path], updates), states
-
-    return optax.GradientTransformation(init, update)
-
-
-def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The momentum of each layer's matrices, made orthogonal; their updates have the size of Adam's."""
-
-    def axes(path: str, x: Any) -> MuonDimensionNumbers:
-        inputs = _input_axes(path)
-        return MuonDimensionNumbers(tuple(range(1, 1 + inputs)), tuple(range(1 + inputs, x.ndim)))
-
-    def rescale(path: str, x: Any) -> Any:
-        return 0.2 * math.sqrt(max(_as_matrices(path, x).shape[1:])) * x
-
-    orthogonal = scale_by_muon(beta=config.b1, weight_dimension_numbers=lambda tree: by_path(axes, tree))
-    muon = optax.chain(orthogonal, optax.stateless(lambda updates, _: by_path(rescale, updates)))
-    label = lambda path, _: "muon" if _in_layers(path) and _is_matrix(path) else "adam"  # noqa: E731
-    return optax.partition({"muon": muon, "adam": _adam(config)}, lambda params: by_path(label, params))
-
-
-def _as_matrices(path: str, x: Any) -> Any:
-    """[L inputs outputs] of a stack's matrices, [L size] of its vectors; other parameters as they are."""
-    if not _in_layers(path):
-        return x
-    split = 1 + _input_axes(path)
-    parts = (x.shape[1:split], x.shape[split:]) if _is_matrix(path) else (x.shape[1:],)
-    return x.reshape(x.shape[0], *(math.prod(part) for part in parts))
-
-
-def _input_axes(path: str) -> int:
-    """Axes that a layer's matrix contracts: N H of [N H D], D of the others."""
-    return 2 if path.endswith(".w_o") else 1
-
-
-def _is_matrix(path: str) -> bool:
-    return path.rsplit(".", 1)[-1].startswith("w")
-
-
-def _in_layers(path: str) -> bool:
-    """Returns whether a parameter has a leading axis of layers: it is in `layers` of a stack, not beside them."""
-    return re.fullmatch(r"(.*\.)?layers\.(?!layers\.|final_norm\.|position_bias\.).*", path) is not None
-
-
-_OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
-    "adam": _adam,
-    "adamw": _adam,
-    "adafactor": _adafactor,
-    "lion": lambda config: optax.scale_by_lion(config.b1, config.b2),
-    "muon": _muon,
-    "sgd": lambda config: optax.identity() if is_off(config.b1) else optax.trace(config.b1),
-}
 
 
 def _check_factor(name: str, value: Any) -> None:

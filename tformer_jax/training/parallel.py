@@ -11,14 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
-from ..config import ConfigError, check_choice
+from ..config import RUN, Component, ConfigError, Wanted, field
 from ..data.batches import Batches
 from ..nn.partitioning import AXES, ROWS
+from .paths import Table, check_table
 from .sharding import even_axes
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
+_SIZE = Wanted("be a positive integer, or -1 for what is left", lambda x: x > 0 or x == -1)
+
+
+class ParallelConfig(Component):
     """The `parallel` section of an experiment: where it runs. What it computes does not depend on it.
 
     Attributes:
@@ -28,29 +31,27 @@ class ParallelConfig:
       fsdp: likewise, but each holds only its part of the parameters and of the optimiser's state.
       tensor: number of devices that share heads, the feed-forward width and the vocabulary.
       sequence: number of devices that share the positions of each row.
+      sharding_table: rows of (regular expression, mesh axes or None of the last axes), such as
+        (".*router\\.w", ("fsdp", None)): the first row that matches the whole path of a parameter says where it lies,
+        instead of the names of its axes (see `training.sharding`).
 
       One of the four sizes may be -1: as many as there are devices left.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
     """
 
-    mode: str = "jit"
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
+    mode: str = field("jit", among=("jit", "pmap"), part=RUN)
+    data: int = field(-1, _SIZE, part=RUN)
+    fsdp: int = field(1, _SIZE, part=RUN)
+    tensor: int = field(1, _SIZE, part=RUN)
+    sequence: int = field(1, _SIZE, part=RUN)
+    sharding_table: Table = field((), part=RUN)
 
-    def __post_init__(self):
-        check_choice("parallel.mode", self.mode, ("jit", "pmap"))
-        for name in AXES:
-            size = getattr(self, name)
-            if type(size) is not int or size == 0 or size < -1:
-                raise ConfigError(f"parallel.{name} must be a positive integer, or -1 for what is left, got {size!r}")
-            if self.mode == "pmap" and name != "data" and size != 1:
-                raise ConfigError(f"parallel.mode='pmap' spreads rows alone: parallel.{name} must be 1, got {size}")
+    def check(self) -> None:
+        for name in AXES[1:]:
+            if self.mode == "pmap" and (size := getattr(self, name)) != 1:
+                raise ConfigError(f"{name} must be 1 with mode='pmap', which spreads rows alone, got {size}")
         if (left := [name for name in AXES if getattr(self, name) == -1])[1:]:
-            raise ConfigError(f"only one size may be -1, got parallel.{' and parallel.'.join(left)}")
+            raise ConfigError(f"{' and '.join(left)} are -1, and only one size may be")
+        check_table("sharding_table", self.sharding_table, _check_axes)
 
     def sizes(self, devices: int) -> dict[str, int]:
         """The size of each axis on so many devices.
@@ -68,6 +69,11 @@ class ParallelConfig:
         if known > devices:
             raise ConfigError(f"parallel: {asked} needs {known} devices, and there are {devices}")
         return given
+
+
+def _check_axes(name: str, value: Any) -> None:
+    if not isinstance(value, tuple | list) or not all(axis is None or axis in AXES for axis in value):
+        raise ConfigError(f"{name} must be a tuple of mesh axes {list(AXES)} or None, got {value!r}")
 
 
 def make_mesh(config: ParallelConfig, devices: list[Any] | None = None) -> Mesh:

@@ -46,25 +46,18 @@ def first_match(table: Table, path: str) -> int | None:
     return next((i for i, (pattern, _) in enumerate(table) if re.fullmatch(pattern, path)), None)
 
 
-def first_matches(name: str, table: Table, paths: Iterable[str]) -> dict[str, Any]:
-    """The value of the first row that matches the whole path of each parameter.
+def check_rows(name: str, table: Table, paths: Iterable[str]) -> None:
+    """Refuses a row that decides nothing, but a last ".*": none matches it, or rows above match all that do.
 
     Raises:
-      ConfigError: a parameter that no row matches; or a row, except a last ".*", that decides nothing (names it).
+      ConfigError: names the row.
     """
-    found, used = {}, set()
-    for path in paths:
-        row = first_match(table, path)
-        if row is None:
-            raise ConfigError(f"no row of {name} matches the parameter {path}; a last row ('.*', value) matches all")
-        found[path] = table[row][1]
-        used.add(row)
+    used = {first_match(table, path) for path in paths}
     for i, (pattern, _) in enumerate(table):
         if i not in used and (pattern, i) != (".*", len(table) - 1):
             raise ConfigError(
                 f"{name}: no parameter is left for {pattern!r}: none matches it, or rows above match all that do"
             )
-    return found
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:

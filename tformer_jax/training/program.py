@@ -13,17 +13,17 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec as P
 
-from ..config import ConfigError, check_seed
+from ..config import COUNT, INSIDE, RUN, SEED, TRAINING, UNSIGNED, Component, field
 from ..nn.partitioning import ROWS
-from .optimizers import OptimizerConfig, in_float32, make_optimizer, make_schedule, stop_frozen
+from .optimizers import OptimizerConfig, in_float32, make_optimizer, stop_frozen
 from .paths import by_path
+from .schedules import make_schedule
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
 
 _NO_STEP = 2**32 - 1  # the number of a key that no step has
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Component):
     """The `training` section of an experiment.
 
     Attributes:
@@ -39,28 +39,14 @@ class TrainingConfig:
         and always the same; None: all of them. The final report always uses whole splits.
     """
 
-    steps: int
-    seed: int = 0
-    accumulate: int = 1
-    average_decay: float | None = None
-    max_skipped: int = 0
-    log_every: int = 20
-    evaluate_every: int
-    validation_batches: int | None = None
-
-    def __post_init__(self):
-        for name in ("steps", "accumulate", "log_every", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        if self.validation_batches is not None and self.validation_batches < 1:
-            raise ConfigError(
-                f"training.validation_batches must be at least 1, or None, got {self.validation_batches}"
-            )
-        if self.max_skipped < 0:
-            raise ConfigError(f"training.max_skipped must not be negative, got {self.max_skipped}")
-        if self.average_decay is not None and not 0.0 < self.average_decay < 1.0:
-            raise ConfigError(f"training.average_decay must be in (0, 1), got {self.average_decay}")
-        check_seed("training.seed", self.seed)
+    steps: int = field(wanted=COUNT, part=TRAINING)
+    seed: int = field(0, SEED, part=TRAINING)
+    accumulate: int = field(1, COUNT, part=TRAINING)
+    average_decay: float | None = field(None, INSIDE, part=TRAINING, traced=True)
+    max_skipped: int = field(0, UNSIGNED, part=TRAINING)
+    log_every: int = field(20, COUNT, part=RUN)
+    evaluate_every: int = field(wanted=COUNT, part=RUN)
+    validation_batches: int | None = field(None, COUNT, part=RUN)
 
     @property
     def key(self) -> Array:

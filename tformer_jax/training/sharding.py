@@ -1,76 +1,62 @@
-"""Sharding of parameters: which part lies on which device, in one table for all models."""
+"""Sharding of parameters: which part lies on which device, by the names of their axes."""
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from ..config import ConfigError
+from ..nn.parameters import MATRICES, ParameterInfo
+from .paths import Table, first_match
 
-Rules = Sequence[tuple[str, P]]
-
-# (what matches the whole path of a parameter, mesh axes of its last axes); the axes before those, such as the layers
-# of a stack, are whole everywhere. "tensor" splits heads, the feed-forward width and the vocabulary (Shoeybi et al.,
-# 2019), "fsdp" the model width or what else is long (Rajbhandari et al., 2020). Vectors of the model width are whole.
-SHARDING_RULES: Rules = (
-    (r".*attention\.w_[qkv]", P("fsdp", "tensor", None)),  # D N H
-    (r".*attention\.w_o", P("tensor", None, "fsdp")),  # N H D
-    (r".*attention\.b_[qkv]", P("tensor", None)),  # N H
-    (r".*feed_forward\.(w1|w_gate)", P("fsdp", "tensor")),  # D F
-    (r".*feed_forward\.w2", P("tensor", "fsdp")),  # F D
-    (r".*feed_forward\.(b1|b_gate)", P("tensor")),  # F
-    (r"(.*[._])?embedding\.table", P("tensor", "fsdp")),  # V D
-    (r"output\.w", P("fsdp", "tensor")),  # D V
-    (r"output\.b", P("tensor")),  # V
-    (r"(transform|pooler)\.w", P("fsdp", "tensor")),  # D D
-    (r"classifier\.w", P("fsdp", None)),  # D classes
-    (r"patch_embedding\.w", P(None, "fsdp")),  # pixels D
-    (r"(.*[._])?(positions|token_types)\.table", P(None, "fsdp")),  # T D
-    (r"position_table", P(None, "fsdp")),  # P D
-    (r".*position_bias\.table", P()),  # buckets N
-    (r".*attention\.b_o|.*feed_forward\.b2", P()),
-    (r"(transform|pooler|classifier|patch_embedding)\.b|class_token", P()),
-    (r".*norm\.(gamma|beta)", P()),
-)
+# The mesh axis that splits an axis of a parameter: "tensor" heads, the feed-forward width, the vocabulary and experts
+# (Shoeybi et al., 2019), "fsdp" the model width (Rajbhandari et al., 2020). Axes of other names, and those of stacked
+# layers, are whole everywhere; so are vectors of the model width.
+MESH_AXES = {
+    "heads": "tensor", "kv_heads": "tensor", "ff": "tensor", "vocab": "tensor", "experts": "tensor", "model": "fsdp",
+}  # fmt: skip
 
 
-def match_rules(rules: Rules, paths: Iterable[str]) -> dict[str, P]:
-    """The row of each parameter.
+def parameter_spec(path: str, info: ParameterInfo, mesh: Mesh, table: Table = ()) -> P:
+    """Returns the mesh axes of a parameter's axes.
 
-    Raises:
-      ConfigError: a parameter that no row matches, or several do (names them).
+    An axis that the mesh cannot split evenly stays whole. A mesh axis splits one axis of a parameter: the first that
+    divides.
+
+    Args:
+      path: of the parameter.
+      info: what it is.
+      mesh: with the axes of `nn.partitioning.AXES`.
+      table: rows (regular expression of whole paths, mesh axes or None of the last axes), which come before `MESH_AXES`.
     """
-    found = {}
-    for path in paths:
-        rows = [(pattern, spec) for pattern, spec in rules if re.fullmatch(pattern, path)]
-        if len(rows) != 1:
-            which = "no row" if not rows else "several rows (" + ", ".join(pattern for pattern, _ in rows) + ")"
-            raise ConfigError(f"{which} of the sharding table match(es) the parameter {path}; exactly one must")
-        found[path] = rows[0][1]
-    return found
+    wanted, spec = _wanted(path, info, table), []
+    for size, axis in zip(info.shape, wanted, strict=True):
+        divides = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
+        spec.append(axis if divides else None)
+    return P(*spec) if any(spec) else P()
 
 
-def state_specs(rules: Rules, shapes: Mapping[str, Any], mesh: Mesh) -> dict[str, P]:
-    """The mesh axes of every array of a training state, by its path.
+def state_specs(
+    parameters: Mapping[str, ParameterInfo], shapes: Mapping[str, Any], mesh: Mesh, table: Table = ()
+) -> dict[str, P]:
+    """The mesh axes of every array of a training state, by its path; see `parameter_spec`.
 
-    What an optimiser keeps for a parameter, in its shape, and its moving average, lie where the parameter
-    does; everything else is whole on every device. An axis that the mesh cannot split evenly stays whole
-    too: see `undivided`.
-
-    Raises:
-      ConfigError: see `match_rules`.
+    What an optimiser keeps for a parameter, in its shape, and its moving average, lie where the parameter does;
+    everything else is whole on every device.
     """
-    wanted = _wanted_specs(rules, shapes)
-    return {name: _divided(spec, shapes[name].shape, mesh) for name, spec in wanted.items()}
+    specs = {}
+    for name, x in shapes.items():
+        path = max((path for path in parameters if f".{path}." in f"{name}."), key=len, default=None)
+        belongs = path is not None and parameters[path].shape == x.shape
+        specs[name] = parameter_spec(path, parameters[path], mesh, table) if belongs else P()
+    return specs
 
 
-def undivided(rules: Rules, shapes: Mapping[str, Any], mesh: Mesh) -> list[str]:
-    """The parameters that the table would split and the mesh cannot: an axis does not divide into that many parts."""
-    wanted = _wanted_specs(rules, shapes)
-    return [path for path in _parameters(shapes)
-            if _divided(spec := wanted[f"model.{path}"], shapes[f"model.{path}"].shape, mesh) != spec]  # fmt: skip
+def undivided(parameters: Mapping[str, ParameterInfo], mesh: Mesh, table: Table = ()) -> list[str]:
+    """The parameters that an axis of the mesh should split and cannot: no axis of theirs divides into that many parts."""
+    return [path for path, info in parameters.items()
+            if {*_wanted(path, info, table)} - {None, *parameter_spec(path, info, mesh, table)}]  # fmt: skip
 
 
 def shardings(specs: Mapping[str, P], mesh: Mesh) -> dict[str, NamedSharding]:
@@ -92,25 +78,16 @@ def even_axes(mesh: Mesh, axes: Sequence[str], size: int) -> tuple[str, ...]:
     return tuple(max(even, key=lambda c: math.prod(mesh.shape[a] for a in c), default=()))
 
 
-def _wanted_specs(rules: Rules, shapes: Mapping[str, Any]) -> dict[str, P]:
-    parameters = _parameters(shapes)
-    rows = match_rules(rules, parameters)
-    specs = {}
-    for name, shape in shapes.items():
-        path = max((path for path in parameters if f".{path}." in f"{name}."), key=len, default=None)
-        belongs = path is not None and parameters[path].shape == shape.shape
-        specs[name] = _last_axes(rows[path], len(shape.shape)) if belongs else P()
-    return specs
-
-
-def _parameters(shapes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix("model."): shape for name, shape in shapes.items() if name.startswith("model.")}
-
-
-def _last_axes(spec: P, rank: int) -> P:
-    return P(*(None,) * (rank - len(spec)), *spec) if spec else P()
-
-
-def _divided(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
-    axes = (a if a is not None and n % mesh.shape[a] == 0 else None for a, n in zip(spec, shape, strict=False))
-    return P(*axes)
+def _wanted(path: str, info: ParameterInfo, table: Table) -> list[str | None]:
+    """The mesh axis of each axis, as if all divided."""
+    row = first_match(table, path)
+    if row is not None:
+        axes = list(table[row][1])
+        if len(axes) > len(info.shape):
+            raise ConfigError(
+                f"parallel.sharding_table: the row {table[row][0]!r} has {len(axes)} axes, {path} is {list(info.shape)}"
+            )
+    else:
+        axes = [MESH_AXES.get(name) for name in info.axes]
+        axes = axes if info.role in MATRICES else [None if axis == "fsdp" else axis for axis in axes]
+    return [None] * (len(info.shape) - len(axes)) + axes

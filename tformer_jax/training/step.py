@@ -11,9 +11,11 @@ from jax import Array
 
 from ..config import ConfigError
 from ..functional.numbers import Number
-from .optimizers import Schedule, in_float32
+from ..nn.parameters import parameters
+from .optimizers import in_float32
 from .parallel import SplitBatch, filled_up
 from .paths import path_name
+from .schedules import Schedule
 
 Arrays = dict[str, Array]
 LossFunction = Callable[[Any, Any, Array], tuple[Array, Array, dict[str, Array]]]
@@ -49,17 +51,17 @@ class StateLayout:
 
     A dictionary of arrays crosses `jax.jit` in C++; a tree of NNX modules is taken apart and put
     together in Python at every call, which costs milliseconds a step.
+
+    Attributes:
+      shapes: of each array, by its path.
+      parameters: what each of the model's parameters is, by its path in the model, in the order of its leaves.
     """
 
     def __init__(self, abstract: TrainState):
         """`abstract`: a state, or what `jax.eval_shape` says of one."""
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(abstract)
+        self.parameters = parameters(abstract.model)
         self.shapes = {path_name(path): jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in leaves}
-
-    @property
-    def parameters(self) -> list[str]:
-        """The paths of the model's parameters, in the order of its leaves."""
-        return [name.removeprefix("model.") for name in self.shapes if name.startswith("model.")]
 
     def flatten(self, state: TrainState) -> Arrays:
         """The state's arrays by path."""

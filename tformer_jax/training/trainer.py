@@ -14,9 +14,9 @@ from jax.sharding import Mesh, PartitionSpec as P
 from ..data.batches import Batches
 from ..nn.partitioning import ROWS
 from .parallel import ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
-from .paths import some
+from .paths import check_rows, some
 from .program import Program
-from .sharding import SHARDING_RULES, Rules, shardings, state_specs, undivided
+from .sharding import shardings, state_specs, undivided
 from .step import Arrays
 
 _PMAP_AXIS = "devices"
@@ -39,21 +39,20 @@ class Trainer:
         parallel: ParallelConfig = ParallelConfig(data=1),
         *,
         mesh: Mesh | None = None,
-        rules: Rules = SHARDING_RULES,
     ):
         """Args:
           program: what is computed.
           parallel: over which devices; by default on the first one.
           mesh: where to run; by default what `parallel` says of the devices that there are.
-          rules: where each parameter lies, see `SHARDING_RULES`.
 
         Raises:
-          ConfigError: the devices, or the rules, do not go with the model.
+          ConfigError: the devices, or the table of parallel, do not go with the model.
         """
-        self.program, self.config, self._parallel, self._rules = program, program.training, parallel, rules
+        self.program, self.config, self._parallel = program, program.training, parallel
         self.mesh = make_mesh(parallel) if mesh is None else mesh
         self.layout = self.program.layout
-        specs = state_specs(rules, self.layout.shapes, self.mesh)
+        check_rows("parallel.sharding_table", parallel.sharding_table, self.layout.parameters)
+        specs = state_specs(self.layout.parameters, self.layout.shapes, self.mesh, parallel.sharding_table)
         self.shardings = shardings(specs if parallel.mode == "jit" else dict.fromkeys(specs, P()), self.mesh)
         if self._axis is None:
             one = functools.partial(program.step, key=self.config.key, mesh=self.mesh)
@@ -126,10 +125,11 @@ class Trainer:
             parts = f", in {self.config.accumulate} parts," if self.config.accumulate > 1 else ""
             which = some([str(n) for n in uneven])
             lines.append(f"batches of {which} rows{parts} leave some of {groups} groups of devices idle")
-        if self._parallel.mode == "jit" and (whole := undivided(self._rules, self.layout.shapes, self.mesh)):
-            lines.append(f"not split as the sharding table says, because an axis does not divide: {some(whole)}")
+        whole = undivided(self.layout.parameters, self.mesh, self._parallel.sharding_table)
+        if self._parallel.mode == "jit" and whole:
+            lines.append(f"not split over the whole mesh, because an axis does not divide: {some(whole)}")
         return lines
 
     @property
     def parameter_count(self) -> int:
-        return sum(math.prod(self.layout.shapes[f"model.{name}"].shape) for name in self.layout.parameters)
+        return sum(math.prod(info.shape) for info in self.layout.parameters.values())

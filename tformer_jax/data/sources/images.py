@@ -139,14 +139,11 @@ def read_idx_folder(path: Path | str) -> ImageSource:
     splits = {name: _read_idx_split(Path(path), prefix) for name, prefix in (("train", "train"), ("test", "t10k"))}
     classes = np.unique(splits["train"].labels)
     if list(classes) != list(range(len(classes))):
-        raise DataError(
-            f"the training labels in {path} must be 0 .. {len(classes) - 1}, without a gap; "
-            f"got {_some(classes)}"
-        )
+        wanted = f"must be 0 .. {len(classes) - 1}, without a gap"
+        raise DataError(f"the training labels in {path} {wanted}; got {_some(classes)}")
     if unknown := sorted(set(splits["test"].labels.tolist()) - set(classes.tolist())):
-        raise DataError(
-            f"the test labels in {path} must be 0 .. {len(classes) - 1}, as in training; got {_some(unknown)} too"
-        )
+        wanted = f"must be 0 .. {len(classes) - 1}, as in training"
+        raise DataError(f"the test labels in {path} {wanted}; got {_some(unknown)} too")
     return ImageSource([str(label) for label in classes], splits)
 
 
@@ -252,12 +249,12 @@ def _check_class(folder: Path, images: Sequence[str]) -> None:
 
 
 def _names(path: Path, folders: bool) -> list[str]:
-    """The folders, or the files, directly in a folder, sorted as people read them; hidden ones are not there."""
+    """Returns the folders, or the files, directly in a folder, sorted as people read them; hidden ones are not there."""
     with reading(path), os.scandir(path) as entries:  # of an entry too, such as a link to itself
         found = sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir() == folders)
         return sorted(found, key=file_name)
 
 
 def _some(values: Sequence) -> str:
-    """The first ten."""
+    """Returns the first ten, as text."""
     return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")

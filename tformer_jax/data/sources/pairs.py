@@ -81,7 +81,7 @@ def verses() -> list[Pair]:
 
 
 def clean(pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs worth learning from, each once.
+    """Returns the pairs worth learning from, each once.
 
     Left out: empty or more than 60 words on a side, placeholders, markup and addresses, a
     translation equal to its source, and lengths that cannot be a translation.
