@@ -117,9 +117,8 @@ def with_choices(tables: Mapping[str, Any], choices: Mapping[str, str]) -> Confi
     tables = dict(tables)
     for name, classes in section_classes(TASKS.named(tables["task"]["name"], "task.name")).items():
         mine = {path.partition(".")[2]: x for path, x in choices.items() if path.partition(".")[0] == name}
-        if not mine or name == "task":
-            continue
         old, _ = chosen(classes, tables[name], name)
         missing = {field.name for field in dataclasses.fields(old)} - tables[name].keys()
-        tables[name] = section(classes, merged(classes, tables[name], nested(mine)), missing, f"config.{name}")
+        changed = merged(classes, tables[name], nested(mine)) if name != "task" else tables[name]
+        tables[name] = section(classes, changed, missing, f"config.{name}")
     return ConfigDict(tables)
