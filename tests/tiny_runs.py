@@ -51,7 +51,8 @@ def files(place):
 def configs(place):
     """A config of each task but translation, by its name."""
     folder = files(place)
-    text = {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "positions": "rotary", "max_length": 48}
+    small = {"d_model": 16, "num_layers": 1, "attention": {"num_heads": 2}, "feed_forward": {"width": 24}}
+    text = small | {"positions": {"name": "rotary"}, "max_length": 48}
     documents = {
         "source": "files",
         "path": str(folder / "texts"),
@@ -65,7 +66,7 @@ def configs(place):
     labelled |= {"vocab_size": 300, "batch_tokens": 128, "num_buckets": 1}
     images = {"source": "folders", "path": str(folder / "images"), "image_size": 8, "num_channels": 1}
     images |= {"validation_size": 8, "test_size": 9, "batch_size": 16}
-    vision = {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "patch_size": 4, "positions": "learned"}
+    vision = small | {"patch_size": 4, "positions": {"name": "learned"}}
     parts = {
         "causal_lm": ({"sample_tokens": 4}, documents, text),
         "masked_lm": ({"pseudo_perplexity_rows": 2}, documents, text | {"pooler": True}),
@@ -106,7 +107,14 @@ def translation(place):
             "batching": "buckets",
             "num_buckets": 1,
         },
-        "model": {"d_model": 16, "num_heads": 2, "d_ff": 24, "num_layers": 1, "norm_position": "pre", "max_length": 40},
+        "model": {
+            "d_model": 16,
+            "num_layers": 1,
+            "max_length": 40,
+            "attention": {"num_heads": 2},
+            "feed_forward": {"width": 24},
+            "layer": {"norm_position": "pre"},
+        },
         "optimizer": {"learning_rate": 0.01, "schedule": "linear", "warmup_steps": 4},
         "training": {"steps": 24, "log_every": 4, "evaluate_every": 12},
         "parallel": {"data": 1},

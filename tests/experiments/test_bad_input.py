@@ -62,17 +62,17 @@ FLAGS = [
 ]  # fmt: skip
 
 COUNTS = ["training.steps", "training.accumulate", "checkpoint.every", "model.d_model", "data.batch_tokens"]
-NUMBERS = ["optimizer.learning_rate", "optimizer.clip_norm", "model.dropout_rate", "task.z_loss", "model.rotary_base"]
+NUMBERS = ["optimizer.learning_rate", "optimizer.clip_norm", "model.dropout_rate", "task.z_loss", "model.positions.base"]
 FIELDS = [
     *each("train", COUNTS, [*NO_COUNT, "0", "2147483648", "None"], "--config."),
     *each("train", NUMBERS, [*NO_NUMBER, "-1"], "--config."),
-    *each("train", ["data.path", "task.name", "precision", "model.norm", "optimizer.name"], [""], "--config."),
+    *each("train", ["data.path", "task.name", "precision", "model.norm.name", "optimizer.name"], [""], "--config."),
     *each("train", ["training.seed", "data.seed", "data.order_seed"], ["-1", "4294967296", "x", "1.5"], "--config."),
     *each("train", ["parallel.data", "parallel.tensor"], ["0", "-2", "x", "99999999", "²"], "--config."),
     *each("train", ["model.num_layers"], ["1001", "100000000"], "--config."),
     *each("inspect", ["data.vocab_size"], ["1000001", "2000000000", "0", "-1"], "--config."),
     *each("train", ["precision"], ["x", "params=int8", "params", "params=float32,params=float32"], "--config."),
-    *each("train", ["model.gated", "model.tie_output"], ["x", "2", "None"], "--config."),
+    *each("train", ["model.embedding_norm", "model.output.tie"], ["x", "2", "None"], "--config."),
 ]
 
 UNKNOWN = [
@@ -152,7 +152,7 @@ SPACES = [
         "quasi_random(1000000; learning_rate=log(1e-4,1e-2))": TOO_MANY,
         "learning_rate=linear(0,1,99999999)": TOO_MANY,
         "learning_rate=log(1e-4,1,99999999)": TOO_MANY,
-        "d_ff=log(1..999999999,99999999)": TOO_MANY,
+        "feed_forward.width=log(1..999999999,99999999)": TOO_MANY,
         f"seed=0..{'9' * 5000}": "seed: an integer may have 18 digits",
         f"random({'9' * 5000}; seed=0..1)": "random: an integer may have 18 digits",
         f"{'product(' * 500}seed=1{')' * 500}": "20 deep",
@@ -163,7 +163,7 @@ SPACES = [
         **dict.fromkeys(["seed=²", "seed=٣..٥", "seed=1.5", "seed=True", "seed=-1..1", "seed=", "seed=1,1"], "seed"),
         "steps=100000000000000000000": "training.steps",
         "warmup_steps=99999": "optimizer.warmup_steps=99999 exceeds training.steps",
-        "d_ff=None": "d_ff",
+        "feed_forward.width=None": "d_ff",
         "foo=1": "'foo'",
         "model.vocab_size=3": "did you mean 'data.vocab_size'",
         "freeze=['(a|a)*']": "optimizer.freeze.*repeats a group",

@@ -174,12 +174,12 @@ def became(folder, copied, request, here, images):
     (folder / "beginnings.txt").write_text(f"the red\n\n{LONG}\n", "utf-8")
     (folder / "reviews.txt").write_text("the small cat today\na dog\n", "utf-8")
     drawn = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2", "--slide"]
-    width = {"model.d_model": 16, "model.num_heads": 2, "model.num_layers": 1}
+    width = {"model.d_model": 16, "model.attention.num_heads": 2, "model.num_layers": 1}
     vision = width | {"data.source": "folders", "data.path": images[0].parents[2], "data.image_size": 8}
     vision |= {"data.num_channels": 1, "data.validation_size": 8, "data.test_size": 9, "data.batch_size": 16}
     vision |= {"model.patch_size": 4, "training.steps": 2}
     # What the masked model was trained as, beside a head and labelled texts.
-    tuned = width | {"model.d_ff": 24, "model.activation": "relu", "model.norm_position": "post"}
+    tuned = width | {"model.feed_forward.width": 24, "model.feed_forward.activation": "relu", "model.layer.norm_position": "post"}
     tuned |= {"model.scale_embeddings": True, "model.max_length": 48, "training.steps": 2}
     tuned |= {"data.source": "files", "data.path": images[0].parents[3] / "labelled.tsv", "data.test_size": 8}
     tuned |= {"data.validation_size": 8, "data.batch_tokens": 128, "task.init_from": folder / "masked"}

@@ -30,8 +30,8 @@ from tformer_jax.training.interruption import Interrupted
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.run import Run, RunError
 
-TEXT = "learning_rate=log(1e-3,1e-1); model.d_ff=8..32; positions=rotary,alibi"
-NUMBERS = "learning_rate=log(1e-3,1e-1); model.d_ff=log(8..32)"
+TEXT = "learning_rate=log(1e-3,1e-1); model.feed_forward.width=8..32; positions.name=rotary,alibi"
+NUMBERS = "learning_rate=log(1e-3,1e-1); model.feed_forward.width=log(8..32)"
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +84,21 @@ def test_ranges_and_values_become_optunas_distributions():
     [
         ("learning_rat=log(1e-4,1e-2)", {}, "no field 'learning_rat'; did you mean"),
         ("checkpoint.every=1..3", {}, "checkpoint.every cannot be swept"),
-        ("model.d_ff=linear(8,32)", {}, r"model.d_ff takes integers: write 8\.\.32, not linear"),
-        ("model.d_ff=log(7.5,32.5)", {}, r"model.d_ff takes integers: write log\(8\.\.32\), not log"),
-        ("model.num_heads=1..3", {}, "num_heads=3.* cannot be"),
+        ("model.feed_forward.width=linear(8,32)", {}, r"model.feed_forward.width takes integers: write 8\.\.32, not linear"),
+        ("model.feed_forward.width=log(7.5,32.5)", {}, r"model.feed_forward.width takes integers: write log\(8\.\.32\), not log"),
+        ("model.attention.num_heads=1..3", {}, "num_heads=3.* cannot be"),
         ("dropout_rate=linear(0,2)", {}, "dropout_rate=2.* cannot be"),
         ("dropout_rate=linear(0,2); seed=" + ",".join(map(str, range(200))), {}, "dropout_rate=2.* cannot be"),
         ("seed=0..3; training.seed=1,2", {}, "seed and training.seed both set training.seed"),
-        ("zip(d_model=16,32; d_ff=8,16)", {}, "ties fields together"),
-        ("d_ff=8..16", {"sampler": "cma-es"}, "sampler must be 'tpe' or 'random', got 'cma-es': .* unpickles"),
-        ("d_ff=8..16", {"trials": 0}, "trials must be an integer of at least 1, got 0"),
-        ("d_ff=8..16", {"sampler": "tpr"}, "sampler must be one of .*; did you mean 'tpe'"),
-        ("d_ff=8..16", {"pruner": "median"}, "pruner must be one of"),
-        ("d_ff=8..16", {"seed": -1}, "seed must be an integer in"),
-        ("d_ff=8..16", {"best": "least"}, "best must be one of"),
-        ("d_ff=8..16", {"study": ""}, "study must have a name"),
-        ("d_ff=8..16", {"storage": "mysql://user:secret@host/x"}, "storage must be postgresql://.*'mysql'$"),
+        ("zip(d_model=16,32; feed_forward.width=8,16)", {}, "ties fields together"),
+        ("feed_forward.width=8..16", {"sampler": "cma-es"}, "sampler must be 'tpe' or 'random', got 'cma-es': .* unpickles"),
+        ("feed_forward.width=8..16", {"trials": 0}, "trials must be an integer of at least 1, got 0"),
+        ("feed_forward.width=8..16", {"sampler": "tpr"}, "sampler must be one of .*; did you mean 'tpe'"),
+        ("feed_forward.width=8..16", {"pruner": "median"}, "pruner must be one of"),
+        ("feed_forward.width=8..16", {"seed": -1}, "seed must be an integer in"),
+        ("feed_forward.width=8..16", {"best": "least"}, "best must be one of"),
+        ("feed_forward.width=8..16", {"study": ""}, "study must have a name"),
+        ("feed_forward.width=8..16", {"storage": "mysql://user:secret@host/x"}, "storage must be postgresql://.*'mysql'$"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched_is_refused_before_anything_is_there(config, text, how, message, tmp_path):
@@ -115,7 +115,7 @@ def test_hyperband_without_validations_on_the_way_is_refused(config):
     changed = copy.deepcopy(config)
     changed["training"]["evaluate_every"] = changed["training"]["steps"]
     with pytest.raises(ConfigError, match="training.evaluate_every=12 must be below training.steps=12"):
-        check_search(changed, parse("d_ff=8..16"), SearchConfig(trials=1, pruner="hyperband"))
+        check_search(changed, parse("feed_forward.width=8..16"), SearchConfig(trials=1, pruner="hyperband"))
 
 
 def test_a_missing_package_is_named(run_search, monkeypatch):
@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_search(run_search, pretend):
     assert len({json.dumps(overrides) for overrides in drawn(one + another)}) == 8
     for overrides in drawn(one):
         assert 1e-3 <= overrides["learning_rate"] <= 1e-1
-        assert type(overrides["model.d_ff"]) is int and 8 <= overrides["model.d_ff"] <= 32
+        assert type(overrides["model.feed_forward.width"]) is int and 8 <= overrides["model.feed_forward.width"] <= 32
 
 
 def test_a_search_in_pieces_is_the_same(run_search, pretend):
@@ -204,7 +204,7 @@ def trained(config, place):
         ends = lambda *told, last: prunes(*told, last=last) or (told[1].number, told[2]) == (1, 6)  # noqa: E731
         patch.setattr(Trials, "prunes", ends)
         how = SearchConfig(trials=2, sampler="random")
-        text = "learning_rate=log(1e-3,1e-1); model.d_ff=20; positions=alibi"  # with most of a program in common
+        text = "learning_rate=log(1e-3,1e-1); model.feed_forward.width=20; positions.name=alibi"  # with most of a program in common
         rows = search(place / "trained", config, parse(text), how, said.append, results.append)
     return place / "trained", rows, said, results
 
@@ -215,7 +215,7 @@ def test_a_trial_is_what_its_config_gives_alone(trained, config, tmp_path):
     directory, rows, said, _ = trained
     changed = copy.deepcopy(config)
     changed["optimizer"]["learning_rate"] = rows[0]["overrides"]["learning_rate"]
-    changed["model"] |= {"d_ff": 20, "positions": "alibi"}
+    changed["model"] |= {"feed_forward": {"width": 20}, "positions": {"name": "alibi"}}
     alone = tiny_runs.run_and_train(changed, tmp_path / "alone").run
     assert (directory / "trials/0/metrics.jsonl").read_text() == alone.metrics_file.read_text()
     numbers = [json.loads(line) for line in alone.metrics_file.read_text().splitlines()]
@@ -236,7 +236,7 @@ def test_a_pruned_trial_is_a_run_like_any_other(trained):
     assert (rows[1]["status"], rows[1]["steps"], rows[1]["best_step"]) == ("pruned", 6, 6)
     assert rows[1]["final"] == rows[1]["best"] != {}
     _, _, model = load_run(Run.open(directory / "trials/1"), step=6)
-    assert model.config.d_ff == rows[1]["overrides"]["model.d_ff"]
+    assert model.config.feed_forward.width == rows[1]["overrides"]["model.feed_forward.width"]
     assert "trial 1 pruned" in said
 
 
@@ -277,7 +277,7 @@ def test_hopeless_trials_do_not_stop_the_worker(run_search, pretend, tmp_path):
         train(run, say, validated)
 
     pretend(diverging)
-    rows, said = run_search("model.num_heads=1..2", trials=6)
+    rows, said = run_search("model.attention.num_heads=1..2", trials=6)
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path}/sweep/study.db")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", *["PRUNED"] * 4, "COMPLETE"]
     assert study.trials[1].user_attrs["status"] == "diverged"
@@ -290,8 +290,8 @@ def test_hopeless_trials_do_not_stop_the_worker(run_search, pretend, tmp_path):
 
 def test_a_config_that_cannot_be_is_told_as_failed(run_search, pretend):
     """The corners of a space can be and a point between them not: 3 heads of a width of 16."""
-    rows, said = run_search("model.num_heads=2..4", trials=6, seed=1)
-    by_heads = {row["overrides"]["model.num_heads"]: row["status"] for row in rows}
+    rows, said = run_search("model.attention.num_heads=2..4", trials=6, seed=1)
+    by_heads = {row["overrides"]["model.attention.num_heads"]: row["status"] for row in rows}
     assert by_heads == {2: "finished", 3: "failed", 4: "finished"}
     assert any("failed: " in line and "num_heads=3" in line for line in said)
 
@@ -398,7 +398,7 @@ def began(config, place):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text": TEXT.replace("32", "31")}, r"differs in space.model.d_ff \(\"8..32\" there, \"8..31\" here\)"),
+        ({"text": TEXT.replace("32", "31")}, r"differs in space.model.feed_forward.width \(\"8..32\" there, \"8..31\" here\)"),
         ({"text": TEXT.replace("rotary,", "")}, "differs in space.positions"),
         ({"training": {"steps": 18}}, r"differs in config.training.steps \(12 there, 18 here\)"),
         ({"metric": "perplexity"}, "differs in metric"),

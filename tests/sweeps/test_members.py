@@ -20,9 +20,9 @@ def members_of(config, text):
 def test_overrides_land_in_their_fields_and_nowhere_else(config):
     """A member's config is not the sweep's config with its overrides, or the sweep's own config is changed."""
     before = repr(config)
-    (member,) = members_of(config, "optimizer.learning_rate=0.5;model.d_ff=32;precision='compute=bfloat16'")
+    (member,) = members_of(config, "optimizer.learning_rate=0.5;model.feed_forward.width=32;precision='compute=bfloat16'")
     assert member.config["optimizer"] == config["optimizer"] | {"learning_rate": 0.5}
-    assert member.config["model"] == config["model"] | {"d_ff": 32}
+    assert member.config["model"] == config["model"] | {"feed_forward": {"width": 32}}
     assert member.config["precision"] == "compute=bfloat16"
     assert all(member.config[name] == config[name] for name in ("task", "data", "training", "checkpoint"))
     assert repr(config) == before
@@ -53,13 +53,13 @@ def test_a_name_without_section_is_the_one_field_of_that_name(config, short, ful
 
 def test_numbers_become_what_the_field_has(config):
     """A whole float of an integer field stays a float and fails later, or an integer of a float field stays one."""
-    (member,) = members_of(config, "model.d_ff=64.0;optimizer.learning_rate=1")
-    assert (type(member.config["model"]["d_ff"]), type(member.config["optimizer"]["learning_rate"])) == (int, float)
+    (member,) = members_of(config, "model.feed_forward.width=64.0;optimizer.learning_rate=1")
+    assert (type(member.config["model"]["feed_forward"]["width"]), type(member.config["optimizer"]["learning_rate"])) == (int, float)
 
 
 def test_members_with_the_same_config_are_one(config):
     """The same experiment is trained twice, or a number of a member is not its place in the space."""
-    assert [m.number for m in members_of(config, "d_ff=32,64 | d_ff=64.0,96")] == [0, 1, 3]
+    assert [m.number for m in members_of(config, "feed_forward.width=32,64 | feed_forward.width=64.0,96")] == [0, 1, 3]
 
 
 def test_a_field_has_one_name_in_all_members(config):
@@ -73,7 +73,7 @@ def test_a_field_has_one_name_in_all_members(config):
 @pytest.fixture
 def whole(config):
     """A config that leaves none of the fields out that are swept here, as a config file does."""
-    changes = {"training": {"seed": 0}, "data": {"order_seed": None}, "model": {"window": None, "d_ff": 24}}
+    changes = {"training": {"seed": 0}, "data": {"order_seed": None}, "model": {"attention": {"num_heads": 2, "window": None}, "feed_forward": {"width": 24}}}
     return config | {section: config[section] | fields for section, fields in changes.items()}
 
 
@@ -84,7 +84,7 @@ def test_flags_of_a_member_say_all_of_it(whole):
     ]  # fmt: skip
     off = whole | {"model": whole["model"] | {"window": 16}, "optimizer": whole["optimizer"] | {"clip_norm": 1.0}}
     assert flags(off, {"window": None, "clip_norm": None}) == [
-        "--config.model.window=None", "--config.optimizer.clip_norm=None",
+        "--config.model.attention.window=None", "--config.optimizer.clip_norm=None",
     ]  # fmt: skip
 
 
@@ -119,7 +119,7 @@ BAD = {
     "learning_rate=fast": "must be of type float, got 'fast'",
     "d_model=16.5": "must be of type int, got 16.5",
     "gated=true": "must be of type bool, got 'true'",
-    "model.gated=1": "must be of type bool, got 1",
+    "model.layer.parallel=1": "must be of type bool, got 1",
     "learning_rate=0.1,-1": r"member 1 \(learning_rate=-1\) cannot be trained: .*learning_rate must be positive",
     "dropout_rate=0,1.5": "member 1 .*dropout_rate must be in",
     "d_model=16,17": "member 1 .*d_model must be divisible",

@@ -28,7 +28,7 @@ from tformer_jax.sweeps.search import SearchConfig, search
 from tformer_jax.sweeps.text import parse
 from tformer_jax.training.run import RunError
 
-TEXT = "learning_rate=log(1e-3,1e-1); model.d_ff=8..32"
+TEXT = "learning_rate=log(1e-3,1e-1); model.feed_forward.width=8..32"
 
 
 @pytest.fixture(scope="module")

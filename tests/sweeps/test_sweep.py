@@ -133,7 +133,7 @@ def test_the_best_numbers_of_a_member_are_of_one_validation(finished):
 @pytest.mark.slow
 def test_members_of_several_programs_and_groups_are_all_trained(config, place, finished):
     """A group is forgotten, or which members are trained together changes what they compute."""
-    found = sweep(config, place / "several", f"{SPACE} | positions=alibi", together=2)
+    found = sweep(config, place / "several", f"{SPACE} | positions.name=alibi", together=2)
     assert [group["members"] for group in found.directory.groups()] == [[0, 1], [2, 3], [4]]
     assert [row["status"] for row in found.rows] == ["finished"] * 5
     assert "5 members, 2 program(s)" in found.said
@@ -337,7 +337,7 @@ def test_a_sweep_does_not_go_on_as_another_one(config, finished, tmp_path):
     shutil.copytree(finished.directory.path, tmp_path / "sweep")
     (tmp_path / "sweep" / "sweep.json").unlink()
     before = (tmp_path / "sweep" / "results.csv").read_bytes()
-    other = config | {"model": config["model"] | {"positions": "alibi"}}
+    other = config | {"model": config["model"] | {"positions": {"name": "alibi"}}}
     with pytest.raises(RunError, match=r"does not fit .*config\.model\.positions"):
         sweep(other, tmp_path / "sweep", SPACE)
     assert (tmp_path / "sweep" / "results.csv").read_bytes() == before
@@ -534,8 +534,8 @@ def test_a_directory_of_another_sweep_is_refused(config, finished):
     for text, wanted in another.items():
         with pytest.raises(RunError, match=rf"holds another sweep; it differs in {wanted}"):
             sweep(config, path, text)
-    with pytest.raises(RunError, match="config.model.d_ff"):
-        sweep(config | {"model": config["model"] | {"d_ff": 32}}, path, SPACE)
+    with pytest.raises(RunError, match="config.model.feed_forward.width"):
+        sweep(config | {"model": config["model"] | {"feed_forward": {"width": 32}}}, path, SPACE)
     with pytest.raises(RunError, match="halving"):
         sweep(config, path, SPACE, halving=Halving(factor=2, first_rung=RUNG))
 

@@ -24,8 +24,8 @@ NUMBERS = (
     "zip(optimizer.learning_rate=1e-3,3e-3,6e-3; optimizer.warmup_steps=1,7,30; optimizer.b1=0.8,0.9,0.95;"
     "optimizer.b2=0.9,0.98,0.999; optimizer.eps=1e-9,1e-6,1e-8; optimizer.weight_decay=0.01,0.1,0.3;"
     "optimizer.clip_norm=0.5,1.0,3.0; training.average_decay=0.9,0.99,0.5; task.label_smoothing=0.05,0.1,0.2;"
-    "model.dropout_rate=0.1,0.3,0.2; model.attention_dropout_rate=0.2,0.1,0.05;"
-    "model.activation_dropout_rate=0.1,0.05,0.3; model.init_std=0.02,0.05,0.1; seed=0,7,4000000000"
+    "model.dropout_rate=0.1,0.3,0.2; model.attention.dropout_rate=0.2,0.1,0.05;"
+    "model.feed_forward.dropout_rate=0.1,0.05,0.3; model.init.std=0.02,0.05,0.1; seed=0,7,4000000000"
 )
 OF_A_TASK = {
     "translation": "; task.z_loss=1e-4,1e-3,1e-2)",
@@ -217,8 +217,8 @@ PROGRAMS = {
     "clip_norm=0.5,1.0": 1,
     "clip_norm=None,1.0": 2,
     "init_std=0.1,0.2; label_smoothing=0.1,0.2; z_loss=1e-4,1e-3": 1,
-    "d_ff=16,32": 2,
-    "positions=rotary,alibi; seed=0..3": 2,
+    "feed_forward.width=16,32": 2,
+    "positions.name=rotary,alibi; seed=0..3": 2,
     "steps=10,20": 2,
     "schedule=linear,cosine; learning_rate=1e-3,1e-2": 2,
 }

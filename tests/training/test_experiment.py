@@ -44,7 +44,7 @@ def test_a_whole_config_is_accepted(config):
         ({"model": {"vocab_size": 8}}, "model.vocab_size follows from the data; set it in the data section"),
         ({"model": {"source_vocab_size": 8}}, "model.source_vocab_size follows from the data"),
         ({"model": {"num_classes": 8}}, "num_classes is not for Transformer but for TextClassifier"),
-        ({"model": {"num_heads": 3}}, "d_model must be divisible by num_heads"),
+        ({"model": {"attention": {"num_heads": 3}}}, "d_model must be divisible by attention.num_heads"),
         ({"precision": "compute=float8"}, "precision: compute must be one of"),
         ({"data": {"source_vocab_size": 300}}, "share_embeddings"),
         ({"model": {"parametrization": "mup"}, "optimizer": {"name": "sgd"}}, "'mup' must be one of .*, got 'sgd'"),
@@ -399,7 +399,7 @@ THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
          r"does not fit this model: .*model\.encoder\.embedding\.table \(float32 \(300, 16\) there, "
          r"float32 \(300, 32\) here\).* and \d+ more"),
         ("masked", {"model": {"num_layers": 2}}, ConfigError, r"does not fit this model: .*\(1, 16\) there"),
-        ("masked", {"model": {"positions": "learned"}}, ConfigError,
+        ("masked", {"model": {"positions": {"name": "learned"}}}, ConfigError,
          r"lacks model\.encoder\.positions\.table of this model"),
         ("masked", {"model": {"activation": "silu", "scale_embeddings": False}}, ConfigError,
          r"holds another model: model\.activation \('relu' there, 'silu' here\), model\.scale_embeddings \("),

@@ -37,7 +37,7 @@ def put(section, name, value):
 
 
 CONFIGS = {
-    "positions": (put("model", "positions", "alibi"), r'model\.positions \("rotary" there, "alibi" here\)'),
+    "positions": (put("model", "positions", {"name": "alibi"}), r'model\.positions \("rotary" there, "alibi" here\)'),
     "a field more": (put("model", "rope_base", 3.0), r"model\.rope_base \(null there, 3\.0 here\)"),
     "a field less": (lambda config: config["model"].pop("positions"), r'model\.positions \("rotary" there, null here\)'),
     "another type": (put("training", "steps", "12"), r'training\.steps \(12 there, "12" here\)'),
@@ -105,7 +105,7 @@ def test_a_tokenizer_that_was_not_there_in_training_is_refused_by_name(run):
 
 def test_an_older_checkpoint_is_compared_as_well(run):
     """`--step` would be a way around it."""
-    change_config(run, put("model", "positions", "alibi"))
+    change_config(run, put("model", "positions", {"name": "alibi"}))
     with pytest.raises(RunError, match=f"{re.escape(str(run.checkpoints / '6'))}: it differs in model.positions"):
         load_run(Run.open(run.directory), 6)
 
@@ -119,7 +119,7 @@ def go_on(directory, config):
 @pytest.mark.parametrize("has_config", [True, False])
 def test_training_does_not_go_on_as_something_else(run, has_config):
     """A run would go on as another one, because its config.json was changed together with the command, or is gone."""
-    config = change_config(run, put("model", "positions", "alibi"))
+    config = change_config(run, put("model", "positions", {"name": "alibi"}))
     if not has_config:
         run.config_file.unlink()
     before = {file: file.read_bytes() for file in run.directory.rglob("*") if file.is_file()}

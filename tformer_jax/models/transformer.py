@@ -154,7 +154,7 @@ class Transformer(nnx.Module):
         positions, history = cache.history.reserve(target.shape[1])
         x = self.target_positions(self.target_embedding(target), positions)
         mask = F.AttentionMask(causal=True, query_positions=positions)
-        seen = {"memory": cache.memory, "memory_mask": cache.memory_mask, "cache": history}
+        seen = {"memory": cache.memory, "memory_mask": token_mask(cache.memory_mask), "cache": history}
         hidden, beside = self.decoder(x, mask=mask, **seen)
         return self.logits(hidden), dataclasses.replace(cache, history=beside.cache)
 
