@@ -31,7 +31,7 @@ class DataConfig(Component):
     """
 
     sources: ClassVar[Sources]
-    inputs: ClassVar[tuple[str, ...]] = ("path",)
+    inputs: ClassVar[tuple[str, ...]] = ()
 
     source: str = field()
     source_options: str | None = field(None)

@@ -31,6 +31,7 @@ class TextClassificationDataConfig(DataConfig):
     """
 
     sources = LABELLED_TEXTS
+    inputs = ("path",)
 
     path: str | None = field(None)
     validation_size: int = field(500, COUNT)

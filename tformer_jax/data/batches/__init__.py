@@ -107,8 +107,11 @@ class RowBatches(Batches):
     other ones each time. Without one, to evaluate: in order, and the last batch is filled up.
 
     Attributes:
-      rows: in a batch.
+      rows: B, in a batch.
       seed: of the order, or None.
+
+    Raises:
+      DataError: rows to train on that do not fill a batch.
     """
 
     one_shape: ClassVar[bool] = True
