@@ -16,7 +16,6 @@ from tformer_jax.data.files import (
     GrowingFile,
     WriteError,
     files_in,
-    folder_sha256,
     passed_over,
     read_bytes,
     read_lines,

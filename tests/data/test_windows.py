@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tformer_jax.data.files import DataError
 from tformer_jax.data.batches.windows import Pieces, Windows
+from tformer_jax.data.files import DataError
 
 examples = settings(derandomize=True, deadline=None, max_examples=40)
 

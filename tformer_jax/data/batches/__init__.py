@@ -41,7 +41,7 @@ class Batches(Protocol):
         """Returns the number of rows of batch i."""
 
     def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
-        """Returns arrays [B ...] by name; `rows`: which of them, so that several processes need not all make every one."""
+        """Returns arrays [B ...] by name; `rows`: which of them, as several processes need not all make every one."""
 
 
 @runtime_checkable

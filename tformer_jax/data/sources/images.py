@@ -107,9 +107,8 @@ def _read_idx(file: Path, opened: BinaryIO) -> np.ndarray:
     """Reads no more than the header says, however much a small file unpacks to."""
     magic = opened.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or not 0 < magic[3] <= _MOST_AXES:
-        raise DataError(
-            f"{file} is no IDX file: it begins with {magic.hex(' ') or 'nothing'}, not 00 00, type, 1 to {_MOST_AXES} axes"
-        )
+        begins = magic.hex(" ") or "nothing"
+        raise DataError(f"{file} is no IDX file: it begins with {begins}, not 00 00, type, 1 to {_MOST_AXES} axes")
     header = opened.read(4 * magic[3])
     if len(header) < 4 * magic[3]:
         raise DataError(f"{file} is truncated: its header has {4 + len(header)} bytes of {4 + 4 * magic[3]}")
@@ -249,7 +248,7 @@ def _check_class(folder: Path, images: Sequence[str]) -> None:
 
 
 def _names(path: Path, folders: bool) -> list[str]:
-    """Returns the folders, or the files, directly in a folder, sorted as people read them; hidden ones are not there."""
+    """Returns the folders, or the files, directly in a folder, sorted as people read them, without hidden ones."""
     with reading(path), os.scandir(path) as entries:  # of an entry too, such as a link to itself
         found = sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir() == folders)
         return sorted(found, key=file_name)

@@ -72,7 +72,8 @@ class Sources(Registry[Callable[..., Any]]):
         """Returns the values of the parameters that are called like no field of the section."""
         known = {field.name for field in dataclasses.fields(section)} | {"say"}
         own = {n: p for n, p in _parameters(self[section.source]).items() if n not in known}
-        options = dataclasses.make_dataclass("Options", [(n, p.annotation, _field(p)) for n, p in own.items()], kw_only=True)
+        fields = [(name, parameter.annotation, _field(parameter)) for name, parameter in own.items()]
+        options = dataclasses.make_dataclass("Options", fields, kw_only=True)
         return vars(build(options, _parsed(section.source_options, own), "source_options"))
 
 
