@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 from support import assert_close, by_day, equations, normal, quick_jit, tiny_model, with_leaf
 
-import tformer_jax.functional as F
 from tformer_jax import TransformerConfig, models
 from tformer_jax.config import ConfigError
 
