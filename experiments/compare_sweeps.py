@@ -8,9 +8,9 @@ from pathlib import Path
 
 from absl import flags
 
-from tformer_jax.analysis.sweep_plots import plot_learning_rates
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import WriteError
+from tformer_jax.sweeps.plots import plot_learning_rates
 from tformer_jax.sweeps.results import read_results
 from tformer_jax.training.directories import RunError
 

@@ -128,7 +128,7 @@ def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
 
 def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
     """Prints the table and the command that trains the best member alone, and leaves pictures."""
-    from tformer_jax.analysis.sweep_plots import plot_sweep  # here: a mistake is said without loading Matplotlib
+    from tformer_jax.sweeps.plots import plot_sweep  # here: a mistake is said without loading Matplotlib
 
     directory = Path(cli.WORKDIR.value)
     cli.say(result_table(rows, by))

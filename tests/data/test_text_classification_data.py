@@ -55,7 +55,8 @@ def test_whole_documents_are_held_out():
 
 def test_texts_without_documents_are_held_out_one_by_one():
     """All of them would be one document called None."""
-    splits = split_examples([text._replace(group=None) for text in grouped(50)], by=None, validation_size=10, test_size=10, seed=0)
+    texts = [text._replace(group=None) for text in grouped(50)]
+    splits = split_examples(texts, by=None, validation_size=10, test_size=10, seed=0)
     assert [len(part) for part in splits.values()] == [30, 10, 10]
 
 
@@ -71,7 +72,8 @@ def test_no_training_text_is_held_out(group):
 
 def test_texts_keep_their_labels():
     """Labels would be shuffled among the texts."""
-    found = [text for part in split_examples(grouped(50), by=None, validation_size=5, test_size=5, seed=0).values() for text in part]
+    splits = split_examples(grouped(50), by=None, validation_size=5, test_size=5, seed=0)
+    found = [text for part in splits.values() for text in part]
     assert sorted(found) == sorted(grouped(50))
 
 

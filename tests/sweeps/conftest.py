@@ -1,5 +1,6 @@
 import pytest
 from optuna.storages import RDBStorage
+from pictures import assert_picture, figures  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -87,13 +87,14 @@ SAID = {
     "w2": ("a b", "a", "hidden"), "w_q": ("a b c", "a", "hidden"), "w_k": ("a b c", "a", "hidden"),
     "w_o": ("a b c", "a b", "hidden"), "w_out": ("a b c", "a b", "hidden"), "table": ("a b", "a", "embedding"),
     "b": ("a", "", "bias"), "b1": ("a", "", "bias"), "beta": ("a", "", "bias"), "b_q": ("a b", "", "bias"),
-    "gamma": ("a", "", "gain"),
+    "gamma": ("a", "", "gain"), "experts.w_in": ("e a b", "a", "hidden"), "experts.w_between": ("a e b c", "a", "hidden"),
 }  # fmt: skip
 
 
 def parameter(path, value):
     axes, contracted, role = next(said for end, said in SAID.items() if f".{path}".endswith(f".{end}"))
-    said = {"axes": tuple(axes.split()), "contracted": tuple(contracted.split()), "batch": (), "role": role}
+    batch = ("e",) if ".experts." in f".{path}" else ()
+    said = {"axes": tuple(axes.split()), "contracted": tuple(contracted.split()), "batch": batch, "role": role}
     return nnx.Param(value, **said)
 
 
@@ -398,6 +399,7 @@ STACKED = {
     "encoder.layers.attention.b_q": (2, 3, 2),
     "encoder.layers.feed_forward.w1": (2, 5, 4),
     "encoder.layers.feed_forward.b1": (2, 4),
+    "encoder.layers.experts.w_in": (2, 3, 5, 4),
     "encoder.layers.norm.gamma": (2, 5),
     "embedding.table": (7, 5),
     "output.w": (5, 3),
@@ -407,6 +409,7 @@ MATRICES = {  # fan-in, fan-out
     "encoder.layers.attention.w_k": (5, 2),
     "encoder.layers.attention.w_o": (6, 5),
     "encoder.layers.feed_forward.w1": (5, 4),
+    "encoder.layers.experts.w_in": (5, 4),
 }
 
 
@@ -415,7 +418,10 @@ def stacked_gradients(step):
 
 
 def muon_rule(b1):
-    """Jordan et al. with Nesterov's momentum, corrected as by Dozat; scaled as by Liu et al.; Adam for the others."""
+    """Jordan et al. with Nesterov's momentum, corrected as by Dozat; scaled as by Liu et al.; Adam for the others.
+
+    Each matrix of a layer and an expert by itself, in a loop.
+    """
     adam = adam_rule(b1, 0.95, 1e-3)
 
     def direction(path, g, p, s, t):
@@ -423,7 +429,7 @@ def muon_rule(b1):
             return adam(path, g, p, s, t)
         s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
         ahead = b1 * s["m"] / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
-        return np.stack([orthogonal(x.reshape(MATRICES[path])).reshape(x.shape) for x in ahead])
+        return np.stack([orthogonal(x) for x in ahead.reshape(-1, *MATRICES[path])]).reshape(g.shape)
 
     def orthogonal(x):
         scale = 0.2 * max(x.shape) ** 0.5
@@ -452,6 +458,40 @@ def test_the_updates_of_muon_are_nearly_orthogonal(muon, path):
     """A layer's update would be large in some directions and vanish in others, or depend on its gradient's size."""
     params = [arrays_of(module(STACKED))[path]] + [after[path] for after in muon]
     for before, after in zip(params, params[1:], strict=False):
-        update = ((before - after) / 0.05 - 0.3 * before).reshape(2, *MATRICES[path])
+        update = ((before - after) / 0.05 - 0.3 * before).reshape(-1, *MATRICES[path])
         values = np.linalg.svd(update / (0.2 * max(MATRICES[path]) ** 0.5), compute_uv=False)
         assert values.min() > 0.3 and values.max() < 1.5
+
+
+# Experts: E = 3, D = 5, F = 4 of two layers; and ones whose axis is not the first, of two axes out.
+EXPERTS = {"layers.experts.w_in": (2, 3, 5, 4), "experts.w_between": (5, 3, 2, 2), "layers.router.w": (2, 5, 3)}
+
+
+def of_each_expert(arrays):
+    """The matrices of each layer and expert under names of their own, as a loop in NumPy cuts them."""
+    found = {}
+    for i in range(3):
+        for layer in range(2):
+            found[f"layer{layer}.{i}.w"] = arrays["layers.experts.w_in"][layer, i]
+        found[f"between.{i}.w"] = arrays["experts.w_between"][:, i].reshape(5, 4)
+    return found | {f"router{layer}.w": arrays["layers.router.w"][layer] for layer in range(2)}
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_experts_are_updated_like_matrices_of_their_own(name):
+    """All experts would be made orthogonal as one matrix, or one's large gradients change the updates of another."""
+
+    def uneven(step):
+        grads = gradients_at(step, shapes=EXPERTS)
+        grads["layers.experts.w_in"][:, 1] *= 100
+        grads["experts.w_between"][:, 2] *= 100
+        return grads
+
+    start = module(EXPERTS)
+    alone = {path: x.shape for path, x in of_each_expert(arrays_of(start)).items()}
+    values = of_each_expert(arrays_of(start))
+    apart = jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(values[name_of(path)]), module(alone))
+    how = {"name": name, "steps": 3, "weight_decay": 0.3}
+    together = trajectory(gradients=uneven, start=start, **how)
+    wanted = trajectory(gradients=lambda step: of_each_expert(uneven(step)), start=apart, **how)
+    assert_same_trajectory([of_each_expert(after) for after in together], wanted)

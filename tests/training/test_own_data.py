@@ -1,4 +1,4 @@
-"""A source of documents from a plugin's file: trained on, gone on with and evaluated as any other; batches of one's own."""
+"""A source of documents from a plugin's file: trained on, resumed and evaluated as any other; batches of one's own."""
 
 import copy
 
@@ -60,7 +60,11 @@ class Inherited(Batches):
 
 @pytest.mark.parametrize(
     ("batches", "lacking"),
-    [(Half(), r"row_count\(\), filler"), (Inherited(), r"row_count\(\), batch\(\)"), ([{}], r"row_count\(\), batch\(\), ")],
+    [
+        (Half(), r"row_count\(\), filler"),
+        (Inherited(), r"row_count\(\), batch\(\)"),
+        ([{}], r"row_count\(\), batch\(\), one_shape, filler"),
+    ],
 )
 def test_batches_that_lack_something_are_refused_by_its_name(batches, lacking):
     """The error would be an attribute's, on a mesh alone, or after a long training."""

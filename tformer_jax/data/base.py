@@ -31,7 +31,7 @@ class DataConfig(Component):
     """
 
     sources: ClassVar[Sources]
-    inputs: ClassVar[tuple[str, ...]] = ("path",)
+    inputs: ClassVar[tuple[str, ...]] = ()
 
     source: str = field()
     source_options: str | None = field(None)
@@ -137,28 +137,37 @@ class Data:
         """Returns the digest of a split."""
         return digest.of_texts(self.unit, (example[:2] for example in part))
 
-    def fitting(self, split: str, limit: int, of: str, *sides: Sequence[Sequence[int]]) -> tuple[list[Any], ...]:
-        """Returns the examples of a split of at most `limit` tokens on each side, and the sides; reports the others once.
+
+class BoundedData(Data):
+    """Data of which a model can read no more than `max_length` tokens of an example; longer ones are left out whole."""
+
+    def __init__(self, config: DataConfig, max_length: int, directory: Path, progress: Progress = SILENT):
+        """`max_length`: of the model, in tokens; others, and errors: see `Data`."""
+        self.max_length = max_length
+        super().__init__(config, directory, progress)
+
+    def fitting(self, split: str, limit: int, *sides: Sequence[Sequence[int]]) -> tuple[list[Any], ...]:
+        """Returns the examples of a split of at most `limit` tokens a side, and the sides; reports the others once.
 
         Args:
           split: its name.
           limit: in tokens.
-          of: what is that long, for the message: "" or " a side".
           sides: the tokens of each example.
 
         Raises:
           DataError: none is left.
         """
-        examples = self.splits[split]
+        examples, of = self.splits[split], "" if len(sides) == 1 else " a side"
         fits = [max(map(len, tokens)) <= limit for tokens in zip(*sides, strict=True)]
         if not any(fits):
             raise DataError(
                 f"none of the {len(examples)} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"
             )
-        self._say_left_out(split, fits.count(False), f"{limit} tokens{of}")
+        self.say_left_out(split, fits.count(False), f"{limit} tokens{of}")
         return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (examples, *sides))
 
-    def _say_left_out(self, split: str, count: int, limit: str) -> None:
+    def say_left_out(self, split: str, count: int, limit: str) -> None:
+        """Reports how many examples of a split are longer than a limit, once."""
         line = f"{count} of {len(self.splits[split]):,} {split} {self.unit} exceed {limit} and are left out"
         if count and line not in self.report:
             self.report.append(line)

@@ -22,8 +22,8 @@ class CausalLMDataConfig(DocumentDataConfig):
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
         rows = self.rows(rows_multiple)
-        tokens = (rows, self.row_length + 1), "int32"
-        return {"tokens": tokens} | ({"segments": tokens} if self.boundaries == "segments" else {"lengths": ((rows,), "int32")})
+        tokens, lengths = ((rows, self.row_length + 1), "int32"), ((rows,), "int32")
+        return {"tokens": tokens} | ({"segments": tokens} if self.boundaries == "segments" else {"lengths": lengths})
 
 
 class CausalLMData(DocumentData):

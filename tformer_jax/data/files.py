@@ -154,7 +154,7 @@ def read_lines(file: Path) -> list[str]:
 
 
 def read_rows(file: Path) -> list[str]:
-    """Reads the lines of a table, one row each: as `read_lines`, without the blank ones that editors leave at the end."""
+    """Reads the lines of a table, one row each: as `read_lines`, without the blank ones at the end."""
     return without_blank_end(read_lines(file), 0)
 
 
@@ -191,8 +191,8 @@ def writing(file: Path) -> Iterator[None]:
 def write_whole(file: Path, content: str | bytes) -> None:
     """Writes a file so that others see all of it or nothing; text is UTF-8.
 
-    What is no ordinary file, such as /dev/stdout, is written to as it is. Of a writer that was killed, `.NAME.unfinished`
-    is left, which the next one takes over.
+    What is no ordinary file, such as /dev/stdout, is written to as it is. Of a writer that was killed,
+    `.NAME.unfinished` is left, which the next one takes over.
 
     Raises:
       WriteError: it cannot be written; nothing is left of the attempt.

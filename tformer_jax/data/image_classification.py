@@ -30,6 +30,7 @@ class ImageClassificationDataConfig(DataConfig):
     """
 
     sources = IMAGES
+    inputs = ("path",)
 
     path: str | None = field(None)
     image_size: int = field(wanted=COUNT)

@@ -130,7 +130,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _white_where_transparent(image: Image.Image, layout: str, content: bytes) -> Image.Image:
-    """A PNG that says of one colour that it is transparent, at the depth of its file: Pillow compares 8 bits with it."""
+    """Whitens the one colour that a PNG says is transparent, at the depth of its file: Pillow compares 8 bits."""
     bits = _PNG_BITS[layout]
     samples = np.asarray(image).astype(np.int32)  # [Y X] or [Y X 3]
     if layout == "RGB;16B":  # of which Pillow has read the higher bytes

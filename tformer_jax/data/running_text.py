@@ -29,6 +29,7 @@ class DocumentDataConfig(DataConfig):
     """
 
     sources = DOCUMENTS
+    inputs = ("path",)
 
     path: str | None = field(None)
     split: str = field("document", among=("document", "tail"))

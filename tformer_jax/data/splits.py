@@ -15,7 +15,7 @@ Splits = dict[str, Any]
 
 
 def _shuffled(things: Iterable[Any], seed: int, name: Callable[[Any], str] = str) -> Iterator[Any]:
-    """Yields things in an order that a hash of their names decides, so that one more leaves the others where they were."""
+    """Yields things in the order of a hash of their names, so that one more leaves the others where they were."""
     key = lambda thing: hashlib.sha256(f"{seed}/{name(thing)}".encode()).digest()  # noqa: E731
     return iter(sorted(things, key=key))
 
@@ -61,8 +61,8 @@ def split_examples(
     if not splits["train"]:
         raise DataError(
             f"no {what} is left to train on: {len(examples)} {what}s, test_size={test_size}, "
-            f"validation_size={validation_size}, and what is alike ({len(groups)} different {by}s) stays together; lower "
-            f"these sizes of the data section, or give more {what}s"
+            f"validation_size={validation_size}, and what is alike ({len(groups)} different {by}s) stays together; "
+            f"lower these sizes of the data section, or give more {what}s"
         )
     return splits
 

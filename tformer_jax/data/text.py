@@ -5,7 +5,7 @@ import unicodedata
 
 
 def canonical(text: str) -> str:
-    """Returns the text in Unicode's normal form C, in which an accent and its letter are one character where there is one.
+    """Returns the text in Unicode's normal form C: an accent and its letter are one character, where there is one.
 
     What people type is mostly in it; names of files on a Mac, and text taken out of a PDF, may not be. Two texts are
     compared, and classes and files named, in this form.

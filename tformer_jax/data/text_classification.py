@@ -7,9 +7,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ..config import COUNT, ConfigError, field
-from ..progress import SILENT, Progress
+from ..progress import Progress
 from . import tokenizers
-from .base import VOCABULARY, Data, DataConfig
+from .base import VOCABULARY, BoundedData, DataConfig
 from .batches import BatchShapes
 from .batches.buckets import EVALUATION_TOKENS, LabelledBuckets, choose_buckets, ladder, least_rows
 from .files import DataError
@@ -31,6 +31,7 @@ class TextClassificationDataConfig(DataConfig):
     """
 
     sources = LABELLED_TEXTS
+    inputs = ("path",)
 
     path: str | None = field(None)
     validation_size: int = field(500, COUNT)
@@ -45,28 +46,20 @@ class TextClassificationDataConfig(DataConfig):
         return {"tokens": ((rows, max_length), "int32"), "lengths": each, "labels": each}
 
 
-class TextClassificationData(Data):
+class TextClassificationData(BoundedData):
     """The splits of one experiment, its classes, its tokenizer, and the batches of all.
 
     Attributes:
       classes: the labels, in the order of their numbers: sorted, or as saved.
       tokenizer: trained on the training split, or read from where it was saved.
-      others: see `Data`.
+      others: see `BoundedData`.
+
+    Raises:
+      DataError: also, there is only one class, or a text has a label that no training text has.
+      ConfigError: also, there is no tokenizer and none can be trained, or it is not the asked one.
     """
 
     unit = "texts"
-
-    def __init__(
-        self, config: TextClassificationDataConfig, max_length: int, directory: Path, progress: Progress = SILENT
-    ):
-        """`max_length`: of the model, in tokens; others: see `Data`.
-
-        Raises:
-          DataError: also, there is only one class, or a text has a label that no training text has.
-          ConfigError: also, there is no tokenizer and none can be trained, or it is not the asked one.
-        """
-        self.max_length = max_length
-        super().__init__(config, directory, progress)
 
     def prepare(self, directory, progress):
         self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json", progress)
@@ -99,7 +92,7 @@ class TextClassificationData(Data):
         """
         if split not in self._encoded:
             tokens = tokenizers.encode_framed(self.tokenizer, [text.text for text in self.splits[split]])
-            self._encoded[split] = self.fitting(split, self.max_length, "", tokens)
+            self._encoded[split] = self.fitting(split, self.max_length, tokens)
         return self._encoded[split]
 
     def _batches(self, split, lengths, batch_tokens, seed, rows_multiple=1) -> LabelledBuckets:

@@ -21,7 +21,7 @@ _PIECE, _TOGETHER = 4_000, 128
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, mask: bool = False) -> Tokenizer:
-    """Trains a byte-level BPE (Sennrich et al., 2016; Radford et al., 2019), over NFC-normalised text unless `lossless`.
+    """Trains a byte-level BPE (Sennrich et al., 2016; Radford et al., 2019), over NFC text unless `lossless`.
 
     Every byte is in the alphabet, so nothing is ever unknown.
 

@@ -7,9 +7,8 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from ..config import COUNT, ConfigError, field
-from ..progress import SILENT, Progress
 from . import tokenizers
-from .base import VOCABULARY, Data, DataConfig, check_goes_with
+from .base import VOCABULARY, BoundedData, DataConfig, check_goes_with
 from .batches import BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
@@ -84,7 +83,7 @@ class Tokenizers(NamedTuple):
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizers":
-        """Loads those that `TranslationData` kept: tokenizer.json, and source_tokenizer.json where the source has its own.
+        """Loads tokenizer.json, and source_tokenizer.json where the source has its own, that `TranslationData` kept.
 
         Raises:
           ConfigError: it is not there.
@@ -101,23 +100,16 @@ class Tokenizers(NamedTuple):
         return tokenizers.encode_framed(self.target, texts)
 
 
-class TranslationData(Data):
+class TranslationData(BoundedData):
     """The splits of one experiment, its tokenizers, and the batches of both.
 
     Attributes:
       splits: pairs of text by split: train, validation, test (and two more, with split="both").
       tokenizers: trained on the training split, or read from where they were saved.
-      others: see `Data`.
+      others: see `BoundedData`.
     """
 
     unit = "pairs"
-
-    def __init__(
-        self, config: TranslationDataConfig, max_length: int, directory: Path, progress: Progress = SILENT
-    ):
-        """`max_length`: of the model, in tokens; others, and errors: see `Data`."""
-        self.max_length = max_length
-        super().__init__(config, directory, progress)
 
     def split(self, found, say):
         whole = [pair for pair in found if pair.source.strip() and pair.target.strip()]
@@ -131,11 +123,16 @@ class TranslationData(Data):
     def prepare(self, directory, progress):
         config, pairs = self.config, self.splits["train"]
         source, target = [pair.source for pair in pairs], [pair.target for pair in pairs]
-        shared = config.source_vocab_size is None
-        train = lambda: tokenizers.train_bpe(source + target if shared else target, config.vocab_size)  # noqa: E731
-        other = tokenizers.kept(directory / _TARGET_FILE, train, progress)
-        train = lambda: tokenizers.train_bpe(source, config.source_vocab_size)  # noqa: E731
-        self.tokenizers = Tokenizers(other if shared else tokenizers.kept(directory / _SOURCE_FILE, train, progress), other)
+
+        def kept(name: str, texts: list[str], size: int) -> Tokenizer:
+            return tokenizers.kept(directory / name, lambda: tokenizers.train_bpe(texts, size), progress)
+
+        if config.source_vocab_size is None:
+            shared = kept(_TARGET_FILE, source + target, config.vocab_size)
+            self.tokenizers = Tokenizers(shared, shared)
+        else:
+            own = kept(_SOURCE_FILE, source, config.source_vocab_size)
+            self.tokenizers = Tokenizers(own, kept(_TARGET_FILE, target, config.vocab_size))
 
     def train_batches(self, rows_multiple: int = 1) -> Buckets | Packed:
         config, seed = self.config, self.config.batch_seed
@@ -144,7 +141,7 @@ class TranslationData(Data):
         if config.batching == "packed":
             source_row = min(_source_row(source, target, limit), self.max_length)
             kept = [i for i, tokens in enumerate(source) if len(tokens) <= source_row]
-            self._say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
+            self.say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
             sides = [source[i] for i in kept], [target[i] for i in kept]
             rows = rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
             batches = Packed(sides, _NAMES, (source_row, limit + 1), rows, seed, tokenizers.PAD_ID)
@@ -171,7 +168,7 @@ class TranslationData(Data):
         pairs = self.splits[split]
         source = self.tokenizers.encode_sources([p.source for p in pairs])
         target = self.tokenizers.encode_targets([p.target for p in pairs])
-        return self.fitting(split, limit, " a side", source, target)
+        return self.fitting(split, limit, source, target)
 
 
 def _source_row(source, target, row_length: int) -> int:

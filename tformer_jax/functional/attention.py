@@ -146,7 +146,7 @@ def _projected(x_name: str, x: Any, w_name: str, w: Any, b_name: str, b: Any) ->
     x, w = as_array(x_name, x, "B T D"), as_array(w_name, w, "D N H")
     if w.shape[0] != x.shape[2]:
         raise ValueError(f"{w_name} must be [D N H] with {x_name}'s D={x.shape[2]}, got the shape {w.shape}")
-    out = jnp.einsum("BTD,DNH->BTNH", x, w)
+    out = jnp.einsum("BTD,DNH->BTNH", x, w)  # [B T N H]
     return out if b is None else out + _bias(b_name, b, w.shape[1:])
 
 
@@ -185,7 +185,7 @@ def combine_heads(heads: Float[Array, "B T N Hv"], params: AttentionParams) -> F
     params, heads = _as_params(params), as_array("heads", heads, "B T N Hv")
     w_o = as_array("w_o", params.w_o, "N Hv D")
     check_shape("w_o", w_o, (*heads.shape[2:], w_o.shape[2]))
-    out = jnp.einsum("BTNH,NHD->BTD", heads, w_o)
+    out = jnp.einsum("BTNH,NHD->BTD", heads, w_o)  # [B T D]
     return out if params.b_o is None else out + _bias("b_o", params.b_o, w_o.shape[2:])
 
 

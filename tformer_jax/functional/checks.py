@@ -22,9 +22,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def as_array(
-    name: str, x: Any, axes: str | None = None, kind: Literal["floats", "integers"] | None = None
-) -> Array:
+def as_array(name: str, x: Any, axes: str | None = None, kind: Literal["floats", "integers"] | None = None) -> Array:
     """Any array, NumPy's too, as JAX's.
 
     Args:
@@ -65,6 +63,16 @@ def check_shape(name: str, x: Array, wanted: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have the shape {tuple(wanted)}, got {x.shape}")
 
 
+def check_integers(name: str, x: Any, *shapes: tuple[int, ...]) -> None:
+    """Refuses what is neither None nor integers of one of some shapes.
+
+    Raises:
+      TypeError, ValueError: that.
+    """
+    if x is not None and as_array(name, x, kind="integers").shape not in shapes:
+        raise ValueError(f"{name} must have one of the shapes {list(shapes)}, got {np.shape(x)}")
+
+
 def check_below(name: str, x: Array, size: int) -> None:
     """Refuses indices outside [0, size), as far as they are known here: not traced, nor on other machines.
 
@@ -79,7 +87,7 @@ def check_below(name: str, x: Array, size: int) -> None:
 
 
 def as_flag(name: str, value: Any) -> bool:
-    """True or False, NumPy's and JAX's too.
+    """Takes True or False, NumPy's and JAX's too.
 
     Raises:
       TypeError: anything else, or traced: the program depends on it.

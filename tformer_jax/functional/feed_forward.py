@@ -41,7 +41,7 @@ def feed_forward(
       ValueError: weights or biases that do not go with x or each other, or a rate as in `dropout`.
     """
     check_function("activation", activation)
-    hidden = activation(_affine(as_array("x", x), w1, b1, "w1", "b1"))
+    hidden = activation(_affine(as_array("x", x), w1, b1, "w1", "b1"))  # [*batch F]
     return _affine(dropout(hidden, dropout_rate, key), w2, b2, "w2", "b2")
 
 
@@ -79,7 +79,8 @@ def gated_feed_forward(
     """
     check_function("activation", activation)
     x = as_array("x", x)
-    gate, up = _affine(x, w_gate, b_gate, "w_gate", "b_gate"), _affine(x, w_up, b_up, "w_up", "b_up")
+    gate = _affine(x, w_gate, b_gate, "w_gate", "b_gate")  # [*batch F]
+    up = _affine(x, w_up, b_up, "w_up", "b_up")  # [*batch F]
     check_shape("w_up", w_up, w_gate.shape)
     return _affine(dropout(activation(gate) * up, dropout_rate, key), w_down, b_down, "w_down", "b_down")
 
@@ -89,7 +90,7 @@ def _affine(x: Array, w: Array, b: Array | None, w_name: str, b_name: str) -> Ar
     w = as_array(w_name, w, "D F")
     F = width(w_name, w)
     check_shape(w_name, w, (width("x", x), F))
-    out = jnp.einsum("...D,DF->...F", x, w)
+    out = jnp.einsum("...D,DF->...F", x, w)  # [*batch F]
     if b is None:
         return out
     b = as_array(b_name, b, "F")

@@ -73,7 +73,7 @@ def fused_cross_entropy(
     chunks = Chunks.of(hidden, chunk_size)
     known, traced = _numbers(label_smoothing, z_loss, logit_softcap)
     output = _Output(w_out, b_out, class_weights, traced)
-    tokens = jax.tree.map(chunks.cut, _Tokens(hidden, targets, weights, counts))
+    tokens = jax.tree.map(chunks.cut, _Tokens(hidden, targets, weights, counts))  # [count size ...]
     if reduction == "none":
         losses = lax.map(jax.checkpoint(functools.partial(_token_losses, known, output)), tokens)
         return weighted_values(chunks.join(losses), weights)
@@ -165,7 +165,7 @@ def _total_and_gradients(known, output: _Output, tokens: _Tokens) -> tuple[Array
     def chunk(sums, tokens: _Tokens):
         # The targets' logits have a gradient of their own: that of taking them would begin with a chunk of zeros,
         # the same for every chunk, which the loop would hold from its start to its end.
-        logits = _logits(tokens.hidden, w_out)
+        logits = _logits(tokens.hidden, w_out)  # [size V]
         relative, pull, highest = jax.vjp(functools.partial(_relative, known), shared, logits, has_aux=True)
 
         def total(relative, of_targets, shared, weights, counts):

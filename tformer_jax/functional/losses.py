@@ -138,7 +138,7 @@ def token_losses(
     z_loss: float | Array,
 ) -> Float[Array, "*batch"]:
     """The terms that `cross_entropy` averages, of logits `relative_to_highest`; `counts` are c_y."""
-    log_normaliser = jnp.log(jnp.exp(relative).sum(-1))
+    log_normaliser = jnp.log(jnp.exp(relative).sum(-1))  # [*batch]
     losses = log_normaliser - of_targets
     if counts is not None:
         losses = counts * losses
@@ -152,8 +152,7 @@ def token_losses(
 
 
 def relative_to_highest(logits: Float[Array, "*batch V"]) -> tuple[Float[Array, "*batch V"], Float[Array, "*batch"]]:
-    """float32 logits minus the highest, and the highest: the difference of two large numbers would lose a small loss.
-    """
+    """float32 logits minus the highest, and the highest: a difference of large numbers would lose a small loss."""
     logits = logits.astype(jnp.float32)
     highest = lax.stop_gradient(logits.max(-1, keepdims=True))
     return logits - highest, highest[..., 0]

@@ -14,19 +14,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jaxtyping import Bool, Int, Shaped
+from jax import Array
+from jaxtyping import Bool, Int
 
-from .checks import as_array, as_flag
-from .numbers import as_integer, as_size
-from .relations import as_booleans, as_ints, as_rank_4, causal_mask, earlier, later
+from .checks import as_flag, check_integers
+from .numbers import as_size
+from .relations import (
+    as_booleans,
+    as_ints,
+    as_rank_4,
+    as_window,
+    causal_mask,
+    indices,
+    positions_of,
+    same_segment,
+    slice_if_wide,
+    window_mask,
+)
 
 # The position of an empty slot of a cache: after every token.
 EMPTY = np.iinfo(np.int32).max
 
 
 class Mask:
-    """Which key s each query t may attend: an `AttentionMask`, or several of them combined.
+    """A relation, which key s each query t may attend: an `AttentionMask`, or several of them combined.
 
         prefix_lm = AttentionMask(causal=True) | AttentionMask(prefix=lengths)
 
@@ -72,34 +83,40 @@ class Mask:
             key_positions=_only(self.key_positions, key_positions, "key_positions"),
         )
 
-    def map_parts(self, change: Callable[["AttentionMask"], Any]) -> Any:
+    @property
+    def parts(self) -> list["AttentionMask"]:
+        """Every `AttentionMask` in it, from left to right."""
+        return [x for x in jax.tree.leaves(self, is_leaf=_is_part) if _is_part(x)]
+
+    def map_parts(self, change: Callable[["AttentionMask"], "AttentionMask"]) -> "Mask":
         """The same expression of `change(part)`, for each `AttentionMask` in it; the positions stay."""
-        raise NotImplementedError
+        return jax.tree.map(lambda x: change(x) if _is_part(x) else x, self, is_leaf=_is_part)
 
     def evaluate(self, part: Callable[["AttentionMask", bool], Any], under_not: bool = False) -> Any:
         """Evaluates the expression with other values than masks.
 
         Args:
           part: gives what stands for an `AttentionMask`, and has `&`, `|` and `~` itself; it is told whether an odd
-            number of `~` are over the part, so that what is no less than the part becomes what is no more than it.
+            number of `~` are over the part, so that a bound from above has to be one from below.
           under_not: what to tell it.
         """
-        raise NotImplementedError
-
-    @property
-    def parts(self) -> tuple["AttentionMask", ...]:
-        """Every `AttentionMask` in it, from left to right."""
-        raise NotImplementedError
+        if isinstance(self, AttentionMask):
+            return part(self, under_not)
+        if self.by == "not":
+            return ~self.of[0].evaluate(part, not under_not) & part(_TOKENS, under_not)
+        values = [mask.evaluate(part, under_not) for mask in self.of]
+        return functools.reduce(operator.and_ if self.by == "and" else operator.or_, values)
 
     @property
     def hides_nothing(self) -> bool:
-        """Returns whether it is known to show every key to every query."""
-        raise NotImplementedError
+        """Says whether it is known to show every key to every query."""
+        return bool(self.evaluate(lambda part, under_not: np.bool_(under_not or not part.hides_something)))
 
     @property
     def differs_by_query(self) -> bool:
-        """Returns whether queries, or heads, may see different keys."""
-        return any(part.differs_alone for part in self.parts)
+        """Says whether queries, or heads, may see different keys."""
+        by_position = any(part.causal or part.window is not None or part.segments is not None for part in self.parts)
+        return by_position or any(n != 1 for part in self.parts for n in np.shape(part.explicit)[-3:-1])
 
     def to_array(self, query_length: int, key_length: int) -> Bool[Array, "..."]:
         """The mask as booleans [b n T S]; b and n are 1 where the mask does not depend on them.
@@ -110,14 +127,7 @@ class Mask:
         T, S = as_size("query_length", query_length), as_size("key_length", key_length)
         if min(T, S) < 0:
             raise ValueError(f"query_length and key_length must be at least 0, got {T} and {S}")
-        sizes = [part.rows_and_heads for part in (self, *self.parts)]
-        return fitting(self, *map(max, zip(*sizes, strict=True)), T, S).tile(0, T, 0, S)
-
-    @property
-    def rows_and_heads(self) -> tuple[int, int]:
-        """The most rows and heads that a field has."""
-        shapes = [np.shape(x) for x in (self.query_positions, self.key_positions) if x is not None]
-        return max([1, *(shape[0] for shape in shapes if len(shape) > 1)]), 1
+        return fitting(self, *_rows_and_heads(self), T, S).tile(0, T, 0, S)
 
     def tile(self, q_start, q_size: int, k_start, k_size: int) -> Bool[Array, "..."]:
         """Queries [q_start, q_start + q_size) x keys [k_start, k_start + k_size), as [b n q k].
@@ -134,11 +144,11 @@ class Mask:
 
     def query_block(self, start, size: int) -> Int[Array, "b q"]:
         """Positions of the queries [start, start + size); b is 1 where rows do not differ."""
-        return _positions(self.query_positions, start, size)
+        return positions_of(self.query_positions, start, size)
 
     def key_block(self, start, size: int) -> Int[Array, "b k"]:
         """Positions of the keys [start, start + size); b is 1 where rows do not differ."""
-        return _positions(self.key_positions, start, size)
+        return positions_of(self.key_positions, start, size)
 
     def cuttable(self, length: int) -> "Mask":
         """The same mask for `length` queries, in which everything that they differ by has an axis of queries.
@@ -148,11 +158,12 @@ class Mask:
         positions = jnp.atleast_2d(jnp.arange(length) if self.query_positions is None else self.query_positions)
 
         def change(part: AttentionMask) -> AttentionMask:
-            segments = part.segments if part.segments is None else part.segment_pair
-            explicit = part.explicit
-            if explicit is not None:
-                explicit = jnp.reshape(explicit, (1,) * (4 - jnp.ndim(explicit)) + jnp.shape(explicit))
-            return dataclasses.replace(part, segments=segments, explicit=explicit)
+            segments, explicit = part.segments, part.explicit
+            return dataclasses.replace(
+                part,
+                segments=None if segments is None else part.segment_pair,
+                explicit=None if explicit is None else jnp.reshape(explicit, _shape_of_4(explicit)),  # [b n t s]
+            )
 
         return dataclasses.replace(self.map_parts(change), query_positions=positions)
 
@@ -212,7 +223,7 @@ class AttentionMask(Mask):
     def __post_init__(self):
         object.__setattr__(self, "causal", as_flag("causal", self.causal))
         if self.window is not None:
-            object.__setattr__(self, "window", _checked_window(self.window))
+            object.__setattr__(self, "window", as_window(self.window))
 
     @property
     def reach(self) -> tuple[int, int] | None:
@@ -220,72 +231,53 @@ class AttentionMask(Mask):
         return (self.window - 1, self.window - 1) if isinstance(self.window, int) else self.window
 
     @property
-    def segment_pair(self) -> tuple[Int[Array, "b T"], Int[Array, "b S"]]:
-        """The segments of the queries and of the keys."""
-        queries, keys = self.segments if isinstance(self.segments, tuple) else (self.segments, self.segments)
-        return as_ints(queries), as_ints(keys)
+    def limit(self) -> int | Array | None:
+        """The prefix as far as positions of tokens go, an int where it is known."""
+        if self.prefix is None or is_static(self.prefix):
+            return None if self.prefix is None else max(min(int(self.prefix), EMPTY), -EMPTY)
+        return jnp.minimum(as_ints(self.prefix), EMPTY)
 
     @property
-    def parts(self) -> tuple["AttentionMask", ...]:
-        return (self,)
+    def segment_pair(self) -> tuple[Any, Any]:
+        """The segments of the queries [b T] and of the keys [b S], or None twice."""
+        return self.segments if isinstance(self.segments, tuple) else (self.segments, self.segments)
 
     @property
-    def hides_nothing(self) -> bool:
-        hiding = (self.window, self.prefix, self.lengths, self.segments, self.explicit)
-        return not self.causal and all(field is None for field in hiding)
-
-    @property
-    def differs_alone(self) -> bool:
-        """Returns whether queries, or heads, may see different keys by this part."""
-        by_query = self.explicit is not None and any(n != 1 for n in np.shape(self.explicit)[-3:-1])
-        return self.causal or self.window is not None or self.segments is not None or by_query
-
-    @property
-    def rows_and_heads(self) -> tuple[int, int]:
-        segments = self.segments if isinstance(self.segments, tuple) else (self.segments,)
-        shapes = [np.shape(x) for x in (*segments, self.lengths, self.prefix) if np.ndim(x)]
-        explicit = (1, 1, 1, 1, *(() if self.explicit is None else np.shape(self.explicit)))[-4:]
-        return max([super().rows_and_heads[0], explicit[0], *(shape[0] for shape in shapes)]), explicit[1]
-
-    def map_parts(self, change: Callable[["AttentionMask"], Any]) -> Any:
-        return change(self)
-
-    def evaluate(self, part: Callable[["AttentionMask", bool], Any], under_not: bool = False) -> Any:
-        return part(self, under_not)
+    def hides_something(self) -> bool:
+        """Says whether a field is set that may hide a key."""
+        may_hide = (self.window, self.prefix, self.lengths, self.segments, self.explicit)
+        return self.causal or any(field is not None for field in may_hide)
 
     def by_position(
         self, low: Int[Array, "... q"], high: Int[Array, "... q"], keys: Int[Array, "... k"]
     ) -> Bool[Array, "... #q #k"]:
-        """What causality, window and prefix show: the keys from the first that `low` sees to the last that `high` does.
+        """Shows keys by causality, window and prefix: from the first that `low` sees to the last that `high` sees.
 
-        With one position of the query as both, its keys. With the least and the greatest of a block, what any of
-        its queries sees; the other way round, what all of them see.
+        With a query's position as both, these are its keys. With the least and the greatest position of a block, they
+        are those that any of its queries sees; the other way round, those that all of them see.
         """
-        allowed = jnp.ones((1, 1, 1), bool) if not self.causal else causal_mask(high, keys)  # [b q k]
-        low, high, keys = low[..., :, None], high[..., :, None], keys[..., None, :]
+        allowed = jnp.ones((1, 1, 1), bool)  # [b q k]
+        if self.causal:
+            allowed &= causal_mask(high, keys)
         if self.window is not None:
-            left, right = self.reach  # in this form, the position of an empty slot does not overflow
-            allowed &= (keys >= earlier(low, left)) & (keys <= later(high, right))
+            allowed &= window_mask(low, high, keys, *self.reach)
         if self.prefix is not None:
-            prefix = min(self.prefix, EMPTY) if is_static(self.prefix) else jnp.minimum(as_ints(self.prefix), EMPTY)
-            allowed &= keys < jnp.reshape(prefix, (-1, 1, 1))
+            allowed &= keys[..., None, :] < jnp.reshape(self.limit, (-1, 1, 1))
         return allowed
 
     def by_index(self, q_start, q_size: int, k_start, k_size: int) -> Bool[Array, "... #q #k"]:
         """A tile of what lengths, segments and booleans show."""
         allowed = jnp.ones((1, 1, q_size, k_size), bool)
         if self.lengths is not None:
-            allowed &= _index(k_start, k_size) < as_ints(self.lengths)[:, None, None, None]
+            allowed &= indices(k_start, k_size) < as_ints(self.lengths)[:, None, None, None]
         if self.segments is not None:
-            q_segments, k_segments = self.segment_pair
-            q_segments = lax.dynamic_slice_in_dim(q_segments, q_start, q_size, axis=1)
-            k_segments = lax.dynamic_slice_in_dim(k_segments, k_start, k_size, axis=1)
-            allowed &= _same_segment(q_segments, k_segments)
+            q_segments, k_segments = map(as_ints, self.segment_pair)
+            q_segments = slice_if_wide(q_segments, q_start, q_size, axis=1)
+            allowed &= same_segment(q_segments, slice_if_wide(k_segments, k_start, k_size, axis=1))
         if self.explicit is not None:
-            explicit = jnp.asarray(self.explicit)
-            explicit = explicit.reshape((1,) * (4 - explicit.ndim) + explicit.shape)  # [b n t s]
-            explicit = _slice_if_wide(explicit, q_start, q_size, axis=2)
-            allowed &= _slice_if_wide(explicit, k_start, k_size, axis=3)
+            explicit = jnp.reshape(self.explicit, _shape_of_4(self.explicit))  # [b n t s]
+            explicit = slice_if_wide(explicit, q_start, q_size, axis=2)
+            allowed &= slice_if_wide(explicit, k_start, k_size, axis=3)
         return allowed
 
 
@@ -308,24 +300,6 @@ class CombinedMask(Mask):
     query_positions: Any = None
     key_positions: Any = None
 
-    @property
-    def parts(self) -> tuple[AttentionMask, ...]:
-        return tuple(part for mask in self.of for part in mask.parts)
-
-    @property
-    def hides_nothing(self) -> bool:
-        every = [mask.hides_nothing for mask in self.of]
-        return self.by == "and" and all(every) or self.by == "or" and any(every)
-
-    def map_parts(self, change: Callable[[AttentionMask], Any]) -> Any:
-        return dataclasses.replace(self, of=tuple(mask.map_parts(change) for mask in self.of))
-
-    def evaluate(self, part: Callable[[AttentionMask, bool], Any], under_not: bool = False) -> Any:
-        if self.by == "not":
-            return ~self.of[0].evaluate(part, not under_not) & part(_TOKENS, under_not)
-        values = [mask.evaluate(part, under_not) for mask in self.of]
-        return functools.reduce(operator.and_ if self.by == "and" else operator.or_, values)
-
 
 def _combined(by: str, *masks: Mask) -> Mask:
     """The expression, its positions outside; of two descriptions, "and" makes another."""
@@ -336,7 +310,7 @@ def _combined(by: str, *masks: Mask) -> Mask:
     if by == "and":
         if any(mask.hides_nothing for mask in masks):
             return dataclasses.replace(masks[0] if masks[1].hides_nothing else masks[1], **places)
-        if all(isinstance(mask, AttentionMask) for mask in masks):
+        if all(map(_is_part, masks)):
             return dataclasses.replace(_conjunction(*masks), **places)
     return CombinedMask(by=by, of=masks, **places)
 
@@ -344,13 +318,12 @@ def _combined(by: str, *masks: Mask) -> Mask:
 def _conjunction(a: AttentionMask, b: AttentionMask) -> AttentionMask:
     explicit = _both(a.explicit, b.explicit, jnp.logical_and)
     if a.segments is not None and b.segments is not None:
-        explicit = _both(explicit, _same_segment(*b.segment_pair), jnp.logical_and)
-    least = lambda x, y: jnp.minimum(as_ints(x), as_ints(y))  # noqa: E731
+        explicit = _both(explicit, same_segment(*map(as_ints, b.segment_pair)), jnp.logical_and)
     return AttentionMask(
         causal=a.causal or b.causal,
         window=_both(a.window, b.window, lambda *_: tuple(map(min, a.reach, b.reach))),
-        prefix=_both(a.prefix, b.prefix, lambda x, y: min(x, y) if is_static(x) and is_static(y) else least(x, y)),
-        lengths=_both(a.lengths, b.lengths, least),
+        prefix=_both(a.limit, b.limit, lambda x, y: (min if is_static(x) and is_static(y) else jnp.minimum)(x, y)),
+        lengths=_both(a.lengths, b.lengths, lambda x, y: jnp.minimum(as_ints(x), as_ints(y))),
         segments=b.segments if a.segments is None else a.segments,
         explicit=explicit,
     )
@@ -375,20 +348,15 @@ def fitting(given: Any, B: int, N: int, T: int, S: int) -> Mask:
       ValueError: a field of another shape.
     """
     mask = as_mask(given)
-    _check_integers(
-        ("query_positions", mask.query_positions, (T,), (1, T), (B, T)),
-        ("key_positions", mask.key_positions, (S,), (1, S), (B, S)),
-    )
+    check_integers("query_positions", mask.query_positions, (T,), (1, T), (B, T))
+    check_integers("key_positions", mask.key_positions, (S,), (1, S), (B, S))
     explicit_name = "explicit mask" if mask is given else "mask"
 
     def fitted(part: AttentionMask) -> AttentionMask:
-        pair = part.segments if isinstance(part.segments, tuple) else (part.segments, part.segments)
-        _check_integers(
-            ("segments of the queries", pair[0], (1, T), (B, T)),
-            ("segments of the keys", pair[1], (1, S), (B, S)),
-            ("lengths", part.lengths, (1,), (B,)),
-            ("prefix", None if is_static(part.prefix) else part.prefix, (), (1,), (B,)),
-        )
+        check_integers("segments of the queries", part.segment_pair[0], (1, T), (B, T))
+        check_integers("segments of the keys", part.segment_pair[1], (1, S), (B, S))
+        check_integers("lengths", part.lengths, (1,), (B,))
+        check_integers("prefix", None if is_static(part.prefix) else part.prefix, (), (1,), (B,))
         if part.explicit is None:
             return part
         explicit = as_rank_4(explicit_name, as_booleans(part.explicit, explicit_name), (B, N, T, S))
@@ -397,44 +365,27 @@ def fitting(given: Any, B: int, N: int, T: int, S: int) -> Mask:
     return mask.map_parts(fitted)
 
 
+def _rows_and_heads(mask: Mask) -> tuple[int, int]:
+    """The most that a field has."""
+    fields = [x for part in mask.parts for x in (*part.segment_pair, part.lengths, part.prefix)]
+    places = [np.shape(x) for x in (mask.query_positions, mask.key_positions) if np.ndim(x) > 1]
+    explicit = [_shape_of_4(part.explicit) for part in mask.parts]
+    by_row = [*places, *explicit, *(np.shape(x) for x in fields if np.ndim(x))]
+    return max(shape[0] for shape in by_row), max(shape[1] for shape in explicit)
+
+
+def _shape_of_4(x: Any) -> tuple[int, ...]:
+    """The shape of booleans with 1s for the axes that they lack; all 1 for None."""
+    return (1,) * (4 - np.ndim(x)) + np.shape(x)
+
+
+def _is_part(x: Any) -> bool:
+    return isinstance(x, AttentionMask)
+
+
 def is_static(prefix: Any) -> bool:
     """Returns whether a prefix is known when the program is traced."""
     return isinstance(prefix, (int, np.integer)) and not isinstance(prefix, bool)
-
-
-def _check_integers(*fields: tuple) -> None:
-    for name, field, *shapes in fields:
-        if field is not None and as_array(name, field, kind="integers").shape not in shapes:
-            raise ValueError(f"{name} must have one of the shapes {shapes}, got {np.shape(field)}")
-
-
-def _slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:
-    """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts."""
-    return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
-
-
-def _positions(positions, start, size: int):
-    if positions is None:
-        return _index(start, size)[None]
-    return lax.dynamic_slice_in_dim(jnp.atleast_2d(as_ints(positions)), start, size, axis=1)
-
-
-def _index(start, size: int):
-    return as_ints(start) + jnp.arange(size)
-
-
-def _same_segment(q_segments, k_segments):
-    return (q_segments[:, :, None] == k_segments[:, None, :])[:, None]
-
-
-def _checked_window(window) -> int | tuple[int, int]:
-    pair = isinstance(window, (tuple, list)) and len(window) == 2
-    sides = tuple(as_integer("window", side) for side in (window if pair else (window,)))
-    if pair and min(sides) < 0:
-        raise ValueError(f"the sides of a window must be at least 0, got {sides}")
-    if not pair and sides[0] < 1:
-        raise ValueError(f"window must be at least 1, got {sides[0]}")
-    return sides if pair else sides[0]
 
 
 def _both(a, b, combine):

@@ -27,7 +27,7 @@ def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "
     rows, columns = _grid(patch_size, Y, X)
     # One axis at a time: an explicit mesh, which the batch may be spread over, follows no more than that.
     grid = images.reshape(B, rows, patch_size, X, C).reshape(B, rows, patch_size, columns, patch_size, C)
-    grid = grid.swapaxes(2, 3).reshape(B, rows * columns, patch_size, patch_size, C)
+    grid = grid.swapaxes(2, 3).reshape(B, rows * columns, patch_size, patch_size, C)  # [B P y x C]
     return grid.reshape(B, rows * columns, patch_size * patch_size * C)
 
 

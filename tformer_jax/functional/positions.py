@@ -46,11 +46,11 @@ def sinusoidal_positions(
         raise ValueError(f"length must be at least 0 and d_model at least 1, got {length} and {d_model}")
     check_choice("layout", layout, ("interleaved", "concatenated"))
     xp = np if is_known(base) else jnp
-    positions, exponents = np.arange(length)[:, None], np.arange(0, d_model, 2) / d_model
+    positions, exponents = np.arange(length)[:, None], np.arange(0, d_model, 2) / d_model  # [T 1], [D/2]
     if xp is jnp:
         positions, exponents = (jnp.asarray(x, jnp.float32) for x in (positions, exponents))
-    angles = positions / base**exponents
-    sines, cosines = xp.sin(angles), xp.cos(angles)
+    angles = positions / base**exponents  # [T D/2]
+    sines, cosines = xp.sin(angles), xp.cos(angles)  # [T D/2]
     if layout == "interleaved":
         table = xp.stack([sines, cosines], axis=-1).reshape(length, 2 * sines.shape[1])[:, :d_model]
     else:
@@ -112,7 +112,7 @@ def interpolate_positions(
         raise ValueError(f"a grid must have rows and columns, got {grid} and {new_grid}")
     if table.shape[0] != grid[0] * grid[1]:
         raise ValueError(f"a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} positions, got {table.shape[0]}")
-    cells = table.astype(jnp.float32).reshape(*grid, -1)
+    cells = table.astype(jnp.float32).reshape(*grid, -1)  # [rows columns D]
     resized = jax.image.resize(cells, (*new_grid, cells.shape[-1]), "bicubic", antialias=False)
     return resized.reshape(-1, cells.shape[-1]).astype(table.dtype)
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Bool, Float, Int
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int, Shaped
 
 from .checks import as_array
-from .numbers import as_size
+from .numbers import as_integer, as_size
 
 
 def causal_mask(T: int | Int[Array, "... T"], S: int | Int[Array, "... S"] | None = None) -> Bool[Array, "... T S"]:
@@ -36,6 +36,36 @@ def causal_mask(T: int | Int[Array, "... T"], S: int | Int[Array, "... S"] | Non
     return keys[..., None, :] <= queries[..., :, None]  # [... T S]
 
 
+def window_mask(
+    low: Int[Array, "... T"], high: Int[Array, "... T"], keys: Int[Array, "... S"], left: int, right: int
+) -> Bool[Array, "... T S"]:
+    """Compares low - left <= key <= high + right, as far as integers go.
+
+    Keys are not subtracted from: the position of an empty slot, the largest, would overflow.
+    """
+    most = jnp.iinfo(low.dtype).max
+    first = low - jnp.minimum(min(left, most), most + jnp.minimum(low, 0))
+    last = high + jnp.minimum(min(right, most), most - jnp.maximum(high, 0))
+    keys = keys[..., None, :]  # [... 1 S]
+    return (keys >= first[..., :, None]) & (keys <= last[..., :, None])
+
+
+def as_window(window: Any) -> int | tuple[int, int]:
+    """A window of one size, or its two sides.
+
+    Raises:
+      TypeError: no integers.
+      ValueError: a size that is not positive, or a negative side.
+    """
+    pair = isinstance(window, (tuple, list)) and len(window) == 2
+    sides = tuple(as_integer("window", side) for side in (window if pair else (window,)))
+    if pair and min(sides) < 0:
+        raise ValueError(f"the sides of a window must be at least 0, got {sides}")
+    if not pair and sides[0] < 1:
+        raise ValueError(f"window must be at least 1, got {sides[0]}")
+    return sides if pair else sides[0]
+
+
 def mask_to_bias(mask: Bool[Array, "..."], scores: Float[Array, "..."] | None = None) -> Float[Array, "..."]:
     """The additive form of a mask: 0 where it is True, −∞ where it is False (equation 8), float32.
 
@@ -45,21 +75,31 @@ def mask_to_bias(mask: Bool[Array, "..."], scores: Float[Array, "..."] | None = 
     return bias.astype(jnp.float32) if scores is None else bias
 
 
+def slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:
+    """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts."""
+    return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
+
+
+def indices(start, size: int) -> Int[Array, "size"]:
+    """start, start + 1, ...; the start may be traced."""
+    return as_ints(start) + jnp.arange(size)
+
+
+def positions_of(positions: Any, start, size: int) -> Int[Array, "b {size}"]:
+    """Positions [T] or [B T] from `start` on; None are indices."""
+    if positions is None:
+        return indices(start, size)[None]
+    return lax.dynamic_slice_in_dim(jnp.atleast_2d(as_ints(positions)), start, size, axis=1)
+
+
+def same_segment(queries: Int[Array, "b q"], keys: Int[Array, "b k"]) -> Bool[Array, "b 1 q k"]:
+    """Compares the ids of queries and keys."""
+    return (queries[:, :, None] == keys[:, None, :])[:, None]
+
+
 def as_ints(x: Any) -> Array:
-    """Integers of any dtype in the one that indices have, so that they compare under strict promotion too."""
+    """Converts integers to the dtype that indices have, so that they compare under strict promotion too."""
     return jnp.asarray(x).astype(int)
-
-
-def earlier(positions: Array, by: int) -> Array:
-    """positions - by, as far as their integers go."""
-    most = jnp.iinfo(positions.dtype).max
-    return positions - jnp.minimum(min(by, most), most + jnp.minimum(positions, 0))
-
-
-def later(positions: Array, by: int) -> Array:
-    """positions + by, as far as their integers go."""
-    most = jnp.iinfo(positions.dtype).max
-    return positions + jnp.minimum(min(by, most), most - jnp.maximum(positions, 0))
 
 
 def as_rank_4(name: str, x: Array, shape: tuple[int, int, int, int]) -> Array:

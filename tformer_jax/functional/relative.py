@@ -63,7 +63,7 @@ def apply_rotary(
     if positions.shape not in ((T,), (1, T), (B, T)):
         raise ValueError(f"positions must be [T] or [B T] with x's B={B} and T={T}, got the shape {positions.shape}")
     base = as_number("base", base, POSITIVE)
-    angles = _angles(positions, _rotary_frequencies(width, base, scaling, as_number("factor", factor)))
+    angles = _angles(positions, _rotary_frequencies(width, base, scaling, as_number("factor", factor)))  # [b T P]
     return _turned(x, jnp.cos(angles), jnp.sin(angles), layout)
 
 
@@ -150,10 +150,10 @@ def alibi_bias(
     if not queries.ndim == keys.ndim == 2 or 1 != len(queries) != len(keys) != 1:
         got = f"{jnp.shape(query_positions)} and {jnp.shape(key_positions)}"
         raise ValueError(f"query_positions and key_positions must be [T] or [B T], [S] or [B S], got the shapes {got}")
-    queries, keys = queries[:, None, :, None], keys[:, None, None, :]
+    queries, keys = queries[:, None, :, None], keys[:, None, None, :]  # [b 1 T 1], [b 1 1 S]
     ends = jnp.maximum(queries, keys), jnp.minimum(queries, keys)
     later, earlier = (x.astype(jnp.uint64 if x.dtype == jnp.int64 else jnp.uint32) for x in ends)
-    distances = (later - earlier).astype(jnp.float32)
+    distances = (later - earlier).astype(jnp.float32)  # [b 1 T S]
     return -alibi_slopes(num_heads)[:, None, None] * distances
 
 
@@ -205,7 +205,7 @@ def _turned(x: Array, cos: Array, sin: Array, layout: str) -> Array:
     shape, axis = ((2, pairs), -2) if layout == "half" else ((pairs, 2), -1)
     x = gathered(x, x.ndim - 1)
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
-    a, b = jnp.unstack(turned.astype(dtype).reshape(*x.shape[:-1], *shape), axis=axis)
+    a, b = jnp.unstack(turned.astype(dtype).reshape(*x.shape[:-1], *shape), axis=axis)  # [B T N P]
     turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis).reshape(turned.shape).astype(x.dtype)
     return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..config import ConfigError
 from ..data.base import in_order
+from ..data.batches import checked
 from ..progress import SILENT, Progress
 from ..tasks import Task
 from ..training.checkpoints import CheckpointConfig
@@ -50,7 +51,7 @@ class MemberData:
     @functools.cache
     def batches(self, order: int | None, accumulate: int) -> Any:
         """Training batches in one order."""
-        return in_order(self._data, order).train_batches(accumulate)
+        return checked(in_order(self._data, order).train_batches(accumulate), "the training batches")
 
 
 @dataclasses.dataclass(frozen=True)

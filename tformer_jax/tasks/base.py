@@ -16,6 +16,7 @@ from .. import functional as F
 from ..analysis.flops import Cost
 from ..config import ORDER, ConfigError, check_choice, check_positive, field, leaves
 from ..data import tokenizers
+from ..data.batches import Batches
 from ..data.files import DataError
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
@@ -158,7 +159,7 @@ class Task:
         """Returns `loss` for a batch that is prepared."""
         raise NotImplementedError
 
-    def validate(self, model: Any, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
+    def validate(self, model: Any, batches: Batches, progress: Progress = SILENT) -> dict[str, float]:
         """Returns the numbers of one pass over batches in order, those of `validated`."""
         raise NotImplementedError
 
@@ -234,7 +235,7 @@ class DocumentTask(Task):
 
 
 def measured(
-    measure: Callable[[Any, int], Any], batches: Any, progress: Progress, what: str = "validating"
+    measure: Callable[[Any, int], Any], batches: Batches, progress: Progress, what: str = "validating"
 ) -> list[Any]:
     """Yields `measure(batch, i)` for each batch, on the host; the next one is on its way while one is awaited.
 

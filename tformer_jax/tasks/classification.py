@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
+from ..data.batches import Batches, ExampleBatches
 from ..progress import SILENT, Progress
 from .base import Task, measured, weighted_means
 
@@ -46,12 +47,12 @@ class Classification(Task):
     def _measure(self, model, batch):
         return _measure(type(self).logits, model, batch)
 
-    def validate(self, model: Any, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
+    def validate(self, model: Any, batches: Batches, progress: Progress = SILENT) -> dict[str, float]:
         """Cross-entropy in nats per example, without augmentation, smoothing or dropout, and accuracy."""
         return weighted_means(measured(lambda batch, _: self._measure(model, batch)[:2], batches, progress))[0]
 
     def predicted(
-        self, model: Any, batches: Any, progress: Progress = SILENT, what: str = "scoring"
+        self, model: Any, batches: ExampleBatches, progress: Progress = SILENT, what: str = "scoring"
     ) -> tuple[dict[str, float], dict[int, str]]:
         """The numbers of `validate`, and the class that each example of the batches is taken for."""
         numbers = measured(lambda batch, _: self._measure(model, batch), batches, progress, what)

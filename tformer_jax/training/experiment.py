@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ..config import FUNCTION, ConfigError, Precision, build, check_choice, leaves, nearest, nested
-from ..data.batches import Part, checked
+from ..data.batches import Batches, Part, checked
 from ..data.digest import check_kept
 from ..data.files import write_whole
 from ..nn import ModelConfig, parametrization
@@ -166,7 +166,7 @@ class Experiment:
         """The data, with its tokenizers or classes kept in `directory`."""
         return self.task_class.load_data(self.data, self.model_config({}), directory, progress)
 
-    def validation_batches(self, data: Any) -> Any:
+    def validation_batches(self, data: Any) -> Batches:
         """Returns the batches of a validation during training: all of the split, or a part of it."""
         batches, count = data.evaluation_batches("validation"), self.training.validation_batches
         checked(batches, "the batches to validate on")
@@ -258,7 +258,7 @@ def _read(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, An
         return data, batches, experiment.validation_batches(data)
 
 
-def _where(trainer: Trainer, batches: Any) -> list[str]:
+def _where(trainer: Trainer, batches: Batches) -> list[str]:
     """Lines that a person should know of the devices."""
     if trainer.mesh.size == 1:
         return []

@@ -97,7 +97,7 @@ def row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlacedBatches:
+class PlacedBatches(Batches):
     """Batches as global arrays on a mesh, the rows spread over data and fsdp.
 
     Where several processes share the mesh, each reads and sends the rows of its own devices. Rows that do not
@@ -107,8 +107,14 @@ class PlacedBatches:
     batches: Batches
     mesh: Mesh
 
+    one_shape = property(lambda self: self.batches.one_shape)
+    filler = property(lambda self: self.batches.filler)
+
     def __len__(self) -> int:
         return len(self.batches)
+
+    def row_count(self, i: int) -> int:
+        return self.batches.row_count(i)
 
     def batch(self, i: int) -> Any:
         if jax.process_count() == 1:

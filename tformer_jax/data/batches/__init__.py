@@ -41,7 +41,7 @@ class Batches(Protocol):
         """Returns the number of rows of batch i."""
 
     def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
-        """Returns arrays [B ...] by name; `rows`: which of them, so that several processes need not all make every one."""
+        """Returns arrays [B ...] by name; `rows`: which of them, as several processes need not all make every one."""
 
 
 @runtime_checkable
@@ -107,8 +107,11 @@ class RowBatches(Batches):
     other ones each time. Without one, to evaluate: in order, and the last batch is filled up.
 
     Attributes:
-      rows: in a batch.
+      rows: B, in a batch.
       seed: of the order, or None.
+
+    Raises:
+      DataError: rows to train on that do not fill a batch.
     """
 
     one_shape: ClassVar[bool] = True

@@ -12,15 +12,12 @@ from . import ALL_ROWS, Batch, RowBatches
 class Packed(RowBatches):
     """Parallel sequences packed several to a row, so that almost nothing is padding: `packed.batch(i)`.
 
-    Which examples share a row is decided once, from the seed; the order of the rows is drawn from
-    (seed, epoch), so batch i follows from (seed, i) alone. Rows that do not fill a batch sit out an
-    epoch, other ones each time. One shape, so one compiled program.
+    Which examples share a row is decided once, from the seed. One shape, so one compiled program.
 
     Attributes:
       sequences, names, pad_id: as in `Buckets`.
       lengths: of a row, for each side.
-      rows: in a batch.
-      seed: of both orders.
+      rows, seed: see `RowBatches`; the seed is of both orders.
     """
 
     sequences: tuple[list[list[int]], ...]

@@ -12,23 +12,17 @@ from . import ALL_ROWS, Batch, RowBatches
 class Windows(RowBatches):
     """Rows cut from a stream, for predicting each token from those before it: `windows.batch(i)`.
 
-    Neighbouring rows share one token, so that each token is a target in one row only. In training
-    every epoch shifts all rows by an offset and permutes them, both drawn from (seed, epoch);
-    what does not fill a batch sits out, other rows each time. In evaluation every token that has
-    one before it (in its document, with segments) is a target exactly once, and padding fills the
-    last row and the last batch.
+    Neighbouring rows share one token, so that each token is a target in one row only. In training every epoch shifts
+    all rows by an offset, drawn from (seed, epoch). In evaluation every token that has one before it (in its document,
+    with segments) is a target exactly once.
 
     Attributes:
       tokens: int32 [n], all documents one after another, each from start to end token.
       documents: int32 [n], the number of each token's document, counted up by one.
       row_length: T, targets in a row.
-      rows: B, in a batch.
-      seed: of offsets and order; None keeps the rows in order, for evaluation.
+      rows, seed: see `RowBatches`; the seed is of offsets, too.
       boundaries: "segments" (a batch tells the documents of a row apart) or "stream" (it does not).
       pad_id: fills the rows.
-
-    Raises:
-      DataError: training rows that do not fill a batch.
     """
 
     tokens: np.ndarray
@@ -67,22 +61,16 @@ class Windows(RowBatches):
 class Pieces(RowBatches):
     """Rows that hold a piece of one document each, between start and end token: `pieces.batch(i)`.
 
-    For predicting tokens from both sides. A document of at most T-2 tokens is one piece. In
-    training every epoch cuts longer ones at another offset and permutes the rows, both drawn from
-    (seed, epoch); what does not fill a batch sits out, other rows each time. In evaluation
-    documents are cut from their beginning on, in order, and padding fills the last batch.
+    For predicting tokens from both sides. A document of at most T-2 tokens is one piece. In training every epoch cuts
+    longer ones at another offset, drawn from (seed, epoch); in evaluation they are cut from their beginning on.
 
     Attributes:
       tokens: int32 [n], all documents one after another, without start and end tokens.
       documents: int32 [n], the number of each token's document, ascending.
       words: int32 [n], equal for the tokens of one word; None: batches tell no words.
       row_length: T, start and end token included.
-      rows: B, in a batch.
-      seed: of offsets and order; None keeps the rows in order, for evaluation.
+      rows, seed: see `RowBatches`; the seed is of offsets, too.
       bos_id, eos_id, pad_id: the start token, the end token, and what fills the rows.
-
-    Raises:
-      DataError: training rows that do not fill a batch.
     """
 
     tokens: np.ndarray

@@ -107,9 +107,8 @@ def _read_idx(file: Path, opened: BinaryIO) -> np.ndarray:
     """Reads no more than the header says, however much a small file unpacks to."""
     magic = opened.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or not 0 < magic[3] <= _MOST_AXES:
-        raise DataError(
-            f"{file} is no IDX file: it begins with {magic.hex(' ') or 'nothing'}, not 00 00, type, 1 to {_MOST_AXES} axes"
-        )
+        begins = magic.hex(" ") or "nothing"
+        raise DataError(f"{file} is no IDX file: it begins with {begins}, not 00 00, type, 1 to {_MOST_AXES} axes")
     header = opened.read(4 * magic[3])
     if len(header) < 4 * magic[3]:
         raise DataError(f"{file} is truncated: its header has {4 + len(header)} bytes of {4 + 4 * magic[3]}")
@@ -193,15 +192,16 @@ def read_folders(path: Path | str, say: Say = lambda line: None) -> ImageSource:
       DataError: no class folders, one without images, or splits whose classes differ (all named).
     """
     path = Path(path)
+    folders, files = _listed(path)
     # A class may be called "train" as well: then it holds files.
-    if "train" not in _names(path, folders=True) or not _names(path / "train", folders=True):
+    if "train" not in folders or not _listed(path / "train")[0]:
         classes, images = _read_tree(path, say)
         return ImageSource(classes, {"train": images})
     classes, images = _read_tree(path / "train", say)
     splits = {"train": images}
-    for line in passed_over(path, _names(path, folders=False)):
+    for line in passed_over(path, files):
         say(line)
-    if others := [name for name in _names(path, folders=True) if name not in _SPLIT_FOLDERS]:
+    if others := [name for name in folders if name not in _SPLIT_FOLDERS]:
         say(f"folders not read in {path}: {', '.join(others)}; those of splits are {', '.join(_SPLIT_FOLDERS)}")
     for name, folder in (("validation", path / "validation"), ("validation", path / "val"), ("test", path / "test")):
         if not folder.is_dir():
@@ -218,29 +218,26 @@ def read_folders(path: Path | str, say: Say = lambda line: None) -> ImageSource:
 
 
 def _read_tree(path: Path, say: Say) -> tuple[list[str], LabelledImages]:
-    classes: dict[str, list[str]] = {}
-    for folder in _names(path, folders=True):
-        classes.setdefault(file_name(folder), []).append(folder)
-    if not classes:
+    folders, others = _listed(path)
+    if not folders:
         raise DataError(f"{path} has no class folders")
-    files, labels, others = [], [], _names(path, folders=False)
-    for label, folders in enumerate(classes.values()):
-        for folder in folders:
-            names = _names(path / folder, folders=False)
-            images = [name for name in names if name.lower().endswith(_SUFFIXES)]
-            _check_class(path / folder, images)
-            files += [os.path.join(path, folder, name) for name in images]
-            labels += [label] * len(images)
-            others += [name for name in names if name not in {*images}]
+    files, labels, classes = [], [], list(dict.fromkeys(map(file_name, folders)))
+    for folder in folders:
+        inside, names = _listed(path / folder)
+        images = [name for name in names if name.lower().endswith(_SUFFIXES)]
+        _check_class(path / folder, inside, images)
+        files += [os.path.join(path, folder, name) for name in images]
+        labels += [classes.index(file_name(folder))] * len(images)
+        others += sorted({*names} - {*images})
     for line in passed_over(path, others):
         say(line)
-    return list(classes), LabelledImages(np.array(files, object), np.array(labels, np.int32))
+    return classes, LabelledImages(np.array(files, object), np.array(labels, np.int32))
 
 
-def _check_class(folder: Path, images: Sequence[str]) -> None:
-    if deeper := _names(folder, folders=True):
+def _check_class(folder: Path, inside: Sequence[str], images: Sequence[str]) -> None:
+    if inside:
         raise DataError(
-            f"{folder} is the folder of a class, but holds the folder {deeper[0]}; put its images directly into it"
+            f"{folder} is the folder of a class, but holds the folder {inside[0]}; put its images directly into it"
         )
     if not images:
         raise DataError(f"{folder} holds no images ({', '.join(_SUFFIXES)})")
@@ -248,11 +245,12 @@ def _check_class(folder: Path, images: Sequence[str]) -> None:
         raise DataError(f"{folder / empty[0]} is empty or a link that leads nowhere")
 
 
-def _names(path: Path, folders: bool) -> list[str]:
-    """Returns the folders, or the files, directly in a folder, sorted as people read them; hidden ones are not there."""
+def _listed(path: Path) -> tuple[list[str], list[str]]:
+    """Returns the folders and the files directly in a folder, sorted as people read them, without hidden ones."""
     with reading(path), os.scandir(path) as entries:  # of an entry too, such as a link to itself
-        found = sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir() == folders)
-        return sorted(found, key=file_name)
+        found = sorted((e.name, e.is_dir()) for e in entries if not is_hidden(e.name))
+    found.sort(key=lambda entry: file_name(entry[0]))
+    return [name for name, is_folder in found if is_folder], [name for name, is_folder in found if not is_folder]
 
 
 def _some(values: Sequence) -> str:

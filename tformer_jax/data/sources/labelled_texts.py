@@ -40,7 +40,7 @@ DOMAINS = {
 
 
 def rated_sentences(domain: str) -> list[LabelledText]:
-    """Reads the sentences whose mean rating is "positive" or "negative"; the group of products and news is the document.
+    """Reads sentences whose mean rating is "positive" or "negative"; the group of products and news is the document.
 
     `domain`: "movies", "products", "news" or "tweets".
     """

@@ -4,9 +4,10 @@ import ast
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import NoneType
 from typing import Any
 
-from ...config import Component, ConfigError, build
+from ...config import Component, ConfigError, build, plain_kinds
 from ...registry import Registry, place
 from ..files import DataError
 
@@ -68,13 +69,12 @@ class Sources(Registry[Callable[..., Any]]):
         return found
 
     def _options(self, section: Component) -> dict[str, Any]:
-        """The values of the parameters that no field of the section is called like."""
+        """Returns the values of the parameters that are called like no field of the section."""
         known = {field.name for field in dataclasses.fields(section)} | {"say"}
         own = {n: p for n, p in _parameters(self[section.source]).items() if n not in known}
-        options = dataclasses.make_dataclass("Options", [_as_field(p) for p in own.values()], kw_only=True)
-        kinds = {name: parameter.annotation for name, parameter in own.items()}
-        # not by `asdict`, which copies
-        return dict(vars(build(options, _parsed(section.source_options, kinds), "source_options")))
+        fields = [(name, parameter.annotation, _field(parameter)) for name, parameter in own.items()]
+        options = dataclasses.make_dataclass("Options", fields, kw_only=True)
+        return vars(build(options, _parsed(section.source_options, own), "source_options"))
 
 
 def _parameters(source: Callable) -> Mapping[str, inspect.Parameter]:
@@ -82,15 +82,12 @@ def _parameters(source: Callable) -> Mapping[str, inspect.Parameter]:
     return {n: p for n, p in found.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def _as_field(parameter: inspect.Parameter) -> tuple[str, Any, Any]:
-    kind = Any if parameter.annotation is _NOT_GIVEN else parameter.annotation
-    if parameter.default is _NOT_GIVEN:
-        return parameter.name, kind, dataclasses.field()
-    return parameter.name, kind, dataclasses.field(default_factory=lambda: parameter.default)
+def _field(of: inspect.Parameter) -> Any:
+    return dataclasses.field() if of.default is _NOT_GIVEN else dataclasses.field(default_factory=lambda: of.default)
 
 
-def _parsed(text: str | None, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """The values in "a=1,b=x", by name: numbers, True, False and None, or texts; always a text where that is wanted.
+def _parsed(text: str | None, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Returns the values in "a=1,b=x", by name.
 
     Raises:
       ConfigError: it does not read like that, or names an option twice.
@@ -100,13 +97,15 @@ def _parsed(text: str | None, kinds: Mapping[str, Any]) -> dict[str, Any]:
         name, equals, value = (x.strip() for x in part.partition("="))
         if not (name and equals) or name in values:
             raise ConfigError(f"source_options must read 'name=value,...', each name once, got {text!r}")
-        values[name] = value if kinds.get(name) is str else _literal(value)
+        values[name] = _value(value, parameters[name].annotation if name in parameters else str)
     return values
 
 
-def _literal(text: str) -> Any:
+def _value(text: str, hint: Any) -> Any:
+    """Returns a number, True, False or None where an annotation allows it, or there is none; else the text."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-    return value if isinstance(value, int | float | None) else text
+    kinds = (int, float, bool, NoneType) if hint is _NOT_GIVEN else plain_kinds(hint) or ()
+    return value if type(value) in kinds or type(value) is int and float in kinds else text

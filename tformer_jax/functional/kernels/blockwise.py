@@ -124,12 +124,14 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
         allowed = None
         if not mask.hides_nothing:
             allowed = split_heads(mask.tile(row.start, blocks.size, group.low + start, size), K)
-        products = matrix_products("BKGTH,BKSH->BKGTS", row.q, keys.astype(k.dtype))
+        products = matrix_products("BKGTH,BKSH->BKGTS", row.q, keys.astype(k.dtype))  # [B K G block size]
         weights = options.weights(products, bias, allowed)
-        totals = weights.sum(-1, keepdims=True)
+        totals = weights.sum(-1, keepdims=True)  # [B K G block 1]
         weights = dropout(weights, options.dropout_rate, key if key is None else jax.random.fold_in(key, row.index))
         weights, values = weights.astype(v.dtype), values.astype(v.dtype)
-        sums = jnp.einsum("BKGTS,BKSH->BKGTH", weights, values, preferred_element_type=wide(v.dtype))
+        sums = jnp.einsum(
+            "BKGTS,BKSH->BKGTH", weights, values, preferred_element_type=wide(v.dtype)
+        )  # [B K G block Hv]
         return divided(sums, totals.astype(sums.dtype)).astype(q.dtype)
 
     def attend(group: _Group) -> Array:

@@ -17,7 +17,7 @@ def attention_probabilities(
     options: ScoreOptions,
 ) -> Float[Array, "B N T S"]:
     """softmax(scores) over the keys that the mask allows; zeros in a row without any."""
-    weights = options.weights(_products(q, k), bias, _allowed(q, k, mask))
+    weights = options.weights(_products(q, k), bias, _allowed(q, k, mask))  # [B N T S]
     return divided(weights, weights.sum(-1, keepdims=True))
 
 

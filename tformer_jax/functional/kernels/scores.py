@@ -30,7 +30,9 @@ class ScoreOptions:
     dropout_rate: Number = 0.0
 
     def __post_init__(self):
-        cap = None if self.softcap is None else as_number("logit_softcap", self.softcap, _A_POSITIVE_NUMBER, double=True)
+        cap = (
+            None if self.softcap is None else as_number("logit_softcap", self.softcap, _A_POSITIVE_NUMBER, double=True)
+        )
         object.__setattr__(self, "scale", as_number("scale", self.scale, double=True))
         object.__setattr__(self, "softcap", cap)
         object.__setattr__(self, "dropout_rate", as_number("dropout rate", self.dropout_rate, SHARE))
@@ -93,7 +95,7 @@ def hidden(scores: Array, allowed: Array | None) -> Array:
 
 
 def _sign(scale: Number) -> Number:
-    """1 or -1: to multiply by it is exact, and by 1 nothing."""
+    """Returns 1 or -1: to multiply by it is exact, and by 1 nothing."""
     return math.copysign(1.0, scale) if is_known(scale) else jnp.where(scale < 0, -1, 1).astype(scale.dtype)
 
 

@@ -1,9 +1,9 @@
-"""Which keys a block of queries may need, told by any mask: a run of keys that holds all that its queries may see.
+"""Runs of keys, one for each block of queries, that hold every key that any of its queries may see.
 
 Known before the program runs where positions are array indices and the mask is made of causality, windows, booleans and
 known prefixes. Otherwise (lengths, segments, given positions, traced prefixes) it is found by the program. Either way a
-part of a mask says what *some* query of a block may see or, under `~`, what *every* one surely sees: what is hidden
-from the block by `~part` is the latter.
+part of a mask says which keys *some* query of a block may see or, under `~`, which *every* one surely sees: these are
+what `~part` hides from the whole block.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def known_runs(
             left, right = (min(side, int(starts[-1]) + size + S) for side in part.reach)
             first, last = begins - left, np.minimum(last, ends + right + 1)
         if part.prefix is not None:
-            last = np.minimum(last, min(part.prefix, S))
+            last = np.minimum(last, min(part.limit, S))
         if under_not and part.explicit is not None:
             last = first
         return _Runs(first, last, S, inner=under_not)
@@ -62,12 +62,12 @@ def runs_by_program(
     n, keys, index = len(low), mask.key_block(0, S), jnp.arange(S)
 
     def seen(part: AttentionMask, under_not: bool) -> Array:
-        """What broadcasts to [n b 1 S]."""
+        """Booleans that broadcast to [n b 1 S]."""
         seen = part.by_position(high, low, keys) if under_not else part.by_position(low, high, keys)
         if part.lengths is not None:
             seen &= index < as_ints(part.lengths)[:, None, None]
         if part.segments is not None:
-            query_segments, key_segments = part.segment_pair
+            query_segments, key_segments = map(as_ints, part.segment_pair)
             least, most = (x[..., None] for x in extremes(query_segments))
             key_segments = key_segments[:, None]
             seen &= (least <= key_segments) & (key_segments <= most)
@@ -82,7 +82,7 @@ def runs_by_program(
 
 @dataclasses.dataclass(frozen=True)
 class _Runs:
-    """For each block a run of keys, all within [0, length): no less than what is meant or, if `inner`, no more."""
+    """A run of keys of [0, length) for each block: at least the keys that are meant or, if `inner`, at most these."""
 
     first: np.ndarray
     last: np.ndarray
@@ -98,10 +98,11 @@ class _Runs:
             touching = (self.first <= other.last) & (other.first <= self.last)
             longer = self._where(self.last - self.first > other.last - other.first, other)
             return both._where(touching, longer)
-        return both._where((self.first < self.last) & (other.first < other.last), self._where(self.first < self.last, other))
+        mine, theirs = self.first < self.last, other.first < other.last  # whether there is a key
+        return both._where(mine & theirs, self._where(mine, other))
 
     def __invert__(self) -> "_Runs":
-        """Of what is before and after it."""
+        """Returns the keys before and after it."""
         nothing, everything = np.zeros_like(self.first), np.full_like(self.last, self.length)
         rest = dataclasses.replace(self, inner=not self.inner)
         return rest._with(nothing, self.first) | rest._with(self.last, everything)

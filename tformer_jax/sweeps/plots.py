@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..data.files import writing
-from . import sweep_data as data, sweep_drawing as drawing
-from .sweep_data import DIVERGED, FINISHED, LEARNING_RATE, SEEDS, UNFINISHED, Line, Results, Rows, Scale, text
+from . import plot_data as data
+from . import drawing
+from .plot_data import DIVERGED, FINISHED, LEARNING_RATE, SEEDS, UNFINISHED, Line, Results, Rows, Scale, text
 
 _BLANK = {
     DIVERGED: {"facecolor": "0.92", "edgecolor": "0.55", "hatch": "////"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sweep_rows import at_rate, curve_rows, result
 
-from tformer_jax.analysis.sweep_data import (
+from tformer_jax.sweeps.plot_data import (
     Scale,
     cells,
     costs,

@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgb
 from support import by_day
 from sweep_rows import at_rate, curve_rows, grid, result
 
-from tformer_jax.analysis.sweep_data import Scale
-from tformer_jax.analysis.sweep_drawing import mappable, ticks
-from tformer_jax.analysis.sweep_plots import (
+from tformer_jax.sweeps.drawing import mappable, ticks
+from tformer_jax.sweeps.plot_data import Scale
+from tformer_jax.sweeps.plots import (
     plot_curves,
     plot_heat_map,
     plot_learning_rates,

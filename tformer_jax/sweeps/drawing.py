@@ -14,8 +14,8 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_he
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from .plots import save_picture
-from .sweep_data import DIVERGED, UNFINISHED, Line, Scale, costs, is_number, text
+from ..analysis.plots import save_picture
+from .plot_data import DIVERGED, UNFINISHED, Line, Scale, costs, is_number, text
 
 # Okabe & Ito (2008), told apart by colour-blind people too, without the yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
