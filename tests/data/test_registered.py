@@ -24,7 +24,9 @@ from tformer_jax.data.sources import (
     Pair,
     Sources,
 )
+from tformer_jax.data.splits import split_examples
 from tformer_jax.data.text_classification import TextClassificationData, TextClassificationDataConfig
+from tformer_jax.data.tokenizers import decode
 from tformer_jax.data.translation import TranslationData, TranslationDataConfig
 
 
@@ -105,7 +107,7 @@ def test_an_input_that_a_source_may_do_without_is_optional():
         ({"source_options": "count=1,count=2"}, r"data\.source_options must read .* once"),
         ({"source_options": "seed=1,count=2"}, r"data\.source_options has no field 'seed'"),
         ({"source": "speeches", "source_options": "count=2"}, r"data\.source_options has no field 'count'"),
-        ({"source_options": "count=1", "path": "a"}, r"data\.path goes with data\.source='files', and .*; got path='a'"),
+        ({"source_options": "count=1", "path": "a"}, r"data\.path goes with data\.source='files'.*got path='a'"),
         ({"source": "cuonted"}, r"data\.source must be one of .*'counted'.*; did you mean 'counted'"),
     ],
 )
@@ -119,6 +121,32 @@ def test_what_is_of_another_kind_is_refused_where_it_is_made():
     """The error would be an attribute's that a text does not have, far from the source."""
     with pytest.raises(DataError, match=r"'texts_alone' \(.*test_registered\.py:\d+\) must give Documents, got ''"):
         section(source="texts_alone").read()
+
+
+class NumberData(TextClassificationData):
+    """Sentences with a number each."""
+
+    def split(self, found, say):
+        return split_examples(found, by=None, validation_size=5, test_size=5, seed=self.config.seed, what="text")
+
+    def labels(self, texts):
+        return np.asarray([float(text.label) for text in texts], np.float32)
+
+
+@LABELLED_TEXTS.register("halves")
+def halves():
+    return [LabelledText(f"half of {i}", f"{i / 2}") for i in range(60)]
+
+
+def test_texts_may_have_numbers_instead_of_classes(tmp_path):
+    """Regression on a sentence would need its own tokenizer, buckets and digests."""
+    config = build(TextClassificationDataConfig, TEXT | dict(source="halves", num_buckets=1), "data")
+    data = NumberData(config, 40, tmp_path)
+    batch = data.train_batches().batch(0)
+    rows = zip(batch["tokens"], batch["lengths"], strict=True)
+    texts = [decode(data.tokenizer, row[:n], strip=False) for row, n in rows]
+    assert batch["labels"].dtype == np.float32 and not (tmp_path / "classes.json").exists()
+    assert texts == [f"half of {2 * label:.0f}" if label >= 0 else "" for label in batch["labels"]]
 
 
 TEXT = dict(vocab_size=300, batch_tokens=64, validation_size=5, test_size=5)

@@ -82,10 +82,6 @@ class ImageClassificationData(Data):
 
     unit = "images"
 
-    def prepare(self, directory, progress):
-        names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
-        self.report.insert(1, f"{len(self.classes)} classes: {names}")
-
     def train_batches(self, rows_multiple: int = 1) -> ImageBatches:
         rows = self.config.rows(rows_multiple)
         batches = self._batches("train", rows, self.config.batch_seed)
@@ -120,6 +116,8 @@ class ImageClassificationData(Data):
             raise DataError(
                 f"{len(untrained)} class(es) have no image left to train on, such as {names}; hold out fewer images"
             )
+        names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
+        say(f"{len(self.classes)} classes: {names}")
         return {name: splits[name] for name in ("train", "validation", "test")}
 
 

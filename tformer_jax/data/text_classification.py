@@ -64,8 +64,6 @@ class TextClassificationData(BoundedData):
     def prepare(self, directory, progress):
         self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json", progress)
         self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
-        counts = Counter(text.label for text in self.splits["train"])
-        self.report.append(f"training texts by class: {', '.join(f'{counts[name]:,} {name}' for name in self.classes)}")
 
     def train_batches(self, rows_multiple: int = 1) -> LabelledBuckets:
         config, lengths = self.config, [len(ids) for ids in self.encode("train")[1]]
@@ -79,7 +77,7 @@ class TextClassificationData(BoundedData):
         return self._batches(split, lengths, EVALUATION_TOKENS, None)
 
     def labels(self, texts: list[LabelledText]) -> np.ndarray:
-        """Returns what batches have as labels, [n]: the numbers of the classes, int32."""
+        """Returns what batches have as labels, [n]: the numbers of the classes, int32; -1 is for rows that fill up."""
         return np.asarray([self.classes.index(text.label) for text in texts], np.int32)
 
     def encode(self, split: str) -> tuple[list[LabelledText], list[list[int]]]:
@@ -103,7 +101,8 @@ class TextClassificationData(BoundedData):
     def split(self, found, say):
         sizes = {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
         splits = split_examples(found, by=None, what="text", **sizes)
-        self.classes = sorted({text.label for text in splits["train"]})
+        counts = Counter(text.label for text in splits["train"])
+        self.classes = sorted(counts)
         if len(self.classes) < 2:
             only = self.classes[0]
             raise DataError(f"all training texts have the label {only!r}; classification needs at least two labels")
@@ -114,6 +113,7 @@ class TextClassificationData(BoundedData):
                         f"no training text has the label {label!r} of the {split} text {text[:40]!r}: "
                         f"give this label more texts, or leave it out"
                     )
+        say(f"training texts by class: {', '.join(f'{counts[name]:,} {name}' for name in self.classes)}")
         return splits
 
     def _kept_tokenizer(self, file: Path, progress: Progress) -> Tokenizer:

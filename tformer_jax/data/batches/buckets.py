@@ -153,10 +153,10 @@ class Buckets(ExampleBatches):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledBuckets(Buckets):
-    """Buckets of one side, "tokens", whose examples have a class each.
+    """Buckets of one side, "tokens", whose examples have a class, or another number, each.
 
     Attributes:
-      labels: int32 [n], the class of each example.
+      labels: int32 [n], the class of each example, or of another dtype.
     """
 
     filler: ClassVar[Mapping[str, int]] = MappingProxyType({"labels": -1})
@@ -164,7 +164,7 @@ class LabelledBuckets(Buckets):
     labels: np.ndarray = dataclasses.field(kw_only=True)
 
     def _arrays(self, examples: np.ndarray, length: int) -> Batch:
-        """Returns "tokens" int32 [B T], "lengths" int32 [B], "labels" int32 [B]; rows that fill up have 0 and -1."""
+        """Returns "tokens" int32 [B T], "lengths" int32 [B], "labels" [B]; rows that fill up have 0 and -1."""
         batch = super()._arrays(examples, length)
-        labels = np.where(examples < 0, np.int32(-1), self.labels[examples])
+        labels = np.where(examples < 0, self.labels.dtype.type(-1), self.labels[examples])
         return {"tokens": batch["tokens"], "lengths": batch["tokens_lengths"], "labels": labels}
