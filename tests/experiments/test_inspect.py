@@ -39,7 +39,7 @@ def test_every_parameter_has_a_row(whole):
     rows = [line.split("  ") for line in table[table.index(line_of(table, "parameter ")) + 1 :]]
     assert len(rows) == 19
     by_path = {row[0]: [part.strip() for part in row[1:] if part.strip()] for row in rows}
-    assert by_path["decoder.layers.attention.w_q"] == ["4 128 4 32", "65,536", "-, fsdp, tensor, -"]
+    assert by_path["decoder.layers.0.attention.w_q"] == ["4 128 4 32", "65,536", "-, fsdp, tensor, -"]
     assert by_path["embedding.table"] == ["4000 128", "512,000", "tensor, fsdp"]
     total = int(line_of(whole, "parameters ").split()[-1].replace(",", ""))
     assert sum(int(parts[1].replace(",", "")) for parts in by_path.values()) == total == 1_305_344

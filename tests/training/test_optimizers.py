@@ -290,10 +290,10 @@ def test_lion_is_that_of_the_paper():
 
 # Adafactor: `first.w` and `second.w` are the layers of `w1`, each a matrix on its own.
 LARGE = {
-    "encoder.layers.feed_forward.w1": (2, 128, 130),
-    "encoder.layers.feed_forward.w2": (2, 127, 130),
-    "encoder.layers.attention.w_q": (2, 128, 2, 65),
-    "encoder.layers.attention.w_o": (2, 2, 65, 128),
+    "encoder.layers.0.feed_forward.w1": (2, 128, 130),
+    "encoder.layers.0.feed_forward.w2": (2, 127, 130),
+    "encoder.layers.0.attention.w_q": (2, 128, 2, 65),
+    "encoder.layers.0.attention.w_o": (2, 2, 65, 128),
     "encoder.layers.norm.gamma": (2, 6),
     "encoder.layers.norm.beta": (2, 6),
     "embedding.table": (131, 128),
@@ -301,7 +301,7 @@ LARGE = {
     "second.w": (128, 130),
     "norm.beta": (6,),
 }
-W1 = "encoder.layers.feed_forward.w1"
+W1 = "encoder.layers.0.feed_forward.w1"
 
 
 def large():
@@ -362,7 +362,7 @@ def test_adafactor_updates_a_layer_like_a_matrix_of_its_own(adafactor, layer, al
         np.testing.assert_allclose(after[W1][layer], after[alone], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("path", [W1, "encoder.layers.attention.w_q", "encoder.layers.attention.w_o"])
+@pytest.mark.parametrize("path", [W1, "encoder.layers.0.attention.w_q", "encoder.layers.0.attention.w_o"])
 def test_adafactor_holds_rows_and_columns_of_each_layer(path):
     """Its memory would be that of Adam, which is why one takes it."""
     config = optimizer_config(name="adafactor", learning_rate=0.1, schedule="constant")
@@ -373,7 +373,7 @@ def test_adafactor_holds_rows_and_columns_of_each_layer(path):
 
 STACKS = {
     "none": SHAPES,
-    "different": {"encoder.layers.w": (2, 3, 4), "decoder.layers.w": (3, 3, 4), "b": (4,)},
+    "different": {"encoder.layers.0.w": (2, 3, 4), "decoder.layers.0.w": (3, 3, 4), "b": (4,)},
     "beside": {
         "encoder.layers.layers.w": (2, 3, 4),
         "encoder.layers.final_norm.gamma": (4,),
@@ -393,22 +393,22 @@ def test_adafactor_takes_any_stacks(stacks):
 
 # Muon: D = 5, N = 3, H = 2, F = 4.
 STACKED = {
-    "encoder.layers.attention.w_q": (2, 5, 3, 2),
-    "encoder.layers.attention.w_k": (2, 5, 1, 2),
-    "encoder.layers.attention.w_o": (2, 3, 2, 5),
-    "encoder.layers.attention.b_q": (2, 3, 2),
-    "encoder.layers.feed_forward.w1": (2, 5, 4),
-    "encoder.layers.feed_forward.b1": (2, 4),
+    "encoder.layers.0.attention.w_q": (2, 5, 3, 2),
+    "encoder.layers.0.attention.w_k": (2, 5, 1, 2),
+    "encoder.layers.0.attention.w_o": (2, 3, 2, 5),
+    "encoder.layers.0.attention.b_q": (2, 3, 2),
+    "encoder.layers.0.feed_forward.w1": (2, 5, 4),
+    "encoder.layers.0.feed_forward.b1": (2, 4),
     "encoder.layers.experts.w_in": (2, 3, 5, 4),
     "encoder.layers.norm.gamma": (2, 5),
     "embedding.table": (7, 5),
     "output.w": (5, 3),
 }
 MATRICES = {  # fan-in, fan-out
-    "encoder.layers.attention.w_q": (5, 6),
-    "encoder.layers.attention.w_k": (5, 2),
-    "encoder.layers.attention.w_o": (6, 5),
-    "encoder.layers.feed_forward.w1": (5, 4),
+    "encoder.layers.0.attention.w_q": (5, 6),
+    "encoder.layers.0.attention.w_k": (5, 2),
+    "encoder.layers.0.attention.w_o": (6, 5),
+    "encoder.layers.0.feed_forward.w1": (5, 4),
     "encoder.layers.experts.w_in": (5, 4),
 }
 

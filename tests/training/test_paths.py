@@ -49,7 +49,7 @@ def test_a_name_is_the_attributes_and_keys_on_the_way(tree, wanted):
 def test_every_parameter_of_a_model_has_a_name_of_its_own():
     """Two parameters would share one row of a checkpoint or of a table."""
     names = names_of(tiny_model("Transformer"))
-    assert len(set(names)) == len(names) and "decoder.layers.attention.w_q" in names
+    assert len(set(names)) == len(names) and "decoder.layers.0.attention.w_q" in names
 
 
 def test_a_function_of_paths_keeps_the_tree():

@@ -30,7 +30,7 @@ class OptimizerConfig(Component):
     """The `optimizer` section of an experiment; `name` says which.
 
     Tables are tuples of (regular expression, value): the first row that matches the whole path of a parameter, such as
-    "decoder.layers.attention.w_q", overrides what is usual for it. Every row, but a last ".*", must decide something.
+    "decoder.layers.0.attention.w_q", overrides what is usual for it. Every row, but a last ".*", must decide something.
 
     Attributes:
       learning_rate: highest learning rate, at the end of the warm-up.
