@@ -136,6 +136,7 @@ class Component:
     def __init_subclass__(cls, **how: Any):
         super().__init_subclass__(**how)
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        typing.no_type_check(cls.__init__)  # tables become components, and integers are numbers: see `__post_init__`
 
     def __post_init__(self):
         hints = hints_of(type(self))

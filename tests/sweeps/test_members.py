@@ -82,7 +82,7 @@ def test_flags_of_a_member_say_all_of_it(whole):
     assert flags(whole, {"learning_rate": 1, "window": None, "seed": 3}) == [
         "--config.optimizer.learning_rate=1.0", "--config.training.seed=3", "--config.data.order_seed=3",
     ]  # fmt: skip
-    off = whole | {"model": whole["model"] | {"window": 16}, "optimizer": whole["optimizer"] | {"clip_norm": 1.0}}
+    off = whole | {"model": whole["model"] | {"attention": {"num_heads": 2, "window": 16}}, "optimizer": whole["optimizer"] | {"clip_norm": 1.0}}
     assert flags(off, {"window": None, "clip_norm": None}) == [
         "--config.model.attention.window=None", "--config.optimizer.clip_norm=None",
     ]  # fmt: skip
@@ -118,7 +118,7 @@ BAD = {
     "learning_rate=1;optimizer.learning_rate=2": "both set optimizer.learning_rate",
     "learning_rate=fast": "must be of type float, got 'fast'",
     "d_model=16.5": "must be of type int, got 16.5",
-    "gated=true": "must be of type bool, got 'true'",
+    "layer.parallel=true": "must be of type bool, got 'true'",
     "model.layer.parallel=1": "must be of type bool, got 1",
     "learning_rate=0.1,-1": r"member 1 \(learning_rate=-1\) cannot be trained: .*learning_rate must be positive",
     "dropout_rate=0,1.5": "member 1 .*dropout_rate must be in",

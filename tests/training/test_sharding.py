@@ -51,8 +51,8 @@ SPLIT = {
     "w_q": "D N H", "w_k": "D N H", "w_v": "D N H", "w_o": "N H D", "b_q": "N H", "b_k": "N H", "b_v": "N H",
     "w1": "D F", "w_gate": "D F", "w2": "F D", "b1": "F", "b_gate": "F",
     "embedding.table": "V D", "output.w": "D V", "output.b": "V", "transform.w": "D E", "pooler.w": "D E",
-    "transform.b": "E", "pooler.b": "E", "classifier.w": "D c", "patch_embedding.w": "p D", "positions.table": "t D",
-    "token_types.table": "t D", "position_table": "t D", "position_bias.table": "b N",
+    "transform.b": "E", "pooler.b": "E", "classifier.w": "D c", "patch_embedding.w": "p D", "positions.scheme.table": "t D",
+    "token_types.table": "t D", "positions.table": "t D", "position_bias.table": "b N",
 }  # fmt: skip
 OF = {"N": "tensor", "F": "tensor", "V": "tensor", "E": "tensor", "D": "fsdp"}
 
