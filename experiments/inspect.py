@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tformer_jax.analysis.flops import TRAINING
-from tformer_jax.config import ConfigError, check_positive
+from tformer_jax.config import ConfigError, build, check_positive
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.parallel import AXES, ParallelConfig
@@ -65,7 +65,7 @@ def _mesh(text: str) -> ParallelConfig:
         if name in sizes:
             raise ConfigError(f"--mesh has the axis {name} twice, got {text!r}")
         sizes[name] = int(size)
-    return ParallelConfig(**dict.fromkeys(AXES, 1) | sizes)
+    return build(ParallelConfig, dict.fromkeys(AXES, 1) | sizes, "parallel")
 
 
 def _peak() -> float:

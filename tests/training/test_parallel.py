@@ -29,8 +29,8 @@ from tformer_jax.training.parallel import AXES, ParallelConfig, PlacedBatches, S
         ({"sequence": "8"}, r"parallel\.sequence must be an integer, got '8'"),
         ({"sequence": True}, r"parallel\.sequence must be an integer, got True"),
         ({"data": None}, r"parallel\.data must be an integer, got None"),
-        ({"fsdp": -1}, r"parallel\.data and fsdp are -1, and only one size may be"),
-        ({"data": 2, "tensor": -1, "sequence": -1}, r"parallel\.tensor and sequence are -1, and only one"),
+        ({"fsdp": -1}, r"parallel\.data and parallel\.fsdp are -1, and only one size may be"),
+        ({"data": 2, "tensor": -1, "sequence": -1}, r"parallel\.tensor and parallel\.sequence are -1, and only one"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):

@@ -50,7 +50,7 @@ class ParallelConfig(Component):
             if self.mode == "pmap" and (size := getattr(self, name)) != 1:
                 raise ConfigError(f"{name} must be 1 with mode='pmap', which spreads rows alone, got {size}")
         if (left := [name for name in AXES if getattr(self, name) == -1])[1:]:
-            raise ConfigError(f"{' and '.join(left)} are -1, and only one size may be")
+            raise ConfigError(f"{' and parallel.'.join(left)} are -1, and only one size may be")
         check_table("sharding_table", self.sharding_table, _check_axes)
 
     def sizes(self, devices: int) -> dict[str, int]:
