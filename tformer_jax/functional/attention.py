@@ -13,12 +13,10 @@ from jax import Array
 from jaxtyping import Float
 
 from .checks import as_array, as_key, check_shape
-from .kernels import KERNELS, ScoreOptions, attention_probabilities, masked_scores
+from .kernels import Kernel, ScoreOptions, attention_probabilities, kernel_of, masked_scores
 from .masks import Mask, fitting
 from .numbers import Number
 from .relations import as_rank_4
-
-Kernel = Callable[..., Array]
 
 
 class AttentionParams(NamedTuple):
@@ -90,7 +88,7 @@ def scaled_dot_product_attention(
             f"v must have k's shape {k.shape}, got {v.shape}; only the last axis may differ, and must not be 0"
         )
     key = key if key is None else as_key("key", key)
-    kernel = implementation if callable(implementation) else KERNELS.named(implementation, "implementation")
+    kernel = kernel_of(implementation, q.shape[1], k.shape[1])
     heads = kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)  # [B T N Hv]
     check_shape("what the attention kernel returns", heads, (*q.shape[:3], v.shape[3]))
     return heads.astype(q.dtype)

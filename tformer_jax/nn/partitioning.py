@@ -7,8 +7,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
-from ..functional.attention import Kernel
-from ..functional.kernels import KERNELS
+from ..functional.kernels import Kernel, kernel_of
 
 # The axes of a mesh, and those that share rows, and positions.
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -52,9 +51,9 @@ def spread_queries(implementation: str | Kernel, length: int) -> str | Kernel:
     parts = jax.sharding.get_abstract_mesh().shape[POSITIONS] if _in_use() else 1
     if parts == 1 or length % parts:
         return implementation
-    kernel = implementation if callable(implementation) else KERNELS.named(implementation, "implementation")
 
     def on_devices(q, k, v, mask, bias, options, key):
+        kernel = kernel_of(implementation, length, k.shape[1])
         mask, queries = mask.cuttable(length), P(None, POSITIONS)
         where = jax.tree.map(lambda axis: P() if axis < 0 else P(*[None] * axis, POSITIONS), mask.query_axes)
         by_query = P(None, None, POSITIONS) if bias is not None and bias.shape[2] > 1 else P()

@@ -44,8 +44,9 @@ def weighted_sum(weights: Float[Array, "B N T S"], v: Float[Array, "B S K Hv"]) 
 @KERNELS.register("reference")
 def reference_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> Array:
     """Attends with all weights at once."""
-    weights = dropout(attention_probabilities(q, k, mask, bias, options), options.dropout_rate, key)  # [B N T S]
-    return weighted_sum(weights, v).astype(q.dtype)
+    weights = options.weights(_products(q, k), bias, _allowed(q, k, mask))  # [B N T S]
+    weights = divided(weights, weights.sum(-1, keepdims=True))
+    return weighted_sum(dropout(weights, options.dropout_rate, key), v).astype(q.dtype)
 
 
 def _products(q, k) -> Float[Array, "B N T S"]:

@@ -11,7 +11,8 @@ from ...registry import Registry
 from ..numbers import POSITIVE, SHARE, Number, Range, as_number, is_known
 from ..relations import mask_to_bias
 
-KERNELS: Registry[Callable[..., Array]] = Registry("attention kernel")
+Kernel = Callable[..., Array]
+KERNELS: Registry[Kernel] = Registry("attention kernel")
 
 _A_POSITIVE_NUMBER = Range("a positive number", POSITIVE.holds)
 
