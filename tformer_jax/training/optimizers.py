@@ -75,10 +75,10 @@ class OptimizerConfig(Component):
 
     def steps(self, schedule: Schedule, factors: Mapping[str, float]) -> list[optax.GradientTransformation]:
         """Makes what turns gradients into updates: `make`, the factors of roles, decay, and the learning rate."""
-        steps = [self.make(), *_by_role(factors)]
+        steps = [self.make(), _scaled(lambda info: factors.get(info.role, 1.0))]
         if not is_off(self.weight_decay):
             decays = lambda info: float(info.role in MATRICES)  # noqa: E731
-            steps.append(_scaled(self.weight_decay_table, decays, _decayed(self.weight_decay)))
+            steps.append(_scaled(decays, self.weight_decay_table, self.weight_decay))
         return [*steps, optax.scale_by_learning_rate(schedule)]
 
 
@@ -191,21 +191,16 @@ class Muon(AdamW):
     unit_updates = False
 
     def make(self) -> optax.GradientTransformation:
-        def sides(tree):
-            found = parameters(tree)
-            return by_path(lambda path, _: MuonDimensionNumbers(found[path].inputs, found[path].outputs), tree)
+        def rescaled(info, x):
+            return 0.2 * math.sqrt(max(info.as_matrices(x).shape[-2:])) * x
 
-        def rescaled(updates, _):
-            found = parameters(updates)
-            return by_path(lambda path, x: 0.2 * math.sqrt(max(found[path].as_matrices(x).shape[-2:])) * x, updates)
+        def kind(info, _):
+            return "muon" if info.is_matrix and info.role == "hidden" else "adam"
 
-        def labels(params):
-            found = parameters(params)
-            hidden = {path for path, info in found.items() if info.is_matrix and info.role == "hidden"}
-            return by_path(lambda path, _: "muon" if path in hidden else "adam", params)
-
-        muon = optax.chain(scale_by_muon(beta=self.b1, weight_dimension_numbers=sides), optax.stateless(rescaled))
-        return optax.partition({"muon": muon, "adam": super().make()}, labels)
+        sides = functools.partial(_by_info, lambda info, _: MuonDimensionNumbers(info.inputs, info.outputs))
+        orthogonal = scale_by_muon(beta=self.b1, weight_dimension_numbers=sides)
+        muon = optax.chain(orthogonal, optax.stateless(lambda updates, _: _by_info(rescaled, updates)))
+        return optax.partition({"muon": muon, "adam": super().make()}, functools.partial(_by_info, kind))
 
 
 class OptaxOptimizer(OptimizerConfig):
@@ -246,16 +241,13 @@ class OptaxOptimizer(OptimizerConfig):
     def _is_complete(self) -> bool:
         return "learning_rate" in inspect.signature(self.function).parameters
 
-    def make(self) -> optax.GradientTransformation:
-        return self._made()
-
     def steps(self, schedule: Schedule, factors: Mapping[str, float]) -> list[optax.GradientTransformation]:
         if not self._is_complete:
             return super().steps(schedule, factors)
-        return [self._made(learning_rate=schedule), *_by_role(factors)]
+        return [self.make(learning_rate=schedule), _scaled(lambda info: factors.get(info.role, 1.0))]
 
-    def _made(self, **more: Any) -> optax.GradientTransformation:
-        """The transformation, which is tried without computing anything: some need what a step here has not."""
+    def make(self, **more: Any) -> optax.GradientTransformation:
+        """Calls the function; what it makes is tried, computing nothing: some need more than a step here has."""
         try:
             made = self.function(**self.arguments, **more)
         except Exception as error:
@@ -319,9 +311,7 @@ def make_optimizer(
     """
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     steps += config.steps(schedule, learning_rate_factors)
-    if any(factor != 1.0 for _, factor in config.learning_rate_table):
-        steps.append(_scaled(config.learning_rate_table, lambda info: 1.0, _multiplied))
-    optimizer = optax.chain(*steps)
+    optimizer = optax.chain(*steps, _scaled(lambda info: 1.0, config.learning_rate_table))
     if config.freeze:
         parts = {"trained": optimizer, "frozen": optax.set_to_zero()}
         labels = lambda params: by_path(lambda path, _: "frozen" if is_frozen(config, path) else "trained", params)  # noqa: E731
@@ -378,35 +368,30 @@ def _checked(config: OptimizerConfig, optimizer: optax.GradientTransformation) -
     return optax.GradientTransformation(init, optimizer.update)
 
 
-def _by_role(factors: Mapping[str, float]) -> list[optax.GradientTransformation]:
-    """What multiplies updates by the factors of roles, if it changes any."""
-    usual = lambda info: factors.get(info.role, 1.0)  # noqa: E731
-    return [_scaled((), usual, _multiplied)] if any(factor != 1 for factor in factors.values()) else []
+def _by_info(function: Callable[[ParameterInfo, Any], Any], tree: Any) -> Any:
+    """The tree of `function(what a parameter is, leaf)`."""
+    found = parameters(tree)
+    return by_path(lambda path, x: function(found[path], x), tree)
 
 
 def _scaled(
-    table: Table, usual: Callable[[ParameterInfo], float], function: Callable
+    usual: Callable[[ParameterInfo], float], table: Table = (), decay: float | None = None
 ) -> optax.GradientTransformation:
-    """`function(factor, update, parameter)` with the factor that a table, or else what the parameter is, says."""
+    """Updates times the factor that a table, or else what a parameter is, says; with `decay`, that of them is added."""
 
     def update(updates, params):
         found, held = parameters(updates), named(params)
 
         def one(path, x):
             row = first_match(table, path)
-            return function(usual(found[path]) if row is None else table[row][1], x, held[path])
+            factor = usual(found[path]) if row is None else table[row][1]
+            if decay is None:
+                return x if factor == 1 else factor * x
+            return x + factor * decay * held[path] if factor else x
 
         return by_path(one, updates)
 
     return optax.stateless(update)
-
-
-def _multiplied(factor: float, update: Any, _: Any) -> Any:
-    return update if factor == 1 else factor * update
-
-
-def _decayed(weight_decay: float) -> Callable:
-    return lambda factor, update, param: update + factor * weight_decay * param if factor else update
 
 
 def _check_factor(name: str, value: Any) -> None:
