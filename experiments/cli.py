@@ -171,9 +171,10 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
     classes = section_classes(TASKS.named(config["task"]["name"], "task.name"))
     if section_name not in classes:
         return nearest(name, section)
+    whole = (classes[section_name], f"config.{section_name}")
     cls = class_at(classes[section_name], config[section_name], path)
     follows = name in {field.name for field in dataclasses.fields(cls)}
-    return "; leave it out, it follows from the data" if follows else meant(cls, name)
+    return "; leave it out, it follows from the data" if follows else meant(cls, name, whole)
 
 
 def config() -> dict[str, Any]:
@@ -193,7 +194,7 @@ def config() -> dict[str, Any]:
 def _resolved(plugin: str) -> str:
     """A plugin as a run's config keeps it: a file by its whole path, so that it is found from anywhere."""
     file = plugin_file(plugin)
-    return plugin if file is None else str(file.resolve())
+    return plugin if file is None else str(file)
 
 
 def _load_plugins(arguments: Sequence[str]) -> None:
