@@ -62,6 +62,7 @@ def _choices(arguments: Sequence[str]) -> dict[str, str]:
     found = ((re.match(r"--?config\.([\w.]+\.name)(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
     return {match[1]: after if match[2] is None else match[2] for match, after in found if match}
 
+
 _CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
 _console = Console()
@@ -198,14 +199,14 @@ def _resolved(plugin: str) -> str:
 
 
 def _load_plugins(arguments: Sequence[str]) -> None:
-    """Imports what --plugin names, before a config is read that may choose what they register.
+    """Imports what --plugin names, before a config is read that may choose what it registers.
 
     Raises:
       ConfigError: one is not there, or fails to import.
     """
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?plugin(=|$)", a)]
-    for plugin in given:
+    for plugin in filter(None, given):
         load_plugin(_resolved(plugin))
 
 

@@ -150,7 +150,7 @@ class Component:
 
     def __init_subclass__(cls, **how: Any):
         super().__init_subclass__(**how)
-        if cls.registry is not None:
+        if cls.registry is not None and "name" not in vars(cls):
             cls.name = None  # not that of the class that it is made from: it is another component
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
         typing.no_type_check(cls.__init__)  # tables become components, and integers are numbers: see `__post_init__`
