@@ -62,6 +62,7 @@ def _choices(arguments: Sequence[str]) -> dict[str, str]:
     found = ((re.match(r"--?config\.([\w.]+\.name)(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
     return {match[1]: after if match[2] is None else match[2] for match, after in found if match}
 
+
 _CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
 _console = Console()
@@ -171,9 +172,10 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
     classes = section_classes(TASKS.named(config["task"]["name"], "task.name"))
     if section_name not in classes:
         return nearest(name, section)
+    whole = (classes[section_name], f"config.{section_name}")
     cls = class_at(classes[section_name], config[section_name], path)
     follows = name in {field.name for field in dataclasses.fields(cls)}
-    return "; leave it out, it follows from the data" if follows else meant(cls, name)
+    return "; leave it out, it follows from the data" if follows else meant(cls, name, whole)
 
 
 def config() -> dict[str, Any]:
@@ -193,18 +195,18 @@ def config() -> dict[str, Any]:
 def _resolved(plugin: str) -> str:
     """A plugin as a run's config keeps it: a file by its whole path, so that it is found from anywhere."""
     file = plugin_file(plugin)
-    return plugin if file is None else str(file.resolve())
+    return plugin if file is None else str(file)
 
 
 def _load_plugins(arguments: Sequence[str]) -> None:
-    """Imports what --plugin names, before a config is read that may choose what they register.
+    """Imports what --plugin names, before a config is read that may choose what it registers.
 
     Raises:
       ConfigError: one is not there, or fails to import.
     """
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?plugin(=|$)", a)]
-    for plugin in given:
+    for plugin in filter(None, given):
         load_plugin(_resolved(plugin))
 
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 flags.disclaim_key_flags()  # those that are made here are the command's
 
@@ -73,9 +73,19 @@ class _Optional(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
+class _Section(flags.ArgumentParser):
+    """Refuses a value for a whole section, which would forget all that its preset says."""
+
+    def parse(self, argument: Any) -> Any:
+        if isinstance(argument, ConfigDict):  # what it is by default
+            return argument
+        raise ValueError("this is a section: set a field of it, as in --config.model.attention.window=64")
+
+
 for _kind, _parser in ((int, _Integer()), (float, _Number()), (str, flags.ArgumentParser())):
     config_flags.register_flag_parser_for_type(_kind, _Optional(_parser))
 config_flags.register_flag_parser_for_type(bool, _Boolean())
+config_flags.register_flag_parser_for_type(ConfigDict, _Section())
 
 
 def define_switch(name: str, help: str) -> flags.FlagHolder:

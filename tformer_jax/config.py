@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import numbers
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,10 +55,23 @@ FUNCTION, TRAINING, ENDS, RUN, ORDER = "function", "training", "ends", "run", "o
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What the value of a field must be, in words that follow "must", and whether a value is that."""
+    """What the value of a field must be, in words that follow "must", and whether a value is that.
+
+    `choices`: the values, where these are few; an error suggests the nearest.
+    """
 
     text: str
     holds: Callable[[Any], bool]
+    choices: tuple = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises a ConfigError unless a value is that; `holds` may raise a TypeError for one of another type."""
+        try:
+            held = self.holds(value)
+        except TypeError:
+            held = False
+        if not held:
+            raise ConfigError(f"{name} must {self.text}, got {value!r}{nearest(str(value), map(str, self.choices))}")
 
 
 POSITIVE = Wanted("be positive and finite", lambda x: 0 < x < math.inf)
@@ -71,7 +85,7 @@ SEED = Wanted("be an integer in [0, 2^32)", lambda x: type(x) is int and 0 <= x 
 
 def one_of(*choices: Any) -> Wanted:
     """Wants one of some values."""
-    return Wanted(f"be one of {list(choices)}", lambda x: x in choices)
+    return Wanted(f"be one of {list(choices)}", lambda x: x in choices, choices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +137,12 @@ class Component:
             base: float = field(10_000.0, POSITIVE)
 
     Each value must be of the field's type and what its `field` wants, and a table becomes a component; `check` says what
-    fields must be beside each other. Two are equal if they are of one class and have the same values, of which a traced number equals itself alone.
+    fields must be beside each other. Two are equal if they are of one class and have the same values, of which a traced
+    number equals itself alone.
 
     Attributes:
       registry: of a family whose members a config chooses by name; None: there is one class alone.
-      name: in the registry; of a family, that of its usual member.
+      name: in the registry, where each class has one of its own; of a family, that of its usual member.
     """
 
     registry: ClassVar[Mapping[str, type] | None] = None
@@ -135,16 +150,21 @@ class Component:
 
     def __init_subclass__(cls, **how: Any):
         super().__init_subclass__(**how)
+        if cls.registry is not None and "name" not in vars(cls):
+            cls.name = None  # not that of the class that it is made from: it is another component
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
         typing.no_type_check(cls.__init__)  # tables become components, and integers are numbers: see `__post_init__`
 
     def __post_init__(self):
+        if self.registry is not None and self.registry.get(self.name) is not type(self):
+            raise ConfigError(f"{type(self).__name__} is not registered: a config could not name it")
         hints = hints_of(type(self))
         for of in dataclasses.fields(self):
             value, family = getattr(self, of.name), component_of(hints[of.name])
             if family is not None and isinstance(value, Mapping):
                 value = build(family, _completed(of, family, value), of.name)
-                object.__setattr__(self, of.name, value)
+            value = _plain_number(value, plain_kinds(hints[of.name]) or ())
+            object.__setattr__(self, of.name, value)
             _check_value(of.name, value, hints[of.name], kind_of(of))
         self.check()
 
@@ -172,6 +192,9 @@ class Component:
             self.__dict__["_hash"] = hash((type(self), *values))
         return self.__dict__["_hash"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}  # another process has others
+
 
 def _is_traced(value: Any) -> bool:
     """Returns whether only the running program knows a value."""
@@ -184,7 +207,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _hashable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return tuple((key, _hashable(x)) for key, x in value.items())
+        return frozenset((key, _hashable(x)) for key, x in value.items())
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
     return id(value) if _is_traced(value) else value
@@ -203,35 +226,40 @@ def component_of(hint: Any) -> type[Component] | None:
     return found[0] if found else None
 
 
+def _plain_number(value: Any, kinds: tuple[type, ...]) -> Any:
+    """A number of NumPy as Python's, and an integer of a field of floats as a float; another value as it is."""
+    if _is_traced(value) or isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    value = int(value) if isinstance(value, numbers.Integral) else float(value)
+    return float(value) if float in kinds and int not in kinds and abs(value) <= _LARGEST else value
+
+
 def _check_value(name: str, value: Any, hint: Any, kind: Kind) -> None:
     if kind.traced and _is_traced(value):
         return
     if (cls := component_of(hint)) is not None:
         if not isinstance(value, cls) and not (value is None and NoneType in typing.get_args(hint)):
-            raise ConfigError(f"{name} must be a {cls.__name__}, got {value!r}")
+            raise ConfigError(_no_table(cls, name, value))
         return
     kinds = plain_kinds(hint)
     if value is None and (kinds is None or NoneType in kinds):
         return
-    # "must be a positive integer" says more than "must be an integer"
-    ok = type(value) in (kinds or ()) or type(value) is int and float in (kinds or ())
-    if kind.wanted is not None and (ok or kinds is None) and not kind.wanted.holds(value):
-        raise ConfigError(f"{name} must {kind.wanted.text}, got {value!r}")
+    if kind.wanted is not None:  # "must be a positive integer" says more than "must be an integer"
+        kind.wanted.check(name, value)
     if kinds is not None:
         _check_plain(name, value, kinds)
-    if kind.among is not None and value not in kind.among:
-        raise ConfigError(
-            f"{name} must be one of {list(kind.among)}, got {value!r}{nearest(str(value), list(kind.among))}"
-        )
+    if kind.among is not None:
+        check_choice(name, value, kind.among)
 
 
-def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
+def build(cls: type[_T], fields: Mapping[str, Any], where: str, whole: tuple[type, str] | None = None) -> _T:
     """Returns `cls(**fields)` for a dataclass, its components built too, or raises an error that names what is wrong.
 
     Args:
       cls: a dataclass. Of a family of components, `fields["name"]` says which.
       fields: its values by name; tables for components.
       where: what the user calls this group of fields, for the message.
+      whole: the class of the component that it is within, and its `where`: a field may be meant for another part of it.
 
     Raises:
       ConfigError: a field that `cls` does not have (the nearest one is suggested), a required one that is missing,
@@ -240,12 +268,13 @@ def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
     if isinstance(fields, cls):
         return fields
     if not isinstance(fields, Mapping):
-        raise ConfigError(f"{where} must be a table of fields, got {fields!r}")
+        raise ConfigError(_no_table(cls, where, fields))
     cls, fields = chosen(cls, fields, where)
+    whole = whole or (cls, where)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in fields:
         if name not in known:
-            raise ConfigError(f"{where} has no field {name!r}{meant(cls, name)}")
+            raise ConfigError(f"{where} has no field {name!r}{meant(cls, str(name), whole)}")
     required = (n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING)
     missing = [name for name in required if name not in fields]
     if missing:
@@ -254,7 +283,7 @@ def build(cls: type[_T], fields: Mapping[str, Any], where: str) -> _T:
     for name, value in fields.items():
         inner = component_of(hints[name])
         if inner is not None and value is not None:
-            value = build(inner, _completed(known[name], inner, value), f"{where}.{name}")
+            value = build(inner, _completed(known[name], inner, value), f"{where}.{name}", whole)
         elif not issubclass(cls, Component) and (kinds := plain_kinds(hints[name])) is not None:
             _check_plain(f"{where}.{name}", value, kinds)
         values[name] = value
@@ -290,24 +319,45 @@ def class_at(cls: type, tables: Mapping[str, Any], path: Sequence[str]) -> type:
     return class_at(component_of(hints_of(cls)[path[0]]), tables[path[0]], path[1:]) if path else cls
 
 
-def meant(cls: type, name: str) -> str:
-    """Returns which field may be meant by one that a class does not have: of another of its family, or the nearest."""
+def meant(cls: type, name: str, whole: tuple[type, str]) -> str:
+    """Returns which field may be meant by one that a class does not have.
+
+    It is one of another of its family, or of another part of the `whole`, a class and what the user calls it; or else
+    the nearest.
+    """
     registry = getattr(cls, "registry", None) or {}
     others = [n for n, other in registry.items() if name in {f.name for f in dataclasses.fields(other)}]
     if others:
         return f", which goes with name={' or '.join(map(repr, others))}; this is name={cls.name!r}"
-    inside = [
-        f"{outer}.{name}" for outer, hint in hints_of(cls).items()
-        if (inner := component_of(hint)) is not None and name in _all_fields(inner)
-    ]  # fmt: skip
-    known = [f.name for f in dataclasses.fields(cls)]
-    return f"; did you mean {' or '.join(inside)}?" if inside else nearest(name, known)
+    paths: dict[str, list[str]] = {}
+    for path, _, _ in fields_of(whole[0], f"{whole[1]}."):
+        last = path.rpartition(".")[2]
+        if path not in paths.setdefault(last, []):
+            paths[last].append(path)
+    if near := name not in paths and nearest(name, [f.name for f in dataclasses.fields(cls)]):
+        return near
+    found = paths.get((difflib.get_close_matches(name, paths, n=1, cutoff=0.7) or [name])[0], [])
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def _all_fields(family: type[Component]) -> set[str]:
-    """The fields of a component, or of any of a family."""
-    classes = [family] if family.registry is None else family.registry.values()
-    return {f.name for cls in classes for f in dataclasses.fields(cls)}
+def _no_table(cls: type, where: str, value: Any) -> str:
+    names = getattr(cls, "registry", None) or ()
+    fix = f"; did you mean {{'name': {value!r}}}?" if isinstance(value, str) and value in names else ""
+    return f"{where} must be a table of fields, those of {cls.__name__}, got {value!r}{fix}"
+
+
+def fields_of(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Kind]]:
+    """Yields every field within a class, by its dotted name, its annotation, and what it is: of a family those of any."""
+    registry = getattr(cls, "registry", None)
+    if registry is not None:
+        yield f"{prefix}name", str, Kind()
+    for one in [cls] if registry is None else registry.values():
+        for of in dataclasses.fields(one):
+            hint = hints_of(one)[of.name]
+            if (inner := component_of(hint)) is not None:
+                yield from fields_of(inner, f"{prefix}{of.name}.")
+            else:
+                yield f"{prefix}{of.name}", hint, kind_of(of)
 
 
 def to_dict(component: Component) -> dict[str, Any]:

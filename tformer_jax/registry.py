@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from .config import Component, ConfigError, nearest
+from .config import Component, ConfigError, hints_of, nearest
 
 _T = TypeVar("_T")
 
@@ -28,15 +28,17 @@ class Registry(Mapping[str, _T], Generic[_T]):
       kind: what one of them is called.
     """
 
-    def __init__(self, kind: str, *, family: type | None = None, needs: Sequence[str] = ()):
+    def __init__(self, kind: str, *, family: type | None = None, needs: Sequence[str | tuple[str, ...]] = ()):
         """Args:
           kind: what one of them is called, for messages.
           family: the class that all are subclasses of; None: they are functions. A field of a config that is annotated
             with a family of components is chosen by name.
-          needs: methods or attributes of the family that each must define itself.
+          needs: methods or attributes of the family that each must define itself; of some together, one at least.
         """
-        self.kind, self._family, self._needs = kind, family, tuple(needs)
+        self.kind, self._family = kind, family
+        self._needs = [(names,) if isinstance(names, str) else names for names in needs]
         self._things: dict[str, _T] = {}
+        self._places: dict[str, str] = {}
         if family is not None and issubclass(family, Component):
             family.registry = self
 
@@ -46,20 +48,24 @@ class Registry(Mapping[str, _T], Generic[_T]):
         Raises:
           ConfigError: the name is no text or is taken (says where by), or the thing lacks something (says what).
         """
-        if not isinstance(name, str) or not name:
+        frame = inspect.currentframe().f_back
+        here = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        if not isinstance(name, str) or not name or "\0" in name:
             raise ConfigError(f"the name of a {self.kind} must be a text, got {name!r}")
 
         def decorate(thing: _T) -> _T:
             if lacking := self._lacking(thing):
-                raise ConfigError(f"the {self.kind} {name!r} ({place(thing)}) {lacking}")
-            if (other := self._things.get(name)) is not None and place(other) != place(thing):
+                raise ConfigError(f"the {self.kind} {name!r} ({here}) {lacking}")
+            if self._places.setdefault(name, here) != here:  # the same place again: its module is imported anew
                 raise ConfigError(
-                    f"the {self.kind} {name!r} is registered twice: in {place(other)} and in {place(thing)}; "
+                    f"the {self.kind} {name!r} is registered twice: in {self._places[name]} and in {here}; "
                     "give one of them another name"
                 )
-            self._things[name] = thing
             if isinstance(thing, type):
+                if (other := vars(thing).get("name")) != name and self._things.get(other) is thing:
+                    raise ConfigError(f"the {self.kind} {name!r} ({here}) is {other!r} already; make a subclass of it")
                 thing.name = name
+            self._things[name] = thing
             return thing
 
         return decorate
@@ -69,8 +75,15 @@ class Registry(Mapping[str, _T], Generic[_T]):
             return None if callable(thing) else f"must be a function, got {thing!r}"
         if not (isinstance(thing, type) and issubclass(thing, self._family)):
             return f"must be a subclass of {self._family.__name__}, got {thing!r}"
-        missing = [n for n in self._needs if getattr(thing, n, None) is getattr(self._family, n, None)]
-        return f"must define {', '.join(missing)}, as {self._family.__name__} says" if missing else None
+        own = {n for n in dir(thing) if getattr(thing, n, None) is not getattr(self._family, n, None)}
+        missing = [" or ".join(names) for names in self._needs if not own.intersection(names)]
+        if missing:
+            return f"must define {', '.join(missing)}, as {self._family.__name__} says"
+        try:
+            hints_of(thing)
+        except NameError as error:
+            return f"has an annotation that says nothing: {error}"
+        return None
 
     def named(self, name: Any, where: str) -> _T:
         """Returns the thing of a name.
@@ -86,6 +99,10 @@ class Registry(Mapping[str, _T], Generic[_T]):
             raise ConfigError(f"{where} must be one of {list(self)}, got {name!r}{nearest(str(name), self)}")
         return self._things[name]
 
+    def place(self, name: str) -> str:
+        """Returns where the thing of a name is registered, as FILE:LINE, for messages."""
+        return self._places[name]
+
     def __getitem__(self, name: str) -> _T:
         return self._things[name]
 
@@ -94,15 +111,6 @@ class Registry(Mapping[str, _T], Generic[_T]):
 
     def __len__(self) -> int:
         return len(self._things)
-
-
-def place(thing: Any) -> str:
-    """Returns where a class or a function is written, as FILE:LINE, for messages."""
-    thing = inspect.unwrap(thing)
-    try:
-        return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
-    except (TypeError, OSError):  # of C, or typed in
-        return f"{getattr(thing, '__module__', '?')}.{getattr(thing, '__qualname__', thing)}"
 
 
 _loaded: dict[str, ModuleType] = {}
@@ -117,36 +125,40 @@ def load_plugin(plugin: str) -> ModuleType:
     Raises:
       ConfigError: it is not there, or fails to import (says the last line of its traceback, and where it is raised).
     """
-    if plugin in _loaded:
-        return _loaded[plugin]
     file = plugin_file(plugin)
+    known = plugin if file is None else str(file)
+    if known not in _loaded:
+        try:
+            _loaded[known] = importlib.import_module(plugin) if file is None else _executed(file)
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"cannot import the plugin {plugin}: {_said(error, file)}") from None
+    return _loaded[known]
+
+
+def _executed(file: Path) -> ModuleType:
+    """A file, imported as a module of a name that no other has."""
+    name = f"tformer_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
-        if file is None:
-            _loaded[plugin] = importlib.import_module(plugin)
-        else:
-            name = f"tformer_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-            spec = importlib.util.spec_from_file_location(name, file)
-            sys.modules[name] = module = importlib.util.module_from_spec(spec)
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                del sys.modules[name]
-                raise
-            _loaded[plugin] = module
-    except Exception as error:
-        raise ConfigError(f"cannot import the plugin {plugin}: {_said(error, file)}") from None
-    return _loaded[plugin]
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def plugin_file(plugin: str) -> Path | None:
-    """Returns the file of a plugin that is one, None of a module.
+    """Returns the file of a plugin that is one, by its whole path; None of a module.
 
     Raises:
       ConfigError: it is not there.
     """
     if not plugin.endswith(".py"):
+        if Path(f"{plugin}.py").is_file():
+            raise ConfigError(f"the plugin {plugin} is no module; did you mean the file {plugin}.py?")
         return None
-    file = Path(plugin)
+    file = Path(plugin).resolve()
     if not file.is_file():
         raise ConfigError(f"the plugin {plugin} is not there: put it back, or give --plugin another file")
     return file
@@ -162,13 +174,14 @@ def plugin_sum(plugin: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "none"
 
 
-def _said(error: Exception, file: Path | None) -> str:
-    """The last line of a traceback, and the last place in it that is the plugin's own, or else anybody's."""
-    last = traceback.format_exception_only(error)[-1].strip()
-    if isinstance(error, ConfigError):
-        last = str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if file is not None and Path(frame.filename) == file] or frames[-1:]
+def _said(error: BaseException, file: Path | None) -> str:
+    """What the last line of a traceback says, and the last place in it that is the plugin's own, or else anybody's."""
+    said = error if isinstance(error, ConfigError) else traceback.format_exception_only(error)[-1]
+    said = " ".join(str(said).split())
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{last} ({error.filename}, line {error.lineno})"
-    return f"{last} ({own[-1].filename}, line {own[-1].lineno})" if own else last
+        return f"{said} ({error.filename}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if file is not None and Path(frame.filename) == file]
+    importing = (__file__, importlib.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+    found = own or [frame for frame in frames if frame.filename not in importing]
+    return f"{said} ({found[-1].filename}, line {found[-1].lineno})" if found else said

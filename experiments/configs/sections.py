@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from tformer_jax.config import build, check_choice, chosen, component_of, hints_of, merged, nested, to_dict
+from tformer_jax.config import build, check_choice, chosen, component_of, fields_of, hints_of, merged, nested, to_dict
 from tformer_jax.presets import PRESETS
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.experiment import section_classes
@@ -75,7 +75,7 @@ def section(
 
     Raises:
       ConfigError: no component of the family has such a name.
-      TypeError: a value for a field that is not there, or none for one without a default.
+      TypeError: a value for a field that is not there.
     """
     where = where or cls.__name__
     cls, values = chosen(cls, dict(values), where)
@@ -89,16 +89,16 @@ def section(
 
 
 def _value(cls: type, field: dataclasses.Field, value: Any, where: str) -> Any:
-    """A field as a ConfigDict holds it."""
+    """A field as a ConfigDict holds it; None where it has no value yet."""
     hint, has_factory = hints_of(cls)[field.name], field.default_factory is not dataclasses.MISSING
     if (inner := component_of(hint)) is not None and value is not None:
         default = to_dict(field.default_factory()) if has_factory else {}
         return section(inner, merged(inner, default, {} if value is ... else value), where=where)
     if value is ...:
         value = field.default_factory() if has_factory else field.default
-    if value is dataclasses.MISSING:
-        raise TypeError(f"{where} needs a value")
-    return config_dict.placeholder(_type_of(hint)) if value is None else value
+    if value is None or value is dataclasses.MISSING:  # which a flag must give
+        return config_dict.placeholder(_type_of(hint))
+    return value
 
 
 def _type_of(hint: Any) -> type:
@@ -117,8 +117,14 @@ def with_choices(tables: Mapping[str, Any], choices: Mapping[str, str]) -> Confi
     tables = dict(tables)
     for name, classes in section_classes(TASKS.named(tables["task"]["name"], "task.name")).items():
         mine = {path.partition(".")[2]: x for path, x in choices.items() if path.partition(".")[0] == name}
+        mine = {path: x for path, x in mine.items() if _is_within(classes, path)}
         old, _ = chosen(classes, tables[name], name)
         missing = {field.name for field in dataclasses.fields(old)} - tables[name].keys()
         changed = merged(classes, tables[name], nested(mine)) if name != "task" else tables[name]
         tables[name] = section(classes, changed, missing, f"config.{name}")
     return ConfigDict(tables)
+
+
+def _is_within(cls: type, path: str) -> bool:
+    """Returns whether a section has such a field."""
+    return any(name == path for name, _, _ in fields_of(cls))

@@ -3,6 +3,8 @@
 A family is a base class and a registry. Its members stand beside the modules that they make; a plugin registers more.
 """
 
+import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,7 @@ from ..config import (
     build,
     field,
     merged,
+    nearest,
     one_of,
     to_dict,
 )  # fmt: skip
@@ -42,7 +45,13 @@ class Part(Component):
 
 
 class AttentionConfig(Part):
-    """A kind of attention: how tokens of a layer look at each other, or at a memory."""
+    """A kind of attention: how tokens of a layer look at each other, or at a memory.
+
+    Attributes:
+      window: number of tokens back that a token sees, so that a cache needs no more of them; None: all.
+    """
+
+    window = None
 
     def make(self, model: "ModelConfig", *, rngs: Any) -> Any:
         """Makes the module, called as `nn.Attention` is."""
@@ -98,7 +107,13 @@ class FeedForwardConfig(Part):
 
 
 class LayerConfig(Part):
-    """A kind of layer, and where its norms stand."""
+    """A kind of layer, and where its norms stand.
+
+    Attributes:
+      ends_normed: whether the stream after a layer is normed; else a stack has a norm at its end.
+    """
+
+    ends_normed = False
 
     def make(self, model: "ModelConfig", *, cross: bool, rngs: Any) -> Any:
         """Makes a module called as `nn.EncoderLayer` is, or with `cross`, which attends to a memory, as `nn.DecoderLayer`."""
@@ -106,7 +121,9 @@ class LayerConfig(Part):
 
 
 ATTENTIONS: Registry[type[AttentionConfig]] = Registry("attention", family=AttentionConfig, needs=("make",))
-POSITIONS: Registry[type[PositionScheme]] = Registry("position scheme", family=PositionScheme)
+POSITIONS: Registry[type[PositionScheme]] = Registry(
+    "position scheme", family=PositionScheme, needs=(("at_embedding", "at_patches", "in_scores", "turn"),)
+)
 NORMS: Registry[type[NormConfig]] = Registry("norm", family=NormConfig, needs=("make",))
 FEED_FORWARDS: Registry[type[FeedForwardConfig]] = Registry(
     "feed-forward network", family=FeedForwardConfig, needs=("make",)
@@ -173,15 +190,31 @@ class ModelConfig(Component):
         tables = self.pattern
         if not isinstance(tables, list | tuple) or not tables or not all(isinstance(t, Mapping) for t in tables):
             raise ConfigError(f"pattern must be a tuple of tables, one for each layer of a period, got {tables!r}")
-        object.__setattr__(self, "pattern", tuple(tables))
+        object.__setattr__(self, "pattern", copy.deepcopy(tuple(map(dict, tables))))  # nobody else may change it
         if len(tables) > self.num_layers:
             raise ConfigError(f"pattern has {len(tables)} layers, more than num_layers={self.num_layers}")
         for i, table in enumerate(tables):
             for name in table:
                 if name not in _BY_LAYER:
-                    raise ConfigError(f"pattern[{i}] may change {', '.join(_BY_LAYER)}, got {name!r}")
+                    raise ConfigError(
+                        f"pattern[{i}] may change {', '.join(_BY_LAYER)}, got {name!r}{nearest(str(name), _BY_LAYER)}"
+                    )
             if table:
-                self.of_layer(i)
+                self._check_positions(i, self.of_layer(i))
+
+    def _check_positions(self, i: int, layer: "ModelConfig") -> None:
+        """Raises a ConfigError where a layer of a period has positions of its own that act for all layers at once."""
+        own, shared = layer.positions, self.positions
+        if own != shared and (_acts(own, "at_embedding", "in_scores") or _acts(shared, "at_embedding")):
+            raise ConfigError(
+                f"pattern[{i}].positions must be those of the model, {shared.name!r}, got {own.name!r}: layers may differ in "
+                "what turns heads alone, and where nothing is added to embeddings"
+            )
+        if own == shared and _acts(shared, "in_scores") and layer.attention.num_heads != self.attention.num_heads:
+            raise ConfigError(
+                f"pattern[{i}].attention.num_heads must be the model's, {self.attention.num_heads}, got "
+                f"{layer.attention.num_heads}: all layers share the biases of positions.name={shared.name!r}"
+            )
 
     def of_layer(self, i: int) -> "ModelConfig":
         """Returns the config of the i-th layer of a period: with the pattern's changes, and without a pattern."""
@@ -197,12 +230,20 @@ class ModelConfig(Component):
         Raises:
           ConfigError: no such preset, one of another model, or changes that cannot be.
         """
-        return build(cls, merged(cls, PRESETS.named(name, "preset")(), changes), name)
+        table, known = PRESETS.named(name, "preset")(), {of.name for of in dataclasses.fields(cls)}
+        if others := sorted(table.keys() - known):
+            raise ConfigError(f"the preset {name!r} is of another model: {cls.__name__} has no {', '.join(others)}")
+        return build(cls, merged(cls, table, changes), name)
 
     @property
     def dtypes(self) -> Precision:
         """The parsed precision policy."""
         return Precision.parse(self.precision)
+
+
+def _acts(scheme: PositionScheme, *places: str) -> bool:
+    """Returns whether a position scheme does something in one of the places."""
+    return any(getattr(type(scheme), place) is not getattr(PositionScheme, place) for place in places)
 
 
 # What a pattern may change: what a layer reads. The rest is of the whole model.

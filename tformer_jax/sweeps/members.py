@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
 
-from ..config import RUN, ConfigError, Kind, component_of, hints_of, kind_of, merged, nearest, nested, plain_kinds
+from ..config import RUN, ConfigError, fields_of, merged, nearest, nested, plain_kinds
 from ..training.experiment import Experiment, section_classes
 from .space import Overrides
 
@@ -50,7 +50,7 @@ class Fields:
         self._hints: dict[str, Any] = {"precision": str}
         self._fixed: set[str] = {"task.name"}
         for section, cls in self._classes.items():
-            for name, hint, kind in _fields(cls, f"{section}."):
+            for name, hint, kind in fields_of(cls, f"{section}."):
                 if name not in follows:
                     self._hints.setdefault(name, hint)
                     self._fixed |= {name} if kind.part == RUN or section in _NOT_SWEPT else set()
@@ -118,20 +118,6 @@ class Fields:
         for name, value in nested(values).items():
             changed[name] = merged(self._classes[name], changed[name], value) if name in self._classes else value
         return json.loads(json.dumps(changed))
-
-
-def _fields(cls: type, prefix: str) -> Iterator[tuple[str, Any, Kind]]:
-    """Every field of a section, by its dotted name: of a family of components, those of any."""
-    registry = getattr(cls, "registry", None)
-    if registry is not None:
-        yield f"{prefix}name", str, Kind()
-    for one in [cls] if registry is None else registry.values():
-        for field in dataclasses.fields(one):
-            hint = hints_of(one)[field.name]
-            if (inner := component_of(hint)) is not None:
-                yield from _fields(inner, f"{prefix}{field.name}.")
-            else:
-                yield f"{prefix}{field.name}", hint, kind_of(field)
 
 
 def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[Member]:

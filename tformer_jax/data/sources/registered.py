@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any
 
 from ...config import Component, ConfigError, build, plain_kinds
-from ...registry import Registry, place
+from ...registry import Registry
 from ..files import DataError
 
 _NOT_GIVEN = inspect.Parameter.empty
@@ -64,7 +64,7 @@ class Sources(Registry[Callable[..., Any]]):
             return found
         found = list(found) if isinstance(found, Iterable) else [found]
         if wrong := [x for x in found if not isinstance(x, self._gives)]:
-            what = f"the {self.kind} {section.source!r} ({place(source)})"
+            what = f"the {self.kind} {section.source!r} ({self.place(section.source)})"
             raise DataError(f"{what} must give {self._gives.__name__}s, got {repr(wrong[0])[:60]}")
         return found
 
