@@ -247,7 +247,8 @@ def choices_of(model):
     found = {path: kind for path, _, kind in fields_of(CONFIGS[model])}
     for path, given in dict(walked(CONFIGS[model])).items():
         kind = found[path]
-        if choices := list(kind.among or (kind.wanted.choices if kind.wanted else ())):
+        choices = list(kind.among or (kind.wanted.choices if kind.wanted else ()))
+        if choices and (model != "VisionTransformer" or images_have(given)):
             yield path, given, choices
     yield "precision", {}, ["params=bfloat16", "compute=bfloat16", "compute=float16", "output=bfloat16"]
 

@@ -300,9 +300,9 @@ def chosen(cls: type[_T], fields: Mapping[str, Any], where: str) -> tuple[type[_
     registry = getattr(cls, "registry", None)
     if registry is None:
         return cls, fields
-    if (name := fields.get("name", cls.name)) is None:
+    if "name" not in fields and cls.name is None:
         raise ConfigError(f"{where} needs name")
-    chosen = registry.named(name, f"{where}.name")
+    chosen = registry.named(fields.get("name", cls.name), f"{where}.name")
     return chosen, {name: value for name, value in fields.items() if name != "name"}
 
 
