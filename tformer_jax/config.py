@@ -300,9 +300,9 @@ def chosen(cls: type[_T], fields: Mapping[str, Any], where: str) -> tuple[type[_
     registry = getattr(cls, "registry", None)
     if registry is None:
         return cls, fields
-    if (name := fields.get("name", cls.name)) is None:
+    if "name" not in fields and cls.name is None:
         raise ConfigError(f"{where} needs name")
-    chosen = registry.named(name, f"{where}.name")
+    chosen = registry.named(fields.get("name", cls.name), f"{where}.name")
     return chosen, {name: value for name, value in fields.items() if name != "name"}
 
 
@@ -322,13 +322,16 @@ def class_at(cls: type, tables: Mapping[str, Any], path: Sequence[str]) -> type:
 def meant(cls: type, name: str, whole: tuple[type, str]) -> str:
     """Returns which field may be meant by one that a class does not have.
 
-    It is one of another of its family, or of another part of the `whole`, a class and what the user calls it; or else
-    the nearest.
+    It is one of another of its family, or of another part of the `whole`, a class and what the user calls it; else the
+    nearest.
     """
     registry = getattr(cls, "registry", None) or {}
     others = [n for n, other in registry.items() if name in {f.name for f in dataclasses.fields(other)}]
     if others:
         return f", which goes with name={' or '.join(map(repr, others))}; this is name={cls.name!r}"
+    if "." in name:
+        outer, _, inner = name.partition(".")
+        return f"; did you mean {{{outer!r}: {{{inner!r}: ...}}}}?"
     paths: dict[str, list[str]] = {}
     for path, _, _ in fields_of(whole[0], f"{whole[1]}."):
         last = path.rpartition(".")[2]
