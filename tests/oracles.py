@@ -271,53 +271,62 @@ def places_in_segments(segments):
 
 def position_bias(config, query_pos, key_pos, table=None, bidirectional=False):
     """What is added to the scores for positions [B T] and [B S]: [B N T S], or None."""
+    positions = config.positions
     distances = np.asarray(key_pos)[:, None, :] - np.asarray(query_pos)[:, :, None]
-    if config.positions == "alibi":
-        return -np.array(alibi_slopes(config.num_heads))[:, None, None] * np.abs(distances)[:, None]
-    if config.positions == "relative":
-        limits = config.relative_buckets, config.relative_max_distance
+    if positions.name == "alibi":
+        return -np.array(alibi_slopes(config.attention.num_heads))[:, None, None] * np.abs(distances)[:, None]
+    if positions.name == "relative":
+        limits = positions.num_buckets, positions.max_distance
         bucket = np.vectorize(lambda d: t5_bucket(d, bidirectional, *limits))(distances)
         return np.moveaxis(f64(table)[bucket], -1, 1)
     return None
 
 
 def turned(config, x, positions):
-    """Heads under rotary positions; `rotary_scaling` shrinks the positions, or stretches the base."""
-    if config.positions != "rotary":
+    """Heads, or the first part of each, under rotary positions; scaling shrinks the positions, or stretches the base."""
+    scheme, positions = config.positions, f64(positions)
+    if scheme.name != "rotary":
         return x
-    base, positions, H = config.rotary_base, f64(positions), x.shape[-1]
-    if config.rotary_scaling == "linear":
-        positions = positions / config.rotary_factor
-    if config.rotary_scaling == "ntk":
-        base = base * config.rotary_factor ** (H / (H - 2))
-    return rotary(x, positions, base)
+    H = scheme.width or x.shape[-1]
+    base = scheme.base
+    if scheme.scaling == "linear":
+        positions = positions / scheme.factor
+    if scheme.scaling == "ntk":
+        base = base * scheme.factor ** (H / (H - 2))
+    return np.concatenate([rotary(x[..., :H], positions, base), x[..., H:]], axis=-1)
 
 
 def normed(held, config, x, name, kind=None):
     """x under the norm `name`, of the config's kind unless told otherwise."""
-    if (kind or config.norm) == "rms":
-        return rms_norm(x, held[name + ".gamma"], config.norm_eps)
-    return layer_norm(x, held[name + ".gamma"], held[name + ".beta"], config.norm_eps)
+    norm = config.norm
+    gain = held[name + ".gamma"] + (1.0 if norm.unit_offset else 0.0)
+    if (kind or norm.name) == "rms":
+        return rms_norm(x, gain, norm.eps)
+    return layer_norm(x, gain, held.get(name + ".beta", 0.0), norm.eps)
 
 
 def base_width(config):
     """The width whose learning rate holds for all, under maximal update parametrization; else the model's own."""
-    return config.base_width if config.parametrization == "mup" else config.d_model
+    return config.init.mup_base_width or config.d_model
+
+
+def attention_scale(config, H):
+    """1 / √H or the config's scale; where heads get wider than at the base width, √H_base / H."""
+    attention, grown = config.attention, 1.0 if config.attention.head_dim else config.d_model / base_width(config)
+    return 1 / math.sqrt(H * grown) if attention.scale is None else attention.scale / grown
 
 
 def self_attention(held, config, x, places, allowed, bias):
     """Queries and keys are normed per head, then turned; wider heads have scores by √H_base / H."""
-    H = held["attention.w_q"].shape[-1]
-    scale = 1 / math.sqrt(H) if config.head_dim else math.sqrt(base_width(config) / config.num_heads) / H
-    heads = {}
+    scale, heads = attention_scale(config, held["attention.w_q"].shape[-1]), {}
     for name in ("q", "k", "v"):
         projected = np.einsum("btd,dnh->btnh", x, held[f"attention.w_{name}"]) + held.get(f"attention.b_{name}", 0)
         if name != "v":
-            if config.qk_norm:
+            if config.attention.qk_norm:
                 projected = normed(held, config, projected, f"attention.{name}_norm", "rms")
             projected = turned(config, projected, places)
         heads[name] = projected
-    mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, scale, softcap=config.attention_softcap)
+    mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, scale, softcap=config.attention.softcap)
     return np.einsum("btnh,nhd->btd", mixed, held["attention.w_o"]) + held.get("attention.b_o", 0)
 
 
@@ -325,56 +334,71 @@ def position_wise(held, config, x):
     """The feed-forward network, plain or gated."""
     names = ("w_gate", "w1", "w2", "b_gate", "b1", "b2")
     w_gate, w1, w2, b_gate, b1, b2 = (held.get(f"feed_forward.{name}") for name in names)
-    activation = ACTIVATIONS[config.activation]
-    if config.gated:
+    activation = ACTIVATIONS[config.feed_forward.activation]
+    if config.feed_forward.name == "gated":
         return gated_feed_forward(x, w_gate, w1, w2, b_gate, b1, b2, activation)
     return feed_forward(x, w1, b1, w2, b2, activation)
 
 
-def causal_lm(weights, config, tokens, segments=None):
+def layer_weights(weights, config, i):
+    """The weights of layer i of a causal model: of its place in the pattern, or in the last, partial period."""
+    period = len(config.pattern)
+    repeat, place = divmod(i, period)
+    stacked, alone = f"decoder.layers.{place}.", f"decoder.tail.{place}."
+    if repeat < config.num_layers // period:
+        return {k.removeprefix(stacked): v[repeat] for k, v in weights.items() if k.startswith(stacked)}
+    return {k.removeprefix(alone): v for k, v in weights.items() if k.startswith(alone)}
+
+
+def causal_lm(weights, config, tokens, segments=None, prefix=None):
     """Logits [B T V] of a causal language model.
 
     `weights` are float64 arrays by their path in the model, those of layers with an axis of layers in
-    front; `config` is read for its fields alone.
+    front; `config` is read for its fields alone. `prefix` [B]: tokens of each row that all see.
     """
     tokens = np.asarray(tokens)
     (B, T), D = tokens.shape, config.d_model
     segments = np.zeros((B, T), int) if segments is None else np.asarray(segments)
     places = places_in_segments(segments)
-    allowed = mask_by_loops(B, config.num_heads, T, T, causal=True, window=config.window, segments=segments)
     bias = position_bias(config, places, places, weights.get("decoder.position_bias.table"))
     scale = math.sqrt(base_width(config)) if config.scale_embeddings else 1.0
 
     x = weights["embedding.table"][tokens] * scale
-    if config.positions == "sinusoidal":
+    if config.positions.name == "sinusoidal":
         x = x + sinusoids(T, D)[places]
-    if config.positions == "learned":
-        x = x + weights["positions.table"][places] * scale
+    if config.positions.name == "learned":
+        x = x + weights["positions.scheme.table"][places] * scale
     if config.embedding_norm:
         x = normed(weights, config, x, "positions.norm")
 
     for i in range(config.num_layers):
-        held = {k.removeprefix("decoder.layers."): v[i] for k, v in weights.items() if k.startswith("decoder.layers.")}
-        attended = functools.partial(self_attention, held, config, places=places, allowed=allowed, bias=bias)
-        fed = functools.partial(position_wise, held, config)
+        held, own = layer_weights(weights, config, i), config.of_layer(i % len(config.pattern))
+        window, heads = own.attention.window, own.attention.num_heads
+        allowed = mask_by_loops(B, heads, T, T, causal=prefix is None, window=window, segments=segments)
+        if prefix is not None:
+            keys, queries = np.arange(T), np.arange(T)[:, None]
+            allowed = allowed & ((keys <= queries) | (keys < np.asarray(prefix)[:, None, None]))[:, None]
+        added = bias if own.positions.name == config.positions.name else None
+        attended = functools.partial(self_attention, held, own, places=places, allowed=allowed, bias=added)
+        fed = functools.partial(position_wise, held, own)
         sublayers = (("attention_residual", attended), ("feed_forward_residual", fed))
-        if config.parallel_block:
-            inner = normed(held, config, x, "attention_residual.norm")
+        if own.layer.parallel:
+            inner = normed(held, own, x, "attention_residual.norm")
             x = x + sum(sublayer(inner) for _, sublayer in sublayers)
             continue
         for name, sublayer in sublayers:
-            if config.norm_position == "post":
-                x = normed(held, config, x + sublayer(x), name + ".norm")
-            elif config.norm_position == "pre":
-                x = x + sublayer(normed(held, config, x, name + ".norm"))
-            else:
-                update = sublayer(normed(held, config, x, name + ".norm"))
-                x = x + normed(held, config, update, name + ".output_norm")
+            if own.layer.norm_position == "post":
+                x = normed(held, own, x + sublayer(x), name + ".norm")
+                continue
+            before = own.layer.norm_position in ("pre", "sandwich")
+            update = sublayer(normed(held, own, x, name + ".norm") if before else x)
+            after = own.layer.norm_position in ("output", "sandwich")
+            x = x + (normed(held, own, update, name + ".output_norm") if after else update)
 
-    if config.norm_position != "post":
+    if config.layer.norm_position != "post":
         x = normed(weights, config, x, "decoder.final_norm")
-    logits = x @ (weights["embedding.table"].T if config.tie_output else weights["output.w"]) * base_width(config) / D
-    cap = config.output_softcap
+    logits = x @ (weights["embedding.table"].T if config.output.tie else weights["output.w"]) * base_width(config) / D
+    cap = config.output.softcap
     return logits if cap is None else cap * np.tanh(logits / cap)
 
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from support import tables
 
 import tformer_jax.functional as F
-from tformer_jax import TransformerConfig, models
+from tformer_jax import models
 from tformer_jax.analysis import flops
 from tformer_jax.analysis.flops import attention_flops
 
@@ -85,7 +86,7 @@ def counted(function, *arguments):
 def test_the_flops_of_a_model_are_the_compilers(name):
     """A prediction of time or MFU would be off by a forgotten projection: by more than norms, softmax and the like."""
     kind, fields, inputs, formula = MODELS[name]
-    config = TransformerConfig(**fields)
+    config = getattr(models, kind).Config(**tables(**fields))
     model = jax.eval_shape(lambda: getattr(models, kind)(config, rngs=nnx.Rngs(0)))
     found = counted(lambda model, *inputs: model(*inputs), model, *inputs(model))
     assert formula(config) <= found <= 1.06 * formula(config)
@@ -93,7 +94,7 @@ def test_the_flops_of_a_model_are_the_compilers(name):
 
 def test_training_costs_three_forward_passes():
     """A step's time would be predicted without its backward pass, or with another one than there is."""
-    config = TransformerConfig(**TEXT | dict(dropout_rate=0.0))
+    config = models.CausalLM.Config(**tables(**TEXT | dict(dropout_rate=0.0)))
     model = jax.eval_shape(lambda: models.CausalLM(config, rngs=nnx.Rngs(0)))
     step = jax.value_and_grad(lambda model, tokens: F.causal_lm_loss(model(tokens), tokens))
     formula = flops.TRAINING * flops.causal_lm_flops(config, B, T)

@@ -15,7 +15,7 @@ import pytest
 from support import by_day, quick_jit, tiny_transformer, unchecked_annotations
 
 import tformer_jax.functional as F
-from tformer_jax import TransformerConfig
+from tformer_jax import models
 from tformer_jax.decoding import beam_search, greedy_search, search as programs
 
 V, MAX_LENGTH, BOS, EOS = 5, 4, 1, 2
@@ -214,10 +214,10 @@ class Tabulated:
     table: Any
     step: Any = 0
 
-    config = TransformerConfig(vocab_size=V, max_length=6)
+    config = models.Transformer.Config(vocab_size=V, max_length=6)
 
     def encode(self, source, mask=None):
-        return source
+        return source, None
 
     def start_cache(self, memory, length, source_mask=None):
         return self
