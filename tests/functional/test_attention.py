@@ -570,6 +570,10 @@ def test_any_function_is_an_implementation():
     weights = np.where(np.isfinite(scores), 1 / (1 + 5 * np.exp(-np.maximum(scores, -9))), 0)
     np.testing.assert_allclose(out, np.einsum("bnts,bsnh->", weights, np.repeat(v, 2, axis=2)), rtol=1e-5)
     assert all(np.isfinite(g).all() for g in gradients)
+    F.kernels.KERNELS.register("sigmoid of this test")(sigmoid_attention)
+    np.testing.assert_array_equal(run(q, k, v, implementation="sigmoid of this test").sum(), out)
+    with pytest.raises(ValueError, match="implementation must be one of .*; did you mean 'blockwise'?"):
+        run(q, k, v, implementation="blockwize")
     with pytest.raises(ValueError, match=r"what the attention kernel returns must have the shape \(2, 3, 4, 3\), got"):
         run(q, k, v, implementation=lambda q, *_: q)
 

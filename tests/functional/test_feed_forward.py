@@ -128,3 +128,15 @@ def test_a_gated_network_in_16_bit_stays_16_bit():
     out = F.gated_feed_forward(x, *weights)
     assert out.dtype == jnp.bfloat16
     assert_close(out, oracles.gated_feed_forward(x, *weights), 3e-2)
+
+
+def test_activations_by_name_are_their_formulas():
+    """A name stands for another nonlinearity."""
+    x = normal(0, 20, scale=3.0)
+    formulas = {
+        "relu": oracles.relu, "gelu": oracles.gelu, "gelu_tanh": oracles.gelu_tanh, "silu": oracles.silu,
+        "relu_squared": lambda x: oracles.relu(x) ** 2, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    }  # fmt: skip
+    assert set(formulas) <= set(F.ACTIVATIONS)
+    for name, formula in formulas.items():
+        assert_close(F.ACTIVATIONS[name](x), formula(oracles.f64(x)), 1e-5, name)

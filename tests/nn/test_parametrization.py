@@ -12,7 +12,7 @@ from flax import nnx
 from support import as_text, assert_close, by_day, equations, fill, normal, optimizer_config, quick_jit, tiny_config, tiny_model
 
 import tformer_jax.functional as F
-from tformer_jax import TransformerConfig, models, nn
+from tformer_jax import models, nn
 from tformer_jax.config import ConfigError
 from tformer_jax.nn.parameters import parameters
 from tformer_jax.nn.parametrization import attention_scale, check_optimizer, learning_rate_factors
@@ -21,7 +21,7 @@ from tformer_jax.training.optimizers import make_optimizer
 from tformer_jax.training.schedules import make_schedule
 
 D, M = 8, 4  # of the tiny models here
-MUP = dict(parametrization="mup", base_width=D // M)
+MUP = dict(mup_base_width=D // M)
 VARIANTS = {
     "Transformer": dict(share_embeddings=False, tie_output=False, positions="learned"),
     "CausalLM": dict(tie_output=False, positions="relative", gated=True, norm_position="sandwich", qk_norm=True),
@@ -75,8 +75,7 @@ KINDS = {
     "cross_attention.w_v cross_attention.w_o feed_forward.w_gate feed_forward.w1 feed_forward.w2 transform.w pooler.w",
     "output": "output.w classifier.w",
     "patches": "patch_embedding.w",
-    "table": "embedding.table source_embedding.table target_embedding.table token_types.table positions.table "
-    "source_positions.table target_positions.table position_table",
+    "table": "embedding.table source_embedding.table target_embedding.table token_types.table scheme.table positions.table",
     "bias table": "position_bias.table",
     "vector": "gamma beta b b1 b2 b_gate b_q b_k b_v b_o class_token",
 }
@@ -153,8 +152,7 @@ def test_initial_sizes_are_those_of_the_base_width_but_of_hidden_matrices(name, 
 def test_scores_are_divided_by_the_width_of_heads_that_get_wider(width, head_dim):
     """The scale is another at base width than 1 / √H, falls as 1 / √H with the width, or where H is always the same."""
     heads = 4 if head_dim is None else width // head_dim
-    mup = dict(parametrization="mup", base_width=64)
-    config = TransformerConfig(vocab_size=V, d_model=width, num_heads=heads, head_dim=head_dim, **mup)
+    config = tiny_config(d_model=width, num_heads=heads, head_dim=head_dim, mup_base_width=64)
     wanted = 1 / math.sqrt(16) if head_dim else math.sqrt(64 / 4) / (width / 4)
     np.testing.assert_allclose(attention_scale(config), wanted, rtol=1e-14)
 
@@ -162,10 +160,10 @@ def test_scores_are_divided_by_the_width_of_heads_that_get_wider(width, head_dim
 def of_standard(config, path, x):
     """The parameter with which a standard model computes the same."""
     end, kind = path.split(".")[-1], kind_of(path)
-    queries = "q_norm.gamma" in path if config.qk_norm else end in ("w_q", "b_q")
-    if queries and config.head_dim is None:
+    queries = "q_norm.gamma" in path if config.attention.qk_norm else end in ("w_q", "b_q")
+    if queries and config.attention.head_dim is None:
         return x / math.sqrt(M)
-    if kind == "table" and end != "position_table":
+    if kind == "table" and path != "positions.table":
         return x / math.sqrt(M)  # it is scaled by √D
     return x / M if kind == "output" else x
 
@@ -256,7 +254,7 @@ def training_program(name, **changes):
 def test_at_the_base_width_it_is_the_standard_program(name):
     """A model at base width starts, computes or learns otherwise than the one that its learning rate was found on."""
     standard = training_program(name)
-    assert training_program(name, parametrization="mup", base_width=D) == standard
+    assert training_program(name, mup_base_width=D) == standard
     assert training_program(name, **MUP) != standard
 
 
@@ -267,7 +265,7 @@ def test_at_the_base_width_it_is_the_standard_program(name):
 def test_an_optimizer_that_needs_other_factors_is_refused(name):
     """Its updates do not have the size of the learning rate: the factors would be those of another rule."""
     rate = {"learning_rate": 0.1, "schedule": "constant"}
-    with pytest.raises(ConfigError, match=rf"'mup' must be one of \['adam', 'adamw', 'lion'\], got '{name}'"):
+    with pytest.raises(ConfigError, match=rf"mup_base_width must be one of \['adam', 'adamw', 'lion'\], got '{name}'"):
         check_optimizer(tiny_config(**MUP), optimizer_config(name=name, **rate))
     check_optimizer(tiny_config(), optimizer_config(name=name, **rate))
     for other in ("adam", "adamw", "lion"):
@@ -286,7 +284,7 @@ CASES = {
 def sizes(width, fields):
     """Mean absolute values at the start, and of what some steps of Adam change, by what they are of."""
     shape = dict(vocab_size=32, max_length=16, d_model=width, d_ff=4 * width, num_heads=width // 16, num_layers=2)
-    config = TransformerConfig(**shape | dict(norm_position="pre", dropout_rate=0.0) | fields)
+    config = tiny_config("CausalLM", **shape | dict(norm_position="pre") | fields)
     optimizer = optimizer_config(learning_rate=RATE, schedule="constant", eps=1e-12)
     optimizer = make_optimizer(optimizer, make_schedule(optimizer, STEPS), learning_rate_factors(config))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 32, (4, 16)))
@@ -324,7 +322,7 @@ def slopes(by_width):
 @pytest.mark.parametrize(("fields", "widths"), CASES.values(), ids=CASES)
 def test_what_is_learned_has_one_size_at_every_width(fields, widths, record_property):
     """One learning rate changes a wider model more, until it diverges, or less, until parts of it do not learn."""
-    mup = {width: sizes(width, fields | dict(parametrization="mup", base_width=BASE)) for width in widths}
+    mup = {width: sizes(width, fields | dict(mup_base_width=BASE)) for width in widths}
     found = slopes(mup)
     layers = [f"{part} of layer {i}" for part in ("start", "change") for i in (1, 2)]
     assert max(abs(found[name]) for name in layers) < 0.1

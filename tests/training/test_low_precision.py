@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 from support import by_day, optimizer_config, quick_jit
 
-from tformer_jax.config import with_traced
 from tformer_jax.tasks import Task
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import pretrained_arrays
@@ -174,8 +173,8 @@ def program(name, dtype, numbers):
         name=name, learning_rate=1e-3, schedule="constant", clip_norm=1.0, freeze=("layers.b",), **decay
     )
     training = TrainingConfig(steps=9, evaluate_every=1, accumulate=2, average_decay=0.9, max_skipped=2)
-    optimizer = with_traced(optimizer, {n: x for n, x in numbers.items() if n != "average_decay"})
-    training = with_traced(training, {n: x for n, x in numbers.items() if n == "average_decay"})
+    optimizer = optimizer.changed(**{n: x for n, x in numbers.items() if n != "average_decay"})
+    training = training.changed(**{n: x for n, x in numbers.items() if n == "average_decay"})
     return Program(lambda rngs: make_params(dtype), loss, training, optimizer)
 
 
