@@ -21,7 +21,7 @@ from tformer_jax.training.optimizers import make_optimizer
 from tformer_jax.training.schedules import make_schedule
 
 D, M = 8, 4  # of the tiny models here
-MUP = dict(parametrization="mup", base_width=D // M)
+MUP = dict(mup_base_width=D // M)
 VARIANTS = {
     "Transformer": dict(share_embeddings=False, tie_output=False, positions="learned"),
     "CausalLM": dict(tie_output=False, positions="relative", gated=True, norm_position="sandwich", qk_norm=True),
@@ -153,7 +153,7 @@ def test_initial_sizes_are_those_of_the_base_width_but_of_hidden_matrices(name, 
 def test_scores_are_divided_by_the_width_of_heads_that_get_wider(width, head_dim):
     """The scale is another at base width than 1 / √H, falls as 1 / √H with the width, or where H is always the same."""
     heads = 4 if head_dim is None else width // head_dim
-    mup = dict(parametrization="mup", base_width=64)
+    mup = dict(mup_base_width=64)
     config = TransformerConfig(vocab_size=V, d_model=width, num_heads=heads, head_dim=head_dim, **mup)
     wanted = 1 / math.sqrt(16) if head_dim else math.sqrt(64 / 4) / (width / 4)
     np.testing.assert_allclose(attention_scale(config), wanted, rtol=1e-14)
@@ -256,7 +256,7 @@ def training_program(name, **changes):
 def test_at_the_base_width_it_is_the_standard_program(name):
     """A model at base width starts, computes or learns otherwise than the one that its learning rate was found on."""
     standard = training_program(name)
-    assert training_program(name, parametrization="mup", base_width=D) == standard
+    assert training_program(name, mup_base_width=D) == standard
     assert training_program(name, **MUP) != standard
 
 
@@ -324,7 +324,7 @@ def slopes(by_width):
 @pytest.mark.parametrize(("fields", "widths"), CASES.values(), ids=CASES)
 def test_what_is_learned_has_one_size_at_every_width(fields, widths, record_property):
     """One learning rate changes a wider model more, until it diverges, or less, until parts of it do not learn."""
-    mup = {width: sizes(width, fields | dict(parametrization="mup", base_width=BASE)) for width in widths}
+    mup = {width: sizes(width, fields | dict(mup_base_width=BASE)) for width in widths}
     found = slopes(mup)
     layers = [f"{part} of layer {i}" for part in ("start", "change") for i in (1, 2)]
     assert max(abs(found[name]) for name in layers) < 0.1
