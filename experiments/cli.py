@@ -186,7 +186,7 @@ def config() -> dict[str, Any]:
     """
     try:
         found = _as_dict(CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"]))
-        plugins = [*found.get("plugins", ()), *(_resolved(plugin) for plugin in PLUGIN.value or ())]
+        plugins = [_resolved(plugin) for plugin in (*found.get("plugins", ()), *(PLUGIN.value or ()))]
         return found | ({"plugins": list(dict.fromkeys(plugins))} if plugins else {})
     except (AttributeError, OSError) as error:  # of ml_collections, which keeps quiet about it until now
         raise ConfigError(f"cannot load the config: {last_line(error.__cause__ or error)}") from None
@@ -211,11 +211,12 @@ def _load_plugins(arguments: Sequence[str]) -> None:
 
 
 def config_flags_given() -> list[str]:
-    """The --config flag, and those that change its fields, as this command has them."""
+    """The --config flag, those that change its fields and --plugin, as this command has them."""
     flag = flags.FLAGS["config"]
     changes = config_flags.get_override_values(flag)
     changed = [f"--config.{name}={value}" for name, value in changes.items()]
-    return [f"--config={config_flags.get_config_filename(flag)}", *changed]
+    plugins = [f"--plugin={plugin}" for plugin in PLUGIN.value or ()]
+    return [f"--config={config_flags.get_config_filename(flag)}", *changed, *plugins]
 
 
 def _say_unraisable(problem: Any) -> None:

@@ -29,7 +29,7 @@ from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
 from .processes import agreed, first_then_others, is_first
 from .program import Program, TrainingConfig
-from .run import Run
+from .run import Run, changed_plugins
 from .step import Arrays
 from .terminal import Terminal
 from .trainer import Trainer
@@ -222,7 +222,8 @@ def run_training(
     except BaseException:  # whatever it is, the corrected command must find the directory free
         run.withdraw()
         raise
-    for line in (*experiment.remarks, *data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches)):
+    remarks = (*changed_plugins(run.directory, run.config), *experiment.remarks)
+    for line in (*remarks, *data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches)):
         say(line)
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
