@@ -22,7 +22,7 @@ from tformer_jax.registry import load_plugin, plugin_file
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.checkpoints import CheckpointError
 from tformer_jax.training.directories import RunError
-from tformer_jax.training.experiment import section_classes
+from tformer_jax.training.experiment import other_models, section_classes
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_on
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.processes import is_first
@@ -169,7 +169,10 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
     if elsewhere:
         return f"; did you mean {' or '.join(elsewhere)}?"
     section_name, *path = where.removeprefix("config.").split(".")
-    classes = section_classes(TASKS.named(config["task"]["name"], "task.name"))
+    task = TASKS.named(config["task"]["name"], "task.name")
+    if where == "config.model" and (others := other_models(task, name)):
+        return f", which is for {', '.join(others)}"
+    classes = section_classes(task)
     if section_name not in classes:
         return nearest(name, section)
     whole = (classes[section_name], f"config.{section_name}")

@@ -51,6 +51,14 @@ def section_classes(task: type[Task]) -> dict[str, type]:
     }
 
 
+def other_models(task: type[Task], name: str) -> list[str]:
+    """Returns the models of other tasks that have a field which that of `task` does not have."""
+    having = {
+        one.Model.__name__ for one in TASKS.values() if name in {f.name for f in dataclasses.fields(one.Model.Config)}
+    }
+    return [] if task.Model.__name__ in having else sorted(having)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """The sections of an experiment config, each as its dataclass.
@@ -95,9 +103,13 @@ class Experiment:
         if not config["precision"]:
             raise ConfigError("precision must not be empty; 'params=float32' is the default")
         Precision.parse(config["precision"])
-        for name in task_class.planned_fields(experiment.data):
-            if name in config["model"]:
+        for name in config["model"]:
+            if name in task_class.planned_fields(experiment.data):
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
+            if name == "precision":
+                raise ConfigError("model.precision is that of the whole experiment; set precision itself")
+            if others := other_models(task_class, name):
+                raise ConfigError(f"model.{name} is not for {task_class.Model.__name__} but for {', '.join(others)}")
         model = experiment.model_config({})
         parametrization.check_optimizer(model, experiment.optimizer)
         task_class.check(experiment.data, model)
