@@ -22,7 +22,7 @@ from tformer_jax.registry import load_plugin, plugin_file
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.checkpoints import CheckpointError
 from tformer_jax.training.directories import RunError
-from tformer_jax.training.experiment import section_classes
+from tformer_jax.training.experiment import other_models, section_classes
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_on
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.processes import is_first
@@ -169,7 +169,10 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
     if elsewhere:
         return f"; did you mean {' or '.join(elsewhere)}?"
     section_name, *path = where.removeprefix("config.").split(".")
-    classes = section_classes(TASKS.named(config["task"]["name"], "task.name"))
+    task = TASKS.named(config["task"]["name"], "task.name")
+    if where == "config.model" and (others := other_models(task, name)):
+        return f", which is for {', '.join(others)}"
+    classes = section_classes(task)
     if section_name not in classes:
         return nearest(name, section)
     whole = (classes[section_name], f"config.{section_name}")
@@ -186,7 +189,7 @@ def config() -> dict[str, Any]:
     """
     try:
         found = _as_dict(CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"]))
-        plugins = [*found.get("plugins", ()), *(_resolved(plugin) for plugin in PLUGIN.value or ())]
+        plugins = [_resolved(plugin) for plugin in (*found.get("plugins", ()), *(PLUGIN.value or ()))]
         return found | ({"plugins": list(dict.fromkeys(plugins))} if plugins else {})
     except (AttributeError, OSError) as error:  # of ml_collections, which keeps quiet about it until now
         raise ConfigError(f"cannot load the config: {last_line(error.__cause__ or error)}") from None
@@ -211,11 +214,12 @@ def _load_plugins(arguments: Sequence[str]) -> None:
 
 
 def config_flags_given() -> list[str]:
-    """The --config flag, and those that change its fields, as this command has them."""
+    """The --config flag, those that change its fields and --plugin, as this command has them."""
     flag = flags.FLAGS["config"]
     changes = config_flags.get_override_values(flag)
     changed = [f"--config.{name}={value}" for name, value in changes.items()]
-    return [f"--config={config_flags.get_config_filename(flag)}", *changed]
+    plugins = [f"--plugin={plugin}" for plugin in PLUGIN.value or ()]
+    return [f"--config={config_flags.get_config_filename(flag)}", *changed, *plugins]
 
 
 def _say_unraisable(problem: Any) -> None:

@@ -5,6 +5,7 @@
 
 from tformer_jax.sweeps.directory import SweepDirectory
 from tformer_jax.sweeps.export import export_member
+from tformer_jax.training.run import changed_plugins
 
 from . import cli
 from .parsers import define_integer, define_text
@@ -15,6 +16,7 @@ TO = define_text("to", None, "Directory to make the run in; it must not exist ye
 
 def main() -> None:
     run = export_member(SweepDirectory.open(cli.WORKDIR.value), MEMBER.value, TO.value, cli.terminal)
+    cli.say(*changed_plugins(run.directory, run.config))
     cli.say(f"member {MEMBER.value} is in {run.directory}")
 
 

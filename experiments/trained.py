@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tformer_jax.progress import Progress
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment, load_run
-from tformer_jax.training.run import Run
+from tformer_jax.training.run import Run, changed_plugins
+from tformer_jax.training.terminal import Terminal
 
 from . import cli
 from .parsers import define_integer
@@ -13,7 +13,9 @@ from .parsers import define_integer
 STEP = define_integer("step", None, "Step of the checkpoint to use; by default the newest.")
 
 
-def load(progress: Progress) -> tuple[Run, Experiment, Task, Any]:
+def load(progress: Terminal) -> tuple[Run, Experiment, Task, Any]:
     """Loads the run of --workdir: the run, its experiment, task and model; `progress` is told what takes long."""
     run = Run.open(cli.WORKDIR.value)
-    return run, *load_run(run, STEP.value, progress)
+    found = load_run(run, STEP.value, progress)
+    progress.say(*changed_plugins(run.directory, run.config))
+    return run, *found

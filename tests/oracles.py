@@ -4,6 +4,7 @@ Nothing here comes from the library. Each gradient is itself checked against cen
 (`test_oracles_agree_with_central_differences` in tests/functional/test_attention.py and its siblings).
 """
 
+import dataclasses
 import functools
 import math
 
@@ -269,136 +270,150 @@ def places_in_segments(segments):
     return places
 
 
-def position_bias(config, query_pos, key_pos, table=None, bidirectional=False):
+def fields_of(config, i=0):
+    """What a config says of layer i of a stack, by dotted names: its pattern, cycled, over what it says of all."""
+    found = {}
+    for of in dataclasses.fields(config):
+        value = getattr(config, of.name)
+        if dataclasses.is_dataclass(value):
+            inner = {n.name: getattr(value, n.name) for n in dataclasses.fields(value)}
+            found |= {f"{of.name}.{n}": x for n, x in (inner | {"name": getattr(value, "name", None)}).items()}
+        else:
+            found[of.name] = value
+    for section, changes in config.pattern[i % len(config.pattern)].items():
+        if isinstance(changes, dict):
+            found |= {f"{section}.{name}": x for name, x in changes.items()}
+        else:
+            found[section] = changes
+    return found
+
+
+def held_by_layer(weights, stack, fields, i):
+    """The parameters of layer i: of a place in the pattern, stacked over its repetitions, or of the tail."""
+    period = len(fields["pattern"])
+    repeat, place = divmod(i, period)
+    repeats = fields["num_layers"] // period
+    prefix = f"{stack}.layers.{place}." if repeat < repeats else f"{stack}.tail.{place}."
+    found = {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
+    return {name: x[repeat] for name, x in found.items()} if repeat < repeats else found
+
+
+def position_bias(fields, query_pos, key_pos, table=None, bidirectional=False):
     """What is added to the scores for positions [B T] and [B S]: [B N T S], or None."""
-    positions = config.positions
     distances = np.asarray(key_pos)[:, None, :] - np.asarray(query_pos)[:, :, None]
-    if positions.name == "alibi":
-        return -np.array(alibi_slopes(config.attention.num_heads))[:, None, None] * np.abs(distances)[:, None]
-    if positions.name == "relative":
-        limits = positions.num_buckets, positions.max_distance
+    if fields["positions.name"] == "alibi":
+        return -np.array(alibi_slopes(fields["attention.num_heads"]))[:, None, None] * np.abs(distances)[:, None]
+    if fields["positions.name"] == "relative":
+        limits = fields["positions.num_buckets"], fields["positions.max_distance"]
         bucket = np.vectorize(lambda d: t5_bucket(d, bidirectional, *limits))(distances)
         return np.moveaxis(f64(table)[bucket], -1, 1)
     return None
 
 
-def turned(config, x, positions):
-    """Heads, or the first part of each, under rotary positions; scaling shrinks the positions, or stretches the base."""
-    scheme, positions = config.positions, f64(positions)
-    if scheme.name != "rotary":
+def turned(fields, x, positions):
+    """Heads under rotary positions; scaling shrinks the positions, or stretches the base."""
+    if fields["positions.name"] != "rotary":
         return x
-    H = scheme.width or x.shape[-1]
-    base = scheme.base
-    if scheme.scaling == "linear":
-        positions = positions / scheme.factor
-    if scheme.scaling == "ntk":
-        base = base * scheme.factor ** (H / (H - 2))
-    return np.concatenate([rotary(x[..., :H], positions, base), x[..., H:]], axis=-1)
+    base, factor, positions = fields["positions.base"], fields["positions.factor"], f64(positions)
+    width = fields["positions.width"] or x.shape[-1]
+    if fields["positions.scaling"] == "linear":
+        positions = positions / factor
+    if fields["positions.scaling"] == "ntk":
+        base = base * factor ** (width / (width - 2))
+    return np.concatenate([rotary(x[..., :width], positions, base), x[..., width:]], axis=-1)
 
 
-def normed(held, config, x, name, kind=None):
-    """x under the norm `name`, of the config's kind unless told otherwise."""
-    norm = config.norm
-    gain = held[name + ".gamma"] + (1.0 if norm.unit_offset else 0.0)
-    if (kind or norm.name) == "rms":
-        return rms_norm(x, gain, norm.eps)
-    return layer_norm(x, gain, held.get(name + ".beta", 0.0), norm.eps)
+def normed(held, fields, x, name, kind=None):
+    """x under the norm `name`, of the config's kind unless told otherwise; a missing shift is none."""
+    gamma = held[name + ".gamma"] + (1 if fields["norm.unit_offset"] else 0)
+    if (kind or fields["norm.name"]) == "rms":
+        return rms_norm(x, gamma, fields["norm.eps"])
+    return layer_norm(x, gamma, held.get(name + ".beta", 0.0), fields["norm.eps"])
 
 
-def base_width(config):
+def base_width(fields):
     """The width whose learning rate holds for all, under maximal update parametrization; else the model's own."""
-    return config.init.mup_base_width or config.d_model
+    return fields["init.mup_base_width"] or fields["d_model"]
 
 
-def attention_scale(config, H):
-    """1 / √H or the config's scale; where heads get wider than at the base width, √H_base / H."""
-    attention, grown = config.attention, 1.0 if config.attention.head_dim else config.d_model / base_width(config)
-    return 1 / math.sqrt(H * grown) if attention.scale is None else attention.scale / grown
-
-
-def self_attention(held, config, x, places, allowed, bias):
+def self_attention(held, fields, x, places, allowed, bias):
     """Queries and keys are normed per head, then turned; wider heads have scores by √H_base / H."""
-    scale, heads = attention_scale(config, held["attention.w_q"].shape[-1]), {}
+    H = held["attention.w_q"].shape[-1]
+    m = fields["d_model"] / base_width(fields)
+    scale = fields["attention.scale"] or math.sqrt(1 / H if fields["attention.head_dim"] else m / H)
+    scale = scale if fields["attention.head_dim"] else scale / m
+    heads = {}
     for name in ("q", "k", "v"):
         projected = np.einsum("btd,dnh->btnh", x, held[f"attention.w_{name}"]) + held.get(f"attention.b_{name}", 0)
         if name != "v":
-            if config.attention.qk_norm:
-                projected = normed(held, config, projected, f"attention.{name}_norm", "rms")
-            projected = turned(config, projected, places)
+            if fields["attention.qk_norm"]:
+                projected = normed(held, fields, projected, f"attention.{name}_norm", "rms")
+            projected = turned(fields, projected, places)
         heads[name] = projected
-    mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, scale, softcap=config.attention.softcap)
+    mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, scale, softcap=fields["attention.softcap"])
     return np.einsum("btnh,nhd->btd", mixed, held["attention.w_o"]) + held.get("attention.b_o", 0)
 
 
-def position_wise(held, config, x):
+def position_wise(held, fields, x):
     """The feed-forward network, plain or gated."""
     names = ("w_gate", "w1", "w2", "b_gate", "b1", "b2")
     w_gate, w1, w2, b_gate, b1, b2 = (held.get(f"feed_forward.{name}") for name in names)
-    activation = ACTIVATIONS[config.feed_forward.activation]
-    if config.feed_forward.name == "gated":
+    activation = ACTIVATIONS[fields["feed_forward.activation"]]
+    if fields["feed_forward.name"] == "gated":
         return gated_feed_forward(x, w_gate, w1, w2, b_gate, b1, b2, activation)
     return feed_forward(x, w1, b1, w2, b2, activation)
 
 
-def layer_weights(weights, config, i):
-    """The weights of layer i of a causal model: of its place in the pattern, or in the last, partial period."""
-    period = len(config.pattern)
-    repeat, place = divmod(i, period)
-    stacked, alone = f"decoder.layers.{place}.", f"decoder.tail.{place}."
-    if repeat < config.num_layers // period:
-        return {k.removeprefix(stacked): v[repeat] for k, v in weights.items() if k.startswith(stacked)}
-    return {k.removeprefix(alone): v for k, v in weights.items() if k.startswith(alone)}
+def layer(held, fields, x, **seen):
+    """One layer: attention and the feed-forward network, each with its residual and norms."""
+    attended = functools.partial(self_attention, held, fields, **seen)
+    fed = functools.partial(position_wise, held, fields)
+    if fields["layer.parallel"]:
+        inner = normed(held, fields, x, "attention_residual.norm")
+        return x + attended(inner) + fed(inner)
+    place = fields["layer.norm_position"]
+    for name, sublayer in (("attention_residual", attended), ("feed_forward_residual", fed)):
+        update = sublayer(normed(held, fields, x, name + ".norm") if place in ("pre", "sandwich") else x)
+        if place in ("output", "sandwich"):
+            update = normed(held, fields, update, name + ".output_norm")
+        x = normed(held, fields, x + update, name + ".norm") if place == "post" else x + update
+    return x
 
 
 def causal_lm(weights, config, tokens, segments=None, prefix=None):
-    """Logits [B T V] of a causal language model.
+    """Logits [B T V] of a causal language model, a loop over its layers.
 
     `weights` are float64 arrays by their path in the model, those of layers with an axis of layers in
     front; `config` is read for its fields alone. `prefix` [B]: tokens of each row that all see.
     """
-    tokens = np.asarray(tokens)
-    (B, T), D = tokens.shape, config.d_model
+    tokens, fields = np.asarray(tokens), fields_of(config)
+    (B, T), D = tokens.shape, fields["d_model"]
     segments = np.zeros((B, T), int) if segments is None else np.asarray(segments)
     places = places_in_segments(segments)
-    bias = position_bias(config, places, places, weights.get("decoder.position_bias.table"))
-    scale = math.sqrt(base_width(config)) if config.scale_embeddings else 1.0
+    scale = math.sqrt(base_width(fields)) if fields["scale_embeddings"] else 1.0
 
     x = weights["embedding.table"][tokens] * scale
-    if config.positions.name == "sinusoidal":
+    if fields["positions.name"] == "sinusoidal":
         x = x + sinusoids(T, D)[places]
-    if config.positions.name == "learned":
+    if fields["positions.name"] == "learned":
         x = x + weights["positions.scheme.table"][places] * scale
-    if config.embedding_norm:
-        x = normed(weights, config, x, "positions.norm")
+    if fields["embedding_norm"]:
+        x = normed(weights, fields, x, "positions.norm")
 
-    for i in range(config.num_layers):
-        held, own = layer_weights(weights, config, i), config.of_layer(i % len(config.pattern))
-        window, heads = own.attention.window, own.attention.num_heads
-        allowed = mask_by_loops(B, heads, T, T, causal=prefix is None, window=window, segments=segments)
-        if prefix is not None:
-            keys, queries = np.arange(T), np.arange(T)[:, None]
-            allowed = allowed & ((keys <= queries) | (keys < np.asarray(prefix)[:, None, None]))[:, None]
-        added = bias if own.positions.name == config.positions.name else None
-        attended = functools.partial(self_attention, held, own, places=places, allowed=allowed, bias=added)
-        fed = functools.partial(position_wise, held, own)
-        sublayers = (("attention_residual", attended), ("feed_forward_residual", fed))
-        if own.layer.parallel:
-            inner = normed(held, own, x, "attention_residual.norm")
-            x = x + sum(sublayer(inner) for _, sublayer in sublayers)
-            continue
-        for name, sublayer in sublayers:
-            if own.layer.norm_position == "post":
-                x = normed(held, own, x + sublayer(x), name + ".norm")
-                continue
-            before = own.layer.norm_position in ("pre", "sandwich")
-            update = sublayer(normed(held, own, x, name + ".norm") if before else x)
-            after = own.layer.norm_position in ("output", "sandwich")
-            x = x + (normed(held, own, update, name + ".output_norm") if after else update)
+    for i in range(fields["num_layers"]):
+        own = fields_of(config, i)
+        N, window = own["attention.num_heads"], own["attention.window"]
+        seen = mask_by_loops(B, N, T, T, window=window, segments=segments)
+        prefix_seen = False if prefix is None else mask_by_loops(B, N, T, T, prefix=prefix)
+        seen = seen & (mask_by_loops(B, N, T, T, causal=True) | prefix_seen)
+        bias = position_bias(own, places, places, weights.get("decoder.position_bias.table"))
+        x = layer(held_by_layer(weights, "decoder", fields, i), own, x, places=places, allowed=seen, bias=bias)
 
-    if config.layer.norm_position != "post":
-        x = normed(weights, config, x, "decoder.final_norm")
-    logits = x @ (weights["embedding.table"].T if config.output.tie else weights["output.w"]) * base_width(config) / D
-    cap = config.output.softcap
+    if fields["layer.norm_position"] != "post":
+        x = normed(weights, fields, x, "decoder.final_norm")
+    w = weights["embedding.table"].T if fields["output.tie"] else weights["output.w"]
+    logits = x @ w * base_width(fields) / D
+    cap = fields["output.softcap"]
     return logits if cap is None else cap * np.tanh(logits / cap)
 
 

@@ -160,7 +160,10 @@ def plugin_file(plugin: str) -> Path | None:
         return None
     file = Path(plugin).resolve()
     if not file.is_file():
-        raise ConfigError(f"the plugin {plugin} is not there: put it back, or give --plugin another file")
+        raise ConfigError(
+            f"the plugin {plugin} is not there: put it back, or say where it is now, with --plugin when it trains, or in "
+            "the config.json of a run"
+        )
     return file
 
 

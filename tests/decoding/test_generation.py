@@ -83,7 +83,7 @@ def how(temperature=2.0, seed=5):
         (11, dict(positions="none")),
         (20, dict(window=3)),
         (23, dict(window=5, positions="relative")),
-        (4, dict(parametrization="mup", base_width=2)),
+        (4, dict(mup_base_width=2)),
     ], 4, 6),
     ids=str,
 )  # fmt: skip

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from support import assert_close, block_sizes, by_day, quick_jit, tiny_model, unchecked_annotations, with_leaf
+from support import assert_close, block_sizes, by_day, quick_jit, tiny_config, tiny_model, unchecked_annotations, with_leaf
 
 import tformer_jax.functional as F
 from tformer_jax import models
+from tformer_jax.config import ENDS, FUNCTION, leaves
 
 # No two tokens of a row are the same: a row of the embedding table stands for one place.
 TOKENS = np.array([[4, 8, 2, 6, 11, 5, 0, 9], [9, 2, 12, 7, 1, 10, 3, 8]])
@@ -41,26 +42,41 @@ def extend(model, tokens, cache, valid):
 # The formulas ----------------------------------------------------------------------------------
 
 LLAMA = dict(norm_position="pre", norm="rms", activation="silu", gated=True, use_bias=False, positions="rotary")
+WINDOWED = ({"attention": {"window": 3}, "positions": {"base": 100.0}}, {})
+MIXED = (
+    {"feed_forward": {"name": "gated", "width": 5, "activation": "silu"}, "attention": {"softcap": 0.5}},
+    {"norm": {"name": "rms", "unit_offset": True}, "positions": {"name": "none"}, "attention": {"window": 2}},
+)
 MENU = {
     "plain, post-norm": dict(),
     "GPT-2": dict(norm_position="pre", activation="gelu_tanh", positions="learned", scale_embeddings=False),
     "Llama": LLAMA | dict(num_heads=4, num_kv_heads=2, tie_output=False, scale_embeddings=False, norm_eps=1e-2),
     "Gemma 2": LLAMA
     | dict(norm_position="sandwich", activation="gelu_tanh", num_heads=4, num_kv_heads=2, window=3)
-    | dict(attention_softcap=0.5, output_softcap=1.5),
-    "GPT-J": dict(norm_position="pre", parallel_block=True, positions="rotary", rotary_base=50.0, tie_output=False),
+    | dict(attention_softcap=0.5, output_softcap=1.5)
+    | {"norm.unit_offset": True, "attention.scale": 0.3},
+    "OLMo 2": LLAMA | dict(norm_position="output", qk_norm=True),
+    "Qwen 2": dict(norm_position="pre", norm="rms", gated=True, positions="rotary")
+    | {"attention.output_bias": False, "feed_forward.bias": False},
+    "GPT-J": dict(norm_position="pre", parallel_block=True, positions="rotary", rotary_base=50.0, tie_output=False)
+    | {"positions.width": 2, "attention.qkv_bias": False, "attention.output_bias": False},
     "BLOOM": dict(norm_position="pre", positions="alibi", embedding_norm=True, activation="gelu")
     | dict(num_heads=3, head_dim=4),
-    "T5": dict(norm_position="pre", norm="rms", positions="relative", relative_buckets=4, relative_max_distance=5),
+    "T5": dict(norm_position="pre", norm="rms", positions="relative", relative_buckets=4, relative_max_distance=5)
+    | {"attention.scale": 1.0},
     "qk-norm, linear": dict(positions="rotary", rotary_scaling="linear", rotary_factor=4.0, qk_norm=True)
     | dict(num_kv_heads=1),
-    "ntk, gated with biases": dict(positions="rotary", rotary_scaling="ntk", rotary_factor=4.0, gated=True, norm="rms"),
-    "mup, wider heads": dict(parametrization="mup", base_width=2, positions="learned", attention_softcap=0.5),
-    "mup, more heads": dict(parametrization="mup", base_width=3, head_dim=3, tie_output=False, output_softcap=0.5),
+    "ntk, gated with biases": dict(positions="rotary", rotary_scaling="ntk", rotary_factor=4.0, gated=True, norm="rms")
+    | {"positions.width": 4, "attention.head_dim": 6},
+    "mup, wider heads": dict(mup_base_width=2, positions="learned", attention_softcap=0.5),
+    "mup, more heads": dict(mup_base_width=3, head_dim=3, tie_output=False, output_softcap=0.5),
     "no positions": dict(positions="none", norm_position="sandwich", window=2, attention_implementation="blockwise"),
     "blockwise, relative": dict(
         positions="relative", relative_buckets=8, attention_implementation="blockwise", attention_softcap=1.0, window=4
-    ),
+    ) | {"norm.bias": False, "norm.unit_offset": True},
+    "Gemma 3: windows of another base, and a tail": LLAMA | dict(num_layers=5, num_kv_heads=1, pattern=WINDOWED),
+    "Llama 4: a layer without positions": LLAMA | dict(num_layers=2, pattern=({}, {"positions": {"name": "none"}})),
+    "every layer another": dict(positions="relative", num_layers=3, norm_position="pre", pattern=MIXED),
 }  # fmt: skip
 
 
@@ -77,7 +93,7 @@ def packed(model, tokens):
     return model(tokens, segments=SEGMENTS)
 
 
-@pytest.mark.parametrize("changes", by_day(MENU.values(), 3, 4, 8, 12), ids=MENU)
+@pytest.mark.parametrize("changes", by_day(MENU.values(), 3, 4, 6, 10, 14, 15, 17), ids=MENU)
 def test_logits_are_the_formulas(changes):
     """A choice of the menu computes something else than its formula, or in another place; alone or in packed rows."""
     model = causal_lm(**changes)
@@ -93,24 +109,25 @@ def test_a_row_of_one_document_needs_no_segments(name):
 
 def test_the_menu_is_complete():
     """A choice was added to the configuration that the test above does not see."""
-    defaults = causal_lm().config
-    fields = (
-        "tie_output scale_embeddings embedding_norm num_kv_heads head_dim qk_norm attention_softcap window activation "
-        "gated use_bias norm norm_position norm_eps parallel_block positions rotary_base rotary_scaling "
-        "relative_buckets output_softcap attention_implementation parametrization"
-    ).split()
-    for field in fields:
-        seen = {changes.get(field, getattr(defaults, field)) for changes in MENU.values()}
-        assert len(seen) > 1, field
-        if field in ("norm", "norm_position", "positions", "rotary_scaling", "activation"):
-            choices = {
-                "norm": {"layer", "rms"},
-                "norm_position": {"post", "pre", "sandwich"},
-                "positions": set(SCHEMES),
-                "rotary_scaling": {"none", "linear", "ntk"},
-                "activation": {"relu", "gelu", "gelu_tanh", "silu"},
-            }
-            assert seen == choices[field]
+    seen = {}
+    for changes in MENU.values():
+        for path, value, kind in leaves(tiny_config("CausalLM", **changes)):
+            if kind.part in (FUNCTION, ENDS) or path == "attention.implementation":
+                seen.setdefault(path, set()).add(str(value))
+    sizes = "d_model vocab_size max_length feed_forward.width".split()
+    only = {"attention.name": "multi_head", "layer.name": "transformer"}
+    assert {path: values for path, values in seen.items() if len(values) == 1 and path not in sizes} == {
+        path: {value} for path, value in only.items()
+    }
+    choices = {
+        "norm.name": {"layer", "rms"},
+        "layer.norm_position": {"post", "pre", "output", "sandwich"},
+        "positions.name": set(SCHEMES),
+        "positions.scaling": {"none", "linear", "ntk"},
+        "feed_forward.name": {"mlp", "gated"},
+        "feed_forward.activation": {"relu", "gelu", "gelu_tanh", "silu"},
+    }
+    assert {path: seen[path] for path in choices} == choices
 
 
 # Causality -------------------------------------------------------------------------------------
@@ -169,7 +186,7 @@ def test_a_mask_hides_tokens_beside_causality():
     """`mask` does not reach attention, replaces causality, or its forms mean something else."""
     model = causal_lm(positions="alibi")
     seen = jnp.arange(8) < jnp.array([8, 5])[:, None]
-    forms = (F.AttentionMask(lengths=jnp.array([8, 5])), seen, seen[:, None, None, :])
+    forms = (F.AttentionMask(causal=True, lengths=jnp.array([8, 5])), seen, seen[:, None, None, :])
     run = quick_jit(lambda model, tokens, mask: model(tokens, mask=mask))
     first, *others = (run(model, TOKENS, mask) for mask in forms)
     padded, causal = run(model, np.where(seen, TOKENS, 12), forms[0]), run(model, TOKENS, None)
@@ -195,7 +212,7 @@ CACHED = {
     ),
     "none, untied": dict(positions="none", tie_output=False, embedding_norm=True),
     "window": dict(window=3, positions="rotary", num_kv_heads=1),
-    "mup": dict(parametrization="mup", base_width=2, positions="learned", norm_position="pre"),
+    "mup": dict(mup_base_width=2, positions="learned", norm_position="pre"),
 }  # fmt: skip
 PROMPT, SLOTS = 3, 10
 ROTARY = CACHED["rotary, GQA, sandwich"]  # of which tests share the programs
@@ -230,7 +247,7 @@ def test_token_by_token_is_the_whole(cached):
     pieces, cache = decode(model, model.start_cache(2, SLOTS), TOKENS)
     assert_close(pieces, whole, 1e-5)
     np.testing.assert_array_equal(cache.lengths, [8, 8])
-    np.testing.assert_array_equal(cache.positions[:, :8], np.tile(np.arange(8), (2, 1)))
+    np.testing.assert_array_equal(cache.layers[0].positions[:, :8], np.tile(np.arange(8), (2, 1)))
 
 
 def test_a_prompt_and_then_tokens_are_the_whole(cached):
@@ -335,7 +352,7 @@ def test_cached_bfloat16_logits_are_as_near_to_float32_as_uncached_ones():
     rounding, error = (np.abs(np.asarray(logits - wanted)).max() for logits in (whole, pieces))
     assert 0 < rounding < 0.1 * np.abs(np.asarray(wanted)).max()
     assert error <= 2 * rounding
-    assert {str(x.dtype) for x in cache.keys_values} == {"bfloat16"}
+    assert {str(x.dtype) for x in cache.layers[0].scanned} == {"bfloat16"}
 
 
 # Capture ---------------------------------------------------------------------------------------

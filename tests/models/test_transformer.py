@@ -87,7 +87,7 @@ def test_logits_depend_on_no_later_token(implementation, scan_unroll, norm_posit
         dict(norm_position="sandwich", positions="rotary", qk_norm=True, norm="rms", gated=True),
         dict(positions="relative", attention_softcap=2.0, attention_implementation="blockwise"),
         dict(positions="alibi", tie_output=False, embedding_norm=True),
-        dict(parametrization="mup", base_width=2, norm_position="pre"),
+        dict(mup_base_width=2, norm_position="pre"),
     ], 2),
     ids=["plain", "pre, MQA, blockwise, learned", "sandwich, rotary", "relative, blockwise", "alibi", "mup"],
 )

@@ -20,21 +20,28 @@ def token_mask(mask: Any) -> F.Mask:
 
 
 def causal_relation(mask: Any) -> F.Mask:
-    """Who sees whom in a causal model: no later token, unless the mask says more of it than which tokens there are.
+    """Who sees whom in a causal model: no later token, unless a mask says which of them are seen.
+
+    Booleans [B T] or [B 1 1 T] say which tokens may be attended, beside causality.
 
     Raises:
-      ValueError: a mask that would let tokens see later ones, and says no more than which tokens or segments there are.
+      ValueError: a `Mask` that says nothing of later tokens: they would be seen.
     """
-    causal = F.AttentionMask(causal=True)
-    if mask is None or not isinstance(mask, F.Mask) and jnp.ndim(mask) == 2:
-        return causal & token_mask(mask)
-    mask = token_mask(mask)
-    if not any(part.causal or part.window or part.explicit is not None or part.prefix is not None for part in mask.parts):
+    given, mask = mask, token_mask(mask)
+    if not isinstance(given, F.Mask) and not mask.differs_by_query:
+        return F.AttentionMask(causal=True) & mask
+    if not any(map(_tells_of_later_tokens, mask.parts)):
         raise ValueError(
-            "the mask of a causal model must say what hides later tokens: write AttentionMask(causal=True, ...), or give "
-            "booleans [B T] of the tokens that may be attended"
+            "the mask of a causal model must say which later tokens are hidden: write AttentionMask(causal=True, ...), "
+            "or give booleans [B T] of the tokens that may be attended"
         )
     return mask
+
+
+def _tells_of_later_tokens(part: F.AttentionMask) -> bool:
+    by_query = part.explicit is not None and jnp.shape(part.explicit)[-2:-1] not in ((), (1,))
+    ends_here = part.reach is not None and part.reach[1] == 0
+    return part.causal or part.prefix is not None or ends_here or by_query
 
 
 def cross_mask(

@@ -1,6 +1,6 @@
 """The directory of a sweep: what was asked for, and everything that came of it.
 
-sweep.json  groups.json  rungs.json  environment.json  results.csv  results.jsonl  plots/
+sweep.json  groups.json  rungs.json  environment.json  plugins.json  results.csv  results.jsonl  plots/
 data/0/tokenizer.json ...   groups/0/metrics.jsonl  groups/0/checkpoints/ ...
 """
 
@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import writing
-from ..training.directories import RunError, check_free, check_holds, check_layout, steps_in
-from ..training.run import LEARNT, check_identity, differences, fixed, read_json, sums_of_learnt, write_json
+from ..training.directories import RunError, check_free, check_holds, check_layout, check_not_older, steps_in
+from ..training.run import (
+    LEARNT,
+    PLUGINS,
+    check_identity,
+    differences,
+    fixed,
+    keep_plugins,
+    read_json,
+    sums_of_learnt,
+    write_json,
+)  # fmt: skip
 from .members import Member
 
-_FILES = ("sweep.json", "groups.json", "rungs.json", "environment.json", "results.csv", "results.jsonl", "lock")
+_FILES = ("sweep.json", "groups.json", "rungs.json", "environment.json", PLUGINS, "results.csv", "results.jsonl", "lock")
 _FOLDERS = ("data", "groups", "plots")
 # In the folder of a group, or of a data section.
 _FILES_OF_PART, _FOLDERS_OF_PART = ("metrics.jsonl", *LEARNT), ("checkpoints", "left")
@@ -51,7 +61,9 @@ class SweepDirectory:
         sweep._check_groups_are_there()
         sweep._is_new = not (sweep._asked.exists() and sweep._groups.exists())  # nothing was trained yet
         sweep._forget_data()  # of a killed one, which may have had others
-        if not sweep._is_new:
+        if sweep._is_new:
+            keep_plugins(sweep.path, asked["config"])
+        else:
             differing = differences(_fixed(sweep.asked), _fixed(asked))
             if differing:
                 more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -107,6 +119,7 @@ class SweepDirectory:
         parts += parts[1].values() if isinstance(parts[1], dict) else []
         if not all(isinstance(part, dict) for part in parts) or not all(map(str.isdecimal, asked["members"])):
             raise RunError(f"{self._asked} is damaged: it must hold a config, and members with their overrides")
+        check_not_older(self._asked, asked["config"])
         return asked
 
     def identity(self, number: int) -> dict[str, Any]:

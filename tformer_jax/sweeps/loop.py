@@ -22,7 +22,7 @@ from ..training.directories import RunError, check_free
 from ..training.interruption import Interruption
 from ..training.loop import Loop, not_finite
 from ..training.metrics import drop_later_rows, read_metrics, sayable
-from ..training.run import check_writable, environment, locked, write_json
+from ..training.run import changed_plugins, check_writable, environment, locked, write_json
 from ..training.step import Arrays
 from .board import Board
 from .directory import SweepDirectory, asked_of
@@ -116,7 +116,7 @@ def vectorized_sweep(
         write_json(directory.path / "environment.json", environment())
         if same := len(sets) - len(members):
             board.say(f"{same} of {len(sets)} members equal others and are left out")
-        for remark in members[0].experiment.remarks:
+        for remark in (*changed_plugins(directory.path, config), *members[0].experiment.remarks):
             board.say(remark)
         given = {"together": how.together, "chunk": how.chunk, "share": _share(len(members), stages, how.halving)}
         try:

@@ -14,7 +14,7 @@ from ..config import ConfigError, check_choice, check_seed
 from ..training.directories import check_free
 from ..training.experiment import Experiment
 from ..training.interruption import Interruption
-from ..training.run import check_writable
+from ..training.run import changed_plugins, check_writable, fixed, keep_plugins
 from ..training.terminal import Terminal
 from .members import Fields, make_members
 from .results import Ranking, Row
@@ -117,6 +117,10 @@ def search(
     directory = Path(directory)
     check_free(directory, "search", "search.json")
     check_writable(directory)
+    if not (directory / "search.json").exists():
+        keep_plugins(directory, config)
+    for line in changed_plugins(directory, config):
+        say(line)
     from .worker import Worker
 
     with Interruption() as interruption, contextlib.closing(_open(directory, config, dimensions, how)) as trials:
@@ -181,6 +185,6 @@ def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, D
     space = {n: str(d) if isinstance(d, Range) else list(d) for n, d in dimensions.items()}
     same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric")}
     same["best"] = "lowest" if how.ranking.lowest else "highest"
-    asked = {"config": {n: x for n, x in config.items() if n != "parallel"}, "space": space, **same}
+    asked = {"config": fixed(config), "space": space, **same}
     about = {"sampler": how.sampler, "seed": how.seed, "ranking": how.ranking, "pruner": pruner}
     return Trials(opened, name, directory, asked, dimensions, **about)

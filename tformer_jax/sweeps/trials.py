@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..data import digest
 from ..data.files import write_whole
-from ..training.directories import RunError
+from ..training.directories import RunError, check_not_older
 from ..training.metrics import read_metrics
 from ..training.run import differences, locked, read_json, write_json
 from . import database
@@ -174,7 +174,8 @@ class Trials:
                 f"the study {name!r} belongs to the search in {there['directory']}; choose another --study, or, to "
                 f"join it from another machine, a --workdir that all of them share"
             )
-        elif differing := differences(there["asked"], ours["asked"]):
+        check_not_older(self._directory / "search.json", (there or ours)["asked"].get("config"))
+        if differing := differences((there or ours)["asked"], ours["asked"]):
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise RunError(
                 f"the search in {self._directory} is another one; it differs in {', '.join(differing[:3])}{more}. "

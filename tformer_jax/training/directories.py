@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 # What a run's directory holds beside its files.
 RUN_FOLDERS = ("checkpoints", "damaged", "plots", "samples", "tensorboard")
@@ -46,6 +47,8 @@ class _Kind:
 
 
 _EXPORT = "python -m experiments.export --workdir={whole} --member=NUMBER --to=DIRECTORY makes a run of a member"
+# Fields of a model that were numbers and texts before they were components or within them.
+_NOW_TABLES = ("num_heads", "d_ff", "norm", "positions")
 # By a file that only such a directory has.
 _KINDS = {
     "config.json": _Kind(
@@ -111,6 +114,24 @@ def check_layout(directory: Path, files: Iterable[str], folders: Iterable[str]) 
     for name in folders:
         if (directory / name).exists() and not (directory / name).is_dir():
             raise RunError(f"{directory / name} must be a folder, and is a file: move it away")
+
+
+def check_not_older(file: Path, config: Any) -> None:
+    """Refuses what an older version made, whose models had one table of fields, without components.
+
+    Args:
+      file: that holds the config, for the message.
+      config: of a run, a sweep or a search, as it was read: it may be anything.
+
+    Raises:
+      RunError: it is so.
+    """
+    model = config.get("model") if isinstance(config, Mapping) else None
+    if isinstance(model, Mapping) and any(name in model and not isinstance(model[name], Mapping) for name in _NOW_TABLES):
+        raise RunError(
+            f"{file} is of an older layout, whose models had no components: use the version of tformer_jax that made it "
+            "(the commit in environment.json), or train anew in another directory"
+        )
 
 
 def _check_no_part(directory: Path, makes_run: bool = False) -> None:

@@ -29,7 +29,7 @@ from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
 from .processes import agreed, first_then_others, is_first
 from .program import Program, TrainingConfig
-from .run import Run
+from .run import Run, changed_plugins
 from .step import Arrays
 from .terminal import Terminal
 from .trainer import Trainer
@@ -49,6 +49,14 @@ def section_classes(task: type[Task]) -> dict[str, type]:
         "parallel": ParallelConfig,
         "checkpoint": CheckpointConfig,
     }
+
+
+def other_models(task: type[Task], name: str) -> list[str]:
+    """Returns the models of other tasks that have a field which that of `task` does not have."""
+    having = {
+        one.Model.__name__ for one in TASKS.values() if name in {f.name for f in dataclasses.fields(one.Model.Config)}
+    }
+    return [] if task.Model.__name__ in having else sorted(having)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,9 +103,13 @@ class Experiment:
         if not config["precision"]:
             raise ConfigError("precision must not be empty; 'params=float32' is the default")
         Precision.parse(config["precision"])
-        for name in task_class.planned_fields(experiment.data):
-            if name in config["model"]:
+        for name in config["model"]:
+            if name in task_class.planned_fields(experiment.data):
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
+            if name == "precision":
+                raise ConfigError("model.precision is that of the whole experiment; set precision itself")
+            if others := other_models(task_class, name):
+                raise ConfigError(f"model.{name} is not for {task_class.Model.__name__} but for {', '.join(others)}")
         model = experiment.model_config({})
         parametrization.check_optimizer(model, experiment.optimizer)
         task_class.check(experiment.data, model)
@@ -222,7 +234,8 @@ def run_training(
     except BaseException:  # whatever it is, the corrected command must find the directory free
         run.withdraw()
         raise
-    for line in (*experiment.remarks, *data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches)):
+    remarks = (*changed_plugins(run.directory, run.config), *experiment.remarks)
+    for line in (*remarks, *data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches)):
         say(line)
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """A run directory: what was asked for, what it ran on, and everything that came of it.
 
-config.json  environment.json  metrics.jsonl  data.json  tokenizer.json or classes.json
+config.json  environment.json  plugins.json  metrics.jsonl  data.json  tokenizer.json or classes.json
 checkpoints/  tensorboard/  samples/  plots/  damaged/
 """
 
@@ -23,16 +23,19 @@ import jax
 
 from ..data import digest
 from ..data.files import write_whole, writing
-from .directories import RUN_FOLDERS, RunError, check_free, check_holds, check_layout, steps_in
+from ..registry import plugin_sum
+from .directories import RUN_FOLDERS, RunError, check_free, check_holds, check_layout, check_not_older, steps_in
 from .paths import some
 
 # What was learnt from the data before training, and decides what tokens and classes mean; and what the data were.
 LEARNT = ("tokenizer.json", "source_tokenizer.json", "classes.json", digest.FILE)
+# What the files of its plugins were when it began.
+PLUGINS = "plugins.json"
 # What a run writes before it trains.
-_MADE = ("config.json", *LEARNT)
+_MADE = ("config.json", PLUGINS, *LEARNT)
 _FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
-# Where a run runs may change from start to start: what it computes does not.
-_FREE = ("parallel",)
+# Where a run runs, and where its plugins are, may change from start to start: what it computes does not.
+_FREE = ("parallel", "plugins")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
 
 # As the JSON standard calls what Python reads as these.
@@ -80,7 +83,9 @@ class Run:
             run._not_ours = frozenset(name for name in _MADE if (run.directory / name).exists())
             with _folder_locked(run.directory):  # nobody is about to make it something else
                 write_json(run.config_file, run.config)
-        if differing := differences(fixed(read_json(run.config_file)), fixed(run.config)):
+        there = read_json(run.config_file)
+        check_not_older(run.config_file, there)
+        if differing := differences(fixed(there), fixed(run.config)):
             raise RunError(
                 f"{run.directory} holds a run of another config; it differs in {some(differing)}. "
                 f"Choose another --workdir, or the same config to go on with this one"
@@ -100,6 +105,8 @@ class Run:
                 held.enter_context(locked(self.directory))
                 write_json(self.config_file, self.config)
                 write_json(self.directory / "environment.json", environment())
+                if not self.has_checkpoint:
+                    keep_plugins(self.directory, self.config)
             except OSError:
                 self.withdraw()
                 raise
@@ -138,7 +145,36 @@ class Run:
         """
         check_holds(Path(directory), "config.json", "a run directory")
         check_layout(Path(directory), _FILES, RUN_FOLDERS)
-        return cls(Path(directory), read_json(Path(directory) / "config.json"))
+        config = read_json(Path(directory) / "config.json")
+        check_not_older(Path(directory) / "config.json", config)
+        return cls(Path(directory), config)
+
+
+def keep_plugins(directory: Path, config: Mapping[str, Any]) -> None:
+    """Writes down the SHA-256 of each plugin of a config, of a run, a sweep or a search that begins.
+
+    Raises:
+      ConfigError: see `registry.load_plugin`.
+    """
+    if sums := {plugin: plugin_sum(plugin) for plugin in config.get("plugins", ())}:
+        write_json(directory / PLUGINS, sums)
+
+
+def changed_plugins(directory: Path, config: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each plugin of a config that is not as it was when a run, a sweep or a search began.
+
+    Raises:
+      RunError: the file that says it is damaged.
+      ConfigError: see `registry.load_plugin`.
+    """
+    file = directory / PLUGINS
+    kept = read_json(file).values() if file.exists() else None
+    sums = {plugin: plugin_sum(plugin) for plugin in config.get("plugins", ())}
+    return [
+        f"the plugin {plugin} has changed since {directory} began: its sha256 is {found}, and was another in {file.name}"
+        for plugin, found in sums.items()
+        if kept is not None and found not in kept  # wherever it is now
+    ]
 
 
 def check_identity(
