@@ -21,7 +21,7 @@ def parameters(attention):
 
 
 def norm(module, x):
-    return oracles.layer_norm(x, module.gamma[...], module.beta[...], module.eps)
+    return oracles.layer_norm(x, module.gamma[...], module.beta[...], module.config.eps)
 
 
 def sublayer(residual, x, function, norm_position):
@@ -68,9 +68,8 @@ def test_encoder_layer_is_equation_7(norm_position, kv_heads):
     config = tiny_config(norm_position=norm_position, num_kv_heads=kv_heads)
     layer = fill(lambda: nn.EncoderLayer(config, rngs=nnx.Rngs(0)))
     x, mask = normal(1, 2, 5, 8), F.AttentionMask(lengths=jnp.array([5, 2]))
-    out, (keys, values), captured = quick_jit(lambda layer, x: layer(x, mask=mask))(layer, x)
-    assert captured == {}
-    assert keys.shape == values.shape == (2, 5, kv_heads, 4)
+    out, beside = quick_jit(lambda layer, x: layer(x, mask=mask))(layer, x)
+    assert beside == (None, {}, {})
     allowed = oracles.mask_by_loops(2, 2, 5, 5, lengths=[5, 2])
     assert_close(out, encoder_layer(layer, oracles.f64(x), allowed, norm_position), 1e-5)
 
@@ -94,8 +93,8 @@ def test_decoder_layer_is_equation_9(norm_position):
     mask, memory_mask = F.AttentionMask(causal=True), F.AttentionMask(lengths=jnp.array([5, 2]))
 
     def run(layer, x, memory):
-        kv = layer.cross_attention.keys_values(memory)
-        return layer(x, kv, mask=mask, memory_mask=memory_mask)[0]
+        how = {"mask": mask, "memory_mask": memory_mask}
+        return layer(x, memory, **how)[0], layer(x, layer.cross_attention.keys_values(memory), **how)[0]
 
     wanted = decoder_layer(
         layer,
@@ -105,15 +104,16 @@ def test_decoder_layer_is_equation_9(norm_position):
         oracles.mask_by_loops(2, 2, 4, 5, lengths=[5, 2]),
         norm_position,
     )
-    assert_close(quick_jit(run)(layer, x, memory), wanted, 1e-5)
+    for found in quick_jit(run)(layer, x, memory):  # of the memory, and of its keys and values
+        assert_close(found, wanted, 1e-5)
 
 
 def stack_of(config, layers=3):
-    return fill(lambda: nn.Stack(nn.EncoderLayer, layers, config, rngs=nnx.Rngs(0), bidirectional=True))
+    return fill(lambda: nn.Stack(config, layers, bidirectional=True, rngs=nnx.Rngs(0)))
 
 
 def run_stack(stack, x, key=None):
-    return stack.self_attend(x, F.AttentionMask(), key=key, capture=())[0]
+    return stack(x, mask=F.AttentionMask(), key=key)[0]
 
 
 @pytest.mark.parametrize("norm_position", by_day(POSITIONS, 0, 1))
@@ -123,7 +123,7 @@ def test_the_stack_is_its_layers_in_order(norm_position):
     x = normal(0, 1, 4, 8)
     wanted = oracles.f64(x)
     for i in range(3):
-        wanted = encoder_layer(jax.tree.map(lambda leaf, i=i: leaf[i], stack.layers), wanted, None, norm_position)
+        wanted = encoder_layer(jax.tree.map(lambda leaf, i=i: leaf[i], stack.layers[0]), wanted, None, norm_position)
     if norm_position == "post":
         assert stack.final_norm is None
     else:
@@ -133,8 +133,8 @@ def test_the_stack_is_its_layers_in_order(norm_position):
 
 def test_every_layer_starts_with_its_own_parameters():
     """Layers share their initial weights: `vmap` over one key."""
-    stack = quick_jit(lambda: nn.Stack(nn.EncoderLayer, 3, tiny_config(), rngs=nnx.Rngs(0), bidirectional=True))()
-    w1 = np.asarray(stack.layers.feed_forward.w1[...])
+    stack = quick_jit(lambda: nn.Stack(tiny_config(), 3, bidirectional=True, rngs=nnx.Rngs(0)))()
+    w1 = np.asarray(stack.layers[0].feed_forward.w1[...])
     assert w1.shape == (3, 8, 12)
     assert not np.allclose(w1[0], w1[1]) and not np.allclose(w1[1], w1[2])
 
@@ -159,11 +159,11 @@ def test_layers_drop_independently():
     """Every layer of the scan drops the same elements."""
     config = tiny_config(dropout_rate=0.5, norm_position="pre")
     stack = jax.tree.map(jnp.zeros_like, stack_of(config, 2))
-    for module in (stack.layers.feed_forward.b2, stack.layers.attention.b_o):
+    for module in (stack.layers[0].feed_forward.b2, stack.layers[0].attention.b_o):
         module[...] = jnp.ones_like(module[...])  # each sublayer adds dropout(1): 0 or 2
 
     def streams(stack, x, key):
-        return stack.self_attend(x, F.AttentionMask(), key=key, capture=("residual",))[1]["residual"]
+        return stack(x, mask=F.AttentionMask(), key=key, capture=("residual",))[1].captured["residual"]
 
     residual = np.asarray(quick_jit(streams)(stack, jnp.zeros((2, 8, 8)), jax.random.key(0)))
     first, second = residual[0], residual[1] - residual[0]

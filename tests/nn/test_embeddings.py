@@ -32,7 +32,7 @@ def test_tables_start_with_variance_one_over_width_or_init_std(init_std, spread)
 
     def tables():
         embedding, positions = nn.Embedding(500, config, rngs=nnx.Rngs(0)), nn.Positions(config, rngs=nnx.Rngs(1))
-        return embedding.table[...], positions.table[...]
+        return embedding.table[...], positions.scheme.table[...]
 
     for table in map(np.asarray, quick_jit(tables)()):
         np.testing.assert_allclose(table.std(), spread, rtol=0.05)
@@ -69,7 +69,7 @@ def test_the_gradient_of_a_token_is_the_sum_over_all_its_occurrences(dtype):
         return positions(embedding(ones), ones).astype(jnp.float32).sum()
 
     gradients = quick_jit(jax.grad(total))((embedding, positions))
-    for module in gradients:
+    for module in (gradients[0], gradients[1].scheme):
         assert module.table.dtype == dtype
         np.testing.assert_allclose(np.asarray(module.table[...], np.float64)[1], 3000, rtol=4e-3)
 
@@ -87,7 +87,7 @@ def test_positions_are_added_from_the_table(positions, scaled):
     config = tiny_config(positions=positions, scale_embeddings=scaled)
     module = fill(lambda: nn.Positions(config, rngs=nnx.Rngs(0)))
     learned = positions == "learned"
-    table = oracles.f64(module.table[...]) * (math.sqrt(8) if scaled else 1) if learned else oracles.sinusoids(16, 8)
+    table = oracles.f64(module.scheme.table[...]) * (math.sqrt(8) if scaled else 1) if learned else oracles.sinusoids(16, 8)
     x = normal(0, 2, 5, 8)
     assert_close(module(x), oracles.f64(x) + table[:5], 1e-6, "from the start")
     assert_close(module(x, 3 + jnp.arange(5)), oracles.f64(x) + table[3:8], 1e-6, "from 3")
@@ -137,34 +137,34 @@ def test_a_sequence_longer_than_max_length_is_refused(positions):
 
 def bias_of(**changes):
     config = tiny_config(num_heads=4, **changes)
-    return fill(lambda: nn.PositionBias(config, bidirectional=changes.get("positions") == "none", rngs=nnx.Rngs(0)))
+    return config.positions.in_scores(config, bidirectional=changes.get("positions") == "none", rngs=nnx.Rngs(0))
 
 
 QUERIES, KEYS = np.array([[3, 4, 5], [0, 1, 7]]), np.array([[0, 9, 3, 4, 5], [1, 0, 2, 7, 5]])
-PLACES = F.AttentionMask(query_positions=jnp.asarray(QUERIES), key_positions=jnp.asarray(KEYS))
+PLACES = jnp.asarray(QUERIES), jnp.asarray(KEYS)
 DISTANCES = KEYS[:, None, :] - QUERIES[:, :, None]
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary", "none"])
 def test_other_schemes_have_no_bias(positions):
     """A bias of zeros is computed and added for nothing."""
-    assert bias_of(positions=positions)(PLACES, 3, 5) is None
+    assert bias_of(positions=positions) is None
 
 
 def test_alibi_is_by_the_distance_of_positions():
     """The distance is of slots instead of positions, or the slopes are of other heads."""
     slopes = np.array(oracles.alibi_slopes(4))[:, None, None]
-    assert_close(bias_of(positions="alibi")(PLACES, 3, 5), -slopes * np.abs(DISTANCES)[:, None], 1e-6)
+    assert_close(bias_of(positions="alibi")(*PLACES), -slopes * np.abs(DISTANCES)[:, None], 1e-6)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_a_relative_bias_is_the_table_by_bucket(bidirectional):
     """The bucket is of slots or of query - key, both directions share one, or heads and buckets are mixed up."""
     config = tiny_config(num_heads=4, positions="relative", relative_buckets=8, relative_max_distance=12)
-    module = fill(lambda: nn.PositionBias(config, bidirectional=bidirectional, rngs=nnx.Rngs(0)))
+    module = fill(lambda: config.positions.in_scores(config, bidirectional=bidirectional, rngs=nnx.Rngs(0)))
     bucket = np.vectorize(lambda d: oracles.t5_bucket(d, bidirectional, 8, 12))(DISTANCES)
     wanted = np.moveaxis(oracles.f64(module.table[...])[bucket], -1, 1)
-    assert_close(module(PLACES, 3, 5), wanted, 1e-6)
+    assert_close(module(*PLACES), wanted, 1e-6)
 
 
 # Output ----------------------------------------------------------------------------------------

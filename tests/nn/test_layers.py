@@ -1,6 +1,5 @@
 """The small modules: initialisation, dtypes, and the pure function each of them calls."""
 
-import dataclasses
 import math
 
 import jax
@@ -65,7 +64,7 @@ def test_what_writes_to_the_residual_stream_starts_smaller(init_std):
 
     def matrices(scaled):
         config = tiny_config(scale_residual_init=scaled, init_std=init_std, num_layers=8, gated=True)
-        modules = nn.Attention(config, rngs=nnx.Rngs(0)), nn.FeedForward(config, rngs=nnx.Rngs(1))
+        modules = (part.make(config, rngs=nnx.Rngs(i)) for i, part in enumerate((config.attention, config.feed_forward)))
         return {name: w[...] for module in modules for name, w in vars(module).items() if name.startswith("w")}
 
     plain, scaled = quick_jit(lambda: (matrices(False), matrices(True)))()
@@ -74,10 +73,15 @@ def test_what_writes_to_the_residual_stream_starts_smaller(init_std):
         np.testing.assert_allclose(scaled[name], w / 4 if name in ("w_o", "w2") else w, rtol=1e-6, err_msg=name)
 
 
+def feed_forward(**changes):
+    config = tiny_config(**changes)
+    return config.feed_forward.make(config, rngs=nnx.Rngs(0))
+
+
 @pytest.mark.parametrize("name", sorted(["relu", "gelu", "gelu_tanh", "silu"]))
 def test_each_activation_is_its_formula(name):
     """A name stands for another nonlinearity: "gelu" is the exact one, "gelu_tanh" its approximation."""
-    module = fill(lambda: nn.FeedForward(tiny_config(activation=name), rngs=nnx.Rngs(0)))
+    module = fill(lambda: feed_forward(activation=name))
     x = normal(0, 1, 6, 8, scale=2.0)
     held = (module.w1[...], module.b1[...], module.w2[...], module.b2[...])
     assert_close(quick_jit(module)(x), oracles.feed_forward(x, *held, activation=getattr(oracles, name)), 1e-5)
@@ -85,7 +89,7 @@ def test_each_activation_is_its_formula(name):
 
 def test_a_gated_feed_forward_has_its_own_gate():
     """`gated` passes a projection in another's place: gate and up differ in what goes through the activation."""
-    module = fill(lambda: nn.FeedForward(tiny_config(gated=True, activation="silu"), rngs=nnx.Rngs(0)))
+    module = fill(lambda: feed_forward(gated=True, activation="silu"))
     x = normal(0, 1, 6, 8)
     held = (module.w_gate, module.w1, module.w2, module.b_gate, module.b1, module.b2)
     assert_close(quick_jit(module)(x), oracles.gated_feed_forward(x, *(p[...] for p in held)), 1e-5)
@@ -102,9 +106,9 @@ def test_use_bias_decides_about_every_projection(use_bias):
     """A bias is left out, or kept."""
     config = tiny_config(use_bias=use_bias, gated=True)
     attention = jax.eval_shape(lambda: nn.Attention(config, rngs=nnx.Rngs(0)))
-    feed_forward = jax.eval_shape(lambda: nn.FeedForward(config, rngs=nnx.Rngs(0)))
+    held = jax.eval_shape(lambda: config.feed_forward.make(config, rngs=nnx.Rngs(0)))
     biases = [getattr(attention, name) for name in ("b_q", "b_k", "b_v", "b_o")]
-    biases += [feed_forward.b_gate, feed_forward.b1, feed_forward.b2]
+    biases += [held.b_gate, held.b1, held.b2]
     assert [bias is not None for bias in biases] == [use_bias] * 7
 
 
@@ -121,24 +125,25 @@ def test_kernels_start_apart_and_biases_at_zero():
 def test_parameters_have_the_policys_dtype(dtype):
     """A parameter is created in another dtype than `params=` says."""
     config = tiny_config(precision=f"params={dtype}", positions="learned", gated=True, qk_norm=True, tie_output=False)
-    relative = dataclasses.replace(config, positions="relative")
+    relative = config.changed(positions={"name": "relative"})
     for make in (
-        lambda: nn.FeedForward(config, rngs=nnx.Rngs(0)),
+        lambda: config.feed_forward.make(config, rngs=nnx.Rngs(0)),
         lambda: nn.Attention(config, rngs=nnx.Rngs(0)),
         lambda: nn.Embedding(5, config, rngs=nnx.Rngs(0)),
         lambda: nn.Positions(config, rngs=nnx.Rngs(0)),
-        lambda: nn.PositionBias(relative, bidirectional=True, rngs=nnx.Rngs(0)),
+        lambda: relative.positions.in_scores(relative, bidirectional=True, rngs=nnx.Rngs(0)),
         lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=True),
-        lambda: nn.Linear(config, {"a": 3}, {"b": 5}, rngs=nnx.Rngs(0)),
-        lambda: nn.Norm(config),
+        lambda: nn.Linear(config, ("a", 3), ("b", 5), rngs=nnx.Rngs(0)),
+        lambda: config.norm.make(config),
     ):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(make))} == {dtype}
 
 
 @pytest.mark.parametrize(("kind", "width"), [("layer", None), ("rms", None), ("rms", 5)])
 def test_the_norm_starts_as_the_identity_with_the_configs_eps(kind, width):
-    """gamma is not 1, beta is not 0, eps is another than `norm_eps`, or the kind or the width is the config's."""
-    module = nn.Norm(tiny_config(norm_eps=0.5, norm="layer"), width and {"head": width}, kind)
+    """gamma is not 1, beta is not 0, eps is another than `norm_eps`, or the width is the model's."""
+    config = tiny_config(norm_eps=0.5, norm=kind)
+    module = config.norm.make(config, width and {"head": width})
     width = width or 8
     x, ones = normal(0, 2, 3, width), np.ones(width)
     layer = kind == "layer"
@@ -148,9 +153,10 @@ def test_the_norm_starts_as_the_identity_with_the_configs_eps(kind, width):
 
 
 def test_the_norm_is_of_the_configs_kind():
-    """`norm` does not decide what a module that names no kind computes."""
+    """`norm.name` does not decide what a norm computes."""
     for kind, other in (("layer", "rms"), ("rms", "layer")):
-        module = fill(lambda kind=kind: nn.Norm(tiny_config(norm=kind)))
+        config = tiny_config(norm=kind)
+        module = fill(lambda config=config: config.norm.make(config))
         x = normal(0, 2, 3, 8)
         if kind == "layer":
             wanted = oracles.layer_norm(x, module.gamma[...], module.beta[...], 1e-5)
@@ -161,7 +167,7 @@ def test_the_norm_is_of_the_configs_kind():
 
 def test_linear_is_x_w_plus_b():
     """The matrix is transposed, or the bias left out."""
-    module = fill(lambda: nn.Linear(tiny_config(), {"a": 3}, {"b": 5}, rngs=nnx.Rngs(0)))
+    module = fill(lambda: nn.Linear(tiny_config(), ("a", 3), ("b", 5), rngs=nnx.Rngs(0)))
     x = normal(0, 2, 4, 3)
     assert_close(module(x), oracles.f64(x) @ oracles.f64(module.w[...]) + oracles.f64(module.b[...]), 1e-6)
 
@@ -171,7 +177,7 @@ def test_attention_in_two_steps_is_multi_head_attention():
     config = tiny_config(num_kv_heads=1, head_dim=3)
     attention = fill(lambda: nn.Attention(config, rngs=nnx.Rngs(0)))
     x, context, mask = normal(0, 2, 4, 8), normal(1, 2, 5, 8), F.AttentionMask(lengths=jnp.array([5, 2]))
-    out = quick_jit(lambda x, c: attention(x, attention.keys_values(c), mask=mask))(x, context)
+    out = quick_jit(lambda x, c: attention(x, attention.keys_values(c), mask=mask).output)(x, context)
     held = [oracles.f64(p) for p in attention.params(jnp.float32)]
     allowed = oracles.mask_by_loops(2, 2, 4, 5, lengths=[5, 2])
     assert_close(out, oracles.multi_head_attention(x, context, *held, mask=allowed), 1e-5)
@@ -203,9 +209,9 @@ def test_queries_and_keys_are_normed_then_turned_and_scores_capped():
     )
 
     def both(attention, x):
-        kv = attention.keys_values(x, positions)
-        how = {"mask": mask, "positions": positions}
-        return attention.weights(x, kv, **how), attention(x, kv, **how)
+        where = mask.placed(query_positions=positions)
+        found = attention(x, mask=where, weights=True)
+        return found.weights, found.output
 
     wanted = placed_oracle(attention, oracles.f64(x), positions, oracles.mask_by_loops(2, 2, 5, 5, causal=True))
     for got, exact in zip(quick_jit(both)(attention, x), wanted, strict=True):
@@ -220,7 +226,7 @@ def test_rotary_positions_leave_cross_attention_alone():
         for p in ("rotary", "none")
     )
     x, memory = normal(0, 2, 4, 8), normal(1, 2, 5, 8)
-    got, wanted = (attention(x, attention.keys_values(memory)) for attention in (rotary, plain))
+    got, wanted = (attention(x, attention.keys_values(memory)).output for attention in (rotary, plain))
     np.testing.assert_array_equal(got, wanted)
 
 

@@ -150,6 +150,8 @@ class Attention(nnx.Module):
             mask = mask & F.AttentionMask(window=config.window)
         if cache is not None:
             mask = mask.placed(key_positions=cache.positions)
+        elif alone and mask.key_positions is None:  # the keys are the tokens of x
+            mask = mask.placed(key_positions=mask.query_positions)
         scoring = {"mask": mask, "bias": bias, "scale": attention_scale(self.model), "logit_softcap": config.softcap}
 
         def prepare(q, k, v):
