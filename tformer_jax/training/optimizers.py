@@ -22,7 +22,7 @@ from ..config import (
     ConfigError,
     Wanted,
     check_positive,
-    field as _field,
+    field,
     nearest,
 )
 from ..functional.numbers import is_off
@@ -32,8 +32,8 @@ from .paths import Table, by_path, check_rows, check_table, first_match, named
 from .patterns import check_pattern
 from .schedules import SCHEDULES, Schedule
 
-field = functools.partial(_field, part=TRAINING)
-number = functools.partial(field, traced=True)
+choice = functools.partial(field, part=TRAINING)
+number = functools.partial(choice, traced=True)
 
 
 class OptimizerConfig(Component):
@@ -59,12 +59,12 @@ class OptimizerConfig(Component):
     unit_updates: ClassVar[bool] = False
 
     learning_rate: float = number(wanted=POSITIVE)
-    schedule: str = field("rsqrt", among=SCHEDULES)
+    schedule: str = choice("rsqrt", among=SCHEDULES)
     warmup_steps: int = number(0, Wanted("not be negative", lambda x: x >= 0))
     weight_decay: float = number(0.0, NOT_NEGATIVE)
-    weight_decay_table: Table = field(())
-    learning_rate_table: Table = field(())
-    freeze: Sequence[str] = field(())
+    weight_decay_table: Table = choice(())
+    learning_rate_table: Table = choice(())
+    freeze: Sequence[str] = choice(())
     clip_norm: float | None = number(None, POSITIVE)
 
     def check(self) -> None:
@@ -227,7 +227,7 @@ class OptaxOptimizer(OptimizerConfig):
 
     function: ClassVar[Callable[..., Any]]
 
-    arguments: Mapping[str, Any] = field(dict)
+    arguments: Mapping[str, Any] = choice(dict)
 
     def check(self) -> None:
         super().check()
