@@ -9,7 +9,18 @@ import optax
 import oracles
 import pytest
 from flax import nnx
-from support import as_text, assert_close, by_day, equations, fill, normal, optimizer_config, quick_jit, tiny_config, tiny_model
+from support import (
+    as_text,
+    assert_close,
+    by_day,
+    equations,
+    fill,
+    normal,
+    optimizer_config,
+    quick_jit,
+    tiny_config,
+    tiny_model,
+)
 
 import tformer_jax.functional as F
 from tformer_jax import models, nn
@@ -75,7 +86,8 @@ KINDS = {
     "cross_attention.w_v cross_attention.w_o feed_forward.w_gate feed_forward.w1 feed_forward.w2 transform.w pooler.w",
     "output": "output.w classifier.w",
     "patches": "patch_embedding.w",
-    "table": "embedding.table source_embedding.table target_embedding.table token_types.table scheme.table positions.table",
+    "table": "embedding.table source_embedding.table target_embedding.table token_types.table scheme.table "
+    "positions.table",
     "bias table": "position_bias.table",
     "vector": "gamma beta b b1 b2 b_gate b_q b_k b_v b_o class_token",
 }

@@ -14,10 +14,10 @@ from tformer_jax.tasks import Task
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import pretrained_arrays
 from tformer_jax.training.optimizers import in_float32, make_optimizer
-from tformer_jax.training.schedules import make_schedule
 from tformer_jax.training.parallel import SplitBatch
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
+from tformer_jax.training.schedules import make_schedule
 from tformer_jax.training.step import TrainState, make_train_step, moving_average
 
 STEPS = 20_000
@@ -31,7 +31,7 @@ SIXTEEN = pytest.mark.parametrize("dtype", DTYPES)
 def make_params(dtype):
     """A stack of two matrices, factored by Adafactor and for Muon, a table and a bias."""
     rng = np.random.default_rng(0)
-    drawn = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
+    drawn = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)
     return {"layers": {"w": said(drawn(2, 128, 128)), "b": drawn(2, 3)}, "table": drawn(5, 3)}
 
 
@@ -90,7 +90,7 @@ def test_memory_follows_its_recursion_for_20_000_steps(name, dtype):
     small = {"layers": {"w": (1, 2, 2), "b": (1, 2)}, "table": (2, 2)}
     if name == "adafactor":
         small["layers"]["w"] = (1, 128, 128)
-    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
+    is_shape = lambda x: isinstance(x, tuple)
     params = jax.tree.map(lambda shape: jnp.ones(shape, dtype), small, is_leaf=is_shape)
     params["layers"]["w"] = said(params["layers"]["w"])
     optimizer, start = optimizer_of(name), params
@@ -188,7 +188,7 @@ def stepped(mode, name, dtype):
         if mode != "pmap":
             return start, made.step(start, {"x": x}, key)[0]
         batch = SplitBatch({"x": x.reshape(DEVICES, -1)}, rows)
-        step = lambda arrays, batch: made.step(arrays, batch, key, "devices")[0]  # noqa: E731
+        step = lambda arrays, batch: made.step(arrays, batch, key, "devices")[0]
         return start, jax.pmap(step, "devices", in_axes=(None, 0), out_axes=None, devices=jax.devices()[:DEVICES])(
             start, batch
         )

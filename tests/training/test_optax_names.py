@@ -108,7 +108,10 @@ def test_our_own_names_are_those_of_optax():
 
 
 REFUSED = {
-    "optax.scale_by_adn": ({}, r"a transformation of Optax, got 'optax\.scale_by_adn'; did you mean 'optax\.scale_by_ad"),
+    "optax.scale_by_adn": (
+        {},
+        r"a transformation of Optax, got 'optax\.scale_by_adn'; did you mean 'optax\.scale_by_ad",
+    ),
     "lamb": ({}, r"got 'lamb'; did you mean 'optax\.lamb'"),
     "optax.softmax_cross_entropy": ({}, r"must be one of .* or a transformation of Optax"),
     "optax.contrib.nothing.at_all": ({}, r"must be one of .* or a transformation of Optax"),

@@ -323,9 +323,15 @@ def test_freezing_everything_is_refused(freeze):
         ({"b1": 1.0, "schedule": "cosine"}, r"optimizer\.b1 must be in \[0, 1\), got 1"),
         ({"b2": 1.5, "schedule": "cosine"}, r"optimizer\.b2 must be in \[0, 1\), got 1.5"),
         ({"eps": -1.0, "schedule": "cosine"}, r"optimizer\.eps must .*got -1"),
-        ({"learning_rate": math.nan, "schedule": "cosine"}, r"optimizer\.learning_rate must be positive and finite, got nan"),
+        (
+            {"learning_rate": math.nan, "schedule": "cosine"},
+            r"optimizer\.learning_rate must be positive and finite, got nan",
+        ),
         ({"clip_norm": math.inf, "schedule": "cosine"}, r"optimizer\.clip_norm must be positive and finite, got inf"),
-        ({"name": "adamw", "weight_decay": -0.1, "schedule": "cosine"}, r"optimizer\.weight_decay must be finite and not negative"),
+        (
+            {"name": "adamw", "weight_decay": -0.1, "schedule": "cosine"},
+            r"optimizer\.weight_decay must be finite and not negative",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):
@@ -399,7 +405,9 @@ def test_a_field_that_the_optimizer_does_not_have_is_refused(name, field, reader
 
 def test_adam_does_not_decay():
     """Its decay is AdamW's, or none: nobody would know which."""
-    with pytest.raises(ConfigError, match=r"optimizer\.weight_decay must be 0 with name='adam', got 0\.5; take name='ad"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.weight_decay must be 0 with name='adam', got 0\.5; take name='ad"
+    ):
         config_of(name="adam", weight_decay=0.5)
 
 

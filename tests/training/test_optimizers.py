@@ -1,6 +1,7 @@
 """Schedules against their formulas in NumPy; optimisers against PyTorch and, in float64, by hand."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -87,7 +88,8 @@ SAID = {
     "w2": ("a b", "a", "hidden"), "w_q": ("a b c", "a", "hidden"), "w_k": ("a b c", "a", "hidden"),
     "w_o": ("a b c", "a b", "hidden"), "w_out": ("a b c", "a b", "hidden"), "table": ("a b", "a", "embedding"),
     "b": ("a", "", "bias"), "b1": ("a", "", "bias"), "beta": ("a", "", "bias"), "b_q": ("a b", "", "bias"),
-    "gamma": ("a", "", "gain"), "experts.w_in": ("e a b", "a", "hidden"), "experts.w_between": ("a e b c", "a", "hidden"),
+    "gamma": ("a", "", "gain"), "experts.w_in": ("e a b", "a", "hidden"),
+    "experts.w_between": ("a e b c", "a", "hidden"),
 }  # fmt: skip
 
 
@@ -457,7 +459,7 @@ def test_muon_is_that_of_the_papers(muon):
 def test_the_updates_of_muon_are_nearly_orthogonal(muon, path):
     """A layer's update would be large in some directions and vanish in others, or depend on its gradient's size."""
     params = [arrays_of(module(STACKED))[path]] + [after[path] for after in muon]
-    for before, after in zip(params, params[1:], strict=False):
+    for before, after in itertools.pairwise(params):
         update = ((before - after) / 0.05 - 0.3 * before).reshape(-1, *MATRICES[path])
         values = np.linalg.svd(update / (0.2 * max(MATRICES[path]) ** 0.5), compute_uv=False)
         assert values.min() > 0.3 and values.max() < 1.5

@@ -51,8 +51,8 @@ SPLIT = {
     "w_q": "D N H", "w_k": "D N H", "w_v": "D N H", "w_o": "N H D", "b_q": "N H", "b_k": "N H", "b_v": "N H",
     "w1": "D F", "w_gate": "D F", "w2": "F D", "b1": "F", "b_gate": "F",
     "embedding.table": "V D", "output.w": "D V", "output.b": "V", "transform.w": "D E", "pooler.w": "D E",
-    "transform.b": "E", "pooler.b": "E", "classifier.w": "D c", "patch_embedding.w": "p D", "positions.scheme.table": "t D",
-    "token_types.table": "t D", "positions.table": "t D", "position_bias.table": "b N",
+    "transform.b": "E", "pooler.b": "E", "classifier.w": "D c", "patch_embedding.w": "p D",
+    "positions.scheme.table": "t D", "token_types.table": "t D", "positions.table": "t D", "position_bias.table": "b N",
 }  # fmt: skip
 OF = {"N": "tensor", "F": "tensor", "V": "tensor", "E": "tensor", "D": "fsdp"}
 
@@ -87,8 +87,15 @@ def test_a_row_of_the_users_table_comes_before_the_names():
     """One could not lay out otherwise what a name says nothing of, or says too much."""
     info = info_of(3, 8, 8, axes="model ff", contracted="model")
     table = ((r"a\..*", ("tensor", "fsdp")), (r"b", (None, None)), (r"c", ("tensor",)))
-    found = {path: tuple(parameter_spec(path, info, mesh_of(fsdp=2, tensor=4), table)) for path in ("a.w", "b", "c", "ab")}
-    assert found == {"a.w": (None, "tensor", "fsdp"), "b": (), "c": (None, None, "tensor"), "ab": (None, "fsdp", "tensor")}
+    found = {
+        path: tuple(parameter_spec(path, info, mesh_of(fsdp=2, tensor=4), table)) for path in ("a.w", "b", "c", "ab")
+    }
+    assert found == {
+        "a.w": (None, "tensor", "fsdp"),
+        "b": (),
+        "c": (None, None, "tensor"),
+        "ab": (None, "fsdp", "tensor"),
+    }
     with pytest.raises(ConfigError, match=r"sharding_table: the row 'b' has 4 axes, b is \[3, 8, 8\]"):
         parameter_spec("b", info, mesh_of(), ((r"b", (None,) * 4),))
 

@@ -121,9 +121,7 @@ def kernel(
     return _param(model, info, jax.random.uniform(rngs.params(), info.shape, jnp.float32, -limit, limit))
 
 
-def table(
-    model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: str = "embedding"
-) -> nnx.Param:
+def table(model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: str = "embedding") -> nnx.Param:
     """Vectors of the model's width, which are looked up by the first axis: N(0, init.std²), or N(0, 1/D).
 
     That D is `reference_width`. Drawn in float32, as in `kernel`.

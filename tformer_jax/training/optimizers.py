@@ -13,8 +13,18 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from ..config import NOT_NEGATIVE, POSITIVE, SHARE, TRAINING, Component, ConfigError, Wanted, check_positive, nearest
-from ..config import field as _field
+from ..config import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    TRAINING,
+    Component,
+    ConfigError,
+    Wanted,
+    check_positive,
+    field,
+    nearest,
+)
 from ..functional.numbers import is_off
 from ..nn.parameters import MATRICES, ParameterInfo, parameters
 from ..registry import Registry
@@ -22,8 +32,8 @@ from .paths import Table, by_path, check_rows, check_table, first_match, named
 from .patterns import check_pattern
 from .schedules import SCHEDULES, Schedule
 
-field = functools.partial(_field, part=TRAINING)
-number = functools.partial(field, traced=True)
+choice = functools.partial(field, part=TRAINING)
+number = functools.partial(choice, traced=True)
 
 
 class OptimizerConfig(Component):
@@ -37,7 +47,7 @@ class OptimizerConfig(Component):
       schedule: learning rate after a linear warm-up, of `SCHEDULES`.
       warmup_steps: number of steps until `learning_rate` is reached.
       weight_decay: weight decay per step and unit of learning rate, decoupled from the gradient.
-      weight_decay_table: factors of weight_decay; usual is 1 for matrices and tables of vectors, 0 for biases and gains.
+      weight_decay_table: factors of weight_decay; usual is 1 for matrices and tables, 0 for biases and gains.
       learning_rate_table: factors of the learning rate; usual is 1.
       freeze: regular expressions of parameters that never change.
       clip_norm: largest global norm of the gradients, to which larger ones are scaled down; None: no clipping.
@@ -49,12 +59,12 @@ class OptimizerConfig(Component):
     unit_updates: ClassVar[bool] = False
 
     learning_rate: float = number(wanted=POSITIVE)
-    schedule: str = field("rsqrt", among=SCHEDULES)
+    schedule: str = choice("rsqrt", among=SCHEDULES)
     warmup_steps: int = number(0, Wanted("not be negative", lambda x: x >= 0))
     weight_decay: float = number(0.0, NOT_NEGATIVE)
-    weight_decay_table: Table = field(())
-    learning_rate_table: Table = field(())
-    freeze: Sequence[str] = field(())
+    weight_decay_table: Table = choice(())
+    learning_rate_table: Table = choice(())
+    freeze: Sequence[str] = choice(())
     clip_norm: float | None = number(None, POSITIVE)
 
     def check(self) -> None:
@@ -77,7 +87,7 @@ class OptimizerConfig(Component):
         """Makes what turns gradients into updates: `make`, the factors of roles, decay, and the learning rate."""
         steps = [self.make(), _scaled(lambda info: factors.get(info.role, 1.0))]
         if not is_off(self.weight_decay):
-            decays = lambda info: float(info.role in MATRICES)  # noqa: E731
+            decays = lambda info: float(info.role in MATRICES)
             steps.append(_scaled(decays, self.weight_decay_table, self.weight_decay))
         return [*steps, optax.scale_by_learning_rate(schedule)]
 
@@ -217,7 +227,7 @@ class OptaxOptimizer(OptimizerConfig):
 
     function: ClassVar[Callable[..., Any]]
 
-    arguments: Mapping[str, Any] = field(dict)
+    arguments: Mapping[str, Any] = choice(dict)
 
     def check(self) -> None:
         super().check()
@@ -314,7 +324,7 @@ def make_optimizer(
     optimizer = optax.chain(*steps, _scaled(lambda info: 1.0, config.learning_rate_table))
     if config.freeze:
         parts = {"trained": optimizer, "frozen": optax.set_to_zero()}
-        labels = lambda params: by_path(lambda path, _: "frozen" if is_frozen(config, path) else "trained", params)  # noqa: E731
+        labels = lambda params: by_path(lambda path, _: "frozen" if is_frozen(config, path) else "trained", params)
         optimizer = optax.partition(parts, labels)
     return _checked(config, with_float32_memory(optimizer))
 

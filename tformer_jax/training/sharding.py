@@ -28,7 +28,7 @@ def parameter_spec(path: str, info: ParameterInfo, mesh: Mesh, table: Table = ()
       path: of the parameter.
       info: what it is.
       mesh: with the axes of `nn.partitioning.AXES`.
-      table: rows (regular expression of whole paths, mesh axes or None of the last axes), which come before `MESH_AXES`.
+      table: rows (regular expression of whole paths, mesh axes or None of the last axes); they come before `MESH_AXES`.
     """
     wanted, spec = _wanted(path, info, table), []
     for size, axis in zip(info.shape, wanted, strict=True):
@@ -54,7 +54,7 @@ def state_specs(
 
 
 def undivided(parameters: Mapping[str, ParameterInfo], mesh: Mesh, table: Table = ()) -> list[str]:
-    """The parameters that an axis of the mesh should split and cannot: no axis of theirs divides into that many parts."""
+    """The parameters that an axis of the mesh should split and cannot: none of theirs divides into that many parts."""
     return [path for path, info in parameters.items()
             if {*_wanted(path, info, table)} - {None, *parameter_spec(path, info, mesh, table)}]  # fmt: skip
 
