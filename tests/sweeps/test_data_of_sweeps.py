@@ -13,6 +13,7 @@ from tformer_jax.sweeps.groups import MemberData
 from tformer_jax.sweeps.members import make_members
 from tformer_jax.sweeps.search import SearchConfig, search
 from tformer_jax.sweeps.text import parse
+from tformer_jax.training.directories import RunError
 from tformer_jax.training.experiment import Experiment, load_data
 
 
@@ -75,3 +76,12 @@ def test_a_trial_on_other_data_than_those_before_stops_the_search(config, file, 
         ask(2)
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
     assert [row["status"] for row in ask(2)] == ["finished"] * 2
+
+
+def test_a_sweep_of_an_older_layout_is_refused_in_one_line(tmp_path):
+    """It is told of a config that differs in many fields, which no command can put right."""
+    older = {"config": {"model": {"num_heads": 2}}, "members": {"0": {}}}
+    SweepDirectory.start(tmp_path, older).keep_groups([{"members": [0], "chunk": 1, "data": 0}])
+    for open_it in (lambda: SweepDirectory.open(tmp_path).asked, lambda: SweepDirectory.start(tmp_path, older)):
+        with pytest.raises(RunError, match=r"^.*sweep.json is of an older layout, whose models had no components"):
+            open_it()

@@ -17,7 +17,7 @@ import pytest
 from support import full_disk
 
 from tformer_jax.data.files import WriteError
-from tformer_jax.training.run import Run, RunError, environment, read_json, write_json
+from tformer_jax.training.run import Run, RunError, changed_plugins, environment, read_json, write_json
 
 CONFIG = {
     "model": {"d_model": 8, "dropout_rate": 0.1},
@@ -229,6 +229,42 @@ def test_nothing_else_may_change_with_it(tmp_path, section):
     with pytest.raises(RunError, match=rf"differs in {section}\.new \(null there, 1 here\)\. Choose"):
         Run.start(tmp_path, changed(**{section: {"new": 1}}) | {"parallel": {"data": 1}})
     assert json.loads((tmp_path / "config.json").read_text("utf-8")) == parallel(data=8)
+
+
+# Plugins, and directories of before --------------------------------------------------------------
+
+
+def test_a_plugin_may_move_and_a_change_of_it_is_said(tmp_path):
+    """A run is lost with the folder of its idea, or goes on with another idea than it began with, without a word."""
+    old, new = tmp_path / "old.py", tmp_path / "new.py"
+    for file in (old, new):
+        file.write_text("# an idea\n")
+    with Run.start(tmp_path / "run", CONFIG | {"plugins": [str(old)]}).locked():
+        pass
+    old.unlink()
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    with Run.start(tmp_path / "run", CONFIG | {"plugins": [str(new)]}).locked():
+        pass
+    run = Run.open(tmp_path / "run")
+    assert run.config["plugins"] == [str(new)]
+    assert changed_plugins(run.directory, run.config) == []
+    new.write_text("# another idea\n")
+    (line,) = changed_plugins(run.directory, run.config)
+    assert line.startswith(f"the plugin {new} has changed since {run.directory} began: its sha256 is ")
+    assert changed_plugins(tmp_path, run.config) == []  # nobody knows what it was
+
+
+@pytest.mark.parametrize("model", [{"num_heads": 2, "positions": "rotary"}, {"d_ff": 24}, {"positions": "sinusoidal"}])
+def test_a_run_of_an_older_layout_is_refused_in_one_line(tmp_path, model):
+    """It is told of one field after another, or of a config that differs, which no command can put right."""
+    older = CONFIG | {"model": model}
+    write_json(tmp_path / "config.json", older)
+    for open_it in (lambda: Run.open(tmp_path), lambda: Run.start(tmp_path, CONFIG)):
+        with pytest.raises(RunError) as error:
+            open_it()
+        assert str(error.value).startswith(f"{tmp_path / 'config.json'} is of an older layout, whose models had no comp")
+        assert "\n" not in str(error.value)
+    assert json.loads((tmp_path / "config.json").read_text("utf-8")) == older
 
 
 # One process at a time --------------------------------------------------------------------------
