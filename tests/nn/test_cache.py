@@ -1,21 +1,23 @@
 """The cache of keys and values against a list of what was written: positions, rings, padding, sizes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from support import examples, quick_jit, tiny_config
+from support import examples, quick_jit, tiny_model
 
-from tformer_jax.nn import KVCache
-from tformer_jax.nn.cache import EMPTY
+from tformer_jax.functional.masks import EMPTY
+from tformer_jax.nn import Cache, KVCache
 
 L, B, K, H = 2, 2, 1, 4
-CONFIG = tiny_config("CausalLM", num_kv_heads=K)
 
 
-def empty(slots):
-    return KVCache.empty(CONFIG, L, B, slots)
+def empty(slots, window=None):
+    """A stack's cache of one kind of layers."""
+    return Cache((KVCache.empty((L, B, slots, K, H), jnp.float32, window),), (), jnp.zeros(B, jnp.int32))
 
 
 def keys(numbers):
@@ -30,16 +32,17 @@ def write(cache, numbers, valid=None):
 
 @quick_jit
 def _write(cache, numbers, valid):
-    positions, cache, put = cache.reserve(numbers.shape[1], valid)
-    new = keys(numbers), -keys(numbers)
-    layers = [put(jax.tree.map(lambda x, i=i: x[i], cache.keys_values), new) for i in range(L)]
-    held = jax.tree.map(lambda *x: jnp.stack(x), *layers)
-    return positions, KVCache(held, cache.positions, cache.lengths, cache.written)
+    positions, cache = cache.reserve(numbers.shape[1], valid)
+    kind, new = cache.layers[0], (keys(numbers), -keys(numbers))
+    views = [kind.of_layer(jax.tree.map(lambda x, i=i: x[i], kind.scanned)).write(*new).scanned for i in range(L)]
+    held = kind.of_layer(jax.tree.map(lambda *x: jnp.stack(x), *views))
+    return positions, dataclasses.replace(cache, layers=(dataclasses.replace(held, reserved=0),))
 
 
 def contents(cache, row):
     """{position: token} of the slots of a row that are not empty."""
-    positions, (k, v) = np.asarray(cache.positions)[row], map(np.asarray, cache.keys_values)
+    kind = cache.layers[0]
+    positions, k, v = np.asarray(kind.positions)[row], np.asarray(kind.keys), np.asarray(kind.values)
     np.testing.assert_array_equal(k, -v)
     np.testing.assert_array_equal(k, np.broadcast_to(k[:1, :, :, :1, :1], k.shape))
     return {int(p): int(k[0, row, slot, 0, 0]) for slot, p in enumerate(positions) if p != EMPTY}
@@ -47,19 +50,20 @@ def contents(cache, row):
 
 def test_an_empty_cache_holds_nothing():
     """A slot that nobody wrote looks like a token, or the arrays have another shape or dtype than [L B S K H]."""
-    config = tiny_config("CausalLM", num_heads=4, num_kv_heads=2, head_dim=3, precision="compute=bfloat16")
-    cache = KVCache.empty(config, 5, 3, 7)
-    assert [x.shape for x in cache.keys_values] == [(5, 3, 7, 2, 3)] * 2
-    assert {str(x.dtype) for x in cache.keys_values} == {"bfloat16"}
-    assert (cache.positions == EMPTY).all() and cache.positions.shape == (3, 7)
-    assert (cache.lengths == 0).all() and cache.written == 0 and cache.slots == 7
+    fields = dict(num_heads=4, num_kv_heads=2, head_dim=3, num_layers=5, precision="compute=bfloat16")
+    cache = tiny_model("CausalLM", **fields).start_cache(3, 7)
+    (kind,) = cache.layers
+    assert kind.keys.shape == kind.values.shape == (5, 3, 7, 2, 3)
+    assert {str(x.dtype) for x in (kind.keys, kind.values)} == {"bfloat16"}
+    assert (kind.positions == EMPTY).all() and kind.positions.shape == (3, 7)
+    assert (cache.lengths == 0).all() and kind.written == 0 and kind.slots == 7
 
 
 @pytest.mark.parametrize("slots", [0, -1, 17])
 def test_a_size_that_cannot_be_is_refused(slots):
     """A cache has room for nothing, or for positions that the model does not have."""
     with pytest.raises(ValueError, match=f"between 1 and max_length=16 tokens, got {slots}"):
-        empty(slots)
+        tiny_model("CausalLM").start_cache(B, slots)
 
 
 def test_more_tokens_than_slots_are_refused():
@@ -81,7 +85,7 @@ def test_the_slots_hold_the_last_tokens_written(data):
         np.testing.assert_array_equal(positions, np.tile(np.arange(total, total + T), (B, 1)))
         total += T
     np.testing.assert_array_equal(cache.lengths, total)
-    assert int(cache.written) == total
+    assert int(cache.layers[0].written) == total
     for row in range(B):
         wanted = {t: 100 * (row + 1) + t for t in range(max(0, total - slots), total)}
         assert contents(cache, row) == wanted
@@ -117,7 +121,8 @@ NUMBERS = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
 def test_a_larger_cache_has_the_same_tokens_and_goes_on(slots):
     """Making room loses or moves a token, or the next one is not written behind the last."""
     cache = write(empty(4), NUMBERS)[1].resized(slots)
-    assert cache.slots == slots and [x.shape[2] for x in cache.keys_values] == [slots] * 2
+    kind = cache.layers[0]
+    assert kind.slots == slots and [x.shape[2] for x in kind.scanned] == [slots] * 2
     assert contents(cache, 0) == {0: 1, 1: 2, 2: 3, 3: 4}
     kept = {0: 1} if slots > 4 else {}
     _, cache = write(cache, [[11], [12]])
@@ -128,7 +133,7 @@ def test_a_larger_cache_has_the_same_tokens_and_goes_on(slots):
 @pytest.mark.parametrize("slots", [1, 2, 3])
 def test_a_smaller_cache_has_the_last_tokens_and_forgets_the_oldest_next(slots):
     """A ring made of a prompt keeps other tokens than the last, or overwrites one of the window."""
-    cache = write(empty(4), NUMBERS)[1].resized(slots)
+    cache = write(empty(4, window=slots), NUMBERS)[1].resized(9)
     assert contents(cache, 1) == {t: 5 + t for t in range(4 - slots, 4)}
     for step in range(1, 6):
         positions, cache = write(cache, [[20 + step], [20 + step]])
@@ -148,14 +153,14 @@ def test_rows_change_together():
     swapped = cache.map_rows(lambda x, axis: jnp.take(x, jnp.array([1, 0, 1]), axis))
     assert [contents(swapped, row) for row in range(3)] == [contents(cache, row) for row in (1, 0, 1)]
     np.testing.assert_array_equal(swapped.lengths, [4, 3, 4])
-    assert swapped.keys_values[0].shape == (L, 3, 4, K, H)
+    assert swapped.layers[0].keys.shape == (L, 3, 4, K, H)
 
 
 def test_one_program_serves_a_cache_at_any_fill():
     """How far a cache is filled is part of the program: each token would be compiled anew."""
-    step = quick_jit(lambda cache, numbers: cache.reserve(1)[1])
+    step = quick_jit(lambda cache, numbers: _write.__wrapped__(cache, numbers, None)[1])
     cache = empty(3)
     for _ in range(7):
         cache = step(cache, jnp.zeros((B, 1)))
     assert step._cache_size() == 1
-    np.testing.assert_array_equal(np.sort(cache.positions, axis=1), [[4, 5, 6]] * B)
+    np.testing.assert_array_equal(np.sort(cache.layers[0].positions, axis=1), [[4, 5, 6]] * B)
