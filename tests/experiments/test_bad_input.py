@@ -130,7 +130,7 @@ MESHES = [
         "data=99999999": "at most 2,048 devices",
         "data=2048,tensor=2": "at most 2,048 devices",
         "data=4,data=2": "--mesh has the axis data twice",
-        "data=-1,fsdp=-1": "parallel.data and parallel.fsdp",
+        "data=-1,fsdp=-1": "parallel.data and fsdp",
         "data=0": "parallel.data",
         "data=-2": "parallel.data",
         **dict.fromkeys(["", " ", "data", "data=", "=4", "x=4", "data=--4", "data=²", "data=٤", "data=1.5"], "--mesh"),
