@@ -42,7 +42,7 @@ TOGETHER = define_integer(
 CHUNK = define_integer("chunk", None, "Number of members that a device runs at once; by default the fastest number.")
 # Of a search.
 TRIALS = define_integer("trials", None, "With --engine=search: number of trials to finish, over all workers.")
-SAMPLER = define_text("sampler", None, "Sampler of the search: tpe (the default) or random.")
+SAMPLER = define_text("sampler", None, "Sampler of the search: tpe (the default), random, or one of a plugin.")
 PRUNER = define_text(
     "pruner", None, "Pruner of the search: none (the default), or hyperband, which stops bad trials early."
 )

@@ -163,7 +163,7 @@ SPACES = [
         **dict.fromkeys(["seed=²", "seed=٣..٥", "seed=1.5", "seed=True", "seed=-1..1", "seed=", "seed=1,1"], "seed"),
         "steps=100000000000000000000": "training.steps",
         "warmup_steps=99999": "optimizer.warmup_steps=99999 exceeds training.steps",
-        "feed_forward.width=None": "d_ff",
+        "feed_forward.width=None": "feed_forward.width",
         "foo=1": "'foo'",
         "model.vocab_size=3": "did you mean 'data.vocab_size'",
         "freeze=['(a|a)*']": "optimizer.freeze.*repeats a group",

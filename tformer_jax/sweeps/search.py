@@ -1,7 +1,6 @@
 """Hyperparameter search by Optuna over any fields of a config; a worker a process, and any number of workers."""
 
 import contextlib
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ..config import ConfigError, check_choice, check_seed
+from ..config import COUNT, SEED, Component, ConfigError, check_choice, field
 from ..training.directories import check_free
 from ..training.experiment import Experiment
 from ..training.interruption import Interruption
@@ -18,6 +17,7 @@ from ..training.run import changed_plugins, check_writable, fixed, keep_plugins
 from ..training.terminal import Terminal
 from .members import Fields, make_members
 from .results import Ranking, Row
+from .samplers import PRUNERS, SAMPLERS
 from .space import Domain, Overrides, Range, Space
 
 if TYPE_CHECKING:  # Optuna need not be installed
@@ -27,48 +27,38 @@ _DATABASES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 _MOST_CORNERS = 256
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class SearchConfig(Component):
     """The settings of a search.
 
     Attributes:
       trials: number of trials to finish, by all workers, pruned ones among them.
-      sampler: "tpe" (Bergstra et al., 2011) or "random". CMA-ES is left out: Optuna keeps its state as a pickle in
-        the study's database, and whoever can write there could run code in every worker.
-      pruner: "none" or "hyperband" (Li et al., 2018), which ends trials early.
+      sampler: of `SAMPLERS`. CMA-ES is left out: Optuna keeps its state as a pickle in the study's database, and whoever
+        can write there could run code in every worker.
+      pruner: of `PRUNERS`.
       seed: random seed of the sampler.
       storage: URL of a PostgreSQL database, which workers on several machines can share; None: a SQLite file in the
         sweep's directory.
       study: name of the search in the database; None: the directory's name, or "search" in a file of its own.
       metric: metric of the last validation, such as "loss" or "accuracy".
       best: which metric is best, "lowest" or "highest"; None: see `Ranking`.
-
-    Raises:
-      ConfigError: a value that cannot be, by its name.
     """
 
-    trials: int
-    sampler: str = "tpe"
-    pruner: str = "none"
-    seed: int = 0
-    storage: str | None = None
-    study: str | None = None
-    metric: str = "loss"
-    best: str | None = None
+    trials: int = field(wanted=COUNT)
+    sampler: str = field("tpe")
+    pruner: str = field("none", among=PRUNERS)
+    seed: int = field(0, SEED)
+    storage: str | None = field(None)
+    study: str | None = field(None)
+    metric: str = field("loss")
+    best: str | None = field(None)
 
-    def __post_init__(self):
-        if type(self.trials) is not int or self.trials < 1:
-            raise ConfigError(f"trials must be an integer of at least 1, got {self.trials!r}")
+    def check(self) -> None:
         if self.sampler in ("cma-es", "cmaes"):
             raise ConfigError(
-                f"sampler must be 'tpe' or 'random', got {self.sampler!r}: Optuna's CMA-ES unpickles what it finds in the "
-                "study's database, and so would run what anybody puts there"
+                f"sampler must be one of {list(SAMPLERS)}, got {self.sampler!r}: Optuna's CMA-ES unpickles what it finds in "
+                "the study's database, and so would run what anybody puts there"
             )
-        check_choice("sampler", self.sampler, ("tpe", "random"))
-        check_choice("pruner", self.pruner, ("none", "hyperband"))
-        check_seed("seed", self.seed)
-        if self.study == "":
-            raise ConfigError("study must have a name, got ''")
+        SAMPLERS.named(self.sampler, "sampler")
         kind = None if self.storage is None else self.storage.partition("://")[0]
         if kind is not None and kind not in _DATABASES:
             raise ConfigError(
@@ -146,9 +136,9 @@ def check_search(config: Mapping[str, Any], space: Space, how: SearchConfig) -> 
             span = f"{math.ceil(domain.low)}..{math.floor(domain.high)}"
             raise ConfigError(f"{name} takes integers: write {f'log({span})' if domain.log else span}, not {domain}")
     training = experiment.training
-    if how.pruner == "hyperband" and training.evaluate_every >= training.steps:
+    if how.pruner != "none" and training.evaluate_every >= training.steps:
         raise ConfigError(
-            f"hyperband needs validations before the last step: training.evaluate_every={training.evaluate_every} "
+            f"{how.pruner} needs validations before the last step: training.evaluate_every={training.evaluate_every} "
             f"must be below training.steps={training.steps}"
         )
     make_members(config, _corners(dimensions))
@@ -172,8 +162,6 @@ def _check_installed() -> None:
 
 def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, Domain], how: SearchConfig) -> "Trials":
     """Connects to the database, and makes or joins the study."""
-    from optuna.pruners import HyperbandPruner, NopPruner
-
     from .database import open_postgresql, open_sqlite
     from .trials import Trials
 
@@ -181,10 +169,12 @@ def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, D
     name = how.study or ("search" if how.storage is None else directory.absolute().name)
     opened = open_sqlite(directory) if how.storage is None else open_postgresql(how.storage, name)
     training = Experiment.from_config(config).training
-    pruner = HyperbandPruner(training.evaluate_every, training.steps) if how.pruner == "hyperband" else NopPruner()
+    pruner = PRUNERS[how.pruner](training.evaluate_every, training.steps)
     space = {n: str(d) if isinstance(d, Range) else list(d) for n, d in dimensions.items()}
     same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric")}
     same["best"] = "lowest" if how.ranking.lowest else "highest"
     asked = {"config": fixed(config), "space": space, **same}
-    about = {"sampler": how.sampler, "seed": how.seed, "ranking": how.ranking, "pruner": pruner}
-    return Trials(opened, name, directory, asked, dimensions, **about)
+    sampler = SAMPLERS[how.sampler]
+    return Trials(
+        opened, name, directory, asked, dimensions, sampler=sampler, seed=how.seed, ranking=how.ranking, pruner=pruner
+    )

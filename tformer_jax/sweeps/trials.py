@@ -11,7 +11,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Trials:
         asked: Mapping[str, Any],
         dimensions: Mapping[str, Domain],
         *,
-        sampler: str,
+        sampler: Callable[[int], optuna.samplers.BaseSampler],
         seed: int,
         ranking: Ranking,
         pruner: optuna.pruners.BasePruner,
@@ -104,7 +104,7 @@ class Trials:
           directory: of the sweep.
           asked: what must be the same of all workers, plain JSON values.
           dimensions: the space.
-          sampler: "tpe" or "random".
+          sampler: makes Optuna's from a seed.
           seed: of the sampler.
           ranking: what is searched for.
           pruner: Optuna's.
@@ -313,7 +313,7 @@ class Trials:
     def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Sampler of the number-th draw."""
         seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        return (optuna.samplers.RandomSampler if self._sampler == "random" else optuna.samplers.TPESampler)(seed=seed)
+        return self._sampler(seed)
 
     def _overrides(self, trial: optuna.Trial | FrozenTrial) -> Overrides:
         params = trial.params
