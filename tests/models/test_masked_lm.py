@@ -10,7 +10,7 @@ from support import assert_close, block_sizes, by_day, equations, normal, quick_
 
 import tformer_jax.functional as F
 from tformer_jax import models
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.models.text_classifier import mean_pooled
 
 TOKENS = jnp.array([[1, 5, 2, 9, 4, 8], [3, 3, 7, 0, 0, 0]])
@@ -138,11 +138,12 @@ def test_a_text_longer_than_max_length_is_refused(make):
 @pytest.mark.parametrize("tie_output", [True, False])
 def test_logits_follow_from_the_states(tie_output):
     """The head is not W_o LayerNorm(activation(W h + b)) + b_o: a part is missing, or in another order."""
-    model = masked_lm(tie_output=tie_output)
+    activation = "relu" if tie_output else "gelu"
+    model = masked_lm(tie_output=tie_output, transform_activation=activation)
     logits, captured = run(lambda m: m(TOKENS, capture=("residual",)), model)
     norm = model.transform_norm
-    x = oracles.relu(affine(model.transform, captured["residual"][-1]))
-    x = oracles.layer_norm(x, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.eps)
+    x = oracles.ACTIVATIONS[activation](affine(model.transform, captured["residual"][-1]))
+    x = oracles.layer_norm(x, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.config.eps)
     w = oracles.f64(model.encoder.embedding.table[...]).T if tie_output else oracles.f64(model.output.w[...])
     assert_close(logits, x @ w + oracles.f64(model.output.b[...]), 1e-5)
 
@@ -310,7 +311,6 @@ REFUSED = [
     (model, field, value)
     for model in ("MaskedLM", "TextClassifier")
     for field, value in (
-        ("window", 4),
         ("num_decoder_layers", 2),
         ("share_embeddings", False),
         ("image_size", 8),
@@ -320,32 +320,30 @@ REFUSED = [
 ] + [
     ("MaskedLM", "num_classes", 3),
     ("MaskedLM", "pooling", "mean"),
-    ("TextClassifier", "tie_output", False),
-    ("TextClassifier", "output_softcap", 30.0),
+    ("TextClassifier", "output", dict(tie=False)),
+    ("TextClassifier", "transform_activation", "gelu"),
 ]
 
 
 @pytest.mark.parametrize(("model", "field", "value"), REFUSED)
 def test_what_has_no_meaning_is_refused_by_name(model, field, value):
     """A field that the model never reads is set, and nothing happens."""
-    needed = {} if model == "MaskedLM" else dict(num_classes=3)
-    config = tiny_config(**(needed | {field: value}))
-    with pytest.raises(ConfigError, match=f"{field} is not for {model} but for "):
-        getattr(models, model)(config, rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=f"model has no field '{field}'"):
+        tiny_config(model, **{field: value})
 
 
 @pytest.mark.parametrize(
-    ("model", "changes", "field"),
+    ("model", "given", "missing"),
     [
-        ("MaskedLM", dict(vocab_size=None), "vocab_size"),
-        ("TextClassifier", dict(vocab_size=None, num_classes=3), "vocab_size"),
-        ("TextClassifier", dict(), "num_classes"),
+        ("MaskedLM", dict(), "vocab_size"),
+        ("TextClassifier", dict(num_classes=3), "vocab_size"),
+        ("TextClassifier", dict(vocab_size=13), "num_classes"),
     ],
 )
-def test_what_is_missing_is_named(model, changes, field):
+def test_what_is_missing_is_named(model, given, missing):
     """A model is built without a size that it needs, and fails far from the reason."""
-    with pytest.raises(ConfigError, match=f"{model} needs {field}"):
-        getattr(models, model)(tiny_config(**changes), rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=f"^model needs {missing}$"):
+        build(getattr(models, model).Config, given, "model")
 
 
 # Dropout and precision -------------------------------------------------------------------------

@@ -165,7 +165,7 @@ class TorchModel(torch.nn.Module):
         copy_(self.embedding.weight, ours.target_embedding.table[...])
         for stack, layers in ((self.core.encoder, ours.encoder.layers), (self.core.decoder, ours.decoder.layers)):
             for i, layer in enumerate(stack.layers):
-                copy_layer(layer, jax.tree.map(lambda leaf, i=i: leaf[i], layers))
+                copy_layer(layer, jax.tree.map(lambda leaf, i=i: leaf[i], layers[0]))
 
     def embed(self, tokens):
         return self.embedding(tokens) * D**0.5 + self.positions[: tokens.shape[1]]

@@ -3,15 +3,20 @@
 A table maps each parameter of ours to one of theirs; it names those of transformers 5.23.
 """
 
+import re
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from support import assert_close, by_day, quick_jit
+from support import assert_close, by_day, quick_jit, tables
 
 import tformer_jax.functional as F
-from tformer_jax import TransformerConfig, models
+from tformer_jax import models
+from tformer_jax.config import build, merged
+from tformer_jax.presets import PRESETS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.23")
@@ -55,33 +60,43 @@ def copied(make, theirs, table, unused=()):
     Args:
       make: as for `support.fill`.
       theirs: their model.
-      table: {our name: (their name, change)}; "{}" in theirs is a layer, which ours stack. What ours
-        lacks is not looked up.
+      table: {our name: (their name, change)}; "{}" in theirs is a layer, which ours stack, those of each place in
+        the pattern together: "layers" stands for them all. What ours lacks is not looked up.
       unused: names of theirs that have no place in ours; any other one has to be used.
     """
     held = {name: parameter.detach().numpy() for name, parameter in theirs.named_parameters()}
-    used = set(unused)
+    used, shapes = set(unused), jax.eval_shape(make)
+    ours = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    queries = filter(None, (re.fullmatch(r"(.*)\.layers\.\d+\.attention\.w_q", name) for name in ours))
+    periods = Counter(found[1] for found in queries)
 
     def pick(path, leaf):
-        ours = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-        name, change = table[ours]
-        names = [name.format(i) for i in range(leaf.shape[0])] if "{}" in name else [name]
+        ours = name_of(path)
+        found = re.fullmatch(r"(.*)\.(layers|tail)\.(\d+)\.(.*)", ours)
+        if found is None:
+            (name, change), names = table[ours], [table[ours][0]]
+        else:
+            stack, part, place, rest = found.groups()
+            name, change = table[f"{stack}.layers.{rest}"]
+            period, count = periods[stack], sum(re.fullmatch(name.format(r"\d+"), there) is not None for there in held)
+            first, last = (0, count // period * period) if part == "layers" else (count // period * period, count)
+            names = [name.format(i) for i in range(first + int(place), last, period)]
         used.update(names)
         values = np.stack([change(held[n]) for n in names])
         assert values.size == leaf.size, f"{ours} {leaf.shape} from {name} {values.shape}"
         return jnp.asarray(values.reshape(leaf.shape), leaf.dtype)
 
-    module = jax.tree_util.tree_map_with_path(pick, jax.eval_shape(make))
+    module = jax.tree_util.tree_map_with_path(pick, shapes)
     assert used == set(held), f"not copied: {set(held) - used}"
     return module
 
 
+def name_of(path):
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
 def same(x):
     return x
-
-
-def plus_one(x):
-    return 1 + x
 
 
 def linear(w, b, theirs, change=np.transpose):
@@ -121,16 +136,17 @@ def run(function, *args):
 # Causal language models ------------------------------------------------------------------------
 
 
-def causal_lm(theirs, table, unused=(), **config):
+def shrunk(model, preset=None, **changes):
+    """A small config: of a preset with changes, or of nothing but them."""
+    cls, base = getattr(models, model).Config, PRESETS[preset]() if preset else {}
+    return build(cls, merged(cls, base, tables(**SHRUNK | changes)), model)
+
+
+def causal_lm(theirs, table, unused=(), preset=None, **changes):
     """Our model with their weights, and both models' logits."""
-    config = TransformerConfig(**(SHRUNK | dict(dropout_rate=0.0, scale_embeddings=False) | config))
+    config = shrunk("CausalLM", preset, **({} if preset else dict(dropout_rate=0.0, scale_embeddings=False)) | changes)
     ours = copied(lambda: models.CausalLM(config, rngs=nnx.Rngs(0)), theirs, table, unused)
     return run(lambda model: model(jnp.asarray(TOKENS)), ours), theirs(tensor(TOKENS), use_cache=False).logits
-
-
-def preset(name, **changes):
-    config = TransformerConfig.preset(name, **(SHRUNK | changes))
-    return {field: getattr(config, field) for field in config.__dataclass_fields__}
 
 
 def parts(i):
@@ -140,7 +156,7 @@ def parts(i):
 
 GPT2 = {
     "embedding.table": ("transformer.wte.weight", same),
-    "positions.table": ("transformer.wpe.weight", same),
+    "positions.scheme.table": ("transformer.wpe.weight", same),
     **norm("decoder.final_norm", "transformer.ln_f"),
     **within(
         "decoder.layers",
@@ -162,7 +178,7 @@ def test_gpt2_is_theirs():
     """The gpt2 preset is not GPT-2: its activation, norms, positions or tied output are others."""
     sizes = dict(vocab_size=V, n_embd=D, n_head=4, n_layer=L, n_positions=T, n_inner=24)
     theirs = randomised(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)))
-    assert_same(*causal_lm(theirs, GPT2, **preset("gpt2")))
+    assert_same(*causal_lm(theirs, GPT2, preset="gpt2"))
 
 
 LLAMA_LAYER = {
@@ -184,7 +200,7 @@ LLAMA = {
 
 
 def llama(name="Llama", rope=None, **sizes):
-    config = getattr(transformers, f"{name}Config")
+    config = getattr(transformers, f"{name}TextConfig" if name == "Gemma3" else f"{name}Config")
     rope = dict(rope_type="default", rope_theta=10_000.0) | (rope or {})
     sizes = THEIRS | dict(num_key_value_heads=4, rms_norm_eps=1e-5, rope_parameters=rope) | sizes
     return randomised(getattr(transformers, f"{name}ForCausalLM")(config(**sizes)))
@@ -200,8 +216,8 @@ def llama(name="Llama", rope=None, **sizes):
 )
 def test_llama_is_theirs(name, sizes, rope):
     """A llama preset is not Llama: its norms, rotations, groups of heads, gate or biases are others."""
-    changes = preset(name, num_kv_heads=sizes.get("num_key_value_heads"))
-    assert_same(*causal_lm(llama(rope=rope, **sizes), LLAMA, **changes))
+    theirs = llama(rope=rope, **sizes)
+    assert_same(*causal_lm(theirs, LLAMA, preset=name, num_kv_heads=sizes.get("num_key_value_heads")))
 
 
 @pytest.mark.parametrize(
@@ -220,9 +236,9 @@ def test_llama_is_theirs(name, sizes, rope):
 def test_rotary_scaling_is_theirs(theirs, sizes, ours):
     """Positions beyond the length of training are turned by other angles than theirs."""
     model = llama(rope=theirs, **sizes)
-    logits, wanted = causal_lm(model, LLAMA, **preset("llama_7b", **ours))
+    logits, wanted = causal_lm(model, LLAMA, preset="llama_7b", **ours)
     assert_same(logits, wanted)
-    unscaled, _ = causal_lm(model, LLAMA, **preset("llama_7b"))
+    unscaled, _ = causal_lm(model, LLAMA, preset="llama_7b")
     assert np.abs(logits - unscaled).max() > 1e-2
 
 
@@ -230,43 +246,86 @@ def test_rotary_scaling_is_theirs(theirs, sizes, ours):
 def test_mistrals_window_is_theirs(window):
     """A window of w is not the token itself and the w - 1 before it."""
     theirs = llama("Mistral", num_key_value_heads=2, sliding_window=window)
-    assert_same(*causal_lm(theirs, LLAMA, **preset("llama_7b", num_kv_heads=2, window=window)))
+    assert_same(*causal_lm(theirs, LLAMA, preset="llama_7b", num_kv_heads=2, window=window))
 
 
 def test_qwen3s_norms_of_queries_and_keys_are_theirs():
     """`qk_norm` norms after the rotation, over all heads at once, or without a scale of its own."""
     theirs = llama("Qwen3", num_key_value_heads=2, head_dim=6)
-    assert_same(*causal_lm(theirs, LLAMA, **preset("llama_7b", num_kv_heads=2, head_dim=6, qk_norm=True)))
+    assert_same(*causal_lm(theirs, LLAMA, preset="llama_7b", num_kv_heads=2, head_dim=6, qk_norm=True))
 
 
-# Gemma's norms multiply by 1 + weight.
-GEMMA2 = {
+def test_qwen2s_biases_are_theirs():
+    """`qkv_bias` without `output_bias` adds one to the output, or leaves one of the three out."""
+    theirs = llama("Qwen2", num_key_value_heads=2)
+    changes = {"attention.qkv_bias": True, "attention.num_kv_heads": 2}
+    assert_same(*causal_lm(theirs, LLAMA, preset="llama_7b", **changes))
+
+
+OLMO2 = {
     **LLAMA,
-    **norm("decoder.final_norm", "model.norm", plus_one),
     **within(
         "decoder.layers",
         "model.layers.{}",
         {
-            **norm("attention_residual.norm", "input_layernorm", plus_one),
-            **norm("attention_residual.output_norm", "post_attention_layernorm", plus_one),
-            **norm("feed_forward_residual.norm", "pre_feedforward_layernorm", plus_one),
-            **norm("feed_forward_residual.output_norm", "post_feedforward_layernorm", plus_one),
+            **norm("attention_residual.output_norm", "post_attention_layernorm"),
+            **norm("feed_forward_residual.output_norm", "post_feedforward_layernorm"),
         },
     ),
 }
 
 
-@pytest.mark.parametrize(("kind", "window"), by_day([("full_attention", None), ("sliding_attention", 3)], 1))
-def test_gemma2_with_layers_of_one_kind_is_theirs(kind, window):
-    """Soft caps, sandwich norms or scaled embeddings are not Gemma 2's. (Its own layers alternate; ours do not.)"""
-    caps = dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
-    sizes = dict(num_key_value_heads=2, head_dim=6, query_pre_attn_scalar=6, tie_word_embeddings=True)
-    more = dict(sliding_window=3, layer_types=[kind] * L, attn_implementation="eager")
-    theirs = llama("Gemma2", **caps, **sizes, **more)
-    config = dict(num_kv_heads=2, head_dim=6, norm="rms", norm_position="sandwich", positions="rotary")
-    config |= dict(gated=True, activation="gelu_tanh", use_bias=False, scale_embeddings=True)
-    config |= dict(attention_softcap=2.0, output_softcap=3.0, window=window)
-    assert_same(*causal_lm(theirs, GEMMA2, **config))
+def test_olmo2s_norms_of_outputs_are_theirs():
+    """norm_position="output" norms the stream, or what a sublayer reads. (OLMo 2 norms queries over all heads: one.)"""
+    theirs = llama("Olmo2", num_attention_heads=1, num_key_value_heads=1)
+    changes = dict(num_heads=1, num_kv_heads=1, qk_norm=True, norm_position="output")
+    assert_same(*causal_lm(theirs, OLMO2, preset="llama_7b", **changes))
+
+
+GEMMA = {
+    **LLAMA,
+    **within(
+        "decoder.layers",
+        "model.layers.{}",
+        {
+            **norm("attention_residual.norm", "input_layernorm"),
+            **norm("attention_residual.output_norm", "post_attention_layernorm"),
+            **norm("feed_forward_residual.norm", "pre_feedforward_layernorm"),
+            **norm("feed_forward_residual.output_norm", "post_feedforward_layernorm"),
+        },
+    ),
+}
+GEMMAS = dict(num_kv_heads=2, head_dim=6, norm="rms", norm_position="sandwich", positions="rotary", use_bias=False)
+GEMMAS |= dict(gated=True, activation="gelu_tanh", scale_embeddings=True) | {"norm.unit_offset": True}
+GEMMAS |= {"attention.scale": 5**-0.5}
+FULL, SLIDING, WINDOW = "full_attention", "sliding_attention", {"attention": {"window": 3}}
+
+
+def gemma(name, kinds, **sizes):
+    sizes |= dict(num_key_value_heads=2, head_dim=6, query_pre_attn_scalar=5, tie_word_embeddings=True)
+    more = dict(sliding_window=3, num_hidden_layers=len(kinds), layer_types=kinds, attn_implementation="eager")
+    return llama(name, **sizes, **more)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pattern"),
+    by_day([([FULL] * 2, ({},)), ([SLIDING] * 2, (WINDOW,)), ([SLIDING, FULL, SLIDING], (WINDOW, {}))], 2),
+)
+def test_gemma2_is_theirs(kinds, pattern):
+    """Soft caps, sandwich norms, scaled embeddings or scores, gains of 1 + w or layers by turns are not Gemma 2's."""
+    theirs = gemma("Gemma2", kinds, attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
+    config = GEMMAS | dict(attention_softcap=2.0, output_softcap=3.0, num_layers=len(kinds), pattern=pattern)
+    assert_same(*causal_lm(theirs, GEMMA, **config))
+
+
+def test_gemma3_is_theirs():
+    """Local layers are turned by the base of the global ones, or norms of queries and keys have gains of w alone."""
+    bases = {SLIDING: dict(rope_type="default", rope_theta=100.0), FULL: dict(rope_type="default", rope_theta=1e6)}
+    kinds = [SLIDING, SLIDING, FULL] * 2 + [SLIDING]
+    theirs = gemma("Gemma3", kinds, rope_parameters=bases)
+    local = WINDOW | {"positions": {"base": 100.0}}
+    config = GEMMAS | dict(rotary_base=1e6, qk_norm=True, num_layers=7, pattern=(local, local, {}))
+    assert_same(*causal_lm(theirs, GEMMA, **config))
 
 
 BLOOM_HEADS, BLOOM_WIDTH = 6, 4  # no power of two: the slopes of ALiBi have two parts
@@ -359,7 +418,7 @@ BERT_LAYER = {
 BERT = {
     "encoder.embedding.table": ("bert.embeddings.word_embeddings.weight", same),
     "encoder.token_types.table": ("bert.embeddings.token_type_embeddings.weight", same),
-    "encoder.positions.table": ("bert.embeddings.position_embeddings.weight", same),
+    "encoder.positions.scheme.table": ("bert.embeddings.position_embeddings.weight", same),
     **norm("encoder.positions.norm", "bert.embeddings.LayerNorm"),
     **within("encoder.layers.layers", "bert.encoder.layer.{}", BERT_LAYER),
     **linear("pooler.w", "pooler.b", "bert.pooler.dense"),
@@ -380,7 +439,7 @@ def bert(kind, **sizes):
 def masked_lm():
     """Our logits and pooled output of padded text with token types, and theirs."""
     theirs = bert("PreTraining")  # BertForMaskedLM, and the pooler
-    config = TransformerConfig.preset("bert_base", **SHRUNK)
+    config = shrunk("MaskedLM", "bert_base")
     next_sentence = ["cls.seq_relationship.weight", "cls.seq_relationship.bias"]
     ours = copied(lambda: models.MaskedLM(config, rngs=nnx.Rngs(0)), theirs, BERT, next_sentence)
 
@@ -409,7 +468,7 @@ def test_berts_pooled_output_is_theirs(masked_lm):
 def test_berts_classifier_is_theirs():
     """A fine-tuned classifier does not read the pooled output."""
     theirs = bert("SequenceClassification", num_labels=3)
-    config = TransformerConfig.preset("bert_base", **SHRUNK, num_classes=3)
+    config = shrunk("TextClassifier", "bert_base", num_classes=3)
     ours = copied(lambda: models.TextClassifier(config, rngs=nnx.Rngs(0)), theirs, BERT)
     how = dict(lengths=jnp.asarray(LENGTHS), token_types=jnp.asarray(TYPES))
     logits = run(lambda model: model(jnp.asarray(TOKENS), **how), ours)
@@ -418,7 +477,7 @@ def test_berts_classifier_is_theirs():
 
 VIT = {
     "class_token": ("vit.embeddings.cls_token", same),
-    "position_table": ("vit.embeddings.position_embeddings", same),
+    "positions.table": ("vit.embeddings.position_embeddings", same),
     "patch_embedding.w": ("vit.embeddings.patch_embeddings.projection.weight", lambda w: w.transpose(2, 3, 1, 0)),
     "patch_embedding.b": ("vit.embeddings.patch_embeddings.projection.bias", same),
     **norm("encoder.final_norm", "vit.layernorm"),
@@ -443,8 +502,9 @@ def test_vit_is_theirs():
     sizes = dict(hidden_size=D, num_attention_heads=4, intermediate_size=24, num_hidden_layers=L, layer_norm_eps=1e-6)
     config = transformers.ViTConfig(image_size=12, patch_size=4, num_labels=5, **sizes)
     theirs = randomised(transformers.ViTForImageClassification(config))
-    shrunk = {name: SHRUNK[name] for name in ("d_model", "num_heads", "d_ff", "num_layers")}
-    config = TransformerConfig.preset("vit_b16", **shrunk, image_size=12, patch_size=4, num_classes=5)
+    sizes = {name: SHRUNK[name] for name in ("d_model", "num_heads", "d_ff", "num_layers")}
+    changes = tables(**sizes, image_size=12, patch_size=4, num_classes=5)
+    config = models.VisionTransformer.Config.preset("vit_b16", **changes)
     ours = copied(lambda: models.VisionTransformer(config, rngs=nnx.Rngs(0)), theirs, VIT)
     assert_same(run(lambda model: model(jnp.asarray(images)), ours), theirs(tensor(images).permute(0, 3, 1, 2)).logits)
 
@@ -462,19 +522,11 @@ def test_relative_buckets_are_t5s(bidirectional, num_buckets, max_distance):
     np.testing.assert_array_equal(F.relative_position_buckets(jnp.asarray(distances), **how), theirs)
 
 
-def t5_side(ours, theirs, heads_width, feed_forward):
-    """One stack. T5 does not divide scores by √H: its queries are that much larger."""
-
-    def queries(w):
-        return w.T * np.float32(np.sqrt(heads_width))
-
-    def attention(name, there):
-        table = heads(name, *(f"{there}.{x}" for x in "qkvo"))
-        return table | {f"{name}.w_q": (f"{there}.q.weight", queries)}
-
+def t5_side(ours, theirs, feed_forward):
+    """One stack."""
     layers = {
-        **attention("attention", "layer.0.SelfAttention"),
-        **attention("cross_attention", "layer.1.EncDecAttention"),
+        **heads("attention", *(f"layer.0.SelfAttention.{x}" for x in "qkvo")),
+        **heads("cross_attention", *(f"layer.1.EncDecAttention.{x}" for x in "qkvo")),
         **linear("feed_forward.w1", "feed_forward.b1", f"layer.{feed_forward}.DenseReluDense.wi"),
         **linear("feed_forward.w2", "feed_forward.b2", f"layer.{feed_forward}.DenseReluDense.wo"),
         **norm("attention_residual.norm", "layer.0.layer_norm"),
@@ -495,15 +547,16 @@ def test_t5_is_theirs():
     buckets = dict(relative_attention_num_buckets=8, relative_attention_max_distance=12)
     config = transformers.T5Config(**sizes, **buckets, pad_token_id=0, eos_token_id=1, tie_word_embeddings=True)
     theirs = randomised(transformers.T5ForConditionalGeneration(config))
-    config = TransformerConfig(
-        **(SHRUNK | dict(head_dim=6, norm="rms", norm_position="pre", norm_eps=1e-6, use_bias=False)),
+    config = shrunk(
+        "Transformer",
+        **dict(head_dim=6, norm="rms", norm_position="pre", norm_eps=1e-6, use_bias=False, dropout_rate=0.0),
         **dict(positions="relative", relative_buckets=8, relative_max_distance=12, scale_embeddings=False),
-        dropout_rate=0.0,
+        **{"attention.scale": 1.0},
     )
     table = {
         "target_embedding.table": ("shared.weight", same),
-        **t5_side("encoder", "encoder", 6, feed_forward=1),
-        **t5_side("decoder", "decoder", 6, feed_forward=2),
+        **t5_side("encoder", "encoder", feed_forward=1),
+        **t5_side("decoder", "decoder", feed_forward=2),
         # With a tied output, T5 divides the last states by √D.
         "decoder.final_norm.gamma": ("decoder.final_layer_norm.weight", lambda x: x / np.float32(np.sqrt(D))),
     }
@@ -554,6 +607,6 @@ def test_presets_have_as_many_parameters_as_theirs(name, model, theirs):
     """A published model is built with another width, depth, vocabulary, bias or norm."""
     held = theirs().named_parameters()
     count = sum(p.numel() for n, p in held if not n.startswith("cls.seq_relationship"))  # not in ours
-    config = TransformerConfig.preset(name)
+    config = getattr(models, model).Config.preset(name)
     ours = jax.eval_shape(lambda: getattr(models, model)(config, rngs=nnx.Rngs(0)))
     assert sum(x.size for x in jax.tree.leaves(ours)) == count

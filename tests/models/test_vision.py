@@ -10,7 +10,7 @@ from flax import nnx
 from support import assert_close, by_day, equations, normal, quick_jit, tiny_model, with_leaf
 
 from tformer_jax import models
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 
 IMAGES = normal(7, 2, 8, 8, 3)
 
@@ -39,8 +39,8 @@ def start(model, images=IMAGES):
     """The stream in front of the first layer: layers that add nothing hand it out."""
     for block, names in (("attention", ("w_o", "b_o")), ("feed_forward", ("w2", "b2"))):
         for name in names:
-            held = getattr(getattr(model.encoder.layers, block), name)
-            model = with_leaf(model, f"layers.{block}.{name}", jnp.zeros(held.shape))
+            held = getattr(getattr(model.encoder.layers[0], block), name)
+            model = with_leaf(model, f"layers.0.{block}.{name}", jnp.zeros(held.shape))
     return captured_residual(model, images)[1]["residual"][-1]
 
 
@@ -83,7 +83,7 @@ def test_the_embedding_is_a_strided_convolution():
 def test_learned_positions_are_added_to_every_token():
     """The class token stands elsewhere, or has no position, or patches have another one's."""
     model = vit(positions="learned")
-    table, token = oracles.f64(model.position_table[...]), oracles.f64(model.class_token[...])
+    table, token = oracles.f64(model.positions.table[...]), oracles.f64(model.class_token[...])
     assert table.shape == (5, 8)
     stream = np.concatenate([np.tile(token, (2, 1, 1)), embedded(model)], axis=1)
     assert_close(start(model), stream + table, 1e-5)
@@ -96,17 +96,17 @@ def test_sinusoidal_positions_are_those_of_the_grid():
     got = start(model, images)
     assert_close(got[:, 1:], embedded(model, images) + sinusoids_2d(3, 3, 8), 1e-5)
     assert_close(got[:, 0], np.tile(model.class_token[...], (2, 1)), 1e-6)
-    assert model.position_table is None
+    assert not jax.tree.leaves(model.positions)
 
 
 def test_the_embedding_norm_is_over_patch_and_position():
     """`embedding_norm` does nothing, or leaves the positions or the class token out."""
     model, plain = (vit(positions="learned", embedding_norm=norm) for norm in (True, False))
-    plain = with_leaf(plain, "position_table", model.position_table[...])
+    plain = with_leaf(plain, "positions.table", model.positions.table[...])
     for name in ("patch_embedding.w", "patch_embedding.b", "class_token"):
         plain = with_leaf(plain, name, leaf(model, name))
     norm = model.embedding_norm
-    wanted = oracles.layer_norm(start(plain), oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.eps)
+    wanted = oracles.layer_norm(start(plain), oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.config.eps)
     assert_close(start(model), wanted, 1e-5)
 
 
@@ -127,7 +127,7 @@ def test_the_classifier_reads_the_pooled_state(pooling):
     norm, stream = model.encoder.final_norm, oracles.f64(captured["residual"][-1])
     assert stream.shape == (2, 5 if pooling == "cls" else 4, 8)
     assert (model.class_token is None) == (pooling == "mean")
-    states = oracles.layer_norm(stream, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.eps)
+    states = oracles.layer_norm(stream, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.config.eps)
     pooled = states[:, 0] if pooling == "cls" else states.mean(1)
     wanted = pooled @ oracles.f64(model.classifier.w[...]) + oracles.f64(model.classifier.b[...])
     assert_close(logits, wanted, 1e-5)
@@ -226,7 +226,7 @@ def test_resizing_changes_nothing_but_positions(positions):
     before, after = parameters(model), parameters(model.resized(16))
     assert before.keys() == after.keys()
     for name in before:
-        if not name.startswith("position_table"):
+        if not name.startswith("positions.table"):
             np.testing.assert_array_equal(after[name], before[name], name)
 
 
@@ -249,7 +249,7 @@ def test_resizing_leaves_the_original_as_it_was(positions):
 def test_learned_positions_are_interpolated_as_a_grid(pooling):
     """Positions are interpolated along a line, with the class token's among them, or transposed."""
     model = vit(positions="learned", pooling=pooling)
-    old, new = (np.asarray(m.position_table[...]) for m in (model, model.resized(16)))
+    old, new = (np.asarray(m.positions.table[...]) for m in (model, model.resized(16)))
     first = len(old) - 4
     assert new.shape == (first + 16, 8)
     np.testing.assert_array_equal(new[:first], old[:first])
@@ -273,7 +273,7 @@ def test_a_resized_model_classifies_larger_images(positions):
     """
     model = vit(positions=positions, pooling="mean")
     if positions == "learned":
-        model = with_leaf(model, "position_table", jnp.tile(normal(0, 1, 8), (4, 1)))
+        model = with_leaf(model, "positions.table", jnp.tile(normal(0, 1, 8), (4, 1)))
     patch = normal(1, 2, 4, 4, 3)
     small, large = (jnp.tile(patch, (1, times, times, 1)) for times in (2, 4))
     logits = forward(model, small), forward(model.resized(16), large)
@@ -298,33 +298,33 @@ def test_a_size_that_patches_do_not_divide_is_refused():
     [
         ("vocab_size", 13),
         ("max_length", 16),
-        ("window", 4),
         ("num_decoder_layers", 2),
         ("share_embeddings", False),
-        ("tie_output", False),
+        ("output", dict(tie=False)),
         ("scale_embeddings", False),
         ("num_token_types", 2),
-        ("output_softcap", 30.0),
         ("pooler", True),
     ],
 )
 def test_what_has_no_meaning_is_refused_by_name(field, value):
     """A field that the model never reads is set, and nothing happens."""
-    with pytest.raises(ConfigError, match=f"{field} is not for VisionTransformer but for "):
+    with pytest.raises(ConfigError, match=f"model has no field '{field}'"):
         vit(**{field: value})
 
 
 @pytest.mark.parametrize("field", ["image_size", "patch_size", "num_classes"])
 def test_what_is_missing_is_named(field):
     """A model is built without a size that it needs, and fails far from the reason."""
-    with pytest.raises(ConfigError, match=f"VisionTransformer needs {field}"):
-        vit(**{field: None})
+    given = dict(image_size=8, patch_size=4, num_classes=5)
+    del given[field]
+    with pytest.raises(ConfigError, match=f"^model needs {field}$"):
+        build(models.VisionTransformer.Config, given, "model")
 
 
 @pytest.mark.parametrize("scheme", ["rotary", "alibi", "relative"])
 def test_positions_of_texts_are_refused(scheme):
     """Patches are taken for a line of tokens."""
-    with pytest.raises(ConfigError, match=f"positions of VisionTransformer must be .*, got '{scheme}'"):
+    with pytest.raises(ConfigError, match=f"positions.name of images must be one of .*, got '{scheme}'"):
         vit(positions=scheme)
 
 
