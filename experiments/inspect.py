@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tformer_jax.analysis.flops import TRAINING
-from tformer_jax.config import ConfigError, build, check_positive
+from tformer_jax.config import ConfigError, build, check_positive, merged
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.parallel import AXES, ParallelConfig
@@ -140,8 +140,9 @@ def counted_flops(experiment: Experiment, task: Task, batch: dict[str, jax.Shape
     nothing is computed twice to save memory.
     """
     layers = experiment.model_config(task.model_fields)
-    unrolled = {"scan_unroll": max(layers.num_layers, layers.num_decoder_layers or 0)}
-    model = dict(experiment.model) | unrolled | {"remat": "none", "attention_implementation": "reference"}
+    most = max(layers.num_layers, getattr(layers, "decoder_layers", 0))
+    plainly = {"scan_unroll": most, "remat": "none", "attention": {"implementation": "reference"}}
+    model = merged(type(layers), experiment.model, plainly)
     training = dataclasses.replace(experiment.training, accumulate=1)
     fused = {"fused_loss": False} if hasattr(experiment.task, "fused_loss") else {}
     plain = dataclasses.replace(

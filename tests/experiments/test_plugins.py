@@ -117,7 +117,7 @@ def test_members_of_a_sweep_have_them(here, asked, idea, tmp_path):
     assert result.returncode == 0, result.stderr
     exported = here("export", f"--workdir={workdir}", "--member=0", f"--to={member}")
     assert exported.returncode == 0, exported.stderr
-    assert json.loads((member / "config.json").read_text("utf-8"))["model"]["positions"]== {"name": "fading", "rate": 0.25}
+    assert json.loads((member / "config.json").read_text("utf-8"))["model"]["positions"] == {"name": "fading", "rate": 0.25}
     assert (member / "plugins.json").read_bytes() == (workdir / "plugins.json").read_bytes()
     assert here("evaluate", f"--workdir={member}").returncode == 0
 

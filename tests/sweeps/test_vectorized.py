@@ -216,7 +216,7 @@ PROGRAMS = {
     "weight_decay=0.0,0.1 ; average_decay=0.5": 2,
     "clip_norm=0.5,1.0": 1,
     "clip_norm=None,1.0": 2,
-    "init_std=0.1,0.2; label_smoothing=0.1,0.2; z_loss=1e-4,1e-3": 1,
+    "init.std=0.1,0.2; label_smoothing=0.1,0.2; z_loss=1e-4,1e-3": 1,
     "feed_forward.width=16,32": 2,
     "positions.name=rotary,alibi; seed=0..3": 2,
     "steps=10,20": 2,
