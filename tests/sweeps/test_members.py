@@ -135,3 +135,59 @@ def test_an_override_that_cannot_be_is_refused_before_anything_runs(config, text
     """A sweep begins whose member fails, or is another one than was meant."""
     with pytest.raises(ConfigError, match=BAD[text]):
         members_of(config, text)
+
+
+# Components ------------------------------------------------------------------------------------
+
+
+def test_components_are_swept_by_name_with_the_fields_that_they_have(config):
+    """A member has a field of another's component, loses what both have, or cannot set what its own alone has."""
+    text = "model.positions.name=rotary,alibi | model.positions.name=rotary; model.positions.base=500,5e5"
+    tables = [member.config["model"]["positions"] for member in members_of(config, text)]
+    assert tables == [
+        {"name": "rotary"}, {"name": "alibi"}, {"name": "rotary", "base": 500.0}, {"name": "rotary", "base": 5e5},
+    ]  # fmt: skip
+    members = members_of(config, "model.feed_forward.name=gated,mlp; model.attention.num_heads=2,4")
+    assert {member.config["model"]["feed_forward"]["width"] for member in members} == {24}
+    assert [member.config["model"]["attention"]["num_heads"] for member in members] == [2, 4, 2, 4]
+
+
+def test_a_pattern_of_layers_can_be_swept(config):
+    """Layers can be alike in a sweep alone."""
+    deep = config | {"model": config["model"] | {"num_layers": 2}}
+    pattern = [{"attention": {"window": 4}}, {}]
+    members = make_members(deep, [{}, {"model.pattern": pattern}])
+    assert [len(member.experiment.model_config({}).pattern) for member in members] == [1, 2]
+    with pytest.raises(ConfigError, match="member 0 .*: model.pattern has 2 layers, more than num_layers=1"):
+        make_members(config, [{"model.pattern": pattern}])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model.positions.name=rotary,alibi; model.positions.base=5.0",
+         r"member 1 .*: model.positions has no field 'base', which goes with name='rotary'; this is name='alibi'"),
+        ("model.positions.name=rotarry", "member 0 .*: model.positions.name must be one of .*; did you mean 'rotary'"),
+        ("model.positions.name=3", "model.positions.name must be of type str, got 3"),
+        ("model.positions=rotary", "the config has no field 'model.positions'; did you mean 'model.positions.name'"),
+        ("model.window=4", "the config has no field 'model.window'; did you mean 'model"),
+        ("model.attention.implementation=reference,blockwise", "model.attention.implementation cannot be swept"),
+        ("model.remat=none,full", "model.remat cannot be swept"),
+        ("model.scan_unroll=1,2", "model.scan_unroll cannot be swept"),
+        ("norm_position=pre,post; model.layer.norm_position=pre", "both set model.layer.norm_position: leave out one"),
+    ],
+)  # fmt: skip
+def test_components_that_cannot_be_swept_are_refused(config, text, message):
+    """A sweep trains something else than it says, or compares what cannot differ."""
+    with pytest.raises(ConfigError, match=message):
+        members_of(config, text)
+
+
+def test_a_short_name_is_the_outer_field(config):
+    """The dropout of attention is swept instead of that of the model."""
+    fields = Fields(config)
+    assert fields.resolve("dropout_rate") == ("model.dropout_rate",)
+    assert fields.resolve("attention.dropout_rate") == ("model.attention.dropout_rate",)
+    assert fields.resolve("num_heads") == ("model.attention.num_heads",)
+    with pytest.raises(ConfigError, match="^'bias' is ambiguous: write model.norm.bias or model.feed_forward.bias$"):
+        fields.resolve("bias")
