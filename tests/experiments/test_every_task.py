@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import inspect
 import io
 import json
 import re
@@ -13,11 +14,11 @@ import jax
 import pytest
 import tiny_runs
 from rich.console import Console
-from support import by_day
+from support import by_day, tiny_model
 
 from experiments import cli, trained
 from experiments.reporting import report
-from tformer_jax.config import Component, ConfigError, to_dict
+from tformer_jax.config import ConfigError, to_dict
 from tformer_jax.data.files import DataError
 from tformer_jax.decoding import greedy, sampling
 from tformer_jax.tasks import TASKS, CausalLMTask
@@ -46,7 +47,7 @@ def lines_of(result):
 def presets():
     for name in sorted(set(CONFIGS) - {"__init__", "sections"}):
         module = importlib.import_module(f"experiments.configs.{name}")
-        yield from ((module, preset) for preset in module._PRESETS)
+        yield from ((module, preset) for preset in inspect.getclosurevars(module.get_config).nonlocals["presets"])
 
 
 @pytest.mark.parametrize(
@@ -59,11 +60,9 @@ def test_every_preset_is_a_whole_config(module, preset):
     plain = config.to_dict()
     experiment = Experiment.from_config(plain)
     for section in ("task", "data", "optimizer", "training", "checkpoint"):
-        held = getattr(experiment, section)
-        assert plain[section].keys() == (to_dict(held) if isinstance(held, Component) else vars(held)).keys()
+        assert plain[section].keys() == to_dict(getattr(experiment, section)).keys()
     planned = experiment.task_class.planned_fields(experiment.data)
-    known = experiment.model_config({}).fields_of(experiment.task_class.Model.__name__)
-    assert plain["model"].keys() == set(known) - planned.keys() - {"precision"}
+    assert plain["model"].keys() == to_dict(experiment.model_config({})).keys() - planned.keys() - {"precision"}
 
 
 def test_every_task_has_presets():
@@ -343,7 +342,7 @@ def test_a_continuation_is_printed_as_it_comes(within, capsys, monkeypatch):
                 yield piece
 
     flags = ["--text=zero", "--max_new_tokens=7", "--seed=4", "--slide"]
-    monkeypatch.setattr(trained, "load", lambda progress: (None, None, Slow(), None))
+    monkeypatch.setattr(trained, "load", lambda progress: (None, None, Slow(), tiny_model("CausalLM")))
     within("predict", "--workdir=none", *flags).main()
     assert seen == ["", "zero one", " two"]
     assert capsys.readouterr().out == "\n"

@@ -12,6 +12,7 @@ from support import looks_pickled, quick_jit
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
+from tformer_jax.data.files import DataError
 from tformer_jax.tasks import TASKS, TextClassificationTask, TranslationTask
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import Experiment, load_run, pretrained_arrays, run_training

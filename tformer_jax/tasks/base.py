@@ -68,6 +68,7 @@ class Task:
       Prediction: what may be asked of `predict`: a flag of `experiments.predict` for each field.
       name: by which it is registered.
       unit: what the weight of a batch counts.
+      fixed_fields: fields of the model's config that are the same for every experiment.
       new_parameters: prefixes of parameters that a model which it starts from need not have.
       samples: whether `sample` makes something.
       validated: names of the numbers of a validation.
@@ -81,6 +82,7 @@ class Task:
     Prediction: ClassVar[type[Component]] = Component
     name: ClassVar[str]
     unit: ClassVar[str] = "tokens"
+    fixed_fields: ClassVar[Mapping[str, Any]] = {}
     new_parameters: ClassVar[tuple[str, ...]] = ()
     samples: ClassVar[bool] = False
     validated: ClassVar[tuple[str, ...]] = ("loss",)
@@ -131,13 +133,13 @@ class Task:
 
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:
-        """Returns the fields of the model's config that follow from the data, as far as its config tells."""
-        return {}
+        """Returns the fields of the model's config that follow from task and data, as far as their configs tell."""
+        return dict(cls.fixed_fields)
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        """The fields of the model's config that follow from the data."""
-        return {}
+        """The fields of the model's config that follow from task and data."""
+        return dict(self.fixed_fields)
 
     @classmethod
     def check(cls, data: Any, model: Any) -> None:

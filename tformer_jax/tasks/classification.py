@@ -53,7 +53,7 @@ class Classification(Task):
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        return {"num_classes": len(self.classes)}
+        return super().model_fields | {"num_classes": len(self.classes)}
 
     @staticmethod
     def logits(model: Any, batch: Any) -> Float[Array, "B C"]:

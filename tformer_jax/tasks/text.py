@@ -82,11 +82,11 @@ class TextTask(Task):
 
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:
-        return {"vocab_size": data.vocab_size or _SOME_TOKENS}
+        return super().planned_fields(data) | {"vocab_size": data.vocab_size or _SOME_TOKENS}
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        return {"vocab_size": self.tokenizer.get_vocab_size()}
+        return super().model_fields | {"vocab_size": self.tokenizer.get_vocab_size()}
 
     def rows(self, texts: Sequence[str], limit: int) -> Iterator[dict[str, np.ndarray]]:
         """Returns a batch of one row for each text, "tokens" [1 T] and "lengths" [1], from start to end token.

@@ -80,10 +80,6 @@ class TextClassificationTask(Classification, TextTask):
     def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:
         return super().planned_fields(data) | {"num_classes": _SOME_CLASSES}
 
-    @property
-    def model_fields(self) -> dict[str, Any]:
-        return {"vocab_size": self.tokenizer.get_vocab_size(), "num_classes": len(self.classes)}
-
     def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
         return flops.Cost(flops.text_classifier_flops(model, rows, length), rows * length)
