@@ -239,8 +239,10 @@ def _check_text(arguments: Sequence[str]) -> None:
             raise flags.Error(f"{argument!r} contains a NUL character; leave it out")
 
 
-def run(main: Callable[[], None], *required: str) -> None:
-    """Parses the flags, of which some are required, and calls `main`.
+def run(
+    main: Callable[[], None], *required: str, before: Callable[[Sequence[str]], None] = lambda arguments: None
+) -> None:
+    """Parses the flags, of which some are required, and calls `main`; `before` makes those that depend on others.
 
     What a user can put right ends in one line and exit code 1; a run that was asked to stop in exit code
     `EXIT_CODE` and in one line that says how to go on.
@@ -271,6 +273,7 @@ def run(main: Callable[[], None], *required: str) -> None:
         try:
             _check_text(arguments)
             _load_plugins(arguments)
+            before(arguments)
             rest = flags.FLAGS(arguments)
         except flags.UnrecognizedFlagError as error:
             forgotten = "; put --config=FILE before it" if error.flagname.startswith("config.") else ""

@@ -16,8 +16,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from tformer_jax.analysis.flops import TRAINING
-from tformer_jax.config import ConfigError, build, check_positive, merged
+from tformer_jax.analysis.flops import TRAINING, Cost
+from tformer_jax.config import RUN, ConfigError, build, check_positive, kind_of, merged
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.parallel import AXES, ParallelConfig
@@ -109,12 +109,15 @@ def _print_parameters(trainer: Trainer) -> None:
 
 def _print_totals(experiment: Experiment, task: Task, trainer: Trainer, batch: dict, peak: float) -> None:
     devices, shapes = trainer.mesh.size, trainer.layout.shapes
-    forward, count, unit = task.cost(experiment.model_config(task.model_fields), batch)
-    analytic = TRAINING * forward
+    cost = task.cost(experiment.model_config(task.model_fields), batch)
     with cli.terminal.phase("counting operations"):
         counted = counted_flops(experiment, task, batch)
     with cli.terminal.phase("compiling the step"):
         memory = trainer.lower(batch).compile().memory_analysis()
+    rows = next(iter(batch.values())).shape[0]
+    forward, count, unit = cost or Cost(round(counted / TRAINING), rows, "row")
+    analytic = TRAINING * forward
+    step, each = (f"{x:.4g} by formula, " if cost else "" for x in (analytic, analytic / count))
     held = {name: bytes_per_device(shapes, trainer.shardings, f"{name}.") for name in ("model", "optimizer", "average")}
     seconds = analytic / (devices * peak * MFU.value)
     sizes = ", ".join(f"{name} {size}" for name, size in trainer.mesh.shape.items())
@@ -123,13 +126,13 @@ def _print_totals(experiment: Experiment, task: Task, trainer: Trainer, batch: d
         f"mesh                   {devices} device(s): {sizes}",
         f"batch                  {arrays}",
         f"parameters             {trainer.parameter_count:,}",
-        f"FLOPs per step         {analytic:.4g} by formula, {counted:.4g} counted by the compiler",
-        f"FLOPs per {unit:12} {analytic / count:.4g} by formula, {counted / count:.4g} counted",
+        f"FLOPs per step         {step}{counted:.4g} counted by the compiler",
+        f"FLOPs per {unit:12} {each}{counted / count:.4g} counted",
         f"bytes a device         parameters {_bytes(held['model'])}, optimizer {_bytes(held['optimizer'])}, "
         f"average {_bytes(held['average'])}, temporaries {_bytes(memory.temp_size_in_bytes)}",
         f"step time              {seconds:.4g} s at an MFU of {MFU.value} and {peak / 1e12:g} TFLOP/s a device; "
         f"{count / seconds:,.0f} {unit}s/s",
-        *trainer.idle([next(iter(batch.values())).shape[0]]),
+        *trainer.idle([rows]),
     )
 
 
@@ -144,10 +147,8 @@ def counted_flops(experiment: Experiment, task: Task, batch: dict[str, jax.Shape
     plainly = {"scan_unroll": most, "remat": "none", "attention": {"implementation": "reference"}}
     model = merged(type(layers), experiment.model, plainly)
     training = dataclasses.replace(experiment.training, accumulate=1)
-    fused = {"fused_loss": False} if hasattr(experiment.task, "fused_loss") else {}
-    plain = dataclasses.replace(
-        experiment, model=model, training=training, task=dataclasses.replace(experiment.task, **fused)
-    )
+    ways = {f.name: f.default for f in dataclasses.fields(experiment.task) if kind_of(f).part == RUN}
+    plain = dataclasses.replace(experiment, model=model, training=training, task=experiment.task.changed(**ways))
     return plain.trainer(plain.planned_task(), ParallelConfig(data=1)).lower(batch).cost_analysis()["flops"]
 
 

@@ -1,10 +1,15 @@
 """Parsers of flag values; a value that cannot be read is refused by the flag's name."""
 
+import dataclasses
 import math
+import typing
+from types import NoneType
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+from tformer_jax.config import COUNT, SEED, Kind
 
 flags.disclaim_key_flags()  # those that are made here are the command's
 
@@ -113,3 +118,24 @@ def define_integer(
 def define_number(name: str, default: float | None, help: str) -> flags.FlagHolder:
     """A flag for a finite number."""
     return flags.DEFINE(_Finite(), name, default, help, serializer=flags.ArgumentSerializer())
+
+
+# The bounds of an integer, by what a field wants of it; of another one, the field itself says what is wrong.
+_BOUNDS = {COUNT: (1, _MOST), SEED: (0, 2**32 - 1)}
+
+
+def define_field(name: str, hint: Any, default: Any, kind: Kind) -> None:
+    """Makes a flag for a field of a component: a text, a number, a switch, or (`tuple[str, ...]`) several texts."""
+    help = kind.help or f"See the field {name}."
+    if typing.get_origin(hint) is tuple:
+        define_texts(name, help)
+        return
+    default = None if default is dataclasses.MISSING else default
+    (of_type,) = {*(typing.get_args(hint) or (hint,))} - {NoneType}
+    if of_type is bool:
+        define_switch(name, help)
+    elif of_type is int:
+        lowest, highest = _BOUNDS.get(kind.wanted, (-_MOST, _MOST))
+        define_integer(name, default, help, lowest=lowest, highest=highest)
+    else:
+        {float: define_number, str: define_text}[of_type](name, default, help)

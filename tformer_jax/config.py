@@ -98,12 +98,14 @@ class Kind:
       part: FUNCTION, TRAINING, ENDS, RUN or ORDER.
       traced: a number that a compiled program may take as an argument, unless it is 0 or None, which turns
         something off.
+      help: what `--help` says of a flag for it.
     """
 
     wanted: Wanted | None = None
     among: Mapping[str, Any] | Sequence[str] | None = None
     part: str = FUNCTION
     traced: bool = False
+    help: str = ""
 
 
 def field(
@@ -113,12 +115,13 @@ def field(
     among: Mapping[str, Any] | Sequence[str] | None = None,
     part: str = FUNCTION,
     traced: bool = False,
+    help: str = "",
 ) -> Any:
     """Makes a field of a component; see `Kind`. A `default` that is a function of nothing is called for each one.
 
     `among`, such as a registry, is looked at when a value is checked: plugins may add to it.
     """
-    metadata = {"kind": Kind(wanted, among, part, traced)}
+    metadata = {"kind": Kind(wanted, among, part, traced, help)}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -28,14 +28,18 @@ class Registry(Mapping[str, _T], Generic[_T]):
       kind: what one of them is called.
     """
 
-    def __init__(self, kind: str, *, family: type | None = None, needs: Sequence[str | tuple[str, ...]] = ()):
+    def __init__(
+        self, kind: str, *, family: type | None = None, needs: Sequence[str | tuple[str, ...]] = (),
+        then: Callable[[str, _T], None] = lambda name, thing: None,
+    ):  # fmt: skip
         """Args:
           kind: what one of them is called, for messages.
           family: the class that all are subclasses of; None: they are functions. A field of a config that is annotated
             with a family of components is chosen by name.
           needs: methods or attributes of the family that each must define itself; of some together, one at least.
+          then: called with the name of each, and itself.
         """
-        self.kind, self._family = kind, family
+        self.kind, self._family, self._then = kind, family, then
         self._needs = [(names,) if isinstance(names, str) else names for names in needs]
         self._things: dict[str, _T] = {}
         self._places: dict[str, str] = {}
@@ -66,6 +70,7 @@ class Registry(Mapping[str, _T], Generic[_T]):
                     raise ConfigError(f"the {self.kind} {name!r} ({here}) is {other!r} already; make a subclass of it")
                 thing.name = name
             self._things[name] = thing
+            self._then(name, thing)
             return thing
 
         return decorate

@@ -115,12 +115,13 @@ def with_choices(tables: Mapping[str, Any], choices: Mapping[str, str]) -> Confi
       ConfigError: no component has such a name.
     """
     tables = dict(tables)
-    for name, classes in section_classes(TASKS.named(tables["task"]["name"], "task.name")).items():
+    task = choices.get("task.name", tables["task"]["name"])
+    for name, classes in section_classes(TASKS.named(task, "task.name")).items():
         mine = {path.partition(".")[2]: x for path, x in choices.items() if path.partition(".")[0] == name}
         mine = {path: x for path, x in mine.items() if _is_within(classes, path)}
         old, _ = chosen(classes, tables[name], name)
         missing = {field.name for field in dataclasses.fields(old)} - tables[name].keys()
-        changed = merged(classes, tables[name], nested(mine)) if name != "task" else tables[name]
+        changed = merged(classes, tables[name], nested(mine))
         tables[name] = section(classes, changed, missing, f"config.{name}")
     return ConfigDict(tables)
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import inspect
 import io
 import json
 import re
@@ -13,14 +14,14 @@ import jax
 import pytest
 import tiny_runs
 from rich.console import Console
-from support import by_day
+from support import by_day, tiny_model
 
-from experiments import cli
+from experiments import cli, trained
 from experiments.reporting import report
-from tformer_jax.config import Component, ConfigError, to_dict
+from tformer_jax.config import ConfigError, to_dict
 from tformer_jax.data.files import DataError
 from tformer_jax.decoding import greedy, sampling
-from tformer_jax.tasks import TASKS
+from tformer_jax.tasks import TASKS, CausalLMTask
 from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.run import Run
@@ -46,7 +47,7 @@ def lines_of(result):
 def presets():
     for name in sorted(set(CONFIGS) - {"__init__", "sections"}):
         module = importlib.import_module(f"experiments.configs.{name}")
-        yield from ((module, preset) for preset in module._PRESETS)
+        yield from ((module, preset) for preset in inspect.getclosurevars(module.get_config).nonlocals["presets"])
 
 
 @pytest.mark.parametrize(
@@ -59,11 +60,9 @@ def test_every_preset_is_a_whole_config(module, preset):
     plain = config.to_dict()
     experiment = Experiment.from_config(plain)
     for section in ("task", "data", "optimizer", "training", "checkpoint"):
-        held = getattr(experiment, section)
-        assert plain[section].keys() == (to_dict(held) if isinstance(held, Component) else vars(held)).keys()
+        assert plain[section].keys() == to_dict(getattr(experiment, section)).keys()
     planned = experiment.task_class.planned_fields(experiment.data)
-    known = experiment.model_config({}).fields_of(experiment.task_class.Model.__name__)
-    assert plain["model"].keys() == set(known) - planned.keys() - {"precision"}
+    assert plain["model"].keys() == to_dict(experiment.model_config({})).keys() - planned.keys() - {"precision"}
 
 
 def test_every_task_has_presets():
@@ -318,17 +317,20 @@ def test_every_flag_reaches_the_sampler(within):
     """A flag would turn nothing."""
     flags = ["--temperature=0.9", "--top_k=50", "--top_p=0.95", "--min_p=0.001", "--repetition_penalty=1.2"]
     settings = dict(temperature=0.9, top_k=50, top_p=0.95, min_p=0.001, repetition_penalty=1.2)
-    assert within("predict", "--workdir=none", *flags)._sampler() == sampling(**settings)
+    assert within("predict", "--workdir=none", *flags).asked_of(CausalLMTask).sampler() == sampling(**settings)
     flags = ["--greedy", "--repetition_penalty=2"]
-    assert within("predict", "--workdir=none", *flags)._sampler() == greedy(repetition_penalty=2.0)
+    assert within("predict", "--workdir=none", *flags).asked_of(CausalLMTask).sampler() == greedy(repetition_penalty=2.0)
 
 
-def test_a_continuation_is_printed_as_it_comes(within, capsys):
+def test_a_continuation_is_printed_as_it_comes(within, capsys, monkeypatch):
     """A user would look at nothing until the last token; length, key and slide would turn nothing."""
     seen, asked = [], {}
 
-    class Slow:
+    class Slow(CausalLMTask):
         """What was printed is looked at between the pieces."""
+
+        def __init__(self):
+            pass
 
         def first_unknown(self, text):
             return None
@@ -340,7 +342,8 @@ def test_a_continuation_is_printed_as_it_comes(within, capsys):
                 yield piece
 
     flags = ["--text=zero", "--max_new_tokens=7", "--seed=4", "--slide"]
-    within("predict", "--workdir=none", *flags)._continue(Slow(), None)
+    monkeypatch.setattr(trained, "load", lambda progress: (None, None, Slow(), tiny_model("CausalLM")))
+    within("predict", "--workdir=none", *flags).main()
     assert seen == ["", "zero one", " two"]
     assert capsys.readouterr().out == "\n"
     assert (asked["text"], asked["max_new_tokens"], asked["slide"]) == ("zero", 7, True)

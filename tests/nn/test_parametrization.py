@@ -27,7 +27,7 @@ from tformer_jax import models, nn
 from tformer_jax.config import ConfigError
 from tformer_jax.nn.parameters import parameters
 from tformer_jax.nn.parametrization import attention_scale, check_optimizer, learning_rate_factors
-from tformer_jax.tasks.base import VocabularyLossConfig, vocabulary_loss
+from tformer_jax.tasks import TASKS, loss_inputs
 from tformer_jax.training.optimizers import make_optimizer
 from tformer_jax.training.schedules import make_schedule
 
@@ -221,8 +221,9 @@ def test_the_fused_loss_is_the_plain_one(name, fields):
     hidden, targets, weights = normal(0, 2, 5, D), TOKENS, normal(1, 2, 5) ** 2
 
     def losses(model, hidden):
-        given = model, hidden, targets, weights
-        return jnp.stack([vocabulary_loss(*given, VocabularyLossConfig(fused_loss=fused)) for fused in (True, False)])
+        configs = [TASKS["masked_lm"].Config(fused_loss=fused) for fused in (True, False)]
+        inputs = [loss_inputs(model, hidden, config) for config in configs]
+        return jnp.stack([F.masked_lm_loss(scores, targets, weights, **how) for scores, how in inputs])
 
     values, gradients = quick_jit(lambda *given: (losses(*given), jax.jacrev(losses, (0, 1))(*given)))(model, hidden)
     assert_close(values[0], values[1], 1e-6)

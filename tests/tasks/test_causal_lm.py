@@ -12,13 +12,13 @@ import oracles
 import pytest
 from support import by_day, quick_jit, tiny_model
 
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data import tokenizers
 from tformer_jax.data.causal_lm import CausalLMData, CausalLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
-from tformer_jax.tasks import CausalLMTask, CausalLMTaskConfig, causal_lm
-from tformer_jax.tasks.base import perplexity
+from tformer_jax.tasks import CausalLMTask, causal_lm
+from tformer_jax.tasks.vocabulary import perplexity
 
 ROW, MAX_LENGTH = 24, 32
 FIELDS = dict(source="files", validation_share=0.2, test_share=0.2, vocab_size=300, row_length=ROW, batch_tokens=96)
@@ -49,7 +49,7 @@ def make_task(data_of, quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     tokenizer = data_of("segments").tokenizer
     return functools.cache(
-        lambda **fields: quick(lambda: CausalLMTask(CausalLMTaskConfig(**fields), tokenizer))
+        lambda **fields: quick(lambda: CausalLMTask(CausalLMTask.Config(**fields), tokenizer))
     )
 
 
@@ -214,7 +214,7 @@ def test_characters_that_no_training_text_has_are_counted(folder, tmp_path):
     (tmp_path / "data.json").unlink()  # as if the run had begun with it
     data = CausalLMData(config, tmp_path)
     assert (known.unknown_count("test"), data.unknown_count("test")) == (0, 3)
-    task = CausalLMTask(CausalLMTaskConfig(sample_tokens=1), data.tokenizer)
+    task = CausalLMTask(CausalLMTask.Config(sample_tokens=1), data.tokenizer)
     model = tiny_model("CausalLM", vocab_size=data.tokenizer.get_vocab_size(), max_length=MAX_LENGTH, num_layers=1)
     assert task.evaluate(model, data, ["test"])["test"].note.startswith("3 characters are not in the training split")
     assert (task.first_unknown("the cat"), task.first_unknown("the 日")) == (None, 4)
@@ -222,7 +222,7 @@ def test_characters_that_no_training_text_has_are_counted(folder, tmp_path):
 
 def test_a_prompt_may_be_in_another_unicode_form(make_task):
     """A prompt typed on one machine would be refused by a model of a text from another."""
-    task = CausalLMTask(CausalLMTaskConfig(), tokenizers.train_characters(["größer als früher"]))
+    task = CausalLMTask(CausalLMTask.Config(), tokenizers.train_characters(["größer als früher"]))
     assert task.first_unknown("fru\u0308her gro\u0308ßer") is None
     assert task.first_unknown("fru\u0308her é") == 8  # of the text as it was typed
 
@@ -327,17 +327,17 @@ def test_a_continuation_is_what_the_model_generates(make_task, data_of, model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "translation"}, r"task\.name must be one of \['causal_lm'\], got 'translation'"),
+        ({"name": "causal"}, r"task\.name must be one of .*, got 'causal'; did you mean 'causal_lm'"),
         ({"label_smoothing": 1.0}, r"task\.label_smoothing must be in \[0, 1\), got 1\.0"),
-        ({"z_loss": -1.0}, r"task\.z_loss must not be negative, got -1\.0"),
-        ({"sample_tokens": 0}, r"task\.sample_tokens must be at least 1, got 0"),
-        ({"sample_temperature": 0.0}, r"task\.sample_temperature must be positive, got 0\.0"),
+        ({"z_loss": -1.0}, r"task\.z_loss must be finite and not negative, got -1\.0"),
+        ({"sample_tokens": 0}, r"task\.sample_tokens must be a positive integer, got 0"),
+        ({"sample_temperature": 0.0}, r"task\.sample_temperature must be positive and finite, got 0\.0"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first sample."""
     with pytest.raises(ConfigError, match=message):
-        CausalLMTaskConfig(**fields)
+        build(CausalLMTask.Config, fields, "task")
 
 
 def test_rows_that_the_model_cannot_read_are_refused(data_of, model):
@@ -350,5 +350,5 @@ def test_rows_that_the_model_cannot_read_are_refused(data_of, model):
 
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns."""
-    fields = {field.name for field in dataclasses.fields(CausalLMTaskConfig)}
-    assert fields == {"name", "label_smoothing", "z_loss", "fused_loss", "sample_tokens", "sample_temperature"}
+    fields = {field.name for field in dataclasses.fields(CausalLMTask.Config)}
+    assert fields == {"label_smoothing", "z_loss", "fused_loss", "sample_tokens", "sample_temperature"}

@@ -10,12 +10,12 @@ import oracles
 import pytest
 from support import quick_jit, tiny_model, with_leaf
 
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
 from tformer_jax.data.text_classification import TextClassificationData, TextClassificationDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
-from tformer_jax.tasks import TextClassificationTask, TextClassificationTaskConfig
+from tformer_jax.tasks import TextClassificationTask
 
 MAX_LENGTH = 20
 CLASSES = ["bad", "fair", "good"]
@@ -57,7 +57,7 @@ def make_task(data, quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     return functools.cache(
         lambda **fields: quick(
-            lambda: TextClassificationTask(TextClassificationTaskConfig(**fields), data.tokenizer, data.classes)
+            lambda: TextClassificationTask(TextClassificationTask.Config(**fields), data.tokenizer, data.classes)
         )
     )
 
@@ -219,7 +219,6 @@ def test_a_text_may_fill_the_model(make_task, data, model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "translation"}, r"task\.name must be one of \['text_classification'\], got 'translation'"),
         ({"label_smoothing": 1.0}, r"task\.label_smoothing must be in \[0, 1\), got 1\.0"),
         ({"label_smoothing": -0.1}, r"task\.label_smoothing must be in \[0, 1\), got -0\.1"),
     ],
@@ -227,10 +226,10 @@ def test_a_text_may_fill_the_model(make_task, data, model):
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first step."""
     with pytest.raises(ConfigError, match=message):
-        TextClassificationTaskConfig(**fields)
+        build(TextClassificationTask.Config, fields, "task")
 
 
 def test_every_field_of_the_config_is_seen():
     """A field was added to the config that no test turns; `init_from` is that of tests/training/test_experiment.py."""
-    fields = {field.name for field in dataclasses.fields(TextClassificationTaskConfig)}
-    assert fields == {"name", "init_from", "label_smoothing"}
+    fields = {field.name for field in dataclasses.fields(TextClassificationTask.Config)}
+    assert fields == {"init_from", "label_smoothing"}

@@ -13,10 +13,11 @@ from PIL import Image
 from support import quick_jit, tiny_config, tiny_model, with_leaf
 
 from tformer_jax import models
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data.files import DataError
 from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig
-from tformer_jax.tasks import ImageClassificationTask, ImageClassificationTaskConfig
+from tformer_jax.nn import Beside
+from tformer_jax.tasks import ImageClassificationTask
 
 SIZE, ROWS = 8, 5
 CLASSES = ["blue", "green", "red"]
@@ -61,7 +62,7 @@ def model(data):
 def make_task(quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     return functools.cache(
-        lambda **fields: quick(lambda: ImageClassificationTask(ImageClassificationTaskConfig(**fields), CLASSES))
+        lambda **fields: quick(lambda: ImageClassificationTask(ImageClassificationTask.Config(**fields), CLASSES))
     )
 
 
@@ -105,13 +106,17 @@ def test_dropout_follows_the_key(make_task, data, model):
 
 
 class Probe(models.VisionTransformer):
-    """Keeps the images that it is shown; its logits are the mean of the first row, of the last row and of all."""
+    """Keeps the images that it is shown; its states, and logits, are the mean of the first row, of the last row and of all."""
 
     shown: list = []
 
-    def __call__(self, images, *, key=None, capture=()):
+    def hidden(self, images, *, key=None, capture=()):
         self.shown.append(np.asarray(images))
-        return jnp.stack([images[:, 0].mean((1, 2)), images[:, -1].mean((1, 2)), images.mean((1, 2, 3))], -1)
+        states = [images[:, 0].mean((1, 2)), images[:, -1].mean((1, 2)), images.mean((1, 2, 3))]
+        return jnp.stack(states, -1), Beside({}, {})
+
+    def logits(self, pooled):
+        return pooled
 
 
 @pytest.fixture
@@ -286,19 +291,18 @@ def test_a_file_that_is_no_image_is_named(make_task, model, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "translation"}, r"task\.name must be one of \['image_classification'\], got 'translation'"),
         ({"label_smoothing": 1.0}, r"task\.label_smoothing must be in \[0, 1\), got 1\.0"),
-        ({"max_shift": -1}, r"task\.max_shift must not be negative, got -1"),
-        ({"mixup": -0.5}, r"task\.mixup must not be negative, got -0\.5"),
+        ({"max_shift": -1}, r"task\.max_shift must be finite and not negative, got -1"),
+        ({"mixup": -0.5}, r"task\.mixup must be finite and not negative, got -0\.5"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first step."""
     with pytest.raises(ConfigError, match=message):
-        ImageClassificationTaskConfig(**fields)
+        build(ImageClassificationTask.Config, fields, "task")
 
 
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns."""
-    fields = {field.name for field in dataclasses.fields(ImageClassificationTaskConfig)}
-    assert fields == {"name", "label_smoothing", "flip", "max_shift", "mixup"}
+    fields = {field.name for field in dataclasses.fields(ImageClassificationTask.Config)}
+    assert fields == {"label_smoothing", "flip", "max_shift", "mixup"}

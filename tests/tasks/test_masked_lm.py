@@ -12,12 +12,12 @@ import pytest
 from support import by_day, quick_jit, tiny_model, with_leaf
 
 import tformer_jax.functional as F
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
 from tformer_jax.data.masked_lm import MaskedLMData, MaskedLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID, MASK_ID, PAD_ID
-from tformer_jax.tasks import MaskedLMTask, MaskedLMTaskConfig, masked_lm
+from tformer_jax.tasks import MaskedLMTask, Scores, masked_lm
 
 ROW = 24
 FIELDS = dict(source="files", validation_share=0.2, test_share=0.2, vocab_size=300, row_length=ROW, batch_tokens=120)
@@ -49,7 +49,7 @@ def make_task(data, quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     tokenizer = data.tokenizer
     return functools.cache(
-        lambda **fields: quick(lambda: MaskedLMTask(MaskedLMTaskConfig(**fields), tokenizer))
+        lambda **fields: quick(lambda: MaskedLMTask(MaskedLMTask.Config(**fields), tokenizer))
     )
 
 
@@ -226,7 +226,7 @@ def test_samples_show_the_gaps_and_what_stood_there(make_task, data, model, monk
     """A reader could not compare what the model wrote with what it should have."""
     task = make_task()
     monkeypatch.setattr(task, "config", dataclasses.replace(task.config, mask_rate=0.5))
-    monkeypatch.setattr(task, "validate", lambda *_: {})
+    monkeypatch.setattr(task, "score", lambda *_: Scores({}, 1.0, []))
     monkeypatch.setattr(task, "pseudo_perplexity", lambda *_: 1.0)
     evaluation = task.evaluate(model, data, ["test"])["test"]
     texts = " ".join(document.text for document in data.splits["test"])
@@ -252,13 +252,13 @@ def test_an_evaluation_is_described(make_task):
 def read(monkeypatch, make_task):
     """A task that records the tokens that its model reads."""
     task, seen = make_task(), []
-    probabilities = task._probabilities
+    probabilities = masked_lm._probabilities
 
     def record(model, row, size):
         seen.append(row[:size].tolist())
         return probabilities(model, row, size)
 
-    monkeypatch.setattr(task, "_probabilities", record)
+    monkeypatch.setattr(masked_lm, "_probabilities", record)
     return task, seen
 
 
@@ -306,13 +306,14 @@ def test_a_gap_takes_the_place_of_a_word_with_its_blank(read, data, model, text,
     assert seen == [[BOS_ID, *(token for part in wanted for token in part), EOS_ID]]
 
 
-def test_a_gap_in_characters_is_one_character(data_of, quick):
+def test_a_gap_in_characters_is_one_character(data_of, quick, monkeypatch):
     """Where blanks are tokens of their own, the one before the gap would be lost."""
     data = data_of(tokenizer="characters", vocab_size=None)
     model = tiny_model("MaskedLM", vocab_size=data.tokenizer.get_vocab_size(), max_length=ROW, num_layers=1)
-    task = quick(lambda: MaskedLMTask(MaskedLMTaskConfig(), data.tokenizer))
-    probabilities, seen = task._probabilities, []
-    task._probabilities = lambda model, row, size: seen.append(row[:size].tolist()) or probabilities(model, row, size)
+    task = quick(lambda: MaskedLMTask(MaskedLMTask.Config(), data.tokenizer))
+    probabilities, seen = masked_lm._probabilities, []
+    record = lambda model, row, size: seen.append(row[:size].tolist()) or probabilities(model, row, size)  # noqa: E731
+    monkeypatch.setattr(masked_lm, "_probabilities", record)
     task.fill(model, "the [MASK]at")
     (before, after) = tokenizers.encode(data.tokenizer, ["the ", "at"])
     assert seen == [[BOS_ID, *before, MASK_ID, *after, EOS_ID]]
@@ -353,18 +354,17 @@ def test_a_text_may_fill_the_model(make_task, data, model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "translation"}, r"task\.name must be one of \['masked_lm'\], got 'translation'"),
         ({"label_smoothing": -0.1}, r"task\.label_smoothing must be in \[0, 1\), got -0\.1"),
-        ({"z_loss": -1.0}, r"task\.z_loss must not be negative, got -1\.0"),
+        ({"z_loss": -1.0}, r"task\.z_loss must be finite and not negative, got -1\.0"),
         ({"mask_rate": 0.0}, r"task\.mask_rate must be in \(0, 1\), got 0\.0"),
         ({"mask_rate": 1.0}, r"task\.mask_rate must be in \(0, 1\), got 1\.0"),
-        ({"pseudo_perplexity_rows": 0}, r"task\.pseudo_perplexity_rows must be at least 1, got 0"),
+        ({"pseudo_perplexity_rows": 0}, r"task\.pseudo_perplexity_rows must be a positive integer, got 0"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first evaluation."""
     with pytest.raises(ConfigError, match=message):
-        MaskedLMTaskConfig(**fields)
+        build(MaskedLMTask.Config, fields, "task")
 
 
 def test_rows_that_the_model_cannot_read_are_refused(data, model):
@@ -376,5 +376,5 @@ def test_rows_that_the_model_cannot_read_are_refused(data, model):
 
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns."""
-    fields = {field.name for field in dataclasses.fields(MaskedLMTaskConfig)}
-    assert fields == {"name", "label_smoothing", "z_loss", "fused_loss", "mask_rate", "pseudo_perplexity_rows"}
+    fields = {field.name for field in dataclasses.fields(MaskedLMTask.Config)}
+    assert fields == {"label_smoothing", "z_loss", "fused_loss", "mask_rate", "pseudo_perplexity_rows"}

@@ -12,12 +12,12 @@ import sacrebleu
 from support import by_day, quick_jit, tiny_transformer
 
 from tformer_jax import decoding
-from tformer_jax.config import ConfigError
+from tformer_jax.config import ConfigError, build
 from tformer_jax.data.batches.packed import Packed
 from tformer_jax.data.files import DataError
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.data.translation import TranslationData, TranslationDataConfig
-from tformer_jax.tasks import TranslationTask, TranslationTaskConfig, translation
+from tformer_jax.tasks import Scores, TranslationTask, translation
 
 MAX_LENGTH = 24
 WORDS = "the red cat saw a small dog on that old green hill today".split()
@@ -56,7 +56,7 @@ def make_task(data):
     def make_task(**fields):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jax, "jit", quick_jit)
-            return TranslationTask(TranslationTaskConfig(**fields), data.tokenizers)
+            return TranslationTask(TranslationTask.Config(**fields), data.tokenizers)
 
     return make_task
 
@@ -252,8 +252,8 @@ def test_the_score_does_not_depend_on_the_unicode_form(make_task, data, model, m
     answers = {pair.source: written(pair.target) for pair in data.splits["test"]}
     other, task = copy.copy(data), make_task()
     other.splits = pairs
-    monkeypatch.setattr(task, "translate", lambda model, texts: [answers[text] for text in texts])
-    monkeypatch.setattr(task, "validate", lambda *_: {})
+    monkeypatch.setattr(task, "translate", lambda model, texts, *_: [answers[text] for text in texts])
+    monkeypatch.setattr(task, "score", lambda *_: Scores({}, 1.0, []))
     assert task.evaluate(model, other, ["test"])["test"].metrics["bleu"] == pytest.approx(100)
 
 
@@ -282,22 +282,21 @@ def test_the_loss_of_an_evaluation_is_that_of_its_split(make_task, data, model, 
     ("fields", "message"),
     [
         ({"name": "translate"}, r"task\.name must be one of .*did you mean 'translation'"),
-        ({"name": "causal_lm"}, r"task\.name must be one of \['translation'\]"),
         ({"label_smoothing": 1.0}, r"task\.label_smoothing must be in \[0, 1\), got 1\.0"),
         ({"label_smoothing": -0.1}, r"task\.label_smoothing must be in \[0, 1\), got -0\.1"),
-        ({"z_loss": -1.0}, r"task\.z_loss must not be negative, got -1\.0"),
-        ({"beam_size": 0}, r"task\.beam_size must be at least 1, got 0"),
-        ({"length_penalty": -1.0}, r"task\.length_penalty must not be negative, got -1\.0"),
+        ({"z_loss": -1.0}, r"task\.z_loss must be finite and not negative, got -1\.0"),
+        ({"beam_size": 0}, r"task\.beam_size must be a positive integer, got 0"),
+        ({"length_penalty": -1.0}, r"task\.length_penalty must be finite and not negative, got -1\.0"),
         ({"beam_size": 1}, r"task\.length_penalty .*must be 0 with task.beam_size=1"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):
     """A wrong value would be ignored, or surface at the first evaluation."""
     with pytest.raises(ConfigError, match=message):
-        TranslationTaskConfig(**fields)
+        build(TranslationTask.Config, fields, "task")
 
 
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns."""
-    fields = {field.name for field in dataclasses.fields(TranslationTaskConfig)}
-    assert fields == {"name", "label_smoothing", "z_loss", "fused_loss", "beam_size", "length_penalty"}
+    fields = {field.name for field in dataclasses.fields(TranslationTask.Config)}
+    assert fields == {"label_smoothing", "z_loss", "fused_loss", "beam_size", "length_penalty"}

@@ -12,6 +12,7 @@ from support import looks_pickled, quick_jit
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data import tokenizers
+from tformer_jax.data.files import DataError
 from tformer_jax.tasks import TASKS, TextClassificationTask, TranslationTask
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import Experiment, load_run, pretrained_arrays, run_training
@@ -416,8 +417,8 @@ THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
          r"does not fit this model: model\.classifier\.b \(float32 \(2,\) there, float32 \(3,\) here\), "
          r"model\.classifier\.w \("),
         ("causal", {}, ConfigError, r"lacks model\.encoder\.\S+, .* and \d+ more of this model"),
-        ("images", {}, RunError, "has no tokenizer.json: it was not trained on text"),
-        ("no tokenizer", {}, RunError, "has no tokenizer.json"),
+        ("images", {}, DataError, "has no tokenizer.json: it was not trained on text"),
+        ("no tokenizer", {}, DataError, "has no tokenizer.json"),
         ("no run", {}, RunError, "missing is not a run directory"),
         ("no checkpoint", {}, RunError, "has no checkpoint yet"),
     ],

@@ -48,6 +48,10 @@ class MemberData:
             self.batches(first.data.order_seed, first.training.accumulate)  # complains, and adds to the report
         self.report = list(self._data.report)
 
+    def task_of(self, experiment: Experiment) -> Task:
+        """The task of a member that has these data."""
+        return experiment.task_of(self._data)
+
     @functools.cache
     def batches(self, order: int | None, accumulate: int) -> Any:
         """Training batches in one order."""
@@ -220,7 +224,7 @@ def _check_kept(directory, kept, programs, data, together, chunk) -> None:
 
 def _shared(members: Sequence[Member], data: dict[str, MemberData]) -> tuple[MemberData, Task]:
     found = data[_data_key(members[0])]
-    return found, members[0].experiment.restore_task(found.directory)
+    return found, found.task_of(members[0].experiment)
 
 
 def _load(directory: SweepDirectory, members: Sequence[Member], *, fresh: bool, say, progress) -> dict[str, MemberData]:

@@ -1,32 +1,37 @@
 """Tasks: for each the loss, the metrics, and what evaluation and prediction mean."""
 
-from ..registry import Registry
-from .base import DocumentTask, Evaluation, Task, VocabularyLossConfig
-from .causal_lm import CausalLMTask, CausalLMTaskConfig
-from .image_classification import ImageClassificationTask, ImageClassificationTaskConfig
-from .masked_lm import MASK_TEXT, MaskedLMTask, MaskedLMTaskConfig
-from .text_classification import TextClassificationTask, TextClassificationTaskConfig
-from .translation import TranslationTask, TranslationTaskConfig
-
-TASKS: Registry[type[Task]] = Registry("task")
-for _task in (TranslationTask, CausalLMTask, MaskedLMTask, TextClassificationTask, ImageClassificationTask):
-    TASKS.register(_task.Config.name)(_task)
+from .base import TASKS, Evaluation, Loss, Measured, Scores, Task, TaskConfig, with_auxiliary
+from .causal_lm import CausalLMTask
+from .classification import Classification, ClassificationConfig
+from .image_classification import ImageClassificationTask
+from .masked_lm import MASK_TEXT, MaskedLMTask
+from .text import DocumentTask, RankedPrediction, TextPrediction, TextTask
+from .text_classification import TextClassificationTask
+from .translation import TranslationTask
+from .vocabulary import VocabularyLossConfig, loss_inputs, target_weights
 
 __all__ = [
     "MASK_TEXT",
     "TASKS",
+    "CausalLMTask",
+    "Classification",
+    "ClassificationConfig",
     "DocumentTask",
     "Evaluation",
     "ImageClassificationTask",
-    "ImageClassificationTaskConfig",
-    "CausalLMTask",
-    "CausalLMTaskConfig",
+    "Loss",
     "MaskedLMTask",
-    "MaskedLMTaskConfig",
+    "Measured",
+    "RankedPrediction",
+    "Scores",
     "Task",
+    "TaskConfig",
     "TextClassificationTask",
-    "TextClassificationTaskConfig",
+    "TextPrediction",
+    "TextTask",
     "TranslationTask",
-    "TranslationTaskConfig",
     "VocabularyLossConfig",
+    "loss_inputs",
+    "target_weights",
+    "with_auxiliary",
 ]

@@ -1,147 +1,155 @@
-"""The interface of every task: the sections of its config, a loss, and what evaluation means."""
+"""The interface of every task: its sections of a config, a loss, and what evaluation and prediction mean."""
 
-import bisect
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
-from tokenizers import Tokenizer
+from jaxtyping import Float
 
-from .. import functional as F
 from ..analysis.flops import Cost
-from ..config import ORDER, ConfigError, check_choice, check_positive, field, leaves
-from ..data import tokenizers
+from ..config import ORDER, Component, ConfigError, leaves
+from ..data.base import BoundedData, Data
 from ..data.batches import Batches
 from ..data.files import DataError
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
-
-# Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
-_SOME_CHARACTERS = 256
-
+from ..registry import Registry
 
 # The training loss, a mean; the weight of its batch in a mean over batches; and other means over the same targets, by
 # name, which join the step's metrics.
 Loss = tuple[Float[Array, ""], Float[Array, ""], dict[str, Float[Array, ""]]]
+
+# Of a batch of an evaluation: means by name, their weight, and what else is wanted of it.
+Measured = tuple[dict[str, Array], Array, Any]
+
+
+class Scores(NamedTuple):
+    """What a pass over batches gives: means by name, the sum of their weights, and what else each batch gave."""
+
+    means: dict[str, float]
+    weight: float
+    outputs: list[Any]
 
 
 class Evaluation(NamedTuple):
     """The numbers of one split, what has to be said of them, and examples (NamedTuples of strings)."""
 
     metrics: dict[str, float]
-    note: str
-    samples: list[Any]
+    note: str = ""
+    samples: Sequence[Any] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VocabularyLossConfig:
-    """The fields that losses over a vocabulary share. They hold for training; evaluation has plain cross-entropy.
+class TaskConfig(Component):
+    """The `task` section of a config: `name` says which task.
 
     Attributes:
-      label_smoothing, z_loss: see `functional.cross_entropy`.
-      fused_loss: use `functional.fused_cross_entropy`, which never holds all logits.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
+      init_from: the run directory that the parameters start from, of a task that has such a field.
     """
 
-    label_smoothing: float = field(0.0, traced=True)
-    z_loss: float = field(0.0, traced=True)
-    fused_loss: bool = False
-
-    def __post_init__(self):
-        check_label_smoothing(self.label_smoothing)
-        check_positive("task.z_loss", self.z_loss, or_zero=True)
-        if not isinstance(self.fused_loss, bool):
-            raise ConfigError(f"task.fused_loss must be True or False, got {self.fused_loss!r}")
-
-
-def vocabulary_loss(
-    model: Any,
-    hidden: Float[Array, "*batch D"],
-    targets: Int[Array, "*batch"],
-    weights: Float[Array, "*batch"],
-    config: VocabularyLossConfig,
-) -> Float[Array, ""]:
-    """Returns the cross-entropy of the model's output on its states, the mean over `weights`."""
-    how = {"weights": weights, "label_smoothing": config.label_smoothing, "z_loss": config.z_loss}
-    if not config.fused_loss:
-        return F.cross_entropy(model.logits(hidden), targets, **how)
-    w_out, b_out = model.output_weights()
-    w_out = w_out.astype(hidden.dtype)
-    cap = model.config.output.softcap
-    return F.fused_cross_entropy(hidden, w_out, targets, b_out=b_out, logit_softcap=cap, **how)
+    init_from: ClassVar[str | None] = None
 
 
 class Task:
     """One objective. The training loop and the command lines know nothing else of it.
 
+        @TASKS.register("regression")
+        class Regression(TextTask): ...
+
+    It must have `Data`, `DataConfig`, `Model` and `prepared_loss`; of everything else there is a simple one here.
+
     Attributes:
-      Config, DataConfig: the dataclasses of the config's `task` and `data` sections.
+      Config: the `task` section of a config.
+      DataConfig, Data: the `data` section, and what reads it.
       Model: what it trains.
+      Prediction: what may be asked of `predict`: a flag of `experiments.predict` for each field.
+      name: by which it is registered.
       unit: what the weight of a batch counts.
-      new_parameters: prefixes of parameters that a pre-trained model need not have.
+      fixed_fields: fields of the model's config that are the same for every experiment.
+      new_parameters: prefixes of parameters that a model which it starts from need not have.
       samples: whether `sample` makes something.
       validated: names of the numbers of a validation.
       config: the `task` section.
     """
 
-    Config: ClassVar[type]
+    Config: ClassVar[type[TaskConfig]] = TaskConfig
     DataConfig: ClassVar[type]
+    Data: ClassVar[type[Data]]
     Model: ClassVar[type]
+    Prediction: ClassVar[type[Component]] = Component
+    name: ClassVar[str]
     unit: ClassVar[str] = "tokens"
+    fixed_fields: ClassVar[Mapping[str, Any]] = {}
     new_parameters: ClassVar[tuple[str, ...]] = ()
     samples: ClassVar[bool] = False
     validated: ClassVar[tuple[str, ...]] = ("loss",)
-    config: Any
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    # The data, and what follows from them.
+
+    @classmethod
+    def from_data(cls, config: Any, data: Any) -> "Task":
+        """Makes the task with what was learnt from its data: tokenizers, names of classes."""
+        return cls(config)
 
     @classmethod
     def restore(cls, config: Any, directory: Path) -> "Task":
-        """Makes the task with what its data left in the run's directory: tokenizers, names of classes."""
-        raise NotImplementedError
+        """Makes the task with what its data left in the run's directory."""
+        return cls(config)
 
     @classmethod
     def planned(cls, config: Any, data: Any) -> "Task":
         """Makes the task as far as configs tell, without data: for shapes and costs."""
-        raise NotImplementedError
-
-    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> Cost:
-        """Returns the cost of a training batch whose arrays have these shapes."""
-        raise NotImplementedError
+        return cls(config)
 
     @classmethod
-    def load_data(
-        cls, config: Any, model: ModelConfig, directory: Path, progress: Progress = SILENT
-    ) -> Any:
+    def load_data(cls, config: Any, model: ModelConfig, directory: Path, progress: Progress = SILENT) -> Any:
         """Loads the splits and their batches; leaves in `directory` what `restore` needs."""
-        raise NotImplementedError
+        limit = (model.max_length,) if issubclass(cls.Data, BoundedData) else ()
+        return cls.Data(config, *limit, directory, progress)
 
     @classmethod
     def data_key(cls, task: Any, data: Any, model: Mapping[str, Any]) -> dict[str, Any]:
         """Returns all that `load_data` makes the data of, but the order of their batches: whose agree share them.
 
-        A task whose data depend on more than their section adds it.
+        A task whose data depend on more than their section and the run that it starts from adds it.
         """
-        return {name: value for name, value, kind in leaves(data, "data.") if kind.part != ORDER}
+        limit = {"model.max_length": model.get("max_length")} if issubclass(cls.Data, BoundedData) else {}
+        section = {name: value for name, value, kind in leaves(data, "data.") if kind.part != ORDER}
+        return section | limit | {"task.init_from": task.init_from}
+
+    @classmethod
+    def inherit(cls, start: Path, directory: Path) -> None:
+        """Takes over into a run's directory what its data need of the run that the parameters start from.
+
+        Raises:
+          DataError: it is not there.
+        """
 
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:
-        """The fields of the model's config that follow from the data, as far as its config tells."""
-        raise NotImplementedError
+        """Returns the fields of the model's config that follow from task and data, as far as their configs tell."""
+        return dict(cls.fixed_fields)
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        """The fields of the model's config that follow from the data."""
-        raise NotImplementedError
+        """The fields of the model's config that follow from task and data."""
+        return dict(self.fixed_fields)
 
     @classmethod
     def check(cls, data: Any, model: Any) -> None:
         """Refuses a `data` section that does not go with the model's config."""
+
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> Cost | None:
+        """Returns the cost of a training batch whose arrays have these shapes; None: there is no formula."""
+        return None
+
+    # Training.
 
     def loss(self, model: Any, batch: Any, key: Array | None) -> Loss:
         """Returns the training loss, the weight of the batch in a mean over batches, and other means by name."""
@@ -159,19 +167,42 @@ class Task:
         """Returns `loss` for a batch that is prepared."""
         raise NotImplementedError
 
+    # Evaluation.
+
+    def measure(self, model: Any, batch: Any, number: int) -> Measured:
+        """Returns the numbers of a batch of an evaluation, which is the same each time: the loss with nothing random.
+
+        `number`: of the batch.
+        """
+        return _plain_loss(self, model, batch)
+
+    def score(self, model: Any, batches: Batches, progress: Progress = SILENT, what: str = "validating") -> Scores:
+        """Measures one pass over batches in order.
+
+        Raises:
+          DataError: no batch has a target.
+        """
+        found = measured(lambda batch, i: self.measure(model, batch, i), batches, progress, what)
+        means, weight = weighted_means([one[:2] for one in found])
+        return Scores(means, weight, [outputs for *_, outputs in found])
+
     def validate(self, model: Any, batches: Batches, progress: Progress = SILENT) -> dict[str, float]:
         """Returns the numbers of one pass over batches in order, those of `validated`."""
-        raise NotImplementedError
+        return self.score(model, batches, progress).means
 
     def evaluate(
         self, model: Any, data: Any, splits: Sequence[str], progress: Progress = SILENT
     ) -> dict[str, Evaluation]:
         """Evaluates splits; returns what is reported of each."""
-        raise NotImplementedError
+        return {split: self.evaluate_split(model, data, split, progress) for split in splits}
+
+    def evaluate_split(self, model: Any, data: Any, split: str, progress: Progress = SILENT) -> Evaluation:
+        """Evaluates one split."""
+        return Evaluation(self.score(model, data.evaluation_batches(split), progress, f"scoring {split}").means)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Describes the numbers of an evaluation in a line."""
-        raise NotImplementedError
+        return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
 
     def sample(self, model: Any, progress: Progress = SILENT) -> str:
         """Makes something with the model that can be read while it trains."""
@@ -180,64 +211,52 @@ class Task:
     def plot(self, model: Any, evaluation: Evaluation, directory: Path) -> None:
         """Draws pictures of one evaluation."""
 
+    # Prediction.
 
-class DocumentTask(Task):
-    """A task on running text: a tokenizer that the data left, and rows that the model can read.
+    def predict(self, model: Any, asked: Any, progress: Progress = SILENT) -> Iterator[str]:
+        """Yields what the model predicts, in pieces as they come, which joined are what is printed.
 
-    Attributes:
-      Data: what reads a `DataConfig`.
-    """
+        `asked`: a `Prediction`.
 
-    Data: ClassVar[type]
-
-    def __init__(self, config: Any, tokenizer: Tokenizer):
-        self.config, self.tokenizer = config, tokenizer
-
-    @classmethod
-    def restore(cls, config: Any, directory: Path) -> Task:
-        return cls(config, tokenizers.load(directory / "tokenizer.json"))
-
-    @classmethod
-    def planned(cls, config: Any, data: Any) -> Task:
-        return cls(config, tokenizers.planned(cls.planned_fields(data)["vocab_size"]))
-
-    @classmethod
-    def load_data(
-        cls, config: Any, model: ModelConfig, directory: Path, progress: Progress = SILENT
-    ) -> Any:
-        return cls.Data(config, directory, progress)
-
-    @classmethod
-    def planned_fields(cls, data: Any) -> dict[str, Any]:
-        return {"vocab_size": data.vocab_size or _SOME_CHARACTERS}
-
-    @property
-    def model_fields(self) -> dict[str, Any]:
-        return {"vocab_size": self.tokenizer.get_vocab_size()}
-
-    def first_unknown(self, text: str) -> int | None:
-        """Returns the index of the first character that the tokenizer does not have, in any Unicode form of the text.
-
-        None of a BPE, which has every byte.
+        Raises:
+          ConfigError, DataError: what is asked cannot be.
         """
-        unknown = tokenizers.unknown_id(self.tokenizer)
-        if unknown not in tokenizers.encode_typed(self.tokenizer, text):
-            return None
-        # A character of the text may be a part of one in another form: the shortest beginning that has an unknown one.
-        begins = range(1, len(text) + 1)
-        key = lambda n: unknown in tokenizers.encode_typed(self.tokenizer, text[:n])  # noqa: E731
-        return bisect.bisect_left(begins, True, key=key)
+        raise ConfigError(f"the task {self.name} does not say what prediction means: it has no method predict")
 
-    @classmethod
-    def check(cls, data: Any, model: ModelConfig) -> None:
-        if data.row_length > model.max_length:
-            raise ConfigError(f"data.row_length={data.row_length} exceeds model.max_length={model.max_length}")
+
+def _register_section(name: str, task: type[Task]) -> None:
+    """Makes the `Config` of a task the `task` section of its name; a task that inherits one gets one of its own."""
+    if "Config" not in vars(task):
+        task.Config = type("Config", (task.Config,), {"__module__": task.__module__})
+    _SECTIONS.register(name)(task.Config)
+
+
+_SECTIONS: Registry[type[TaskConfig]] = Registry("task", family=TaskConfig)
+TASKS: Registry[type[Task]] = Registry(
+    "task", family=Task, needs=("Data", "DataConfig", "Model", "prepared_loss"), then=_register_section
+)
+
+
+def with_auxiliary(loss: Float[Array, ""], weight: Float[Array, ""], *losses: Mapping[str, Array]) -> Loss:
+    """Adds the auxiliary losses of one or more stacks to a mean loss; each joins the step's metrics by its name.
+
+    Of several stacks, those of one name are added up.
+    """
+    names = dict.fromkeys(name for of_stack in losses for name in of_stack)
+    total = {name: sum(of_stack.get(name, 0.0) for of_stack in losses) for name in names}
+    return sum(total.values(), loss), weight, total
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _plain_loss(task: Task, model: Any, batch: Any) -> Measured:
+    loss, weight, others = task.loss(model, batch, None)
+    return {"loss": loss} | others, weight, None
 
 
 def measured(
-    measure: Callable[[Any, int], Any], batches: Batches, progress: Progress, what: str = "validating"
+    measure: Callable[[Any, int], Any], batches: Batches, progress: Progress = SILENT, what: str = "validating"
 ) -> list[Any]:
-    """Yields `measure(batch, i)` for each batch, on the host; the next one is on its way while one is awaited.
+    """Returns `measure(batch, i)` for each batch, on the host; the next one is on its way while one is awaited.
 
     Without the wait, the device's queue would hold all batches, and the count would run ahead of it.
     """
@@ -254,11 +273,6 @@ def measured(
     return found
 
 
-def told(progress: Progress, *what: str) -> tuple[Any, ...]:
-    """Returns the arguments of a method that may know nothing of progress: none where all is silent."""
-    return () if progress is SILENT else (progress, *what)
-
-
 def weighted_means(measured: Sequence[tuple[dict[str, Any], Any]]) -> tuple[dict[str, float], float]:
     """Returns the weighted means over batches, `(means, weight)` each, in float64, and the sum of the weights.
 
@@ -271,20 +285,3 @@ def weighted_means(measured: Sequence[tuple[dict[str, Any], Any]]) -> tuple[dict
         raise DataError("cannot evaluate: no batch has a target; give a larger split")
     values = {name: np.asarray([means[name] for means, _ in measured], np.float64) for name in measured[0][0]}
     return {name: float((value * weights).sum() / total) for name, value in values.items()}, total
-
-
-def perplexity(nats: float) -> float:
-    """Returns the exponential of a mean negative log-likelihood; infinite above 709.78 nats, beyond float64."""
-    with np.errstate(over="ignore"):
-        return float(np.exp(np.float64(nats)))
-
-
-def check_label_smoothing(value: float) -> None:
-    """Refuses a label smoothing outside [0, 1)."""
-    if not 0.0 <= value < 1.0:
-        raise ConfigError(f"task.label_smoothing must be in [0, 1), got {value}")
-
-
-def check_name(name: str, known: str) -> None:
-    """Refuses a `task` section that was written for another task."""
-    check_choice("task.name", name, (known,))

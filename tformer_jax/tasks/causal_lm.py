@@ -1,65 +1,36 @@
 """Causal language modelling: predict what comes next, judged by bits per byte."""
 
-import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool
 
 from .. import decoding
+from .. import functional as F
 from ..analysis import flops
-from ..config import ConfigError, check_positive
+from ..config import COUNT, POSITIVE, SEED, ConfigError, field
 from ..data import tokenizers
 from ..data.causal_lm import CausalLMData, CausalLMDataConfig
 from ..models import CausalLM
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
-from .base import (
-    DocumentTask,
-    Evaluation,
-    Loss,
-    VocabularyLossConfig,
-    check_name,
-    measured,
-    perplexity,
-    vocabulary_loss,
-    weighted_means,
-)
+from .base import TASKS, Evaluation, Loss, Measured, Scores, with_auxiliary
+from .text import DocumentTask, TextPrediction
+from .vocabulary import VocabularyLossConfig, loss_inputs, perplexity, target_weights
 
 _PROMPT_CHARACTERS = 120
 _CONTINUED = 3
 # Every sample, with or without a prompt, is written by one program.
 _SAMPLE_PROMPT = 128
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalLMTaskConfig(VocabularyLossConfig):
-    """The `task` section of a causal language modelling experiment.
-
-    Attributes:
-      name: "causal_lm".
-      label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
-      sample_tokens: length of the samples written while training and evaluating, in tokens; at most half of
-        the model's max_length.
-      sample_temperature: sampling temperature of those samples; see `decoding.sampling`.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
-    """
-
-    name: str = "causal_lm"
-    sample_tokens: int = 64
-    sample_temperature: float = 0.8
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_name(self.name, "causal_lm")
-        if self.sample_tokens < 1:
-            raise ConfigError(f"task.sample_tokens must be at least 1, got {self.sample_tokens}")
-        check_positive("task.sample_temperature", self.sample_temperature)
+# What is generated for a prompt, unless it is said.
+_NEW_TOKENS = 100
+_DRAW = ("temperature", "top_k", "top_p", "min_p", "seed")
 
 
 class Continuation(NamedTuple):
@@ -69,6 +40,7 @@ class Continuation(NamedTuple):
     continuation: str
 
 
+@TASKS.register("causal_lm")
 class CausalLMTask(DocumentTask):
     """A `CausalLM` under cross-entropy; evaluated by bits per byte and perplexity.
 
@@ -76,48 +48,104 @@ class CausalLMTask(DocumentTask):
     document to the next (0 is padding), or with "lengths" [B] where it may.
     """
 
-    Config, DataConfig, Data, Model = CausalLMTaskConfig, CausalLMDataConfig, CausalLMData, CausalLM
+    class Config(VocabularyLossConfig):
+        """The `task` section of a causal language modelling experiment.
+
+        Attributes:
+          label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
+          sample_tokens: length of the samples written while training and evaluating, in tokens; at most half of
+            the model's max_length.
+          sample_temperature: sampling temperature of those samples; see `decoding.sampling`.
+        """
+
+        sample_tokens: int = field(64, COUNT)
+        sample_temperature: float = field(0.8, POSITIVE)
+
+    class Prediction(TextPrediction):
+        """The texts to continue, and how."""
+
+        max_new_tokens: int | None = field(
+            None, COUNT, help="Number of tokens to generate; by default 100, or half of max_length if that is less."
+        )
+        greedy: bool = field(False, help="Take the most probable token at each step instead of sampling.")
+        temperature: float | None = field(None, help="Sampling temperature; by default 0.8.")
+        top_k: int | None = field(None, COUNT, help="Sample from the k most probable tokens only.")
+        top_p: float | None = field(
+            None, help="Nucleus sampling: sample from the fewest tokens that together have this probability."
+        )
+        min_p: float | None = field(
+            None, help="Sample only from tokens with at least this share of the highest probability."
+        )
+        repetition_penalty: float | None = field(
+            None, help="Above 1, tokens that the text already contains become less probable."
+        )
+        seed: int | None = field(None, SEED, help="Random seed of sampling; by default 0.")
+        slide: bool = field(False, help="If a text is too long for the model, read only its end.")
+
+        def check(self):
+            drawn = [name for name in _DRAW if getattr(self, name) is not None]
+            if self.greedy and drawn:
+                raise ConfigError(f"{drawn[0]} has no meaning with --greedy; leave one of them out")
+
+        def sampler(self) -> decoding.Sampler:
+            """Returns the sampler that is asked for.
+
+            Raises:
+              ValueError: one of its numbers cannot be.
+            """
+            if self.greedy:
+                return decoding.greedy(repetition_penalty=self.repetition_penalty)
+            filters = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+            temperature = 0.8 if self.temperature is None else self.temperature
+            return decoding.sampling(temperature=temperature, repetition_penalty=self.repetition_penalty, **filters)
+
+    DataConfig, Data, Model = CausalLMDataConfig, CausalLMData, CausalLM
     samples = True
     validated = ("loss", "perplexity")
 
+    @staticmethod
+    def targets(batch: Any) -> Bool[Array, "B T"]:
+        """Returns which tokens are to be predicted."""
+        return target_weights(batch["tokens"], batch.get("lengths"), batch.get("segments"))
+
+    @staticmethod
+    def mask(batch: Any) -> Any:
+        """Returns who sees whom within a segment, see `CausalLM`; None: causal."""
+        return None
+
     def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> Loss:
         """The training loss, a mean over target tokens, and how many they are."""
-        return _loss(model, batch, key, self.config)
+        return _loss(type(self), model, batch, key, self.config)
 
     def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
         return flops.Cost(flops.causal_lm_flops(model, rows, length - 1), rows * (length - 1))
 
-    def validate(self, model: CausalLM, batches: Any, progress: Progress = SILENT) -> dict[str, float]:
-        """Cross-entropy in nats per token, without smoothing or dropout, and its exponential."""
-        return self._measured(model, batches, progress)[0]
+    def measure(self, model: CausalLM, batch: Any, number: int) -> Measured:
+        """Cross-entropy in nats per token, without smoothing or dropout."""
+        return _measure(type(self), model, batch)
 
-    def _measured(self, model, batches, *shown) -> tuple[dict[str, float], float]:
-        """The numbers, and how many tokens they are the mean of."""
-        losses = measured(lambda batch, _: _evaluation_loss(model, batch), batches, *shown)
-        means, count = weighted_means([({"loss": loss}, weight) for loss, weight, _ in losses])
-        return means | {"perplexity": perplexity(means["loss"])}, count
+    def score(self, model: CausalLM, batches: Any, progress: Progress = SILENT, what: str = "validating") -> Scores:
+        scores = super().score(model, batches, progress, what)
+        return scores._replace(means=scores.means | {"perplexity": perplexity(scores.means["loss"])})
 
-    def evaluate(
-        self, model: CausalLM, data: CausalLMData, splits: Sequence[str], progress: Progress = SILENT
-    ) -> dict[str, Evaluation]:
-        """Loss, perplexity a token and bits per byte of text of each split, and some continuations.
+    def evaluate_split(
+        self, model: CausalLM, data: CausalLMData, split: str, progress: Progress = SILENT
+    ) -> Evaluation:
+        """Loss, perplexity a token and bits per byte of text, and some continuations.
 
         The end of each document is predicted too: its bits count, and it has no bytes. Rows see nothing
         of the row before them, so that longer rows give better numbers. A character that no training text has
         costs the bits of `<unk>`, which do not tell which one it is: the note counts them.
         """
-        evaluations = {}
-        for split in splits:
-            batches, text = data.evaluation_batches(split), sum(len(ids) for ids, _ in data.encode(split))
-            metrics, tokens = self._measured(model, batches, progress, f"scoring {text:,} tokens of {split}")
-            bits = metrics["loss"] * tokens / math.log(2)
-            metrics = metrics | {"bits_per_byte": bits / data.byte_count(split), "tokens": tokens}
-            samples = self._continued(model, data.splits[split][:_CONTINUED], progress, split)
-            unknown = data.unknown_count(split)
-            note = f"{unknown:,} characters are not in the training split and are scored as <unk>" if unknown else ""
-            evaluations[split] = Evaluation(metrics, note, samples)
-        return evaluations
+        batches, text = data.evaluation_batches(split), sum(len(ids) for ids, _ in data.encode(split))
+        scores = self.score(model, batches, progress, f"scoring {text:,} tokens of {split}")
+        bits = scores.means["loss"] * scores.weight / math.log(2)
+        metrics = scores.means | {"bits_per_byte": bits / data.byte_count(split), "tokens": scores.weight}
+        samples = self._continued(model, data.splits[split][:_CONTINUED], progress, split)
+        unknown = data.unknown_count(split)
+        note = f"{unknown:,} characters are not in the training split and are scored as <unk>" if unknown else ""
+        return Evaluation(metrics, note, samples)
 
     def _continued(self, model, documents, progress: Progress, split: str) -> list[Continuation]:
         samples = []
@@ -139,6 +167,22 @@ class CausalLMTask(DocumentTask):
         """Samples a text from its beginning."""
         with progress.phase("writing a sample"):
             return "".join(self.continue_text(model, "", pad_to=_SAMPLE_PROMPT))
+
+    def predict(self, model: CausalLM, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
+        """Yields each text and its continuation, as it comes."""
+        try:
+            how = {"sampler": asked.sampler(), "key": jax.random.key(asked.seed or 0), "slide": asked.slide}
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        how["max_new_tokens"] = asked.max_new_tokens or min(_NEW_TOKENS, max(1, model.config.max_length // 2))
+        for text, where in self.known_texts(asked):
+            pieces = self.continue_text(model, text, **how)
+            try:
+                with progress.phase("compiling"):
+                    first = next(pieces)  # what is refused is refused before anything is printed
+            except ValueError as error:
+                raise ConfigError(str(error).replace("prompt 0", where).replace("slide=True", "--slide")) from None
+            yield from itertools.chain((text, first), pieces, "\n")
 
     def continue_text(
         self,
@@ -189,20 +233,18 @@ class CausalLMTask(DocumentTask):
         yield whole[len(said) :]
 
 
-def _loss(model: CausalLM, batch: Any, key: Array | None, config: VocabularyLossConfig) -> Loss:
-    inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
-    segments = batch.get("segments")
-    if segments is None:
-        weights = jnp.arange(1, batch["tokens"].shape[1]) < batch["lengths"][:, None]
-    else:
-        # The first token of a document has nothing to be predicted from.
-        weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-        segments = segments[:, :-1]
-    weights = weights.astype(jnp.float32)
-    hidden, _ = model.hidden(inputs, segments=segments, key=key)
-    return vocabulary_loss(model, hidden, targets, weights, config), weights.sum(), {}
+def _loss(
+    task: type[CausalLMTask], model: CausalLM, batch: Any, key: Array | None, config: VocabularyLossConfig | None
+) -> Loss:
+    tokens, segments, weights = batch["tokens"], batch.get("segments"), task.targets(batch)  # [B T+1]
+    seen = None if segments is None else segments[:, :-1]
+    hidden, beside = model.hidden(tokens[:, :-1], mask=task.mask(batch), segments=seen, key=key)  # [B T D]
+    scores, how = loss_inputs(model, hidden, config)
+    loss = F.causal_lm_loss(scores, tokens, weights=weights, **how)
+    return with_auxiliary(loss, weights.sum(dtype=jnp.float32), beside.losses)
 
 
-@jax.jit  # of the module, not of a task: all that have such a model share it
-def _evaluation_loss(model: CausalLM, batch: Any) -> Loss:
-    return _loss(model, batch, None, VocabularyLossConfig())
+@functools.partial(jax.jit, static_argnums=0)  # of the module, not of a task: all that have such a model share it
+def _measure(task: type[CausalLMTask], model: CausalLM, batch: Any) -> Measured:
+    loss, weight, _ = _loss(task, model, batch, None, None)
+    return {"loss": loss}, weight, None

@@ -1,7 +1,7 @@
 """Classification: what its tasks share, whatever is classified; judged by accuracy."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +11,9 @@ from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
-from ..data.batches import Batches, ExampleBatches
-from ..progress import SILENT, Progress
-from .base import Task, measured, weighted_means
+from ..config import SHARE, TRAINING, field
+from ..data.batches import ExampleBatches
+from .base import Measured, Scores, Task, TaskConfig
 
 
 class Classified(NamedTuple):
@@ -31,42 +31,59 @@ class ClassProbability(NamedTuple):
     probability: float
 
 
-class Classification(Task):
-    """A task that sorts inputs into classes; batches hold "labels" [B], -1 in rows of padding."""
+class ClassificationConfig(TaskConfig):
+    """The field of every `task` section of classification.
 
+    Attributes:
+      label_smoothing: label smoothing of the training loss.
+    """
+
+    label_smoothing: float = field(0.0, SHARE, part=TRAINING, traced=True)
+
+
+class Classification(Task):
+    """A task that sorts inputs into classes, whose names the data have; batches hold "labels" [B], -1 in rows of
+    padding."""
+
+    Config = ClassificationConfig
     validated = ("loss", "accuracy")
 
-    def __init__(self, config: Any, classes: Sequence[str]):
+    def __init__(self, config: ClassificationConfig, classes: Sequence[str]):
         self.config, self.classes = config, list(classes)
+
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        return super().model_fields | {"num_classes": len(self.classes)}
 
     @staticmethod
     def logits(model: Any, batch: Any) -> Float[Array, "B C"]:
         """Returns the logits of a batch without its labels, float32, with nothing random about it."""
         raise NotImplementedError
 
-    def _measure(self, model, batch):
+    def measure(self, model: Any, batch: Any, number: int) -> Measured:
+        """Cross-entropy in nats per example, without augmentation, smoothing or dropout, accuracy, and the classes."""
         return _measure(type(self).logits, model, batch)
 
-    def validate(self, model: Any, batches: Batches, progress: Progress = SILENT) -> dict[str, float]:
-        """Cross-entropy in nats per example, without augmentation, smoothing or dropout, and accuracy."""
-        return weighted_means(measured(lambda batch, _: self._measure(model, batch)[:2], batches, progress))[0]
+    def predicted(self, batches: ExampleBatches, scores: Scores) -> dict[int, str]:
+        """Returns the class that each example of batches is taken for, from their scores."""
+        pairs = (zip(batches.indices(i), best, strict=False) for i, best in enumerate(scores.outputs))
+        return {int(example): self.classes[best] for batch in pairs for example, best in batch}
 
-    def predicted(
-        self, model: Any, batches: ExampleBatches, progress: Progress = SILENT, what: str = "scoring"
-    ) -> tuple[dict[str, float], dict[int, str]]:
-        """The numbers of `validate`, and the class that each example of the batches is taken for."""
-        numbers = measured(lambda batch, _: self._measure(model, batch), batches, progress, what)
-        metrics, _ = weighted_means([one[:2] for one in numbers])
-        found = {}
-        for i, (_, _, best) in enumerate(numbers):
-            found |= {int(e): self.classes[b] for e, b in zip(batches.indices(i), best, strict=False)}
-        return metrics, found
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        numbers = f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats"
+        return f"{numbers}, {metrics[self.unit]} {self.unit}"
 
     def ranked(self, model: Any, batch: Any) -> list[ClassProbability]:
         """The classes of the first row of a batch, likeliest first."""
         probabilities = np.asarray(_probabilities(type(self).logits, model, batch)[0])
         order = np.argsort(-probabilities, kind="stable")
         return [ClassProbability(self.classes[i], float(probabilities[i])) for i in order]
+
+
+def ranked_lines(inputs: Sequence[str], ranked: Sequence[Sequence[ClassProbability]], top: int) -> Iterator[str]:
+    """Yields a line for each input: the likeliest classes, and itself."""
+    for given, classes in zip(inputs, ranked, strict=True):
+        yield "  ".join(f"{c.name} {c.probability:.3f}" for c in classes[:top]) + f"\t{given}\n"
 
 
 def planned_classes(count: int) -> list[str]:
@@ -85,7 +102,7 @@ def labelled_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _measure(logits_of: Callable[[Any, Any], Array], model: Any, batch: Any):
+def _measure(logits_of: Callable[[Any, Any], Array], model: Any, batch: Any) -> Measured:
     logits, labels = logits_of(model, batch), batch["labels"]
     loss, weight = labelled_loss(logits, labels, 0.0)
     best = logits.argmax(-1)

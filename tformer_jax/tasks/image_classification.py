@@ -1,7 +1,6 @@
 """Image classification with a Vision Transformer; judged by accuracy."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxtyping import Float
 
 from .. import functional as F
 from ..analysis import flops
-from ..config import ConfigError, check_positive, field
+from ..config import NOT_NEGATIVE, TRAINING, ConfigError, field
 from ..data.classes import load_classes
 from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from ..data.pixels import read_images
@@ -21,76 +20,68 @@ from ..functional.numbers import is_off
 from ..models import VisionTransformer
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
-from .base import Evaluation, Loss, check_label_smoothing, check_name
-from .classification import Classification, Classified, ClassProbability, planned_classes
+from .base import TASKS, Evaluation, Loss, with_auxiliary
+from .classification import (
+    Classification,
+    ClassificationConfig,
+    Classified,
+    ClassProbability,
+    planned_classes,
+    ranked_lines,
+)
+from .text import RankedPrediction
 
 _SOME_CLASSES = 10
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageClassificationTaskConfig:
-    """The `task` section of an image classification experiment; only training images are augmented.
-
-    Attributes:
-      name: "image_classification".
-      label_smoothing: label smoothing of the training loss.
-      flip: flip images left to right with probability 1/2.
-      max_shift: the most pixels by which an image is moved, in y and in x; see `functional.random_shift`.
-      mixup: alpha of `functional.mixup`; 0: no mixup.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
-    """
-
-    name: str = "image_classification"
-    label_smoothing: float = field(0.0, traced=True)
-    flip: bool = False
-    max_shift: int = 0
-    mixup: float = field(0.0, traced=True)
-
-    def __post_init__(self):
-        check_name(self.name, "image_classification")
-        check_label_smoothing(self.label_smoothing)
-        if not isinstance(self.flip, bool):
-            raise ConfigError(f"task.flip must be True or False, got {self.flip!r}")
-        for name in ("max_shift", "mixup"):
-            check_positive(f"task.{name}", getattr(self, name), or_zero=True)
-
-
+@TASKS.register("image_classification")
 class ImageClassificationTask(Classification):
     """A `VisionTransformer` under cross-entropy; evaluated by accuracy.
 
     A batch holds "images" uint8 [B Y X C] and "labels" [B], -1 in rows that only fill up.
     """
 
-    Config, DataConfig, Model = ImageClassificationTaskConfig, ImageClassificationDataConfig, VisionTransformer
+    class Config(ClassificationConfig):
+        """The `task` section of an image classification experiment; only training images are augmented.
+
+        Attributes:
+          label_smoothing: label smoothing of the training loss.
+          flip: flip images left to right with probability 1/2.
+          max_shift: the most pixels by which an image is moved, in y and in x; see `functional.random_shift`.
+          mixup: alpha of `functional.mixup`; 0: no mixup.
+        """
+
+        flip: bool = field(False, part=TRAINING)
+        max_shift: int = field(0, NOT_NEGATIVE, part=TRAINING)
+        mixup: float = field(0.0, NOT_NEGATIVE, part=TRAINING, traced=True)
+
+    class Prediction(RankedPrediction):
+        """The images to classify."""
+
+        image: tuple[str, ...] = field((), help="Image file; may be given several times.")
+
+    DataConfig, Data, Model = ImageClassificationDataConfig, ImageClassificationData, VisionTransformer
     unit = "images"
 
     @classmethod
-    def restore(cls, config: ImageClassificationTaskConfig, directory: Path) -> "ImageClassificationTask":
+    def from_data(cls, config: Config, data: ImageClassificationData) -> "ImageClassificationTask":
+        return cls(config, data.classes)
+
+    @classmethod
+    def restore(cls, config: Config, directory: Path) -> "ImageClassificationTask":
         return cls(config, load_classes(directory))
 
     @classmethod
-    def planned(cls, config: ImageClassificationTaskConfig, data: ImageClassificationDataConfig) -> "ImageClassificationTask":
+    def planned(cls, config: Config, data: ImageClassificationDataConfig) -> "ImageClassificationTask":
         return cls(config, planned_classes(_SOME_CLASSES))
-
-    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
-        (rows,) = batch["labels"].shape
-        return flops.Cost(flops.vision_flops(model, rows), rows, "image")
-
-    @classmethod
-    def load_data(
-        cls, config: ImageClassificationDataConfig, model: ModelConfig, directory: Path, progress: Progress = SILENT
-    ) -> ImageClassificationData:
-        return ImageClassificationData(config, directory, progress)
 
     @classmethod
     def planned_fields(cls, data: ImageClassificationDataConfig) -> dict[str, Any]:
         return {"image_size": data.image_size, "num_channels": data.num_channels, "num_classes": _SOME_CLASSES}
 
-    @property
-    def model_fields(self) -> dict[str, Any]:
-        return {"num_classes": len(self.classes)}
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
+        (rows,) = batch["labels"].shape
+        return flops.Cost(flops.vision_flops(model, rows), rows, "image")
 
     def prepare(self, batch: Any, key: Array) -> Any:
         """Augmented "images" float32 [B Y X C] in [0, 1], their "targets" [B num_classes] and "weights" [B]."""
@@ -104,9 +95,9 @@ class ImageClassificationTask(Classification):
     def prepared_loss(self, model: VisionTransformer, batch: Any, key: Array) -> Loss:
         """The training loss of images, a mean, and how many they are."""
         _, dropout_key = jax.random.split(key)
-        logits = model(_centred(batch["images"]), key=dropout_key).astype(jnp.float32)
-        loss = optax.softmax_cross_entropy(logits, batch["targets"])
-        return F.weighted_mean(loss, batch["weights"]), batch["weights"].sum(), {}
+        pooled, beside = model.hidden(_centred(batch["images"]), key=dropout_key)
+        loss = optax.softmax_cross_entropy(model.logits(pooled).astype(jnp.float32), batch["targets"])
+        return with_auxiliary(F.weighted_mean(loss, batch["weights"]), batch["weights"].sum(), beside.losses)
 
     def _augmented(self, images: Array, targets: Array, real: Array, key: Array) -> tuple[Array, Array]:
         """Images in [0, 1], and the targets that go with them; `real` ones are mixed with real ones alone."""
@@ -123,22 +114,21 @@ class ImageClassificationTask(Classification):
     def logits(model: VisionTransformer, batch: Any) -> Float[Array, "B C"]:
         return model(_centred(batch["images"].astype(jnp.float32) / 255)).astype(jnp.float32)
 
-    def evaluate(
-        self, model: VisionTransformer, data: ImageClassificationData, splits: Sequence[str], progress: Progress = SILENT
-    ) -> dict[str, Evaluation]:
-        """Loss and accuracy of each split, and its mistakes."""
-        evaluations = {}
-        for split in splits:
-            labels = [self.classes[label] for label in data.splits[split].labels]
-            scoring = f"scoring {len(labels):,} images of {split}"
-            metrics, found = self.predicted(model, data.evaluation_batches(split), progress, scoring)
-            mistakes = [Classified(f"image {e}", labels[e], c) for e, c in sorted(found.items()) if labels[e] != c]
-            evaluations[split] = Evaluation(metrics | {"images": len(labels)}, "samples: the mistakes", mistakes)
-        return evaluations
+    def evaluate_split(
+        self, model: VisionTransformer, data: ImageClassificationData, split: str, progress: Progress = SILENT
+    ) -> Evaluation:
+        """Loss and accuracy, and the mistakes."""
+        labels, batches = [self.classes[label] for label in data.splits[split].labels], data.evaluation_batches(split)
+        scores = self.score(model, batches, progress, f"scoring {len(labels):,} images of {split}")
+        found = sorted(self.predicted(batches, scores).items())
+        mistakes = [Classified(f"image {e}", labels[e], best) for e, best in found if labels[e] != best]
+        return Evaluation(scores.means | {"images": len(labels)}, "samples: the mistakes", mistakes)
 
-    def describe(self, metrics: Mapping[str, float]) -> str:
-        numbers = f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats"
-        return f"{numbers}, {metrics['images']} images"
+    def predict(self, model: VisionTransformer, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
+        """Yields a line for each image: the likeliest classes, and its file."""
+        if not asked.image:
+            raise ConfigError("give --image")
+        yield from ranked_lines(asked.image, self.classify(model, [*map(Path, asked.image)], progress), asked.top)
 
     def classify(
         self, model: VisionTransformer, files: Sequence[Path], progress: Progress = SILENT

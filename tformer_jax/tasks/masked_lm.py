@@ -1,9 +1,8 @@
 """Masked language modelling: predict hidden tokens from both sides, judged by how many are right."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,60 +15,23 @@ from tokenizers.models import WordLevel
 
 from .. import functional as F
 from ..analysis import flops
-from ..config import ConfigError
+from ..config import COUNT, INSIDE, field
 from ..data import tokenizers
 from ..data.batches.buckets import EVALUATION_TOKENS, padded_length
 from ..data.files import DataError
 from ..data.masked_lm import MaskedLMData, MaskedLMDataConfig
 from ..models import MaskedLM
-from ..nn import ModelConfig
 from ..nn.partitioning import row_groups, spread_groups
+from ..nn import ModelConfig
 from ..progress import SILENT, Progress
-from .base import (
-    DocumentTask,
-    Evaluation,
-    Loss,
-    VocabularyLossConfig,
-    check_name,
-    measured,
-    perplexity,
-    told,
-    vocabulary_loss,
-    weighted_means,
-)
+from .base import TASKS, Evaluation, Loss, Measured, with_auxiliary
+from .text import DocumentTask, RankedPrediction, TextPrediction
+from .vocabulary import VocabularyLossConfig, loss_inputs, perplexity, projection
 
 MASK_TEXT = "[MASK]"
 
 _SPECIAL_IDS = (tokenizers.PAD_ID, tokenizers.BOS_ID, tokenizers.EOS_ID)
 _SHOWN = 5
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedLMTaskConfig(VocabularyLossConfig):
-    """The `task` section of a masked language modelling experiment.
-
-    Attributes:
-      name: "masked_lm".
-      label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
-      mask_rate: share of the tokens that are predicted; see `functional.mask_tokens`.
-      pseudo_perplexity_rows: number of rows of a split whose tokens are all masked, one at a time, for
-        the pseudo-perplexity (Salazar et al., 2020): each costs as many forward passes as it has tokens.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
-    """
-
-    name: str = "masked_lm"
-    mask_rate: float = 0.15
-    pseudo_perplexity_rows: int = 32
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_name(self.name, "masked_lm")
-        if not 0.0 < self.mask_rate < 1.0:
-            raise ConfigError(f"task.mask_rate must be in (0, 1), got {self.mask_rate}")
-        if self.pseudo_perplexity_rows < 1:
-            raise ConfigError(f"task.pseudo_perplexity_rows must be at least 1, got {self.pseudo_perplexity_rows}")
 
 
 class Filled(NamedTuple):
@@ -87,6 +49,7 @@ class Guess(NamedTuple):
     probability: float
 
 
+@TASKS.register("masked_lm")
 class MaskedLMTask(DocumentTask):
     """A `MaskedLM` that restores corrupted tokens; evaluated by masked accuracy and pseudo-perplexity.
 
@@ -95,15 +58,30 @@ class MaskedLMTask(DocumentTask):
     evaluation, so that every evaluation hides the same tokens.
     """
 
-    Config, DataConfig, Data, Model = MaskedLMTaskConfig, MaskedLMDataConfig, MaskedLMData, MaskedLM
+    class Config(VocabularyLossConfig):
+        """The `task` section of a masked language modelling experiment.
+
+        Attributes:
+          label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
+          mask_rate: share of the tokens that are predicted; see `functional.mask_tokens`.
+          pseudo_perplexity_rows: number of rows of a split whose tokens are all masked, one at a time, for
+            the pseudo-perplexity (Salazar et al., 2020): each costs as many forward passes as it has tokens.
+        """
+
+        mask_rate: float = field(0.15, INSIDE)
+        pseudo_perplexity_rows: int = field(32, COUNT)
+
+    class Prediction(TextPrediction, RankedPrediction):
+        """The texts whose gaps to fill."""
+
+    DataConfig, Data, Model = MaskedLMDataConfig, MaskedLMData, MaskedLM
     unit = "masked tokens"
     validated = ("loss", "masked_accuracy")
 
-    def __init__(self, config: MaskedLMTaskConfig, tokenizer: Tokenizer):
+    def __init__(self, config: Config, tokenizer: Tokenizer):
         super().__init__(config, tokenizer)
         # A token of a byte-level BPE holds the blank before its word, and so does a gap; characters stand alone.
         self._gap = MASK_TEXT if isinstance(tokenizer.model, WordLevel) else " " + MASK_TEXT
-        self._probabilities = _probabilities
 
     def prepare(self, batch: Any, key: Array) -> Any:
         """The batch with what takes the place of its tokens, "corrupted", and which were chosen, "masked" [B T]."""
@@ -113,41 +91,34 @@ class MaskedLMTask(DocumentTask):
     def prepared_loss(self, model: MaskedLM, batch: Any, key: Array) -> Loss:
         """The training loss, a mean over the chosen tokens, and how many they are."""
         _, dropout_key = jax.random.split(key)
-        hidden, targets, weights = _chosen(model, batch, dropout_key, self.config.mask_rate)
-        return vocabulary_loss(model, hidden, targets, weights, self.config), weights.sum(), {}
+        hidden, targets, weights, losses = _chosen(model, batch, dropout_key, self.config.mask_rate)
+        scores, how = loss_inputs(model, hidden, self.config)
+        return with_auxiliary(F.masked_lm_loss(scores, targets, weights, **how), weights.sum(), losses)
 
     def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
         predicted = _room(rows * length, self.config.mask_rate)
         return flops.Cost(flops.masked_lm_flops(model, rows, length, predicted), rows * length)
 
-    def validate(
-        self, model: MaskedLM, batches: Any, progress: Progress = SILENT, what: str = "validating"
-    ) -> dict[str, float]:
+    def measure(self, model: MaskedLM, batch: Any, number: int) -> Measured:
         """Cross-entropy in nats per chosen token, without smoothing or dropout, and the share that is right."""
-        keys = jax.random.split(jax.random.key(0), len(batches))
-        how = {"vocab_size": self.tokenizer.get_vocab_size(), "rate": self.config.mask_rate}
-        measure = lambda batch, i: _measure(model, batch, keys[i], **how)  # noqa: E731
-        return weighted_means(measured(measure, batches, progress, what))[0]
+        return _measure(model, batch, number, self.tokenizer.get_vocab_size(), self.config.mask_rate)
 
-    def evaluate(
-        self, model: MaskedLM, data: MaskedLMData, splits: Sequence[str], progress: Progress = SILENT
-    ) -> dict[str, Evaluation]:
-        """Loss, masked accuracy and pseudo-perplexity of each split, and some filled gaps."""
-        evaluations = {}
-        for split in splits:
-            batches = data.evaluation_batches(split)
-            tokens = sum(len(ids) for ids, _ in data.encode(split))
-            metrics = self.validate(model, batches, *told(progress, f"scoring {tokens:,} tokens of {split}"))
-            rows = self._rows(batches, self.config.pseudo_perplexity_rows)
-            metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows, progress), "rows": len(rows)}
-            with progress.phase(f"filling gaps of {split}", min(len(rows), _SHOWN), "samples") as advance:
-                samples = []
-                for row in rows[:_SHOWN]:
-                    samples.append(self._filled(model, row))
-                    advance()
-            evaluations[split] = Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
-        return evaluations
+    def evaluate_split(
+        self, model: MaskedLM, data: MaskedLMData, split: str, progress: Progress = SILENT
+    ) -> Evaluation:
+        """Loss, masked accuracy and pseudo-perplexity, and some filled gaps."""
+        batches = data.evaluation_batches(split)
+        tokens = sum(len(ids) for ids, _ in data.encode(split))
+        metrics = self.score(model, batches, progress, f"scoring {tokens:,} tokens of {split}").means
+        rows = self._rows(batches, self.config.pseudo_perplexity_rows)
+        metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows, progress), "rows": len(rows)}
+        with progress.phase(f"filling gaps of {split}", min(len(rows), _SHOWN), "samples") as advance:
+            samples = []
+            for row in rows[:_SHOWN]:
+                samples.append(self._filled(model, row))
+                advance()
+        return Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return (
@@ -176,6 +147,22 @@ class MaskedLMTask(DocumentTask):
                 advance()
         return perplexity(-np.sum(sums, dtype=np.float64) / sum(len(row) - 2 for row in rows))
 
+    def predict(self, model: MaskedLM, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
+        """Yields a line for each gap of each text: the likeliest tokens."""
+        texts, filled = self.known_texts(asked), []
+        with progress.phase("filling gaps", len(texts), "texts") as advance:
+            for text, where in texts:
+                try:
+                    filled.append(self.fill(model, text, asked.top))
+                except DataError as error:
+                    raise DataError(str(error).replace("the text", where)) from None
+                advance()
+        for gaps in filled:
+            for number, guesses in enumerate(gaps, 1):
+                # Quoted: a token may be blank, or begin with the blank before its word.
+                said = "  ".join(f"{guess.token!r} {guess.probability:.3f}" for guess in guesses)
+                yield f"{MASK_TEXT} {number}: {said}\n"
+
     def fill(self, model: MaskedLM, text: str, count: int = 5) -> list[list[Guess]]:
         """The `count` likeliest tokens for each `[MASK]` of a text, likeliest first.
 
@@ -193,7 +180,7 @@ class MaskedLMTask(DocumentTask):
     def _predicted(self, model: MaskedLM, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """The probabilities [n V] of the tokens at each place of a row."""
         row, size = _padded(tokens, model.config.max_length), len(tokens)
-        return np.asarray(self._probabilities(model, row, np.int32(size)))[:size]
+        return np.asarray(_probabilities(model, row, np.int32(size)))[:size]
 
     def _with_gaps(self, text: str, limit: int) -> list[int]:
         parts = text.replace(self._gap, MASK_TEXT).split(MASK_TEXT)
@@ -263,28 +250,30 @@ def _corrupted(batch: Any, key: Array, vocab_size: int, rate: float) -> Any:
 
 
 def _chosen(model: MaskedLM, batch: Any, dropout_key: Array | None, rate: float):
-    """States [G M D], original tokens [G M] and weights [G M] of the chosen tokens: the others need no logits."""
+    """States [G M D], original tokens [G M] and weights [G M] of the chosen tokens, and auxiliary losses.
+
+    The other tokens need no logits.
+    """
     tokens, masked = batch["tokens"], batch["masked"]
     mask = F.AttentionMask(lengths=batch["lengths"])
-    states, _ = model.encoder(batch["corrupted"], mask=mask, key=dropout_key)
+    states, beside = model.hidden(batch["corrupted"], mask=mask, key=dropout_key)
     # Each group of devices picks from its own rows.
     groups = row_groups(len(tokens))
     tokens, masked, states = (x.reshape(groups, -1, *x.shape[2:]) for x in (tokens, masked, states))
     chosen, weights = first_chosen(masked, _room(tokens.shape[1], rate))
     states = jnp.take_along_axis(spread_groups(states), chosen[..., None], axis=1)
-    return model.transformed(spread_groups(states)), jnp.take_along_axis(tokens, chosen, axis=1), weights
+    targets = jnp.take_along_axis(tokens, chosen, axis=1)
+    return model.transformed(spread_groups(states)), targets, weights, beside.losses
 
 
 @functools.partial(jax.jit, static_argnames=("vocab_size", "rate"))  # of the module: shared by all with such a model
-def _measure(model: MaskedLM, batch: Any, key: Array, vocab_size: int, rate: float):
-    hidden, targets, weights = _chosen(model, _corrupted(batch, key, vocab_size, rate), None, rate)
-    logits = model.logits(hidden)
+def _measure(model: MaskedLM, batch: Any, number: Int[Array, ""], vocab_size: int, rate: float) -> Measured:
+    key = jax.random.fold_in(jax.random.key(0), number)
+    hidden, targets, weights, _ = _chosen(model, _corrupted(batch, key, vocab_size, rate), None, rate)
+    logits = model.logits(hidden)  # [G M V]
     right = (logits.argmax(-1) == targets).astype(jnp.float32)
-    means = {
-        "loss": F.cross_entropy(logits, targets, weights=weights),
-        "masked_accuracy": F.weighted_mean(right, weights),
-    }
-    return means, weights.sum()
+    accuracy = F.weighted_mean(right, weights)
+    return {"loss": F.masked_lm_loss(logits, targets, weights), "masked_accuracy": accuracy}, weights.sum(), None
 
 
 def first_chosen(masked: Bool[Array, "G N"], count: int) -> tuple[Int[Array, "G M"], Float[Array, "G M"]]:
@@ -309,8 +298,8 @@ def _token_log_probs(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]
 
     def log_prob(place):
         states, _ = model.encoder(row.at[place].set(tokenizers.MASK_ID)[None], mask=F.AttentionMask(lengths=size[None]))
-        logits = model.logits(model.transformed(states[:, place][None]))[0, 0].astype(jnp.float32)
-        return jax.nn.log_softmax(logits)[row[place]]
+        hidden = model.transformed(states[0, place])  # [D]
+        return F.output_log_probs(hidden, **projection(model, hidden))[row[place]]
 
     # As many copies of the row at a time, each without another token, as other evaluations have tokens.
     places = jnp.arange(1, T - 1)

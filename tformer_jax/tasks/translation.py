@@ -1,7 +1,6 @@
 """Translation: an encoder-decoder under cross-entropy, judged by BLEU."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,58 +13,21 @@ from jax import Array
 from .. import decoding, functional as F
 from ..analysis import flops
 from ..analysis.plots import plot_attention
-from ..config import ConfigError, check_positive, field
+from ..config import COUNT, NOT_NEGATIVE, SHARE, TRAINING, ConfigError, field
 from ..data import files, tokenizers
 from ..data.batches.buckets import Buckets, ladder
 from ..data.text import canonical
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
-from ..nn import ModelConfig
 from ..nn.layers import split_key
+from ..nn import ModelConfig
 from ..progress import SILENT, Progress
-from .base import (
-    Evaluation,
-    Loss,
-    Task,
-    VocabularyLossConfig,
-    check_name,
-    measured,
-    told,
-    vocabulary_loss,
-    weighted_means,
-)
+from .base import TASKS, Evaluation, Loss, Measured, Task, with_auxiliary
+from .text import TextPrediction
+from .vocabulary import VocabularyLossConfig, loss_inputs, target_weights
 
 _DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TranslationTaskConfig(VocabularyLossConfig):
-    """The `task` section of a translation experiment.
-
-    Attributes:
-      name: "translation".
-      label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
-      beam_size: number of hypotheses kept when translating; 1 is greedy search.
-      length_penalty: see `decoding.beam_search`.
-
-    Raises:
-      ConfigError: an invalid value, by the field's name.
-    """
-
-    name: str = "translation"
-    label_smoothing: float = field(0.1, traced=True)
-    beam_size: int = 4
-    length_penalty: float = 0.6
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_name(self.name, "translation")
-        if self.beam_size < 1:
-            raise ConfigError(f"task.beam_size must be at least 1, got {self.beam_size}")
-        check_positive("task.length_penalty", self.length_penalty, or_zero=True)
-        if self.beam_size == 1 and self.length_penalty:
-            raise ConfigError("task.length_penalty must be 0 with task.beam_size=1: it ranks the hypotheses of a beam")
 
 
 class Sample(NamedTuple):
@@ -76,6 +38,7 @@ class Sample(NamedTuple):
     translation: str
 
 
+@TASKS.register("translation")
 class TranslationTask(Task):
     """An encoder-decoder `Transformer` under cross-entropy; evaluated by loss and BLEU.
 
@@ -84,34 +47,42 @@ class TranslationTask(Task):
     where several pairs share a row.
     """
 
-    Config, DataConfig, Model = TranslationTaskConfig, TranslationDataConfig, Transformer
+    class Config(VocabularyLossConfig):
+        """The `task` section of a translation experiment.
 
-    def __init__(self, config: TranslationTaskConfig, tokenizers: Tokenizers):
+        Attributes:
+          label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
+          beam_size: number of hypotheses kept when translating; 1 is greedy search.
+          length_penalty: see `decoding.beam_search`.
+        """
+
+        label_smoothing: float = field(0.1, SHARE, part=TRAINING, traced=True)
+        beam_size: int = field(4, COUNT)
+        length_penalty: float = field(0.6, NOT_NEGATIVE)
+
+        def check(self):
+            if self.beam_size == 1 and self.length_penalty:
+                raise ConfigError("length_penalty must be 0 with task.beam_size=1: it ranks the hypotheses of a beam")
+
+    Prediction = TextPrediction
+    DataConfig, Data, Model = TranslationDataConfig, TranslationData, Transformer
+
+    def __init__(self, config: Config, tokenizers: Tokenizers):
         self.config, self.tokenizers = config, tokenizers
 
     @classmethod
-    def restore(cls, config: TranslationTaskConfig, directory: Path) -> "TranslationTask":
+    def from_data(cls, config: Config, data: TranslationData) -> "TranslationTask":
+        return cls(config, data.tokenizers)
+
+    @classmethod
+    def restore(cls, config: Config, directory: Path) -> "TranslationTask":
         return cls(config, Tokenizers.load(directory))
 
     @classmethod
-    def planned(cls, config: TranslationTaskConfig, data: TranslationDataConfig) -> "TranslationTask":
+    def planned(cls, config: Config, data: TranslationDataConfig) -> "TranslationTask":
         target = tokenizers.planned(data.vocab_size)
         own = data.source_vocab_size
         return cls(config, Tokenizers(target if own is None else tokenizers.planned(own), target))
-
-    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
-        (rows, source), target = batch["source"].shape, batch["target"].shape[1] - 1
-        return flops.Cost(flops.transformer_flops(model, rows, source, target), rows * target)
-
-    @classmethod
-    def load_data(
-        cls, config: TranslationDataConfig, model: ModelConfig, directory: Path, progress: Progress = SILENT
-    ) -> TranslationData:
-        return TranslationData(config, model.max_length, directory, progress)
-
-    @classmethod
-    def data_key(cls, task: Any, data: Any, model: Mapping[str, Any]) -> dict[str, Any]:
-        return super().data_key(task, data, model) | {"model.max_length": model.get("max_length")}
 
     @classmethod
     def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:
@@ -123,16 +94,17 @@ class TranslationTask(Task):
         shared = self.tokenizers.source is self.tokenizers.target
         return {"vocab_size": target, "source_vocab_size": None if shared else source}
 
+    def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
+        (rows, source), target = batch["source"].shape, batch["target"].shape[1] - 1
+        return flops.Cost(flops.transformer_flops(model, rows, source, target), rows * target)
+
     def prepared_loss(self, model: Transformer, batch: Any, key: Array | None) -> Loss:
         """The smoothed training loss, a mean over target tokens, and how many they are."""
         return _loss(model, batch, key, self.config)
 
-    def validate(
-        self, model: Transformer, batches: Any, progress: Progress = SILENT, what: str = "validating"
-    ) -> dict[str, float]:
+    def measure(self, model: Transformer, batch: Any, number: int) -> Measured:
         """Cross-entropy in nats per target token, without smoothing or dropout."""
-        losses = measured(lambda batch, _: _evaluation_loss(model, batch), batches, progress, what)
-        return weighted_means([({"loss": loss}, weight) for loss, weight, _ in losses])[0]
+        return _measure(model, batch)
 
     def evaluate(
         self, model: Transformer, data: TranslationData, splits: Sequence[str], progress: Progress = SILENT
@@ -141,7 +113,7 @@ class TranslationTask(Task):
         pairs = {split: data.encode(split, data.max_length)[0] for split in splits}
         # All at once: their sentences share batches and compiled programs.
         sources = [pair.source for split in splits for pair in pairs[split]]
-        translations = iter(self.translate(model, sources, *told(progress)))
+        translations = iter(self.translate(model, sources, progress))
         evaluations = {}
         for split in splits:
             samples = [Sample(pair.source, pair.target, next(translations)) for pair in pairs[split]]
@@ -150,13 +122,18 @@ class TranslationTask(Task):
             written = [canonical(sample.translation) for sample in samples]
             score = bleu.corpus_score(written, [[canonical(sample.reference) for sample in samples]]).score
             scoring = f"scoring {len(samples):,} sentences of {split}"
-            numbers = self.validate(model, data.evaluation_batches(split), *told(progress, scoring))
+            numbers = self.score(model, data.evaluation_batches(split), progress, scoring).means
             metrics = numbers | {"bleu": score, "sentences": len(samples)}
             evaluations[split] = Evaluation(metrics, f"signature {bleu.get_signature()}", samples)
         return evaluations
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return f"BLEU {metrics['bleu']:.2f}, loss {metrics['loss']:.4f} nats a token, {metrics['sentences']} sentences"
+
+    def predict(self, model: Transformer, asked: TextPrediction, progress: Progress = SILENT) -> Iterator[str]:
+        """Yields the translation of each text."""
+        for translation in self.translate(model, asked.texts(), progress):
+            yield translation.replace("\n", " ") + "\n"  # one line a sentence, whatever the model writes
 
     def translate(self, model: Transformer, texts: list[str], progress: Progress = SILENT) -> list[str]:
         """The translation of each text, in order.
@@ -222,26 +199,23 @@ class TranslationTask(Task):
         )
 
 
-def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyLossConfig) -> Loss:
-    inputs, targets = batch["target"][:, :-1], batch["target"][:, 1:]
-    if "target_segments" in batch:
-        segments = batch["target_segments"]
-        # The last token of a segment has nothing to predict: what follows is another sentence.
-        weights = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-        source_side = {"mask": None, "segments": batch["source_segments"]}
-        target_segments = segments[:, :-1]
+def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyLossConfig | None) -> Loss:
+    target, segments = batch["target"], batch.get("target_segments")  # [B T+1]
+    weights = target_weights(target, batch.get("target_lengths"), segments)
+    if segments is None:
+        source_side, seen = {"mask": F.AttentionMask(lengths=batch["source_lengths"]), "segments": None}, None
     else:
-        weights = jnp.arange(1, batch["target"].shape[1]) < batch["target_lengths"][:, None]
-        source_side = {"mask": F.AttentionMask(lengths=batch["source_lengths"]), "segments": None}
-        target_segments = None
-    weights = weights.astype(jnp.float32)
+        source_side, seen = {"mask": None, "segments": batch["source_segments"]}, segments[:, :-1]
     encoder_key, decoder_key = split_key(key, 2)
-    memory, _ = model.encode(batch["source"], **source_side, key=encoder_key)
-    seen = {f"source_{name}": value for name, value in source_side.items()}
-    hidden, _ = model.hidden(inputs, memory, **seen, target_segments=target_segments, key=decoder_key)
-    return vocabulary_loss(model, hidden, targets, weights, config), weights.sum(), {}
+    memory, encoder = model.encode(batch["source"], **source_side, key=encoder_key)
+    source = {f"source_{name}": value for name, value in source_side.items()}
+    hidden, decoder = model.hidden(target[:, :-1], memory, **source, target_segments=seen, key=decoder_key)  # [B T D]
+    scores, how = loss_inputs(model, hidden, config)
+    loss = F.causal_lm_loss(scores, target, weights=weights, **how)
+    return with_auxiliary(loss, weights.sum(dtype=jnp.float32), encoder.losses, decoder.losses)
 
 
 @jax.jit  # of the module, not of a task: all that have such a model share it
-def _evaluation_loss(model: Transformer, batch: Any) -> Loss:
-    return _loss(model, batch, None, VocabularyLossConfig())
+def _measure(model: Transformer, batch: Any) -> Measured:
+    loss, weight, _ = _loss(model, batch, None, None)
+    return {"loss": loss}, weight, None

@@ -143,7 +143,7 @@ class Experiment:
         """The program of the experiment: what it computes.
 
         Args:
-          task: restored from the data.
+          task: made from the data.
           numbers: in place of those of the config, by "section.field", known only when the program runs; each is not
             0 and not None where the config's is neither.
         """
@@ -187,6 +187,10 @@ class Experiment:
         data.report.append(f"each validation uses {count} of {len(batches)} batches, evenly spread over the split")
         return Part(batches, count)
 
+    def task_of(self, data: Any) -> Task:
+        """The task, with what was learnt from its data."""
+        return self.task_class.from_data(self.task, data)
+
     def restore_task(self, directory: Path) -> Task:
         """The task, with what the data left in `directory`."""
         return self.task_class.restore(self.task, directory)
@@ -225,7 +229,7 @@ def run_training(
     try:
         with Interruption() as interruption, interruption.at_once("before the first step", run.withdraw):
             data, batches, validation = _read(experiment, run, progress)
-            task = experiment.restore_task(run.directory)
+            task = experiment.task_of(data)
             with progress.phase("building the model"):
                 trainer = experiment.trainer(task)
             initial = functools.cache(lambda: initial_arrays(experiment, task, trainer.layout.shapes, say))
@@ -361,25 +365,18 @@ def load_run(
 def load_data(experiment: Experiment, directory: Path, *, fresh: bool, progress: Progress = SILENT) -> Any:
     """The data, with its tokenizers or classes kept in `directory`; `fresh`: nothing was trained there yet.
 
-    The tokenizer of a run that the task starts from becomes this one's.
+    What the task takes over of the run that it starts from, such as a tokenizer, becomes this one's.
 
     Raises:
       DataError: the data cannot be read, or are not known to be those that were trained on.
     """
     if not fresh:
         check_kept(directory)
-    tokenizer = directory / "tokenizer.json"
-    if (not tokenizer.exists() or fresh) and (pretrained := _pretrained_run(experiment)) is not None:
-        write_whole(tokenizer, (pretrained.directory / "tokenizer.json").read_bytes())
+    elif (pretrained := _pretrained_run(experiment)) is not None:
+        experiment.task_class.inherit(pretrained.directory, directory)
     return experiment.load_data(directory, progress)
 
 
 def _pretrained_run(experiment: Experiment) -> Run | None:
     """The run that the task starts from, if any."""
-    source = getattr(experiment.task, "init_from", None)
-    if source is None:
-        return None
-    pretrained = Run.open(source)
-    if not (pretrained.directory / "tokenizer.json").exists():
-        raise RunError(f"{source} has no tokenizer.json: it was not trained on text")
-    return pretrained
+    return None if experiment.task.init_from is None else Run.open(experiment.task.init_from)

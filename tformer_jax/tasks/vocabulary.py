@@ -1,0 +1,64 @@
+"""Losses over a vocabulary: what the language models and translation share."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from .. import functional as F
+from ..config import NOT_NEGATIVE, RUN, SHARE, TRAINING, field
+from .base import TaskConfig
+
+
+class VocabularyLossConfig(TaskConfig):
+    """The fields that losses over a vocabulary share. They hold for training; evaluation has plain cross-entropy.
+
+    Attributes:
+      label_smoothing, z_loss: see `functional.cross_entropy`.
+      fused_loss: use `functional.fused_cross_entropy`, which never holds all logits.
+    """
+
+    label_smoothing: float = field(0.0, SHARE, part=TRAINING, traced=True)
+    z_loss: float = field(0.0, NOT_NEGATIVE, part=TRAINING, traced=True)
+    fused_loss: bool = field(False, part=RUN)
+
+
+def loss_inputs(
+    model: Any, hidden: Float[Array, "*batch D"], config: VocabularyLossConfig | None
+) -> tuple[Float[Array, "*batch _"], dict[str, Any]]:
+    """Returns what `functional.causal_lm_loss` and `masked_lm_loss` take for the model's states, and how: the logits,
+    or the states themselves where the loss is fused. Without a config, that of an evaluation, nothing is added to it.
+    """
+    if config is None:
+        return model.logits(hidden), {}
+    how = {"label_smoothing": config.label_smoothing, "z_loss": config.z_loss}
+    if not config.fused_loss:
+        return model.logits(hidden), how
+    return hidden, how | {"loss": functools.partial(F.fused_cross_entropy, **projection(model, hidden))}
+
+
+def projection(model: Any, hidden: Float[Array, "*batch D"]) -> dict[str, Any]:
+    """Returns the arguments by which functions make a model's logits of its states."""
+    w_out, b_out = model.output_weights()
+    return {"w_out": w_out.astype(hidden.dtype), "b_out": b_out, "logit_softcap": model.config.output.softcap}
+
+
+def target_weights(
+    tokens: Int[Array, "B T"], lengths: Int[Array, "B"] | None, segments: Int[Array, "B T"] | None
+) -> Bool[Array, "B T"]:
+    """Returns which tokens are predicted from one before them: all but the first of each row's `lengths`, or of each
+    of its segments (0 is padding)."""
+    if segments is None:
+        inside = jnp.arange(1, tokens.shape[1]) < lengths[:, None]  # [B T-1]
+    else:
+        inside = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    return jnp.pad(inside, ((0, 0), (1, 0)))
+
+
+def perplexity(nats: float) -> float:
+    """Returns the exponential of a mean negative log-likelihood; infinite above 709.78 nats, beyond float64."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.float64(nats)))
