@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +102,7 @@ class CausalLMTask(DocumentTask):
     DataConfig, Data, Model = CausalLMDataConfig, CausalLMData, CausalLM
     samples = True
     validated = ("loss", "perplexity")
+    prefix: ClassVar[bool] = False  # whether the tokens of a prompt see all of it, see `decoding.generate`
 
     @staticmethod
     def targets(batch: Any) -> Bool[Array, "B T"]:
@@ -220,6 +221,7 @@ class CausalLMTask(DocumentTask):
             eos_id=tokenizers.EOS_ID,
             slide=slide,
             pad_to=pad_to,
+            prefix=self.prefix,
         )
         new: list[int] = []
         said = whole = ""
@@ -241,7 +243,8 @@ def _loss(
     hidden, beside = model.hidden(tokens[:, :-1], mask=task.mask(batch), segments=seen, key=key)  # [B T D]
     scores, how = loss_inputs(model, hidden, config)
     loss = F.causal_lm_loss(scores, tokens, weights=weights, **how)
-    return with_auxiliary(loss, weights.sum(dtype=jnp.float32), beside.losses)
+    auxiliary = {} if config is None else beside.losses  # of training alone
+    return with_auxiliary(loss, weights.sum(dtype=jnp.float32), auxiliary)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # of the module, not of a task: all that have such a model share it

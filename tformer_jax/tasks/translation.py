@@ -212,7 +212,8 @@ def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyL
     hidden, decoder = model.hidden(target[:, :-1], memory, **source, target_segments=seen, key=decoder_key)  # [B T D]
     scores, how = loss_inputs(model, hidden, config)
     loss = F.causal_lm_loss(scores, target, weights=weights, **how)
-    return with_auxiliary(loss, weights.sum(dtype=jnp.float32), encoder.losses, decoder.losses)
+    auxiliary = () if config is None else (encoder.losses, decoder.losses)  # of training alone
+    return with_auxiliary(loss, weights.sum(dtype=jnp.float32), *auxiliary)
 
 
 @jax.jit  # of the module, not of a task: all that have such a model share it
