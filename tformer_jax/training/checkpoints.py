@@ -69,7 +69,7 @@ class CheckpointConfig(Component):
         """Returns which checkpoints Orbax keeps, in its options."""
         kept, best_of = [policies.LatestN(self.keep)], None
         if self.keep_best:
-            best_of = lambda metrics: metrics[self.best_metric]  # noqa: E731
+            best_of = lambda metrics: metrics[self.best_metric]
             kept.append(_Best(best_of, self.keep_best, self.best == "lowest"))
         if self.keep_every is not None:
             kept.append(policies.EveryNSteps(self.keep_every))

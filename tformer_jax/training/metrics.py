@@ -84,7 +84,7 @@ def _rows(
     damaged = 0
     for line in lines:
         row = _row(line)
-        if row is None or members is not None and not (type(row.get("member")) is int and row["member"] in members):
+        if row is None or (members is not None and not (type(row.get("member")) is int and row["member"] in members)):
             damaged += 1
         else:
             yield line.decode("utf-8"), row
@@ -107,7 +107,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 def _is_value(name: str, value: Any) -> bool:
     if name in _TEXTS:
         return isinstance(value, str)
-    return value is None or type(value) in (int, float) and math.isfinite(float(value))
+    return value is None or (type(value) in (int, float) and math.isfinite(float(value)))
 
 
 class ProgressLine:
