@@ -34,12 +34,6 @@ def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
         raise ConfigError(f"{name} must {wanted}, got {value}")
 
 
-def check_seed(name: str, value: Any) -> None:
-    """Raises a ConfigError unless a seed is one for NumPy's and for JAX's generators."""
-    if type(value) is not int or not 0 <= value < 2**32:
-        raise ConfigError(f"{name} must be an integer in [0, 2^32), got {value!r}")
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns '; did you mean ...?' with the known name closest to `name`, or nothing."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

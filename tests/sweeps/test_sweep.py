@@ -226,8 +226,8 @@ def change_json(file, change):
 
 
 ODD_SWEEPS = {
-    "another config": ("sweep.json", lambda v: v["config"]["model"].update(positions="alibi"),
-                       r'sweep\.json does not fit .*config\.model\.positions \("rotary" there, "alibi" here\)'),
+    "another config": ("sweep.json", lambda v: v["config"]["model"]["positions"].update(name="alibi"),
+                       r'sweep\.json does not fit .*config\.model\.positions\.name \("rotary" there, "alibi" here\)'),
     "another member": ("sweep.json", lambda v: v["members"]["3"].update(learning_rate=0.5),
                        r"sweep\.json does not fit .*members\.3\.learning_rate \(0\.01 there, 0\.5 here\)"),
     "no members": ("sweep.json", lambda v: v.pop("members"), r"sweep\.json is damaged: it must hold a config, and members"),

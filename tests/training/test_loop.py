@@ -273,6 +273,19 @@ def test_who_is_told_of_a_validation_may_end_the_run(undisturbed, trainer, new_r
     assert told == [(5, 5.0), (10, 10.0), (12, 12.0)]
 
 
+def test_a_mean_beside_the_loss_is_in_the_rows(new_run):
+    """Nobody could see an auxiliary loss; or the rows of a resumed run would lack it."""
+
+    def with_mean(*given):
+        value, weight, _ = noisy_error(*given)
+        return value, weight, {"twice": 2 * value}
+
+    run = new_run()
+    go(make_trainer(with_mean), run)
+    rows = [row for row in rows_of(run) if "loss" in row]
+    assert rows and all(row["twice"] == pytest.approx(2 * row["loss"]) for row in rows)
+
+
 # Diverging -------------------------------------------------------------------------------------
 
 

@@ -288,6 +288,14 @@ def test_a_plain_line_has_step_loss_speed_and_time_left(clock, plain):
     assert lines_of(plain)[-1] == "step 4/10  loss 1.235  20 tokens/s  0:30 left"
 
 
+def test_a_line_has_the_means_beside_the_loss(clock, plain):
+    """An auxiliary loss that explodes would be seen after the run."""
+    line = ProgressLine(10, 0, console=plain)
+    clock.now += 20
+    line.update(4, 1.0, 400.0, {"load_balance": 0.25})
+    assert lines_of(plain) == ["step 4/10  loss 1.000  load balance 0.250  20 tokens/s  0:30 left"]
+
+
 def test_a_line_has_the_unit_of_the_task(clock, plain):
     """The speed of a run on images would be said to be in tokens."""
     line = ProgressLine(2, 0, "images", plain)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.files import writing
 from ..training.directories import RunError, check_free, check_holds, check_layout, check_not_older, steps_in
+from ..training.paths import some
 from ..training.run import (
     LEARNT,
     PLUGINS,
@@ -64,11 +65,9 @@ class SweepDirectory:
         if sweep._is_new:
             keep_plugins(sweep.path, asked["config"])
         else:
-            differing = differences(_fixed(sweep.asked), _fixed(asked))
-            if differing:
-                more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            if differing := differences(_fixed(sweep.asked), _fixed(asked)):
                 raise RunError(
-                    f"{path} holds another sweep; it differs in {', '.join(differing[:3])}{more}. "
+                    f"{path} holds another sweep; it differs in {some(differing, 3)}. "
                     f"Choose another --workdir, or repeat the same command to go on with this one"
                 )
         write_json(sweep._asked, asked)

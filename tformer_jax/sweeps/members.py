@@ -85,7 +85,7 @@ class Fields:
           ConfigError: it is of another kind.
         """
         kinds = plain_kinds(self._hints[self.resolve(name)[0]])
-        if kinds is None and _is_json(value) or type(value) in (kinds or ()):
+        if (kinds is None and _is_json(value)) or type(value) in (kinds or ()):
             return value
         if kinds is None:
             raise ConfigError(f"{name} must be made of numbers, texts, lists and tables, got {value!r}")

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..data.files import writing
-from . import plot_data as data
-from . import drawing
+from . import drawing, plot_data as data
 from .plot_data import DIVERGED, FINISHED, LEARNING_RATE, SEEDS, UNFINISHED, Line, Results, Rows, Scale, text
 
 _BLANK = {

@@ -169,7 +169,7 @@ def _is_result(row: Any) -> bool:
         return False
     final = row.get("final")
     return isinstance(final, dict) and all(
-        x is None or type(x) is float or type(x) is int and abs(x) < 2**63 for x in final.values()
+        x is None or type(x) is float or (type(x) is int and abs(x) < 2**63) for x in final.values()
     )
 
 

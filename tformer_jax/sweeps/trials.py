@@ -24,6 +24,7 @@ from ..data import digest
 from ..data.files import write_whole
 from ..training.directories import RunError, check_not_older
 from ..training.metrics import read_metrics
+from ..training.paths import some
 from ..training.run import differences, locked, read_json, write_json
 from . import database
 from .database import Database
@@ -176,9 +177,8 @@ class Trials:
             )
         check_not_older(self._directory / "search.json", (there or ours)["asked"].get("config"))
         if differing := differences((there or ours)["asked"], ours["asked"]):
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise RunError(
-                f"the search in {self._directory} is another one; it differs in {', '.join(differing[:3])}{more}. "
+                f"the search in {self._directory} is another one; it differs in {some(differing, 3)}. "
                 f"Choose another --workdir, or ask for the same to join it"
             )
 

@@ -116,7 +116,7 @@ class Population:
         """`function(state, (key, numbers, order), shared)` of each member, on its device."""
 
         def on_device(state, given, shared):
-            one = lambda one: function(*one, shared)  # noqa: E731
+            one = lambda one: function(*one, shared)
             if self._chunk >= self._local:
                 return jax.vmap(one)((state, given))
             return jax.lax.map(one, (state, given), batch_size=self._chunk if self._chunk > 1 else None)
@@ -140,7 +140,7 @@ class Population:
 
         if self._chunk == 1:  # a branch that is not taken takes no time; under `vmap` both are
             shapes = jax.eval_shape(go_on, old)[1]
-            stay = lambda old: (old, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))  # noqa: E731
+            stay = lambda old: (old, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
             new, metrics = jax.lax.cond(arrays[ALIVE], go_on, stay, old)
         else:
             new, metrics = go_on(old)
@@ -182,7 +182,7 @@ class Population:
         """The arguments of `compiled` for such batches, nothing of them allocated."""
         shapes = {name: jax.ShapeDtypeStruct((self.width, *x.shape), x.dtype, sharding=self._spread)
                   for name, x in self.shapes.items()}  # fmt: skip
-        stacked = lambda x: jax.ShapeDtypeStruct((len(self.orders), *x.shape), x.dtype, sharding=self._whole)  # noqa: E731
+        stacked = lambda x: jax.ShapeDtypeStruct((len(self.orders), *x.shape), x.dtype, sharding=self._whole)
         return shapes, self._given, jax.tree.map(stacked, batches[0])
 
     @property

@@ -69,7 +69,7 @@ class CheckpointConfig(Component):
         """Returns which checkpoints Orbax keeps, in its options."""
         kept, best_of = [policies.LatestN(self.keep)], None
         if self.keep_best:
-            best_of = lambda metrics: metrics[self.best_metric]  # noqa: E731
+            best_of = lambda metrics: metrics[self.best_metric]
             kept.append(_Best(best_of, self.keep_best, self.best == "lowest"))
         if self.keep_every is not None:
             kept.append(policies.EveryNSteps(self.keep_every))
@@ -193,19 +193,18 @@ class Checkpoints:
         """Returns what `save` was told that the arrays of a step are; the checkpoint is known to be whole."""
         return read_json(self.directory / str(step) / "config" / "metadata")
 
-    def restore(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
+    def restore(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct], *, is_whole: bool = False) -> Arrays:
         """Restores the arrays of a step, with these shapes, dtypes and shardings.
+
+        `is_whole`: the checkpoint is known to be, and need not be compared with its sums.
 
         Raises:
           CheckpointError: it is damaged.
           ConfigError: the checkpoint holds other arrays than these (names what differs).
         """
-        self.check(step)
-        return self.restore_whole(step, shapes)
-
-    def restore_whole(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
-        """Restores like `restore`, from a checkpoint that is known to be whole."""
-        found, wanted = self._described(step), {name: self.describe(shape) for name, shape in shapes.items()}
+        if not is_whole:
+            self.check(step)
+        found, wanted = ({n: self.describe(x) for n, x in some.items()} for some in (self._saved(step), shapes))
         differing = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
         if differing:
             name = differing[0]
@@ -232,7 +231,7 @@ class Checkpoints:
         if step is None:
             return None
         check(self.identity(step), step)
-        return step, self.restore_whole(step, shapes)
+        return step, self.restore(step, shapes, is_whole=True)
 
     def newest_whole(self, say: Callable[[str], None]) -> int | None:
         """The newest step whose checkpoint is whole; None if there is none.
@@ -247,33 +246,23 @@ class Checkpoints:
                 say(f"{error}; it is now in {self._set_aside(step)}")
         return None
 
-    def restore_as_saved(self, step: int) -> dict[str, np.ndarray]:
+    def restore_as_saved(self, step: int, *, is_whole: bool = False) -> dict[str, np.ndarray]:
         """Restores all the arrays of a step, whatever they are, on the host.
 
         Raises:
           CheckpointError: it is damaged.
         """
-        self.check(step)
-        return self.whole_as_saved(step)
-
-    def whole_as_saved(self, step: int) -> dict[str, np.ndarray]:
-        """Restores like `restore_as_saved`, from a checkpoint that is known to be whole."""
+        if not is_whole:
+            self.check(step)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        saved = self._manager.item_metadata(step)["arrays"]
-        shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for n, x in saved.items()}
-        return jax.device_get(self._restore(step, shapes))
+        saved = self._saved(step).items()
+        return jax.device_get(
+            self._restore(step, {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for n, x in saved})
+        )
 
-    def described(self, step: int) -> dict[str, str]:
-        """Returns dtype and shape of each array of a step.
-
-        Raises:
-          CheckpointError: it is damaged.
-        """
-        self.check(step)
-        return self._described(step)
-
-    def _described(self, step: int) -> dict[str, str]:
-        return {name: self.describe(x) for name, x in self._manager.item_metadata(step)["arrays"].items()}
+    def _saved(self, step: int) -> Mapping[str, Any]:
+        """Shape and dtype of each array of a step."""
+        return dict(self._manager.item_metadata(step)["arrays"].items())
 
     @staticmethod
     def describe(x: Any) -> str:

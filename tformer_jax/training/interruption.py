@@ -120,7 +120,7 @@ def _watch(reader: int, stopped: str, undo: Callable[[], None]) -> None:
     """Reads the signals as they come, up to the end of the context, and waits for that after the first."""
     while (signals := os.read(reader, 1)) and signals[0] not in _SIGNALS:
         pass
-    if not signals or select.select([reader], [], [], _PATIENCE_SECONDS)[0] and not (signals := os.read(reader, 1)):
+    if not signals or (select.select([reader], [], [], _PATIENCE_SECONDS)[0] and not (signals := os.read(reader, 1))):
         return
     # The main thread has not come to its handler, after which a second signal is none of ours.
     undo()

@@ -34,8 +34,14 @@ class Loop:
 
     The numbers of a step are fetched while the next one runs, so the device never waits for the host.
 
-    Attributes:
+    Attributes, and methods, of a subclass:
       step: `(arrays, batch) -> (arrays, metrics)`, compiled; the first arrays are donated.
+      batch: `(i) -> batch`, what the step after i steps takes.
+      compiling: `(batch) -> context` of a step with such a batch: the first one compiles, and says so.
+      record: `(step, metrics)`, checks the numbers of a step, and passes them on.
+      validate: `(step, arrays) -> numbers`, passes them on; those that choose the best checkpoints are returned.
+      save: `(step, arrays, numbers)`, saves a checkpoint; `numbers`: those of a validation of this step, if any.
+      where: `(step) -> "after step 3 of 12"`.
       evaluate_every, checkpoint_every: number of steps between validations, and between checkpoints.
       checkpoints: where `save` puts them.
       interruption: that of the process.
@@ -44,6 +50,12 @@ class Loop:
     """
 
     step: Callable[[Arrays, Any], tuple[Arrays, Arrays]]
+    batch: Callable[[int], Any]
+    compiling: Callable[[Any], AbstractContextManager]
+    record: Callable[[int, dict[str, Any]], None]
+    validate: Callable[[int, Arrays], Mapping[str, float] | None]
+    save: Callable[[int, Arrays, Mapping[str, float] | None], None]
+    where: Callable[[int], str]
     evaluate_every: int
     checkpoint_every: int
     checkpoints: Checkpoints
@@ -51,30 +63,6 @@ class Loop:
     mesh: jax.sharding.Mesh | None = None
     stop: bool = False
     _pending: tuple[int, Arrays, Any] | None = None
-
-    def batch(self, i: int) -> Any:
-        """Returns what the step after i steps takes."""
-        raise NotImplementedError
-
-    def compiling(self, batch: Any) -> AbstractContextManager:
-        """Returns the context of a step with such a batch: the first one compiles, and says so."""
-        raise NotImplementedError
-
-    def record(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Checks the numbers of a step, and passes them on."""
-        raise NotImplementedError
-
-    def validate(self, step: int, arrays: Arrays) -> Mapping[str, float] | None:
-        """Validates and passes the numbers on; those that choose the best checkpoints are returned."""
-        raise NotImplementedError
-
-    def save(self, step: int, arrays: Arrays, numbers: Mapping[str, float] | None) -> None:
-        """Saves a checkpoint."""
-        raise NotImplementedError
-
-    def where(self, step: int) -> str:
-        """Describes how far it is: "after step 3 of 12"."""
-        raise NotImplementedError
 
     def is_over(self) -> bool:
         """Returns whether nothing is left to be trained."""

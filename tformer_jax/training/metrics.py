@@ -7,12 +7,14 @@ import math
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
 
 from ..data.files import GrowingFile, write_whole
 from .events import EventFile
+from .step import OWN_METRICS
 from .terminal import Terminal, clock
 
 _LOG_EVERY_SECONDS = 10.0
@@ -82,7 +84,7 @@ def _rows(
     damaged = 0
     for line in lines:
         row = _row(line)
-        if row is None or members is not None and not (type(row.get("member")) is int and row["member"] in members):
+        if row is None or (members is not None and not (type(row.get("member")) is int and row["member"] in members)):
             damaged += 1
         else:
             yield line.decode("utf-8"), row
@@ -105,7 +107,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 def _is_value(name: str, value: Any) -> bool:
     if name in _TEXTS:
         return isinstance(value, str)
-    return value is None or type(value) in (int, float) and math.isfinite(float(value))
+    return value is None or (type(value) in (int, float) and math.isfinite(float(value)))
 
 
 class ProgressLine:
@@ -132,15 +134,16 @@ class ProgressLine:
         self._total, self._start, self._step = total, start, start
         self._left = _Left(total, start, evaluate_every, time.monotonic())
         self._last_log = time.monotonic()
-        self._loss, self._count = math.nan, 0.0
+        self._shown: Mapping[str, float] = {}
+        self._count = 0.0
         self._bar = contextlib.ExitStack()
         if self._terminal.is_live:
             bar = self._terminal.bar(f"step {start}/{total}", total, self._numbers, start)
             self._moved = self._bar.enter_context(bar)
 
-    def update(self, step: int, loss: float, count: float) -> None:
-        """Takes in a step: its loss, and how many targets it saw, in the unit."""
-        self._step, self._loss, self._count = step, loss, self._count + count
+    def update(self, step: int, loss: float, count: float, others: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Takes in a step: its loss, how many targets it saw, in the unit, and the loss's other means."""
+        self._step, self._shown, self._count = step, {"loss": loss} | others, self._count + count
         now = time.monotonic()
         if self._terminal.is_live:
             self._moved(completed=step, description=f"step {step}/{self._total}")
@@ -168,7 +171,8 @@ class ProgressLine:
         now = time.monotonic()
         speed = self._count / max(self._left.busy(now), 1e-9)
         left = self._left.text(self._step, now)
-        return f"loss {self._loss:.3f}  {speed:,.0f} {self._unit}/s  {left} left"
+        means = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._shown.items())
+        return f"{means}  {speed:,.0f} {self._unit}/s  {left} left"
 
     def say(self, *lines: Any) -> None:
         """Prints above the live line."""
@@ -237,7 +241,8 @@ class Report:
 
     def step(self, step: int, metrics: Mapping[str, float], *, row: bool) -> None:
         """The numbers of a step; `row`: worth keeping."""
-        self.progress.update(step, metrics["loss"], metrics["weight"])
+        others = {name: value for name, value in metrics.items() if name not in OWN_METRICS}
+        self.progress.update(step, metrics["loss"], metrics["weight"], others)
         if row:
             self.writer.write(step, metrics)
 

@@ -17,7 +17,6 @@ from ..nn.partitioning import AXES, ROWS
 from .paths import Table, check_table
 from .sharding import even_axes
 
-
 _SIZE = Wanted("be a positive integer, or -1 for what is left", lambda x: x > 0 or x == -1)
 
 
@@ -126,7 +125,7 @@ class PlacedBatches(Batches):
         parts = {part: self.batches.batch(i, slice(*part)) for part in wanted}
 
         def assembled(name, x):
-            part = lambda index: parts[_rows_of(index, rows)][name]  # noqa: E731
+            part = lambda index: parts[_rows_of(index, rows)][name]
             return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
 
         return {name: assembled(name, x) for name, x in next(iter(parts.values())).items()}

@@ -56,7 +56,7 @@ def _steps(name: str, pattern: str) -> int:
             alternatives[-1] += 1
         elif piece[0] == "?":
             steps *= 2
-        elif piece[0] in "*+" or re.fullmatch(r"\{[0-9]*,?[0-9]*\}[?+]?", piece) and piece[1] != "}":
+        elif piece[0] in "*+" or (re.fullmatch(r"\{[0-9]*,?[0-9]*\}[?+]?", piece) and piece[1] != "}"):
             if before == ")":
                 raise ConfigError(
                     f"{name}: {pattern!r} repeats a group and could take minutes to match; only (...)? is allowed"

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,13 @@ class Checkpoint:
     Attributes:
       step: whose it is.
       identity: what its arrays are of.
+      restore, restore_as_saved: those of `Checkpoints`, of this step.
     """
 
     step: int
     identity: Mapping[str, Any]
-    _linked: Checkpoints
-
-    def restore(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Arrays:
-        """See `Checkpoints.restore`."""
-        return self._linked.restore_whole(self.step, shapes)
-
-    def restore_as_saved(self) -> dict[str, np.ndarray]:
-        """See `Checkpoints.restore_as_saved`."""
-        return self._linked.whole_as_saved(self.step)
+    restore: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Arrays]
+    restore_as_saved: Callable[[], dict[str, np.ndarray]]
 
 
 @contextlib.contextmanager
@@ -73,7 +68,9 @@ def whole(checkpoints: Path, step: int | None = None, older: str = "") -> Iterat
             if problem is None:
                 config = CheckpointConfig(every=1)
                 linked = held.enter_context(Checkpoints(Path(links), config, read_only=True))
-                yield Checkpoint(chosen, linked.identity(chosen), linked)
+                restore = functools.partial(linked.restore, chosen, is_whole=True)
+                as_saved = functools.partial(linked.restore_as_saved, chosen, is_whole=True)
+                yield Checkpoint(chosen, linked.identity(chosen), restore, as_saved)
                 return
         if (chosen, problem) == before:
             other = _other(checkpoints, chosen, older)

@@ -20,9 +20,9 @@ from .schedules import Schedule
 Arrays = dict[str, Array]
 LossFunction = Callable[[Any, Any, Array], tuple[Array, Array, dict[str, Array]]]
 
-# What else a row of metrics has: the loss's own means have other names.
-_TAKEN = ("loss", "weight", "gradient_norm", "learning_rate", "finite_gradients", "skipped",
-          "step", "member", "seconds", "alive", "diverged")  # fmt: skip
+# The numbers of a step, beside the loss's other means; and what else a row of metrics has.
+OWN_METRICS = ("loss", "weight", "gradient_norm", "learning_rate", "finite_gradients", "skipped")
+_OF_A_ROW = ("step", "member", "seconds", "alive", "diverged")
 
 
 @jax.tree_util.register_dataclass
@@ -151,7 +151,7 @@ def make_train_step(
 def _checked(others: Mapping[str, Any]) -> Arrays:
     """Means beside the loss, in float32."""
     for name, value in others.items():
-        if name in _TAKEN or name.startswith("validation_"):
+        if name in (*OWN_METRICS, *_OF_A_ROW) or name.startswith("validation_"):
             raise ConfigError(f"the loss's metric {name!r} has the name of another number of a step; rename it")
         if jnp.shape(value) != ():
             raise ConfigError(f"the loss's metric {name!r} must be a scalar, got the shape {jnp.shape(value)}")

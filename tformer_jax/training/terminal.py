@@ -150,7 +150,7 @@ class Terminal(Progress):
 
     @contextlib.contextmanager
     def _bar_of(self, phase: Phase) -> Iterator[Callable[[], None]]:
-        shown = lambda: phase.numbers(time.monotonic())  # noqa: E731
+        shown = lambda: phase.numbers(time.monotonic())
         with self.bar(phase.what, phase.total, shown) as update:
             yield lambda: update(completed=phase.done)
 
