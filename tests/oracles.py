@@ -409,7 +409,7 @@ def causal_lm(weights, config, tokens, segments=None, prefix=None):
         bias = position_bias(own, places, places, weights.get("decoder.position_bias.table"))
         x = layer(held_by_layer(weights, "decoder", fields, i), own, x, places=places, allowed=seen, bias=bias)
 
-    if fields["layer.norm_position"] != "post":
+    if own["layer.norm_position"] != "post":
         x = normed(weights, fields, x, "decoder.final_norm")
     w = weights["embedding.table"].T if fields["output.tie"] else weights["output.w"]
     logits = x @ w * base_width(fields) / D
