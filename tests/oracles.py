@@ -370,7 +370,8 @@ def layer(held, fields, x, **seen):
     fed = functools.partial(position_wise, held, fields)
     if fields["layer.parallel"]:
         inner = normed(held, fields, x, "attention_residual.norm")
-        return x + attended(inner) + fed(inner)
+        other = inner if fields["layer.shared_norm"] else normed(held, fields, x, "feed_forward_residual.norm")
+        return x + attended(inner) + fed(other)
     place = fields["layer.norm_position"]
     for name, sublayer in (("attention_residual", attended), ("feed_forward_residual", fed)):
         update = sublayer(normed(held, fields, x, name + ".norm") if place in ("pre", "sandwich") else x)

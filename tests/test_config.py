@@ -84,6 +84,7 @@ FLIPS = {
     "feed_forward.dropout_rate": (0.3, {}),
     "layer.norm_position": ("pre", {}),
     "layer.parallel": (True, {"layer.norm_position": "pre"}),
+    "layer.shared_norm": (False, {"layer.norm_position": "pre", "layer.parallel": True}),
     "init.std": (0.02, {}),
     "init.scale_residual": (True, {}),
     "init.mup_base_width": (4, {}),

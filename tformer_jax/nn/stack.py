@@ -120,9 +120,7 @@ class Stack(nnx.Module):
 
         def kind(i: int, layers: tuple[int, ...]) -> Any:
             model = self.model.of_layer(i)
-            window = model.attention.window
-            enough = slots if None in (window, at_once) else min(slots, window + at_once - 1)
-            return model.attention.start_cache(model, layers, batch_size, enough)
+            return model.attention.start_cache(model, layers, batch_size, slots, at_once)
 
         layers = tuple(kind(i, (self.repeats,)) for i in range(len(self.layers)))
         tail = tuple(kind(i, ()) for i in range(len(self.tail)))
