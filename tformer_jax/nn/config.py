@@ -216,8 +216,8 @@ class ModelConfig(Component):
         own, shared = layer.positions, self.positions
         if own != shared and (_acts(own, "at_embedding", "in_scores") or _acts(shared, "at_embedding")):
             raise ConfigError(
-                f"pattern[{i}].positions must be those of the model, {shared.name!r}, got {own.name!r}: layers may differ in "
-                "what turns heads alone, and where nothing is added to embeddings"
+                f"pattern[{i}].positions must be those of the model, {shared.name!r}, got {own.name!r}: layers may "
+                "differ in what turns heads alone, and where nothing is added to embeddings"
             )
         if own == shared and _acts(shared, "in_scores") and layer.attention.num_heads != self.attention.num_heads:
             raise ConfigError(
