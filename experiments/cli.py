@@ -298,7 +298,7 @@ def run(
 
     for name in flags.FLAGS:  # --help shows those that a command shares with others too
         module = flags.FLAGS.find_module_defining_flag(name) or ""
-        if name in required or module.startswith("experiments.") and module != __name__:
+        if name in required or (module.startswith("experiments.") and module != __name__):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     sys.unraisablehook = _say_unraisable
     # Of images that are read all the same: odd metadata, and half of the pixels that are too many.

@@ -370,7 +370,8 @@ def layer(held, fields, x, **seen):
     fed = functools.partial(position_wise, held, fields)
     if fields["layer.parallel"]:
         inner = normed(held, fields, x, "attention_residual.norm")
-        return x + attended(inner) + fed(inner)
+        other = inner if fields["layer.shared_norm"] else normed(held, fields, x, "feed_forward_residual.norm")
+        return x + attended(inner) + fed(other)
     place = fields["layer.norm_position"]
     for name, sublayer in (("attention_residual", attended), ("feed_forward_residual", fed)):
         update = sublayer(normed(held, fields, x, name + ".norm") if place in ("pre", "sandwich") else x)
@@ -409,7 +410,7 @@ def causal_lm(weights, config, tokens, segments=None, prefix=None):
         bias = position_bias(own, places, places, weights.get("decoder.position_bias.table"))
         x = layer(held_by_layer(weights, "decoder", fields, i), own, x, places=places, allowed=seen, bias=bias)
 
-    if fields["layer.norm_position"] != "post":
+    if own["layer.norm_position"] != "post":
         x = normed(weights, fields, x, "decoder.final_norm")
     w = weights["embedding.table"].T if fields["output.tie"] else weights["output.w"]
     logits = x @ w * base_width(fields) / D

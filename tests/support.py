@@ -159,12 +159,18 @@ def tiny_transformer(seed: int = 0, **changes) -> models.Transformer:
 
 def with_leaf(module, path: str, value):
     """The module with the one parameter whose path ends in `path` replaced: nothing is mutated."""
+    found = []
 
     def pick(where, leaf):
         name = jax.tree_util.keystr(where, simple=True, separator=".").removesuffix(".value")
-        return value if name.endswith(path) else leaf
+        if not name.endswith(path):
+            return leaf
+        found.append(name)
+        return value
 
-    return jax.tree_util.tree_map_with_path(pick, module)
+    changed = jax.tree_util.tree_map_with_path(pick, module)
+    assert len(found) == 1, f"{path} is {found}"
+    return changed
 
 
 def equations(jaxpr):

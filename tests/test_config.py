@@ -84,6 +84,7 @@ FLIPS = {
     "feed_forward.dropout_rate": (0.3, {}),
     "layer.norm_position": ("pre", {}),
     "layer.parallel": (True, {"layer.norm_position": "pre"}),
+    "layer.shared_norm": (False, {"layer.norm_position": "pre", "layer.parallel": True}),
     "init.std": (0.02, {}),
     "init.scale_residual": (True, {}),
     "init.mup_base_width": (4, {}),
@@ -412,7 +413,10 @@ BUCKETS = "^model.positions.num_buckets must be a multiple of 4 and max_distance
         (dict(parallel_block=True, norm_position="sandwich"), "^model.layer.parallel needs norm_position='pre'"),
         (ROTARY | dict(head_dim=5), "^model.positions.name='rotary' turns pairs: the head width must be even, got 5"),
         (ROTARY | {"positions.width": 6}, "^model.positions.width=6 exceeds the head width 4"),
-        (dict(rotary_base=5.0), "^model.positions has no field 'base', which goes with name='rotary'; this is name='sin"),
+        (
+            dict(rotary_base=5.0),
+            "^model.positions has no field 'base', which goes with name='rotary'; this is name='sin",
+        ),
         (RELATIVE | dict(rotary_factor=2.0), "^model.positions has no field 'factor', which goes with name='rotary'"),
         (ROTARY | dict(rotary_factor=2.0), f"{TOGETHER}.*, got 'none' with 2.0"),
         (ROTARY | dict(rotary_scaling="linear"), f"{TOGETHER}.*, got 'linear' with 1.0"),
@@ -474,7 +478,11 @@ WINDOW = {"attention": {"window": 2}}
         (({"d_model": 4},), {}, r"^model.pattern\[0\] may change attention, .*, got 'd_model'"),
         (({}, {"atention": {}}), {}, r"^model.pattern\[1\] may change .*, got 'atention'; did you mean 'attention'"),
         (({}, {"attention": {"windw": 2}}), {}, r"^model.pattern\[1\].attention has no field 'windw'; did you mean 'w"),
-        (({"attention": {"window": 0}},), {}, r"^model.pattern\[0\].attention.window must be a positive integer, got 0"),
+        (
+            ({"attention": {"window": 0}},),
+            {},
+            r"^model.pattern\[0\].attention.window must be a positive integer, got 0",
+        ),
         (({"attention": 2},), {}, r"^model.pattern\[0\].attention must be a table of fields"),
         (({"positions": {"base": 5.0}},), {}, r"^model.pattern\[0\].positions has no field 'base', which goes with"),
         (({"norm": {"name": "rsm"}},), {}, r"^model.pattern\[0\].norm.name must be one of .*; did you mean 'rms'"),
@@ -483,7 +491,11 @@ WINDOW = {"attention": {"window": 2}}
         (({"positions": {"name": "none"}},), {}, r"^model.pattern\[0\].positions must be those of the model, 'sinus"),
         (({"positions": {"name": "alibi"}},), ROTARY, r"^model.pattern\[0\].positions must be those .*, got 'alibi'"),
         (({"positions": {"num_buckets": 8}},), RELATIVE, r"^model.pattern\[0\].positions must be those of the model"),
-        (({"attention": {"num_heads": 4}},), RELATIVE, r"^model.pattern\[0\].attention.num_heads must be the model's, 2"),
+        (
+            ({"attention": {"num_heads": 4}},),
+            RELATIVE,
+            r"^model.pattern\[0\].attention.num_heads must be the model's, 2",
+        ),
     ],
 )
 def test_a_pattern_that_cannot_be_is_refused(pattern, changes, message):
@@ -537,7 +549,10 @@ def test_a_change_keeps_what_components_share():
         ({"attention": {"width": 4}}, "^model.attention has no field 'width'; did you mean .*model.feed_forward.width"),
         ({"attention": {"d_model": 4}}, "^model.attention has no field 'd_model'; did you mean model.d_model"),
         ({"norm": {"tie": True}}, "^model.norm has no field 'tie'; did you mean model.output.tie"),
-        ({"attention.window": 4}, r"^model has no field 'attention.window'; did you mean \{'attention': \{'window': ...}}"),
+        (
+            {"attention.window": 4},
+            r"^model has no field 'attention.window'; did you mean \{'attention': \{'window': ...}}",
+        ),
         ({"activaton": "relu"}, "^model has no field 'activaton'; did you mean model.feed_forward.activation"),
         ({1: 2}, "^model has no field 1"),
         ({"positions": "rotary"}, "^model.positions must be a table of fields.*; did you mean {'name': 'rotary'}"),
@@ -667,7 +682,9 @@ def test_a_misspelt_preset_is_refused_with_the_nearest():
 
 def test_a_preset_of_another_model_is_refused():
     """A part of a published model is left out, and the rest trained."""
-    with pytest.raises(ConfigError, match="^the preset 'bert_base' is of another model: CausalLMConfig has no .*pooler"):
+    with pytest.raises(
+        ConfigError, match="^the preset 'bert_base' is of another model: CausalLMConfig has no .*pooler"
+    ):
         models.CausalLM.Config.preset("bert_base")
 
 

@@ -57,7 +57,9 @@ def test_a_name_registered_twice_names_both_places(shapes):
     make()
     again = make()
     assert shapes["round"] is again
-    with pytest.raises(ConfigError, match=f"^the shape 'round' is registered twice: in {HERE}:(\\d+) and in {HERE}:") as e:
+    with pytest.raises(
+        ConfigError, match=f"^the shape 'round' is registered twice: in {HERE}:(\\d+) and in {HERE}:"
+    ) as e:
         shapes.register("round")(again)
     first, second = re.findall(f"{HERE}:(\\d+)", str(e.value))
     assert int(first) < int(second) and shapes.place("round") == f"{__file__}:{first}"
@@ -65,7 +67,9 @@ def test_a_name_registered_twice_names_both_places(shapes):
 
 def test_what_a_thing_lacks_is_named(shapes):
     """The error would be an attribute's, or a NotImplementedError, in the middle of a run."""
-    with pytest.raises(ConfigError, match=f"^the shape 'a' .{HERE}:\\d+. must define area, edges or corners, as Shape s"):
+    with pytest.raises(
+        ConfigError, match=f"^the shape 'a' .{HERE}:\\d+. must define area, edges or corners, as Shape s"
+    ):
         shapes.register("a")(type("A", (Shape,), {}))
     with pytest.raises(ConfigError, match="must be a subclass of Shape, got <class 'int'>"):
         shapes.register("a")(int)
@@ -167,7 +171,9 @@ def test_a_plugin_that_is_not_there_is_named(plugin):
     file.unlink()
     with pytest.raises(ConfigError, match=f"^the plugin {re.escape(str(file))} is not there: put it back"):
         load_plugin(str(file))
-    with pytest.raises(ConfigError, match="^cannot import the plugin no.such: ModuleNotFoundError: No module named 'no'$"):
+    with pytest.raises(
+        ConfigError, match="^cannot import the plugin no.such: ModuleNotFoundError: No module named 'no'$"
+    ):
         load_plugin("no.such")
     file = plugin("", "other")
     with pytest.raises(ConfigError, match="is no module; did you mean the file .*other.py?"):

@@ -29,7 +29,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 
 def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
     """Raises a ConfigError unless a number is finite and positive, or 0 where that is allowed."""
-    if not (0 < value < math.inf or or_zero and value == 0):
+    if not (0 < value < math.inf or (or_zero and value == 0)):
         wanted = "be finite" if not value <= 0 else "not be negative" if or_zero else "be positive"
         raise ConfigError(f"{name} must {wanted}, got {value}")
 
@@ -133,9 +133,9 @@ class Component:
         class Rotary(PositionScheme):
             base: float = field(10_000.0, POSITIVE)
 
-    Each value must be of the field's type and what its `field` wants, and a table becomes a component; `check` says what
-    fields must be beside each other. Two are equal if they are of one class and have the same values, of which a traced
-    number equals itself alone.
+    Each value must be of the field's type and what its `field` wants, and a table becomes a component; `check` says
+    what fields must be beside each other. Two are equal if they are of one class and have the same values, of which a
+    traced number equals itself alone.
 
     Attributes:
       registry: of a family whose members a config chooses by name; None: there is one class alone.
@@ -347,7 +347,7 @@ def _no_table(cls: type, where: str, value: Any) -> str:
 
 
 def fields_of(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Kind]]:
-    """Yields every field within a class, by its dotted name, its annotation, and what it is: of a family those of any."""
+    """Yields the dotted name, the annotation and the kind of every field within a class; of a family, those of any."""
     registry = getattr(cls, "registry", None)
     if registry is not None:
         yield f"{prefix}name", str, Kind()

@@ -166,8 +166,8 @@ def plugin_file(plugin: str) -> Path | None:
     file = Path(plugin).resolve()
     if not file.is_file():
         raise ConfigError(
-            f"the plugin {plugin} is not there: put it back, or say where it is now, with --plugin when it trains, or in "
-            "the config.json of a run"
+            f"the plugin {plugin} is not there: put it back, or say where it is now, with --plugin when it trains, or "
+            "in the config.json of a run"
         )
     return file
 
@@ -190,6 +190,6 @@ def _said(error: BaseException, file: Path | None) -> str:
         return f"{said} ({error.filename}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if file is not None and Path(frame.filename) == file]
-    importing = (__file__, importlib.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-    found = own or [frame for frame in frames if frame.filename not in importing]
+    importing = (__file__, importlib.__file__, "<frozen importlib")
+    found = own or [frame for frame in frames if not frame.filename.startswith(importing)]
     return f"{said} ({found[-1].filename}, line {found[-1].lineno})" if found else said

@@ -62,9 +62,7 @@ def experiment(
     return config | {"model": section(classes["model"], model, (*planned, "precision")), "precision": precision}
 
 
-def section(
-    cls: type, values: Mapping[str, Any], without: typing.Collection[str] = (), where: str = ""
-) -> ConfigDict:
+def section(cls: type, values: Mapping[str, Any], without: typing.Collection[str] = (), where: str = "") -> ConfigDict:
     """The fields of a dataclass as a ConfigDict, those of its components too: `values`, else the defaults.
 
     Args:

@@ -75,7 +75,10 @@ WINDOWED = [{"attention": {"window": 64}}, {}]
         ([f"{M}positions.name", "relative", f"{M}positions.num_buckets", "16"], {"model.positions.num_buckets": 16}),
         ([f"{M}positions.name=alibi", f"{M}positions.name=learned"], {"model.positions": {"name": "learned"}}),
         # What the old component and the new one both have stays.
-        ([f"{M}feed_forward.name=gated"], {"model.feed_forward.width": 512, "model.feed_forward.activation": "gelu_tanh"}),
+        (
+            [f"{M}feed_forward.name=gated"],
+            {"model.feed_forward.width": 512, "model.feed_forward.activation": "gelu_tanh"},
+        ),
         ([f"{M}norm.name=rms"], {"model.norm": {"name": "rms", "eps": 1e-5, "unit_offset": False}}),
         ([f"{M}attention.qk_norm"], {"model.attention.qk_norm": True}),
         (["--noconfig.model.attention.qkv_bias"], {"model.attention.qkv_bias": False, "model.attention.num_heads": 4}),
@@ -97,8 +100,14 @@ def test_components_are_chosen_and_their_fields_set(parsed, flags, wanted):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        (f"{M}positions.num_buckets=4", "config.model.positions has no field 'num_buckets', which goes with name='relative'"),
-        (f"{M}positions.name=rotarry", "config.model.positions.name must be one of .*, got 'rotarry'; did you mean 'rotary'"),
+        (
+            f"{M}positions.num_buckets=4",
+            "config.model.positions has no field 'num_buckets', which goes with name='relative'",
+        ),
+        (
+            f"{M}positions.name=rotarry",
+            "config.model.positions.name must be one of .*, got 'rotarry'; did you mean 'rotary'",
+        ),
         (f"{M}positions.name=None", "config.model.positions.name must be one of .*, got 'None'"),
         (f"{M}positions.name=", "config.model.positions.name must be one of .*, got ''"),
         (f"{M}positions=alibi", "flag --config.model.positions=alibi: this is a section: set a field of it, as in"),
@@ -106,22 +115,37 @@ def test_components_are_chosen_and_their_fields_set(parsed, flags, wanted):
         (f"{M}attention.windw=3", "config.model.attention has no field 'windw'; did you mean 'window'"),
         (f"{M}attention.window=0", "model.attention.window must be a positive integer, got 0"),
         (f"{M}attention.window=1.5", "flag --config.model.attention.window=1.5: expected an integer"),
-        (f"{M}attention.width=3", "config.model.attention has no field 'width'; did you mean .*config.model.feed_forward.wi"),
+        (
+            f"{M}attention.width=3",
+            "config.model.attention has no field 'width'; did you mean .*config.model.feed_forward.wi",
+        ),
         (f"{M}attention.implementation=flash", "model.attention.implementation must be one of "),
         (f"{M}window=3", "config.model has no field 'window'; did you mean config.model.attention.window"),
-        (f"{M}num_classes=3", "config.model has no field 'num_classes', which is for TextClassifier, VisionTransformer"),
+        (
+            f"{M}num_classes=3",
+            "config.model has no field 'num_classes', which is for TextClassifier, VisionTransformer",
+        ),
         (f"{M}foo.name=rotary", "config.model has no field 'foo'"),
         (f"{M}d_model.name=3", "config.model.d_model is no section: it has no field 'name'"),
         ("--config.positions.name=rotary", "config has no field 'positions'; did you mean config.model.positions"),
         ("--noconfig.model.attention.qk_nrm", "config.model.attention has no field 'qk_nrm'; did you mean 'qk_norm'"),
         (f"{M}layer.norm_position=pree", "model.layer.norm_position must be one of .*, got 'pree'; did you mean 'pre'"),
-        (f"{M}norm.name=rms --config.model.norm.bias=True", "config.model.norm has no field 'bias', which goes with name='la"),
+        (
+            f"{M}norm.name=rms --config.model.norm.bias=True",
+            "config.model.norm has no field 'bias', which goes with name='la",
+        ),
         (f"{M}pattern=()", r"model.pattern must be a tuple of tables, one for each layer of a period, got \(\)"),
         (f"{M}pattern=3", "model.pattern must be a tuple of tables"),
         (f"{M}pattern=foo(", "model.pattern must be a tuple of tables"),
         (M + "pattern=({},{},{},{},{})", "model.pattern has 5 layers, more than num_layers=4"),
-        (M + "pattern=({'attention':{'windo':64}},)", r"model.pattern\[0\].attention has no field 'windo'; did you mean 'win"),
-        (M + "pattern=({'positions':{'name':'learned'}},)", r"model.pattern\[0\].positions must be those of the model, 'rota"),
+        (
+            M + "pattern=({'attention':{'windo':64}},)",
+            r"model.pattern\[0\].attention has no field 'windo'; did you mean 'win",
+        ),
+        (
+            M + "pattern=({'positions':{'name':'learned'}},)",
+            r"model.pattern\[0\].positions must be those of the model, 'rota",
+        ),
     ],
 )
 def test_a_flag_that_cannot_be_is_refused_in_one_line(here, tmp_path, flag, message):

@@ -117,7 +117,10 @@ def test_members_of_a_sweep_have_them(here, asked, idea, tmp_path):
     assert result.returncode == 0, result.stderr
     exported = here("export", f"--workdir={workdir}", "--member=0", f"--to={member}")
     assert exported.returncode == 0, exported.stderr
-    assert json.loads((member / "config.json").read_text("utf-8"))["model"]["positions"] == {"name": "fading", "rate": 0.25}
+    assert json.loads((member / "config.json").read_text("utf-8"))["model"]["positions"] == {
+        "name": "fading",
+        "rate": 0.25,
+    }
     assert (member / "plugins.json").read_bytes() == (workdir / "plugins.json").read_bytes()
     assert here("evaluate", f"--workdir={member}").returncode == 0
 
@@ -137,10 +140,19 @@ def test_the_workers_of_a_search_have_them(here, asked, tmp_path):
     ("flags", "message"),
     [
         (["--plugin=no_such_file.py"], "the plugin no_such_file.py is not there"),
-        (["--plugin=no.such.module"], "cannot import the plugin no.such.module: ModuleNotFoundError: No module named 'no'"),
+        (
+            ["--plugin=no.such.module"],
+            "cannot import the plugin no.such.module: ModuleNotFoundError: No module named 'no'",
+        ),
         (["--plugin="], "flag --plugin=: expected a text, got an empty one"),
-        (["--config.model.positions.name=fadin"], "config.model.positions.name must be one of .*; did you mean 'fading'"),
-        (["--config.model.positions.name=alibi"], "config.model.positions has no field 'rate', which goes with name='fa"),
+        (
+            ["--config.model.positions.name=fadin"],
+            "config.model.positions.name must be one of .*; did you mean 'fading'",
+        ),
+        (
+            ["--config.model.positions.name=alibi"],
+            "config.model.positions has no field 'rate', which goes with name='fa",
+        ),
         (["--config.model.positions.rate=0"], "model.positions.rate must be positive and finite, got 0.0"),
     ],
 )

@@ -60,6 +60,7 @@ MENU = {
     | {"attention.output_bias": False, "feed_forward.bias": False},
     "GPT-J": dict(norm_position="pre", parallel_block=True, positions="rotary", rotary_base=50.0, tie_output=False)
     | {"positions.width": 2, "attention.qkv_bias": False, "attention.output_bias": False},
+    "GPT-NeoX": dict(norm_position="pre", parallel_block=True, positions="rotary") | {"layer.shared_norm": False},
     "BLOOM": dict(norm_position="pre", positions="alibi", embedding_norm=True, activation="gelu")
     | dict(num_heads=3, head_dim=4),
     "T5": dict(norm_position="pre", norm="rms", positions="relative", relative_buckets=4, relative_max_distance=5)
@@ -93,7 +94,7 @@ def packed(model, tokens):
     return model(tokens, segments=SEGMENTS)
 
 
-@pytest.mark.parametrize("changes", by_day(MENU.values(), 3, 4, 6, 10, 14, 15, 17), ids=MENU)
+@pytest.mark.parametrize("changes", by_day(MENU.values(), 3, 4, 7, 11, 15, 16, 18), ids=MENU)
 def test_logits_are_the_formulas(changes):
     """A choice of the menu computes something else than its formula, or in another place; alone or in packed rows."""
     model = causal_lm(**changes)

@@ -366,6 +366,40 @@ def test_bloom_is_theirs():
     assert_same(*causal_lm(theirs, BLOOM, **config, positions="alibi", embedding_norm=True))
 
 
+def by_thirds(i):
+    """Of GPT-NeoX's projection, [N 3 H, D] or [N 3 H]: to [D N H] or [N H]."""
+    return lambda w: np.moveaxis(w.reshape(4, 3, D // 4, *w.shape[1:])[:, i], -1, 0 if w.ndim == 2 else -1)
+
+
+PYTHIA = {
+    "embedding.table": ("gpt_neox.embed_in.weight", same),
+    "output.w": ("lm_head.weight", np.transpose),
+    **norm("decoder.final_norm", "gpt_neox.final_layer_norm"),
+    **within(
+        "decoder.layers",
+        "gpt_neox.layers.{}",
+        {
+            **{f"attention.w_{x}": ("attention.query_key_value.weight", by_thirds(i)) for i, x in enumerate("qkv")},
+            **{f"attention.b_{x}": ("attention.query_key_value.bias", by_thirds(i)) for i, x in enumerate("qkv")},
+            **linear("attention.w_o", "attention.b_o", "attention.dense"),
+            **linear("feed_forward.w1", "feed_forward.b1", "mlp.dense_h_to_4h"),
+            **linear("feed_forward.w2", "feed_forward.b2", "mlp.dense_4h_to_h"),
+            **norm("attention_residual.norm", "input_layernorm"),
+            **norm("feed_forward_residual.norm", "post_attention_layernorm"),
+        },
+    ),
+}
+
+
+def test_pythia_is_theirs():
+    """The first half of a head is not what is turned, or parallel sublayers read one norm instead of two."""
+    rope = dict(rope_type="default", rope_theta=10_000.0, partial_rotary_factor=0.5)
+    sizes = THEIRS | dict(rope_parameters=rope, use_parallel_residual=True, tie_word_embeddings=False)
+    theirs = randomised(transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes)))
+    config = dict(norm_position="pre", parallel_block=True, positions="rotary", activation="gelu", tie_output=False)
+    assert_same(*causal_lm(theirs, PYTHIA, **config, **{"positions.width": 2, "layer.shared_norm": False}))
+
+
 def halves(w):
     """Pairs (2i, 2i + 1) of each head to (i, i + H / 2), [D, N H]."""
     return w.T.reshape(D, 4, -1, 2).swapaxes(-1, -2)

@@ -67,7 +67,7 @@ def test_a_trial_on_other_data_than_those_before_stops_the_search(config, file, 
         return pretend(run, say, validated)
 
     monkeypatch.setattr(worker, "run_training", trained)
-    ask = lambda trials: search(  # noqa: E731
+    ask = lambda trials: search(
         tmp_path / "search", config, parse("learning_rate=log(1e-3,1e-1)"), SearchConfig(trials=trials), print
     )
     ask(1)

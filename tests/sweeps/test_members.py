@@ -20,7 +20,9 @@ def members_of(config, text):
 def test_overrides_land_in_their_fields_and_nowhere_else(config):
     """A member's config is not the sweep's config with its overrides, or the sweep's own config is changed."""
     before = repr(config)
-    (member,) = members_of(config, "optimizer.learning_rate=0.5;model.feed_forward.width=32;precision='compute=bfloat16'")
+    (member,) = members_of(
+        config, "optimizer.learning_rate=0.5;model.feed_forward.width=32;precision='compute=bfloat16'"
+    )
     assert member.config["optimizer"] == config["optimizer"] | {"learning_rate": 0.5}
     assert member.config["model"] == config["model"] | {"feed_forward": {"width": 32}}
     assert member.config["precision"] == "compute=bfloat16"
@@ -54,7 +56,10 @@ def test_a_name_without_section_is_the_one_field_of_that_name(config, short, ful
 def test_numbers_become_what_the_field_has(config):
     """A whole float of an integer field stays a float and fails later, or an integer of a float field stays one."""
     (member,) = members_of(config, "model.feed_forward.width=64.0;optimizer.learning_rate=1")
-    assert (type(member.config["model"]["feed_forward"]["width"]), type(member.config["optimizer"]["learning_rate"])) == (int, float)
+    assert (
+        type(member.config["model"]["feed_forward"]["width"]),
+        type(member.config["optimizer"]["learning_rate"]),
+    ) == (int, float)
 
 
 def test_members_with_the_same_config_are_one(config):
@@ -73,7 +78,11 @@ def test_a_field_has_one_name_in_all_members(config):
 @pytest.fixture
 def whole(config):
     """A config that leaves none of the fields out that are swept here, as a config file does."""
-    changes = {"training": {"seed": 0}, "data": {"order_seed": None}, "model": {"attention": {"num_heads": 2, "window": None}, "feed_forward": {"width": 24}}}
+    changes = {
+        "training": {"seed": 0},
+        "data": {"order_seed": None},
+        "model": {"attention": {"num_heads": 2, "window": None}, "feed_forward": {"width": 24}},
+    }
     return config | {section: config[section] | fields for section, fields in changes.items()}
 
 
@@ -82,7 +91,10 @@ def test_flags_of_a_member_say_all_of_it(whole):
     assert flags(whole, {"learning_rate": 1, "window": None, "seed": 3}) == [
         "--config.optimizer.learning_rate=1.0", "--config.training.seed=3", "--config.data.order_seed=3",
     ]  # fmt: skip
-    off = whole | {"model": whole["model"] | {"attention": {"num_heads": 2, "window": 16}}, "optimizer": whole["optimizer"] | {"clip_norm": 1.0}}
+    off = whole | {
+        "model": whole["model"] | {"attention": {"num_heads": 2, "window": 16}},
+        "optimizer": whole["optimizer"] | {"clip_norm": 1.0},
+    }
     assert flags(off, {"window": None, "clip_norm": None}) == [
         "--config.model.attention.window=None", "--config.optimizer.clip_norm=None",
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from .. import functional as F
 from ..config import field
+from ..functional.masks import EMPTY
 from ..nn import Beside, Cache, Embedding, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.layers import split_key
 from .inputs import causal_relation, check_captures
@@ -119,7 +120,9 @@ class CausalLM(nnx.Module):
         """`extend`, up to the states that `logits` takes: a prompt needs the logits of its last token alone."""
         positions, cache = cache.reserve(tokens.shape[1], valid)
         x = self.positions(self.embedding(tokens), positions)
-        mask = causal_relation(mask).placed(query_positions=positions)
+        # Causality hides empty slots; another mask must not show them.
+        relation = causal_relation(mask) if mask is None else causal_relation(mask) & F.AttentionMask(prefix=EMPTY)
+        mask = relation.placed(query_positions=positions)
         hidden, beside = self.decoder(x, mask=mask, cache=cache)
         return hidden, beside.cache
 

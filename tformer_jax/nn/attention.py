@@ -77,9 +77,11 @@ class MultiHeadAttention(AttentionConfig):
     def make(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "Attention":
         return Attention(model, rngs=rngs)
 
-    def start_cache(self, model: ModelConfig, layers: tuple[int, ...], batch_size: int, slots: int) -> KVCache:
+    def start_cache(
+        self, model: ModelConfig, layers: tuple[int, ...], batch_size: int, slots: int, at_once: int | None = None
+    ) -> KVCache:
         shape = (*layers, batch_size, slots, self.kv_heads, self.head_width(model.d_model))
-        return KVCache.empty(shape, model.dtypes.compute, self.window)
+        return KVCache.empty(shape, model.dtypes.compute, self.window, at_once)
 
 
 class Attended(NamedTuple):

@@ -25,14 +25,18 @@ class TransformerLayerConfig(LayerConfig):
         (Ding et al., 2021). All but the first add a final norm to each stack.
       parallel: attention and feed-forward read the same normed stream and are added together (Wang & Komatsuzaki,
         2021); with norm_position="pre", and not of layers that attend to a memory.
+      shared_norm: parallel sublayers read one normed stream; False: each norms it for itself (GPT-NeoX).
     """
 
     norm_position: str = field("post", one_of("post", "pre", "output", "sandwich"))
     parallel: bool = False
+    shared_norm: bool = True
 
     def check(self) -> None:
         if self.parallel and self.norm_position != "pre":
             raise ConfigError(f"parallel needs norm_position='pre', got {self.norm_position!r}")
+        if not (self.parallel or self.shared_norm):
+            raise ConfigError("shared_norm=False goes with parallel=True: sublayers one after the other share none")
 
     @property
     def ends_normed(self) -> bool:
@@ -88,7 +92,8 @@ class EncoderLayer(nnx.Module):
         self.attention = model.attention.make(model, rngs=rngs)
         self.feed_forward = model.feed_forward.make(model, rngs=rngs)
         self.attention_residual = Residual(model)
-        self.feed_forward_residual = None if model.layer.parallel else Residual(model)
+        self.parallel = model.layer.parallel
+        self.feed_forward_residual = None if self.parallel and model.layer.shared_norm else Residual(model)
 
     def __call__(
         self,
@@ -114,7 +119,8 @@ class EncoderLayer(nnx.Module):
         inner = self.attention_residual.inner(x)
         how = {"mask": mask, "bias": bias, "cache": cache, "weights": "attention_weights" in capture}
         attended = self.attention(inner, key=keys[0], **how)
-        if self.feed_forward_residual is None:
+        if self.parallel:
+            inner = inner if self.feed_forward_residual is None else self.feed_forward_residual.inner(x)
             update, losses = _with_losses(self.feed_forward(inner, key=keys[2]))
             x = self.attention_residual(x, attended.output + update, keys[1])
         else:

@@ -27,6 +27,7 @@ class KVCache:
       written: how many slots have been written.
       reserved: how many of these are for the tokens that the layers will write next: the last ones.
       window: static; how many tokens its layers see; None: all.
+      at_once: static; of a ring, the most tokens that may be written before they are all seen; None: it is no ring.
     """
 
     keys: Any
@@ -35,13 +36,18 @@ class KVCache:
     written: Any
     reserved: int = dataclasses.field(default=0, metadata={"static": True})
     window: int | None = dataclasses.field(default=None, metadata={"static": True})
+    at_once: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], dtype: Any, window: int | None = None) -> "KVCache":
-        """Returns a cache without a token; `shape` is [... B S K H]."""
-        B, S = shape[-4:-2]
-        zeros = jnp.zeros(shape, dtype)
-        return cls(zeros, zeros, jnp.full((B, S), EMPTY, jnp.int32), jnp.int32(0), window=window)
+    def empty(
+        cls, shape: tuple[int, ...], dtype: Any, window: int | None = None, at_once: int | None = None
+    ) -> "KVCache":
+        """Returns a cache without a token; `shape` is [... B S K H], of which a ring for `at_once` tokens has less slots."""
+        *layers, B, S, K, H = shape
+        S, at_once = _ring(S, window, at_once)
+        zeros = jnp.zeros((*layers, B, S, K, H), dtype)
+        positions = jnp.full((B, S), EMPTY, jnp.int32)
+        return cls(zeros, zeros, positions, jnp.int32(0), window=window, at_once=at_once)
 
     @property
     def slots(self) -> int:
@@ -61,11 +67,16 @@ class KVCache:
         """Takes the next T slots for tokens at these positions, `EMPTY` for padding.
 
         Raises:
-          ValueError: T exceeds S.
+          ValueError: T exceeds S, or `at_once`: tokens of the window of the first would be overwritten by the last.
         """
         T = positions.shape[1]
         if T > self.slots:
             raise ValueError(f"{T} tokens at once do not fit a cache of {self.slots}")
+        if self.at_once is not None and T > self.at_once:
+            raise ValueError(
+                f"{T} tokens at once do not fit a ring of {self.slots} slots for a window of {self.window}: it was made "
+                f"with at_once={self.at_once}"
+            )
         taken = dataclasses.replace(self, written=self.written + T, reserved=T)
         return dataclasses.replace(taken, positions=taken._put(self.positions, positions))
 
@@ -81,12 +92,13 @@ class KVCache:
         index = (start + jnp.arange(self.reserved)) % self.slots
         return old.at[:, index].set(new, unique_indices=True)
 
-    def resized(self, slots: int) -> "KVCache":
+    def resized(self, slots: int, at_once: int = 1) -> "KVCache":
         """Returns the cache with room for so many tokens, of which layers with a window need the last ones alone.
 
-        For a cache that was filled from its first slot to its last, as a prompt does.
+        For a cache that was filled from its first slot to its last, as a prompt does; `at_once`: the most tokens that
+        will be written together from then on.
         """
-        S, slots = self.slots, slots if self.window is None else min(self.window, slots)
+        S, (slots, at_once) = self.slots, _ring(slots, self.window, at_once)
 
         def change(x: Array, axis: int, fill: int) -> Array:
             if slots <= S:
@@ -100,6 +112,7 @@ class KVCache:
             positions=change(self.positions, 1, EMPTY),
             # Slot 0 of a shorter cache is its oldest, and so the next to be written.
             written=self.written if slots >= S else jnp.int32(0),
+            at_once=at_once,
         )
 
     def map_rows(self, change: Callable[[Array, int], Array]) -> "KVCache":
@@ -110,6 +123,12 @@ class KVCache:
             values=change(self.values, self.values.ndim - 4),
             positions=change(self.positions, 0),
         )
+
+
+def _ring(slots: int, window: int | None, at_once: int | None) -> tuple[int, int | None]:
+    """How many of the slots are enough under a window, and for how many tokens at once, where that is not all."""
+    enough = slots if window is None or at_once is None else min(slots, window + at_once - 1)
+    return enough, at_once if enough < slots else None
 
 
 @jax.tree_util.register_dataclass
@@ -147,9 +166,9 @@ class Cache:
         lengths = self.lengths + valid.sum(1, dtype=jnp.int32)
         return jnp.where(valid, positions, 0), dataclasses.replace(reserved, lengths=lengths)
 
-    def resized(self, slots: int) -> "Cache":
+    def resized(self, slots: int, at_once: int = 1) -> "Cache":
         """See `KVCache.resized`."""
-        return self._map(lambda kind: kind.resized(slots))
+        return self._map(lambda kind: kind.resized(slots, at_once))
 
     def map_rows(self, change: Callable[[Array, int], Array]) -> "Cache":
         """`change(array, batch axis)` applied to everything that has rows."""

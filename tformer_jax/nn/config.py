@@ -48,17 +48,26 @@ class AttentionConfig(Part):
     """A kind of attention: how tokens of a layer look at each other, or at a memory.
 
     Attributes:
-      window: number of tokens back that a token sees, so that a cache needs no more of them; None: all.
+      num_heads: N, for biases of scores by head; 0: it has no scores.
     """
 
-    window = None
+    num_heads = 0
 
     def make(self, model: "ModelConfig", *, rngs: Any) -> Any:
         """Makes the module, called as `nn.Attention` is."""
         raise NotImplementedError
 
-    def start_cache(self, model: "ModelConfig", layers: tuple[int, ...], batch_size: int, slots: int) -> Any:
-        """Makes the empty cache of all layers of this kind, see `nn.KVCache`; `layers` is its leading shape."""
+    def head_width(self, d_model: int) -> int:
+        """Returns H, the width of a head; 0 without heads."""
+        return 0
+
+    def start_cache(
+        self, model: "ModelConfig", layers: tuple[int, ...], batch_size: int, slots: int, at_once: int | None = None
+    ) -> Any:
+        """Makes the empty cache of all layers of this kind, see `nn.KVCache`, for `slots` tokens in all.
+
+        `layers` is its leading shape; `at_once`, if given, is the most tokens that will be written together.
+        """
         raise NotImplementedError
 
 
@@ -207,8 +216,8 @@ class ModelConfig(Component):
         own, shared = layer.positions, self.positions
         if own != shared and (_acts(own, "at_embedding", "in_scores") or _acts(shared, "at_embedding")):
             raise ConfigError(
-                f"pattern[{i}].positions must be those of the model, {shared.name!r}, got {own.name!r}: layers may differ in "
-                "what turns heads alone, and where nothing is added to embeddings"
+                f"pattern[{i}].positions must be those of the model, {shared.name!r}, got {own.name!r}: layers may "
+                "differ in what turns heads alone, and where nothing is added to embeddings"
             )
         if own == shared and _acts(shared, "in_scores") and layer.attention.num_heads != self.attention.num_heads:
             raise ConfigError(

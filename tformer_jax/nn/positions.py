@@ -90,6 +90,9 @@ class Rotary(PositionScheme):
 class ALiBi(PositionScheme):
     """`functional.alibi_bias`: scores fall with distance (Press et al., 2022)."""
 
+    def check_model(self, model: ModelConfig) -> None:
+        _check_heads(self, model)
+
     def in_scores(self, model: ModelConfig, *, bidirectional: bool, rngs: nnx.Rngs) -> "DistanceBias":
         return DistanceBias(model.attention.num_heads)
 
@@ -113,8 +116,19 @@ class Relative(PositionScheme):
                 f"got {self.num_buckets} and {self.max_distance}"
             )
 
+    def check_model(self, model: ModelConfig) -> None:
+        _check_heads(self, model)
+
     def in_scores(self, model: ModelConfig, *, bidirectional: bool, rngs: nnx.Rngs) -> "RelativeBias":
         return RelativeBias(self, model, bidirectional=bidirectional, rngs=rngs)
+
+
+def _check_heads(scheme: PositionScheme, model: ModelConfig) -> None:
+    if not model.attention.num_heads:
+        raise ConfigError(
+            f"positions.name={scheme.name!r} biases the scores of heads: attention.name={model.attention.name!r} has no "
+            "num_heads"
+        )
 
 
 class Sinusoids(nnx.Module):

@@ -59,7 +59,8 @@ class Stack(nnx.Module):
         )
         self.tail = nnx.List(make(config, rngs.params()) for config in configs[:left])
         self.position_bias = model.positions.in_scores(model, bidirectional=bidirectional, rngs=rngs)
-        self.final_norm = None if model.layer.ends_normed else model.norm.make(model)
+        last = configs[(num_layers - 1) % len(configs)]
+        self.final_norm = None if last.layer.ends_normed else model.norm.make(model)
 
     def __call__(
         self,
@@ -90,22 +91,26 @@ class Stack(nnx.Module):
             shared["memory_mask"] = memory_mask
             shared |= {} if isinstance(memory, ByLayer) else {"memory": memory}
 
+        def apply(layer, x, bias, own):
+            return layer(spread_stream(x), bias=bias, **own, **shared)
+
+        if self.model.remat != "none":
+            apply = jax.checkpoint(apply, policy=_REMAT_POLICIES[self.model.remat])
+
         def step(x, period):
             outputs = []
             for i, (layer, own) in enumerate(period):
                 if cache is not None:
                     own |= {"cache": cache.layers[i].of_layer(own["cache"])}
-                x, output = layer(spread_stream(x), bias=biases[i], **own, **shared)
+                x, output = apply(layer, x, biases[i], own)
                 outputs.append(output if cache is None else output._replace(cache=output.cache.scanned))
             return x, outputs
 
-        if self.model.remat != "none":
-            step = jax.checkpoint(step, policy=_REMAT_POLICIES[self.model.remat])
         period = list(zip(self.layers, layers, strict=True))
         x, outputs = jax.lax.scan(step, x, period, unroll=self.model.scan_unroll)
         last = []
         for i, (layer, own) in enumerate(zip(self.tail, tail, strict=True)):
-            x, output = layer(spread_stream(x), bias=biases[i], **own, **shared)
+            x, output = apply(layer, x, biases[i], own)
             last.append(output)
         x = spread_stream(x if self.final_norm is None else self.final_norm(x))
         return x, _beside(outputs, last, cache)
@@ -115,9 +120,7 @@ class Stack(nnx.Module):
 
         def kind(i: int, layers: tuple[int, ...]) -> Any:
             model = self.model.of_layer(i)
-            window = model.attention.window
-            enough = slots if None in (window, at_once) else min(slots, window + at_once - 1)
-            return model.attention.start_cache(model, layers, batch_size, enough)
+            return model.attention.start_cache(model, layers, batch_size, slots, at_once)
 
         layers = tuple(kind(i, (self.repeats,)) for i in range(len(self.layers)))
         tail = tuple(kind(i, ()) for i in range(len(self.tail)))

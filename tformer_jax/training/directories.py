@@ -127,10 +127,10 @@ def check_not_older(file: Path, config: Any) -> None:
       RunError: it is so.
     """
     model = config.get("model") if isinstance(config, Mapping) else None
-    if isinstance(model, Mapping) and any(name in model and not isinstance(model[name], Mapping) for name in _NOW_TABLES):
+    if isinstance(model, Mapping) and any(not isinstance(model.get(name, {}), Mapping) for name in _NOW_TABLES):
         raise RunError(
-            f"{file} is of an older layout, whose models had no components: use the version of tformer_jax that made it "
-            "(the commit in environment.json), or train anew in another directory"
+            f"{file} is of an older layout, whose models had no components: use the version of tformer_jax that made "
+            "it (the commit in environment.json), or train anew in another directory"
         )
 
 
