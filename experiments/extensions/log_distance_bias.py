@@ -21,7 +21,7 @@ class LogDistance(nn.PositionScheme):
       scale: what the scores are multiplied by at the start, beside log 2.
     """
 
-    scale: float = field(1.0, POSITIVE)
+    scale: float = field(1.0, POSITIVE, traced=True)
 
     def in_scores(self, model: nn.ModelConfig, *, bidirectional: bool, rngs: nnx.Rngs) -> nnx.Module:
         return LogDistanceBias(self, model)
