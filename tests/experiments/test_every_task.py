@@ -67,7 +67,8 @@ def test_every_preset_is_a_whole_config(module, preset):
 
 def test_every_task_has_presets():
     """A task could not be trained from the command line."""
-    assert {module.get_config(preset).task.name for module, preset in presets()} == set(TASKS)
+    ours = {name for name, task in TASKS.items() if task.__module__.startswith("tformer_jax.")}  # not of a plugin
+    assert {module.get_config(preset).task.name for module, preset in presets()} == ours
 
 
 # Reporting -------------------------------------------------------------------------------------
