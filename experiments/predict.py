@@ -69,7 +69,7 @@ def define_flags(task: type[Task]) -> None:
             define_field(name, hint, field.default, kind_of(field))
             _made[name] = hint
         elif _made.get(name) != hint:
-            raise ConfigError(f"the prediction of the task {task.name!r} needs another name for {name}: --{name} is taken")
+            raise ConfigError(f"the prediction of the task {task.name!r} must call {name} otherwise: --{name} is taken")
 
 
 def of_plugins(arguments: Sequence[str]) -> None:

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +42,7 @@ class SentenceRegression(TextTask):
 
     DataConfig, Data, Model = TextClassificationDataConfig, Ratings, TextClassifier
     unit = "texts"
-    fixed_fields = {"num_classes": 1}
+    fixed_fields: ClassVar = {"num_classes": 1}
 
     def prepared_loss(self, model: TextClassifier, batch: Any, key: Array | None):
         """The mean squared error; rows that only fill up have no tokens."""

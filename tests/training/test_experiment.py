@@ -202,7 +202,8 @@ EACH = pytest.mark.parametrize("name", TASKS_BESIDE)
 
 def test_every_task_is_trained_here():
     """A task was added that no test trains."""
-    assert {"translation", *TASKS_BESIDE} == set(TASKS)
+    ours = {name for name, task in TASKS.items() if task.__module__.startswith("tformer_jax.")}  # not of a plugin
+    assert {"translation", *TASKS_BESIDE} == ours
 
 
 def rows_of(run):

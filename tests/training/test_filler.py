@@ -1,6 +1,7 @@
 """Rows that only fill up a batch for `pmap`: nothing that mixes or averages rows may meet them."""
 
 import functools
+import types
 import math
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from support import by_day, optimizer_config, quick_jit, unchecked_annotations
 
 from tformer_jax.data.batches import Batches
+from tformer_jax.nn import Beside
 from tformer_jax.tasks import ImageClassificationTask
 from tformer_jax.training.parallel import ParallelConfig, SplitBatches
 from tformer_jax.training.program import Program, TrainingConfig
@@ -123,8 +125,8 @@ def curve(mode, accumulate):
     task, batches = task_of(mixup=0.4, flip=True, max_shift=1), Rows(10, (4, 4, 1))
 
     def loss(params, batch, key):
-        flat = lambda images, key: images.reshape(len(images), -1) @ params["w"]  # noqa: E731
-        return task.prepared_loss(flat, batch, key)
+        flat = lambda images, key: (images.reshape(len(images), -1) @ params["w"], Beside({}, {}))  # noqa: E731
+        return task.prepared_loss(types.SimpleNamespace(hidden=flat, logits=lambda x: x), batch, key)
 
     training = TrainingConfig(steps=9, evaluate_every=9, accumulate=accumulate)
     optimizer = optimizer_config(name="sgd", momentum=0.0, learning_rate=0.1, schedule="constant")

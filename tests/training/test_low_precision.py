@@ -151,7 +151,7 @@ def test_a_run_starts_from_the_average_of_another_in_its_own_dtypes(tmp_path):
     with Checkpoints(run.checkpoints, CheckpointConfig(every=1)) as checkpoints:
         checkpoints.save(1, arrays, {})
     shapes = {"model.w": jax.ShapeDtypeStruct((2,), jnp.bfloat16)}
-    found = pretrained_arrays(run, shapes, Task())
+    found = pretrained_arrays(run, shapes, Task(None))
     assert found.keys() == shapes.keys() and found["model.w"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(found["model.w"], np.asarray(1 / 3, jnp.bfloat16))
 

@@ -74,7 +74,7 @@ class DocumentData(Data):
     _mask: ClassVar[bool]
 
     def prepare(self, directory, progress):
-        self.tokenizer = tokenizers.kept(directory / "tokenizer.json", self._train_tokenizer, progress)
+        self.tokenizer = tokenizers.kept(directory / tokenizers.FILE, self._train_tokenizer, progress)
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def train_batches(self, rows_multiple: int = 1) -> RowBatches:

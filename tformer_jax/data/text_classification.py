@@ -62,7 +62,7 @@ class TextClassificationData(BoundedData):
     unit = "texts"
 
     def prepare(self, directory, progress):
-        self.tokenizer = self._kept_tokenizer(directory / "tokenizer.json", progress)
+        self.tokenizer = self._kept_tokenizer(directory / tokenizers.FILE, progress)
         self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
 
     def train_batches(self, rows_multiple: int = 1) -> LabelledBuckets:

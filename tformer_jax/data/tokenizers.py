@@ -16,6 +16,8 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 MASK, MASK_ID = "<mask>", 3  # where a tokenizer is asked for it
 
+FILE = "tokenizer.json"  # in a run's directory
+
 _UNKNOWN = "<unk>"
 _PIECE, _TOGETHER = 4_000, 128
 

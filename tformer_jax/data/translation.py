@@ -17,7 +17,7 @@ from .sources.pairs import PAIRS, Pair
 from .splits import split_examples
 
 _NAMES = ("source", "target")
-_SOURCE_FILE, _TARGET_FILE = "source_tokenizer.json", "tokenizer.json"
+_SOURCE_FILE, _TARGET_FILE = "source_tokenizer.json", tokenizers.FILE
 
 
 class TranslationDataConfig(DataConfig):

@@ -12,9 +12,12 @@ from jaxtyping import Float
 
 from ..analysis.flops import Cost
 from ..config import ORDER, Component, ConfigError, leaves
+from ..data import tokenizers
 from ..data.base import BoundedData, Data
 from ..data.batches import Batches
+from ..data.classes import load_classes
 from ..data.files import DataError
+from ..data.translation import Tokenizers
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from ..registry import Registry
@@ -43,6 +46,29 @@ class Evaluation(NamedTuple):
     samples: Sequence[Any] = ()
 
 
+class Learnt(NamedTuple):
+    """How to get what data have learnt without them: from a run's directory; from fields of the model's config, a mere
+    stand-in where its size alone matters."""
+
+    load: Callable[[Path], Any]
+    plan: Callable[[Mapping[str, Any]], Any]
+
+
+def _stand_in(fields: Mapping[str, Any]) -> Tokenizers:
+    source, target = fields["source_vocab_size"], tokenizers.planned(fields["vocab_size"])
+    return Tokenizers(target if source is None else tokenizers.planned(source), target)
+
+
+LEARNT = {
+    "tokenizer": Learnt(
+        lambda directory: tokenizers.load(directory / tokenizers.FILE),
+        lambda fields: tokenizers.planned(fields["vocab_size"]),
+    ),
+    "tokenizers": Learnt(Tokenizers.load, _stand_in),
+    "classes": Learnt(load_classes, lambda fields: [f"class {number}" for number in range(fields["num_classes"])]),
+}
+
+
 class TaskConfig(Component):
     """The `task` section of a config: `name` says which task.
 
@@ -68,6 +94,7 @@ class Task:
       Prediction: what may be asked of `predict`: a flag of `experiments.predict` for each field.
       name: by which it is registered.
       unit: what the weight of a batch counts.
+      learnt: what the data have learnt that the task is made of, attributes of both, in this order; see `LEARNT`.
       fixed_fields: fields of the model's config that are the same for every experiment.
       new_parameters: prefixes of parameters that a model which it starts from need not have.
       samples: whether `sample` makes something.
@@ -82,30 +109,34 @@ class Task:
     Prediction: ClassVar[type[Component]] = Component
     name: ClassVar[str]
     unit: ClassVar[str] = "tokens"
+    learnt: ClassVar[tuple[str, ...]] = ()
     fixed_fields: ClassVar[Mapping[str, Any]] = {}
     new_parameters: ClassVar[tuple[str, ...]] = ()
     samples: ClassVar[bool] = False
     validated: ClassVar[tuple[str, ...]] = ("loss",)
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, *learnt: Any):
         self.config = config
+        for name, value in zip(self.learnt, learnt, strict=True):
+            setattr(self, name, value)
 
     # The data, and what follows from them.
 
     @classmethod
     def from_data(cls, config: Any, data: Any) -> "Task":
         """Makes the task with what was learnt from its data: tokenizers, names of classes."""
-        return cls(config)
+        return cls(config, *(getattr(data, name) for name in cls.learnt))
 
     @classmethod
     def restore(cls, config: Any, directory: Path) -> "Task":
         """Makes the task with what its data left in the run's directory."""
-        return cls(config)
+        return cls(config, *(LEARNT[name].load(directory) for name in cls.learnt))
 
     @classmethod
     def planned(cls, config: Any, data: Any) -> "Task":
         """Makes the task as far as configs tell, without data: for shapes and costs."""
-        return cls(config)
+        fields = cls.planned_fields(data)
+        return cls(config, *(LEARNT[name].plan(fields) for name in cls.learnt))
 
     @classmethod
     def load_data(cls, config: Any, model: ModelConfig, directory: Path, progress: Progress = SILENT) -> Any:

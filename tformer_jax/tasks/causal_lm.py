@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool
 
-from .. import decoding
-from .. import functional as F
+from .. import decoding, functional as F
 from ..analysis import flops
 from ..config import COUNT, POSITIVE, SEED, ConfigError, field
 from ..data import tokenizers

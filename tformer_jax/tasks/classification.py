@@ -46,10 +46,10 @@ class Classification(Task):
     padding."""
 
     Config = ClassificationConfig
+    learnt = ("classes",)
     validated = ("loss", "accuracy")
 
-    def __init__(self, config: ClassificationConfig, classes: Sequence[str]):
-        self.config, self.classes = config, list(classes)
+    classes: list[str]
 
     @property
     def model_fields(self) -> dict[str, Any]:
@@ -84,11 +84,6 @@ def ranked_lines(inputs: Sequence[str], ranked: Sequence[Sequence[ClassProbabili
     """Yields a line for each input: the likeliest classes, and itself."""
     for given, classes in zip(inputs, ranked, strict=True):
         yield "  ".join(f"{c.name} {c.probability:.3f}" for c in classes[:top]) + f"\t{given}\n"
-
-
-def planned_classes(count: int) -> list[str]:
-    """Returns names for classes that only the data has names for."""
-    return [f"class {number}" for number in range(count)]
 
 
 def labelled_loss(logits: Array, labels: Array, label_smoothing: float) -> tuple[Array, Array]:

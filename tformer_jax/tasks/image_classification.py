@@ -13,7 +13,6 @@ from jaxtyping import Float
 from .. import functional as F
 from ..analysis import flops
 from ..config import NOT_NEGATIVE, TRAINING, ConfigError, field
-from ..data.classes import load_classes
 from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from ..data.pixels import read_images
 from ..functional.numbers import is_off
@@ -21,14 +20,7 @@ from ..models import VisionTransformer
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, with_auxiliary
-from .classification import (
-    Classification,
-    ClassificationConfig,
-    Classified,
-    ClassProbability,
-    planned_classes,
-    ranked_lines,
-)
+from .classification import Classification, ClassificationConfig, Classified, ClassProbability, ranked_lines
 from .text import RankedPrediction
 
 _SOME_CLASSES = 10
@@ -62,18 +54,6 @@ class ImageClassificationTask(Classification):
 
     DataConfig, Data, Model = ImageClassificationDataConfig, ImageClassificationData, VisionTransformer
     unit = "images"
-
-    @classmethod
-    def from_data(cls, config: Config, data: ImageClassificationData) -> "ImageClassificationTask":
-        return cls(config, data.classes)
-
-    @classmethod
-    def restore(cls, config: Config, directory: Path) -> "ImageClassificationTask":
-        return cls(config, load_classes(directory))
-
-    @classmethod
-    def planned(cls, config: Config, data: ImageClassificationDataConfig) -> "ImageClassificationTask":
-        return cls(config, planned_classes(_SOME_CLASSES))
 
     @classmethod
     def planned_fields(cls, data: ImageClassificationDataConfig) -> dict[str, Any]:

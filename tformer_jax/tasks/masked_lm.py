@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
-from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from .. import functional as F
@@ -21,8 +20,8 @@ from ..data.batches.buckets import EVALUATION_TOKENS, padded_length
 from ..data.files import DataError
 from ..data.masked_lm import MaskedLMData, MaskedLMDataConfig
 from ..models import MaskedLM
-from ..nn.partitioning import row_groups, spread_groups
 from ..nn import ModelConfig
+from ..nn.partitioning import row_groups, spread_groups
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, with_auxiliary
 from .text import DocumentTask, RankedPrediction, TextPrediction
@@ -78,10 +77,10 @@ class MaskedLMTask(DocumentTask):
     unit = "masked tokens"
     validated = ("loss", "masked_accuracy")
 
-    def __init__(self, config: Config, tokenizer: Tokenizer):
-        super().__init__(config, tokenizer)
+    @property
+    def _gap(self) -> str:
         # A token of a byte-level BPE holds the blank before its word, and so does a gap; characters stand alone.
-        self._gap = MASK_TEXT if isinstance(tokenizer.model, WordLevel) else " " + MASK_TEXT
+        return MASK_TEXT if isinstance(self.tokenizer.model, WordLevel) else " " + MASK_TEXT
 
     def prepare(self, batch: Any, key: Array) -> Any:
         """The batch with what takes the place of its tokens, "corrupted", and which were chosen, "masked" [B T]."""
@@ -126,9 +125,7 @@ class MaskedLMTask(DocumentTask):
             f"token, pseudo-perplexity {metrics['pseudo_perplexity']:.2f} a token"
         )
 
-    def pseudo_perplexity(
-        self, model: MaskedLM, rows: Sequence[np.ndarray], progress: Progress = SILENT
-    ) -> float:
+    def pseudo_perplexity(self, model: MaskedLM, rows: Sequence[np.ndarray], progress: Progress = SILENT) -> float:
         """exp of the mean of -log P(x_i | all other tokens of its row), over every token but start and end.
 
         Source: Salazar et al., 2020.

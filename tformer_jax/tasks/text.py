@@ -19,15 +19,11 @@ from .base import Task
 # Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
 _SOME_TOKENS = 256
 
-_FILE = "tokenizer.json"
-
 
 class TextPrediction(Component):
     """The texts to predict on: one, or a file of them."""
 
-    text: str | None = field(
-        None, help="Input text: a sentence, the beginning of a text, or a text with [MASK] in it."
-    )
+    text: str | None = field(None, help="Input text: a sentence, the beginning of a text, or a text with [MASK] in it.")
     input: str | None = field(None, help="UTF-8 file of input texts, one per line.")
 
     def texts(self) -> list[str]:
@@ -55,30 +51,18 @@ class RankedPrediction(Component):
 
 
 class TextTask(Task):
-    """A task on texts, whose data leave a tokenizer; their `tokenizer` has it."""
+    """A task on texts, whose data have a `tokenizer`."""
 
     Prediction = TextPrediction
+    learnt = ("tokenizer",)
 
-    def __init__(self, config: Any, tokenizer: Tokenizer):
-        self.config, self.tokenizer = config, tokenizer
-
-    @classmethod
-    def from_data(cls, config: Any, data: Any) -> Task:
-        return cls(config, data.tokenizer)
-
-    @classmethod
-    def restore(cls, config: Any, directory: Path) -> Task:
-        return cls(config, tokenizers.load(directory / _FILE))
-
-    @classmethod
-    def planned(cls, config: Any, data: Any) -> Task:
-        return cls(config, tokenizers.planned(cls.planned_fields(data)["vocab_size"]))
+    tokenizer: Tokenizer
 
     @classmethod
     def inherit(cls, start: Path, directory: Path) -> None:
-        if not (start / _FILE).exists():
-            raise DataError(f"{start} has no {_FILE}: it was not trained on text")
-        write_whole(directory / _FILE, (start / _FILE).read_bytes())
+        if not (file := start / tokenizers.FILE).exists():
+            raise DataError(f"{start} has no {file.name}: it was not trained on text")
+        write_whole(directory / file.name, file.read_bytes())
 
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:
@@ -115,7 +99,7 @@ class DocumentTask(TextTask):
             return None
         # A character of the text may be a part of one in another form: the shortest beginning that has an unknown one.
         begins = range(1, len(text) + 1)
-        key = lambda n: unknown in tokenizers.encode_typed(self.tokenizer, text[:n])  # noqa: E731
+        key = lambda n: unknown in tokenizers.encode_typed(self.tokenizer, text[:n])
         return bisect.bisect_left(begins, True, key=key)
 
     def known_texts(self, asked: TextPrediction) -> list[tuple[str, str]]:

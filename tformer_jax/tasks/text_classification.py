@@ -1,18 +1,14 @@
 """Text classification, by fine-tuning a text encoder or from scratch; judged by accuracy."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
-from tokenizers import Tokenizer
 
 from ..analysis import flops
 from ..config import TRAINING, field
-from ..data import tokenizers
-from ..data.classes import load_classes
 from ..data.text_classification import TextClassificationData, TextClassificationDataConfig
 from ..models import TextClassifier
 from ..nn import ModelConfig
@@ -24,7 +20,6 @@ from .classification import (
     Classified,
     ClassProbability,
     labelled_loss,
-    planned_classes,
     ranked_lines,
 )
 from .text import RankedPrediction, TextPrediction, TextTask
@@ -56,25 +51,9 @@ class TextClassificationTask(Classification, TextTask):
         """The texts to classify."""
 
     DataConfig, Data, Model = TextClassificationDataConfig, TextClassificationData, TextClassifier
+    learnt = ("tokenizer", "classes")
     unit = "texts"
     new_parameters = ("model.classifier.", "model.pooler.")
-
-    def __init__(self, config: Config, tokenizer: Tokenizer, classes: Sequence[str]):
-        super().__init__(config, classes)
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def from_data(cls, config: Config, data: TextClassificationData) -> "TextClassificationTask":
-        return cls(config, data.tokenizer, data.classes)
-
-    @classmethod
-    def restore(cls, config: Config, directory: Path) -> "TextClassificationTask":
-        return cls(config, tokenizers.load(directory / "tokenizer.json"), load_classes(directory))
-
-    @classmethod
-    def planned(cls, config: Config, data: TextClassificationDataConfig) -> "TextClassificationTask":
-        fields = cls.planned_fields(data)
-        return cls(config, tokenizers.planned(fields["vocab_size"]), planned_classes(fields["num_classes"]))
 
     @classmethod
     def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from ..data.batches.buckets import Buckets, ladder
 from ..data.text import canonical
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
 from ..models import Transformer
-from ..nn.layers import split_key
 from ..nn import ModelConfig
+from ..nn.layers import split_key
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, Task, with_auxiliary
 from .text import TextPrediction
@@ -66,23 +66,9 @@ class TranslationTask(Task):
 
     Prediction = TextPrediction
     DataConfig, Data, Model = TranslationDataConfig, TranslationData, Transformer
+    learnt = ("tokenizers",)
 
-    def __init__(self, config: Config, tokenizers: Tokenizers):
-        self.config, self.tokenizers = config, tokenizers
-
-    @classmethod
-    def from_data(cls, config: Config, data: TranslationData) -> "TranslationTask":
-        return cls(config, data.tokenizers)
-
-    @classmethod
-    def restore(cls, config: Config, directory: Path) -> "TranslationTask":
-        return cls(config, Tokenizers.load(directory))
-
-    @classmethod
-    def planned(cls, config: Config, data: TranslationDataConfig) -> "TranslationTask":
-        target = tokenizers.planned(data.vocab_size)
-        own = data.source_vocab_size
-        return cls(config, Tokenizers(target if own is None else tokenizers.planned(own), target))
+    tokenizers: Tokenizers
 
     @classmethod
     def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:
