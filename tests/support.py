@@ -221,3 +221,15 @@ def assert_close(got, wanted, tolerance: float, what: str = ""):
     allowed = tolerance * max(1.0, np.abs(wanted).max(initial=0.0))
     worst = np.abs(got - wanted).max(initial=0.0)
     assert worst <= allowed, f"{what}: off by {worst:.3g}, allowed {allowed:.3g}"
+
+
+@contextlib.contextmanager
+def registered(things):
+    """Registers (registry, name, thing)s for a while: what other tests see of a registry is the package's own."""
+    for registry, name, thing in things:
+        registry.register(name)(thing)
+    try:
+        yield
+    finally:
+        for registry, name, _ in things:
+            del registry._things[name]

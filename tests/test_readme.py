@@ -1,36 +1,44 @@
-"""The READMEs are part of the product: the equation table is walked, commands are parsed, links lead somewhere."""
+"""The READMEs are part of the product: tables are walked, commands parsed, examples run, links lead somewhere."""
 
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
+import experiments.cli  # noqa: F401  how --config is read
+from tformer_jax import models
+from tformer_jax.config import fields_of
+from tformer_jax.presets import PRESETS
+from tformer_jax.registry import Registry, load_plugin
 from tformer_jax.sweeps.members import make_members
 from tformer_jax.sweeps.search import SearchConfig, check_search
 from tformer_jax.sweeps.text import parse
 from tformer_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
+PACKAGE, EXPERIMENTS = ROOT / "tformer_jax", ROOT / "experiments"
 # The first page, and those of the folders that it links to.
-_FOLDERS = (ROOT, ROOT / "experiments", ROOT / "tformer_jax", *sorted((ROOT / "tformer_jax").glob("*/")))
-PAGES = {
-    file.relative_to(ROOT).as_posix(): file.read_text("utf-8")
-    for file in (folder / "README.md" for folder in _FOLDERS)
-    if file.exists()
-}
+_FILES = (ROOT / "README.md", *sorted(EXPERIMENTS.rglob("README.md")), *sorted(PACKAGE.rglob("README.md")))
+PAGES = {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in _FILES}
 EVERYTHING = "\n".join(PAGES.values())
-EQUATIONS = PAGES["README.md"].split("## The equations")[1].split("\n## ")[0]
-ROWS = [
-    [cell.strip() for cell in line.strip().strip("|").split("|")]
-    for line in EQUATIONS.replace("\\|", "∣").splitlines()
-    if re.match(r"\| \d+ \|", line)
-]
+
+
+def _rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the tables under a heading, without the heads of the tables."""
+    section = PAGES[page].split(f"\n## {heading}\n")[1].split("\n## ")[0].replace("\\|", "∣")
+    tables = re.findall(r"^\|.*\n\|[-|]+\n((?:\|.*\n?)+)", section, re.M)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for table in tables for line in table.splitlines()]
+
+
+ROWS = _rows("tformer_jax/functional/README.md", "The equations")
 
 
 def _code(cell: str) -> str:
@@ -91,11 +99,73 @@ def test_every_page_is_linked_from_the_first(page):
     assert f"]({page}" in PAGES["README.md"]
 
 
+def test_the_first_page_is_short():
+    """A newcomer would have to scroll past what only some need."""
+    assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+def test_the_menu_has_every_field_of_every_model():
+    """A choice would be missing from its map, or the map would have one that is not there."""
+    configs = [getattr(models, name).Config for name in models.__all__]
+    fields = {name for config in configs for name, *_ in fields_of(config)}
+    menu = {name for row in _rows("tformer_jax/models/README.md", "The menu") for name in re.findall("`([^`]+)`", row[1])}
+    assert menu == fields
+
+
+def test_the_presets_are_all_listed():
+    """A published model would be missing from the page, or be there in name alone."""
+    listed = PAGES["tformer_jax/models/README.md"].split("\n## Presets\n")[1]
+    assert set(re.findall("`([a-z0-9_]+)`", listed)) - {"transformers"} == set(PRESETS)
+
+
+def test_every_registry_is_in_its_table():
+    """Whoever has an idea would not find where it is registered."""
+    modules = [importlib.import_module(found.name) for found in pkgutil.walk_packages([PACKAGE], "tformer_jax.")]
+    registries = {id(x): n for module in modules for n, x in vars(module).items() if isinstance(x, Registry) and n[0] != "_"}
+    listed = {}
+    for row in _rows("tformer_jax/README.md", "Registries"):
+        room, name = _code(row[1]).rsplit(".", 1)
+        listed[id(getattr(importlib.import_module(f"tformer_jax.{room}"), name))] = name
+    assert listed == registries
+
+
+def test_every_extension_has_its_line():
+    """An example would not be found."""
+    files = {file.name for file in (EXPERIMENTS / "extensions").glob("*.py")} - {"__init__.py"}
+    page = PAGES["experiments/extensions/README.md"]
+    assert set(re.findall(r"^\| \[`(\w+\.py)`\]", page, re.M)) == files
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory):
+    """`plugin(name)`: the file that a page shows under a name, a block of Python that begins with it; else one here."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for name, block in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", EVERYTHING, re.S):
+        (folder / name).write_text(block, "utf-8")
+    return lambda name: str(folder / name if (folder / name).exists() else ROOT / name)
+
+
 def commands(name):
-    """The arguments of every `python -m experiments.NAME` in the READMEs, each once."""
-    shell = "\n".join(re.findall(r"```sh\n(.*?)```", EVERYTHING, re.S)).replace("\\\n", " ")
-    found = re.findall(rf"python -m experiments\.{name} (.*)", shell)
+    """The arguments of every `python -m experiments.NAME` in the READMEs and extensions, each once."""
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", EVERYTHING, re.S))
+    heads = [ast.get_docstring(ast.parse(file.read_text("utf-8"))) for file in (EXPERIMENTS / "extensions").glob("*.py")]
+    found = re.findall(rf"python -m experiments\.{name} (.*)", "\n".join([shell, *heads]).replace("\\\n", " "))
     return [shlex.split(line) for line in dict.fromkeys(" ".join(line.split()) for line in found)]
+
+
+def parsed(arguments, monkeypatch, plugin):
+    """The flags of a command, its plugins loaded and its components chosen as the command itself does."""
+    monkeypatch.chdir(ROOT)
+    for name in (a.removeprefix("--plugin=") for a in arguments if a.startswith("--plugin=")):
+        load_plugin(plugin(name))
+    values, command = flags.FlagValues(), [a for a in arguments if not a.startswith("--plugin=")]
+    monkeypatch.setattr(sys, "argv", ["train", *command])
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    values["config"].parser = type(flags.FLAGS["config"].parser)(values["config"].parser)
+    for name, define in {"workdir": flags.DEFINE_string, "sweep": flags.DEFINE_string, **TOGETHER}.items():
+        define(name, None, "", flag_values=values)
+    values(sys.argv)
+    return values
 
 
 TOGETHER = {
@@ -107,19 +177,14 @@ TOGETHER = {
 
 
 @pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
-def test_the_training_commands_are_configs(arguments, monkeypatch):
+def test_the_training_commands_are_configs(arguments, monkeypatch, plugin):
     """A newcomer would paste a command that is refused."""
-    monkeypatch.chdir(ROOT)
-    values, command = flags.FlagValues(), ["train", *arguments]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
-    for name, define in {"workdir": flags.DEFINE_string, **TOGETHER}.items():
-        define(name, None, "", flag_values=values)
-    values(command)
+    values = parsed(arguments, monkeypatch, plugin)
     assert values.workdir.startswith("runs/")
     Experiment.from_config(values.config.to_dict())
 
 
-@pytest.mark.parametrize("name", ["predict", "evaluate", "export", "sweep", "compare_sweeps"])
+@pytest.mark.parametrize("name", ["train", "predict", "evaluate", "export", "sweep", "compare_sweeps", "inspect"])
 def test_the_other_commands_have_flags_that_exist(name):
     """A newcomer would paste a flag that was renamed."""
     importlib.import_module(f"experiments.{name}")
@@ -130,15 +195,12 @@ def test_the_other_commands_have_flags_that_exist(name):
 
 
 @pytest.mark.parametrize("arguments", commands("sweep"), ids=" ".join)
-def test_the_sweeps_are_spaces_of_their_configs(arguments, monkeypatch):
+def test_the_sweeps_are_spaces_of_their_configs(arguments, monkeypatch, plugin):
     """A newcomer would paste a sweep that is refused."""
-    monkeypatch.chdir(ROOT)
-    values, command = flags.FlagValues(), [a for a in arguments if a.startswith("--config")]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["sweep", *command])
-    values(["sweep", *command])
+    of_the_engine = ("--engine", "--trials", "--sampler", "--pruner", "--halving", "--first_rung")
+    values = parsed([a for a in arguments if not a.startswith(of_the_engine)], monkeypatch, plugin)
     config = values.config.to_dict()
-    text = [a.removeprefix("--sweep=") for a in arguments if a.startswith("--sweep=")]
-    space = parse(text[0]) if text else parse(importlib.import_module("experiments.configs.causal_lm").get_sweep())
+    space = parse(values.sweep or importlib.import_module("experiments.configs.causal_lm").get_sweep())
     if "--engine=search" in arguments:
         how = {name: value for name, value in (a[2:].split("=", 1) for a in arguments) if name in ("sampler", "pruner")}
         assert check_search(config, space, SearchConfig(trials=1, **how))
@@ -146,16 +208,30 @@ def test_the_sweeps_are_spaces_of_their_configs(arguments, monkeypatch):
         assert make_members(config, space.members())
 
 
+# What an example's last values are, by their names.
+SHAPES = {
+    "out": lambda names: names["out"].shape == names["q"].shape,
+    "captured": lambda names: names["captured"]["encoder.attention_weights"].shape == (2, 2, 4, 9, 9),
+    "best": lambda names: names["best"].tokens.shape == (2, 4, 20),
+    "new": lambda names: names["new"].shape == (2, 10),
+    "classes": lambda names: names["classes"].shape == (1, 1000),
+}
+
+
 @pytest.mark.slow
-def test_the_python_examples_run():
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page]])
+def test_the_python_examples_run(page, plugin):
     """A newcomer would paste an example that fails."""
-    blocks = re.findall(r"```python\n(.*?)```", EVERYTHING, re.S)
-    assert len(blocks) == 2
     names: dict = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert names["out"].shape == names["q"].shape
-    assert names["captured"]["encoder"]["attention_weights"].shape == (2, 2, 8, 9, 9)
-    assert names["best"].tokens.shape == (2, 4, 20)
-    assert names["new"].shape == (2, 10)
-    assert names["classes"].shape == (1, 1000)
+    for block in re.finditer(r"```python\n(.*?)```", PAGES[page], re.S):
+        if file := re.match(r"# (\w+\.py)\n", block[1]):
+            load_plugin(plugin(file[1]))
+        else:
+            lines = PAGES[page][: block.start(1)].count("\n")
+            exec(compile("\n" * lines + block[1], page, "exec"), names)
+    assert all(is_right(names) for name, is_right in SHAPES.items() if name in names)
+
+
+def test_the_examples_make_what_is_looked_at():
+    """A change of the pages would leave the shapes of no example checked."""
+    assert all(re.search(rf"^(\w+, )?{name}(, \w+)? = ", EVERYTHING, re.M) for name in SHAPES)

@@ -84,7 +84,8 @@ def how(temperature=2.0, seed=5):
         (20, dict(window=3)),
         (23, dict(window=5, positions="relative")),
         (4, dict(mup_base_width=2)),
-    ], 4, 6),
+        (8, dict(num_layers=3, pattern=({"attention": {"window": 3}, "positions": {"base": 50.0}}, {}))),
+    ], 4, 6, 9),
     ids=str,
 )  # fmt: skip
 def test_the_cache_changes_nothing(seed, how):

@@ -198,6 +198,53 @@ def test_a_mask_hides_tokens_beside_causality():
     assert not np.allclose(first[1, 5:], causal[1, 5:])
 
 
+PREFIX = jnp.array([3, 5])
+
+
+@pytest.mark.parametrize("name", by_day(["Gemma 2", "T5", "blockwise, relative"], 0))
+def test_a_prefix_is_seen_from_everywhere(name):
+    """A prefix reaches attention otherwise than in the formulas, whole or cached: a prompt at once, then token by token."""
+    model, mask = causal_lm(**MENU[name]), F.AttentionMask(causal=True) | F.AttentionMask(prefix=PREFIX)
+    wanted = oracles.causal_lm(arrays(model), model.config, TOKENS, prefix=np.asarray(PREFIX))
+    assert_close(quick_jit(lambda model, tokens: model(tokens, mask=mask))(model, TOKENS), wanted, 1e-5)
+    start = quick_jit(lambda model, tokens: model.extend(tokens, model.start_cache(2, SLOTS), mask=mask))
+    prompt, cache = start(model, TOKENS[:, :5])
+    rest, _ = decode(model, cache, TOKENS[:, 5:])
+    assert_close(np.concatenate([prompt, rest], axis=1), wanted, 1e-5, "cached")
+
+
+def test_a_mask_of_booleans_by_query_is_the_whole_mask():
+    """Causality is added to a mask that says all, or an empty slot of a cache is seen where it says True."""
+    model, seen = causal_lm(positions="alibi"), jnp.asarray(np.tri(8, k=2, dtype=bool) | (np.arange(8) < 4))
+    mask = F.AttentionMask(explicit=seen)
+    wanted = quick_jit(lambda model, tokens: model(tokens, mask=mask))(model, TOKENS)
+    assert not np.allclose(wanted, uncached(model, TOKENS))
+    here = F.AttentionMask(explicit=jnp.pad(seen, ((0, 0), (0, 2)), constant_values=True))
+    extend = quick_jit(lambda model, tokens: model.extend(tokens, model.start_cache(2, SLOTS), mask=here)[0])
+    assert_close(extend(model, TOKENS), wanted, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        F.AttentionMask(),
+        F.AttentionMask(lengths=jnp.array([8, 5])),
+        F.AttentionMask(segments=SEGMENTS),
+        F.AttentionMask(window=4),
+        F.AttentionMask(explicit=jnp.ones((2, 1, 1, 8), bool)),
+        F.AttentionMask(segments=SEGMENTS) | F.AttentionMask(lengths=jnp.array([8, 5])),
+    ],
+    ids=["all", "lengths", "segments", "window to both sides", "booleans of tokens", "combined"],
+)
+def test_a_mask_that_says_nothing_of_later_tokens_is_refused(mask):
+    """A model is trained on what it is to predict."""
+    model = causal_lm()
+    with pytest.raises(ValueError, match=r"must say which later tokens are hidden: write AttentionMask\(causal=True"):
+        model(jnp.asarray(TOKENS), mask=mask)
+    with pytest.raises(ValueError, match="must say which later tokens are hidden"):
+        model.extend(jnp.asarray(TOKENS), model.start_cache(2, 8), mask=mask)
+
+
 # Cache -----------------------------------------------------------------------------------------
 
 CACHED = {
