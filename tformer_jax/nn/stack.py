@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -91,18 +92,17 @@ class Stack(nnx.Module):
             shared["memory_mask"] = memory_mask
             shared |= {} if isinstance(memory, ByLayer) else {"memory": memory}
 
-        def apply(layer, x, bias, own):
-            return layer(spread_stream(x), bias=bias, **own, **shared)
-
+        call = operator.call  # which no traceback shows
         if self.model.remat != "none":
-            apply = jax.checkpoint(apply, policy=_REMAT_POLICIES[self.model.remat])
+            policy = _REMAT_POLICIES[self.model.remat]
+            call = lambda layer, x, **given: _recomputed(policy, layer, x, given, shared.keys())
 
         def step(x, period):
             outputs = []
             for i, (layer, own) in enumerate(period):
                 if cache is not None:
                     own |= {"cache": cache.layers[i].of_layer(own["cache"])}
-                x, output = apply(layer, x, biases[i], own)
+                x, output = call(layer, spread_stream(x), bias=biases[i], **own, **shared)
                 outputs.append(output if cache is None else output._replace(cache=output.cache.scanned))
             return x, outputs
 
@@ -110,7 +110,7 @@ class Stack(nnx.Module):
         x, outputs = jax.lax.scan(step, x, period, unroll=self.model.scan_unroll)
         last = []
         for i, (layer, own) in enumerate(zip(self.tail, tail, strict=True)):
-            x, output = apply(layer, x, biases[i], own)
+            x, output = call(layer, spread_stream(x), bias=biases[i], **own, **shared)
             last.append(output)
         x = spread_stream(x if self.final_norm is None else self.final_norm(x))
         return x, _beside(outputs, last, cache)
@@ -167,6 +167,12 @@ class ByLayer(NamedTuple):
 
     layers: Sequence[Any]
     tail: Sequence[Any]
+
+
+def _recomputed(policy: Any, layer: Any, x: Array, given: dict[str, Any], fixed: Collection[str]) -> Any:
+    """A layer's results, computed again in the backward pass; `fixed` are arguments that are not differentiated."""
+    held = {name: given.pop(name) for name in fixed}
+    return jax.checkpoint(lambda layer, x, given: layer(x, **given, **held), policy=policy)(layer, x, given)
 
 
 def _beside(outputs: list[LayerOutput], last: list[LayerOutput], cache: Cache | None) -> Beside:
