@@ -91,18 +91,12 @@ class Stack(nnx.Module):
             shared["memory_mask"] = memory_mask
             shared |= {} if isinstance(memory, ByLayer) else {"memory": memory}
 
-        def apply(layer, x, bias, own):
-            return layer(spread_stream(x), bias=bias, **own, **shared)
-
-        if self.model.remat != "none":
-            apply = jax.checkpoint(apply, policy=_REMAT_POLICIES[self.model.remat])
-
         def step(x, period):
             outputs = []
             for i, (layer, own) in enumerate(period):
                 if cache is not None:
                     own |= {"cache": cache.layers[i].of_layer(own["cache"])}
-                x, output = apply(layer, x, biases[i], own)
+                x, output = self._prepared(layer, bias=biases[i], **own, **shared)(spread_stream(x))
                 outputs.append(output if cache is None else output._replace(cache=output.cache.scanned))
             return x, outputs
 
@@ -110,7 +104,7 @@ class Stack(nnx.Module):
         x, outputs = jax.lax.scan(step, x, period, unroll=self.model.scan_unroll)
         last = []
         for i, (layer, own) in enumerate(zip(self.tail, tail, strict=True)):
-            x, output = apply(layer, x, biases[i], own)
+            x, output = self._prepared(layer, bias=biases[i], **own, **shared)(spread_stream(x))
             last.append(output)
         x = spread_stream(x if self.final_norm is None else self.final_norm(x))
         return x, _beside(outputs, last, cache)
@@ -130,6 +124,12 @@ class Stack(nnx.Module):
         """The keys and values of a memory for the cross-attention of each layer."""
         of = lambda layer: layer.cross_attention.keys_values(memory)  # noqa: E731
         return ByLayer(tuple(jax.vmap(of)(layers) for layers in self.layers), tuple(map(of, self.tail)))
+
+    def _prepared(self, layer: Any, **seen: Any) -> Any:
+        """A layer as a function of the stream alone, which the backward pass recomputes as the config says."""
+        function = functools.partial(layer, **seen)
+        remat = self.model.remat
+        return function if remat == "none" else jax.checkpoint(function, policy=_REMAT_POLICIES[remat])
 
     def _biases(self, mask: F.Mask, T: int, cache: Cache | None) -> list[Array | None]:
         """The bias of the scores of each layer of the pattern: none of one that has other positions than the model."""
