@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from support import assert_close, block_sizes, by_day, quick_jit, tiny_config, tiny_model, unchecked_annotations, with_leaf
+from support import (
+    assert_close,
+    block_sizes,
+    by_day,
+    quick_jit,
+    tiny_config,
+    tiny_model,
+    unchecked_annotations,
+    with_leaf,
+)
 
 import tformer_jax.functional as F
 from tformer_jax import models
@@ -156,7 +165,9 @@ def ways_to_attend():
             yield scheme, implementation, 2 if unrolled else 1, 3 if windowed else None, segmented
 
 
-@pytest.mark.parametrize(("scheme", "implementation", "scan_unroll", "window", "segmented"), by_day(ways_to_attend(), 0))
+@pytest.mark.parametrize(
+    ("scheme", "implementation", "scan_unroll", "window", "segmented"), by_day(ways_to_attend(), 0)
+)
 def test_logits_depend_on_the_tokens_that_they_may_see_alone(scheme, implementation, scan_unroll, window, segmented):
     """Information flows from a later token, another document or beyond the window, or not at all from within.
 
@@ -203,7 +214,7 @@ PREFIX = jnp.array([3, 5])
 
 @pytest.mark.parametrize("name", by_day(["Gemma 2", "T5", "blockwise, relative"], 0))
 def test_a_prefix_is_seen_from_everywhere(name):
-    """A prefix reaches attention otherwise than in the formulas, whole or cached: a prompt at once, then token by token."""
+    """A prefix reaches attention otherwise than in the formulas, whole or cached: a prompt, then each token."""
     model, mask = causal_lm(**MENU[name]), F.AttentionMask(causal=True) | F.AttentionMask(prefix=PREFIX)
     wanted = oracles.causal_lm(arrays(model), model.config, TOKENS, prefix=np.asarray(PREFIX))
     assert_close(quick_jit(lambda model, tokens: model(tokens, mask=mask))(model, TOKENS), wanted, 1e-5)

@@ -128,7 +128,7 @@ class PlainLayer(nnx.Module):
 @pytest.fixture(autouse=True, scope="module")
 def ideas():
     things = [
-        (nn.ATTENTIONS, "mean", MeanConfig), (nn.NORMS, "mean size", MeanSizeConfig), (nn.POSITIONS, "ramp", RampConfig),
+        (nn.ATTENTIONS, "mean", MeanConfig), (nn.NORMS, "size", MeanSizeConfig), (nn.POSITIONS, "ramp", RampConfig),
         (nn.FEED_FORWARDS, "taxed", TaxedConfig), (nn.LAYERS, "plain", PlainLayerConfig),
     ]  # fmt: skip
     with registered(things):
@@ -136,7 +136,7 @@ def ideas():
 
 
 OURS = {
-    "attention": {"name": "mean"}, "norm": {"name": "mean size"}, "positions": {"name": "ramp"},
+    "attention": {"name": "mean"}, "norm": {"name": "size"}, "positions": {"name": "ramp"},
     "feed_forward": {"name": "taxed"}, "layer": {"name": "plain"},
 }  # fmt: skip
 TOKENS, OTHERS = jnp.array([[4, 8, 2, 6, 11], [9, 2, 12, 7, 1]]), jnp.array([[1, 5, 0], [3, 10, 10]])

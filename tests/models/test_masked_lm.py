@@ -255,7 +255,9 @@ def test_padding_gets_no_gradient():
 # Both directions -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("implementation", "positions"), by_day([("reference", "sinusoidal"), ("blockwise", "relative")], 0))
+@pytest.mark.parametrize(
+    ("implementation", "positions"), by_day([("reference", "sinusoidal"), ("blockwise", "relative")], 0)
+)
 def test_every_token_sees_every_other(implementation, positions):
     """A prediction does not depend on a later token, or not on an earlier one.
 

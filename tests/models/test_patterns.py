@@ -42,7 +42,7 @@ def unrolled(model, tokens):
 
 @pytest.mark.parametrize("how", by_day([dict(remat="full"), dict(remat="dots", scan_unroll=2), {}], 0), ids=str)
 def test_a_pattern_is_a_loop_over_its_layers_and_so_is_its_gradient(how):
-    """A layer is skipped or in another place, a stream is captured out of order, or a gradient goes to another layer."""
+    """A layer is skipped or elsewhere, a stream is captured out of order, or a gradient goes to another layer."""
     model = tiny_model("CausalLM", **ALTERNATING, **how)
 
     def scanned(model):
@@ -75,7 +75,7 @@ def test_each_kind_of_layer_has_the_slots_that_it_needs():
 
 
 def test_a_resized_cache_makes_rings_of_the_layers_with_a_window_alone():
-    """A prompt's global layers forget tokens, its local ones keep all, or several tokens are written into a ring for one."""
+    """Global layers forget a prompt's tokens, local ones keep all, or a ring for one token takes several."""
     model = tiny_model("CausalLM", **ALTERNATING, max_length=24)
     extend = quick_jit(lambda model, tokens, cache: model.extend(tokens, cache))
     prompt, filled = extend(model, LONG[:, :9], model.start_cache(2, 9))
@@ -85,7 +85,7 @@ def test_a_resized_cache_makes_rings_of_the_layers_with_a_window_alone():
         logits, cache = extend(model, LONG[:, t : t + 1], cache)
         pieces.append(logits)
     assert_close(np.concatenate(pieces, axis=1), quick_jit(lambda model: model(LONG))(model), 1e-5)
-    with pytest.raises(ValueError, match="^2 tokens at once do not fit a ring of 3 slots"):
+    with pytest.raises(ValueError, match=r"^2 tokens at once do not fit a ring of 3 slots"):
         model.extend(LONG[:, :2], cache)
     assert [kind.slots for kind in filled.resized(24, at_once=2).layers] == [4, 24]
 

@@ -165,7 +165,8 @@ def test_captured_weights_are_those_of_the_captured_streams(captured):
         for side in ("encoder.", "decoder.")
     )
     allowed = oracles.mask_by_loops(2, 2, 5, 5, lengths=[5, 3])
-    wanted = oracle_weights(model.encoder.layers[0].attention, 1, encoder["residual"][0], encoder["residual"][0], allowed)
+    stream = encoder["residual"][0]
+    wanted = oracle_weights(model.encoder.layers[0].attention, 1, stream, stream, allowed)
     assert_close(encoder["attention_weights"][1], wanted, 1e-5, "encoder")
     causal = oracles.mask_by_loops(2, 2, 6, 6, causal=True)
     for layer in (1, 2):
@@ -414,7 +415,8 @@ def test_the_constructor_draws_every_parameter_anew():
 
     def parameters(key):
         model = models.Transformer(config, rngs=nnx.Rngs(key))
-        tables = (model.source_embedding, model.target_embedding, model.source_positions.scheme, model.target_positions.scheme)
+        positions = model.source_positions.scheme, model.target_positions.scheme
+        tables = (model.source_embedding, model.target_embedding, *positions)
         layers = model.encoder.layers[0].attention.w_q, model.decoder.layers[0].cross_attention.w_q
         return [module.table[...] for module in tables], [w[i] for w in layers for i in (0, 1)]
 

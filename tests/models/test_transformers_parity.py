@@ -208,11 +208,14 @@ def llama(name="Llama", rope=None, **sizes):
 
 @pytest.mark.parametrize(
     ("name", "sizes", "rope"),
-    by_day([
-        ("llama_7b", dict(), dict()),
-        ("llama_8b", dict(num_key_value_heads=2), dict(rope_theta=500_000.0)),
-        ("llama_1b", dict(num_key_value_heads=1, tie_word_embeddings=True), dict(rope_theta=500_000.0)),
-    ], 1),
+    by_day(
+        [
+            ("llama_7b", dict(), dict()),
+            ("llama_8b", dict(num_key_value_heads=2), dict(rope_theta=500_000.0)),
+            ("llama_1b", dict(num_key_value_heads=1, tie_word_embeddings=True), dict(rope_theta=500_000.0)),
+        ],
+        1,
+    ),
 )
 def test_llama_is_theirs(name, sizes, rope):
     """A llama preset is not Llama: its norms, rotations, groups of heads, gate or biases are others."""

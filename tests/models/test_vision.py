@@ -106,7 +106,8 @@ def test_the_embedding_norm_is_over_patch_and_position():
     for name in ("patch_embedding.w", "patch_embedding.b", "class_token"):
         plain = with_leaf(plain, name, leaf(model, name))
     norm = model.embedding_norm
-    wanted = oracles.layer_norm(start(plain), oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.config.eps)
+    held = oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...])
+    wanted = oracles.layer_norm(start(plain), *held, norm.config.eps)
     assert_close(start(model), wanted, 1e-5)
 
 

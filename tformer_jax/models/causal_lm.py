@@ -30,8 +30,8 @@ class CausalLM(nnx.Module):
 
     In every method, `mask` says who sees whom, by default `AttentionMask(causal=True)`: give
     `AttentionMask(causal=True, lengths=...)` for rows of several lengths, or
-    `AttentionMask(causal=True) | AttentionMask(prefix=...)` for a beginning that is seen from everywhere. Booleans [B T]
-    say which tokens may be attended, beside causality. Segments, ids [B T] that do not come back
+    `AttentionMask(causal=True) | AttentionMask(prefix=...)` for a beginning that is seen from everywhere.
+    Booleans [B T] say which tokens may be attended, beside causality. Segments, ids [B T] that do not come back
     later in a row, pack several documents into it: attention stays within a segment and positions
     restart at each, so that max_length limits a segment and not the row. `key` is for dropout; None
     means deterministic. `capture` names what to hand out beside the result, of "attention_weights"
@@ -86,8 +86,8 @@ class CausalLM(nnx.Module):
     def start_cache(self, batch_size: int, length: int, *, at_once: int | None = None) -> Cache:
         """An empty cache with room for `length` tokens a row.
 
-        With `at_once`, the most tokens that a call of `extend` will bring, layers under a window of w have w + at_once - 1
-        slots, a ring, if that is less; a model all of whose layers have one may then go on as far as positions
+        With `at_once`, the most tokens that a call of `extend` will bring, layers under a window of w have
+        w + at_once - 1 slots, a ring, if that is less; a model all of whose layers have one may then go on as far as positions
         go (a table's end at max_length, NaN beyond). Else the caller sees to it that the tokens fit: past the
         end, the oldest would be overwritten.
 

@@ -42,7 +42,7 @@ class KVCache:
     def empty(
         cls, shape: tuple[int, ...], dtype: Any, window: int | None = None, at_once: int | None = None
     ) -> "KVCache":
-        """Returns a cache without a token; `shape` is [... B S K H], of which a ring for `at_once` tokens has less slots."""
+        """Returns a cache without a token; `shape` is [... B S K H]. A ring for `at_once` tokens has fewer slots."""
         *layers, B, S, K, H = shape
         S, at_once = _ring(S, window, at_once)
         zeros = jnp.zeros((*layers, B, S, K, H), dtype)
@@ -74,8 +74,8 @@ class KVCache:
             raise ValueError(f"{T} tokens at once do not fit a cache of {self.slots}")
         if self.at_once is not None and T > self.at_once:
             raise ValueError(
-                f"{T} tokens at once do not fit a ring of {self.slots} slots for a window of {self.window}: it was made "
-                f"with at_once={self.at_once}"
+                f"{T} tokens at once do not fit a ring of {self.slots} slots for a window of {self.window}: it was "
+                f"made with at_once={self.at_once}"
             )
         taken = dataclasses.replace(self, written=self.written + T, reserved=T)
         return dataclasses.replace(taken, positions=taken._put(self.positions, positions))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -92,17 +91,12 @@ class Stack(nnx.Module):
             shared["memory_mask"] = memory_mask
             shared |= {} if isinstance(memory, ByLayer) else {"memory": memory}
 
-        call = operator.call  # which no traceback shows
-        if self.model.remat != "none":
-            policy = _REMAT_POLICIES[self.model.remat]
-            call = lambda layer, x, **given: _recomputed(policy, layer, x, given, shared.keys())
-
         def step(x, period):
             outputs = []
             for i, (layer, own) in enumerate(period):
                 if cache is not None:
                     own |= {"cache": cache.layers[i].of_layer(own["cache"])}
-                x, output = call(layer, spread_stream(x), bias=biases[i], **own, **shared)
+                x, output = self._prepared(layer, bias=biases[i], **own, **shared)(spread_stream(x))
                 outputs.append(output if cache is None else output._replace(cache=output.cache.scanned))
             return x, outputs
 
@@ -110,7 +104,7 @@ class Stack(nnx.Module):
         x, outputs = jax.lax.scan(step, x, period, unroll=self.model.scan_unroll)
         last = []
         for i, (layer, own) in enumerate(zip(self.tail, tail, strict=True)):
-            x, output = call(layer, spread_stream(x), bias=biases[i], **own, **shared)
+            x, output = self._prepared(layer, bias=biases[i], **own, **shared)(spread_stream(x))
             last.append(output)
         x = spread_stream(x if self.final_norm is None else self.final_norm(x))
         return x, _beside(outputs, last, cache)
@@ -130,6 +124,12 @@ class Stack(nnx.Module):
         """The keys and values of a memory for the cross-attention of each layer."""
         of = lambda layer: layer.cross_attention.keys_values(memory)  # noqa: E731
         return ByLayer(tuple(jax.vmap(of)(layers) for layers in self.layers), tuple(map(of, self.tail)))
+
+    def _prepared(self, layer: Any, **seen: Any) -> Any:
+        """A layer as a function of the stream alone, which the backward pass recomputes as the config says."""
+        function = functools.partial(layer, **seen)
+        remat = self.model.remat
+        return function if remat == "none" else jax.checkpoint(function, policy=_REMAT_POLICIES[remat])
 
     def _biases(self, mask: F.Mask, T: int, cache: Cache | None) -> list[Array | None]:
         """The bias of the scores of each layer of the pattern: none of one that has other positions than the model."""
@@ -167,12 +167,6 @@ class ByLayer(NamedTuple):
 
     layers: Sequence[Any]
     tail: Sequence[Any]
-
-
-def _recomputed(policy: Any, layer: Any, x: Array, given: dict[str, Any], fixed: Collection[str]) -> Any:
-    """A layer's results, computed again in the backward pass; `fixed` are arguments that are not differentiated."""
-    held = {name: given.pop(name) for name in fixed}
-    return jax.checkpoint(lambda layer, x, given: layer(x, **given, **held), policy=policy)(layer, x, given)
 
 
 def _beside(outputs: list[LayerOutput], last: list[LayerOutput], cache: Cache | None) -> Beside:
