@@ -1,6 +1,7 @@
 """The READMEs are part of the product: tables are walked, commands parsed, examples run, links lead somewhere."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -15,7 +16,7 @@ from ml_collections import config_flags
 
 import experiments.cli  # noqa: F401  how --config is read
 from tformer_jax import models
-from tformer_jax.config import fields_of
+from tformer_jax.config import component_of, hints_of
 from tformer_jax.presets import PRESETS
 from tformer_jax.registry import Registry, load_plugin
 from tformer_jax.sweeps.members import make_members
@@ -104,24 +105,36 @@ def test_the_first_page_is_short():
     assert len(PAGES["README.md"].splitlines()) <= 150
 
 
+def _fields(cls, prefix=""):
+    """Every field within a config by its dotted name, of the package's own components: other tests register theirs."""
+    registry = getattr(cls, "registry", None)
+    if registry is not None:
+        yield f"{prefix}name"
+    for one in [cls] if registry is None else registry.values():
+        for of in dataclasses.fields(one) if one.__module__.startswith("tformer_jax.") else ():
+            inner = component_of(hints_of(one)[of.name])
+            yield from [f"{prefix}{of.name}"] if inner is None else _fields(inner, f"{prefix}{of.name}.")
+
+
 def test_the_menu_has_every_field_of_every_model():
     """A choice would be missing from its map, or the map would have one that is not there."""
-    configs = [getattr(models, name).Config for name in models.__all__]
-    fields = {name for config in configs for name, *_ in fields_of(config)}
-    menu = {name for row in _rows("tformer_jax/models/README.md", "The menu") for name in re.findall("`([^`]+)`", row[1])}
-    assert menu == fields
+    rows = _rows("tformer_jax/models/README.md", "The menu")
+    menu = {name for row in rows for name in re.findall("`([^`]+)`", row[1])}
+    assert menu == {name for model in models.__all__ for name in _fields(getattr(models, model).Config)}
 
 
 def test_the_presets_are_all_listed():
     """A published model would be missing from the page, or be there in name alone."""
     listed = PAGES["tformer_jax/models/README.md"].split("\n## Presets\n")[1]
-    assert set(re.findall("`([a-z0-9_]+)`", listed)) - {"transformers"} == set(PRESETS)
+    ours = {name for name in PRESETS if PRESETS.place(name).startswith(str(PACKAGE))}
+    assert set(re.findall("`([a-z0-9_]+)`", listed)) - {"transformers"} == ours
 
 
 def test_every_registry_is_in_its_table():
     """Whoever has an idea would not find where it is registered."""
     modules = [importlib.import_module(found.name) for found in pkgutil.walk_packages([PACKAGE], "tformer_jax.")]
-    registries = {id(x): n for module in modules for n, x in vars(module).items() if isinstance(x, Registry) and n[0] != "_"}
+    things = [pair for module in modules for pair in vars(module).items() if pair[0].isupper()]
+    registries = {id(x): name for name, x in things if isinstance(x, Registry) and not name.startswith("_")}
     listed = {}
     for row in _rows("tformer_jax/README.md", "Registries"):
         room, name = _code(row[1]).rsplit(".", 1)
@@ -148,7 +161,8 @@ def plugin(tmp_path_factory):
 def commands(name):
     """The arguments of every `python -m experiments.NAME` in the READMEs and extensions, each once."""
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", EVERYTHING, re.S))
-    heads = [ast.get_docstring(ast.parse(file.read_text("utf-8"))) for file in (EXPERIMENTS / "extensions").glob("*.py")]
+    files = (EXPERIMENTS / "extensions").glob("*.py")
+    heads = [ast.get_docstring(ast.parse(file.read_text("utf-8"))) for file in sorted(files)]
     found = re.findall(rf"python -m experiments\.{name} (.*)", "\n".join([shell, *heads]).replace("\\\n", " "))
     return [shlex.split(line) for line in dict.fromkeys(" ".join(line.split()) for line in found)]
 
