@@ -94,6 +94,14 @@ def test_the_links_lead_somewhere(page):
             assert anchor in _anchors(target.read_text("utf-8")), link
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_that_are_named_exist(page):
+    """A reader would look for a file that was moved."""
+    places = ((ROOT / page).parent, ROOT, PACKAGE, EXPERIMENTS)
+    for name in re.findall(r"`((?:[\w.]+/)*\w+\.(?:py|md|txt|cfg))(?:::\w+)?`", PAGES[page]):
+        assert f"# {name}\n" in EVERYTHING or any((place / name).exists() for place in places), name
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
 def test_every_page_is_linked_from_the_first(page):
     """What was written of a folder would not be found."""
