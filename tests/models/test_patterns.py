@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_close, block_sizes, by_day, quick_jit, tiny_model
+from support import assert_close, block_sizes, by_day, equations, quick_jit, tiny_model
 
 import tformer_jax.functional as F
 
@@ -58,6 +58,16 @@ def test_a_pattern_is_a_loop_over_its_layers_and_so_is_its_gradient(how):
     got, wanted = quick_jit(both)(model)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
         assert_close(a, b, 1e-5, jax.tree_util.keystr(path))
+
+
+def test_a_deeper_stack_is_no_larger_program():
+    """Compilation would take as long as the model is deep: the period alone is in the program."""
+
+    def size(depth):
+        model = tiny_model("CausalLM", **ALTERNATING | dict(num_layers=depth, pattern=(LOCAL, {}, LOCAL)))
+        return sum(1 for _ in equations(jax.make_jaxpr(jax.grad(lambda model: model(TOKENS).sum()))(model)))
+
+    assert size(24) == size(6)
 
 
 def test_each_kind_of_layer_has_the_slots_that_it_needs():
