@@ -380,12 +380,13 @@ def gpt2():
     ours = causal_lm(9, positions="learned", activation="gelu_tanh", tie_output=True, norm="layer", use_bias=True)
     held = {name: np.asarray(x, np.float32) for name, x in weights(ours).items()}
     norms = {"attention_residual.norm": "ln_1", "feed_forward_residual.norm": "ln_2"}
-    state = {"transformer.wte.weight": held["embedding.table"], "transformer.wpe.weight": held["positions.table"]}
-    state |= {"lm_head.weight": held["embedding.table"]}
+    tokens, positions = held["embedding.table"], held["positions.scheme.table"]
+    state = {"transformer.wte.weight": tokens, "lm_head.weight": tokens, "transformer.wpe.weight": positions}
     for name, one in (("weight", "gamma"), ("bias", "beta")):
         state[f"transformer.ln_f.{name}"] = held[f"decoder.final_norm.{one}"]
     for i in range(2):
-        layer = {k.removeprefix("decoder.layers."): x[i] for k, x in held.items() if k.startswith("decoder.layers.")}
+        place = "decoder.layers.0."
+        layer = {k.removeprefix(place): x[i] for k, x in held.items() if k.startswith(place)}
         block = {
             "attn.c_attn.weight": np.concatenate([layer[f"attention.w_{x}"].reshape(8, 8) for x in "qkv"], axis=1),
             "attn.c_attn.bias": np.concatenate([layer[f"attention.b_{x}"].reshape(8) for x in "qkv"]),
