@@ -176,7 +176,8 @@ def _meant(config: Mapping[str, Any], section: Mapping[str, Any], where: str, na
     if section_name not in classes:
         return nearest(name, section)
     whole = (classes[section_name], f"config.{section_name}")
-    cls = class_at(classes[section_name], config[section_name], path)
+    if (cls := class_at(classes[section_name], config[section_name], path)) is None:
+        return "; a flag cannot add to a table: write it in a config file"
     follows = name in {field.name for field in dataclasses.fields(cls)}
     return "; leave it out, it follows from the data" if follows else meant(cls, name, whole)
 

@@ -1,6 +1,6 @@
 """Makes a member of a vectorised sweep an ordinary run: to evaluate, to predict with, or to train on.
 
-    python -m experiments.export --workdir=runs/sweep --member=3 --to=runs/member
+python -m experiments.export --workdir=runs/sweep --member=3 --to=runs/member
 """
 
 from tformer_jax.sweeps.directory import SweepDirectory

@@ -72,7 +72,7 @@ def _rows(config: dict[str, Any], space: Space, given: dict[str, Any], by: Ranki
     with Board(by, terminal=cli.terminal) as board:
         if ENGINE.value == "search":
             how = SearchConfig(**given, metric=METRIC.value, best=BEST.value)
-            keep = lambda rows: write_results(rows, Path(cli.WORKDIR.value))  # noqa: E731
+            keep = lambda rows: write_results(rows, Path(cli.WORKDIR.value))
             return search(Path(cli.WORKDIR.value), config, space, how, board.say, keep, board.terminal)
         return vectorized_sweep(cli.WORKDIR.value, config, space, by, VectorizedConfig(**given), board)
 

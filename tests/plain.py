@@ -56,9 +56,7 @@ def fused_plain(hidden, targets, weights, w_out, b_out, classes, smoothing, z, c
 
 def fused(hidden, targets, weights, w_out, b_out, classes, smoothing, z, cap):
     how = dict(label_smoothing=smoothing, z_loss=z, logit_softcap=cap, chunk_size=4)
-    return F.fused_cross_entropy(
-        hidden, w_out, targets, b_out=b_out, weights=weights, class_weights=classes, **how
-    )
+    return F.fused_cross_entropy(hidden, w_out, targets, b_out=b_out, weights=weights, class_weights=classes, **how)
 
 
 def fused_each(hidden, targets, w_out):
@@ -124,9 +122,7 @@ CLASSES = jnp.asarray([1.0, 0.5, 2.0, 1.0, 0.2])
 
 CASES = {
     "cross_entropy": Case(
-        lambda x, y, w, c, s, z: F.cross_entropy(
-            x, y, weights=w, class_weights=c, label_smoothing=s, z_loss=z
-        ),
+        lambda x, y, w, c, s, z: F.cross_entropy(x, y, weights=w, class_weights=c, label_smoothing=s, z_loss=z),
         lambda x, y, w, c, s, z: nats(x, y, w, s, z, c),
         (LOGITS, TARGETS, WEIGHTS),
         (CLASSES, *NUMBERS[:2]),

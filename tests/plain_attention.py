@@ -177,9 +177,7 @@ CASES = {
     "mask_to_bias": Case(
         lambda x, n: jnp.exp(x + F.mask_to_bias(before(n))), lambda x, n: jnp.exp(x) * before(n), (SCORED, LENGTHS)
     ),
-    "alibi_slopes": Case(
-        lambda x: x * F.alibi_slopes(4), lambda x: x * 2.0 ** (-8 * jnp.arange(1, 5) / 4), (Q,)
-    ),
+    "alibi_slopes": Case(lambda x: x * F.alibi_slopes(4), lambda x: x * 2.0 ** (-8 * jnp.arange(1, 5) / 4), (Q,)),
     "alibi_bias": Case(
         lambda x, p: x * F.alibi_bias(p, jnp.arange(S), N),
         lambda x, p: x * -abs(p[:, None, :, None] - jnp.arange(S)) * jnp.array([2.0**-4, 2.0**-8])[:, None, None],

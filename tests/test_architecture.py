@@ -9,8 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "tformer_jax"
 
-# A room imports rooms of a lower floor; `presets` and `progress` nothing of this package, `functional` `registry` alone, `config` only
-# `presets`, `registry` only `config`, `data` only these and `progress`.
+# A room imports rooms of a lower floor; those of the ground what `GROUND` says.
 FLOORS = {
     "presets": 0, "config": 0, "registry": 0, "functional": 0, "progress": 0, "data": 0,
     "nn": 1,
@@ -152,7 +151,10 @@ def test_presets_are_data_alone():
     tree = ast.parse(path.read_text())
     own = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    assert {name for name in called - own if not name.startswith(("Registry", "PRESETS.register"))} <= {"dict", "_PUBLISHED.items"}
+    assert {name for name in called - own if not name.startswith(("Registry", "PRESETS.register"))} <= {
+        "dict",
+        "_PUBLISHED.items",
+    }
 
 
 @pytest.mark.parametrize("path", of_room("functional"), ids=label)
@@ -161,7 +163,9 @@ def test_functional_imports_jax_alone(path):
     assert external(path) <= {"jax", "jaxtyping", "numpy"}
 
 
-@pytest.mark.parametrize("path", of_room("data") + of_room("config") + of_room("presets") + of_room("progress"), ids=label)
+@pytest.mark.parametrize(
+    "path", of_room("data") + of_room("config") + of_room("presets") + of_room("progress"), ids=label
+)
 def test_the_ground_imports_no_jax(path):
     """Reading data, or a configuration, starts an accelerator."""
     assert not external(path) & {"jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping"}

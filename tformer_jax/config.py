@@ -310,10 +310,16 @@ def _completed(of: dataclasses.Field, family: type[Component], value: Any) -> An
     return merged(family, to_dict(of.default_factory()), value)
 
 
-def class_at(cls: type, tables: Mapping[str, Any], path: Sequence[str]) -> type:
-    """Returns the class of a component within tables of a `cls`, by the names of the fields on the way."""
+def class_at(cls: type, tables: Mapping[str, Any], path: Sequence[str]) -> type | None:
+    """Returns the class of a component within tables of a `cls`, by the names of the fields on the way.
+
+    None, if a field on the way is no component but a table whose names are free.
+    """
     cls, _ = chosen(cls, tables, cls.__name__)
-    return class_at(component_of(hints_of(cls)[path[0]]), tables[path[0]], path[1:]) if path else cls
+    if not path:
+        return cls
+    inner = component_of(hints_of(cls)[path[0]])
+    return None if inner is None else class_at(inner, tables[path[0]], path[1:])
 
 
 def meant(cls: type, name: str, whole: tuple[type, str]) -> str:

@@ -33,11 +33,11 @@ class Registry(Mapping[str, _T], Generic[_T]):
         then: Callable[[str, _T], None] = lambda name, thing: None,
     ):  # fmt: skip
         """Args:
-          kind: what one of them is called, for messages.
-          family: the class that all are subclasses of; None: they are functions. A field of a config that is annotated
-            with a family of components is chosen by name.
-          needs: methods or attributes of the family that each must define itself; of some together, one at least.
-          then: called with the name of each, and itself.
+        kind: what one of them is called, for messages.
+        family: the class that all are subclasses of; None: they are functions. A field of a config that is annotated
+          with a family of components is chosen by name.
+        needs: methods or attributes of the family that each must define itself; of some together, one at least.
+        then: called with the name of each, and itself.
         """
         self.kind, self._family, self._then = kind, family, then
         self._needs = [(names,) if isinstance(names, str) else names for names in needs]

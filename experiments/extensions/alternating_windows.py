@@ -1,6 +1,6 @@
 """Windows in every layer but each third, whose rotary base is larger (as Gemma 3 has in every sixth): a config file.
 
-    python -m experiments.train --config=experiments/extensions/alternating_windows.py:tiny --workdir=runs/windows
+python -m experiments.train --config=experiments/extensions/alternating_windows.py:tiny --workdir=runs/windows
 """
 
 from ml_collections import ConfigDict

@@ -62,7 +62,7 @@ def test_lines_are_label_tab_text(write):
 
 
 def test_a_label_ends_before_its_blanks(write):
-    """"good " would be another class than "good"."""
+    """ "good " would be another class than "good"."""
     assert [text.label for text in read_labelled(write("a.tsv", "good \tyes\n good\tof course\n"))] == ["good", "good"]
 
 

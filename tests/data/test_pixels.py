@@ -38,7 +38,9 @@ def test_a_grey_that_is_transparent_is_white_and_no_other(write, bits):
     for colour in values.tolist():
         near = np.clip([colour - 1, colour + 1], 0, 2**bits - 1)  # of 16 bits, the same in the highest 8
         row = np.resize(np.concatenate([values, near, [colour]]), 20)
-        found = read_image(write("a.png", png(np.tile(row, (20, 1)), bits, chunk(b"tRNS", struct.pack(">H", colour)))), 20, 1)
+        found = read_image(
+            write("a.png", png(np.tile(row, (20, 1)), bits, chunk(b"tRNS", struct.pack(">H", colour)))), 20, 1
+        )
         want = row >> 8 if bits == 16 else row * 255 // (2**bits - 1)
         assert found[0, :, 0].tolist() == np.where(row == colour, 255, want).tolist()
 
@@ -137,7 +139,9 @@ def test_damaged_pixels_are_refused_still(write, content):
 def test_too_many_pixels_are_refused_by_a_stated_limit(write):
     """A file of some kilobytes would unpack to more than there is memory."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, GREY, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+    content = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+    )
     with pytest.raises(DataError, match=rf"a\.png has more than {pixels.MOST_PIXELS:,} pixels.*smaller"):
         read_image(write("a.png", content), 8, 1)
 

@@ -109,9 +109,10 @@ def test_a_prompt_is_read_in_the_form_of_the_training_text(trained, typed):
     text = unicodedata.normalize(trained, TEXT)
     prompt = unicodedata.normalize(typed, "près du café")
     for tokenizer in (tokenizers.train_characters([text]), tokenizers.train_bpe([text], 400, lossless=True)):
-        assert tokenizers.encode_typed(tokenizer, prompt) == tokenizers.encode(
-            tokenizer, [unicodedata.normalize(trained, prompt)]
-        )[0]
+        assert (
+            tokenizers.encode_typed(tokenizer, prompt)
+            == tokenizers.encode(tokenizer, [unicodedata.normalize(trained, prompt)])[0]
+        )
 
 
 def test_a_prompt_that_no_form_helps_stays_as_it_is():

@@ -272,6 +272,7 @@ def test_generation_stops_when_every_row_has_ended(counting, ending):
 
 # Streaming and sampling --------------------------------------------------------------------------
 
+
 def test_a_stream_has_the_tokens_of_generate(model):
     """What is shown while it comes would differ from what is returned; a later step must not change it either."""
     pieces = list(stream(model, PROMPTS, **how()))

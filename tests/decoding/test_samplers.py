@@ -242,7 +242,10 @@ def test_a_repetition_penalty_that_cannot_be_is_refused(make, value):
     ("how", "message"),
     [
         (dict(temperature=float("inf")), r"temperature must be in \(0, inf\), got inf"),
-        (dict(temperature=1e39), r"temperature must be in \(0, inf\), got 1e\+39; at most 3\.4e\+38, as it is a float32"),
+        (
+            dict(temperature=1e39),
+            r"temperature must be in \(0, inf\), got 1e\+39; at most 3\.4e\+38, as it is a float32",
+        ),
         (dict(repetition_penalty=1e300), "repetition_penalty must be .*, got 1e\\+300; at most"),
         (dict(temperature=0.0), r"temperature must be in \(0, inf\), got 0\.0"),
         (dict(temperature=-1.0), r"temperature must be in \(0, inf\)"),

@@ -62,7 +62,13 @@ FLAGS = [
 ]  # fmt: skip
 
 COUNTS = ["training.steps", "training.accumulate", "checkpoint.every", "model.d_model", "data.batch_tokens"]
-NUMBERS = ["optimizer.learning_rate", "optimizer.clip_norm", "model.dropout_rate", "task.z_loss", "model.positions.base"]
+NUMBERS = [
+    "optimizer.learning_rate",
+    "optimizer.clip_norm",
+    "model.dropout_rate",
+    "task.z_loss",
+    "model.positions.base",
+]
 FIELDS = [
     *each("train", COUNTS, [*NO_COUNT, "0", "2147483648", "None"], "--config."),
     *each("train", NUMBERS, [*NO_NUMBER, "-1"], "--config."),
@@ -76,10 +82,18 @@ FIELDS = [
 ]
 
 UNKNOWN = [
-    ("train", ["--config.model.vocab_size=5"], "config.model has no field 'vocab_size'; did you mean config.data.vocab_"),
+    (
+        "train",
+        ["--config.model.vocab_size=5"],
+        "config.model has no field 'vocab_size'; did you mean config.data.vocab_",
+    ),
     ("train", ["--config.data.vocab_siz=5"], "config.data has no field 'vocab_siz'; did you mean 'vocab_size'"),
     ("train", ["--config.data.d_model=5"], "config.data has no field 'd_model'; did you mean config.model.d_model"),
-    ("train", ["--config.model.patch_size=5"], "config.model has no field 'patch_size', which is for VisionTransformer"),
+    (
+        "train",
+        ["--config.model.patch_size=5"],
+        "config.model has no field 'patch_size', which is for VisionTransformer",
+    ),
     ("train", ["--config.modle.d_model=5"], "config has no field 'modle'; did you mean 'model'"),
     ("train", ["--config.model.d_model.x=5"], "config.model.d_model is no section: it has no field 'x'"),
     ("train", ["--config.training.steps"], "config.training.steps"),
@@ -119,7 +133,10 @@ def test_a_config_file_that_gives_none_is_one_line(refusal, tmp_path):
 
 BY_HAND = ["--num_processes=2", "--process_id=0"]
 PROCESSES = [
-    *(("train", [f"--coordinator={x}", *BY_HAND], "--coordinator") for x in ("x", "a:b", ":1", "a:0", "a:99999", "a:²")),
+    *(
+        ("train", [f"--coordinator={x}", *BY_HAND], "--coordinator")
+        for x in ("x", "a:b", ":1", "a:0", "a:99999", "a:²")
+    ),
     *(("train", [flag], "go together") for flag in ("--coordinator=a:1", *BY_HAND)),
     ("train", ["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "--process_id .* below --num_processes=2"),
 ]

@@ -254,7 +254,7 @@ REFUSALS = {
     "field": r"lerning_rate.*did you mean 'learning_rate'",
     "preset": r"got 'tyni'; did you mean 'tiny'",
     "config file": r"experiments/configs/translations\.py",
-    "field of another model": r"config\.model has no field 'window', which is for CausalLM",
+    "field of another model": r"config\.model has no field 'window'; did you mean config\.model\.attention\.window\?",
     "section": r"config has no field 'optimiser'; did you mean 'optimizer'",
     "no config": r"Unknown command line flag 'config\.model\.d_model'; put --config=FILE before it",
     "no config file": r"cannot load the config: .*README\.md",

@@ -116,9 +116,17 @@ GOES_ON = {
     "checkpoints/12/_CHECKPOINT_METADATA": dict.fromkeys(SOME, ("train",)) | {"an object": EVERY},
 }
 CASES = [
-    pytest.param(name, damage, marks=() if damage in BY_DAY[: 1 if "/" in name or name in ("environment.json", "lock") else 2] else pytest.mark.slow)
+    pytest.param(
+        name,
+        damage,
+        marks=()
+        if damage in BY_DAY[: 1 if "/" in name or name in ("environment.json", "lock") else 2]
+        else pytest.mark.slow,
+    )
     for name in GOES_ON
-    for damage in (DAMAGES if name in ("config.json", "metrics.jsonl", "classes.json") else SOME if "_" in name else FEW)
+    for damage in (
+        DAMAGES if name in ("config.json", "metrics.jsonl", "classes.json") else SOME if "_" in name else FEW
+    )
 ]
 
 
@@ -159,7 +167,9 @@ def test_a_file_in_place_of_a_folder_is_named_in_one_line(finished, call, name, 
         shutil.rmtree(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", by_day(["samples/step_12.txt", "samples/test.jsonl", "samples/test_metrics.json", "plots/loss.png"], 0))
+@pytest.mark.parametrize(
+    "name", by_day(["samples/step_12.txt", "samples/test.jsonl", "samples/test_metrics.json", "plots/loss.png"], 0)
+)
 def test_a_folder_in_place_of_what_is_written_is_named_in_one_line(finished, call, name, tmp_path, capsys):
     """A command would end in a traceback; one that does not write it would not go on."""
     for command in EVERY:

@@ -5,7 +5,7 @@ import re
 import pytest
 import tiny_runs
 
-TASK = '''
+TASK = """
 from experiments.extensions.sentence_regression import SentenceRegression
 from tformer_jax.config import COUNT, field
 from tformer_jax.tasks import TASKS, TextPrediction
@@ -20,7 +20,7 @@ class Rounded(SentenceRegression):
         for line in super().predict(model, asked, progress):
             number, text = line.split("\\t")
             yield f"{float(number):.{asked.digits}f}\\t{text}"
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -225,7 +225,9 @@ def test_a_sweep_of_a_config_file_that_is_none_is_refused(tmp_path, within, foun
         within("sweep", f"--config={file}", f"--workdir={tmp_path}")._space()
 
 
-@pytest.mark.parametrize("name", ["translation", "causal_lm", "masked_lm", "text_classification", "image_classification"])
+@pytest.mark.parametrize(
+    "name", ["translation", "causal_lm", "masked_lm", "text_classification", "image_classification"]
+)
 def test_the_sweep_of_a_config_file_goes_with_its_config(name):
     """A config file's own sweep would be refused when it is first used."""
     module = importlib.import_module(f"experiments.configs.{name}")

@@ -201,7 +201,9 @@ def test_no_token_costs_nothing(shape):
 @pytest.mark.parity
 @pytest.mark.parametrize(
     ("classes", "smoothing", "reduction"),
-    by_day(itertools.product([None, [1.0, 0.5, 2.0, 0.0, 0.3]], [0.0, 0.2], ["mean", "sum", "none"]), 1, 5, 6, 9, 10, 11),
+    by_day(
+        itertools.product([None, [1.0, 0.5, 2.0, 0.0, 0.3]], [0.0, 0.2], ["mean", "sum", "none"]), 1, 5, 6, 9, 10, 11
+    ),
 )
 def test_reductions_class_weights_and_ignored_targets_are_pytorchs(classes, smoothing, reduction):
     """A loss ported from PyTorch is divided by something else, or weighs its classes otherwise."""

@@ -622,11 +622,11 @@ def test_multi_head_attention_is_concat_heads_times_w_o(D, C, N, K, biases, soft
 def test_multi_head_attention_takes_keys_that_are_projected_and_prepares_heads():
     """A cache's keys and values are projected again, or what is done to heads comes after they met, or is left out."""
     held, x, context = params(6, 4, 4, 2, 3, True), normal(20, 2, 4, 6), normal(21, 2, 5, 4)
-    turn = lambda q, k, v: (jnp.flip(q, 1), 2 * k, -v)  # noqa: E731
+    turn = lambda q, k, v: (jnp.flip(q, 1), 2 * k, -v)
     q, k, v = F.project_qkv(x, context, held)
     wanted = F.combine_heads(F.scaled_dot_product_attention(*turn(q, k, v)), held)
-    for given in (context, (k, v)):
-        assert_close(F.multi_head_attention(x, given, held, prepare=turn), wanted, 1e-6)
+    for seen in (context, (k, v)):
+        assert_close(F.multi_head_attention(x, seen, held, prepare=turn), wanted, 1e-6)
 
 
 PROJECTIONS = {

@@ -77,8 +77,8 @@ def loss(f):
 def hessian_products(f):
     """d/dx (df/dx . dx) in each of the four orders."""
     g = loss(f)
-    gradient = lambda *x: jax.grad(g, ALL)(*x)  # noqa: E731
-    slope = lambda *x: jax.jvp(g, x, DX)[1]  # noqa: E731
+    gradient = lambda *x: jax.grad(g, ALL)(*x)
+    slope = lambda *x: jax.jvp(g, x, DX)[1]
     return {
         "forward over reverse": jax.jvp(gradient, X, DX)[1],
         "reverse over forward": jax.grad(slope, ALL)(*X),
@@ -160,7 +160,7 @@ def test_second_derivatives_are_right_where_scores_tie(implementation, seen):
         return jax.jvp(jax.grad(lambda q: jnp.sin(f(q)).sum()), (q,), (t,))[1]
 
     how = dict(mask=mask, scale=0.5, implementation=implementation)
-    ours = lambda q: F.scaled_dot_product_attention(q, k, v, **how)  # noqa: E731
+    ours = lambda q: F.scaled_dot_product_attention(q, k, v, **how)
     got = quick_jit(product, static_argnums=0)(ours)
     assert_close(got, quick_jit(product, static_argnums=0)(lambda q: plain(q, k, v, 0.0, 0.5, 1e4, allowed)), 1e-5)
 
@@ -229,7 +229,9 @@ def test_meshes_of_explicit_types_are_taken(implementation, split):
     close(got, wanted)
 
 
-IN_64_BITS = list(itertools.product((np.float64, np.float32), IMPLEMENTATIONS, ("window", "lengths", "segments", "positions")))
+IN_64_BITS = list(
+    itertools.product((np.float64, np.float32), IMPLEMENTATIONS, ("window", "lengths", "segments", "positions"))
+)
 
 
 @pytest.mark.parametrize(("dtype", "implementation", "seen"), by_day(IN_64_BITS, 3, 6, 13))
@@ -252,7 +254,7 @@ def test_a_traced_number_keeps_its_double_precision():
     """A scale of 64 bits is rounded to 32 where it is traced, and not where it is known."""
     with jax.enable_x64(True):
         q, k = (jnp.asarray(x, jnp.float64) for x in (Q, K_))
-        run = lambda scale, cap: F.attention_scores(q, k, scale=scale, logit_softcap=cap)  # noqa: E731
+        run = lambda scale, cap: F.attention_scores(q, k, scale=scale, logit_softcap=cap)
         np.testing.assert_allclose(quick_jit(run)(0.1, 1.7), run(0.1, 1.7), rtol=1e-13)
 
 
@@ -278,7 +280,7 @@ def test_a_traced_scale_may_have_any_sign(implementation):
     """Scores are scaled after the highest is subtracted, which under a negative scale is the lowest; 0 has a slope."""
     mask, allowed = SEEN["causal"]
     how = dict(mask=mask, implementation=implementation)
-    ours = lambda s: F.scaled_dot_product_attention(Q, K_, V, scale=s, **how)  # noqa: E731
-    formula = lambda s: plain(Q, K_, V, 0.0, s, 1e4, allowed)  # noqa: E731
-    each = lambda f: quick_jit(jax.vmap(lambda s: (f(s), jax.jacfwd(f)(s), jax.jacrev(f)(s))))  # noqa: E731
+    ours = lambda s: F.scaled_dot_product_attention(Q, K_, V, scale=s, **how)
+    formula = lambda s: plain(Q, K_, V, 0.0, s, 1e4, allowed)
+    each = lambda f: quick_jit(jax.vmap(lambda s: (f(s), jax.jacfwd(f)(s), jax.jacrev(f)(s))))
     close(*(each(f)(jnp.array([-0.7, 0.0, 1.3])) for f in (ours, formula)), 1e-4)

@@ -117,7 +117,10 @@ ALONE = [fields for fields in FIELDS.values() if not {"query_positions", "key_po
 PLACES: list[dict[str, Any]] = [
     {},
     dict(query_positions=np.arange(T) + 4, key_positions=np.array([5, EMPTY, 7, 3, 4])),
-    dict(query_positions=np.array([[0, 1, 2, 3], [2, 3, 4, 5]]), key_positions=np.array([[0, 1, 2, 3, EMPTY], [4, 5, 1, 2, 3]])),
+    dict(
+        query_positions=np.array([[0, 1, 2, 3], [2, 3, 4, 5]]),
+        key_positions=np.array([[0, 1, 2, 3, EMPTY], [4, 5, 1, 2, 3]]),
+    ),
 ]
 
 
@@ -149,7 +152,9 @@ def test_a_part_of_the_queries_sees_what_it_saw_in_the_whole():
     for seed in range(15):
         mask, wanted = drawn(np.random.default_rng(seed), {})
         whole = mask.cuttable(T)
-        part = jax.tree.map(lambda x, axis: x if axis < 0 else jnp.take(x, jnp.array([2, 3]), axis), whole, whole.query_axes)
+        part = jax.tree.map(
+            lambda x, axis: x if axis < 0 else jnp.take(x, jnp.array([2, 3]), axis), whole, whole.query_axes
+        )
         found = np.broadcast_to(part.to_array(2, S), (B, N, 2, S))
         np.testing.assert_array_equal(found, wanted[:, :, 2:], err_msg=str(seed))
 

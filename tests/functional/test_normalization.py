@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from support import assert_close, examples, normal, quick_jit, unchecked_annotations
 
 import tformer_jax.functional as F

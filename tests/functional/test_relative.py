@@ -148,7 +148,7 @@ def test_given_cosines_and_sines_turn(layout, by_row):
 def test_numbers_of_rotations_may_be_of_any_kind():
     """A NumPy or JAX scalar is refused inside of jit, and a traced one has no derivative."""
     x, positions = normal(0, 1, 5, 1, 8), jnp.arange(5)
-    turn = lambda base, factor: F.apply_rotary(x, positions, base=base, scaling="ntk", factor=factor)  # noqa: E731
+    turn = lambda base, factor: F.apply_rotary(x, positions, base=base, scaling="ntk", factor=factor)
     wanted = turn(100.0, 2.0)
     kinds = (np.float32, np.float64, jnp.float32)
     for got in quick_jit(lambda: [turn(kind(100), kind(2)) for kind in kinds])():

@@ -208,7 +208,11 @@ def test_mask_tokens_is_mapped_scanned_and_the_same_in_x64():
         wide = quick_jit(jax.vmap(mask))(tokens)
 
     def run(tokens, rate):
-        return jax.vmap(mask)(tokens), lax.scan(lambda c, t: (c, mask(t)), 0, tokens)[1], jax.vmap(mask, (0, None))(tokens, rate)
+        return (
+            jax.vmap(mask)(tokens),
+            lax.scan(lambda c, t: (c, mask(t)), 0, tokens)[1],
+            jax.vmap(mask, (0, None))(tokens, rate),
+        )
 
     for found in (wide, *quick_jit(run)(tokens, jnp.float32(0.5))):
         jax.tree.map(np.testing.assert_array_equal, found, wanted)

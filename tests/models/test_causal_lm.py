@@ -348,12 +348,15 @@ LONG = np.random.default_rng(0).integers(0, 13, (2, 36))
 
 @pytest.mark.parametrize(
     ("window", "step", "scheme", "implementation"),
-    by_day([
-        (3, 2, "alibi", "blockwise"),
-        (2, 3, "relative", "reference"),
-        (1, 4, "learned", "reference"),
-        (5, 6, "rotary", "blockwise"),
-    ], 3),
+    by_day(
+        [
+            (3, 2, "alibi", "blockwise"),
+            (2, 3, "relative", "reference"),
+            (1, 4, "learned", "reference"),
+            (5, 6, "rotary", "blockwise"),
+        ],
+        3,
+    ),
 )
 def test_a_ring_goes_round_and_round(window, step, scheme, implementation):
     """A slot is overwritten while a token of the window is in it, or an old one is seen.

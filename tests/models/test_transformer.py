@@ -48,14 +48,17 @@ def forward(model, source_mask=None, source=SOURCE):
 
 @pytest.mark.parametrize(
     ("implementation", "scan_unroll", "norm_position", "positions"),  # every two of the first three together
-    by_day([
-        ("reference", 1, "post", "sinusoidal"),
-        ("reference", 2, "pre", "rotary"),
-        ("reference", 1, "sandwich", "learned"),
-        ("blockwise", 1, "pre", "alibi"),
-        ("blockwise", 2, "post", "relative"),
-        ("blockwise", 2, "sandwich", "none"),
-    ], 1),
+    by_day(
+        [
+            ("reference", 1, "post", "sinusoidal"),
+            ("reference", 2, "pre", "rotary"),
+            ("reference", 1, "sandwich", "learned"),
+            ("blockwise", 1, "pre", "alibi"),
+            ("blockwise", 2, "post", "relative"),
+            ("blockwise", 2, "sandwich", "none"),
+        ],
+        1,
+    ),
 )
 def test_logits_depend_on_no_later_token(implementation, scan_unroll, norm_position, positions):
     """Information flows from a later target token to an earlier prediction, or not at all from an earlier one.
@@ -81,14 +84,17 @@ def test_logits_depend_on_no_later_token(implementation, scan_unroll, norm_posit
 
 @pytest.mark.parametrize(
     "changes",
-    by_day([
-        dict(),
-        dict(norm_position="pre", num_kv_heads=1, attention_implementation="blockwise", positions="learned"),
-        dict(norm_position="sandwich", positions="rotary", qk_norm=True, norm="rms", gated=True),
-        dict(positions="relative", attention_softcap=2.0, attention_implementation="blockwise"),
-        dict(positions="alibi", tie_output=False, embedding_norm=True),
-        dict(mup_base_width=2, norm_position="pre"),
-    ], 2),
+    by_day(
+        [
+            dict(),
+            dict(norm_position="pre", num_kv_heads=1, attention_implementation="blockwise", positions="learned"),
+            dict(norm_position="sandwich", positions="rotary", qk_norm=True, norm="rms", gated=True),
+            dict(positions="relative", attention_softcap=2.0, attention_implementation="blockwise"),
+            dict(positions="alibi", tie_output=False, embedding_norm=True),
+            dict(mup_base_width=2, norm_position="pre"),
+        ],
+        2,
+    ),
     ids=["plain", "pre, MQA, blockwise, learned", "sandwich, rotary", "relative, blockwise", "alibi", "mup"],
 )
 def test_cached_logits_are_the_uncached_ones(changes):

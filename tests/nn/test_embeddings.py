@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 from support import assert_close, fill, normal, quick_jit, tiny_config
 
-import tformer_jax.functional as F
 from tformer_jax import nn
 
 # Tokens ----------------------------------------------------------------------------------------
@@ -87,7 +86,9 @@ def test_positions_are_added_from_the_table(positions, scaled):
     config = tiny_config(positions=positions, scale_embeddings=scaled)
     module = fill(lambda: nn.Positions(config, rngs=nnx.Rngs(0)))
     learned = positions == "learned"
-    table = oracles.f64(module.scheme.table[...]) * (math.sqrt(8) if scaled else 1) if learned else oracles.sinusoids(16, 8)
+    table = (
+        oracles.f64(module.scheme.table[...]) * (math.sqrt(8) if scaled else 1) if learned else oracles.sinusoids(16, 8)
+    )
     x = normal(0, 2, 5, 8)
     assert_close(module(x), oracles.f64(x) + table[:5], 1e-6, "from the start")
     assert_close(module(x, 3 + jnp.arange(5)), oracles.f64(x) + table[3:8], 1e-6, "from 3")

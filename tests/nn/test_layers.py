@@ -22,7 +22,7 @@ from tformer_jax.nn.parameters import kernel, table
 def test_glorot_is_uniform_within_the_limit_of_its_fans(contracted, batch, fan):
     """The limit is not sqrt(6 / (fan_in + fan_out)), several axes not counted together, or those of experts counted."""
     axes = {"a": 30, "b": 4, "c": 8}
-    make = lambda: kernel(tiny_config(), nnx.Rngs(0), axes, contracted=tuple(contracted), batch=tuple(batch))  # noqa: E731
+    make = lambda: kernel(tiny_config(), nnx.Rngs(0), axes, contracted=tuple(contracted), batch=tuple(batch))
     drawn = np.asarray(quick_jit(lambda: make()[...])())
     limit = math.sqrt(6 / fan)
     assert drawn.shape == (30, 4, 8)
@@ -34,7 +34,7 @@ def test_glorot_is_uniform_within_the_limit_of_its_fans(contracted, batch, fan):
 def test_init_std_is_the_deviation_of_every_matrix(role):
     """A matrix starts with another spread than `init_std`, or uniform."""
     config = tiny_config(init_std=0.02)
-    make = lambda: kernel(config, nnx.Rngs(0), {"a": 100, "b": 50}, contracted=["a"], role=role)  # noqa: E731
+    make = lambda: kernel(config, nnx.Rngs(0), {"a": 100, "b": 50}, contracted=["a"], role=role)
     drawn = np.asarray(quick_jit(lambda: make()[...])())
     np.testing.assert_allclose(drawn.std(), 0.02, rtol=0.05)
     assert abs(drawn.mean()) < 0.001
@@ -64,7 +64,9 @@ def test_what_writes_to_the_residual_stream_starts_smaller(init_std):
 
     def matrices(scaled):
         config = tiny_config(scale_residual_init=scaled, init_std=init_std, num_layers=8, gated=True)
-        modules = (part.make(config, rngs=nnx.Rngs(i)) for i, part in enumerate((config.attention, config.feed_forward)))
+        modules = (
+            part.make(config, rngs=nnx.Rngs(i)) for i, part in enumerate((config.attention, config.feed_forward))
+        )
         return {name: w[...] for module in modules for name, w in vars(module).items() if name.startswith("w")}
 
     plain, scaled = quick_jit(lambda: (matrices(False), matrices(True)))()

@@ -41,7 +41,10 @@ CASES = {
     "bias": (F.AttentionMask(causal=True), normal(7, 1, N, T, T)),
     "bias by key": (None, normal(8, B, N, 1, T)),
     "prefix LM": (F.AttentionMask(causal=True) | F.AttentionMask(prefix=jnp.asarray([3, 9])), None),
-    "combined": (~(F.AttentionMask(segments=SEGMENTS) & some_bools(4, T, T)) | F.AttentionMask(window=3, prefix=5), None),
+    "combined": (
+        ~(F.AttentionMask(segments=SEGMENTS) & some_bools(4, T, T)) | F.AttentionMask(window=3, prefix=5),
+        None,
+    ),
 }
 
 
@@ -98,7 +101,7 @@ def test_of_long_rows_each_device_holds_its_share():
     tokens = jax.ShapeDtypeStruct((1, 4096), jnp.int32)
 
     def compiled():
-        loss = lambda model, tokens: F.causal_lm_loss(model(tokens), tokens)  # noqa: E731
+        loss = lambda model, tokens: F.causal_lm_loss(model(tokens), tokens)
         return jax.jit(jax.grad(loss)).lower(model, tokens).compile()
 
     one = compiled()

@@ -201,10 +201,11 @@ def trained(config, place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "jit", quick_jit)
         prunes = Trials.prunes
-        ends = lambda *told, last: prunes(*told, last=last) or (told[1].number, told[2]) == (1, 6)  # noqa: E731
+        ends = lambda *told, last: prunes(*told, last=last) or (told[1].number, told[2]) == (1, 6)
         patch.setattr(Trials, "prunes", ends)
         how = SearchConfig(trials=2, sampler="random")
-        text = "learning_rate=log(1e-3,1e-1); model.feed_forward.width=20; positions.name=alibi"  # with most of a program in common
+        # With most of a program in common.
+        text = "learning_rate=log(1e-3,1e-1); model.feed_forward.width=20; positions.name=alibi"
         rows = search(place / "trained", config, parse(text), how, said.append, results.append)
     return place / "trained", rows, said, results
 
@@ -398,7 +399,10 @@ def began(config, place):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text": TEXT.replace("32", "31")}, r"differs in space.model.feed_forward.width \(\"8..32\" there, \"8..31\" here\)"),
+        (
+            {"text": TEXT.replace("32", "31")},
+            r"differs in space.model.feed_forward.width \(\"8..32\" there, \"8..31\" here\)",
+        ),
         ({"text": TEXT.replace("rotary,", "")}, "differs in space.positions"),
         ({"training": {"steps": 18}}, r"differs in config.training.steps \(12 there, 18 here\)"),
         ({"metric": "perplexity"}, "differs in metric"),

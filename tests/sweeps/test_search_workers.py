@@ -252,7 +252,9 @@ def test_two_directories_do_not_share_a_study(postgresql, finish, tmp_path):
     """Each would miss the runs of the other."""
     how = {"trials": 1, "sampler": "random", "storage": postgresql}
     finish(tmp_path / "one/sweep", how)
-    with pytest.raises(RunError, match="the study 'sweep' belongs to the search in .*one/sweep; choose another --study"):
+    with pytest.raises(
+        RunError, match="the study 'sweep' belongs to the search in .*one/sweep; choose another --study"
+    ):
         finish(tmp_path / "two/sweep", how)
     assert len(finish(tmp_path / "two/sweep", how | {"study": "two"})) == 1
 

@@ -250,7 +250,14 @@ def test_a_sweep_that_says_something_else_than_its_checkpoints_is_refused(finish
     assert "\n" not in str(error.value) and not (tmp_path / "member").exists()
 
 
-FOLDERS_FOR_FILES = ("sweep.json", "groups.json", "results.jsonl", "lock", "groups/0/metrics.jsonl", "data/0/tokenizer.json")
+FOLDERS_FOR_FILES = (
+    "sweep.json",
+    "groups.json",
+    "results.jsonl",
+    "lock",
+    "groups/0/metrics.jsonl",
+    "data/0/tokenizer.json",
+)
 FILES_FOR_FOLDERS = ("groups", "groups/0", "groups/0/checkpoints", "data", "data/0", "plots")
 
 
@@ -260,7 +267,9 @@ def test_a_folder_for_a_file_of_a_sweep_is_named_in_one_line_and_the_reverse(fin
         place = Path(shutil.copytree(finished.directory.path, tmp_path / "sweep")) / name
         shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
         place.mkdir() if name in FOLDERS_FOR_FILES else place.touch()
-        with pytest.raises(RunError, match=f"{name} must be a (file, and is a folder|folder, and is a file): move it away"):
+        with pytest.raises(
+            RunError, match=f"{name} must be a (file, and is a folder|folder, and is a file): move it away"
+        ):
             export_member(SweepDirectory.open(tmp_path / "sweep"), 3, tmp_path / "member")
         shutil.rmtree(tmp_path / "sweep")
 
@@ -422,7 +431,9 @@ def test_what_is_no_sweep_is_not_exported(alone, tmp_path):
     with pytest.raises(RunError, match="is not the directory of a sweep: it holds a single run"):
         SweepDirectory.open(alone.run.directory)
     (tmp_path / "search.json").write_text('{"mark": "0"}')
-    with pytest.raises(RunError, match="is not the directory of a sweep: it holds a search; its runs are in its trials/"):
+    with pytest.raises(
+        RunError, match="is not the directory of a sweep: it holds a search; its runs are in its trials/"
+    ):
         SweepDirectory.open(tmp_path)
 
 

@@ -174,7 +174,7 @@ def test_whoever_does_not_train_is_told_and_moves_nothing(directory):
     DAMAGES["middle bit flipped"](directory / "3" / "arrays" / "manifest.ocdbt")
     before = contents(directory.parent)
     with open_checkpoints(directory, read_only=True) as checkpoints:
-        restore = lambda step: checkpoints.restore(step, SHAPES)  # noqa: E731
+        restore = lambda step: checkpoints.restore(step, SHAPES)
         for use in (restore, checkpoints.restore_as_saved):
             with pytest.raises(CheckpointError, match=r"step 3 is damaged: .*manifest\.ocdbt is not what was written"):
                 use(3)

@@ -44,7 +44,10 @@ def test_a_whole_config_is_accepted(config):
         ({"checkpoint": {"kept": 8}}, "checkpoint has no field 'kept'; did you mean 'keep'"),
         ({"model": {"vocab_size": 8}}, "model.vocab_size follows from the data; set it in the data section"),
         ({"model": {"source_vocab_size": 8}}, "model.source_vocab_size follows from the data"),
-        ({"model": {"precision": "compute=bfloat16"}}, "model.precision is that of the whole experiment; set precision"),
+        (
+            {"model": {"precision": "compute=bfloat16"}},
+            "model.precision is that of the whole experiment; set precision",
+        ),
         ({"model": {"num_classes": 8}}, "model.num_classes is not for Transformer but for TextClassifier"),
         ({"model": {"attention": {"num_heads": 3}}}, "d_model must be divisible by attention.num_heads"),
         ({"precision": "compute=float8"}, "precision: compute must be one of"),
@@ -55,7 +58,10 @@ def test_a_whole_config_is_accepted(config):
         ),
         ({"model": {"d_ff": 8}}, "model has no field 'd_ff'"),
         ({"model": {"window": 8}}, "model has no field 'window'; did you mean model.attention.window"),
-        ({"model": {"attention": {"width": 8}}}, "model.attention has no field 'width'; did you mean .*model.feed_forward"),
+        (
+            {"model": {"attention": {"width": 8}}},
+            "model.attention has no field 'width'; did you mean .*model.feed_forward",
+        ),
         ({"model": {"positions": {"base": 8.0}}}, "model.positions has no field 'base', which goes with name='rotary'"),
         ({"model": {"pattern": [{}, {}]}}, "model.pattern has 2 layers, more than num_layers=1"),
     ],

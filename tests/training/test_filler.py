@@ -1,8 +1,8 @@
 """Rows that only fill up a batch for `pmap`: nothing that mixes or averages rows may meet them."""
 
 import functools
-import types
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -125,13 +125,13 @@ def curve(mode, accumulate):
     task, batches = task_of(mixup=0.4, flip=True, max_shift=1), Rows(10, (4, 4, 1))
 
     def loss(params, batch, key):
-        flat = lambda images, key: (images.reshape(len(images), -1) @ params["w"], Beside({}, {}))  # noqa: E731
+        flat = lambda images, key: (images.reshape(len(images), -1) @ params["w"], Beside({}, {}))
         return task.prepared_loss(types.SimpleNamespace(hidden=flat, logits=lambda x: x), batch, key)
 
     training = TrainingConfig(steps=9, evaluate_every=9, accumulate=accumulate)
     optimizer = optimizer_config(name="sgd", momentum=0.0, learning_rate=0.1, schedule="constant")
     with unchecked_annotations():
-        start = lambda rngs: {"w": jnp.zeros((16, CLASSES))}  # noqa: E731
+        start = lambda rngs: {"w": jnp.zeros((16, CLASSES))}
         program = Program(start, loss, training, optimizer, prepare=task.prepare)
         trainer = Trainer(program, ParallelConfig(mode=mode, data=8 if mode == "pmap" else 1))
         arrays, placed, found = trainer.initial(), trainer.placed(batches), []

@@ -37,9 +37,15 @@ def put(section, name, value):
 
 
 CONFIGS = {
-    "positions": (put("model", "positions", {"name": "alibi"}), r'model\.positions\.name \("rotary" there, "alibi" here\)'),
+    "positions": (
+        put("model", "positions", {"name": "alibi"}),
+        r'model\.positions\.name \("rotary" there, "alibi" here\)',
+    ),
     "a field more": (put("model", "rope_base", 3.0), r"model\.rope_base \(null there, 3\.0 here\)"),
-    "a field less": (lambda config: config["model"].pop("positions"), r'model\.positions \(\{"name": "rotary"\} there, null here\)'),
+    "a field less": (
+        lambda config: config["model"].pop("positions"),
+        r'model\.positions \(\{"name": "rotary"\} there, null here\)',
+    ),
     "another type": (put("training", "steps", "12"), r'training\.steps \(12 there, "12" here\)'),
     "true for a number": (put("model", "num_layers", True), r"model\.num_layers \(1 there, true here\)"),
     "another shape": (put("model", "d_model", 32), r"model\.d_model \(16 there, 32 here\)"),

@@ -67,7 +67,6 @@ def validation(step, arrays):
     return {"loss": float(jnp.abs(arrays["model.w"] - 1).sum()), "told": float(step)}
 
 
-
 def make_trainer(loss=None, training=None, **how):
     return Trainer(Program(Line, loss or noisy_error, training or TRAINING, OPTIMIZER), **how)
 
@@ -202,14 +201,14 @@ def test_the_seed_decides_the_initial_parameters(trainer):
 def test_given_parameters_replace_the_drawn_ones(trainer, new_run):
     """Fine-tuning would start from scratch."""
     start = np.arange(WIDTH, dtype=np.float32) + 1
-    given = lambda: {"model.w": jnp.asarray(start)}  # noqa: E731
+    given = lambda: {"model.w": jnp.asarray(start)}
     arrays = train(trainer, Data(), validation, new_run(), CheckpointConfig(every=12), lambda _: None, initial=given)
     np.testing.assert_allclose(arrays["model.w"], adam_by_hand(start), rtol=1e-4, atol=1e-5)
 
 
 def test_given_parameters_are_for_the_beginning_alone(undisturbed, trainer, new_run):
     """A resumed fine-tuning would throw its progress away."""
-    run, given = new_run(), lambda: {"model.w": jnp.full(WIDTH, 9.0)}  # noqa: E731
+    run, given = new_run(), lambda: {"model.w": jnp.full(WIDTH, 9.0)}
     with pytest.raises(InterruptedError):
         go(trainer, run, Data(stop_at=7))
     arrays = train(trainer, Data(), validation, run, CheckpointConfig(every=3), lambda _: None, initial=given)

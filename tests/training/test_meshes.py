@@ -35,7 +35,12 @@ def experiment(config, configs, tmp_path_factory):
     @functools.cache
     def experiment(name):
         given = config if name == "translation" else configs[name]
-        model = given["model"] | {"d_model": 32, "attention": {"num_heads": 8}, "feed_forward": {"width": 64}, "dropout_rate": 0.1}
+        model = given["model"] | {
+            "d_model": 32,
+            "attention": {"num_heads": 8},
+            "feed_forward": {"width": 64},
+            "dropout_rate": 0.1,
+        }
         training = given["training"] | {"steps": STEPS}
         data = given["data"] | ({"batch_tokens": 128} if "batch_tokens" in given["data"] else {})
         found = Experiment.from_config(given | {"model": model, "training": training, "data": data})

@@ -146,7 +146,9 @@ def test_a_part_of_a_run_is_no_run(run, part):
     """A run within a run is lost with it, or its checkpoints are taken for the other's."""
     (run.directory / "environment.json").write_text("{}")
     for use in (functools.partial(Run.start, config=CONFIG), Run.open):
-        with pytest.raises(RunError, match=f"{part} is part of a single run, in .*--workdir={run.directory} is the run"):
+        with pytest.raises(
+            RunError, match=f"{part} is part of a single run, in .*--workdir={run.directory} is the run"
+        ):
             use(run.directory / part)
     assert not (run.directory / "samples/new").exists()
     (run.directory / "environment.json").unlink()  # config.json alone may be anybody's
@@ -262,7 +264,9 @@ def test_a_run_of_an_older_layout_is_refused_in_one_line(tmp_path, model):
     for open_it in (lambda: Run.open(tmp_path), lambda: Run.start(tmp_path, CONFIG)):
         with pytest.raises(RunError) as error:
             open_it()
-        assert str(error.value).startswith(f"{tmp_path / 'config.json'} is of an older layout, whose models had no comp")
+        assert str(error.value).startswith(
+            f"{tmp_path / 'config.json'} is of an older layout, whose models had no comp"
+        )
         assert "\n" not in str(error.value)
     assert json.loads((tmp_path / "config.json").read_text("utf-8")) == older
 

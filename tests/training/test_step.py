@@ -200,10 +200,13 @@ def test_arrays_are_named_by_their_path(state):
     arrays = layout.flatten(state)
     assert arrays["step"] is state.step
     assert (
-        arrays["model.decoder.layers.0.cross_attention.w_q"] is state.model.decoder.layers[0].cross_attention.w_q.get_value()
+        arrays["model.decoder.layers.0.cross_attention.w_q"]
+        is state.model.decoder.layers[0].cross_attention.w_q.get_value()
     )
     assert arrays["model.target_embedding.table"] is state.model.target_embedding.table.get_value()
-    assert any(name.startswith("optimizer.") and name.endswith("mu.encoder.layers.0.feed_forward.w1") for name in arrays)
+    assert any(
+        name.startswith("optimizer.") and name.endswith("mu.encoder.layers.0.feed_forward.w1") for name in arrays
+    )
 
 
 def test_the_layout_knows_shapes_and_dtypes(state):

@@ -69,7 +69,9 @@ def save_picture(figure: Any, file: Path) -> None:
 
     kind = file.suffix.removeprefix(".").lower() or "png"
     if kind not in _FORMATS:
-        raise ValueError(f"Format {kind!r} is not supported: give {file.name} one of the suffixes {', '.join(_FORMATS)}")
+        raise ValueError(
+            f"Format {kind!r} is not supported: give {file.name} one of the suffixes {', '.join(_FORMATS)}"
+        )
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a "$" in a name is no formula
     content = io.BytesIO()

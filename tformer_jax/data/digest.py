@@ -47,7 +47,7 @@ def of_images(images: LabelledImages) -> Digest:
 
     if images.images.dtype != object:
         return of(f"{image.shape}".encode() + image.tobytes() for image in images.images)
-    read = lambda: of(map(bytes.fromhex, in_threads(file_sha256, images.images)))  # noqa: E731
+    read = lambda: of(map(bytes.fromhex, in_threads(file_sha256, images.images)))
     return remembered(images.images, images.labels.tobytes(), read)
 
 

@@ -16,7 +16,7 @@ Splits = dict[str, Any]
 
 def _shuffled(things: Iterable[Any], seed: int, name: Callable[[Any], str] = str) -> Iterator[Any]:
     """Yields things in the order of a hash of their names, so that one more leaves the others where they were."""
-    key = lambda thing: hashlib.sha256(f"{seed}/{name(thing)}".encode()).digest()  # noqa: E731
+    key = lambda thing: hashlib.sha256(f"{seed}/{name(thing)}".encode()).digest()
     return iter(sorted(things, key=key))
 
 

@@ -121,7 +121,7 @@ class TextClassificationData(BoundedData):
         if size is None and not file.exists():
             raise ConfigError(f"data.vocab_size is needed to train a tokenizer: there is none in {file.parent}")
         texts = [text.text for text in self.splits["train"]]
-        train = lambda: tokenizers.train_bpe(texts, size, lossless=True, mask=True)  # noqa: E731
+        train = lambda: tokenizers.train_bpe(texts, size, lossless=True, mask=True)
         tokenizer = tokenizers.kept(file, train, progress)
         if size is not None and tokenizer.get_vocab_size() > size:
             raise ConfigError(

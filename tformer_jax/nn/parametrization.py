@@ -11,8 +11,8 @@ Hidden are the matrices whose sides both grow with the width, as a parameter's r
 divided by √m for them; Glorot's limit falls by itself. Output matrices project to the vocabulary or to classes; a tied
 one is a table. √mup_base_width takes the place of the √d_model that scales embeddings.
 
-The feed-forward width and the heads must grow along with d_model. With head_dim given there are more heads, else they get wider; then
-scores are divided by H, as fast as q kᵀ grows once training has correlated q and k, instead of √H.
+The feed-forward width and the heads must grow along with d_model. With head_dim given there are more heads, else they
+get wider; then scores are divided by H, as fast as q kᵀ grows once training has correlated q and k, instead of √H.
 
 At m = 1, and so without mup_base_width, nothing is changed.
 

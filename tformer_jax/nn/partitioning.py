@@ -58,7 +58,7 @@ def spread_queries(implementation: str | Kernel, length: int) -> str | Kernel:
         where = jax.tree.map(lambda axis: P() if axis < 0 else P(*[None] * axis, POSITIONS), mask.query_axes)
         by_query = P(None, None, POSITIONS) if bias is not None and bias.shape[2] > 1 else P()
         specs = (queries, P(), P(), where, None if bias is None else by_query)
-        attend = lambda *seen: kernel(*seen, options, key)  # noqa: E731
+        attend = lambda *seen: kernel(*seen, options, key)
         split = jax.shard_map(attend, in_specs=specs, out_specs=queries, axis_names={POSITIONS})
         return split(q, k, v, mask, bias)
 

@@ -62,7 +62,9 @@ class Rotary(PositionScheme):
     base: float = field(10_000.0, POSITIVE)
     scaling: str = field("none", one_of("none", "linear", "ntk"))
     factor: float = field(1.0, POSITIVE)
-    width: int | None = field(None, Wanted("be a positive even integer", lambda x: type(x) is int and x > 0 and x % 2 == 0))
+    width: int | None = field(
+        None, Wanted("be a positive even integer", lambda x: type(x) is int and x > 0 and x % 2 == 0)
+    )
 
     def check(self) -> None:
         if (self.scaling == "none") != (self.factor == 1.0) or self.factor < 1.0:

@@ -122,7 +122,7 @@ class Stack(nnx.Module):
 
     def memory_keys_values(self, memory: Float[Array, "B S D"]) -> "ByLayer":
         """The keys and values of a memory for the cross-attention of each layer."""
-        of = lambda layer: layer.cross_attention.keys_values(memory)  # noqa: E731
+        of = lambda layer: layer.cross_attention.keys_values(memory)
         return ByLayer(tuple(jax.vmap(of)(layers) for layers in self.layers), tuple(map(of, self.tail)))
 
     def _prepared(self, layer: Any, **seen: Any) -> Any:

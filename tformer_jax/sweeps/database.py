@@ -86,7 +86,9 @@ class Database:
             raise
         except (ValueError, LookupError, TypeError) as error:
             said = " ".join(str(error).split())
-            raise RunError(f"the database {self._shown} is damaged: {said}; put it back, or choose another --workdir") from None
+            raise RunError(
+                f"the database {self._shown} is damaged: {said}; put it back, or choose another --workdir"
+            ) from None
 
     def close(self) -> None:
         """Ends all connections."""

@@ -25,7 +25,16 @@ from ..training.run import (
 )  # fmt: skip
 from .members import Member
 
-_FILES = ("sweep.json", "groups.json", "rungs.json", "environment.json", PLUGINS, "results.csv", "results.jsonl", "lock")
+_FILES = (
+    "sweep.json",
+    "groups.json",
+    "rungs.json",
+    "environment.json",
+    PLUGINS,
+    "results.csv",
+    "results.jsonl",
+    "lock",
+)
 _FOLDERS = ("data", "groups", "plots")
 # In the folder of a group, or of a data section.
 _FILES_OF_PART, _FOLDERS_OF_PART = ("metrics.jsonl", *LEARNT), ("checkpoints", "left")

@@ -161,7 +161,7 @@ def make_groups(
         how = {"together": together, "chunk": chunk, "progress": progress}
         groups, kept = _measured(programs, data, say, share, how)
         for group in groups:  # complains while nothing is trained, and the directory is free
-            group.pretrained  # noqa: B018
+            group.pretrained
         directory.keep_groups(kept)
         return groups
     _check_kept(directory, kept, list(programs.values()), data, together, chunk)

@@ -83,8 +83,7 @@ class Field:
         return self.values.index(result["overrides"].get(self.name, _NOT_SET))
 
     def scale(self) -> Scale:
-        """Returns the scale of the values: numbers, logarithmic if they lie more evenly so, or places of other values.
-        """
+        """Returns the scale of the values: numbers, logarithmic if they lie more evenly so, or places of other values."""
         if not self.numeric:
             return Scale(-0.5, len(self.values) - 0.5, log=False)
         low, high = self.values[0], self.values[-1]
@@ -230,8 +229,7 @@ def curve(rows: Rows, name: str) -> np.ndarray:
 
 
 def curve_scale(results: Results, curves: Mapping[int, Rows]) -> Scale:
-    """Returns the scale from the lowest loss to where members start or end, without far outliers and diverged members.
-    """
+    """Returns the scale from the lowest loss to where members start or end, without far outliers and diverged members."""
     calm = [result for result in results if result["status"] != "diverged"] or results
     rows = [curves.get(result["member"], ()) for result in calm]
     drawn = [curve(some, name)[1] for some in rows for name in ("loss", "validation_loss")]

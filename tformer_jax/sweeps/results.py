@@ -165,7 +165,11 @@ _MADE_AGAIN = "the command of the sweep, given again, writes it anew"
 
 def _is_result(row: Any) -> bool:
     """Returns whether a value has what is compared of a member."""
-    if not isinstance(row, dict) or not isinstance(row.get("status"), str) or not isinstance(row.get("overrides"), dict):
+    if (
+        not isinstance(row, dict)
+        or not isinstance(row.get("status"), str)
+        or not isinstance(row.get("overrides"), dict)
+    ):
         return False
     final = row.get("final")
     return isinstance(final, dict) and all(

@@ -76,11 +76,11 @@ class Population:
         self, members: Sequence[Member], task: Task, devices: Sequence[Any], chunk: int, varying: Collection[str]
     ):
         """Args:
-          members: of one program, see `program_of`.
-          task: of them all.
-          devices: to spread them over.
-          chunk: members of a device that run at once, by `jax.vmap`; the chunks run one after the other.
-          varying: the numbers that are arguments of the program, see `varying_numbers`.
+        members: of one program, see `program_of`.
+        task: of them all.
+        devices: to spread them over.
+        chunk: members of a device that run at once, by `jax.vmap`; the chunks run one after the other.
+        varying: the numbers that are arguments of the program, see `varying_numbers`.
         """
         self._task, self._chunk, self._varying = task, chunk, tuple(varying)
         self._experiment = members[0].experiment

@@ -345,16 +345,17 @@ def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
         raise ConfigError(f"{pretrained.directory} holds another model: {some(differing)}")
 
 
-def load_run(
-    run: Run, step: int | None = None, progress: Progress = SILENT
-) -> tuple[Experiment, Task, Any]:
+def load_run(run: Run, step: int | None = None, progress: Progress = SILENT) -> tuple[Experiment, Task, Any]:
     """The experiment, task and model of a run, from its newest checkpoint or that of `step`, on the first device.
 
     Raises:
       RunError: it has no (such) checkpoint, or one of something else than the directory says (names the field or file).
       CheckpointError: the checkpoint is damaged.
     """
-    with progress.phase("reading the checkpoint"), reading.whole(run.checkpoints, step, ": --step={step}") as checkpoint:
+    with (
+        progress.phase("reading the checkpoint"),
+        reading.whole(run.checkpoints, step, ": --step={step}") as checkpoint,
+    ):
         run.check_identity(checkpoint.identity, checkpoint.step)  # before anything else believes config.json
         experiment = Experiment.from_config(run.config)
         task = experiment.restore_task(run.directory)

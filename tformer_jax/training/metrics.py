@@ -278,5 +278,3 @@ class NoReport:
         return contextlib.nullcontext()
 
     def close(self) -> None: ...
-
-

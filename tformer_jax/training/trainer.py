@@ -108,8 +108,7 @@ class Trainer:
         return self.program.evaluated(arrays)
 
     def local_model(self, arrays: Arrays) -> Any:
-        """Returns the model, whole on this process's first device, for searches and samples; all processes take part.
-        """
+        """Returns the model, whole on this process's first device, for searches and samples; all processes take part."""
         device = jax.sharding.SingleDeviceSharding(self.mesh.local_devices[0])
 
         def gathered(x):

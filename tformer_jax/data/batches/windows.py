@@ -57,6 +57,8 @@ class Windows(RowBatches):
             return arrays | {"lengths": inside.sum(1, dtype=np.int32)}
         documents = self.documents[at]
         return arrays | {"segments": np.where(inside, documents - documents[:, :1] + 1, np.int32(0))}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pieces(RowBatches):
     """Rows that hold a piece of one document each, between start and end token: `pieces.batch(i)`.

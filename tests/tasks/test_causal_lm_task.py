@@ -48,9 +48,7 @@ def model(data_of):
 def make_task(data_of, quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     tokenizer = data_of("segments").tokenizer
-    return functools.cache(
-        lambda **fields: quick(lambda: CausalLMTask(CausalLMTask.Config(**fields), tokenizer))
-    )
+    return functools.cache(lambda **fields: quick(lambda: CausalLMTask(CausalLMTask.Config(**fields), tokenizer)))
 
 
 # The loss --------------------------------------------------------------------------------------
@@ -120,7 +118,9 @@ def test_training_settings_do_not_reach_the_validation(make_task, data_of, model
 
 @pytest.mark.parametrize(
     "fields",
-    by_day([{}, {"label_smoothing": 0.2, "z_loss": 0.1}, {"label_smoothing": 0.2, "z_loss": 0.1, "fused_loss": True}], 0, 2),
+    by_day(
+        [{}, {"label_smoothing": 0.2, "z_loss": 0.1}, {"label_smoothing": 0.2, "z_loss": 0.1, "fused_loss": True}], 0, 2
+    ),
     ids=str,
 )
 def test_the_training_loss_is_its_formula(make_task, data, model, fields):

@@ -28,7 +28,9 @@ def data_of(folder, tmp_path_factory):
     """`data_of(**changes)`: 24 documents; the tokenizer is trained anew for each set of changes."""
 
     def data_of(**changes):
-        return MaskedLMData(MaskedLMDataConfig(**(FIELDS | dict(path=str(folder)) | changes)), tmp_path_factory.mktemp("r"))
+        return MaskedLMData(
+            MaskedLMDataConfig(**(FIELDS | dict(path=str(folder)) | changes)), tmp_path_factory.mktemp("r")
+        )
 
     return data_of
 
@@ -48,9 +50,7 @@ def model(data):
 def make_task(data, quick):
     """`make_task(**fields)`: the task of these fields; its own programs are compiled once, in a hurry."""
     tokenizer = data.tokenizer
-    return functools.cache(
-        lambda **fields: quick(lambda: MaskedLMTask(MaskedLMTask.Config(**fields), tokenizer))
-    )
+    return functools.cache(lambda **fields: quick(lambda: MaskedLMTask(MaskedLMTask.Config(**fields), tokenizer)))
 
 
 # The loss --------------------------------------------------------------------------------------
@@ -67,7 +67,9 @@ def corrupted(batch, key, rate, V):
     words = jnp.asarray(batch["word_ids"]) if "word_ids" in batch else None
     special = (PAD_ID, BOS_ID, EOS_ID)
     how = dict(mask_id=MASK_ID, vocab_size=V, special_ids=special, rate=rate)
-    found = quick_jit(F.mask_tokens, static_argnames=tuple(how))(jnp.asarray(batch["tokens"]), key, word_ids=words, **how)
+    found = quick_jit(F.mask_tokens, static_argnames=tuple(how))(
+        jnp.asarray(batch["tokens"]), key, word_ids=words, **how
+    )
     return tuple(map(np.asarray, found))
 
 
@@ -312,7 +314,7 @@ def test_a_gap_in_characters_is_one_character(data_of, quick, monkeypatch):
     model = tiny_model("MaskedLM", vocab_size=data.tokenizer.get_vocab_size(), max_length=ROW, num_layers=1)
     task = quick(lambda: MaskedLMTask(MaskedLMTask.Config(), data.tokenizer))
     probabilities, seen = masked_lm._probabilities, []
-    record = lambda model, row, size: seen.append(row[:size].tolist()) or probabilities(model, row, size)  # noqa: E731
+    record = lambda model, row, size: seen.append(row[:size].tolist()) or probabilities(model, row, size)
     monkeypatch.setattr(masked_lm, "_probabilities", record)
     task.fill(model, "the [MASK]at")
     (before, after) = tokenizers.encode(data.tokenizer, ["the ", "at"])
