@@ -1,7 +1,7 @@
 """A source of documents: sums, written out, as many as asked for.
 
     python -m experiments.train --config=experiments/configs/causal_lm.py:tiny --workdir=runs/sums \
-        --plugin=experiments/extensions/arithmetic.py --config.data.source=sums --config.data.source_options=count=2000
+        --plugin=experiments/extensions/arithmetic.py --config.data.source=arithmetic --config.data.source_options=count=2000
 """
 
 import random
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from tformer_jax.data.sources.documents import DOCUMENTS, Document
 
 
-@DOCUMENTS.register("sums")
-def sums(count: int = 1000, digits: int = 3, seed: int = 0) -> Iterator[Document]:
+@DOCUMENTS.register("arithmetic")
+def arithmetic(count: int = 1000, digits: int = 3, seed: int = 0) -> Iterator[Document]:
     """Writes documents of one sum each, such as "27 + 915 = 942"; the same ones for the same seed.
 
     Args:

@@ -32,7 +32,7 @@ IDEAS = {
     "prefix_lm": ("causal_lm", {"task.name": "prefix_lm"}, "task.z_loss=1e-4,1e-3"),
     "arithmetic": (
         "causal_lm",
-        {"data.source": "sums", "data.source_options": "count=300,digits=2", "data.vocab_size": 270},
+        {"data.source": "arithmetic", "data.source_options": "count=300,digits=2", "data.vocab_size": 270},
         "learning_rate=1e-3,1e-2",
     ),
     "signum": ("causal_lm", {"optimizer.name": "signum"}, "optimizer.momentum=0.5,0.9"),
