@@ -57,7 +57,7 @@ flags.FLAGS["config"].parser = _WithChoices(flags.FLAGS["config"].parser)
 
 
 def _choices(arguments: Sequence[str]) -> dict[str, str]:
-    """Which components the flags choose: {"model.positions.name": "rotary"}."""
+    """Finds the components that flags choose: {"model.positions.name": "rotary"}."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     found = ((re.match(r"--?config\.([\w.]+\.name)(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
     return {match[1]: after if match[2] is None else match[2] for match, after in found if match}

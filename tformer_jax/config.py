@@ -84,7 +84,7 @@ def one_of(*choices: Any) -> Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a field of a component is, beside its type: the only place that says so.
+    """The kind of a field of a component, beside its type: the only place that says so.
 
     Attributes:
       wanted: what its value must be, where it is not None; None: its type says all.

@@ -183,7 +183,7 @@ def plugin_sum(plugin: str) -> str:
 
 
 def _said(error: BaseException, file: Path | None) -> str:
-    """What the last line of a traceback says, and the last place in it that is the plugin's own, or else anybody's."""
+    """The last line of a traceback, and the last place in it that is the plugin's own, or else anybody's."""
     said = error if isinstance(error, ConfigError) else traceback.format_exception_only(error)[-1]
     said = " ".join(str(said).split())
     if isinstance(error, SyntaxError) and error.filename:

@@ -1,4 +1,4 @@
-"""What the data of every experiment share: the fields of their section, splits, a report, and batches in an order."""
+"""The base of all data: the fields of their section, splits, a report, and batches in an order."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the data of both kinds of language modelling share: documents, split, and a tokenizer of their text."""
+"""The base of the data of both kinds of language modelling: documents, split, and a tokenizer of their text."""
 
 from typing import ClassVar
 

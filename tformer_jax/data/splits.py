@@ -1,4 +1,4 @@
-"""What is held out: which documents, sentences, texts or images are for validation and for test."""
+"""Splits: which documents, sentences, texts or images are for validation and for test."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -18,7 +18,7 @@ CAPTURES = ("attention_weights", "residual")
 
 
 class TextEncoderConfig(TextModelConfig):
-    """What models have that read a text from both sides.
+    """The config of models that read a text from both sides.
 
     Attributes:
       num_token_types: number of token types, each with an embedding of its own (BERT's segments); None: no types.

@@ -85,7 +85,7 @@ class MultiHeadAttention(AttentionConfig):
 
 
 class Attended(NamedTuple):
-    """What attention gives: its output [B T D], the cache with its keys and values, and the weights if asked for."""
+    """The results of attention: its output [B T D], the cache with its keys and values, and the weights if asked for."""
 
     output: Float[Array, "B T D"]
     cache: Any = None

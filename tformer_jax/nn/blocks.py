@@ -40,7 +40,7 @@ class TransformerLayerConfig(LayerConfig):
 
     @property
     def ends_normed(self) -> bool:
-        """Whether the stream after a layer is normed: a stack then needs no norm at its end."""
+        """Says that the stream after a layer is normed: a stack then needs no norm at its end."""
         return self.norm_position == "post"
 
     def make(self, model: ModelConfig, *, cross: bool, rngs: nnx.Rngs) -> "EncoderLayer":
@@ -50,7 +50,7 @@ class TransformerLayerConfig(LayerConfig):
 
 
 class LayerOutput(NamedTuple):
-    """What a layer gives beside the stream.
+    """The results of a layer beside the stream.
 
     Attributes:
       cache: with the keys and values of its tokens; None if it was given none.
@@ -184,5 +184,5 @@ class DecoderLayer(EncoderLayer):
 
 
 def _with_losses(found: Any) -> tuple[Array, Losses]:
-    """What a feed-forward network gives, and its auxiliary losses, of which it may have none."""
+    """The output of a feed-forward network, and its auxiliary losses, of which it may have none."""
     return found if isinstance(found, tuple) else (found, {})

@@ -56,7 +56,7 @@ class KVCache:
 
     @property
     def scanned(self) -> tuple[Array, Array]:
-        """What each layer has of its own: keys and values."""
+        """The arrays that each layer has of its own: keys and values."""
         return self.keys, self.values
 
     def of_layer(self, scanned: tuple[Array, Array]) -> "KVCache":
@@ -126,7 +126,7 @@ class KVCache:
 
 
 def _ring(slots: int, window: int | None, at_once: int | None) -> tuple[int, int | None]:
-    """How many of the slots are enough under a window, and for how many tokens at once, where that is not all."""
+    """The number of slots that are enough under a window, and for how many tokens at once, where that is not all."""
     enough = slots if window is None or at_once is None else min(slots, window + at_once - 1)
     return enough, at_once if enough < slots else None
 

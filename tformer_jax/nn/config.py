@@ -1,4 +1,4 @@
-"""What every model is made of: its config, a tree of components, and what each family of components must do.
+"""The config of every model, a tree of components, and what each family of components must do.
 
 A family is a base class and a registry. Its members stand beside the modules that they make; a plugin registers more.
 """
@@ -141,7 +141,7 @@ LAYERS: Registry[type[LayerConfig]] = Registry("layer", family=LayerConfig, need
 
 
 class InitConfig(Component):
-    """How parameters start.
+    """The start of parameters.
 
     Attributes:
       std: standard deviation of initial matrices and tables, which are normal; None: Glorot-uniform matrices, tables
@@ -157,7 +157,7 @@ class InitConfig(Component):
 
 
 class ModelConfig(Component):
-    """What all models have: the width, the depth, and the components of a layer.
+    """The config that all models have: the width, the depth, and the components of a layer.
 
     Attributes:
       d_model: D, the width of the residual stream.

@@ -18,7 +18,7 @@ from .partitioning import spread_stream, whole_vectors
 
 
 class TextModelConfig(ModelConfig):
-    """What all models of text have.
+    """The config that all models of text have.
 
     Attributes:
       vocab_size: V, the vocabulary size (of the target side, and of the source, when shared).
@@ -92,7 +92,7 @@ def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None
 
 
 class Positions(nnx.Module):
-    """What the position scheme adds to embeddings, if anything; then norm and dropout: the beginning of the stream."""
+    """The beginning of the stream: what the position scheme adds to embeddings, if anything; then norm and dropout."""
 
     def __init__(self, model: TextModelConfig, *, rngs: nnx.Rngs):
         self.model = model

@@ -12,7 +12,7 @@ from .parameters import kernel, zeros
 
 
 class DenseConfig(FeedForwardConfig):
-    """What dense feed-forward networks share.
+    """The config that dense feed-forward networks share.
 
     Attributes:
       width: F, the width inside.

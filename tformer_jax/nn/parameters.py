@@ -21,7 +21,7 @@ MATRICES, VECTORS = ("hidden", "input", "output", "embedding"), ("gain", "bias")
 
 @dataclasses.dataclass(frozen=True)
 class ParameterInfo:
-    """What a parameter is.
+    """The description of a parameter.
 
     Attributes:
       shape: of the array.
@@ -59,7 +59,7 @@ class ParameterInfo:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has inputs and outputs, in a role of matrices."""
+        """Says that it has inputs and outputs, in a role of matrices."""
         return self.role in MATRICES and bool(self.inputs) and bool(self.outputs)
 
     def _numbers(self, wanted: Any) -> tuple[int, ...]:
@@ -132,13 +132,13 @@ def table(model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: 
 
 
 def zeros(model: ModelConfig, axes: Mapping[str, int], *, role: str = "bias") -> nnx.Param:
-    """What is added, and starts at zero."""
+    """A bias, or another vector that starts at zero."""
     info = _info(axes, (), (), role)
     return _param(model, info, jnp.zeros(info.shape))
 
 
 def ones(model: ModelConfig, axes: Mapping[str, int], *, role: str = "gain") -> nnx.Param:
-    """What multiplies, and starts at one."""
+    """A gain, or another vector that starts at one."""
     info = _info(axes, (), (), role)
     return _param(model, info, jnp.ones(info.shape))
 

@@ -22,7 +22,7 @@ _REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_saveable, "full": None}
 
 
 class Beside(NamedTuple):
-    """What a stack or a model gives beside its states.
+    """The results of a stack or a model beside its states.
 
     Attributes:
       captured: what was asked for, by name, its first axis that of layers.
@@ -145,7 +145,7 @@ class Stack(nnx.Module):
         return [self.position_bias(queries, kind.positions) if has else None for kind, has in kinds]
 
     def _by_layer(self, cache: Cache | None, memory: Any, key: Array | None) -> "ByLayer":
-        """What each layer is given of its own, as its arguments: stacked for the layers of the scan."""
+        """The arguments that each layer has of its own: stacked for the layers of the scan."""
         layers, tail = [{} for _ in self.layers], [{} for _ in self.tail]
         if key is not None:
             keys, period = jax.random.split(key, self.num_layers), len(layers)
@@ -170,7 +170,7 @@ class ByLayer(NamedTuple):
 
 
 def _beside(outputs: list[LayerOutput], last: list[LayerOutput], cache: Cache | None) -> Beside:
-    """What all layers gave, in order; outputs of the scan have a leading axis of repetitions [R ...]."""
+    """The results of all layers, in order; outputs of the scan have a leading axis of repetitions [R ...]."""
 
     def in_order(name: str) -> Array:
         by_place = [output.captured[name] for output in outputs]

@@ -32,7 +32,7 @@ def _fields(member: Member) -> Iterator[tuple[str, Any, Kind]]:
 
 
 def _numbers(member: Member) -> dict[str, float]:
-    """What may enter a program as an argument, by name."""
+    """The numbers that may enter a program as arguments, by name."""
     return {name: value for name, value, kind in _fields(member) if kind.traced}
 
 

@@ -31,7 +31,7 @@ Measured = tuple[dict[str, Array], Array, Any]
 
 
 class Scores(NamedTuple):
-    """What a pass over batches gives: means by name, the sum of their weights, and what else each batch gave."""
+    """The results of a pass over batches: means by name, the sum of their weights, and what else each batch gave."""
 
     means: dict[str, float]
     weight: float
@@ -47,7 +47,7 @@ class Evaluation(NamedTuple):
 
 
 class Learnt(NamedTuple):
-    """How to get what data have learnt without them: from a run's directory; from fields of the model's config, a mere
+    """Ways to get what data have learnt without them: from a run's directory; from fields of the model's config, a mere
     stand-in where its size alone matters."""
 
     load: Callable[[Path], Any]

@@ -1,4 +1,4 @@
-"""What tasks on text share: a tokenizer that the data left, and predictions on texts."""
+"""The base of tasks on text: a tokenizer that the data left, and predictions on texts."""
 
 import bisect
 from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ class TextPrediction(Component):
 
 
 class RankedPrediction(Component):
-    """How many guesses to show."""
+    """The number of guesses to show."""
 
     top: int = field(5, COUNT, help="Number of classes or tokens to show, most probable first.")
 

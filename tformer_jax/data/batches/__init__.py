@@ -1,4 +1,4 @@
-"""How data are cut into batches. Batch i is a pure function of (seed, i)."""
+"""Batches, and how data are cut into them. Batch i is a pure function of (seed, i)."""
 
 import dataclasses
 import functools

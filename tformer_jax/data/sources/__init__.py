@@ -1,4 +1,4 @@
-"""Where data come from: functions that give documents, sentence pairs, labelled texts or images, by name.
+"""Sources of data: functions that give documents, sentence pairs, labelled texts or images, by name.
 
 A source of one's own is a function in a file that `--plugin` names:
 
