@@ -4,7 +4,10 @@ import importlib
 
 __version__ = "0.1.0"
 
-_ROOMS = ("analysis", "data", "decoding", "functional", "models", "nn", "tasks", "training")
+_ROOMS = (
+    "analysis", "config", "data", "decoding", "functional", "models", "nn", "presets", "progress", "registry", "sweeps", "tasks",
+    "training",
+)  # fmt: skip
 
 __all__ = [*_ROOMS]
 
