@@ -42,6 +42,8 @@ class TransformerConfig(TextModelConfig):
                 f"share_embeddings needs one vocabulary, got source_vocab_size={self.source_vocab_size} "
                 f"beside vocab_size={self.vocab_size}; leave it None or set share_embeddings=False"
             )
+        for i in range(len(self.pattern)):
+            self.of_layer(i).layer.check_cross()
         if len(self.pattern) > self.decoder_layers:
             raise ConfigError(
                 f"pattern has {len(self.pattern)} layers, more than num_decoder_layers={self.num_decoder_layers}"

@@ -43,9 +43,11 @@ class TransformerLayerConfig(LayerConfig):
         """Says that the stream after a layer is normed: a stack then needs no norm at its end."""
         return self.norm_position == "post"
 
-    def make(self, model: ModelConfig, *, cross: bool, rngs: nnx.Rngs) -> "EncoderLayer":
-        if cross and self.parallel:
+    def check_cross(self) -> None:
+        if self.parallel:
             raise ConfigError("layer.parallel is not for layers that attend to a memory; leave it False")
+
+    def make(self, model: ModelConfig, *, cross: bool, rngs: nnx.Rngs) -> "EncoderLayer":
         return (DecoderLayer if cross else EncoderLayer)(model, rngs=rngs)
 
 

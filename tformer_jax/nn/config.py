@@ -124,6 +124,9 @@ class LayerConfig(Part):
 
     ends_normed = False
 
+    def check_cross(self) -> None:
+        """Raises a ConfigError, which begins with "layer.", if its layers cannot attend to a memory."""
+
     def make(self, model: "ModelConfig", *, cross: bool, rngs: Any) -> Any:
         """Makes a module called as `nn.EncoderLayer` is, or with `cross`, which attends to a memory, as `nn.DecoderLayer`."""
         raise NotImplementedError
