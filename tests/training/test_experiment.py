@@ -114,7 +114,7 @@ def test_separate_vocabularies_have_separate_tables(changed, tmp_path):
 @pytest.mark.slow
 def test_under_mup_hidden_matrices_learn_by_the_width(changed, tmp_path):
     """The factors of the parametrization would not reach the step: Adam's first is the learning rate, in each entry."""
-    mup = {"parametrization": "mup", "base_width": 4}
+    mup = {"init": {"mup_base_width": 4}}
     fields = changed(model=mup, optimizer={"schedule": "constant", "warmup_steps": 0})
     experiment = Experiment.from_config(fields)
     batch = experiment.load_data(tmp_path).train_batches(1).batch(0)
