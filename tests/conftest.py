@@ -5,6 +5,7 @@ import functools
 import gc
 import importlib.metadata
 import os
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: half of the time would go into optimising what runs once.
@@ -20,6 +21,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_FLAGS))
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # JAX registers every dialect of MLIR anew for each program that it lowers: a fifth of the time of tests that lower 12,000
@@ -54,3 +56,20 @@ def pytest_terminal_summary(terminalreporter):
         for name, value in report.user_properties:
             if name == "summary":
                 terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {value}")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def plugins_of_one_file():
+    """What the tests of a file register, those of the next one do not see; rooms that are imported meanwhile stay."""
+    registry = importlib.import_module("tformer_jax.registry")
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("tformer_jax")]
+    found = [x for module in modules for x in vars(module).values() if isinstance(x, registry.Registry)]
+    before = {id(held): set(held) for held in found}
+    loaded = dict(registry._loaded)
+    yield
+    registry._loaded.clear()
+    registry._loaded.update(loaded)
+    for held in {id(x): x for x in found}.values():
+        for name in set(held) - before[id(held)]:
+            if "/tformer_jax/" not in held._places[name]:
+                del held._things[name], held._places[name]

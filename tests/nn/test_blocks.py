@@ -76,7 +76,9 @@ def test_encoder_layer_is_equation_7(norm_position, kv_heads):
 
 def test_a_parallel_block_adds_both_sublayers_of_one_norm():
     """The feed-forward network reads the stream after attention, or another norm (Wang & Komatsuzaki, 2021)."""
-    layer = fill(lambda: nn.EncoderLayer(tiny_config(parallel_block=True, norm_position="pre"), rngs=nnx.Rngs(0)))
+    layer = fill(
+        lambda: nn.EncoderLayer(tiny_config("CausalLM", parallel_block=True, norm_position="pre"), rngs=nnx.Rngs(0))
+    )
     x = normal(1, 2, 5, 8)
     inner = norm(layer.attention_residual.norm, x)
     attended = oracles.multi_head_attention(inner, inner, *parameters(layer.attention))
