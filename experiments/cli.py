@@ -31,6 +31,8 @@ from tformer_jax.training.terminal import Terminal
 from .configs.sections import with_choices
 from .parsers import define_text, define_texts
 
+_CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
+
 # Of commands that name them as required; the others refuse them.
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file and preset, such as experiments/configs/translation.py:tiny."
@@ -56,14 +58,20 @@ class _WithChoices(flags.ArgumentParser):
 flags.FLAGS["config"].parser = _WithChoices(flags.FLAGS["config"].parser)
 
 
+def _given(arguments: Sequence[str], name: str) -> list[tuple[str, str]]:
+    """Finds flags before they are parsed, as (name, value); `name`: a regular expression of their names.
+
+    A value stands after "=", or else is the next argument.
+    """
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    found = ((re.match(rf"--?({name})(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
+    return [(match[1], after if match[2] is None else match[2]) for match, after in found if match]
+
+
 def _choices(arguments: Sequence[str]) -> dict[str, str]:
     """Finds the components that flags choose: {"model.positions.name": "rotary"}."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    found = ((re.match(r"--?config\.([\w.]+\.name)(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
-    return {match[1]: after if match[2] is None else match[2] for match, after in found if match}
+    return {name.removeprefix("config."): value for name, value in _given(arguments, r"config\.[\w.]+\.name")}
 
-
-_CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
 _console = Console()
 if not _console.is_terminal:
@@ -120,11 +128,10 @@ def config_module(file: str) -> ModuleType:
 
 def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
     """Returns why --config or a flag that changes its fields is wrong: an unknown field, or what the file raised."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?config(=|$)", a)]
     try:
-        found = config_module(given[-1]).get_config(*given[-1].split(":", 1)[1:])
-        config = with_choices(_as_dict(found, given[-1]), _choices(arguments)).to_dict()
+        _, given = _given(arguments, "config")[-1]
+        found = config_module(given).get_config(*given.split(":", 1)[1:])
+        config = with_choices(_as_dict(found, given), _choices(arguments)).to_dict()
     except Exception as error:
         return f"cannot load the config: {_of_file(error)}"
     names = [match[1].split(".") for a in arguments if (match := re.match(r"--?(?:no)?config\.([\w.]+)", a))]
@@ -208,10 +215,9 @@ def _load_plugins(arguments: Sequence[str]) -> None:
     Raises:
       ConfigError: one is not there, or fails to import.
     """
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    given = [a.partition("=")[2] or b for a, b in pairs if re.match("--?plugin(=|$)", a)]
-    for plugin in filter(None, given):
-        load_plugin(_resolved(plugin))
+    for _, plugin in _given(arguments, "plugin"):
+        if plugin:
+            load_plugin(_resolved(plugin))
 
 
 def config_flags_given() -> list[str]:

@@ -32,34 +32,30 @@ from experiments.configs.sections import BFLOAT16, experiment, locked
 from tformer_jax.presets import PRESETS
 
 
-def _tiny() -> dict:
+def _small(data: dict, model: dict, steps: int) -> dict:
+    """A model for two CPU cores, narrow and pre-norm, and its recipe."""
     return experiment(
         "translation",
-        data=dict(
-            source="interface_en_de", split="both", vocab_size=4000, batching="packed", batch_tokens=512, row_length=64
-        ),
+        data=data,
         model=dict(
-            d_model=128, num_layers=2, attention=dict(num_heads=4), feed_forward=dict(width=512),
-            layer=dict(norm_position="pre"), max_length=256, dropout_rate=0.0, scan_unroll=2,
+            attention=dict(num_heads=4), layer=dict(norm_position="pre"), max_length=256, scan_unroll=2, **model
         ),
         optimizer=dict(name="adam", learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
-        training=dict(steps=4000, evaluate_every=1000),
+        training=dict(steps=steps, evaluate_every=1000),
         checkpoint=dict(every=1000),
-    )  # fmt: skip
+    )
+
+
+def _tiny() -> dict:
+    data = dict(
+        source="interface_en_de", split="both", vocab_size=4000, batching="packed", batch_tokens=512, row_length=64
+    )
+    return _small(data, dict(d_model=128, num_layers=2, feed_forward=dict(width=512), dropout_rate=0.0), steps=4000)
 
 
 def _verses() -> dict:
-    return experiment(
-        "translation",
-        data=dict(source="verses_en_fr", vocab_size=8000, batching="buckets", num_buckets=4, batch_tokens=4096),
-        model=dict(
-            d_model=256, num_layers=3, attention=dict(num_heads=4), feed_forward=dict(width=1024),
-            layer=dict(norm_position="pre"), max_length=256, dropout_rate=0.1, scan_unroll=2,
-        ),
-        optimizer=dict(name="adam", learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
-        training=dict(steps=10_000, evaluate_every=1000),
-        checkpoint=dict(every=1000),
-    )  # fmt: skip
+    data = dict(source="verses_en_fr", vocab_size=8000, batching="buckets", num_buckets=4, batch_tokens=4096)
+    return _small(data, dict(d_model=256, num_layers=3, feed_forward=dict(width=1024), dropout_rate=0.1), steps=10_000)
 
 
 def _paper(name: str) -> dict:

@@ -81,8 +81,9 @@ def test_what_was_unpacked_and_then_changed_is_refused(put_by_hand, cache, kind,
 def test_hidden_files_beside_what_was_unpacked_do_not_matter(put_by_hand):
     """Whoever looked at the folder with a file manager would have to fetch it again."""
     archive = put_by_hand(WHEEL, CONTENTS)
-    (archive.unpacked() / ".DS_Store").write_text("")
-    archive.unpacked()
+    folder = archive.unpacked()
+    (folder / ".DS_Store").write_text("")
+    assert archive.unpacked() == folder
 
 
 @KINDS

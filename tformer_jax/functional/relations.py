@@ -76,7 +76,7 @@ def mask_to_bias(mask: Bool[Array, "..."], scores: Float[Array, "..."] | None = 
 
 
 def slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:
-    """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts."""
+    """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts; the start may be traced."""
     return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
@@ -86,7 +86,7 @@ def indices(start, size: int) -> Int[Array, "size"]:
 
 
 def positions_of(positions: Any, start, size: int) -> Int[Array, "b {size}"]:
-    """Positions [T] or [B T] from `start` on; None are indices."""
+    """Positions [T] or [B T] from `start` on, which may be traced; None are indices."""
     if positions is None:
         return indices(start, size)[None]
     return lax.dynamic_slice_in_dim(jnp.atleast_2d(as_ints(positions)), start, size, axis=1)
@@ -114,6 +114,11 @@ def as_rank_4(name: str, x: Array, shape: tuple[int, int, int, int]) -> Array:
 
 
 def as_booleans(mask: Any, name: str = "mask") -> Array:
+    """The mask as an array.
+
+    Raises:
+      TypeError: it is not boolean.
+    """
     mask = as_array(name, mask)
     if mask.dtype != bool:
         raise TypeError(f"{name} must be boolean (True = may attend), got {mask.dtype}; pass an additive mask as bias")
