@@ -11,6 +11,8 @@ import pytest
 import tiny_runs
 from support import unchecked_annotations
 
+from tformer_jax.config import NOT_NEGATIVE, field
+from tformer_jax.nn import POSITIONS, PositionScheme
 from tformer_jax.sweeps import calibration
 from tformer_jax.sweeps.groups import MemberData
 from tformer_jax.sweeps.members import make_members
@@ -229,6 +231,23 @@ def test_members_share_a_program_if_they_differ_in_numbers_alone(place, text):
     """Members of different programs are trained by one of them, or those of one program are compiled several times."""
     members = members_of(place, "causal_lm", text)
     assert len({program_of(member, one_order=False) for member in members}) == PROGRAMS[text]
+
+
+def test_none_and_zero_are_programs_of_their_own(place):
+    """A member whose number is None, "as is usual", is trained with NaN by the program of one whose number is 0."""
+
+    @POSITIONS.register("fading_or_not")
+    class Fading(PositionScheme):
+        rate: float | None = field(None, NOT_NEGATIVE, traced=True)
+
+        def in_scores(self, model, *, bidirectional, rngs):
+            rate = 0.1 if self.rate is None else self.rate
+            return lambda queries, keys: -rate * abs(queries[:, None, :, None] - keys[:, None, None, :])
+
+    config = config_of(place, "causal_lm")
+    config["model"]["positions"] = {"name": "fading_or_not"}
+    members = make_members(config, parse("positions.rate=None,0.0,0.5,0.7").members())
+    assert len({program_of(member, one_order=False) for member in members}) == 3
 
 
 def test_batches_of_several_shapes_part_members_by_their_order(place):

@@ -45,14 +45,14 @@ def varying_numbers(members: Sequence[Member]) -> list[str]:
 def program_of(member: Member, *, one_order: bool) -> str:
     """Returns what members that are trained together have in common: their configs but for the values of numbers.
 
-    A number that is 0 or None turns something off, which is another program.
+    A number that is 0 or None turns something off, which is another program, each of its own.
 
     Args:
       member: of the sweep.
       one_order: only members with the same order of batches go together: batches differ in their shapes.
     """
     common = {
-        name: bool(value) if kind.traced else value
+        name: bool(value) if kind.traced and value is not None else value
         for name, value, kind in _fields(member)
         if name != "training.seed" and (one_order or kind.part != ORDER)
     }
