@@ -13,11 +13,11 @@ from jaxtyping import Bool, Int
 
 from ..functional import AttentionMask
 from ..functional.checks import as_flag, as_key, shown
-from ..functional.numbers import as_integer
-from .checks import as_count, as_token
+from ..functional.numbers import as_count, as_integer
+from ..nn.embeddings import as_token
 from .samplers import Sampler, greedy
 
-# Prompts are padded to the next of these lengths times a power of two, and so share programs.
+# Prompts are padded to the next power of two, this at least, and so share programs.
 _SHORTEST_BUCKET = 16
 
 
@@ -71,10 +71,8 @@ def generate(
       TypeError: a `max_new_tokens`, `eos_id` or `pad_to` that is no integer, a `slide` or `prefix` that is not True or False, a
         sampler or a key that is none.
     """
-    sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
-    tokens, valid = _padded(model, prompt, max_new_tokens, as_flag("slide", slide), as_integer("pad_to", pad_to))
-    static = {"max_new_tokens": max_new_tokens, "eos_id": eos_id, "prefix": as_flag("prefix", prefix)}
-    return _generate(model, tokens, valid, sampler, key, **static)
+    start, static = _checked(model, prompt, max_new_tokens, sampler, key, eos_id, slide, pad_to, prefix)
+    return _generate(model, **start, **static)
 
 
 def stream(
@@ -93,15 +91,14 @@ def stream(
 
     Arguments and errors are those of `generate`; errors are raised at the first token.
     """
-    sampler, max_new_tokens, eos_id = _checked(model, sampler, key, max_new_tokens, eos_id)
-    tokens, valid = _padded(model, prompt, max_new_tokens, as_flag("slide", slide), as_integer("pad_to", pad_to))
-    static = {"max_new_tokens": max_new_tokens, "eos_id": eos_id, "prefix": as_flag("prefix", prefix)}
-    state = _start(model, tokens, valid, sampler, key, **static)
-    for produced in range(1, max_new_tokens + 1):
-        yield np.asarray(state.last)
-        if produced == max_new_tokens or np.asarray(state.done).all():
+    start, static = _checked(model, prompt, max_new_tokens, sampler, key, eos_id, slide, pad_to, prefix)
+    state = _start(model, **start, **static)
+    yield np.asarray(state.last)
+    for _ in range(1, static["max_new_tokens"]):
+        if np.asarray(state.done).all():
             return
-        state = _advance(model, state, sampler, eos_id=eos_id)
+        state = _advance(model, state, start["sampler"], eos_id=static["eos_id"])
+        yield np.asarray(state.last)
 
 
 @functools.partial(jax.jit, static_argnames=("max_new_tokens", "eos_id", "prefix"))
@@ -160,7 +157,7 @@ def _draw(model, state: _State, hidden, sampler: Sampler, eos_id: int | None) ->
 
 def _padded(model, prompt, max_new_tokens: int, slide: bool, pad_to: int) -> tuple[np.ndarray, np.ndarray]:
     """The prompts [B T] at the right end of a bucket, and which of its places hold tokens."""
-    limit = model.config.max_length
+    limit, vocab_size = model.config.max_length, model.config.vocab_size
     # The last new token is never read, and so needs no place in the context.
     room = limit - max_new_tokens + 1
     if room < 1:
@@ -176,37 +173,32 @@ def _padded(model, prompt, max_new_tokens: int, slide: bool, pad_to: int) -> tup
             raise ValueError(f"a prompt needs at least one token, such as a start token; prompt {b} has none")
         if row.ndim != 1 or row.dtype.kind not in "iu":
             raise ValueError(f"prompt must be token ids [B T], or B lists of them; prompt {b} is {row!r}")
-        _check_row(row, b, model.config.vocab_size)
+        if (outside := np.flatnonzero((row < 0) | (row >= vocab_size))).size:
+            at = outside[0]
+            raise ValueError(f"prompt {b} has token {row[at]} at {at}, outside the vocabulary [0, {vocab_size})")
         if len(row) > room and not slide:
             raise ValueError(
                 f"prompt {b} has {len(row)} tokens; with max_new_tokens={max_new_tokens}, max_length={limit} leaves "
                 f"room for {room}. slide=True would cut its first {len(row) - room}"
             )
     rows = [row[-room:] for row in rows]
-    wanted = max(pad_to, *(len(row) for row in rows))
-    bucket = _SHORTEST_BUCKET
-    while bucket < wanted:
-        bucket *= 2
-    bucket = min(bucket, room)
+    wanted = max(_SHORTEST_BUCKET, pad_to, *map(len, rows))
+    bucket = min(1 << (wanted - 1).bit_length(), room)
     tokens, valid = np.zeros((len(rows), bucket), np.int32), np.zeros((len(rows), bucket), bool)
     for b, row in enumerate(rows):
         tokens[b, bucket - len(row) :], valid[b, bucket - len(row) :] = row, True
     return tokens, valid
 
 
-def _check_row(row: np.ndarray, b: int, vocab_size: int) -> None:
-    outside = np.flatnonzero((row < 0) | (row >= vocab_size))
-    if len(outside):
-        at = outside[0]
-        raise ValueError(f"prompt {b} has token {row[at]} at {at}, outside the vocabulary [0, {vocab_size})")
-
-
-def _checked(model, sampler: Sampler | None, key: Any, max_new_tokens: Any, eos_id: Any):
-    """Sampler, length and end, as the program takes them."""
+def _checked(model, prompt, max_new_tokens, sampler, key, eos_id, slide, pad_to, prefix) -> tuple[dict, dict]:
+    """The arguments of both as their programs take them, and what these are compiled for."""
     sampler = greedy() if sampler is None else sampler
     if not isinstance(sampler, Sampler):
         raise TypeError(f"sampler must be greedy() or sampling(...), got {shown(sampler)}")
     if key is not None:
         as_key("key", key)
     eos_id = None if eos_id is None else as_token("eos_id", eos_id, model.config.vocab_size)
-    return sampler, as_count("max_new_tokens", max_new_tokens), eos_id
+    max_new_tokens = as_count("max_new_tokens", max_new_tokens)
+    tokens, valid = _padded(model, prompt, max_new_tokens, as_flag("slide", slide), as_integer("pad_to", pad_to))
+    static = {"max_new_tokens": max_new_tokens, "eos_id": eos_id, "prefix": as_flag("prefix", prefix)}
+    return {"tokens": tokens, "valid": valid, "sampler": sampler, "key": key}, static

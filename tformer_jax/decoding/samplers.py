@@ -9,8 +9,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from ..functional.checks import as_array, as_key, check_shape, width
-from ..functional.numbers import RATE, Number, Range, as_number
-from .checks import as_count
+from ..functional.numbers import RATE, Number, Range, as_count, as_number
 
 # For each unit of the largest logit: as good as greedy; a smaller temperature would make all large logits infinite,
 # and so alike.

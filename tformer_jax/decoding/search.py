@@ -13,8 +13,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from ..functional.numbers import NOT_NEGATIVE, Number, as_integer, as_number, as_size, is_known
-from .checks import as_count, as_token, check_source
+from ..functional.numbers import NOT_NEGATIVE, Number, as_count, as_integer, as_number, as_size, is_known
+from ..nn.embeddings import as_token, check_tokens
 
 Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]
 
@@ -160,7 +160,7 @@ def _beam_search(
 
     last = lax.while_loop(unfinished, advance, _start(model, source, source_mask, beam_size, max_length, eos_id))
     cut = Hypotheses(last.tokens, last.log_probs / penalty(max_length))
-    return _best(_join(last.finished, cut), num_results)
+    return _best(last.finished, cut, num_results)
 
 
 class _Candidates(NamedTuple):
@@ -182,25 +182,20 @@ def _start(model, source, source_mask, beam_size: int, max_length: int, eos_id: 
 
 def _advance(model, state: _Beams, penalty: Callable, bos_id: int, eos_id: int) -> _Beams:
     """One token more: hypotheses that end with it move to the finished ones, the best others stay alive."""
-    beam_size = state.tokens.shape[1]
-    logits, cache = model.extend(_last_tokens(state, bos_id), state.cache)
-    candidates = _best_continuations(state, logits[:, 0], min(2 * beam_size, beam_size * logits.shape[-1]))
+    B, K = state.log_probs.shape
+    last = lax.dynamic_index_in_dim(state.tokens, jnp.maximum(state.step - 1, 0), axis=2, keepdims=False)  # [B K]
+    logits, cache = model.extend(jnp.where(state.step == 0, bos_id, last).reshape(-1, 1), state.cache)
+    candidates = _best_continuations(state, logits[:, 0], min(2 * K, K * logits.shape[-1]))
     ended = candidates.tokens[:, :, state.step] == eos_id
     scores = jnp.where(ended, candidates.log_probs / penalty(state.step + 1.0), -jnp.inf)
-    finished = _best(_join(state.finished, Hypotheses(candidates.tokens, scores)), beam_size)
-    log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, candidates.log_probs), beam_size)
-    return _Beams(
-        state.step + 1,
-        jnp.take_along_axis(candidates.tokens, chosen[:, :, None], axis=1),
-        log_probs,
-        _reorder(cache, jnp.take_along_axis(candidates.parents, chosen, axis=1)),
-        finished,
-    )
-
-
-def _last_tokens(state: _Beams, bos_id: int) -> Int[Array, "BK 1"]:
-    last = lax.dynamic_index_in_dim(state.tokens, jnp.maximum(state.step - 1, 0), axis=2, keepdims=False)
-    return jnp.where(state.step == 0, bos_id, last).reshape(-1, 1)
+    finished = _best(state.finished, Hypotheses(candidates.tokens, scores), K)
+    log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, candidates.log_probs), K)
+    tokens = jnp.take_along_axis(candidates.tokens, chosen[:, :, None], axis=1)
+    # Each row's history is replaced by its parent's; the memory is the same for all beams.
+    parents = jnp.take_along_axis(candidates.parents, chosen, axis=1)  # [B K]
+    rows = (jnp.arange(B)[:, None] * K + parents).reshape(-1)
+    cache = cache.map_history(lambda x, axis: jnp.take(x, rows, axis))
+    return _Beams(state.step + 1, tokens, log_probs, cache, finished)
 
 
 def _best_continuations(state: _Beams, logits: Float[Array, "BK V"], count: int) -> _Candidates:
@@ -217,20 +212,11 @@ def _best_continuations(state: _Beams, logits: Float[Array, "BK V"], count: int)
     return _Candidates(tokens.at[:, :, state.step].set(token), best, parents)
 
 
-def _join(a: Hypotheses, b: Hypotheses) -> Hypotheses:
-    return Hypotheses(*(jnp.concatenate(pair, axis=1) for pair in zip(a, b, strict=True)))
-
-
-def _best(hypotheses: Hypotheses, count: int) -> Hypotheses:
-    scores, index = lax.top_k(hypotheses.scores, count)
-    return Hypotheses(jnp.take_along_axis(hypotheses.tokens, index[:, :, None], axis=1), scores)
-
-
-def _reorder(cache: Any, parents: Int[Array, "B K"]) -> Any:
-    """The cache with each row's history replaced by its parent's; the memory is the same for all beams."""
-    B, K = parents.shape
-    rows = (jnp.arange(B)[:, None] * K + parents).reshape(-1)
-    return cache.map_history(lambda x, axis: jnp.take(x, rows, axis))
+def _best(a: Hypotheses, b: Hypotheses, count: int) -> Hypotheses:
+    """The best of both."""
+    tokens, scores = (jnp.concatenate(pair, axis=1) for pair in zip(a, b, strict=True))
+    scores, index = lax.top_k(scores, count)
+    return Hypotheses(jnp.take_along_axis(tokens, index[:, :, None], axis=1), scores)
 
 
 def _checked(model: Any, source: Any, max_length: Any, bos_id: Any, eos_id: Any) -> tuple[Any, dict[str, int]]:
@@ -240,5 +226,11 @@ def _checked(model: Any, source: Any, max_length: Any, bos_id: Any, eos_id: Any)
     if max_length > config.max_length:
         raise ValueError(f"max_length={max_length} exceeds the model's max_length={config.max_length}")
     tokens = {n: as_token(n, value, config.vocab_size) for n, value in (("bos_id", bos_id), ("eos_id", eos_id))}
-    source = check_source(source, config.source_vocab_size or config.vocab_size)
+    try:
+        source = source if isinstance(source, Array) else np.asarray(source)
+    except ValueError:
+        raise ValueError("source must be token ids [B S], rows of one length: pad them") from None
+    check_tokens(source, config.source_vocab_size or config.vocab_size, "source")
+    if 0 in source.shape:
+        raise ValueError(f"source must have rows and tokens, got the shape {source.shape}")
     return source, tokens | {"max_length": max_length}

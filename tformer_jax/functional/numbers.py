@@ -88,6 +88,19 @@ def as_integer(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an integer{known}, got {shown(value)}") from None
 
 
+def as_count(name: str, value: Any) -> int:
+    """Any known integer of at least 1.
+
+    Raises:
+      TypeError: as `as_integer`.
+      ValueError: less than 1.
+    """
+    value = as_integer(name, value)
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
 def as_size(name: str, value: Any, most: int = np.iinfo(np.int32).max) -> int:
     """Any known integer that something can have as its size: by default, one whose indices are int32.
 

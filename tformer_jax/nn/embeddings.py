@@ -1,6 +1,7 @@
 """The two ends of the residual stream: token tables and what is done to their vectors, the output projection."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import COUNT, ENDS, POSITIVE, Component, field
+from ..functional.numbers import as_integer
 from .config import ModelConfig
 from .parameters import kernel, table, zeros
 from .parametrization import divided_by_growth, reference_width
@@ -89,6 +91,19 @@ def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None
     if len(outside):
         at = tuple(map(int, outside[0]))
         raise ValueError(f"{name}{list(at)} is {int(tokens[at])}, outside the vocabulary [0, {vocab_size})")
+
+
+def as_token(name: str, value: Any, vocab_size: int) -> int:
+    """A token id.
+
+    Raises:
+      TypeError: no integer.
+      ValueError: outside [0, vocab_size).
+    """
+    value = as_integer(name, value)
+    if not 0 <= value < vocab_size:
+        raise ValueError(f"{name}={value} is outside the vocabulary [0, {vocab_size})")
+    return value
 
 
 class Positions(nnx.Module):
