@@ -1,7 +1,7 @@
 """Splits: which documents, sentences, texts or images are for validation and for test."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,22 @@ from .text import canonical
 Splits = dict[str, Any]
 
 
-def _shuffled(things: Iterable[Any], seed: int, name: Callable[[Any], str] = str) -> Iterator[Any]:
-    """Yields things in the order of a hash of their names, so that one more leaves the others where they were."""
-    key = lambda thing: hashlib.sha256(f"{seed}/{name(thing)}".encode()).digest()
-    return iter(sorted(things, key=key))
+def _dealt(
+    things: Iterable[Any], sizes: Mapping[str, float], size_of: Callable, seed: int, name_of: Callable = str
+) -> Splits:
+    """Deals things out: at least so much to each of the splits of `sizes`, the rest to "train".
+
+    In the order of a hash of their names, so that one more leaves the others where they were.
+    """
+    order = iter(sorted(things, key=lambda thing: hashlib.sha256(f"{seed}/{name_of(thing)}".encode()).digest()))
+    splits: Splits = {"train": [], "validation": [], "test": []}
+    for name, size in sizes.items():
+        held_out = 0
+        while held_out < size and (thing := next(order, None)) is not None:
+            splits[name].append(thing)
+            held_out += size_of(thing)
+    splits["train"] = list(order)
+    return splits
 
 
 def split_examples(
@@ -51,13 +63,11 @@ def split_examples(
     groups: dict[str, list[Any]] = {}
     for example in examples:
         groups.setdefault(canonical(example.group if by == "group" else example[0]), []).append(example)
-    order = _shuffled(groups, seed)
-    splits: Splits = {"train": [], "validation": [], "test": []}
-    for name, size in (("test", test_size), ("validation", validation_size)):
-        while len(splits[name]) < size and (group := next(order, None)) is not None:
-            splits[name] += groups[group]
-    held_out = {canonical(example[0]) for part in splits.values() for example in part}
-    splits["train"] = [x for group in order for x in groups[group] if canonical(x[0]) not in held_out]
+    sizes = {"test": test_size, "validation": validation_size}
+    dealt = _dealt(groups, sizes, lambda group: len(groups[group]), seed)
+    splits = {name: [x for group in part for x in groups[group]] for name, part in dealt.items()}
+    held_out = {canonical(example[0]) for name in sizes for example in splits[name]}
+    splits["train"] = [example for example in splits["train"] if canonical(example[0]) not in held_out]
     if not splits["train"]:
         raise DataError(
             f"no {what} is left to train on: {len(examples)} {what}s, test_size={test_size}, "
@@ -86,26 +96,18 @@ def split_documents(
     once: dict[str, Document] = {}
     for document in documents:
         once.setdefault(canonical(document.text), document)
-    shares = {"validation": validation_share, "test": test_share}
-    splits = _whole(list(once.values()), shares, seed) if by == "document" else _tails(once.values(), shares)
+    shares, documents = {"test": test_share, "validation": validation_share}, list(once.values())
+    total = sum(len(document.text) for document in documents)
+    if by == "document":
+        sizes = {name: share * total for name, share in shares.items()}
+        splits = _dealt(documents, sizes, lambda d: len(d.text), seed, lambda d: canonical(d.name))
+    else:
+        splits = _tails(documents, shares)
     for name, part in splits.items():
         if not part:
             hint = "; hold out the tail of every document (split='tail')" if by == "document" else ""
-            size = f"{len(once)} document(s) of {sum(len(d.text) for d in once.values()):,} characters"
+            size = f"{len(documents)} document(s) of {total:,} characters"
             raise DataError(f"{size} are too few for a {name} split{hint}")
-    return splits
-
-
-def _whole(documents: Sequence[Document], shares: dict[str, float], seed: int) -> Splits:
-    total = sum(len(document.text) for document in documents)
-    order = _shuffled(documents, seed, lambda document: canonical(document.name))
-    splits: Splits = {"train": [], "validation": [], "test": []}
-    for name in ("test", "validation"):
-        held_out = 0
-        while held_out < shares[name] * total and (document := next(order, None)) is not None:
-            splits[name].append(document)
-            held_out += len(document.text)
-    splits["train"] = list(order)
     return splits
 
 
