@@ -4,7 +4,8 @@ A phase is what takes long: reading data, compiling, validating. Whatever has so
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 Advance = Callable[..., None]
 
@@ -22,6 +23,15 @@ class Progress:
           unit: of the count, such as "batches".
         """
         yield lambda count=1: None
+
+    def each(self, what: str, things: Sequence[Any], unit: str, work: Callable[[Any], Any]) -> list[Any]:
+        """Returns `work(thing)` of each of some things, which are counted in a phase."""
+        results = []
+        with self.phase(what, len(things), unit) as advance:
+            for thing in things:
+                results.append(work(thing))
+                advance()
+        return results
 
 
 SILENT = Progress()

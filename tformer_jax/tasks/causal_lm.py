@@ -142,20 +142,16 @@ class CausalLMTask(DocumentTask):
         scores = self.score(model, batches, progress, f"scoring {text:,} tokens of {split}")
         bits = scores.means["loss"] * scores.weight / math.log(2)
         metrics = scores.means | {"bits_per_byte": bits / data.byte_count(split), "tokens": scores.weight}
-        samples = self._continued(model, data.splits[split][:_CONTINUED], progress, split)
+        texts = [document.text[:_PROMPT_CHARACTERS] for document in data.splits[split][:_CONTINUED]]
+        continued = functools.partial(self._continued, model)
+        samples = progress.each(f"writing samples of {split}", texts, "samples", continued)
         unknown = data.unknown_count(split)
         note = f"{unknown:,} characters are not in the training split and are scored as <unk>" if unknown else ""
         return Evaluation(metrics, note, samples)
 
-    def _continued(self, model, documents, progress: Progress, split: str) -> list[Continuation]:
-        samples = []
-        with progress.phase(f"writing samples of {split}", len(documents), "samples") as advance:
-            for text in (document.text[:_PROMPT_CHARACTERS] for document in documents):
-                # A beginning may fill a short context.
-                pieces = self.continue_text(model, text, slide=True, pad_to=_SAMPLE_PROMPT)
-                samples.append(Continuation(text, "".join(pieces)))
-                advance()
-        return samples
+    def _continued(self, model: CausalLM, text: str) -> Continuation:
+        # A beginning may fill a short context.
+        return Continuation(text, "".join(self.continue_text(model, text, slide=True, pad_to=_SAMPLE_PROMPT)))
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return (
@@ -207,14 +203,13 @@ class CausalLMTask(DocumentTask):
           ValueError: as `decoding.generate`.
         """
         ids = tokenizers.encode_typed(self.tokenizer, text)
-        wanted = self.config.sample_tokens if max_new_tokens is None else max_new_tokens
         if max_new_tokens is None:
-            wanted = min(wanted, max(1, model.config.max_length // 2))
+            max_new_tokens = min(self.config.sample_tokens, max(1, model.config.max_length // 2))
         sampler = decoding.sampling(temperature=self.config.sample_temperature) if sampler is None else sampler
         steps = decoding.stream(
             model,
             [[tokenizers.BOS_ID, *ids]],
-            max_new_tokens=wanted,
+            max_new_tokens=max_new_tokens,
             sampler=sampler,
             key=jax.random.key(0) if key is None else key,
             eos_id=tokenizers.EOS_ID,

@@ -118,13 +118,9 @@ class ImageClassificationTask(Classification):
         Raises:
           DataError: a file that is no image, by its name.
         """
-        config, results = model.config, []
-        with progress.phase("classifying", len(files), "images") as advance:
-            for file in files:
-                images = read_images([file], config.image_size, config.num_channels)
-                results.append(self.ranked(model, {"images": images}))
-                advance()
-        return results
+        sizes = model.config.image_size, model.config.num_channels
+        ranked = lambda file: self.ranked(model, {"images": read_images([file], *sizes)})
+        return progress.each("classifying", files, "images", ranked)
 
 
 def _centred(images: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:

@@ -16,7 +16,7 @@ from .. import functional as F
 from ..analysis import flops
 from ..config import COUNT, INSIDE, field
 from ..data import tokenizers
-from ..data.batches.buckets import EVALUATION_TOKENS, padded_length
+from ..data.batches.buckets import EVALUATION_TOKENS, padded
 from ..data.files import DataError
 from ..data.masked_lm import MaskedLMData, MaskedLMDataConfig
 from ..models import MaskedLM
@@ -112,11 +112,8 @@ class MaskedLMTask(DocumentTask):
         metrics = self.score(model, batches, progress, f"scoring {tokens:,} tokens of {split}").means
         rows = self._rows(batches, self.config.pseudo_perplexity_rows)
         metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows, progress), "rows": len(rows)}
-        with progress.phase(f"filling gaps of {split}", min(len(rows), _SHOWN), "samples") as advance:
-            samples = []
-            for row in rows[:_SHOWN]:
-                samples.append(self._filled(model, row))
-                advance()
+        filled = functools.partial(self._filled, model)
+        samples = progress.each(f"filling gaps of {split}", rows[:_SHOWN], "samples", filled)
         return Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
@@ -136,12 +133,12 @@ class MaskedLMTask(DocumentTask):
           progress: is told of each row.
         """
         length = max(len(row) for row in rows)
-        padded = [(np.pad(row, (0, length - len(row))), np.int32(len(row))) for row in rows]
-        sums = []
-        with progress.phase("pseudo-perplexity", len(rows), "rows") as advance:
-            for row, size in padded:
-                sums.append(jax.device_get(_token_log_probs(model, row, size)))
-                advance()
+
+        def log_prob(row: np.ndarray) -> np.ndarray:
+            filled_up = np.pad(row, (0, length - len(row)))
+            return jax.device_get(_token_log_probs(model, filled_up, np.int32(len(row))))
+
+        sums = progress.each("pseudo-perplexity", rows, "rows", log_prob)
         return perplexity(-np.sum(sums, dtype=np.float64) / sum(len(row) - 2 for row in rows))
 
     def predict(self, model: MaskedLM, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
@@ -176,7 +173,7 @@ class MaskedLMTask(DocumentTask):
 
     def _predicted(self, model: MaskedLM, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """The probabilities [n V] of the tokens at each place of a row."""
-        row, size = _padded(tokens, model.config.max_length), len(tokens)
+        row, size = padded(tokens, model.config.max_length), len(tokens)
         return np.asarray(_probabilities(model, row, np.int32(size)))[:size]
 
     def _with_gaps(self, text: str, limit: int) -> list[int]:
@@ -202,15 +199,9 @@ class MaskedLMTask(DocumentTask):
 
     def _filled(self, model: MaskedLM, row: np.ndarray) -> Filled:
         """Some tokens of the row hidden, predicted, and as they were."""
-        _, masked = F.mask_tokens(
-            jnp.asarray(_padded(row, model.config.max_length))[None],
-            jax.random.key(1),
-            mask_id=tokenizers.MASK_ID,
-            vocab_size=model.config.vocab_size,
-            special_ids=_SPECIAL_IDS,
-            rate=self.config.mask_rate,
-        )
-        masked = np.asarray(masked[0])[: len(row)]
+        batch = {"tokens": jnp.asarray(padded(row, model.config.max_length))[None]}
+        corrupted = _corrupted(batch, jax.random.key(1), model.config.vocab_size, self.config.mask_rate)
+        masked = np.asarray(corrupted["masked"][0])[: len(row)]
         gaps = np.where(masked, tokenizers.MASK_ID, row)
         best = self._predicted(model, gaps).argmax(-1)
         predicted = np.where(masked, best, row)
@@ -226,11 +217,6 @@ class MaskedLMTask(DocumentTask):
 
     def _text(self, tokens: Iterable[Any]) -> str:
         return tokenizers.decode(self.tokenizer, tokens, strip=False)
-
-
-def _padded(tokens: Sequence[int] | np.ndarray, limit: int) -> np.ndarray:
-    missing = padded_length(len(tokens), limit) - len(tokens)
-    return np.pad(np.asarray(tokens, np.int32), (0, missing), constant_values=tokenizers.PAD_ID)
 
 
 def _corrupted(batch: Any, key: Array, vocab_size: int, rate: float) -> Any:

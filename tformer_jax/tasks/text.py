@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from ..config import COUNT, Component, ConfigError, field
 from ..data import tokenizers
-from ..data.batches.buckets import padded_length
+from ..data.batches.buckets import padded
 from ..data.files import DataError, read_lines, write_whole
 from ..data.text import canonical
 from ..nn import ModelConfig
@@ -82,8 +82,7 @@ class TextTask(Task):
         for number, row in enumerate(encoded, 1):
             if len(row) > limit:
                 raise DataError(f"text {number} has {len(row)} tokens, but the model reads at most {limit}; shorten it")
-        padded = ((row, padded_length(len(row), limit) - len(row)) for row in encoded)
-        return ({"tokens": np.pad(np.int32(row), (0, n))[None], "lengths": np.int32([len(row)])} for row, n in padded)
+        return ({"tokens": padded(row, limit)[None], "lengths": np.int32([len(row)])} for row in encoded)
 
 
 class DocumentTask(TextTask):

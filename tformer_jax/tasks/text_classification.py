@@ -101,9 +101,5 @@ class TextClassificationTask(Classification, TextTask):
         Raises:
           DataError: a text has more tokens than the model reads (says which and how many).
         """
-        rows, results = self.rows(texts, model.config.max_length), []
-        with progress.phase("classifying", len(texts), "texts") as advance:
-            for row in rows:
-                results.append(self.ranked(model, row))
-                advance()
-        return results
+        rows = [*self.rows(texts, model.config.max_length)]
+        return progress.each("classifying", rows, "texts", lambda row: self.ranked(model, row))

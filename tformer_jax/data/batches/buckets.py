@@ -19,9 +19,10 @@ def least_rows(batch_tokens: int, length: int, multiple: int) -> int:
     return max(1, batch_tokens // length // multiple) * multiple
 
 
-def padded_length(length: int, limit: int) -> int:
-    """Returns the next power of two, or `limit`: few lengths, few programs."""
-    return min(1 << (length - 1).bit_length(), limit)
+def padded(tokens: Sequence[int] | np.ndarray, limit: int) -> np.ndarray:
+    """Returns tokens, int32, with 0 behind them up to the next power of two, or `limit`: few lengths, few programs."""
+    length = min(1 << (len(tokens) - 1).bit_length(), limit)
+    return np.pad(np.asarray(tokens, np.int32), (0, length - len(tokens)))
 
 
 def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
