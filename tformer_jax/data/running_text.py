@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from ..config import COUNT, INSIDE, ConfigError, field
 from . import digest, tokenizers
@@ -74,7 +73,12 @@ class DocumentData(Data):
     _mask: ClassVar[bool]
 
     def prepare(self, directory, progress):
-        self.tokenizer = tokenizers.kept(directory / tokenizers.FILE, self._train_tokenizer, progress)
+        texts, config = [document.text for document in self.splits["train"]], self.config
+        if config.tokenizer == "characters":
+            train = lambda: tokenizers.train_characters(texts, mask=self._mask)
+        else:
+            train = lambda: tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=self._mask)
+        self.tokenizer = tokenizers.kept(directory / tokenizers.FILE, train, progress)
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def train_batches(self, rows_multiple: int = 1) -> RowBatches:
@@ -114,12 +118,6 @@ class DocumentData(Data):
 
     def digest_of(self, part) -> digest.Digest:
         return digest.of_documents([document.text for document in part])
-
-    def _train_tokenizer(self) -> Tokenizer:
-        texts, config = [document.text for document in self.splits["train"]], self.config
-        if config.tokenizer == "characters":
-            return tokenizers.train_characters(texts, mask=self._mask)
-        return tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=self._mask)
 
     def _batches(self, split: str, rows: int, seed: int | None) -> RowBatches:
         raise NotImplementedError

@@ -13,11 +13,6 @@ def canonical(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def decomposed(text: str) -> str:
-    """Returns the text in Unicode's normal form D, in which an accent and its letter are two characters."""
-    return unicodedata.normalize("NFD", text)
-
-
 def file_name(name: str) -> str:
     """Returns the canonical name of a file; bytes in it that are no UTF-8 become replacement characters."""
     return canonical(os.fsencode(name).decode("utf-8", "replace"))

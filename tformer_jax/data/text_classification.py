@@ -1,13 +1,10 @@
 """Labelled texts, from where they lie to batches of tokens."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from ..config import COUNT, ConfigError, field
-from ..progress import Progress
 from . import tokenizers
 from .base import VOCABULARY, BoundedData, DataConfig
 from .batches import BatchShapes
@@ -62,7 +59,14 @@ class TextClassificationData(BoundedData):
     unit = "texts"
 
     def prepare(self, directory, progress):
-        self.tokenizer = self._kept_tokenizer(directory / tokenizers.FILE, progress)
+        file, size = directory / tokenizers.FILE, self.config.vocab_size
+        if size is None and not file.exists():
+            raise ConfigError(f"data.vocab_size is needed to train a tokenizer: there is none in {file.parent}")
+        texts = [text.text for text in self.splits["train"]]
+        train = lambda: tokenizers.train_bpe(texts, size, lossless=True, mask=True)
+        self.tokenizer = tokenizers.kept(file, train, progress)
+        if size is not None and (found := self.tokenizer.get_vocab_size()) > size:
+            raise ConfigError(f"data.vocab_size={size}, but the tokenizer in {file} has {found}; leave it None")
         self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
 
     def train_batches(self, rows_multiple: int = 1) -> LabelledBuckets:
@@ -115,16 +119,3 @@ class TextClassificationData(BoundedData):
                     )
         say(f"training texts by class: {', '.join(f'{counts[name]:,} {name}' for name in self.classes)}")
         return splits
-
-    def _kept_tokenizer(self, file: Path, progress: Progress) -> Tokenizer:
-        size = self.config.vocab_size
-        if size is None and not file.exists():
-            raise ConfigError(f"data.vocab_size is needed to train a tokenizer: there is none in {file.parent}")
-        texts = [text.text for text in self.splits["train"]]
-        train = lambda: tokenizers.train_bpe(texts, size, lossless=True, mask=True)
-        tokenizer = tokenizers.kept(file, train, progress)
-        if size is not None and tokenizer.get_vocab_size() > size:
-            raise ConfigError(
-                f"data.vocab_size={size}, but the tokenizer in {file} has {tokenizer.get_vocab_size()}; leave it None"
-            )
-        return tokenizer

@@ -1,6 +1,8 @@
 """Byte-level BPE, or single characters: trained on the run's own text and saved with it."""
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from ..config import ConfigError
 from ..progress import SILENT, Progress
 from .files import write_whole
-from .text import canonical, decomposed
+from .text import canonical
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
@@ -91,7 +93,7 @@ def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
     unknown characters and then the fewest tokens. For lossless tokenizers; the others read one form alone.
     """
     unknown = unknown_id(tokenizer)
-    forms = encode(tokenizer, [text, canonical(text), decomposed(text)])
+    forms = encode(tokenizer, [text, canonical(text), unicodedata.normalize("NFD", text)])
     return min(forms, key=lambda ids: (ids.count(unknown), len(ids)))
 
 
@@ -142,12 +144,8 @@ def cut(text: str, size: int = _PIECE) -> Iterator[str]:
 
 def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -> str:
     """Returns the text of `tokens` up to the first end-of-sequence, without outer blanks if `strip`."""
-    kept = []
-    for token in tokens:
-        if token == EOS_ID:
-            break
-        kept.append(int(token))
-    text = tokenizer.decode(kept, skip_special_tokens=True)
+    before_end = itertools.takewhile(lambda token: token != EOS_ID, tokens)
+    text = tokenizer.decode([int(token) for token in before_end], skip_special_tokens=True)
     return text.strip() if strip else text
 
 

@@ -58,17 +58,13 @@ def checked(batches: Any, whose: str) -> Any:
     Raises:
       ConfigError: they do (names what, and `whose` they are).
     """
-    missing = [f"{name}()" for name in ("__len__", "row_count", "batch") if not _defines(batches, name)]
+    inherited = lambda name: getattr(type(batches), name, None) in (None, getattr(Batches, name))  # empty ones
+    missing = [f"{name}()" for name in ("__len__", "row_count", "batch") if inherited(name)]
     missing += [name for name in ("one_shape", "filler") if not hasattr(batches, name)]
     if missing:
         hint = "make it a subclass of tformer_jax.data.batches.Batches, which says what they are"
         raise ConfigError(f"{whose} lack {', '.join(missing)}: {type(batches).__name__} must have them; {hint}")
     return batches
-
-
-def _defines(batches: Any, name: str) -> bool:
-    """Returns whether batches have a method of their own, not the protocol's empty one."""
-    return getattr(type(batches), name, None) not in (None, getattr(Batches, name))
 
 
 @dataclasses.dataclass(frozen=True)
