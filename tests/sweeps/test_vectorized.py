@@ -98,7 +98,7 @@ def follows(place, name, chunk, alone_too):
     worst = 0.0
     for i in alone_too:
         losses, arrays = alone(place, name, i)
-        np.testing.assert_allclose(metrics["loss"][:, i], losses, rtol=1e-4, err_msg=str(members[i]))
+        np.testing.assert_allclose(metrics["loss"][:, i], losses, rtol=1e-4, err_msg=str(members[i].overrides))
         worst = max(worst, (np.abs(metrics["loss"][:, i] - losses)[losses > 0] / losses[losses > 0]).max())
         assert states.keys() - {ALIVE} == arrays.keys(), "a member's state is not that of a run of its own"
     return f"{name}, {chunk} at once: worst relative difference in {STEPS} steps {worst:.1e}"

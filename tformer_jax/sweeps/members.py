@@ -11,8 +11,6 @@ from ..config import RUN, ConfigError, fields_of, merged, nearest, nested, plain
 from ..training.experiment import Experiment, section_classes
 from .space import Overrides
 
-# Sections that change no result.
-_NOT_SWEPT = {"parallel", "checkpoint"}
 # Of a member that varies in these, the warm-up must be within the steps.
 _LENGTHS = {"training.steps", "optimizer.warmup_steps"}
 # What one name stands for.
@@ -35,9 +33,6 @@ class Member:
     config: Mapping[str, Any]
     experiment: Experiment
 
-    def __str__(self) -> str:
-        return describe(self.overrides)
-
 
 class Fields:
     """The fields of a config, by "section.field": which there are, and what values they may have."""
@@ -53,7 +48,7 @@ class Fields:
             for name, hint, kind in fields_of(cls, f"{section}."):
                 if name not in follows:
                     self._hints.setdefault(name, hint)
-                    self._fixed |= {name} if kind.part == RUN or section in _NOT_SWEPT else set()
+                    self._fixed |= {name} if kind.part == RUN else set()
 
     def resolve(self, name: str) -> tuple[str, ...]:
         """The fields that a name of a space stands for.
@@ -61,7 +56,7 @@ class Fields:
         Raises:
           ConfigError: none, or several; or one that cannot be swept.
         """
-        if name in self._fixed or name in _NOT_SWEPT:
+        if name in self._fixed:
             raise ConfigError(
                 f"{name} cannot be swept: it changes nothing that is computed, or makes another experiment; "
                 f"set it for the whole sweep, with --config.{name}=..."
