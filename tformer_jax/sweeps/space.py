@@ -10,7 +10,7 @@ import itertools
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ Overrides = dict[str, Any]
 # Far more than anyone trains, and few enough that all their configs are made and checked within a minute.
 MOST_MEMBERS = 10_000
 _MOST_INTEGER = 2**63 - 1
+_LITERALS = ("None", "True", "False")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Space:
         Raises:
           ConfigError: there are infinitely many, or more than `MOST_MEMBERS`.
         """
-        check_size(f"the space {_shortened(str(self))}", self.size())
+        text = str(self)
+        check_size(f"the space {text[:60]}{'...' * (len(text) > 60)}", self.size())
         return self._members()
 
     def size(self) -> int:
@@ -171,7 +173,14 @@ class Combination(Space):
         return {"product": math.prod, "zip": max, "chain": sum}[self.kind](sizes)
 
     def _members(self) -> list[Overrides]:
-        return _COMBINED[self.kind]([part.members() for part in self.parts])
+        parts = [part.members() for part in self.parts]
+        if self.kind == "chain":
+            return list(itertools.chain(*parts))
+        if self.kind == "product":
+            return [_merged(members) for members in itertools.product(*parts)]
+        if len(set(map(len, parts))) > 1:
+            raise ConfigError(f"zip needs spaces of one size, got {', '.join(str(len(part)) for part in parts)}")
+        return [_merged(members) for members in zip(*parts, strict=True)]
 
     def dimensions(self) -> dict[str, Domain]:
         if self.kind != "product":
@@ -228,8 +237,12 @@ def over(name: str, domain: Domain | Sequence[Any]) -> Space:
         if not domain:
             raise ConfigError(f"{name} has no values: the space is empty")
         check_size(f"the list of values of {name}", len(domain))
-        if (twice := next(_repeated(domain), None)) is not None:
-            raise ConfigError(f"{name} has the value {twice[0]!r} twice")
+        seen = set()
+        for value in domain:  # 1 and 1.0 are the same, 1 and True are not; lists and tables have no hash
+            key = value if type(value) in (int, float) else (type(value), repr(value))
+            if key in seen:
+                raise ConfigError(f"{name} has the value {value!r} twice")
+            seen.add(key)
     return Field(name, domain)
 
 
@@ -269,10 +282,6 @@ def check_size(what: str, count: int) -> None:
         raise ConfigError(f"{what} has {found} members, but a sweep may have {MOST_MEMBERS:,} at most")
 
 
-def _shortened(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
 def _combined(kind: str, spaces: Sequence[Space]) -> Space:
     if not spaces:
         raise ConfigError(f"{kind} needs spaces, got none: the space is empty")
@@ -308,23 +317,6 @@ def _check_space(of: str, space: Any) -> None:
         raise ConfigError(f"{of} needs spaces, such as over(name, values), got {space!r}")
 
 
-def _product(parts: list[list[Overrides]]) -> list[Overrides]:
-    return [_merged(members) for members in itertools.product(*parts)]
-
-
-def _zip(parts: list[list[Overrides]]) -> list[Overrides]:
-    if len({len(part) for part in parts}) > 1:
-        raise ConfigError(f"zip needs spaces of one size, got {', '.join(str(len(part)) for part in parts)}")
-    return [_merged(members) for members in zip(*parts, strict=True)]
-
-
-_COMBINED: dict[str, Callable[[list[list[Overrides]]], list[Overrides]]] = {
-    "product": _product,
-    "zip": _zip,
-    "chain": lambda parts: [member for part in parts for member in part],
-}
-
-
 def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = [name for part in parts for name in part]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -339,19 +331,4 @@ def _at(domain: Domain, share: float) -> Any:
 
 def _written(value: Any) -> str:
     """A value as text that is read as it: a word stands bare."""
-    return value if isinstance(value, str) and value.isidentifier() else repr(value)
-
-
-def _repeated(values: Sequence[Any]) -> Iterator[tuple[Any]]:
-    """The values that were there before, each in a tuple: 1 and 1.0 are the same, 1 and True are not."""
-    seen, others = set(), []  # those that have a hash, and lists and tables
-    for value in values:
-        key = (isinstance(value, bool), value)
-        try:
-            if key in seen:
-                yield (value,)
-            seen.add(key)
-        except TypeError:
-            if key in others:
-                yield (value,)
-            others.append(key)
+    return value if isinstance(value, str) and value.isidentifier() and value not in _LITERALS else repr(value)
