@@ -23,7 +23,6 @@ from ..training.run import (
     sums_of_learnt,
     write_json,
 )  # fmt: skip
-from .members import Member
 
 _FILES = (
     "sweep.json",
@@ -200,11 +199,6 @@ class SweepDirectory:
     def keep_rungs(self, kept: Mapping[int, Sequence[int]]) -> None:
         """Writes down for people who is trained on after each rung; the sweep itself knows it from its metrics."""
         write_json(self._rungs, {str(step): list(numbers) for step, numbers in kept.items()})
-
-
-def asked_of(config: Mapping[str, Any], members: Sequence[Member], how: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `SweepDirectory.start` compares."""
-    return {"config": dict(config), "members": {str(m.number): m.overrides for m in members}, **how}
 
 
 def _is_group(record: Any) -> bool:

@@ -25,7 +25,7 @@ from ..training.metrics import drop_later_rows, read_metrics, sayable
 from ..training.run import changed_plugins, check_writable, environment, locked, write_json
 from ..training.step import Arrays
 from .board import Board
-from .directory import SweepDirectory, asked_of
+from .directory import SweepDirectory
 from .groups import Group, make_groups
 from .members import Member, make_members
 from .results import Ranking, Results, Row, validated, write_results
@@ -108,11 +108,12 @@ def vectorized_sweep(
     steps = max(member.experiment.training.steps for member in members)
     stages = [*(how.halving.rungs(steps) if how.halving else ()), steps]
     halving = how.halving and dataclasses.asdict(how.halving)
-    asked = {"metric": ranking.metric, "lowest": ranking.lowest, "halving": halving}
+    asked = {"config": dict(config), "members": {str(member.number): member.overrides for member in members}}
+    asked |= {"metric": ranking.metric, "lowest": ranking.lowest, "halving": halving}
     check_free(Path(path), "sweep", "sweep.json")  # before there is a lock in what is somebody else's
     check_writable(Path(path))
     with locked(Path(path)), Interruption() as interruption:
-        directory = SweepDirectory.start(path, asked_of(config, members, asked))
+        directory = SweepDirectory.start(path, asked)
         write_json(directory.path / "environment.json", environment())
         if same := len(sets) - len(members):
             board.say(f"{same} of {len(sets)} members equal others and are left out")
