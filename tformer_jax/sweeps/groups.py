@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..tasks import Task
 from ..training.checkpoints import CheckpointConfig
 from ..training.directories import RunError
 from ..training.experiment import Experiment, initial_arrays, load_data
+from ..training.program import TrainingConfig
 from .calibration import calibrate
 from .directory import SweepDirectory
 from .members import Member
@@ -81,17 +82,9 @@ class Group:
         return self.population.members
 
     @property
-    def steps(self) -> int:
-        """The last step of all members."""
-        return self.members[0].experiment.training.steps
-
-    @property
-    def log_every(self) -> int:
-        return self.members[0].experiment.training.log_every
-
-    @property
-    def evaluate_every(self) -> int:
-        return self.members[0].experiment.training.evaluate_every
+    def training(self) -> TrainingConfig:
+        """The `training` section of all members, but for seeds and numbers."""
+        return self.members[0].experiment.training
 
     @property
     def checkpoint(self) -> CheckpointConfig:
@@ -101,11 +94,7 @@ class Group:
 
     def batches(self, order: int | None) -> Any:
         """Training batches of the members with this `data.order_seed`."""
-        return self.data.batches(order, self.members[0].experiment.training.accumulate)
-
-    def validate(self, model: Any, progress: Progress = SILENT) -> dict[str, float]:
-        """The numbers of one validation."""
-        return self.task.validate(model, self.data.validation, progress)
+        return self.data.batches(order, self.training.accumulate)
 
     @functools.cached_property
     def pretrained(self) -> dict[str, np.ndarray]:
@@ -115,6 +104,23 @@ class Group:
           ConfigError, RunError: see `initial_arrays`.
         """
         return dict(initial_arrays(self.members[0].experiment, self.task, self.population.shapes, self.say))
+
+
+@dataclasses.dataclass(eq=False)
+class _Program:
+    """The members of one program, their data and task, and populations of some of them by the size of the chunks."""
+
+    members: list[Member]
+    data: MemberData
+    task: Task
+    populations: dict[int, Population] = dataclasses.field(default_factory=dict)
+
+    def population(self, members: Sequence[Member], chunk: int) -> Population:
+        """The population of some members, compiled already if as many were before."""
+        if chunk not in self.populations:
+            varying = varying_numbers(self.members)
+            self.populations[chunk] = Population(members, self.task, jax.local_devices(), chunk, varying)
+        return self.populations[chunk].of(members)
 
 
 def make_groups(
@@ -146,68 +152,62 @@ def make_groups(
     _check_engine(members[0].experiment)
     kept = directory.groups()
     data = _load(directory, members, fresh=kept is None, say=say, progress=progress)
-    programs: dict[Any, list[Member]] = {}
-    several_shapes = False
-    for member in members:
-        found = data[_data_key(member)]
-        experiment = member.experiment
-        first = found.batches(experiment.data.order_seed, experiment.training.accumulate)
-        several_shapes |= not first.one_shape
-        programs.setdefault(program_of(member, one_order=not first.one_shape), []).append(member)
-    say(f"{len(members)} members, {len(programs)} program(s), {len(jax.local_devices())} device(s)")
-    if several_shapes:
-        say("batches have several shapes: members with another order of batches are another program")
-    if kept is None:
+    of = _programs(members, data, say)
+    if is_new := kept is None:
         how = {"together": together, "chunk": chunk, "progress": progress}
-        groups, kept = _measured(programs, data, say, share, how)
+        kept = _measured(list(dict.fromkeys(program for _, program in of.values())), say, share, how)
+    else:
+        _check_kept(directory, kept, of, together, chunk)
+    groups = []
+    for number, record in enumerate(kept):
+        some, program = [of[n][0] for n in record["members"]], of[record["members"][0]][1]
+        groups.append(Group(number, program.population(some, record["chunk"]), program.data, program.task, say))
+    if is_new:
         for group in groups:  # complains while nothing is trained, and the directory is free
             group.pretrained
         directory.keep_groups(kept)
-        return groups
-    _check_kept(directory, kept, list(programs.values()), data, together, chunk)
-    return _as_kept(kept, programs, data, say)
-
-
-def _measured(programs, data, say, share, how) -> tuple[list[Group], list[dict[str, Any]]]:
-    """New groups, and how they are written down."""
-    groups, kept = [], []
-    for members in programs.values():
-        found, task = _shared(members, data)
-        first = members[0].experiment
-        batch = found.batches(first.data.order_seed, first.training.accumulate).batch(0)
-        how["member_steps"] = share * sum(member.experiment.training.steps for member in members)
-        way, population = calibrate(members, task, batch, jax.local_devices(), say, **how)
-        for part in _parts(members, way.together):
-            groups.append(Group(len(groups), population.of(part), found, task, say))
-            kept.append({"members": [m.number for m in part], "chunk": way.chunk, "data": found.number})
-    return groups, kept
-
-
-def _as_kept(kept, programs, data, say) -> list[Group]:
-    """The groups as they were before."""
-    by_number = {member.number: (member, program) for program, some in programs.items() for member in some}
-    groups: list[Group] = []
-    alike: dict[Any, Group] = {}  # by program: the others of one need nothing compiled again
-    for number, record in enumerate(kept):
-        part, program = [by_number[n][0] for n in record["members"]], by_number[record["members"][0]][1]
-        if (other := alike.get((program, record["chunk"]))) is not None:
-            groups.append(dataclasses.replace(other, number=number, population=other.population.of(part)))
-            continue
-        found, task = _shared(part, data)
-        varying = varying_numbers(programs[program])
-        population = Population(part, task, jax.local_devices(), record["chunk"], varying)
-        groups.append(Group(number, population, found, task, say))
-        alike[program, record["chunk"]] = groups[-1]
     return groups
 
 
-def _check_kept(directory, kept, programs, data, together, chunk) -> None:
+def _programs(members, data, say) -> dict[int, tuple[Member, _Program]]:
+    """Each member, by its number, with the program that it shares; says how many there are."""
+    programs: dict[str, _Program] = {}
+    found, several_shapes = {}, False
+    for member in members:
+        mine, experiment = data[_data_key(member)], member.experiment
+        first = mine.batches(experiment.data.order_seed, experiment.training.accumulate)
+        several_shapes |= not first.one_shape
+        key = program_of(member, one_order=not first.one_shape)
+        if key not in programs:
+            programs[key] = _Program([], mine, mine.task_of(experiment))
+        programs[key].members.append(member)
+        found[member.number] = member, programs[key]
+    say(f"{len(members)} members, {len(programs)} program(s), {len(jax.local_devices())} device(s)")
+    if several_shapes:
+        say("batches have several shapes: members with another order of batches are another program")
+    return found
+
+
+def _measured(programs: Sequence[_Program], say, share, how) -> list[dict[str, Any]]:
+    """New groups, as they are written down."""
+    kept = []
+    for program in programs:
+        members, first = program.members, program.members[0].experiment
+        batch = program.data.batches(first.data.order_seed, first.training.accumulate).batch(0)
+        steps = share * sum(member.experiment.training.steps for member in members)
+        way, population = calibrate(members, program.task, batch, jax.local_devices(), say, member_steps=steps, **how)
+        program.populations[way.chunk] = population
+        for part in _parts(members, way.together):
+            kept.append({"members": [m.number for m in part], "chunk": way.chunk, "data": program.data.number})
+    return kept
+
+
+def _check_kept(directory, kept, of: Mapping[int, tuple[Member, _Program]], together, chunk) -> None:
     """Refuses groups that are not of these programs and data, and what is asked for now and was not then."""
     file = directory.path / "groups.json"
-    number_of = {m.number: (i, data[_data_key(m)].number) for i, alike in enumerate(programs) for m in alike}
     for record in kept:
-        (_, found), *others = {number_of[n] for n in record["members"]}
-        if others or found != record["data"]:
+        program, *others = {of[n][1] for n in record["members"]}
+        if others or program.data.number != record["data"]:
             raise RunError(f"{file} is damaged: members {record['members']} do not share one program and its data")
         each = -(-len(record["members"]) // len(jax.local_devices()))
         if chunk is not None and min(chunk, each) != min(record["chunk"], each):
@@ -216,15 +216,11 @@ def _check_kept(directory, kept, programs, data, together, chunk) -> None:
             )
     if together is None:
         return
-    parts = [[m.number for m in part] for alike in programs for part in _parts(alike, min(together, len(alike)))]
+    alike = [program.members for program in {program for _, program in of.values()}]
+    parts = [[m.number for m in part] for some in alike for part in _parts(some, min(together, len(some)))]
     if sorted(parts) != sorted(record["members"] for record in kept):
         sizes = ", ".join(str(len(record["members"])) for record in kept)
         raise RunError(f"{file} has groups of {sizes} members: leave out --together={together} to go on as before")
-
-
-def _shared(members: Sequence[Member], data: dict[str, MemberData]) -> tuple[MemberData, Task]:
-    found = data[_data_key(members[0])]
-    return found, found.task_of(members[0].experiment)
 
 
 def _load(directory: SweepDirectory, members: Sequence[Member], *, fresh: bool, say, progress) -> dict[str, MemberData]:

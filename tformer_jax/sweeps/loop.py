@@ -180,42 +180,40 @@ class _Sweep:
                 if step := checkpoints.newest_whole(self.board.say) or 0:
                     where = folder / "checkpoints" / str(step)
                     self.directory.check_identity(group.number, checkpoints.identity(step), where)
-            numbers = [member.number for member in group.members]
-            found = read_metrics(folder / "metrics.jsonl", self.board.say, members=numbers)
-            trained.append((group, step, [row for row in found if row["step"] <= step]))
-            for row in trained[-1][-1]:
+            file, numbers = folder / "metrics.jsonl", [member.number for member in group.members]
+            rows = [row for row in read_metrics(file, self.board.say, members=numbers) if row["step"] <= step]
+            trained.append((group, step, rows, file, numbers))
+            for row in rows:
                 self.results.add(row)
-        self._read_rungs({group.number: step for group, step, _ in trained})
-        for group, step, rows in trained:
-            file = self.directory.group(group.number) / "metrics.jsonl"
+        self._read_rungs({group.number: step for group, step, *_ in trained})
+        for group, step, rows, file, _ in trained:
             if lost := self._lost(group, rows, step):
                 raise RunError(
                     f"{file} lacks the row of member {lost[0]} at step {lost[1]}: put it "
                     f"back, or delete {file.parent}, and its members are trained again"
                 )
-        for group, step, _ in trained:
-            numbers = [member.number for member in group.members]
-            file = self.directory.group(group.number) / "metrics.jsonl"
+        for _, step, _, file, numbers in trained:
             drop_later_rows(file, step, lambda line: None, members=numbers)
 
     def _read_rungs(self, trained: Mapping[int, int]) -> None:
         """Decides again what was decided, as far as all groups, by their numbers, are `trained`: metrics say it."""
         for rung in self.stages[:-1]:
-            if any(trained[g.number] < min(rung, g.steps) for g in self.groups if self._going(g)):
+            if any(trained[g.number] < min(rung, g.training.steps) for g in self.groups if self._going(g)):
                 return
             self._choose(rung)
 
     def _lost(self, group: Group, rows: Sequence[Row], step: int) -> tuple[int, int] | None:
         """A member and a step whose row is not there, although the group is trained to `step`, and results need it."""
-        ends = {*self.stages, group.steps}
+        steps, log_every = group.training.steps, group.training.log_every
+        ends = {*self.stages, steps}
         of: dict[int, list[Row]] = {member.number: [] for member in group.members}
         for row in rows:
             of[row["member"]].append(row)
         for number, mine in of.items():
             left = [rung for rung, kept in self.kept.items() if number not in kept]
             last = min([step, *left, *(row["step"] - 1 for row in mine if "diverged" in row)])
-            validations = {s for s in (*range(0, last + 1, group.evaluate_every), *ends) if 0 < s <= last}
-            logged = max(last // group.log_every * group.log_every, *(s for s in (0, group.steps) if s <= last))
+            validations = {s for s in (*range(0, last + 1, group.training.evaluate_every), *ends) if 0 < s <= last}
+            logged = max(last // log_every * log_every, *(s for s in (0, steps) if s <= last))
             lost = validations - {row["step"] for row in mine if validated(row)}
             lost |= {logged} - {row["step"] for row in mine if "loss" in row} - {0}
             if lost:
@@ -226,7 +224,7 @@ class _Sweep:
         """Trains the members that go on, group after group, from a rung to the next, or to their last step."""
         for group in self.groups:
             going = self._going(group)
-            until = min(stage, group.steps)
+            until = min(stage, group.training.steps)
             with _GroupLoop(self, group) as training:
                 if going and training.trained < until:
                     training.train(going, until, since)
@@ -255,7 +253,7 @@ class _GroupLoop(Loop):
 
     def __init__(self, sweep: _Sweep, group: Group):
         self.sweep, self.group, self.results = sweep, group, sweep.results
-        self.evaluate_every, self.checkpoint_every = group.evaluate_every, group.checkpoint.every
+        self.evaluate_every, self.checkpoint_every = group.training.evaluate_every, group.checkpoint.every
         self.folder, self.identity = sweep.directory.group(group.number), sweep.directory.identity(group.number)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", group.checkpoint)
         self.interruption, self.terminal = sweep.interruption, sweep.board.terminal
@@ -303,7 +301,7 @@ class _GroupLoop(Loop):
     def where(self, step: int) -> str:
         groups = len(self.sweep.groups)
         group = f", group {self.group.number + 1} of {groups}" if groups > 1 else ""
-        return f"after step {step} of {self.group.steps}{group}"
+        return f"after step {step} of {self.group.training.steps}{group}"
 
     def _restored(self, step: int, states: dict[str, np.ndarray]) -> Arrays:
         """The states of those who go on; those of the others are kept apart, to be exported."""
@@ -336,7 +334,7 @@ class _GroupLoop(Loop):
             is_alive, finite = one.pop("alive"), one.pop("finite_gradients")
             if not is_alive:
                 self._row(i, step, {"diverged": not_finite(one, self.population.parameters, finite)})
-            elif step % self.group.log_every == 0 or step == self.group.steps:
+            elif step % self.group.training.log_every == 0 or step == self.group.training.steps:
                 numbers = {name: float(x) for name, x in one.items()}
                 self._row(i, step, numbers | {"seconds": round(result["seconds"], 3)})
         self.sweep.board.update(self.results.rows(), self.where(step))
@@ -351,13 +349,15 @@ class _GroupLoop(Loop):
     def validate(self, step: int, arrays: Arrays) -> None:
         """Passes each member's numbers on; on each device those of its members are found, one after the other."""
         alive, devices = self._alive(), range(self.population.device_count)
-        total, what = len(alive) * len(self.group.data.validation), f"validating {len(alive)} members"
+        validation = self.group.data.validation
+        total, what = len(alive) * len(validation), f"validating {len(alive)} members"
         with self.terminal.phase(what, total, "batches") as advance:
             counted = Counted(advance)
 
             def on_device(device: int) -> list[tuple[int, dict[str, float]]]:
                 mine = [i for i in alive if self.population.device_of(i) == device]
-                return [(i, self.group.validate(self.population.model(arrays, i), counted)) for i in mine]
+                model = lambda i: self.population.model(arrays, i)
+                return [(i, self.group.task.validate(model(i), validation, counted)) for i in mine]
 
             with ThreadPoolExecutor(len(devices)) as pool:
                 found = [one for part in pool.map(on_device, devices) for one in part]
