@@ -119,7 +119,7 @@ class Trials:
         self._distributions = {name: distribution(domain) for name, domain in dimensions.items()}
         with self.locked(), opened.understood():
             mark = _marked(directory)
-            if any((directory / "trials").glob("*")) and not self._exists(name):
+            if any((directory / "trials").glob("*")) and name not in optuna.get_all_study_names(self._storage):
                 raise RunError(
                     f"{directory} holds trials, but the database has no study {name!r}; use the database of these "
                     "trials, or another --workdir"
@@ -152,15 +152,10 @@ class Trials:
             config, found = (self.directory(earlier) / name for name in ("config.json", digest.FILE))
             if not (config.is_file() and found.is_file()):
                 continue
-            if _same_data(read_json(config)["data"], section):
+            theirs, ours = ({**one, "order_seed": None} for one in (read_json(config)["data"], section))
+            if not differences(theirs, ours):
                 write_whole(to, found.read_bytes())
                 return
-
-    def _exists(self, name: str) -> bool:
-        try:
-            return self._storage.get_study_id_from_name(name) is not None
-        except KeyError:
-            return False
 
     def _join(self, name: str, ours: dict[str, Any]) -> None:
         there = self._study.user_attrs.get("search")
@@ -194,7 +189,8 @@ class Trials:
             return None
         # Made anew for each draw: what is drawn follows from the draws before, whoever made them.
         drawn = sum("status" in t.user_attrs for t in self._study.get_trials(deepcopy=False))
-        self._study.sampler = self._make_sampler(drawn)
+        seed = int(np.random.SeedSequence((self._seed, drawn)).generate_state(1)[0])
+        self._study.sampler = self._sampler(seed)
         trial = self._study.ask(self._distributions)
         # It is dead when it is silent, and is not before it has said something: this comes before all else.
         self._storage.record_heartbeat(trial._trial_id)
@@ -259,7 +255,7 @@ class Trials:
     def _row(self, trial: FrozenTrial) -> Row:
         if trial.number in self._ended:
             return self._ended[trial.number]
-        rows = read_metrics(self.directory(trial.number) / "metrics.jsonl", _not_said)  # once by the worker is enough
+        rows = read_metrics(self.directory(trial.number) / "metrics.jsonl", lambda line: None)  # its worker has said it
         validations = [(row["step"], numbers) for row in rows if (numbers := validated(row))]
         best_step, best = min(validations, key=lambda found: self._ranking.value(found[1]), default=(None, {}))
         row = {
@@ -310,11 +306,6 @@ class Trials:
                 self._storage.record_heartbeat(claimed.trial._trial_id)
         self._storage.remove_session()
 
-    def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Sampler of the number-th draw."""
-        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        return self._sampler(seed)
-
     def _overrides(self, trial: optuna.Trial | FrozenTrial) -> Overrides:
         params = trial.params
         return {n: _as_in_space(domain, params[n]) for n, domain in self._dimensions.items() if n in params}
@@ -324,11 +315,6 @@ def _is_search(value: Any) -> bool:
     """Returns whether a value is what `Trials` writes of a search."""
     kinds = {"mark": str, "directory": str, "asked": dict}
     return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
-
-
-def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Returns whether two data sections differ in the order of batches at most."""
-    return not differences({**one, "order_seed": None}, {**other, "order_seed": None})
 
 
 def distribution(domain: Domain) -> d.BaseDistribution:
@@ -360,9 +346,6 @@ def _marked(directory: Path) -> str:
     if not isinstance(mark, str):
         raise RunError(f"{file} is damaged: it must hold a mark, which is a text")
     return mark
-
-
-def _not_said(_: str) -> None: ...
 
 
 def _is_free(directory: Path) -> bool:
