@@ -50,7 +50,7 @@ class SearchConfig(Component):
     storage: str | None = field(None)
     study: str | None = field(None)
     metric: str = field("loss")
-    best: str | None = field(None)
+    best: str | None = field(None, among=("lowest", "highest"))
 
     def check(self) -> None:
         if self.sampler in ("cma-es", "cmaes"):
@@ -59,13 +59,11 @@ class SearchConfig(Component):
                 "the study's database, and so would run what anybody puts there"
             )
         SAMPLERS.named(self.sampler, "sampler")
-        kind = None if self.storage is None else self.storage.partition("://")[0]
-        if kind is not None and kind not in _DATABASES:
+        if self.storage is not None and (kind := self.storage.partition("://")[0]) not in _DATABASES:
             raise ConfigError(
                 "storage must be postgresql://user@host/database, or left out for a file in the sweep's directory, "
                 f"got a URL of {kind!r}"
             )
-        Ranking(self.metric, self.best)
 
     @property
     def ranking(self) -> Ranking:
