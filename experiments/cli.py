@@ -29,7 +29,7 @@ from tformer_jax.training.processes import is_first
 from tformer_jax.training.terminal import Terminal
 
 from .configs.sections import with_choices
-from .parsers import define_text, define_texts
+from .parsers import Around, define_text, define_texts
 
 _CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
@@ -41,18 +41,12 @@ PLUGIN = define_texts("plugin", "File or module that registers components, tasks
 WORKDIR = define_text("workdir", None, "Directory of the run or sweep.")
 
 
-class _WithChoices(flags.ArgumentParser):
+class _WithChoices(Around):
     """The parser of --config, which chooses components by name before flags set their fields, whatever their order."""
-
-    def __init__(self, parser: flags.ArgumentParser):
-        self._parser, self.syntactic_help = parser, parser.syntactic_help
 
     def parse(self, argument: str) -> Any:
         config, choices = self._parser.parse(argument), _choices(sys.argv)
         return with_choices(config.to_dict(), choices).lock() if choices and isinstance(config, ConfigDict) else config
-
-    def flag_type(self) -> str:
-        return self._parser.flag_type()
 
 
 flags.FLAGS["config"].parser = _WithChoices(flags.FLAGS["config"].parser)

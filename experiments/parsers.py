@@ -17,27 +17,31 @@ flags.disclaim_key_flags()  # those that are made here are the command's
 _MOST = 2**31 - 1
 
 
-def _ascii(argument: Any) -> Any:
-    """Refuses digits of other scripts, which Python would read and nobody means."""
-    if isinstance(argument, str) and not argument.isascii():
-        raise ValueError
-    return argument
+class _Plain(flags.ArgumentParser):
+    """Says what is `wanted`, and refuses digits of other scripts, which Python would read and nobody means."""
 
+    wanted: str
 
-class _Integer(flags.IntegerParser):
-    def convert(self, argument: Any) -> int:
+    def convert(self, argument: Any) -> Any:
         try:
-            return super().convert(_ascii(argument))
+            if isinstance(argument, str) and not argument.isascii():
+                raise ValueError
+            return super().convert(argument)
         except ValueError:
-            raise ValueError("expected an integer") from None
+            raise ValueError(f"expected {self.wanted}") from None
 
 
-class _Number(flags.FloatParser):
+class _Integer(_Plain, flags.IntegerParser):
+    wanted = "an integer"
+
+
+class _Number(_Plain, flags.FloatParser):
+    wanted = "a finite number"
+
     def convert(self, argument: Any) -> float:
-        try:
-            return super().convert(_ascii(argument))
-        except ValueError:
-            raise ValueError("expected a number") from None
+        if not math.isfinite(number := super().convert(argument)):
+            raise ValueError(f"expected {self.wanted}")
+        return number
 
 
 class _Boolean(flags.BooleanParser):
@@ -46,14 +50,6 @@ class _Boolean(flags.BooleanParser):
             return super().parse(argument)
         except ValueError:
             raise ValueError("expected true or false") from None
-
-
-class _Finite(_Number):
-    def convert(self, argument: Any) -> float:
-        number = super().convert(argument)
-        if not math.isfinite(number):
-            raise ValueError("expected a finite number")
-        return number
 
 
 class _NotEmpty(flags.ArgumentParser):
@@ -65,17 +61,21 @@ class _NotEmpty(flags.ArgumentParser):
         return argument
 
 
-class _Optional(flags.ArgumentParser):
-    """None, as Python writes it, or what another parser reads. Whether a field may be None, its section says."""
+class Around(flags.ArgumentParser):
+    """The parser of a flag, around another one; subclasses say what is done with it."""
 
     def __init__(self, parser: flags.ArgumentParser):
         self._parser, self.syntactic_help = parser, parser.syntactic_help
 
-    def parse(self, argument: Any) -> Any:
-        return None if argument == "None" else self._parser.parse(argument)
-
     def flag_type(self) -> str:
         return self._parser.flag_type()
+
+
+class _Optional(Around):
+    """None, as Python writes it, or what another parser reads. Whether a field may be None, its section says."""
+
+    def parse(self, argument: Any) -> Any:
+        return None if argument == "None" else self._parser.parse(argument)
 
 
 class _Section(flags.ArgumentParser):
@@ -117,7 +117,7 @@ def define_integer(
 
 def define_number(name: str, default: float | None, help: str) -> flags.FlagHolder:
     """A flag for a finite number."""
-    return flags.DEFINE(_Finite(), name, default, help, serializer=flags.ArgumentSerializer())
+    return flags.DEFINE(_Number(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
 # The bounds of an integer, by what a field wants of it; of another one, the field itself says what is wrong.
