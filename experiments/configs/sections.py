@@ -94,16 +94,10 @@ def _value(cls: type, field: dataclasses.Field, value: Any, where: str) -> Any:
         return section(inner, merged(inner, default, {} if value is ... else value), where=where)
     if value is ...:
         value = field.default_factory() if has_factory else field.default
-    if value is None or value is dataclasses.MISSING:  # which a flag must give
-        return config_dict.placeholder(_type_of(hint))
+    if value is None or value is dataclasses.MISSING:  # a flag for it must know what it may become
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        return config_dict.placeholder(next(kind for kind in kinds if kind is not types.NoneType))
     return value
-
-
-def _type_of(hint: Any) -> type:
-    """X of `X | None`: a flag for a field that is None must know what it may become."""
-    if isinstance(hint, types.UnionType):
-        return next(option for option in typing.get_args(hint) if option is not types.NoneType)
-    return hint
 
 
 def with_choices(tables: Mapping[str, Any], choices: Mapping[str, str]) -> ConfigDict:
@@ -115,15 +109,10 @@ def with_choices(tables: Mapping[str, Any], choices: Mapping[str, str]) -> Confi
     tables = dict(tables)
     task = choices.get("task.name", tables["task"]["name"])
     for name, classes in section_classes(TASKS.named(task, "task.name")).items():
-        mine = {path.partition(".")[2]: x for path, x in choices.items() if path.partition(".")[0] == name}
-        mine = {path: x for path, x in mine.items() if _is_within(classes, path)}
+        known = {path for path, _, _ in fields_of(classes, f"{name}.")}
+        mine = {path.partition(".")[2]: x for path, x in choices.items() if path in known}
         old, _ = chosen(classes, tables[name], name)
         missing = {field.name for field in dataclasses.fields(old)} - tables[name].keys()
         changed = merged(classes, tables[name], nested(mine))
         tables[name] = section(classes, changed, missing, f"config.{name}")
     return ConfigDict(tables)
-
-
-def _is_within(cls: type, path: str) -> bool:
-    """Returns whether a section has such a field."""
-    return any(name == path for name, _, _ in fields_of(cls))
