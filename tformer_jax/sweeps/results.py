@@ -11,6 +11,7 @@ from typing import Any
 from ..config import check_choice
 from ..data.files import write_whole
 from ..training.directories import RunError
+from ..training.run import holds
 from .members import Member
 
 Row = dict[str, Any]
@@ -165,15 +166,8 @@ _MADE_AGAIN = "the command of the sweep, given again, writes it anew"
 
 def _is_result(row: Any) -> bool:
     """Returns whether a value has what is compared of a member."""
-    if (
-        not isinstance(row, dict)
-        or not isinstance(row.get("status"), str)
-        or not isinstance(row.get("overrides"), dict)
-    ):
-        return False
-    final = row.get("final")
-    return isinstance(final, dict) and all(
-        x is None or type(x) is float or (type(x) is int and abs(x) < 2**63) for x in final.values()
+    return holds(row, status=str, overrides=dict, final=dict) and all(
+        x is None or type(x) is float or (type(x) is int and abs(x) < 2**63) for x in row["final"].values()
     )
 
 

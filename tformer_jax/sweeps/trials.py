@@ -25,7 +25,7 @@ from ..data.files import write_whole
 from ..training.directories import RunError, check_not_older
 from ..training.metrics import read_metrics
 from ..training.paths import some
-from ..training.run import differences, locked, read_json, write_json
+from ..training.run import differences, holds, locked, read_json, write_json
 from . import database
 from .database import Database
 from .results import Ranking, Row, validated
@@ -159,7 +159,7 @@ class Trials:
 
     def _join(self, name: str, ours: dict[str, Any]) -> None:
         there = self._study.user_attrs.get("search")
-        if there is not None and not _is_search(there):
+        if there is not None and not holds(there, mark=str, directory=str, asked=dict):
             raise ValueError(f"its study {name!r} has the search {there!r}")
         if there is None:
             if self._study.get_trials(deepcopy=False):
@@ -309,12 +309,6 @@ class Trials:
     def _overrides(self, trial: optuna.Trial | FrozenTrial) -> Overrides:
         params = trial.params
         return {n: _as_in_space(domain, params[n]) for n, domain in self._dimensions.items() if n in params}
-
-
-def _is_search(value: Any) -> bool:
-    """Returns whether a value is what `Trials` writes of a search."""
-    kinds = {"mark": str, "directory": str, "asked": dict}
-    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
 
 
 def distribution(domain: Domain) -> d.BaseDistribution:

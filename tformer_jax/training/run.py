@@ -308,6 +308,11 @@ def _shortened(value: Any, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def holds(value: Any, **kinds: type) -> bool:
+    """Returns whether a value of JSON is an object in which these names have values of these kinds."""
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+
+
 def write_json(file: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     write_whole(file, json.dumps(value, indent=2, ensure_ascii=False))
