@@ -127,7 +127,8 @@ def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
         found = config_module(given).get_config(*given.split(":", 1)[1:])
         config = with_choices(_as_dict(found, given), _choices(arguments)).to_dict()
     except Exception as error:
-        return f"cannot load the config: {_of_file(error)}"
+        kind = "" if isinstance(error, ConfigError | OSError) else f"{type(error).__name__}: "
+        return f"cannot load the config: {kind}{last_line(error)}"
     names = [match[1].split(".") for a in arguments if (match := re.match(r"--?(?:no)?config\.([\w.]+)", a))]
     unknown = next(filter(None, (_unknown_field(config, path) for path in names)), None)
     return unknown or f"cannot load the config: {last_line(error)}"
@@ -142,12 +143,6 @@ def _as_dict(found: Any, file: str) -> dict[str, Any]:
     if not isinstance(found, ConfigDict):
         raise ConfigError(f"get_config() of {file} must return a ConfigDict, got {found!r}")
     return found.to_dict()
-
-
-def _of_file(error: Exception) -> str:
-    """Returns in one line what a config file raised."""
-    plain = isinstance(error, ConfigError | OSError)
-    return last_line(error) if plain else f"{type(error).__name__}: {last_line(error)}"
 
 
 def _unknown_field(config: Mapping[str, Any], path: Sequence[str]) -> str | None:
