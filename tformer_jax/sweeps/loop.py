@@ -348,19 +348,17 @@ class _GroupLoop(Loop):
 
     def validate(self, step: int, arrays: Arrays) -> None:
         """Passes each member's numbers on; on each device those of its members are found, one after the other."""
-        alive, devices = self._alive(), range(self.population.device_count)
-        validation = self.group.data.validation
+        alive, validation = self._alive(), self.group.data.validation
         total, what = len(alive) * len(validation), f"validating {len(alive)} members"
         with self.terminal.phase(what, total, "batches") as advance:
             counted = Counted(advance)
 
-            def on_device(device: int) -> list[tuple[int, dict[str, float]]]:
-                mine = [i for i in alive if self.population.device_of(i) == device]
+            def on_device(mine: list[int]) -> list[tuple[int, dict[str, float]]]:
                 model = lambda i: self.population.model(arrays, i)
                 return [(i, self.group.task.validate(model(i), validation, counted)) for i in mine]
 
-            with ThreadPoolExecutor(len(devices)) as pool:
-                found = [one for part in pool.map(on_device, devices) for one in part]
+            with ThreadPoolExecutor(self.population.device_count) as pool:
+                found = [one for part in pool.map(on_device, self.population.by_device(alive)) for one in part]
         for i, numbers in found:
             self._row(i, step, {f"validation_{name}": value for name, value in numbers.items()})
         write_results(self.results.rows(), self.sweep.directory.path)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -97,10 +96,12 @@ class Population:
     def _take(self, members: Sequence[Member]) -> None:
         padded = [*members, *members[-1:] * (self.width - len(members))]
         self.members = list(members)
-        self.orders, orders = _distinct([m.experiment.data.order_seed for m in padded])
+        of_each = [m.experiment.data.order_seed for m in padded]
+        self.orders = list(dict.fromkeys(of_each))
         keys = jnp.stack([m.experiment.training.key for m in padded])
         found = list(map(_numbers, padded))
         numbers = {name: _array([one[name] for one in found]) for name in self._varying}
+        orders = [self.orders.index(order) for order in of_each]
         self._given = jax.device_put((keys, numbers, np.asarray(orders, np.int32)), self._spread)
 
     def of(self, members: Sequence[Member]) -> "Population":
@@ -195,11 +196,6 @@ class Population:
         """Paths of a model's parameters, in the order of "finite_gradients"."""
         return self._program.layout.parameters
 
-    @property
-    def parameter_count(self) -> int:
-        """The number of parameters of one member's model."""
-        return sum(math.prod(self.shapes[f"model.{name}"].shape) for name in self.parameters)
-
     def place(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Places states [members ...] from the host on the devices."""
         room = self.width - len(self.members)
@@ -217,9 +213,9 @@ class Population:
         there = {name: _on(x, device) for name, x in arrays.items()}
         return self._program.evaluated(_picked(there, local))
 
-    def device_of(self, index: int) -> int:
-        """Returns the device that a member is on."""
-        return index // self._local
+    def by_device(self, indices: Sequence[int]) -> list[list[int]]:
+        """Returns these members' places, those on one device together."""
+        return [[i for i in indices if i // self._local == device] for device in range(self.device_count)]
 
     @property
     def device_count(self) -> int:
@@ -245,12 +241,6 @@ def _on(x: Array, device: int) -> Array:
     """
     with _SHARDS:
         return sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)[device].data
-
-
-def _distinct(values: Sequence[Any]) -> tuple[list[Any], list[int]]:
-    """The values, each once, and where each of them is among these."""
-    found = list(dict.fromkeys(values))
-    return found, [found.index(value) for value in values]
 
 
 def _array(values: Sequence[float]) -> np.ndarray:
