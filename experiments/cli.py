@@ -135,11 +135,7 @@ def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _as_dict(found: Any, file: str) -> dict[str, Any]:
-    """Returns what a config file has given, as plain nested dictionaries.
-
-    Raises:
-      ConfigError: it is no config.
-    """
+    """Returns what a config file has given, as plain nested dictionaries, if it is a config."""
     if not isinstance(found, ConfigDict):
         raise ConfigError(f"get_config() of {file} must return a ConfigDict, got {found!r}")
     return found.to_dict()
@@ -199,11 +195,7 @@ def _resolved(plugin: str) -> str:
 
 
 def _load_plugins(arguments: Sequence[str]) -> None:
-    """Imports what --plugin names, before a config is read that may choose what it registers.
-
-    Raises:
-      ConfigError: one is not there, or fails to import.
-    """
+    """Imports what --plugin names, before a config is read that may choose what it registers."""
     for _, plugin in _given(arguments, "plugin"):
         if plugin:
             load_plugin(_resolved(plugin))

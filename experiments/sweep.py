@@ -78,11 +78,7 @@ def _rows(config: dict[str, Any], space: Space, given: dict[str, Any], by: Ranki
 
 
 def _given() -> dict[str, Any]:
-    """Returns what the flags say of the engine.
-
-    Raises:
-      ConfigError: something of the other engine.
-    """
+    """Returns what the flags say of the engine; refuses what they say of the other one."""
     mine, others = (_SEARCH, _VECTORIZED) if ENGINE.value == "search" else (_VECTORIZED, _SEARCH)
     if wrong := [f"--{flag.name}" for flag in others.values() if flag.value is not None]:
         raise ConfigError(f"{', '.join(wrong)} has no meaning for --engine={ENGINE.value}; leave it out")
@@ -98,11 +94,7 @@ def _given() -> dict[str, Any]:
 
 
 def _space() -> Space:
-    """Returns the search space, of --sweep or of the config file.
-
-    Raises:
-      ConfigError: nobody says so, or it cannot be read.
-    """
+    """Returns the search space, of --sweep or of the config file."""
     if SWEEP.value is not None:
         return parse(SWEEP.value)
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]

@@ -148,14 +148,8 @@ def _share(members: int, stages: Sequence[int], halving: Halving | None) -> floa
 
 @dataclasses.dataclass
 class _Sweep:
-    """The state of a sweep on its way.
-
-    Attributes:
-      directory, members, groups, results, board, interruption: those of the sweep.
-      stages: the rungs, and the last step.
-      factor: how many times fewer members go on after each rung.
-      kept: the members that went on after each rung so far.
-    """
+    """The state of a sweep on its way; `stages`: rungs, then the last step; `factor`: so many times fewer members go on
+    after each rung; `kept`: those that did so far, by the rung."""
 
     directory: SweepDirectory
     members: Sequence[Member]
@@ -249,8 +243,6 @@ class _Sweep:
 
 
 class _GroupLoop(Loop):
-    """The loop of one group, from one step to another."""
-
     def __init__(self, sweep: _Sweep, group: Group):
         self.sweep, self.group, self.results = sweep, group, sweep.results
         self.evaluate_every, self.checkpoint_every = group.training.evaluate_every, group.checkpoint.every

@@ -80,10 +80,13 @@ class Fields:
           ConfigError: it is of another kind.
         """
         kinds = plain_kinds(self._hints[self.resolve(name)[0]])
-        if (kinds is None and _is_json(value)) or type(value) in (kinds or ()):
-            return value
         if kinds is None:
-            raise ConfigError(f"{name} must be made of numbers, texts, lists and tables, got {value!r}")
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise ConfigError(f"{name} must be made of numbers, texts, lists and tables, got {value!r}") from None
+        if kinds is None or type(value) in kinds:
+            return value
         if type(value) is int and float in kinds and abs(value) <= sys.float_info.max:
             return float(value)
         if type(value) is float and int in kinds and value.is_integer():
@@ -176,11 +179,3 @@ def _at(config: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         value = value.get(part, ...) if isinstance(value, Mapping) else ...
     return value
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True

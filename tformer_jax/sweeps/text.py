@@ -117,11 +117,7 @@ def _integer(name: str, digits: str) -> int:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The parts between separators that stand in no bracket and no quotes, without the blanks around them.
-
-    Raises:
-      ConfigError: brackets or quotes that do not close.
-    """
+    """The parts between separators that stand in no bracket and no quotes, without the blanks around them."""
     parts, depth, quote, escaped = [""], 0, None, False
     for character in text:
         if quote:
