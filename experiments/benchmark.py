@@ -94,10 +94,12 @@ def measure(implementation: str, length: int) -> dict:
     """One case in this process: seconds a call, and bytes above inputs and outputs."""
     import jax
 
+    from tformer_jax.sweeps.calibration import available_bytes
+
     function, inputs = {"attention": attention, "loss": loss}[SUBJECT.value](implementation, length)
     compiled = jax.jit(function).lower(*inputs).compile()
     predicted = compiled.memory_analysis().temp_size_in_bytes
-    if jax.default_backend() == "cpu" and predicted > _available():
+    if jax.default_backend() == "cpu" and predicted > available_bytes(jax.devices()[0]):
         return {"predicted": predicted, "seconds": None, "measured": None}
     before = _resident_now()
     seconds, result = [], None
@@ -133,10 +135,6 @@ def _highest() -> int:
     if jax.default_backend() != "cpu":
         return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
     return _status("VmHWM")
-
-
-def _available() -> int:
-    return int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024
 
 
 def _in_a_process(implementation: str, length: int) -> dict:

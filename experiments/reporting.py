@@ -34,18 +34,14 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
     if note := evaluations[splits[0]].note:
         cli.say(note)
     for split, evaluation in evaluations.items():
-        _save(run, split, evaluation)
+        samples = (json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in evaluation.samples)
+        write_whole(run.samples / f"{split}.jsonl", "".join(samples))
+        write_json(run.samples / f"{split}_metrics.json", {**sayable(evaluation.metrics), "note": evaluation.note})
     with cli.terminal.phase("drawing plots"):
         if rows := read_metrics(run.metrics_file, cli.say):
             plot_loss(rows, run.plots / "loss.png")
         task.plot(model, evaluations[splits[0]], run.plots)
     cli.say(f"samples, plots and checkpoints are in {run.directory}")
-
-
-def _save(run: Run, split: str, evaluation: Evaluation) -> None:
-    samples = (json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in evaluation.samples)
-    write_whole(run.samples / f"{split}.jsonl", "".join(samples))
-    write_json(run.samples / f"{split}_metrics.json", {**sayable(evaluation.metrics), "note": evaluation.note})
 
 
 def _show_samples(evaluation: Evaluation) -> None:

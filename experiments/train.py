@@ -52,25 +52,20 @@ def main() -> None:
 
 def join_processes() -> None:
     """Makes this process one of several that train together, where a flag says so; before JAX is asked for anything."""
-    by_hand = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if any(value is not None for value in by_hand):
-        _check_by_hand(*by_hand)
-    if DISTRIBUTED.value or COORDINATOR.value is not None:
+    coordinator, count, which = by_hand = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    if any(value is not None for value in by_hand):  # else JAX ends in a traceback, or waits for minutes for nobody
+        if None in by_hand:
+            raise ConfigError("--coordinator, --num_processes and --process_id go together: give all or none")
+        host, _, port = coordinator.rpartition(":")
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+            raise ConfigError(f"--coordinator must be HOST:PORT with a port in 1..65535, got {coordinator!r}")
+        if which >= count:
+            raise ConfigError(f"--process_id counts from 0 and must be below --num_processes={count}, got {which}")
+    if DISTRIBUTED.value or coordinator is not None:
         try:
             jax.distributed.initialize(*by_hand)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"cannot join the other processes: {cli.last_line(error)}") from None
-
-
-def _check_by_hand(coordinator: str | None, count: int | None, which: int | None) -> None:
-    """Refuses values that would end in a traceback of JAX, or in five minutes of waiting for nobody."""
-    if None in (coordinator, count, which):
-        raise ConfigError("--coordinator, --num_processes and --process_id go together: give all or none")
-    host, _, port = coordinator.rpartition(":")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
-        raise ConfigError(f"--coordinator must be HOST:PORT with a port in 1..65535, got {coordinator!r}")
-    if which >= count:
-        raise ConfigError(f"--process_id counts from 0 and must be below --num_processes={count}, got {which}")
 
 
 if __name__ == "__main__":

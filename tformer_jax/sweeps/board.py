@@ -61,15 +61,18 @@ class Board:
 
 
 def result_table(rows: Sequence[Row], ranking: Ranking, title: str | None = None, limit: int = _SHOWN) -> Table:
-    """The best members, and those without a result after them; the columns are what was tried.
+    """The best members, and those without a result after them; the columns are what was tried, fields by their last
+    names where these differ.
 
     No value is cut off where the terminal is narrow: values of a sweep differ in their last digits.
     """
     ranked = ranking.ranked(rows)
     others = [row for row in rows if not any(row is other for other in ranked)]
     names = list(dict.fromkeys(name for row in rows for name in row["overrides"]))
+    short = [name.rpartition(".")[2] for name in names]
+    headers = [last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("member", *_headers(names), "status", "steps", "training loss", f"validation {ranking.metric}"):
+    for name in ("member", *headers, "status", "steps", "training loss", f"validation {ranking.metric}"):
         table.add_column(name, justify="left" if name == "status" else "right", overflow="fold")
     for row in [*ranked, *others][:limit]:
         tried = [shown(row["overrides"][name]) if name in row["overrides"] else "" for name in names]
@@ -78,12 +81,6 @@ def result_table(rows: Sequence[Row], ranking: Ranking, title: str | None = None
     if len(rows) > limit:
         table.caption = f"and {len(rows) - limit} more in results.csv"
     return table
-
-
-def _headers(names: Sequence[str]) -> list[str]:
-    """The fields without their sections, unless two are alike then."""
-    short = [name.rpartition(".")[2] for name in names]
-    return [last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)]
 
 
 def _number(value: float | None) -> str:

@@ -72,7 +72,9 @@ def calibrate(
     trial = _Trial(members, task, batch, devices, progress, forced=together is not None)
     count = len(members) if together is None else min(together, len(members))
     while True:
-        first, *others = _chunks(count, len(devices), chunk)  # the first has least at once
+        each = -(-count // len(devices))
+        sizes = (1, _SOME, each) if chunk is None else (chunk,)
+        first, *others = sorted({min(size, each) for size in sizes})  # the first has least at once
         least, room = trial.compile(count, first), available_bytes(devices[0])
         if first in trial.fitting:
             break
@@ -176,12 +178,6 @@ def available_bytes(device: Any) -> float:
         return float("inf")
     (kibibytes,) = (line.split()[1] for line in lines.read_text().splitlines() if line.startswith("MemAvailable"))
     return _OF_MEMORY * 1024 * int(kibibytes) / len(jax.local_devices())
-
-
-def _chunks(count: int, devices: int, given: int | None) -> list[int]:
-    """Sizes of chunks to try, ascending; of those that a device has."""
-    each = -(-count // devices)
-    return sorted({min(size, each) for size in ((1, _SOME, each) if given is None else (given,))})
 
 
 def _bytes(population: Population, batch: Any) -> int:

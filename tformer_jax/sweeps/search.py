@@ -101,7 +101,10 @@ def search(
       CheckpointError: see `run_training`.
     """
     dimensions = check_search(config, space, how)
-    _check_installed()
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"a search needs {error.name}: pip install tformer_jax[sweep]") from None
     directory = Path(directory)
     check_free(directory, "search", "search.json")
     check_writable(directory)
@@ -149,13 +152,6 @@ def _corners(dimensions: Mapping[str, Domain]) -> Sequence[Overrides]:
     if math.prod(map(len, ends.values())) <= _MOST_CORNERS:
         return [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
     return [{name: value} for name, values in ends.items() for value in values]
-
-
-def _check_installed() -> None:
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"a search needs {error.name}: pip install tformer_jax[sweep]") from None
 
 
 def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, Domain], how: SearchConfig) -> "Trials":
