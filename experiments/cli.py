@@ -270,7 +270,7 @@ def run(
             sys.exit(f"error: {error}")
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
             of_file = "cannot load the config: " if "Traceback" in str(error) else ""
-            said = last_line(error).removeprefix("tformer_jax.config.ConfigError: ")
+            said = last_line(error).removeprefix(f"{ConfigError.__module__}.ConfigError: ")
             said = re.sub(r"^flag --config=.*?: (?=config\.)", "", said)
             sys.exit(f"error: {of_file}{said}")
         except Exception as error:  # whatever a config file raises

@@ -10,23 +10,8 @@ from typing import Any
 
 from jax import Array
 
-from ..config import (
-    COUNT,
-    POSITIVE,
-    RUN,
-    SHARE,
-    TRAINING,
-    Component,
-    ConfigError,
-    Precision,
-    Wanted,
-    build,
-    field,
-    merged,
-    nearest,
-    one_of,
-    to_dict,
-)  # fmt: skip
+from ..config import RUN, TRAINING, Component, ConfigError, build, field, merged, nearest, to_dict
+from ..config.values import COUNT, POSITIVE, SHARE, Precision, Wanted, one_of
 from ..presets import PRESETS
 from ..registry import Registry
 

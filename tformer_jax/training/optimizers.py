@@ -13,18 +13,8 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from ..config import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    SHARE,
-    TRAINING,
-    Component,
-    ConfigError,
-    Wanted,
-    check_positive,
-    field,
-    nearest,
-)
+from ..config import TRAINING, Component, ConfigError, field, nearest
+from ..config.values import NOT_NEGATIVE, POSITIVE, SHARE, UNSIGNED, check_positive
 from ..functional.numbers import is_off
 from ..nn.parameters import MATRICES, ParameterInfo, parameters
 from ..registry import Registry
@@ -60,7 +50,7 @@ class OptimizerConfig(Component):
 
     learning_rate: float = number(wanted=POSITIVE)
     schedule: str = choice("rsqrt", among=SCHEDULES)
-    warmup_steps: int = number(0, Wanted("not be negative", lambda x: x >= 0))
+    warmup_steps: int = number(0, UNSIGNED)
     weight_decay: float = number(0.0, NOT_NEGATIVE)
     weight_decay_table: Table = choice(())
     learning_rate_table: Table = choice(())

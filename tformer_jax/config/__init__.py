@@ -3,83 +3,38 @@
 import dataclasses
 import difflib
 import functools
-import math
-import numbers
-import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, TypeVar
 
+from .values import (  # noqa: F401  (what an author of a component needs is here)
+    COUNT,
+    INSIDE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    UNSIGNED,
+    ConfigError,
+    Precision,
+    Wanted,
+    check_choice,
+    check_plain,
+    check_positive,
+    nearest,
+    one_of,
+    plain_kinds,
+    plain_number,
+)
+
 _T = TypeVar("_T")
-
-_DTYPES = ("float32", "bfloat16", "float16")
-
-
-class ConfigError(ValueError):
-    """An invalid config; the message names the field, what it got and what it wants."""
-
-
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises a ConfigError that lists the choices and names the nearest one."""
-    choices = list(choices)
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {choices}, got {value!r}{nearest(str(value), choices)}")
-
-
-def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
-    """Raises a ConfigError unless a number is finite and positive, or 0 where that is allowed."""
-    if not (0 < value < math.inf or (or_zero and value == 0)):
-        wanted = "be finite" if not value <= 0 else "not be negative" if or_zero else "be positive"
-        raise ConfigError(f"{name} must {wanted}, got {value}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns '; did you mean ...?' with the known name closest to `name`, or nothing."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
-
 
 # What a field is for: a part of the function that a model computes, which a model that starts from another one's
 # parameters must share; of training alone (a start, a regularisation); what stands before and after a model's layers,
 # whose parameters fit or do not by their shapes; a way to run, which changes no result; the order of training batches,
 # which leaves the data that they are made of as they are.
 FUNCTION, TRAINING, ENDS, RUN, ORDER = "function", "training", "ends", "run", "order"
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What the value of a field must be, in words that follow "must", and whether a value is that.
-
-    `choices`: the values, where these are few; an error suggests the nearest.
-    """
-
-    text: str
-    holds: Callable[[Any], bool]
-    choices: tuple = ()
-
-    def check(self, name: str, value: Any) -> None:
-        """Raises a ConfigError unless a value is that; `holds` may raise a TypeError for one of another type."""
-        try:
-            held = self.holds(value)
-        except TypeError:
-            held = False
-        if not held:
-            raise ConfigError(f"{name} must {self.text}, got {value!r}{nearest(str(value), map(str, self.choices))}")
-
-
-POSITIVE = Wanted("be positive and finite", lambda x: 0 < x < math.inf)
-NOT_NEGATIVE = Wanted("be finite and not negative", lambda x: 0 <= x < math.inf)
-SHARE = Wanted("be in [0, 1)", lambda x: 0 <= x < 1)
-INSIDE = Wanted("be in (0, 1)", lambda x: 0 < x < 1)
-UNSIGNED = Wanted("not be negative", lambda x: x >= 0)
-COUNT = Wanted("be a positive integer", lambda x: type(x) is int and x > 0)
-SEED = Wanted("be an integer in [0, 2^32)", lambda x: type(x) is int and 0 <= x < 2**32)
-
-
-def one_of(*choices: Any) -> Wanted:
-    """Wants one of some values."""
-    return Wanted(f"be one of {list(choices)}", lambda x: x in choices, choices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +115,7 @@ class Component:
             value, family = getattr(self, of.name), component_of(hints[of.name])
             if family is not None and isinstance(value, Mapping):
                 value = build(family, _completed(of, family, value), of.name)
-            value = _plain_number(value, plain_kinds(hints[of.name]) or ())
+            value = plain_number(value, plain_kinds(hints[of.name]) or ())
             object.__setattr__(self, of.name, value)
             _check_value(of.name, value, hints[of.name], kind_of(of))
         self.check()
@@ -223,14 +178,6 @@ def component_of(hint: Any) -> type[Component] | None:
     return found[0] if found else None
 
 
-def _plain_number(value: Any, kinds: tuple[type, ...]) -> Any:
-    """A number of NumPy as Python's, and an integer of a field of floats as a float; another value as it is."""
-    if _is_traced(value) or isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return value
-    value = int(value) if isinstance(value, numbers.Integral) else float(value)
-    return float(value) if float in kinds and int not in kinds and abs(value) <= _LARGEST else value
-
-
 def _check_value(name: str, value: Any, hint: Any, kind: Kind) -> None:
     if kind.traced and _is_traced(value):
         return
@@ -244,7 +191,7 @@ def _check_value(name: str, value: Any, hint: Any, kind: Kind) -> None:
     if kind.wanted is not None:  # "must be a positive integer" says more than "must be an integer"
         kind.wanted.check(name, value)
     if kinds is not None:
-        _check_plain(name, value, kinds)
+        check_plain(name, value, kinds)
     if kind.among is not None:
         check_choice(name, value, kind.among)
 
@@ -282,7 +229,7 @@ def build(cls: type[_T], fields: Mapping[str, Any], where: str, whole: tuple[typ
         if inner is not None and value is not None:
             value = build(inner, _completed(known[name], inner, value), f"{where}.{name}", whole)
         elif not issubclass(cls, Component) and (kinds := plain_kinds(hints[name])) is not None:
-            _check_plain(f"{where}.{name}", value, kinds)
+            check_plain(f"{where}.{name}", value, kinds)
         values[name] = value
     if not issubclass(cls, Component):
         return cls(**values)
@@ -416,62 +363,3 @@ def leaves(component: Any, prefix: str = "") -> Iterator[tuple[str, Any, Kind]]:
             yield from leaves(value, f"{prefix}{of.name}.")
         else:
             yield f"{prefix}{of.name}", value, kind_of(of)
-
-
-def plain_kinds(hint: Any) -> tuple[type, ...] | None:
-    """Returns the plain types that a field may have, by its annotation; None for a field of tables and lists."""
-    kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return kinds if all(kind in _CALLED for kind in kinds) else None
-
-
-def _check_plain(name: str, value: Any, kinds: tuple[type, ...]) -> None:
-    """Raises a ConfigError for what no field of these types can be."""
-    of_kind = isinstance(value, (*kinds, int) if float in kinds else kinds) and not (
-        isinstance(value, bool) and bool not in kinds
-    )
-    if not of_kind:
-        wanted = " or ".join(_CALLED.get(kind, kind.__name__) for kind in kinds)
-        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
-    if value == "":
-        raise ConfigError(f"{name} must not be empty")
-    if isinstance(value, str) and "\0" in value:
-        raise ConfigError(f"{name} must not contain a NUL character, got {value!r}")
-    if float in kinds and isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
-        raise ConfigError(f"{name} must be finite, got {value}")
-    if int in kinds and isinstance(value, int) and abs(value) >= 2**31 and not name.endswith("seed"):
-        raise ConfigError(f"{name} must be below 2^31, because counts are int32, got {value}")
-
-
-_LARGEST = sys.float_info.max
-_CALLED = {int: "an integer", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Precision:
-    """The dtypes of parameters, computation and logits; softmax, norms and losses stay float32.
-
-    So does all that training accumulates: gradients in parts, the optimiser's memory, the moving average. A parameter
-    of 16 bits is rounded after every update, though: one that is smaller than half a unit in its last place (in
-    bfloat16, 1/512 to 1/256 of the parameter) is lost. To train, keep "params=float32,compute=bfloat16".
-    """
-
-    params: str = "float32"
-    compute: str = "float32"
-    output: str = "float32"
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            check_choice(f"precision: {field.name}", getattr(self, field.name), _DTYPES)
-
-    @classmethod
-    def parse(cls, policy: str) -> Self:
-        """Parses a policy such as "params=float32,compute=bfloat16,output=float32"; what is left out is float32."""
-        if not isinstance(policy, str):
-            raise ConfigError(f"precision must be a string, got {policy!r}")
-        pairs = [part.split("=") for part in policy.replace(" ", "").split(",") if part]
-        names = [pair[0] for pair in pairs]
-        if not names or any(len(pair) != 2 for pair in pairs):
-            raise ConfigError(f"precision must read 'params=...,compute=...,output=...', got {policy!r}")
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ConfigError(f"precision must name {twice} once, got {policy!r}")
-        return build(cls, dict(pairs), "precision")
