@@ -3,14 +3,13 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
 
 from ..data.batches import Batches
-from ..progress import SILENT, Progress
+from ..progress import SILENT
 from .checkpoints import CheckpointConfig, Checkpoints
 from .interruption import Interrupted, Interruption
 from .metrics import MetricsWriter, NoReport, ProgressLine, Report
@@ -49,17 +48,6 @@ class Loop:
       stop: the loop ends after this step, before the last one.
     """
 
-    step: Callable[[Arrays, Any], tuple[Arrays, Arrays]]
-    batch: Callable[[int], Any]
-    compiling: Callable[[Any], AbstractContextManager]
-    record: Callable[[int, dict[str, Any]], None]
-    validate: Callable[[int, Arrays], Mapping[str, float] | None]
-    save: Callable[[int, Arrays, Mapping[str, float] | None], None]
-    where: Callable[[int], str]
-    evaluate_every: int
-    checkpoint_every: int
-    checkpoints: Checkpoints
-    interruption: Interruption
     mesh: jax.sharding.Mesh | None = None
     stop: bool = False
     _pending: tuple[int, Arrays, Any] | None = None
@@ -179,17 +167,7 @@ def _report(run: Run, trainer: Trainer, start: int, unit: str, terminal: Termina
 class _RunLoop(Loop):
     """The loop of one run."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        batches: Batches,
-        validate: Validate,
-        validated: Validated,
-        checkpoint_every: int,
-        identity: Mapping[str, Any],
-        report: Report | NoReport,
-        progress: Progress,
-    ):
+    def __init__(self, trainer, batches, validate, validated, checkpoint_every, identity, report, progress):
         self.step, self.mesh, self.batch = trainer.step, trainer.mesh, trainer.placed(batches).batch
         self.evaluate_every, self.checkpoint_every = trainer.config.evaluate_every, checkpoint_every
         self._config, self._parameters = trainer.config, trainer.layout.parameters
@@ -204,7 +182,8 @@ class _RunLoop(Loop):
             yield
             return
         self._compiled.add(shapes)
-        which = "the step" if len(self._compiled) == 1 else f"the step for batches of {_largest(shapes)}"
+        largest = " x ".join(map(str, max(shapes, key=math.prod)))
+        which = "the step" if len(self._compiled) == 1 else f"the step for batches of {largest}"
         with self._report.pause(), self._progress.phase(f"compiling {which}"):
             yield
 
@@ -217,11 +196,7 @@ class _RunLoop(Loop):
         self._report.step(step, metrics, row=last or step % self._config.log_every == 0)
 
     def _not_finite(self, step: int, metrics: Mapping[str, float], finite: np.ndarray) -> None:
-        """Says so, if the step was skipped and may have been; else the run ends.
-
-        Raises:
-          Diverged: names the step, the batch, and parameters.
-        """
+        """Says so, if the step was skipped and may have been; else the run ends, as Diverged."""
         allowed, skipped = self._config.max_skipped, metrics.get("skipped")
         found = f"batch {step - 1} has {not_finite(metrics, self._parameters, finite)}"
         if skipped is None or skipped > allowed:
@@ -248,8 +223,3 @@ def not_finite(metrics: Mapping[str, Any], parameters: Iterable[str], finite: np
     names = [name for name, ok in zip(parameters, finite, strict=True) if not ok]
     numbers = f"loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}"
     return numbers + (f", not finite in {some(names)}" if names else "")
-
-
-def _largest(shapes: Iterable[tuple[int, ...]]) -> str:
-    """The shape of the largest array."""
-    return " x ".join(map(str, max(shapes, key=math.prod)))
