@@ -88,19 +88,25 @@ class Rotary(PositionScheme):
         return F.apply_rotary(heads, positions, **how)
 
 
-@POSITIONS.register("alibi")
-class ALiBi(PositionScheme):
-    """`functional.alibi_bias`: scores fall with distance (Press et al., 2022)."""
+class _OfScores(PositionScheme):
+    """A scheme that biases the scores of heads."""
 
     def check_model(self, model: ModelConfig) -> None:
-        _check_heads(self, model)
+        if not model.attention.num_heads:
+            kind = f"attention.name={model.attention.name!r}"
+            raise ConfigError(f"positions.name={self.name!r} biases the scores of heads: {kind} has no num_heads")
+
+
+@POSITIONS.register("alibi")
+class ALiBi(_OfScores):
+    """`functional.alibi_bias`: scores fall with distance (Press et al., 2022)."""
 
     def in_scores(self, model: ModelConfig, *, bidirectional: bool, rngs: nnx.Rngs) -> "DistanceBias":
         return DistanceBias(model.attention.num_heads)
 
 
 @POSITIONS.register("relative")
-class Relative(PositionScheme):
+class Relative(_OfScores):
     """T5's learned biases by distance (Raffel et al., 2020), one table for all layers of a stack.
 
     Attributes:
@@ -118,19 +124,8 @@ class Relative(PositionScheme):
                 f"got {self.num_buckets} and {self.max_distance}"
             )
 
-    def check_model(self, model: ModelConfig) -> None:
-        _check_heads(self, model)
-
     def in_scores(self, model: ModelConfig, *, bidirectional: bool, rngs: nnx.Rngs) -> "RelativeBias":
         return RelativeBias(self, model, bidirectional=bidirectional, rngs=rngs)
-
-
-def _check_heads(scheme: PositionScheme, model: ModelConfig) -> None:
-    if not model.attention.num_heads:
-        raise ConfigError(
-            f"positions.name={scheme.name!r} biases the scores of heads: attention.name={model.attention.name!r} has no "
-            "num_heads"
-        )
 
 
 class Sinusoids(nnx.Module):
