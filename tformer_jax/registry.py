@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from .config import Component, ConfigError, hints_of, nearest
+from .config import Component, ConfigError, check_choice, hints_of
 
 _T = TypeVar("_T")
 
@@ -100,8 +100,7 @@ class Registry(Mapping[str, _T], Generic[_T]):
         Raises:
           ConfigError: there is none (lists the names, and suggests the nearest).
         """
-        if not isinstance(name, str) or name not in self._things:
-            raise ConfigError(f"{where} must be one of {list(self)}, got {name!r}{nearest(str(name), self)}")
+        check_choice(where, name, self)
         return self._things[name]
 
     def place(self, name: str) -> str:
