@@ -18,6 +18,10 @@ from .paths import Table, check_table
 from .sharding import even_axes
 
 _SIZE = Wanted("be a positive integer, or -1 for what is left", lambda x: x > 0 or x == -1)
+_MESH_AXES = Wanted(
+    f"be a tuple of mesh axes {list(AXES)} or None",
+    lambda x: isinstance(x, tuple | list) and all(axis is None or axis in AXES for axis in x),
+)
 
 
 class ParallelConfig(Component):
@@ -50,7 +54,7 @@ class ParallelConfig(Component):
                 raise ConfigError(f"{name} must be 1 with mode='pmap', which spreads rows alone, got {size}")
         if (left := [name for name in AXES if getattr(self, name) == -1])[1:]:
             raise ConfigError(f"{' and parallel.'.join(left)} are -1, and only one size may be")
-        check_table("sharding_table", self.sharding_table, _check_axes)
+        check_table("sharding_table", self.sharding_table, _MESH_AXES.check)
 
     def sizes(self, devices: int) -> dict[str, int]:
         """The size of each axis on so many devices.
@@ -68,11 +72,6 @@ class ParallelConfig(Component):
         if known > devices:
             raise ConfigError(f"parallel: {asked} needs {known} devices, and there are {devices}")
         return given
-
-
-def _check_axes(name: str, value: Any) -> None:
-    if not isinstance(value, tuple | list) or not all(axis is None or axis in AXES for axis in value):
-        raise ConfigError(f"{name} must be a tuple of mesh axes {list(AXES)} or None, got {value!r}")
 
 
 def make_mesh(config: ParallelConfig, devices: list[Any] | None = None) -> Mesh:
