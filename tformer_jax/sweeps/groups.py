@@ -51,7 +51,7 @@ class MemberData:
 
     def task_of(self, experiment: Experiment) -> Task:
         """The task of a member that has these data."""
-        return experiment.task_of(self._data)
+        return experiment.task_class.from_data(experiment.task, self._data)
 
     @functools.cache
     def batches(self, order: int | None, accumulate: int) -> Any:

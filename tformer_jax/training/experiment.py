@@ -187,21 +187,13 @@ class Experiment:
         data.report.append(f"each validation uses {count} of {len(batches)} batches, evenly spread over the split")
         return Part(batches, count)
 
-    def task_of(self, data: Any) -> Task:
-        """The task, with what was learnt from its data."""
-        return self.task_class.from_data(self.task, data)
-
     def restore_task(self, directory: Path) -> Task:
         """The task, with what the data left in `directory`."""
         return self.task_class.restore(self.task, directory)
 
 
 def _plugins(config: Mapping[str, Any]) -> Sequence[str]:
-    """The plugins that a config names.
-
-    Raises:
-      ConfigError: they are no list of texts.
-    """
+    """The plugins that a config names."""
     plugins = config.get("plugins", [])
     if not isinstance(plugins, list | tuple) or not all(isinstance(plugin, str) and plugin for plugin in plugins):
         raise ConfigError(f"config.plugins must be a list of files and modules, got {plugins!r}")
@@ -229,7 +221,7 @@ def run_training(
     try:
         with Interruption() as interruption, interruption.at_once("before the first step", run.withdraw):
             data, batches, validation = _read(experiment, run, progress)
-            task = experiment.task_of(data)
+            task = experiment.task_class.from_data(experiment.task, data)
             with progress.phase("building the model"):
                 trainer = experiment.trainer(task)
             initial = functools.cache(lambda: initial_arrays(experiment, task, trainer.layout.shapes, say))
@@ -250,7 +242,7 @@ def run_training(
             write_whole(run.samples / f"step_{step}.txt", sample)
         if alone:  # as every other evaluation: what is compiled here serves the final report
             return task.validate(local, validation, progress)
-        with trainer.context():
+        with jax.set_mesh(trainer.mesh):
             return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh), progress)
 
     try:
@@ -330,11 +322,7 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[s
 
 
 def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
-    """Parameters of the right shapes are not enough: the model must compute with them what the old one did.
-
-    Raises:
-      ConfigError: a field of the two models' configs differs that changes what the encoder computes (names it).
-    """
+    """Parameters of the right shapes are not enough: the model must compute with them what the old one did."""
     old = Experiment.from_config(pretrained.config)
     there, here = (
         {n: x for n, x, kind in leaves(e.model_config({})) if kind.part == FUNCTION} for e in (old, experiment)

@@ -81,11 +81,7 @@ def whole(checkpoints: Path, step: int | None = None, older: str = "") -> Iterat
 
 
 def _chosen(checkpoints: Path, step: int | None) -> int:
-    """The step to read.
-
-    Raises:
-      RunError: there is none.
-    """
+    """The step to read."""
     steps = steps_in(checkpoints)
     if not steps:
         raise RunError(f"{checkpoints.parent} has no checkpoint yet")
@@ -106,11 +102,7 @@ def _other(checkpoints: Path, damaged: int, older: str) -> str:
 
 
 def _hold(folder: Path, links: Path, held: contextlib.ExitStack) -> None:
-    """Opens all files of a checkpoint, and makes a folder of links to what is open, which is there until it is closed.
-
-    Raises:
-      OSError: one is not there any more, or cannot be read.
-    """
+    """Opens all files of a checkpoint, and makes a folder of links to what is open, which is there until it is closed."""
     links.mkdir()
     for file in sorted(folder.rglob("*")):
         link = links / file.relative_to(folder)

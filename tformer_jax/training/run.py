@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -229,7 +229,9 @@ def locked(directory: Path) -> Iterator[None]:
     file = directory / "lock"
     if file.is_dir():
         raise RunError(f"{file} must be a file, and is a folder: move it away")
-    with _folder_locked(directory), _opened(file) as lock:
+    with _folder_locked(directory), contextlib.ExitStack() as held:
+        with writing(file):  # without a buffer, which closing would have to write
+            lock = held.enter_context(open(file, "ab", buffering=0))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -240,12 +242,6 @@ def locked(directory: Path) -> Iterator[None]:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
-
-
-def _opened(file: Path) -> BinaryIO:
-    """Opens a file to write at its end, without a buffer that closing would have to write."""
-    with writing(file):
-        return open(file, "ab", buffering=0)
 
 
 @contextlib.contextmanager

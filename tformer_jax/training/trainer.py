@@ -1,6 +1,5 @@
 """Everything that one configuration compiles to."""
 
-import contextlib
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -50,7 +49,7 @@ class Trainer:
         """
         self.program, self.config, self._parallel = program, program.training, parallel
         self.mesh = make_mesh(parallel) if mesh is None else mesh
-        self.layout = self.program.layout
+        self.layout, self._axis = program.layout, _PMAP_AXIS if parallel.mode == "pmap" else None
         check_rows("parallel.sharding_table", parallel.sharding_table, self.layout.parameters)
         specs = state_specs(self.layout.parameters, self.layout.shapes, self.mesh, parallel.sharding_table)
         self.shardings = shardings(specs if parallel.mode == "jit" else dict.fromkeys(specs, P()), self.mesh)
@@ -61,10 +60,6 @@ class Trainer:
             one = functools.partial(program.step, key=self.config.key, axis=self._axis)
             axes = {"in_axes": (None, 0), "out_axes": (None, None)}
             self.step = jax.pmap(one, self._axis, devices=list(self.mesh.devices.flat), donate_argnums=0, **axes)
-
-    @property
-    def _axis(self) -> str | None:
-        return _PMAP_AXIS if self._parallel.mode == "pmap" else None
 
     def lower(self, batch: Any) -> jax.stages.Lowered:
         """The step for batches of these shapes, traced for the mesh; nothing is allocated."""
@@ -79,10 +74,6 @@ class Trainer:
         """Shape, dtype and sharding of every array of the state."""
         shapes = self.layout.shapes.items()
         return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.shardings[name]) for name, x in shapes}
-
-    def context(self) -> contextlib.AbstractContextManager:
-        """Context in which a model's streams are spread over the mesh."""
-        return jax.set_mesh(self.mesh)
 
     def placed(self, batches: Batches) -> PlacedBatches | SplitBatches:
         """Training batches as the step takes them."""
@@ -100,7 +91,7 @@ class Trainer:
         given = {name.removeprefix("model."): np.asarray(value) for name, value in (given or {}).items()}
 
         key = self.config.key
-        with self.context():
+        with jax.set_mesh(self.mesh):  # over which a model's streams are spread
             return jax.jit(lambda given: self.program.initial(key, given), out_shardings=self.shardings)(given)
 
     def model(self, arrays: Arrays) -> Any:
