@@ -205,10 +205,11 @@ def reduced(losses: Array, weights: Array, counts: Array | None, reduction: Redu
 
 
 def mean_or_sum(total: Array, weights: Array, counts: Array | None, reduction: Reduction) -> Float[Array, ""]:
-    """The weighted sum, or what it is for each weight * count."""
+    """The weighted sum, or what it is for each weight * count; 0 where these add up to 0."""
     if reduction == "sum":
         return total
-    return divide_or_zero(total, (weights if counts is None else weights * counts).sum())
+    count = (weights if counts is None else weights * counts).sum()
+    return jnp.where(count == 0, 0.0, total / jnp.where(count == 0, 1.0, count))  # 0 in the gradient too
 
 
 def weighted_mean(
@@ -273,11 +274,6 @@ def class_counts(class_weights: Float[Array, "V"] | None, targets: Int[Array, "*
         return None
     sharding = jax.typeof(targets).sharding
     return class_weights.at[targets].get(mode="fill", fill_value=0.0, out_sharding=sharding)
-
-
-def divide_or_zero(total: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
-    """total / count; 0 where the count is 0, in the gradient too."""
-    return jnp.where(count == 0, 0.0, total / jnp.where(count == 0, 1.0, count))
 
 
 def causal_lm_loss(

@@ -24,14 +24,10 @@ def patchify(images: Float[Array, "B Y X C"], patch_size: int) -> Float[Array, "
     """
     images, patch_size = as_array("images", images, "B Y X C"), as_size("patch_size", patch_size)
     B, Y, X, C = images.shape
-    rows, columns = _grid(patch_size, Y, X)
+    if patch_size < 1 or Y % patch_size or X % patch_size:
+        raise ValueError(f"patch_size {patch_size} does not divide an image of {Y} x {X}")
+    rows, columns = Y // patch_size, X // patch_size
     # One axis at a time: an explicit mesh, which the batch may be spread over, follows no more than that.
     grid = images.reshape(B, rows, patch_size, X, C).reshape(B, rows, patch_size, columns, patch_size, C)
     grid = grid.swapaxes(2, 3).reshape(B, rows * columns, patch_size, patch_size, C)  # [B P y x C]
     return grid.reshape(B, rows * columns, patch_size * patch_size * C)
-
-
-def _grid(patch_size: int, height: int, width: int) -> tuple[int, int]:
-    if patch_size < 1 or min(height, width) < 0 or height % patch_size or width % patch_size:
-        raise ValueError(f"patch_size {patch_size} does not divide an image of {height} x {width}")
-    return height // patch_size, width // patch_size
