@@ -18,8 +18,7 @@ from ..config.values import NOT_NEGATIVE, POSITIVE, SHARE, UNSIGNED, check_posit
 from ..functional.numbers import is_off
 from ..nn.parameters import MATRICES, ParameterInfo, parameters
 from ..registry import Registry
-from .paths import Table, by_path, check_rows, check_table, first_match, named
-from .patterns import check_pattern
+from .paths import Table, by_path, check_pattern, check_rows, check_table, first_match, named
 from .schedules import SCHEDULES, Schedule
 
 choice = functools.partial(field, part=TRAINING)

@@ -1,4 +1,8 @@
-"""Parameters by name: their paths, and tables of what matches them."""
+"""Parameters by name: their paths, and tables of regular expressions that match them, whose matching ends.
+
+Python's matcher tries one way after the other. Its time grows exponentially with the text if a group is repeated that
+can match in two ways, as in (a|a)*, and with a power of its length as repeats follow each other.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,9 +11,17 @@ from typing import Any
 import jax
 
 from ..config import ConfigError
-from .patterns import check_pattern
 
 Table = Sequence[Sequence[Any]]  # of pairs, which JSON has as lists
+
+_LONGEST = 200
+_MOST_STEPS = 10**9
+# About the length of a parameter's path, which every repeat may divide anywhere.
+_PLACES = 100
+# A group's beginning, a class or an escaped character, a repeat with what makes it lazy or possessive, other syntax.
+_PIECE = re.compile(
+    r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\\.|\[\^?\]?(?:\\.|[^]\\])*\]|(?:[*+?]|\{[0-9,]*\})[?+]?|.", re.DOTALL
+)
 
 
 def path_name(path: tuple) -> str:
@@ -63,3 +75,50 @@ def check_rows(name: str, table: Table, paths: Iterable[str]) -> None:
 def some(names: Sequence[str], shown: int = 5) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def check_pattern(name: str, pattern: Any) -> None:
+    """Refuses what is no regular expression, or one that could be matched for minutes, by the field's name.
+
+    Raises:
+      ConfigError: it is (says which rule it breaks).
+    """
+    try:
+        if not isinstance(pattern, str):
+            raise TypeError("it is no text")
+        if len(pattern) > _LONGEST:
+            raise ConfigError(f"{name}: a regular expression may have {_LONGEST} characters, got {len(pattern):,}")
+        re.compile(pattern)
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{name}: {pattern!r} is no regular expression ({error})") from None
+    if _steps(name, pattern) > _MOST_STEPS:
+        raise ConfigError(
+            f"{name}: {pattern!r} could take minutes to match: "
+            "use at most 4 of *, + and {m,n}, and fewer beside many ? and |"
+        )
+
+
+def _steps(name: str, pattern: str) -> int:
+    """An upper bound of the ways in which a pattern may match a path."""
+    steps, before, alternatives = 1, "", [1]
+    for piece in _PIECE.findall(pattern):
+        if before == "(" and piece[0] == "?":
+            raise ConfigError(
+                f"{name}: {pattern!r} has a (?...) other than a group, a named group or a look-around; leave it out"
+            )
+        if piece[0] == "(":
+            alternatives.append(1)
+        elif piece == ")":
+            steps *= alternatives.pop()
+        elif piece == "|":
+            alternatives[-1] += 1
+        elif piece[0] == "?":
+            steps *= 2
+        elif piece[0] in "*+" or (re.fullmatch(r"\{[0-9]*,?[0-9]*\}[?+]?", piece) and piece[1] != "}"):
+            if before == ")":
+                raise ConfigError(
+                    f"{name}: {pattern!r} repeats a group and could take minutes to match; only (...)? is allowed"
+                )
+            steps *= _PLACES
+        before = piece
+    return steps * alternatives[0]
