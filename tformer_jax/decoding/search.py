@@ -163,12 +163,6 @@ def _beam_search(
     return _best(last.finished, cut, num_results)
 
 
-class _Candidates(NamedTuple):
-    tokens: Array
-    log_probs: Array
-    parents: Array
-
-
 def _start(model, source, source_mask, beam_size: int, max_length: int, eos_id: int) -> _Beams:
     B = source.shape[0]
     memory, _ = model.encode(source, mask=source_mask)
@@ -185,31 +179,20 @@ def _advance(model, state: _Beams, penalty: Callable, bos_id: int, eos_id: int) 
     B, K = state.log_probs.shape
     last = lax.dynamic_index_in_dim(state.tokens, jnp.maximum(state.step - 1, 0), axis=2, keepdims=False)  # [B K]
     logits, cache = model.extend(jnp.where(state.step == 0, bos_id, last).reshape(-1, 1), state.cache)
-    candidates = _best_continuations(state, logits[:, 0], min(2 * K, K * logits.shape[-1]))
-    ended = candidates.tokens[:, :, state.step] == eos_id
-    scores = jnp.where(ended, candidates.log_probs / penalty(state.step + 1.0), -jnp.inf)
-    finished = _best(state.finished, Hypotheses(candidates.tokens, scores), K)
-    log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, candidates.log_probs), K)
-    tokens = jnp.take_along_axis(candidates.tokens, chosen[:, :, None], axis=1)
-    # Each row's history is replaced by its parent's; the memory is the same for all beams.
-    parents = jnp.take_along_axis(candidates.parents, chosen, axis=1)  # [B K]
-    rows = (jnp.arange(B)[:, None] * K + parents).reshape(-1)
-    cache = cache.map_history(lambda x, axis: jnp.take(x, rows, axis))
-    return _Beams(state.step + 1, tokens, log_probs, cache, finished)
-
-
-def _best_continuations(state: _Beams, logits: Float[Array, "BK V"], count: int) -> _Candidates:
-    """The `count` most probable one-token continuations of the alive hypotheses of each row.
-
-    2 K are enough: at most K of them end, so K remain to go on with.
-    """
-    B, K = state.log_probs.shape
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(B, K, -1) + state.log_probs[..., None]
+    log_probs = jax.nn.log_softmax(logits[:, 0].astype(jnp.float32)).reshape(B, K, -1) + state.log_probs[..., None]
     V = log_probs.shape[-1]
-    best, index = lax.top_k(log_probs.reshape(B, K * V), count)
-    parents, token = index // V, (index % V).astype(jnp.int32)
-    tokens = jnp.take_along_axis(state.tokens, parents[:, :, None], axis=1)
-    return _Candidates(tokens.at[:, :, state.step].set(token), best, parents)
+    # The best continuations by one token. 2 K are enough: at most K of them end, so K remain to go on with.
+    log_probs, index = lax.top_k(log_probs.reshape(B, K * V), min(2 * K, K * V))
+    parents, token = index // V, (index % V).astype(jnp.int32)  # [B 2K]
+    tokens = jnp.take_along_axis(state.tokens, parents[:, :, None], axis=1).at[:, :, state.step].set(token)
+    ended = token == eos_id
+    scores = jnp.where(ended, log_probs / penalty(state.step + 1.0), -jnp.inf)
+    finished = _best(state.finished, Hypotheses(tokens, scores), K)
+    log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, log_probs), K)
+    # Each row's history is replaced by its parent's; the memory is the same for all beams.
+    rows = (jnp.arange(B)[:, None] * K + jnp.take_along_axis(parents, chosen, axis=1)).reshape(-1)
+    cache = cache.map_history(lambda x, axis: jnp.take(x, rows, axis))
+    return _Beams(state.step + 1, jnp.take_along_axis(tokens, chosen[:, :, None], axis=1), log_probs, cache, finished)
 
 
 def _best(a: Hypotheses, b: Hypotheses, count: int) -> Hypotheses:
