@@ -22,14 +22,16 @@ class OtherData(DataError):
     """The data are not those that a run began with."""
 
 
-def of_texts(unit: str, examples: Iterable[Sequence[str]]) -> Digest:
-    """Returns the digest of examples that are several texts each; `unit` is what they are called, in the plural."""
-    return _digest(unit, [_sum_of("".join(f"{len(text)} {text}" for text in texts)) for texts in examples])
+def of_texts(unit: str, examples: Iterable[Sequence[str]], **counts: int) -> Digest:
+    """Returns the digest of examples that are several texts each.
 
-
-def of_documents(texts: Sequence[str]) -> Digest:
-    """Returns the digest of running texts, which may be few and long: their characters are counted too."""
-    return _digest("documents", [_sum_of(f"{len(text)} {text}") for text in texts], characters=sum(map(len, texts)))
+    Args:
+      unit: what they are called, in the plural.
+      examples: the texts of each.
+      counts: of something else in them, such as characters, where examples may be few and long.
+    """
+    whole = ("".join(f"{len(text)} {text}" for text in texts).encode("utf-8", "surrogatepass") for texts in examples)
+    return _digest(unit, [hashlib.sha256(text).digest() for text in whole], **counts)
 
 
 def of_images(images: LabelledImages) -> Digest:
@@ -49,10 +51,6 @@ def of_images(images: LabelledImages) -> Digest:
         return of(f"{image.shape}".encode() + image.tobytes() for image in images.images)
     read = lambda: of(map(bytes.fromhex, in_threads(file_sha256, images.images)))
     return remembered(images.images, images.labels.tobytes(), read)
-
-
-def _sum_of(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _digest(unit: str, sums: Sequence[bytes], **counts: int) -> Digest:

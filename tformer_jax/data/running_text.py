@@ -117,7 +117,8 @@ class DocumentData(Data):
         return f" ({sum(len(document.text) for document in part):,} characters)"
 
     def digest_of(self, part) -> digest.Digest:
-        return digest.of_documents([document.text for document in part])
+        characters = sum(len(document.text) for document in part)
+        return digest.of_texts(self.unit, [(document.text,) for document in part], characters=characters)
 
     def _batches(self, split: str, rows: int, seed: int | None) -> RowBatches:
         raise NotImplementedError
