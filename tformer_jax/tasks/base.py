@@ -208,14 +208,28 @@ class Task:
         return _plain_loss(self, model, batch)
 
     def score(self, model: Any, batches: Batches, progress: Progress = SILENT, what: str = "validating") -> Scores:
-        """Measures one pass over batches in order.
+        """Measures one pass over batches in order; the next one is on its way while one is awaited.
+
+        The means are weighted, in float64.
 
         Raises:
           DataError: no batch has a target.
         """
-        found = measured(lambda batch, i: self.measure(model, batch, i), batches, progress, what)
-        means, weight = weighted_means([one[:2] for one in found])
-        return Scores(means, weight, [outputs for *_, outputs in found])
+        found, next_one = [], None
+        with progress.phase(what, len(batches), "batches") as advance:
+            for i in range(len(batches) + 1):
+                one, next_one = next_one, self.measure(model, batches.batch(i), i) if i < len(batches) else None
+                # Without the wait, the device's queue would hold all batches, and the count would run ahead of it.
+                if one is not None:
+                    found.append(jax.device_get(one))
+                    advance()
+        weights = np.asarray([weight for _, weight, _ in found], np.float64)
+        total = float(weights.sum())
+        if total == 0:
+            raise DataError("cannot evaluate: no batch has a target; give a larger split")
+        values = {name: np.asarray([means[name] for means, *_ in found], np.float64) for name in found[0][0]}
+        means = {name: float((value * weights).sum() / total) for name, value in values.items()}
+        return Scores(means, total, [outputs for *_, outputs in found])
 
     def validate(self, model: Any, batches: Batches, progress: Progress = SILENT) -> dict[str, float]:
         """Returns the numbers of one pass over batches in order, those of `validated`."""
@@ -282,37 +296,3 @@ def with_auxiliary(loss: Float[Array, ""], weight: Float[Array, ""], *losses: Ma
 def _plain_loss(task: Task, model: Any, batch: Any) -> Measured:
     loss, weight, others = task.loss(model, batch, None)
     return {"loss": loss} | others, weight, None
-
-
-def measured(
-    measure: Callable[[Any, int], Any], batches: Batches, progress: Progress = SILENT, what: str = "validating"
-) -> list[Any]:
-    """Returns `measure(batch, i)` for each batch, on the host; the next one is on its way while one is awaited.
-
-    Without the wait, the device's queue would hold all batches, and the count would run ahead of it.
-    """
-    found, waiting = [], []
-    with progress.phase(what, len(batches), "batches") as advance:
-        for i in range(len(batches)):
-            waiting.append(measure(batches.batch(i), i))
-            if len(waiting) > 1:
-                found.append(jax.device_get(waiting.pop(0)))
-                advance()
-        for last in waiting:
-            found.append(jax.device_get(last))
-            advance()
-    return found
-
-
-def weighted_means(measured: Sequence[tuple[dict[str, Any], Any]]) -> tuple[dict[str, float], float]:
-    """Returns the weighted means over batches, `(means, weight)` each, in float64, and the sum of the weights.
-
-    Raises:
-      DataError: nothing was measured.
-    """
-    weights = np.asarray([weight for _, weight in measured], np.float64)
-    total = float(weights.sum())
-    if total == 0:
-        raise DataError("cannot evaluate: no batch has a target; give a larger split")
-    values = {name: np.asarray([means[name] for means, _ in measured], np.float64) for name in measured[0][0]}
-    return {name: float((value * weights).sum() / total) for name, value in values.items()}, total
