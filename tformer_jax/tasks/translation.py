@@ -167,10 +167,8 @@ class TranslationTask(Task):
     def plot(self, model: Transformer, evaluation: Evaluation, directory: Path) -> None:
         """Writes attention.png: where each word of one translation looked in the source, last layer."""
         sample = min(evaluation.samples, key=lambda s: abs(len(s.source.split()) - _PLOTTED_WORDS))
-        (source,), (target,) = (
-            self.tokenizers.encode_sources([sample.source]),
-            self.tokenizers.encode_targets([sample.translation]),
-        )
+        (source,) = self.tokenizers.encode_sources([sample.source])
+        (target,) = self.tokenizers.encode_targets([sample.translation])
         limit = model.config.max_length
         arrays = (jnp.asarray([tokens[:limit]]) for tokens in (source, target[:-1]))
         _, captured = model(*arrays, capture=("cross_attention_weights",))
