@@ -321,6 +321,14 @@ def test_a_gap_in_characters_is_one_character(data_of, quick, monkeypatch):
     assert seen == [[BOS_ID, *before, MASK_ID, *after, EOS_ID]]
 
 
+def test_the_characters_of_a_gap_need_not_be_known():
+    """A model of characters whose training text has no "[" or "K" could not be asked to fill a gap."""
+    task = MaskedLMTask(MaskedLMTask.Config(), tokenizers.train_characters(["the cat sat"], mask=True))
+    assert task.known_texts(task.Prediction(text="[MASK]he c[MASK]t")) == [("[MASK]he c[MASK]t", "the text")]
+    with pytest.raises(DataError, match=r"the text has '\[' at 11, a character outside the model's vocabulary"):
+        task.known_texts(task.Prediction(text="the [MASK]a[MASK"))
+
+
 def test_a_special_token_that_is_spelt_out_is_text(read, data, model):
     """A text about tokenizers would have its words taken for commands."""
     task, seen = read

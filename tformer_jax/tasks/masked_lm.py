@@ -157,6 +157,14 @@ class MaskedLMTask(DocumentTask):
                 said = "  ".join(f"{guess.token!r} {guess.probability:.3f}" for guess in guesses)
                 yield f"{MASK_TEXT} {number}: {said}\n"
 
+    def first_unknown(self, text: str) -> int | None:
+        at = 0
+        for part in text.split(MASK_TEXT):  # a gap is no text: its characters need not be known
+            if (found := super().first_unknown(part)) is not None:
+                return at + found
+            at += len(part) + len(MASK_TEXT)
+        return None
+
     def fill(self, model: MaskedLM, text: str, count: int = 5) -> list[list[Guess]]:
         """The `count` likeliest tokens for each `[MASK]` of a text, likeliest first.
 
