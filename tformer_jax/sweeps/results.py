@@ -13,6 +13,7 @@ from ..data.files import write_whole
 from ..training.directories import RunError
 from ..training.run import holds
 from .members import Member
+from .space import Overrides
 
 Row = dict[str, Any]
 _VALIDATION = "validation_"
@@ -64,13 +65,7 @@ class Results:
         self._steps = {member.number: member.experiment.training.steps for member in members}
         self._validations: dict[int, dict[int, dict[str, float]]] = {member.number: {} for member in members}
         self._diverged: dict[int, int] = {}
-        self._rows: dict[int, Row] = {
-            member.number: {
-                "member": member.number, "status": "waiting", "steps": 0, "seconds": 0.0, "overrides": member.overrides,
-                "training_loss": None, "final": {}, "best": {}, "best_step": None,
-            }
-            for member in members
-        }  # fmt: skip
+        self._rows = {member.number: waiting(member.number, member.overrides) for member in members}
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Takes a row of metrics in."""
@@ -79,13 +74,9 @@ class Results:
             result["status"], result["steps"] = "diverged", row["step"] - 1
             self._diverged[row["member"]] = row["step"]
             return
-        result["steps"] = row["step"]
-        result["seconds"] = row.get("seconds", result["seconds"])
-        result["training_loss"] = row.get("loss", result["training_loss"])
+        take_in(row, result, self.ranking)
         if numbers := validated(row):
-            result["final"] = self._validations[row["member"]][row["step"]] = numbers
-            if not result["best"] or self.ranking.value(numbers) < self.ranking.value(result["best"]):
-                result["best"], result["best_step"] = numbers, row["step"]
+            self._validations[row["member"]][row["step"]] = numbers
         done = row["step"] == self._steps[row["member"]] and numbers
         result["status"] = "finished" if done else "running"
 
@@ -116,6 +107,23 @@ class Results:
     def rows(self) -> list[Row]:
         """A row a member, in their order."""
         return list(self._rows.values())
+
+
+def waiting(number: int, overrides: Overrides) -> Row:
+    """Returns the result of a member, or a trial, of which nothing is known yet."""
+    nothing = {"training_loss": None, "final": {}, "best": {}, "best_step": None}
+    return {"member": number, "status": "waiting", "steps": 0, "seconds": 0.0, "overrides": overrides} | nothing
+
+
+def take_in(row: Mapping[str, Any], result: Row, ranking: Ranking) -> None:
+    """Takes a row of metrics into the result of a member, or a trial; its status stays as it is."""
+    result["steps"] = row["step"]
+    result["seconds"] = row.get("seconds", result["seconds"])
+    result["training_loss"] = row.get("loss", result["training_loss"])
+    if numbers := validated(row):
+        result["final"] = numbers
+        if not result["best"] or ranking.value(numbers) < ranking.value(result["best"]):
+            result["best"], result["best_step"] = numbers, row["step"]
 
 
 def validated(row: Mapping[str, Any]) -> dict[str, float]:

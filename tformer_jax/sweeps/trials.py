@@ -28,7 +28,7 @@ from ..training.paths import some
 from ..training.run import differences, holds, locked, read_json, write_json
 from . import database
 from .database import Database
-from .results import Ranking, Row, validated
+from .results import Ranking, Row, take_in, waiting
 from .space import Domain, Overrides, Range
 
 # What a trial is called that a worker has, or had when it was killed; of another one it is decided how it ended.
@@ -255,30 +255,17 @@ class Trials:
     def _row(self, trial: FrozenTrial) -> Row:
         if trial.number in self._ended:
             return self._ended[trial.number]
-        rows = read_metrics(self.directory(trial.number) / "metrics.jsonl", lambda line: None)  # its worker has said it
-        validations = [(row["step"], numbers) for row in rows if (numbers := validated(row))]
-        best_step, best = min(validations, key=lambda found: self._ranking.value(found[1]), default=(None, {}))
-        row = {
-            "member": trial.number,
-            "status": _UNFINISHED.get(trial.state) or trial.user_attrs.get("status", "finished"),
-            "steps": max((row["step"] for row in rows), default=0),
-            "seconds": round(trial.user_attrs.get("seconds", 0.0), 3),
-            "overrides": self._overrides(trial),
-            "training_loss": next((row["loss"] for row in reversed(rows) if "loss" in row), None),
-            "final": self._final(trial, validations[-1][1] if validations else {}),
-            "best": best,
-            "best_step": best_step,
-        }
+        row = waiting(trial.number, self._overrides(trial))
+        for metrics in read_metrics(self.directory(trial.number) / "metrics.jsonl", lambda line: None):  # said already
+            take_in(metrics, row, self._ranking)
+        row["status"] = _UNFINISHED.get(trial.state) or trial.user_attrs.get("status", "finished")
+        row["seconds"] = round(trial.user_attrs.get("seconds", 0.0), 3)
+        told = trial.user_attrs.get("value")
+        if told is not None and row["final"].get(self._ranking.metric) != told:  # the row of its last step is lost
+            row["final"] = {self._ranking.metric: told}
         if trial.state.is_finished():
             self._ended[trial.number] = row
         return row
-
-    def _final(self, trial: FrozenTrial, validation: dict[str, float]) -> dict[str, float]:
-        """The numbers of the last validation that a trial has written; of one whose last row is lost, what it told."""
-        told = trial.user_attrs.get("value")
-        if told is None or validation.get(self._ranking.metric) == told:
-            return validation
-        return {self._ranking.metric: told}
 
     def _good(self) -> list[FrozenTrial]:
         """All trials but what is left of a worker that was killed while it took one up."""
