@@ -185,6 +185,7 @@ def test_data_from_outside_are_split_compared_and_batched(kind, tmp_path):
         ("a=1,b=1,c=1,d=1", (1, 1, "1", "1")),
         ("a=1.5,b=None,c=None,d=x", (1.5, None, None, "x")),
         ("a=[],b=True,c=[],d=a b", ("[]", True, "[]", "a b")),
+        ("a={{}},b=1,c={[]:1},d=x", ("{{}}", 1, "{[]:1}", "x")),
     ],
 )
 def test_an_option_is_what_its_annotation_wants(text, given):

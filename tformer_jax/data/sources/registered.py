@@ -105,7 +105,7 @@ def _value(text: str, hint: Any) -> Any:
     """Returns a number, True, False or None where an annotation allows it, or there is none; else the text."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
     kinds = (int, float, bool, NoneType) if hint is _NOT_GIVEN else plain_kinds(hint) or ()
     return value if type(value) in kinds or type(value) is int and float in kinds else text
