@@ -241,10 +241,7 @@ def _corrupted(batch: Any, key: Array, vocab_size: int, rate: float) -> Any:
 
 
 def _chosen(model: MaskedLM, batch: Any, dropout_key: Array | None, rate: float):
-    """States [G M D], original tokens [G M] and weights [G M] of the chosen tokens, and auxiliary losses.
-
-    The other tokens need no logits.
-    """
+    """States [G M D], original tokens [G M] and weights [G M] of the chosen tokens alone, and auxiliary losses."""
     tokens, masked = batch["tokens"], batch["masked"]
     mask = F.AttentionMask(lengths=batch["lengths"])
     states, beside = model.hidden(batch["corrupted"], mask=mask, key=dropout_key)

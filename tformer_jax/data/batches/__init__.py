@@ -116,11 +116,7 @@ class RowBatches(Batches):
     seed: int | None
 
     def _number_rows(self, count: int, what: str, field: str = "batch_tokens") -> None:
-        """Sets how many rows an epoch has at least; `what` they are and the `field` to lower, for the message.
-
-        Raises:
-          DataError: they do not fill a batch.
-        """
+        """Sets how many rows an epoch has at least; refuses too few: `what` they are, and the `field` to lower."""
         if count < (1 if self.seed is None else self.rows):
             raise DataError(f"{what} do not fill a batch of {self.rows}; lower data.{field}")
         object.__setattr__(self, "_count", count)
@@ -132,10 +128,7 @@ class RowBatches(Batches):
         return self.rows
 
     def _numbers(self, i: int, rows: slice = ALL_ROWS, count: int | None = None) -> np.ndarray:
-        """Returns the numbers of some rows of batch i, [B]; -1: it only fills up.
-
-        `count`: of the rows of this epoch, if that is another than the least of all.
-        """
+        """Returns the numbers of some rows of batch i, [B]; -1: it only fills up. `count`: of its epoch, or the least."""
         (epoch, position), count = divmod(i, len(self)), self._count if count is None else count
         order = np.arange(count) if self.seed is None else permutation((self.seed, epoch), count)
         return filled_up(order[position * self.rows : (position + 1) * self.rows], self.rows)[rows]

@@ -87,11 +87,7 @@ def _field(of: inspect.Parameter) -> Any:
 
 
 def _parsed(text: str | None, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Returns the values in "a=1,b=x", by name.
-
-    Raises:
-      ConfigError: it does not read like that, or names an option twice.
-    """
+    """Returns the values in "a=1,b=x", by name, each once."""
     values: dict[str, Any] = {}
     for part in text.split(",") if text is not None else ():
         name, equals, value = (x.strip() for x in part.partition("="))
