@@ -145,13 +145,7 @@ def _projected(x_name: str, x: Any, w_name: str, w: Any, b_name: str, b: Any) ->
     if w.shape[0] != x.shape[2]:
         raise ValueError(f"{w_name} must be [D N H] with {x_name}'s D={x.shape[2]}, got the shape {w.shape}")
     out = jnp.einsum("BTD,DNH->BTNH", x, w)  # [B T N H]
-    return out if b is None else out + _bias(b_name, b, w.shape[1:])
-
-
-def _bias(name: str, b: Any, shape: tuple[int, ...]) -> Array:
-    b = as_array(name, b)
-    check_shape(name, b, shape)
-    return b
+    return out if b is None else out + as_array(b_name, b, shape=w.shape[1:])
 
 
 def project_qkv(
@@ -184,7 +178,7 @@ def combine_heads(heads: Float[Array, "B T N Hv"], params: AttentionParams) -> F
     w_o = as_array("w_o", params.w_o, "N Hv D")
     check_shape("w_o", w_o, (*heads.shape[2:], w_o.shape[2]))
     out = jnp.einsum("BTNH,NHD->BTD", heads, w_o)  # [B T D]
-    return out if params.b_o is None else out + _bias("b_o", params.b_o, w_o.shape[2:])
+    return out if params.b_o is None else out + as_array("b_o", params.b_o, shape=w_o.shape[2:])
 
 
 def _queries(x: Array, params: Any) -> Array:

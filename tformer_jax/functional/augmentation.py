@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from .checks import as_array, as_key, check_shape
+from .checks import as_array, as_key
 from .meshes import gathered, spread_like
 from .numbers import POSITIVE, Number, as_number, as_size
 
@@ -79,9 +79,7 @@ def mixup(
     if targets.shape[0] != images.shape[0]:
         raise ValueError(f"targets must be one for each of the {images.shape[0]} images, got {targets.shape[0]}")
     if real is not None:
-        real = as_array("real", real).astype(bool)
-        check_shape("real", real, images.shape[:1])
-        real = gathered(real, 0)
+        real = gathered(as_array("real", real, shape=images.shape[:1]).astype(bool), 0)
     alpha = jnp.float32(as_number("alpha", alpha, POSITIVE))
     share_key, partner_key = jax.random.split(as_key("key", key))
     # Drawn by rejection, which NaN would never leave.

@@ -22,7 +22,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def as_array(name: str, x: Any, axes: str | None = None, kind: Literal["floats", "integers"] | None = None) -> Array:
+def as_array(
+    name: str,
+    x: Any,
+    axes: str | None = None,
+    kind: Literal["floats", "integers"] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> Array:
     """Any array, NumPy's too, as JAX's.
 
     Args:
@@ -30,11 +36,12 @@ def as_array(name: str, x: Any, axes: str | None = None, kind: Literal["floats",
       x: what was given.
       axes: a letter each, such as "B T D", where their number is fixed.
       kind: "floats" refuses integers, which what is computed in their dtype would be rounded to.
+      shape: see `check_shape`.
 
     Raises:
       TypeError: no array of real numbers or booleans (lists, None, texts, keys, NumPy's masked arrays), or numbers of
         another kind.
-      ValueError: another number of axes.
+      ValueError: another number of axes, or another shape.
     """
     if not isinstance(x, (Array, np.ndarray, np.generic)) and not hasattr(x, "__jax_array__"):
         got = "None" if x is None else f"a {type(x).__name__}"
@@ -50,6 +57,8 @@ def as_array(name: str, x: Any, axes: str | None = None, kind: Literal["floats",
         raise ValueError(f"{name} must be [{axes}], got the shape {x.shape}")
     if kind is not None and not jnp.issubdtype(x.dtype, _KINDS[kind]):
         raise TypeError(f"{name} must be {kind}, got {x.dtype}")
+    if shape is not None:
+        check_shape(name, x, shape)
     return x
 
 

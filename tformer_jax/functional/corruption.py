@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Int
 
-from .checks import as_array, as_key, check_below, check_shape, shown
+from .checks import as_array, as_key, check_below, shown
 from .meshes import gathered, spread_like
 from .numbers import RATE, Number, as_integer, as_number, as_size
 
@@ -56,8 +56,7 @@ def mask_tokens(
     choice_key, fate_key, token_key = jax.random.split(as_key("key", key), 3)
     chosen = spread_like(jax.random.uniform(choice_key, tokens.shape, jnp.float32), tokens, axes=2) < rate
     if word_ids is not None:
-        word_ids = as_array("word_ids", word_ids, kind="integers")
-        check_shape("word_ids", word_ids, tokens.shape)
+        word_ids = as_array("word_ids", word_ids, kind="integers", shape=tokens.shape)
         check_below("word_ids", word_ids, tokens.shape[1])
         inside = (word_ids >= 0) & (word_ids < tokens.shape[1])
         chosen = inside & jnp.take_along_axis(gathered(chosen, 1), gathered(word_ids, 1), axis=1)

@@ -91,8 +91,4 @@ def _affine(x: Array, w: Array, b: Array | None, w_name: str, b_name: str) -> Ar
     F = width(w_name, w)
     check_shape(w_name, w, (width("x", x), F))
     out = jnp.einsum("...D,DF->...F", x, w)  # [*batch F]
-    if b is None:
-        return out
-    b = as_array(b_name, b, "F")
-    check_shape(b_name, b, (F,))
-    return out + b
+    return out if b is None else out + as_array(b_name, b, "F", shape=(F,))

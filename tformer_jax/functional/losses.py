@@ -62,11 +62,9 @@ def check_projection(
     """
     hidden, w_out = as_array("hidden", hidden), as_array("w_out", w_out, "D V")
     check_shape("w_out", w_out, (width("hidden", hidden), width("w_out", w_out)))
-    if b_out is None:
-        return hidden, w_out, None
-    b_out = as_array("b_out", b_out)
-    check_shape("b_out", b_out, w_out.shape[1:])
-    return hidden, w_out, b_out.astype(jnp.float32)
+    if b_out is not None:
+        b_out = as_array("b_out", b_out, shape=w_out.shape[1:]).astype(jnp.float32)
+    return hidden, w_out, b_out
 
 
 def as_cap(logit_softcap: Number | None) -> float | Array | None:
@@ -224,8 +222,8 @@ def weighted_mean(
       TypeError: values or weights that are no arrays.
       ValueError: weights of another shape than the values'.
     """
-    values, weights = as_array("values", values), as_array("weights", weights)
-    check_shape("weights", weights, values.shape)
+    values = as_array("values", values)
+    weights = as_array("weights", weights, shape=values.shape)
     return reduced(values.astype(jnp.float32), weights.astype(jnp.float32), None, "mean")
 
 
@@ -245,12 +243,10 @@ def check_targets(
       ValueError: another shape, or an unknown reduction.
     """
     check_choice("reduction", reduction, ("mean", "sum", "none"))
-    targets = as_array("targets", targets, kind="integers")
-    check_shape("targets", targets, shape)
+    targets = as_array("targets", targets, kind="integers", shape=shape)
     # Of unsigned ones too large for it, the sign bit makes a target that is out of range.
     targets = targets.astype(jnp.int32 if targets.dtype.itemsize <= 4 else jnp.int64)
-    weights = jnp.ones(shape, jnp.float32) if weights is None else as_array("weights", weights)
-    check_shape("weights", weights, shape)
+    weights = jnp.ones(shape, jnp.float32) if weights is None else as_array("weights", weights, shape=shape)
     return targets, weights.astype(jnp.float32)
 
 
@@ -263,9 +259,7 @@ def check_class_weights(class_weights: Array | None, vocab_size: int) -> Array |
     """
     if class_weights is None:
         return None
-    class_weights = as_array("class_weights", class_weights)
-    check_shape("class_weights", class_weights, (vocab_size,))
-    return class_weights.astype(jnp.float32)
+    return as_array("class_weights", class_weights, shape=(vocab_size,)).astype(jnp.float32)
 
 
 def class_counts(class_weights: Float[Array, "V"] | None, targets: Int[Array, "*batch"]) -> Array | None:
@@ -310,9 +304,7 @@ def causal_lm_loss(
         check_shape("tokens", tokens, logits.shape[:-1])
         logits = logits[:, :-1]  # [B T-1 V]
     if weights is not None:
-        weights = as_array("weights", weights)
-        check_shape("weights", weights, tokens.shape)
-        weights = weights[:, 1:]  # [B T-1]
+        weights = as_array("weights", weights, shape=tokens.shape)[:, 1:]  # [B T-1]
     how = {"label_smoothing": label_smoothing, "z_loss": z_loss, "reduction": reduction}
     return loss(logits, targets=tokens[:, 1:], weights=weights, **how)
 
@@ -341,7 +333,7 @@ def masked_lm_loss(
     Raises:
       TypeError, ValueError: as `loss`; `masked` that is not of the targets' shape.
     """
-    logits, masked = as_array("logits", logits), as_array("masked", masked)
-    check_shape("masked", masked, logits.shape[:-1])
+    logits = as_array("logits", logits)
+    masked = as_array("masked", masked, shape=logits.shape[:-1])
     how = {"label_smoothing": label_smoothing, "z_loss": z_loss, "reduction": reduction}
     return loss(logits, targets=targets, weights=masked, **how)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from .checks import as_array, as_flag, check_shape, width
+from .checks import as_array, as_flag, width
 from .numbers import NOT_NEGATIVE, Number, as_number
 
 
@@ -76,6 +76,4 @@ def _gain(gamma: Array, x: Array, unit_offset: bool) -> Float[Array, "D"]:
 
 def _vector(name: str, vector: Array, x: Array) -> Float[Array, "D"]:
     """gamma or beta in float32: one number for each of x's last axis."""
-    vector = as_array(name, vector, kind="floats")
-    check_shape(name, vector, (width("x", x),))
-    return vector.astype(jnp.float32)
+    return as_array(name, vector, kind="floats", shape=(width("x", x),)).astype(jnp.float32)
