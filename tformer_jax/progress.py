@@ -11,7 +11,16 @@ Advance = Callable[..., None]
 
 
 class Progress:
-    """Is told of phases and says nothing; `training.terminal.Terminal` speaks."""
+    """Is told of phases and says nothing; `training.terminal.Terminal` speaks.
+
+    Attributes:
+      is_live: whether there are bars.
+    """
+
+    is_live = False
+
+    def say(self, *lines: object) -> None:
+        """Prints lines that a person should know."""
 
     @contextlib.contextmanager
     def phase(self, what: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:

@@ -12,11 +12,11 @@ from ..data.batches import Batches
 from ..progress import SILENT
 from .checkpoints import CheckpointConfig, Checkpoints
 from .interruption import Interrupted, Interruption
-from .metrics import MetricsWriter, NoReport, ProgressLine, Report
+from .metrics import MetricsWriter, ProgressLine
 from .paths import some
 from .processes import in_any, is_first
 from .run import Run
-from .step import Arrays
+from .step import OWN_METRICS, Arrays
 from .terminal import Terminal
 from .trainer import Trainer
 
@@ -129,11 +129,13 @@ def train(
     progress = (terminal or Terminal()) if is_first() else SILENT
     with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
         start, arrays = _started(trainer, checkpoints, run, initial, say, progress)
-        report = _report(run, trainer, start, unit, progress, say) if is_first() else NoReport()
-        loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, report, progress)
+        writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say) if is_first() else None
+        config = trainer.config
+        line = ProgressLine(config.steps, start, unit, terminal=progress, evaluate_every=config.evaluate_every)
+        loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, writer, line, progress)
         loop.checkpoints, loop.interruption = checkpoints, interruption
         try:
-            arrays = loop.steps(arrays, start, trainer.config.steps)
+            arrays = loop.steps(arrays, start, config.steps)
             with progress.phase("writing the last checkpoint"):
                 checkpoints.wait()
             return arrays
@@ -142,7 +144,9 @@ def train(
             left = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
             raise Diverged(f"{error}; {left}") from None
         finally:
-            report.close()
+            if writer is not None:
+                writer.close()
+            line.close()
 
 
 def _started(trainer, checkpoints, run, initial, say, progress) -> tuple[int, Arrays]:
@@ -158,21 +162,15 @@ def _started(trainer, checkpoints, run, initial, say, progress) -> tuple[int, Ar
     return found
 
 
-def _report(run: Run, trainer: Trainer, start: int, unit: str, terminal: Terminal, say) -> Report:
-    writer, config = MetricsWriter(run.metrics_file, run.tensorboard, start, say), trainer.config
-    line = ProgressLine(config.steps, start, unit, terminal=terminal, evaluate_every=config.evaluate_every)
-    return Report(writer, line)
-
-
 class _RunLoop(Loop):
-    """The loop of one run."""
+    """The loop of one run; of several processes, the first one alone has a writer."""
 
-    def __init__(self, trainer, batches, validate, validated, checkpoint_every, identity, report, progress):
+    def __init__(self, trainer, batches, validate, validated, checkpoint_every, identity, writer, line, progress):
         self.step, self.mesh, self.batch = trainer.step, trainer.mesh, trainer.placed(batches).batch
         self.evaluate_every, self.checkpoint_every = trainer.config.evaluate_every, checkpoint_every
         self._config, self._parameters = trainer.config, trainer.layout.parameters
         self._validate, self._validated, self._identity = validate, validated, identity
-        self._report, self._progress = report, progress
+        self._writer, self._line, self._progress = writer, line, progress
         self._compiled: set[Any] = set()  # the shapes of batches that there is a program for
 
     @contextlib.contextmanager
@@ -184,7 +182,7 @@ class _RunLoop(Loop):
         self._compiled.add(shapes)
         largest = " x ".join(map(str, max(shapes, key=math.prod)))
         which = "the step" if len(self._compiled) == 1 else f"the step for batches of {largest}"
-        with self._report.pause(), self._progress.phase(f"compiling {which}"):
+        with self._line.pause(), self._progress.phase(f"compiling {which}"):
             yield
 
     def record(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -192,8 +190,14 @@ class _RunLoop(Loop):
         metrics = {name: float(value) for name, value in metrics.items()}
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
             self._not_finite(step, metrics, finite)
-        last = step == self._config.steps
-        self._report.step(step, metrics, row=last or step % self._config.log_every == 0)
+        others = {name: value for name, value in metrics.items() if name not in OWN_METRICS}
+        self._line.update(step, metrics["loss"], metrics["weight"], others)
+        if step == self._config.steps or step % self._config.log_every == 0:
+            self._write(step, metrics)
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            self._writer.write(step, values)
 
     def _not_finite(self, step: int, metrics: Mapping[str, float], finite: np.ndarray) -> None:
         """Says so, if the step was skipped and may have been; else the run ends, as Diverged."""
@@ -202,12 +206,14 @@ class _RunLoop(Loop):
         if skipped is None or skipped > allowed:
             after = f", after {allowed} skipped step(s)" if allowed else ""
             raise Diverged(f"training stopped at step {step}: {found}{after}")
-        self._report.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): {found}")
+        self._line.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): {found}")
 
     def validate(self, step: int, arrays: Arrays) -> Mapping[str, float]:
-        with self._report.pause(validates=step):
+        with self._line.pause(validates=step):
             numbers = self._validate(step, arrays)
-        self._report.validation(step, numbers)
+        self._write(step, {f"validation_{name}": value for name, value in numbers.items()})
+        said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
+        self._line.say(f"step {step}: validation {said}")
         self.stop |= self._validated(step, numbers)
         return numbers
 

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from ..data.files import GrowingFile, write_whole
+from ..progress import Progress
 from .events import EventFile
-from .step import OWN_METRICS
 from .terminal import Terminal, clock
 
 _LOG_EVERY_SECONDS = 10.0
@@ -120,7 +120,7 @@ class ProgressLine:
         unit: str = "tokens",
         console: Console | None = None,
         *,
-        terminal: Terminal | None = None,
+        terminal: Progress | None = None,
         evaluate_every: int | None = None,
     ):
         """Args:
@@ -230,51 +230,3 @@ class _Left:
         if every is None or after >= self.total:
             return 0
         return self.total // every - after // every + bool(self.total % every)
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """The report of a run on its way: rows for the files, lines for the terminal."""
-
-    writer: MetricsWriter
-    progress: ProgressLine
-
-    def step(self, step: int, metrics: Mapping[str, float], *, row: bool) -> None:
-        """The numbers of a step; `row`: worth keeping."""
-        others = {name: value for name, value in metrics.items() if name not in OWN_METRICS}
-        self.progress.update(step, metrics["loss"], metrics["weight"], others)
-        if row:
-            self.writer.write(step, metrics)
-
-    def validation(self, step: int, numbers: Mapping[str, float]) -> None:
-        """The numbers of a validation."""
-        self.writer.write(step, {f"validation_{name}": value for name, value in numbers.items()})
-        line = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
-        self.progress.say(f"step {step}: validation {line}")
-
-    def say(self, line: str) -> None:
-        """Prints what a person should know."""
-        self.progress.say(line)
-
-    def pause(self, validates: int | None = None) -> contextlib.AbstractContextManager:
-        """See `ProgressLine.pause`."""
-        return self.progress.pause(validates)
-
-    def close(self) -> None:
-        self.writer.close()
-        self.progress.close()
-
-
-class NoReport:
-    """The report of processes other than the first: none."""
-
-    def step(self, step: int, metrics: Mapping[str, float], *, row: bool) -> None: ...
-
-    def validation(self, step: int, numbers: Mapping[str, float]) -> None: ...
-
-    def say(self, line: str) -> None: ...
-
-    def pause(self, validates: int | None = None) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext()
-
-    def close(self) -> None: ...

@@ -96,7 +96,6 @@ class Terminal(Progress):
 
     @property
     def is_live(self) -> bool:
-        """Returns whether there are bars."""
         return self.console.is_terminal
 
     def say(self, *lines: object) -> None:
