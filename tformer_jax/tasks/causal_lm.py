@@ -21,7 +21,7 @@ from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, Scores, with_auxiliary
 from .text import DocumentTask, TextPrediction
-from .vocabulary import VocabularyLossConfig, loss_inputs, perplexity, target_weights
+from .vocabulary import VocabularyLossConfig, loss_inputs, perplexity, plain_loss, target_weights
 
 _PROMPT_CHARACTERS = 120
 _CONTINUED = 3
@@ -115,7 +115,7 @@ class CausalLMTask(DocumentTask):
 
     def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> Loss:
         """The training loss, a mean over target tokens, and how many they are."""
-        return _loss(type(self), model, batch, key, self.config)
+        return self._loss(model, batch, key, self.config)
 
     def cost(self, model: ModelConfig, batch: Mapping[str, Any]) -> flops.Cost:
         rows, length = batch["tokens"].shape
@@ -123,7 +123,17 @@ class CausalLMTask(DocumentTask):
 
     def measure(self, model: CausalLM, batch: Any, number: int) -> Measured:
         """Cross-entropy in nats per token, without smoothing or dropout."""
-        return _measure(type(self), model, batch)
+        return plain_loss(self._loss, model, batch)
+
+    @classmethod
+    def _loss(cls, model: CausalLM, batch: Any, key: Array | None, config: VocabularyLossConfig | None) -> Loss:
+        tokens, segments, weights = batch["tokens"], batch.get("segments"), cls.targets(batch)  # [B T+1]
+        seen = None if segments is None else segments[:, :-1]
+        hidden, beside = model.hidden(tokens[:, :-1], mask=cls.mask(batch), segments=seen, key=key)  # [B T D]
+        scores, how = loss_inputs(model, hidden, config)
+        loss = F.causal_lm_loss(scores, tokens, weights=weights, **how)
+        auxiliary = {} if config is None else beside.losses  # of training alone
+        return with_auxiliary(loss, weights.sum(dtype=jnp.float32), auxiliary)
 
     def score(self, model: CausalLM, batches: Any, progress: Progress = SILENT, what: str = "validating") -> Scores:
         scores = super().score(model, batches, progress, what)
@@ -227,21 +237,3 @@ class CausalLMTask(DocumentTask):
                 yield whole[len(said) :]
                 said = whole
         yield whole[len(said) :]
-
-
-def _loss(
-    task: type[CausalLMTask], model: CausalLM, batch: Any, key: Array | None, config: VocabularyLossConfig | None
-) -> Loss:
-    tokens, segments, weights = batch["tokens"], batch.get("segments"), task.targets(batch)  # [B T+1]
-    seen = None if segments is None else segments[:, :-1]
-    hidden, beside = model.hidden(tokens[:, :-1], mask=task.mask(batch), segments=seen, key=key)  # [B T D]
-    scores, how = loss_inputs(model, hidden, config)
-    loss = F.causal_lm_loss(scores, tokens, weights=weights, **how)
-    auxiliary = {} if config is None else beside.losses  # of training alone
-    return with_auxiliary(loss, weights.sum(dtype=jnp.float32), auxiliary)
-
-
-@functools.partial(jax.jit, static_argnums=0)  # of the module, not of a task: all that have such a model share it
-def _measure(task: type[CausalLMTask], model: CausalLM, batch: Any) -> Measured:
-    loss, weight, _ = _loss(task, model, batch, None, None)
-    return {"loss": loss}, weight, None

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import sacrebleu
@@ -24,7 +23,7 @@ from ..nn.layers import split_key
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, Task, with_auxiliary
 from .text import TextPrediction
-from .vocabulary import VocabularyLossConfig, loss_inputs, target_weights
+from .vocabulary import VocabularyLossConfig, loss_inputs, plain_loss, target_weights
 
 _DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
@@ -90,7 +89,7 @@ class TranslationTask(Task):
 
     def measure(self, model: Transformer, batch: Any, number: int) -> Measured:
         """Cross-entropy in nats per target token, without smoothing or dropout."""
-        return _measure(model, batch)
+        return plain_loss(_loss, model, batch)
 
     def evaluate(
         self, model: Transformer, data: TranslationData, splits: Sequence[str], progress: Progress = SILENT
@@ -198,9 +197,3 @@ def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyL
     loss = F.causal_lm_loss(scores, target, weights=weights, **how)
     auxiliary = () if config is None else (encoder.losses, decoder.losses)  # of training alone
     return with_auxiliary(loss, weights.sum(dtype=jnp.float32), *auxiliary)
-
-
-@jax.jit  # of the module, not of a task: all that have such a model share it
-def _measure(model: Transformer, batch: Any) -> Measured:
-    loss, weight, _ = _loss(model, batch, None, None)
-    return {"loss": loss}, weight, None

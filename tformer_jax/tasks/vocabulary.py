@@ -1,8 +1,10 @@
 """Losses over a vocabulary: what the language models and translation share."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -10,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from .. import functional as F
 from ..config import NOT_NEGATIVE, RUN, SHARE, TRAINING, field
-from .base import TaskConfig
+from .base import Loss, Measured, TaskConfig
 
 
 class VocabularyLossConfig(TaskConfig):
@@ -44,6 +46,13 @@ def projection(model: Any, hidden: Float[Array, "*batch D"]) -> dict[str, Any]:
     """Returns the arguments by which functions make a model's logits of its states."""
     w_out, b_out = model.output_weights()
     return {"w_out": w_out.astype(hidden.dtype), "b_out": b_out, "logit_softcap": model.config.output.softcap}
+
+
+@functools.partial(jax.jit, static_argnums=0)  # of the module, not of a task: all that have such a model share it
+def plain_loss(loss: Callable[..., Loss], model: Any, batch: Any) -> Measured:
+    """Measures a `loss(model, batch, key, config)` as evaluations do: cross-entropy alone, with nothing random."""
+    mean, weight, _ = loss(model, batch, None, None)
+    return {"loss": mean}, weight, None
 
 
 def target_weights(
