@@ -217,11 +217,12 @@ class _Sweep:
     def train_to(self, stage: int, since: int) -> None:
         """Trains the members that go on, group after group, from a rung to the next, or to their last step."""
         for group in self.groups:
-            going = self._going(group)
-            until = min(stage, group.training.steps)
-            with _GroupLoop(self, group) as training:
-                if going and training.trained < until:
-                    training.train(going, until, since)
+            folder, until = self.directory.group(group.number), min(stage, group.training.steps)
+            with (
+                Checkpoints(folder / "checkpoints", group.checkpoint) as checkpoints,
+                contextlib.closing(GrowingFile(folder / "metrics.jsonl")) as file,
+            ):
+                _GroupLoop(self, group, checkpoints, file).train(self._going(group), until, since)
 
     def decide(self, rung: int) -> None:
         """Stops the worse members."""
@@ -243,33 +244,21 @@ class _Sweep:
 
 
 class _GroupLoop(Loop):
-    def __init__(self, sweep: _Sweep, group: Group):
+    def __init__(self, sweep: _Sweep, group: Group, checkpoints: Checkpoints, file: GrowingFile):
         self.sweep, self.group, self.results = sweep, group, sweep.results
         self.evaluate_every, self.checkpoint_every = group.training.evaluate_every, group.checkpoint.every
-        self.folder, self.identity = sweep.directory.group(group.number), sweep.directory.identity(group.number)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", group.checkpoint)
+        self.checkpoints, self.file, self.identity = checkpoints, file, sweep.directory.identity(group.number)
         self.interruption, self.terminal = sweep.interruption, sweep.board.terminal
 
-    def __enter__(self) -> "_GroupLoop":
-        self.file = GrowingFile(self.folder / "metrics.jsonl")
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.file.close()
-        self.checkpoints.__exit__(*error)
-
-    @property
-    def trained(self) -> int:
-        """The step to which the group is trained."""
-        return self.checkpoints.latest or 0
-
     def train(self, going: Sequence[Member], until: int, since: int) -> None:
-        """Trains these members from the newest checkpoint.
+        """Trains these members from the newest checkpoint, unless it is of the step `until`.
 
         If it is of a step after the rung `since`, those who have diverged are with them again: in its last bits, what
         becomes of a member depends on who stands beside it.
         """
-        start = self.trained
+        start = self.checkpoints.latest or 0
+        if not going or start >= until:
+            return
         with self.terminal.phase("reading the newest checkpoint"):
             states = self.checkpoints.restore_as_saved(start) if start else {}
         if start > since:
@@ -300,7 +289,8 @@ class _GroupLoop(Loop):
         there = states.pop(MEMBERS).tolist()
         kept = [there.index(number) for number in self.numbers]
         if left := [i for i in range(len(there)) if i not in kept]:
-            with Checkpoints(self.folder / "left" / str(step), CheckpointConfig(every=1)) as checkpoints:
+            folder = self.sweep.directory.group(self.group.number) / "left" / str(step)
+            with Checkpoints(folder, CheckpointConfig(every=1)) as checkpoints:
                 numbers = np.asarray([there[i] for i in left], np.int32)
                 checkpoints.save(step, {n: x[left] for n, x in states.items()} | {MEMBERS: numbers}, self.identity)
         return self.population.place({name: x[kept] for name, x in states.items()})
