@@ -61,20 +61,17 @@ _SEARCH |= {"storage": STORAGE, "study": STUDY}
 
 def main() -> None:
     config, space, given, by = cli.config(), _space(), _given(), ranking()
+    directory = Path(cli.WORKDIR.value)
     with Interruption() as interruption:
-        rows = _rows(config, space, given, by)
+        with Board(by, terminal=cli.terminal) as board:
+            if ENGINE.value == "search":
+                how = SearchConfig(**given, metric=METRIC.value, best=BEST.value)
+                keep = lambda rows: write_results(rows, directory)
+                rows = search(directory, config, space, how, board.say, keep, board.terminal)
+            else:
+                rows = vectorized_sweep(directory, config, space, by, VectorizedConfig(**given), board)
         with interruption.at_once("after the last step"):
-            _report(config, rows, by)
-
-
-def _rows(config: dict[str, Any], space: Space, given: dict[str, Any], by: Ranking) -> list[Row]:
-    """The results, once all is trained."""
-    with Board(by, terminal=cli.terminal) as board:
-        if ENGINE.value == "search":
-            how = SearchConfig(**given, metric=METRIC.value, best=BEST.value)
-            keep = lambda rows: write_results(rows, Path(cli.WORKDIR.value))
-            return search(Path(cli.WORKDIR.value), config, space, how, board.say, keep, board.terminal)
-        return vectorized_sweep(cli.WORKDIR.value, config, space, by, VectorizedConfig(**given), board)
+            _report(config, rows, by, directory)
 
 
 def _given() -> dict[str, Any]:
@@ -118,11 +115,10 @@ def _curves(directory: Path) -> dict[int, list[dict[str, Any]]]:
     return found | {int(file.parent.name): read_metrics(file) for file in trials if file.parent.name.isdecimal()}
 
 
-def _report(config: dict[str, Any], rows: list[Row], by: Ranking) -> None:
+def _report(config: dict[str, Any], rows: list[Row], by: Ranking, directory: Path) -> None:
     """Prints the table and the command that trains the best member alone, and leaves pictures."""
     from tformer_jax.sweeps.plots import plot_sweep  # here: a mistake is said without loading Matplotlib
 
-    directory = Path(cli.WORKDIR.value)
     cli.say(result_table(rows, by))
     if ranked := by.ranked(rows):
         _say_best(config, ranked[0], directory)
