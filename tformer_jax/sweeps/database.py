@@ -47,7 +47,11 @@ class Database:
         """
         self._hold, self._shown = hold, shown
         self._thread = threading.Lock()
-        _quieten()
+        # The worker says what Optuna would; heartbeats do not need its loop, nor is it news that a trial goes on.
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
+        warnings.filterwarnings("ignore", "The reported value is ignored because this")
         try:
             with self.locked():
                 self.storage = make()
@@ -143,14 +147,6 @@ def open_postgresql(url: str, study: str) -> Database:
 def without_password(url: str) -> str:
     """A URL to be shown; its options, of which one may be a password, are left out too."""
     return re.sub(r"(://[^:@/]*:).*@", r"\1***@", url).partition("?")[0]
-
-
-def _quieten() -> None:
-    """The worker says what Optuna would; and heartbeats do not need its loop, nor is it news that a trial goes on."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)
-    warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
-    warnings.filterwarnings("ignore", "The reported value is ignored because this")
 
 
 def _storage(url: str, engine: dict) -> RDBStorage:

@@ -72,12 +72,11 @@ class SweepDirectory:
         sweep._forget_data()  # of a killed one, which may have had others
         if sweep._is_new:
             keep_plugins(sweep.path, asked["config"])
-        else:
-            if differing := differences(_fixed(sweep.asked), _fixed(asked)):
-                raise RunError(
-                    f"{path} holds another sweep; it differs in {some(differing, 3)}. "
-                    f"Choose another --workdir, or repeat the same command to go on with this one"
-                )
+        elif differing := differences(_fixed(sweep.asked), _fixed(asked)):
+            raise RunError(
+                f"{path} holds another sweep; it differs in {some(differing, 3)}. "
+                f"Choose another --workdir, or repeat the same command to go on with this one"
+            )
         write_json(sweep._asked, asked)
         return sweep
 
