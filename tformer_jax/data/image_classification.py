@@ -99,13 +99,13 @@ class ImageClassificationData(Data):
         return digest.of_images(part)
 
     def split(self, found, say):
-        config, (self.classes, splits) = self.config, found
+        config, self.classes, splits = self.config, found.classes, dict(found.splits)  # a source may keep what it gives
         try:
             config.check_held_out(splits)
         except ConfigError as error:
             raise ConfigError(f"data.{error}") from None
         for part in splits.values():
-            _check_shape(part, config)
+            _check(part, len(self.classes), config)
         for name, size in (("test", config.test_size), ("validation", config.validation_size)):
             if size is not None:
                 splits["train"], splits[name] = hold_out(splits["train"], size, config.seed)
@@ -121,10 +121,17 @@ class ImageClassificationData(Data):
         return {name: splits[name] for name in ("train", "validation", "test")}
 
 
-def _check_shape(data: LabelledImages, config: ImageClassificationDataConfig) -> None:
-    if data.images.dtype == object:
+def _check(data: LabelledImages, classes: int, config: ImageClassificationDataConfig) -> None:
+    images, labels = data.images, data.labels
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(classes)).all():
+        raise DataError(f"each image of source={config.source!r} must have a label, an integer in [0, {classes})")
+    if images.dtype == object:
         return  # files are resized and converted
-    height, width, channels = data.images.shape[1:]
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(
+            f"the images of source={config.source!r} must be uint8 [N Y X C], got {images.dtype} {list(images.shape)}"
+        )
+    height, width, channels = images.shape[1:]
     if (height, width, channels) != (config.image_size, config.image_size, config.num_channels):
         raise DataError(
             f"the images are {height} x {width} with {channels} channel(s), but data.image_size={config.image_size} "
