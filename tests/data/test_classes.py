@@ -28,6 +28,12 @@ def test_other_classes_are_refused(tmp_path, other):
     assert load_classes(tmp_path) == ["a", "b"]
 
 
+def test_classes_of_one_name_are_refused_before_anything_is_trained(tmp_path):
+    """A run would end well, and nobody could load its classes."""
+    with pytest.raises(DataError, match=r"classes.json must hold each name once, but repeats \['é'\]"):
+        keep_classes(["é", "e\u0301"], tmp_path)
+
+
 @pytest.mark.parametrize("content", [None, "", "3", "[1, 2]", '{"a": 1}'])
 def test_what_is_no_list_of_names_is_a_data_error(tmp_path, content):
     """Evaluating a run that lost its classes would end in a traceback."""

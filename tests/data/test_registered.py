@@ -10,6 +10,7 @@ import pytest
 from tformer_jax.config import ConfigError, build
 from tformer_jax.data.base import DataConfig
 from tformer_jax.data.causal_lm import CausalLMData, CausalLMDataConfig
+from tformer_jax.data.classes import load_classes
 from tformer_jax.data.files import DataError
 from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from tformer_jax.data.sources import (
@@ -202,3 +203,47 @@ def test_an_option_is_what_its_annotation_wants(text, given):
 
     Section(source="typed", source_options=text).read()
     assert tuple(found) == given
+
+
+def test_labels_of_one_unicode_form_are_one_class(tmp_path):
+    """A run would be trained whose classes nobody can load: the same name stands there twice."""
+    LABELLED_TEXTS.register("accents")(lambda: [LabelledText(f"{i}", ("e", "é", "e\u0301")[i % 3]) for i in range(60)])
+    data = TextClassificationData(
+        build(TextClassificationDataConfig, TEXT | dict(source="accents"), "data"), 40, tmp_path
+    )
+    assert data.classes == load_classes(tmp_path) == ["e", "é"]
+    assert {example.label for part in data.splits.values() for example in part} == {"e", "é"}
+
+
+def image_data(source, directory):
+    """Data of images in memory that a source gives."""
+    fields = dict(source=source, image_size=4, num_channels=1, validation_size=4, test_size=4, batch_size=8)
+    return ImageClassificationData(build(ImageClassificationDataConfig, fields, "data"), directory)
+
+
+def test_a_source_may_keep_the_images_that_it_gives(tmp_path):
+    """What is held out would be put into the source's own table, and it refused the second time."""
+    IMAGES.register("kept")(functools.cache(functools.partial(shades, 4)))
+    sizes = [{n: len(part) for n, part in image_data("kept", tmp_path).splits.items()} for _ in range(2)]
+    assert sizes == 2 * [{"train": 32, "validation": 4, "test": 4}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": np.zeros((40, 4, 4, 1), np.float32)}, r"must be uint8 \[N Y X C\], got float32 \[40, 4, 4, 1\]"),
+        ({"images": np.zeros((40, 4, 4), np.uint8)}, r"must be uint8 \[N Y X C\], got uint8 \[40, 4, 4\]"),
+        ({"labels": np.arange(40) % 3}, r"each image of source='\w+' must have a label, an integer in \[0, 2\)"),
+        ({"labels": np.arange(40) % 2 - 1}, "must have a label"),
+        ({"labels": np.arange(40) % 2.0}, "must have a label"),
+        ({"labels": np.arange(41) % 2}, "must have a label"),
+    ],
+)
+def test_images_that_cannot_be_trained_on_are_refused(tmp_path, changes, message):
+    """Pixels from 0 to 1 would all become 0, and an image of no class be trained on as if it were of none."""
+    classes, splits = shades(4)
+    name = f"wrong {len(IMAGES)}"
+    wrong = dataclasses.replace(splits["train"], **changes)
+    IMAGES.register(name)(lambda: ImageSource(classes, {"train": wrong}))
+    with pytest.raises(DataError, match=message.replace(r"\w+", name)):
+        image_data(name, tmp_path)

@@ -14,12 +14,12 @@ def keep_classes(classes: Iterable[str], directory: Path) -> None:
     """Writes the names of the classes, in canonical form; a run that goes on must find those that it started with.
 
     Raises:
-      DataError: other ones are there (names the differences).
+      DataError: other ones are there (names the differences), or two have one name.
     """
     file, classes = Path(directory) / _FILE, [canonical(name) for name in classes]
     if not file.exists():
         write_whole(file, json.dumps(classes, ensure_ascii=False))
-    elif (kept := load_classes(directory)) != classes:
+    if (kept := load_classes(directory)) != classes:
         less, more = sorted({*kept} - {*classes}), sorted({*classes} - {*kept})
         differ = f"{less} are missing, {more} are new" if less or more else f"the file has the order {kept}"
         raise DataError(

@@ -12,6 +12,7 @@ from .batches.buckets import EVALUATION_TOKENS, LabelledBuckets, choose_buckets,
 from .files import DataError
 from .sources.labelled_texts import LABELLED_TEXTS, LabelledText
 from .splits import split_examples
+from .text import canonical
 
 
 class TextClassificationDataConfig(DataConfig):
@@ -104,6 +105,7 @@ class TextClassificationData(BoundedData):
 
     def split(self, found, say):
         sizes = {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
+        found = [example._replace(label=canonical(example.label)) for example in found]  # as classes are kept
         splits = split_examples(found, by=None, what="text", **sizes)
         counts = Counter(text.label for text in splits["train"])
         self.classes = sorted(counts)
