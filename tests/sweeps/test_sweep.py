@@ -192,6 +192,17 @@ def test_an_export_that_cannot_be_is_refused(finished, place, member, to, wanted
     assert not (place / "somewhere").exists()
 
 
+def test_an_export_of_a_member_that_is_left_out_says_so(config, tmp_path):
+    """A user would be told that there are fewer members than there are."""
+    members = {
+        str(member.number): member.overrides for member in make_members(config, [{}, {}, {"learning_rate": 0.5}])
+    }
+    sweep = SweepDirectory.start(tmp_path, {"config": config, "members": members})
+    for number, wanted in ((1, "has no member 1, which equals another"), (3, "has no member 3, only 0 to 2")):
+        with pytest.raises(RunError, match=wanted):
+            export_member(sweep, number, tmp_path / "to")
+
+
 def killed_export(directory, to, at):
     """What another process does: it is killed before something is done."""
     pretended._kill_at(*at)

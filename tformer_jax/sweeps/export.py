@@ -38,7 +38,9 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path, progress: 
     """
     to, members = Path(to), sweep.asked["members"]
     if str(number) not in members:
-        raise RunError(f"{sweep.path} has no member {number}, only 0 to {len(members) - 1}")
+        last = max(map(int, members), default=-1)
+        why = f"only 0 to {last}" if number > last else "which equals another one and is left out"
+        raise RunError(f"{sweep.path} has no member {number}, {why}")
     records = sweep.groups() or []
     groups = [i for i, record in enumerate(records) if number in record["members"]]
     with progress.phase("reading the states of the members"):
