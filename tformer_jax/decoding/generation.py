@@ -1,9 +1,8 @@
 """Generation with a causal model and a cache of fixed size: prompts in, continuations out."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,7 @@ from .samplers import Sampler, greedy
 _SHORTEST_BUCKET = 16
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _State:
+class _State(NamedTuple):
     """Between two tokens: the last ones, which rows have ended, and what the next step needs."""
 
     last: Int[Array, "B"]
@@ -140,7 +137,7 @@ def _start(
 def _advance(model, state: _State, sampler: Sampler, *, eos_id: int | None) -> _State:
     """Feeds the last tokens and draws the next ones."""
     hidden, cache = model.extend_hidden(state.last[:, None], state.cache)
-    return _draw(model, dataclasses.replace(state, cache=cache), hidden, sampler, eos_id)
+    return _draw(model, state._replace(cache=cache), hidden, sampler, eos_id)
 
 
 def _draw(model, state: _State, hidden, sampler: Sampler, eos_id: int | None) -> _State:

@@ -36,11 +36,9 @@ def speeches() -> list[Document]:
 
 @DOCUMENTS.register("files")
 def read_documents(path: Path | str, say: Say = lambda line: None) -> list[Document]:
-    """Reads one UTF-8 text file, or every *.txt of a folder and those in it, by relative path.
+    """Reads one UTF-8 text file, or every *.txt of a folder and those in it, by relative path, but hidden ones.
 
     Lines end with a newline.
-
-    Hidden files and folders are passed over.
 
     Args:
       path: of the file or folder.
