@@ -124,6 +124,27 @@ def test_what_is_of_another_kind_is_refused_where_it_is_made():
         section(source="texts_alone").read()
 
 
+@pytest.mark.parametrize(
+    ("gives", "example", "message"),
+    [
+        (LabelledText, ("good", 1), r"must give LabelledTexts whose label is str, got 1"),
+        (Pair, ("one", None), r"must give Pairs whose target is str, got None"),
+        (Document, (3, "text"), r"must give Documents whose name is str, got 3"),
+        (LabelledText, ("good", "yes", 2), r"must give LabelledTexts whose group is str or NoneType, got 2"),
+    ],
+)
+def test_what_has_a_field_of_another_kind_is_refused_where_it_is_made(gives, example, message):
+    """Labels that are numbers would end in a traceback about their length."""
+    registry = Sources("source", gives)
+    registry.register("numbers")(lambda: [gives(*example)])
+
+    class Section(DataConfig):
+        sources = registry
+
+    with pytest.raises(DataError, match=rf"'numbers' \(.*\) {message}"):
+        Section(source="numbers").read()
+
+
 class NumberData(TextClassificationData):
     """Sentences with a number each."""
 

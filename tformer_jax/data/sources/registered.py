@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
 from typing import Any
 
-from ...config import Component, ConfigError, build, plain_kinds
+from ...config import Component, ConfigError, build, hints_of, plain_kinds
 from ...registry import Registry
 from ..files import DataError
 
@@ -63,9 +63,14 @@ class Sources(Registry[Callable[..., Any]]):
         if isinstance(found, self._gives):
             return found
         found = list(found) if isinstance(found, Iterable) else [found]
-        if wrong := [x for x in found if not isinstance(x, self._gives)]:
-            what = f"the {self.kind} {section.source!r} ({self.place(section.source)})"
-            raise DataError(f"{what} must give {self._gives.__name__}s, got {repr(wrong[0])[:60]}")
+        wanted = f"the {self.kind} {section.source!r} ({self.place(section.source)}) must give {self._gives.__name__}s"
+        plain = {name: kinds for name, hint in hints_of(self._gives).items() if (kinds := plain_kinds(hint))}
+        for one in found:
+            if not isinstance(one, self._gives):
+                raise DataError(f"{wanted}, got {repr(one)[:60]}")
+            if wrong := [name for name, kinds in plain.items() if not isinstance(getattr(one, name), kinds)]:
+                kinds = " or ".join(kind.__name__ for kind in plain[wrong[0]])
+                raise DataError(f"{wanted} whose {wrong[0]} is {kinds}, got {repr(getattr(one, wrong[0]))[:60]}")
         return found
 
     def _options(self, section: Component) -> dict[str, Any]:
