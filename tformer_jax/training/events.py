@@ -38,10 +38,12 @@ class EventFile:
         events = [_event(row, now) for row in rows]
         for event in events:
             event.wall_time = known.get(_key(event), now)
-        file = _next(directory, before, now)
+        x, file = _tensorboardx(), _next(directory, before, now)
+        version = x.Event(wall_time=now, file_version=_VERSION)
+        forget = x.Event(wall_time=now, step=0, session_log=x.SessionLog(status=x.SessionLog.START))  # all read before
         with writing(directory):
             directory.mkdir(exist_ok=True)
-        write_whole(file, b"".join(map(_record, [*_start(now), *events])))
+        write_whole(file, b"".join(map(_record, [version, forget, *events])))
         for old in before:
             old.unlink(missing_ok=True)
         self._file = GrowingFile(file)
@@ -75,13 +77,6 @@ def _next(directory: Path, before: Sequence[Path], now: float) -> Path:
     numbers = [file.name.removeprefix(f"{_NAME}.").partition(".")[0] for file in before]
     number = max(int(now), *(int(n) + 1 for n in numbers if n.isdecimal()), 0)
     return directory / f"{_NAME}.{number:010d}.{socket.gethostname()}"
-
-
-def _start(now: float) -> Iterator[Any]:
-    """Says the version, and that what was read of all steps before is to be forgotten."""
-    x = _tensorboardx()
-    yield x.Event(wall_time=now, file_version=_VERSION)
-    yield x.Event(wall_time=now, step=0, session_log=x.SessionLog(status=x.SessionLog.START))
 
 
 def _event(row: Mapping[str, Any], when: float) -> Any:

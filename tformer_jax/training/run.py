@@ -227,8 +227,7 @@ def locked(directory: Path) -> Iterator[None]:
       WriteError: the file `lock` cannot be written.
     """
     file = directory / "lock"
-    if file.is_dir():
-        raise RunError(f"{file} must be a file, and is a folder: move it away")
+    check_layout(directory, ("lock",), ())
     with _folder_locked(directory), contextlib.ExitStack() as held:
         with writing(file):  # without a buffer, which closing would have to write
             lock = held.enter_context(open(file, "ab", buffering=0))
