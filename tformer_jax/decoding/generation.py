@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 
 from ..functional import AttentionMask
 from ..functional.checks import as_flag, as_key, shown
-from ..functional.numbers import as_count, as_integer
+from ..functional.numbers import as_integer
 from ..nn.embeddings import as_token
 from .samplers import Sampler, greedy
 
@@ -195,7 +195,7 @@ def _checked(model, prompt, max_new_tokens, sampler, key, eos_id, slide, pad_to,
     if key is not None:
         as_key("key", key)
     eos_id = None if eos_id is None else as_token("eos_id", eos_id, model.config.vocab_size)
-    max_new_tokens = as_count("max_new_tokens", max_new_tokens)
+    max_new_tokens = as_integer("max_new_tokens", max_new_tokens, least=1)
     tokens, valid = _padded(model, prompt, max_new_tokens, as_flag("slide", slide), as_integer("pad_to", pad_to))
     static = {"max_new_tokens": max_new_tokens, "eos_id": eos_id, "prefix": as_flag("prefix", prefix)}
     return {"tokens": tokens, "valid": valid, "sampler": sampler, "key": key}, static

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from ..functional.checks import as_array, as_key, check_shape, width
-from ..functional.numbers import RATE, Number, Range, as_count, as_number
+from ..functional.checks import as_array, as_key, width
+from ..functional.numbers import RATE, Number, Range, as_integer, as_number
 
 # For each unit of the largest logit: as good as greedy; a smaller temperature would make all large logits infinite,
 # and so alike.
@@ -65,7 +65,7 @@ class Sampler:
         if self.repetition_penalty is not None:
             if seen is None:
                 raise ValueError("repetition_penalty needs `seen`: which tokens each row contains already, [B V]")
-            check_shape("seen", seen := as_array("seen", seen), logits.shape)
+            seen = as_array("seen", seen, shape=logits.shape)
             penalty = jnp.float32(self.repetition_penalty)
             penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
             logits = jnp.where(seen, penalised, logits)
@@ -119,7 +119,7 @@ def sampling(
     """
     return Sampler(
         temperature=as_number("temperature", temperature, _ABOVE_0),
-        top_k=None if top_k is None else as_count("top_k", top_k),
+        top_k=None if top_k is None else as_integer("top_k", top_k, least=1),
         top_p=_optional("top_p", top_p, _PROBABILITY),
         min_p=_optional("min_p", min_p, _PROBABILITY),
         repetition_penalty=_optional("repetition_penalty", repetition_penalty, _ABOVE_0),

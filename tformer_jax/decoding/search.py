@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from ..functional.numbers import NOT_NEGATIVE, Number, as_count, as_integer, as_number, as_size, is_known
+from ..functional.numbers import NOT_NEGATIVE, Number, as_integer, as_number, as_size, is_known
 from ..nn.embeddings import as_token, check_tokens
 
 Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]
@@ -129,7 +129,7 @@ def beam_search(
     """
     source, how = _checked(model, source, max_length, bos_id, eos_id)
     most = np.iinfo(np.int32).max // model.config.vocab_size  # their continuations have int32 indices
-    how["beam_size"] = as_size("beam_size", as_count("beam_size", beam_size), most)
+    how["beam_size"] = as_size("beam_size", beam_size, most, least=1)
     how["num_results"] = as_integer("num_results", beam_size if num_results is None else num_results)
     if not 1 <= how["num_results"] <= how["beam_size"]:
         raise ValueError(f"num_results must be between 1 and beam_size={beam_size}, got {num_results}")
@@ -205,7 +205,7 @@ def _best(a: Hypotheses, b: Hypotheses, count: int) -> Hypotheses:
 def _checked(model: Any, source: Any, max_length: Any, bos_id: Any, eos_id: Any) -> tuple[Any, dict[str, int]]:
     """Checks the arguments of both searches and gives them as their programs take them."""
     config = model.config
-    max_length = as_count("max_length", max_length)
+    max_length = as_integer("max_length", max_length, least=1)
     if max_length > config.max_length:
         raise ValueError(f"max_length={max_length} exceeds the model's max_length={config.max_length}")
     tokens = {n: as_token(n, value, config.vocab_size) for n, value in (("bos_id", bos_id), ("eos_id", eos_id))}

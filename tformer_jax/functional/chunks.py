@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .numbers import as_count
+from .numbers import as_integer
 
 
 class Chunks(NamedTuple):
@@ -38,7 +38,7 @@ class Chunks(NamedTuple):
           TypeError: a `chunk_size` that is no integer.
           ValueError: one below 1.
         """
-        chunk_size = as_count("chunk_size", chunk_size)
+        chunk_size = as_integer("chunk_size", chunk_size, least=1)
         chunks = cls(hidden.shape[:-1], jax.typeof(hidden).sharding)
         devices = math.prod(chunks._devices)
         each = math.prod(chunks.batch) // devices

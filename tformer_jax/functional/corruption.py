@@ -51,7 +51,7 @@ def mask_tokens(
     if not np.iterable(special_ids):
         raise TypeError(f"special_ids must be a tuple of integers, got {shown(special_ids)}")
     special = sorted({as_integer("mask_id", mask_id), *(as_integer("special_ids", i) for i in special_ids)})
-    vocab_size = as_size("vocab_size", vocab_size)
+    vocab_size = as_size("vocab_size", vocab_size, least=1)
     _check(special, vocab_size, tokens.dtype)
     choice_key, fate_key, token_key = jax.random.split(as_key("key", key), 3)
     chosen = spread_like(jax.random.uniform(choice_key, tokens.shape, jnp.float32), tokens, axes=2) < rate
@@ -72,8 +72,6 @@ def mask_tokens(
 
 
 def _check(special: list[int], vocab_size: int, dtype: np.dtype) -> None:
-    if vocab_size < 1:
-        raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
     if vocab_size - 1 > jnp.iinfo(dtype).max:
         raise ValueError(f"tokens of {dtype} cannot hold a vocab_size of {vocab_size}")
     if special[0] < 0 or special[-1] >= vocab_size:

@@ -124,9 +124,7 @@ class Mask:
         Raises:
           TypeError, ValueError: a length that is no integer, or negative; a field that is not for so many.
         """
-        T, S = as_size("query_length", query_length), as_size("key_length", key_length)
-        if min(T, S) < 0:
-            raise ValueError(f"query_length and key_length must be at least 0, got {T} and {S}")
+        T, S = as_size("query_length", query_length, least=0), as_size("key_length", key_length, least=0)
         return fitting(self, *_rows_and_heads(self), T, S).tile(0, T, 0, S)
 
     def tile(self, q_start, q_size: int, k_start, k_size: int) -> Bool[Array, "..."]:

@@ -73,42 +73,33 @@ def as_number(name: str, number: Number, within: Range = FINITE, *, double: bool
     return value
 
 
-def as_integer(name: str, value: Any) -> int:
+def as_integer(name: str, value: Any, *, least: int | None = None) -> int:
     """Any known integer, NumPy's and JAX's too.
 
     Raises:
       TypeError: none, True or False, or traced: shapes depend on it.
+      ValueError: one below `least`.
     """
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        return operator.index(value)
+        value = operator.index(value)
     except TypeError:
         known = "" if is_known(value) else ", known when the program is traced"
         raise TypeError(f"{name} must be an integer{known}, got {shown(value)}") from None
-
-
-def as_count(name: str, value: Any) -> int:
-    """Any known integer of at least 1.
-
-    Raises:
-      TypeError: as `as_integer`.
-      ValueError: less than 1.
-    """
-    value = as_integer(name, value)
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
     return value
 
 
-def as_size(name: str, value: Any, most: int = np.iinfo(np.int32).max) -> int:
+def as_size(name: str, value: Any, most: int = np.iinfo(np.int32).max, *, least: int | None = None) -> int:
     """Any known integer that something can have as its size: by default, one whose indices are int32.
 
     Raises:
       TypeError: as `as_integer`.
-      ValueError: a greater one.
+      ValueError: a greater one, or one below `least`.
     """
-    value = as_integer(name, value)
+    value = as_integer(name, value, least=least)
     if value > most:
         raise ValueError(f"{name} must be at most {most}, got {shown(value)}")
     return value

@@ -40,10 +40,8 @@ def sinusoidal_positions(
       TypeError: a length or width that is no integer, or a base that is no number.
       ValueError: a negative length, no width, a base that is not positive, or an unknown layout.
     """
-    length, d_model = as_size("length", length), as_size("d_model", d_model)
+    length, d_model = as_size("length", length, least=0), as_size("d_model", d_model, least=1)
     base = as_number("base", base, POSITIVE)
-    if length < 0 or d_model < 1:
-        raise ValueError(f"length must be at least 0 and d_model at least 1, got {length} and {d_model}")
     check_choice("layout", layout, ("interleaved", "concatenated"))
     xp = np if is_known(base) else jnp
     positions, exponents = np.arange(length)[:, None], np.arange(0, d_model, 2) / d_model  # [T 1], [D/2]

@@ -57,13 +57,12 @@ def as_window(window: Any) -> int | tuple[int, int]:
       TypeError: no integers.
       ValueError: a size that is not positive, or a negative side.
     """
-    pair = isinstance(window, (tuple, list)) and len(window) == 2
-    sides = tuple(as_integer("window", side) for side in (window if pair else (window,)))
-    if pair and min(sides) < 0:
+    if not (isinstance(window, (tuple, list)) and len(window) == 2):
+        return as_integer("window", window, least=1)
+    sides = tuple(as_integer("window", side) for side in window)
+    if min(sides) < 0:
         raise ValueError(f"the sides of a window must be at least 0, got {sides}")
-    if not pair and sides[0] < 1:
-        raise ValueError(f"window must be at least 1, got {sides[0]}")
-    return sides if pair else sides[0]
+    return sides
 
 
 def mask_to_bias(mask: Bool[Array, "..."], scores: Float[Array, "..."] | None = None) -> Float[Array, "..."]:

@@ -115,9 +115,7 @@ def alibi_slopes(num_heads: int) -> Float[np.ndarray, "N"]:
       TypeError: a number of heads that is no integer.
       ValueError: no heads, or more than 65,536.
     """
-    num_heads = as_size("num_heads", num_heads, _MOST_HEADS)
-    if num_heads < 1:
-        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+    num_heads = as_size("num_heads", num_heads, _MOST_HEADS, least=1)
     below = 1 << (num_heads.bit_length() - 1)
     slopes = [2.0 ** (-8.0 * i / below) for i in range(1, below + 1)]
     slopes += [2.0 ** (-4.0 * i / below) for i in range(1, 2 * (num_heads - below), 2)]
