@@ -222,16 +222,27 @@ def resize_grid(cells, height, width):
     return np.einsum("ij,kl,jld->ikd", rows, columns, f64(cells))
 
 
-def rotary(x, positions, base=10_000.0, layout="half"):
-    """Pair i of a head as a complex number, times exp(1j * position * base^(-2i / H)); x [B T N H]."""
+def rotary(x, positions, base=10_000.0, layout="half", change=lambda frequency: frequency):
+    """Pair i of a head as a complex number, times exp(1j * position * change(base^(-2i / H))); x [B T N H]."""
     x, H = f64(x), x.shape[-1]
     positions = np.broadcast_to(f64(positions), x.shape[:2])[:, :, None]
     out = np.empty_like(x)
     for i in range(H // 2):
         a, b = (i, i + H // 2) if layout == "half" else (2 * i, 2 * i + 1)
-        turned = (x[..., a] + 1j * x[..., b]) * np.exp(1j * positions * base ** (-2 * i / H))
+        turned = (x[..., a] + 1j * x[..., b]) * np.exp(1j * positions * change(base ** (-2 * i / H)))
         out[..., a], out[..., b] = turned.real, turned.imag
     return out
+
+
+def llama3(frequency, factor, trained_length):
+    """As in the code that Meta published for Llama 3.1."""
+    wavelength = 2 * math.pi / frequency
+    if wavelength < trained_length / 4:
+        return frequency
+    if wavelength > trained_length:
+        return frequency / factor
+    smooth = (trained_length / wavelength - 1) / (4 - 1)
+    return (1 - smooth) * frequency / factor + smooth * frequency
 
 
 def alibi_slopes(N):
@@ -320,7 +331,10 @@ def turned(fields, x, positions):
         positions = positions / factor
     if fields["positions.scaling"] == "ntk":
         base = base * factor ** (width / (width - 2))
-    return np.concatenate([rotary(x[..., :width], positions, base), x[..., width:]], axis=-1)
+    change = lambda frequency: frequency
+    if fields["positions.scaling"] == "llama3":
+        change = functools.partial(llama3, factor=factor, trained_length=fields["positions.trained_length"])
+    return np.concatenate([rotary(x[..., :width], positions, base, change=change), x[..., width:]], axis=-1)
 
 
 def normed(held, fields, x, name, kind=None):
@@ -337,7 +351,7 @@ def base_width(fields):
 
 
 def self_attention(held, fields, x, places, allowed, bias):
-    """Queries and keys are normed per head, then turned; wider heads have scores by √H_base / H."""
+    """Queries and keys are normed per head or jointly, then turned; wider heads have scores by √H_base / H."""
     H = held["attention.w_q"].shape[-1]
     m = fields["d_model"] / base_width(fields)
     scale = fields["attention.scale"] or math.sqrt(1 / H if fields["attention.head_dim"] else m / H)
@@ -347,7 +361,10 @@ def self_attention(held, fields, x, places, allowed, bias):
         projected = np.einsum("btd,dnh->btnh", x, held[f"attention.w_{name}"]) + held.get(f"attention.b_{name}", 0)
         if name != "v":
             if fields["attention.qk_norm"]:
-                projected = normed(held, fields, projected, f"attention.{name}_norm", "rms")
+                joined = projected.shape[:2] + ((-1,) if fields["attention.joint_qk_norm"] else projected.shape[2:])
+                gains = {n: g.reshape(-1) for n, g in held.items() if n.endswith("_norm.gamma")}
+                normal = normed(gains, fields, projected.reshape(joined), f"attention.{name}_norm", "rms")
+                projected = normal.reshape(projected.shape)
             projected = turned(fields, projected, places)
         heads[name] = projected
     mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, scale, softcap=fields["attention.softcap"])
@@ -413,7 +430,8 @@ def causal_lm(weights, config, tokens, segments=None, prefix=None):
     if own["layer.norm_position"] != "post":
         x = normed(weights, fields, x, "decoder.final_norm")
     w = weights["embedding.table"].T if fields["output.tie"] else weights["output.w"]
-    logits = x @ w * base_width(fields) / D
+    scale = fields["output.scale"] or 1.0
+    logits = x @ w * scale * base_width(fields) / D + weights.get("output.b", 0.0)
     cap = fields["output.softcap"]
     return logits if cap is None else cap * np.tanh(logits / cap)
 

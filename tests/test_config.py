@@ -49,6 +49,7 @@ FAMILIES = {
 
 # For each field: another valid value, and what else has to be so for it to be valid.
 LINEAR = {"positions.scaling": "linear", "positions.factor": 2.0}
+LLAMA3 = {"positions.scaling": "llama3", "positions.factor": 2.0, "positions.trained_length": 16}
 FLIPS = {
     "d_model": (12, {}),
     "num_layers": (3, {"num_decoder_layers": 2}),  # or it would be enough that the decoder grows
@@ -65,6 +66,7 @@ FLIPS = {
     "attention.scale": (0.3, {}),
     "attention.softcap": (5.0, {}),
     "attention.qk_norm": (True, {}),
+    "attention.joint_qk_norm": (True, {"attention.qk_norm": True}),
     "attention.qkv_bias": (False, {}),
     "attention.output_bias": (False, {}),
     "attention.dropout_rate": (0.3, {}),
@@ -72,6 +74,7 @@ FLIPS = {
     "positions.base": (500.0, {}),
     "positions.scaling": ("ntk", LINEAR),
     "positions.factor": (3.0, LINEAR),
+    "positions.trained_length": (32, LLAMA3),
     "positions.width": (2, {}),
     "positions.num_buckets": (16, {}),
     "positions.max_distance": (64, {}),
@@ -89,6 +92,8 @@ FLIPS = {
     "init.scale_residual": (True, {}),
     "init.mup_base_width": (4, {}),
     "output.tie": (False, {}),
+    "output.bias": (True, {"output.bias": False}),
+    "output.scale": (0.3, {}),
     "output.softcap": (5.0, {}),
     "vocab_size": (17, {}),
     "max_length": (20, {}),
@@ -267,8 +272,9 @@ def test_each_choice_of_a_field_is_a_program_of_its_own(model, path, given, choi
         choices = [choice for choice in choices if images_have({path: choice})]
     programs = set()
     for choice in choices:
-        factor = {"positions.factor": 1.0 + (choice != "none")} if path == "positions.scaling" else {}
-        programs.add(training_program(model, config_of(model, given, factor, {path: choice})))
+        needs = {"positions.factor": 1.0 + (choice != "none")} if path == "positions.scaling" else {}
+        needs |= {"positions.trained_length": 16} if choice == "llama3" else {}
+        programs.add(training_program(model, config_of(model, given, needs, {path: choice})))
     assert len(programs) == len(choices)
 
 
@@ -281,8 +287,8 @@ def test_the_same_configuration_is_the_same_program(model):
 
 EVERYTHING = {
     "feed_forward.name": "gated", "attention.qk_norm": True, "embedding_norm": True, "layer.norm_position": "sandwich",
-    "output.tie": False, "pooler": True, "num_token_types": 2, "share_embeddings": False, "num_layers": 3,
-    "pattern": ({}, {"norm": {"name": "rms"}}),
+    "output.tie": False, "output.bias": True, "pooler": True, "num_token_types": 2, "share_embeddings": False,
+    "num_layers": 3, "pattern": ({}, {"norm": {"name": "rms"}}),
 }  # fmt: skip
 
 
@@ -394,6 +400,7 @@ def test_none_is_refused_where_it_has_no_meaning(path):
 
 ROTARY, RELATIVE = dict(positions="rotary"), dict(positions="relative")
 TOGETHER = "^model.positions.scaling and factor go together"
+LENGTH = "^model.positions.trained_length goes with scaling='llama3', which needs it"
 BUCKETS = "^model.positions.num_buckets must be a multiple of 4 and max_distance above half of it"
 
 
@@ -421,6 +428,9 @@ BUCKETS = "^model.positions.num_buckets must be a multiple of 4 and max_distance
         (RELATIVE | dict(rotary_factor=2.0), "^model.positions has no field 'factor', which goes with name='rotary'"),
         (ROTARY | dict(rotary_factor=2.0), f"{TOGETHER}.*, got 'none' with 2.0"),
         (ROTARY | dict(rotary_scaling="linear"), f"{TOGETHER}.*, got 'linear' with 1.0"),
+        (ROTARY | LLAMA3 | {"positions.trained_length": None}, f"{LENGTH}, got None with 'llama3'"),
+        (ROTARY | LINEAR | {"positions.trained_length": 16}, f"{LENGTH}, got 16 with 'linear'"),
+        ({"attention.joint_qk_norm": True}, "^model.attention.joint_qk_norm=True goes with qk_norm=True"),
         (ROTARY | dict(rotary_scaling="ntk", rotary_factor=0.5), f"{TOGETHER}.*, got 'ntk' with 0.5"),
         (
             ROTARY | dict(head_dim=2, rotary_scaling="ntk", rotary_factor=2.0),

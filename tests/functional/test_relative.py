@@ -15,7 +15,7 @@ import tformer_jax.functional as F
 
 INT32_MAX = np.iinfo(np.int32).max
 
-rotate = quick_jit(F.apply_rotary, static_argnames=("base", "scaling", "factor", "layout"))
+rotate = quick_jit(F.apply_rotary, static_argnames=("base", "scaling", "factor", "trained_length", "layout"))
 layouts = pytest.mark.parametrize("layout", ["half", "interleaved"])
 
 
@@ -104,6 +104,16 @@ def test_linear_scaling_squeezes_positions():
     assert_close(thirds, oracles.rotary(x, np.asarray(positions) / 3), 2e-6)
 
 
+def test_llama3_scaling_divides_low_frequencies_alone():
+    """A frequency that turns often within the length of training is divided, a low one is kept, or the way between jumps."""
+    x, positions = normal(0, 2, 5, 3, 64), positions_of(0, 5)
+    how = dict(scaling="llama3", factor=8.0, trained_length=8192, base=500_000.0)
+    change = lambda frequency: oracles.llama3(frequency, 8.0, 8192)
+    assert_close(rotate(x, positions, **how), oracles.rotary(x, positions, 500_000.0, change=change), 2e-6)
+    distant = positions_of(1, 5, most=1_000_000)
+    assert_close(rotate(x, distant, **how), oracles.rotary(x, distant, 500_000.0, change=change), 2e-6)
+
+
 def test_ntk_scaling_changes_the_base():
     """The base is not base * factor^(H / (H - 2)), with which the lowest frequency falls by exactly the factor."""
     H, factor = 8, 4.0
@@ -174,13 +184,16 @@ def test_16_bit_heads_are_turned_in_float32(dtype):
     ("width", "message", "options"),
     [
         (3, "rotary positions need an even head width, got 3", dict()),
-        (4, "scaling must be 'none', 'linear' or 'ntk', got 'yarn'", dict(scaling="yarn", factor=2.0)),
+        (4, "scaling must be 'none', 'linear', 'ntk' or 'llama3', got 'yarn'", dict(scaling="yarn", factor=2.0)),
         (4, "layout must be 'half' or 'interleaved', got 'halves'", dict(layout="halves")),
         (4, "factor must be at least 1.*got 0.5", dict(scaling="linear", factor=0.5)),
         (4, "and 1 with scaling='none'; got 2.0 with 'none'", dict(factor=2.0)),
         (4, "width must be at most the head width H=4, got 6", dict(width=6)),
         (4, "base must be positive, got 0.0", dict(base=0)),
         (2, "'ntk' needs a head width of at least 4", dict(scaling="ntk", factor=2.0)),
+        (4, "trained_length goes with scaling='llama3'.*got None", dict(scaling="llama3", factor=2.0)),
+        (4, "trained_length goes with .*got 8 with 'linear'", dict(scaling="linear", factor=2.0, trained_length=8)),
+        (4, "trained_length must be at least 1, got 0", dict(scaling="llama3", factor=2.0, trained_length=0)),
     ],
 )
 def test_rotations_that_cannot_be_are_refused(width, message, options):

@@ -59,21 +59,24 @@ MIXED = (
 MENU = {
     "plain, post-norm": dict(),
     "GPT-2": dict(norm_position="pre", activation="gelu_tanh", positions="learned", scale_embeddings=False),
-    "Llama": LLAMA | dict(num_heads=4, num_kv_heads=2, tie_output=False, scale_embeddings=False, norm_eps=1e-2),
+    "Llama 3.1": LLAMA
+    | dict(num_heads=4, num_kv_heads=2, tie_output=False, scale_embeddings=False, norm_eps=1e-2)
+    | dict(head_dim=6, rotary_scaling="llama3", rotary_factor=8.0)
+    | {"positions.trained_length": 16},
     "Gemma 2": LLAMA
     | dict(norm_position="sandwich", activation="gelu_tanh", num_heads=4, num_kv_heads=2, window=3)
     | dict(attention_softcap=0.5, output_softcap=1.5)
     | {"norm.unit_offset": True, "attention.scale": 0.3},
-    "OLMo 2": LLAMA | dict(norm_position="output", qk_norm=True),
+    "OLMo 2": LLAMA | dict(norm_position="output", num_kv_heads=1, qk_norm=True) | {"attention.joint_qk_norm": True},
     "Qwen 2": dict(norm_position="pre", norm="rms", gated=True, positions="rotary")
     | {"attention.output_bias": False, "feed_forward.bias": False},
     "GPT-J": dict(norm_position="pre", parallel_block=True, positions="rotary", rotary_base=50.0, tie_output=False)
-    | {"positions.width": 2, "attention.qkv_bias": False, "attention.output_bias": False},
+    | {"positions.width": 2, "attention.qkv_bias": False, "attention.output_bias": False, "output.bias": True},
     "GPT-NeoX": dict(norm_position="pre", parallel_block=True, positions="rotary") | {"layer.shared_norm": False},
     "BLOOM": dict(norm_position="pre", positions="alibi", embedding_norm=True, activation="gelu")
     | dict(num_heads=3, head_dim=4),
     "T5": dict(norm_position="pre", norm="rms", positions="relative", relative_buckets=4, relative_max_distance=5)
-    | {"attention.scale": 1.0},
+    | {"attention.scale": 1.0, "output.scale": 0.4},
     "qk-norm, linear": dict(positions="rotary", rotary_scaling="linear", rotary_factor=4.0, qk_norm=True)
     | dict(num_kv_heads=1),
     "ntk, gated with biases": dict(positions="rotary", rotary_scaling="ntk", rotary_factor=4.0, gated=True, norm="rms")
@@ -133,7 +136,7 @@ def test_the_menu_is_complete():
         "norm.name": {"layer", "rms"},
         "layer.norm_position": {"post", "pre", "output", "sandwich"},
         "positions.name": set(SCHEMES),
-        "positions.scaling": {"none", "linear", "ntk"},
+        "positions.scaling": {"none", "linear", "ntk", "llama3"},
         "feed_forward.name": {"mlp", "gated"},
         "feed_forward.activation": {"relu", "gelu", "gelu_tanh", "silu"},
     }

@@ -215,3 +215,26 @@ def test_attention_without_heads_costs_no_scores_and_has_no_biases_by_head():
     for scheme in ("alibi", "relative"):
         with pytest.raises(ConfigError, match=f"positions.name='{scheme}' .*: attention.name='mean' has no num_heads"):
             tiny_model("CausalLM", **OURS | {"positions": {"name": scheme}})
+
+
+class CentredConfig(nn.MultiHeadAttention):
+    """Multi-head attention whose queries have a layer norm, and keys none."""
+
+    def make(self, model, *, rngs):
+        return Centred(model, rngs=rngs)
+
+
+class Centred(nn.Attention):
+    def __init__(self, model, *, rngs):
+        super().__init__(model, rngs=rngs)
+        self.q_norm = nn.NORMS["layer"]().make(model, {"head": model.attention.head_width(model.d_model)})
+
+
+def test_another_norm_of_queries_is_a_subclass():
+    """Attention could not be given the norm of queries that a config does not have, or would not use it."""
+    with registered([(nn.ATTENTIONS, "centred", CentredConfig)]):
+        model = tiny_model("CausalLM", attention={"name": "centred"})
+        gradient = quick_jit(jax.grad(lambda model: jnp.sin(model(TOKENS)).sum()))(model)
+        layer, slope = model.decoder.layers[0], gradient.decoder.layers[0].attention.q_norm
+        assert layer.attention.k_norm is None
+        assert all(np.abs(x[...]).max() > 0 for x in (slope.gamma, slope.beta))

@@ -42,15 +42,14 @@ def one_thread():
 # Weights ---------------------------------------------------------------------------------------
 
 
-def randomised(model, without=()):
-    """Their model, every parameter drawn anew (initial biases are 0 and norms 1) but for those set to 0."""
+def randomised(model):
+    """Their model, every parameter drawn anew: initial biases are 0 and norms 1."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             one = "norm" in name.lower() or ".ln_" in name
             around = 1.0 if one and name.endswith("weight") and parameter.ndim == 1 else 0.0
-            scale = 0.0 if name in without else 0.3
-            parameter.copy_(around + scale * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(around + 0.3 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
 
 
@@ -142,10 +141,10 @@ def shrunk(model, preset=None, **changes):
     return build(cls, merged(cls, base, tables(**SHRUNK | changes)), model)
 
 
-def causal_lm(theirs, table, unused=(), preset=None, **changes):
+def causal_lm(theirs, table, preset=None, **changes):
     """Our model with their weights, and both models' logits."""
     config = shrunk("CausalLM", preset, **({} if preset else dict(dropout_rate=0.0, scale_embeddings=False)) | changes)
-    ours = copied(lambda: models.CausalLM(config, rngs=nnx.Rngs(0)), theirs, table, unused)
+    ours = copied(lambda: models.CausalLM(config, rngs=nnx.Rngs(0)), theirs, table)
     return run(lambda model: model(jnp.asarray(TOKENS)), ours), theirs(tensor(TOKENS), use_cache=False).logits
 
 
@@ -227,14 +226,20 @@ def test_llama_is_theirs(name, sizes, rope):
     ("theirs", "sizes", "ours"),
     by_day([
         (dict(rope_type="linear", factor=4.0), dict(), dict(rotary_scaling="linear", rotary_factor=4.0)),
+        (
+            dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+            | dict(original_max_position_embeddings=16),
+            dict(),
+            dict(rotary_scaling="llama3", rotary_factor=8.0) | {"positions.trained_length": 16},
+        ),
         # Theirs grows with the text: 2 (T / length of training) - (2 - 1).
         (
             dict(rope_type="dynamic", factor=2.0),
             dict(max_position_embeddings=T // 2),
             dict(rotary_scaling="ntk", rotary_factor=3.0),
         ),
-    ], 0),
-    ids=["linear", "ntk"],
+    ], 1),
+    ids=["linear", "llama3", "ntk"],
 )  # fmt: skip
 def test_rotary_scaling_is_theirs(theirs, sizes, ours):
     """Positions beyond the length of training are turned by other angles than theirs."""
@@ -279,9 +284,9 @@ OLMO2 = {
 
 
 def test_olmo2s_norms_of_outputs_are_theirs():
-    """norm_position="output" norms the stream, or what a sublayer reads. (OLMo 2 norms queries over all heads: one.)"""
-    theirs = llama("Olmo2", num_attention_heads=1, num_key_value_heads=1)
-    changes = dict(num_heads=1, num_kv_heads=1, qk_norm=True, norm_position="output")
+    """norm_position="output" norms the stream, or what a sublayer reads; or queries are normed head by head."""
+    theirs = llama("Olmo2", num_key_value_heads=2)
+    changes = dict(num_kv_heads=2, qk_norm=True, norm_position="output") | {"attention.joint_qk_norm": True}
     assert_same(*causal_lm(theirs, OLMO2, preset="llama_7b", **changes))
 
 
@@ -403,6 +408,33 @@ def test_pythia_is_theirs():
     assert_same(*causal_lm(theirs, PYTHIA, **config, **{"positions.width": 2, "layer.shared_norm": False}))
 
 
+PHI = {
+    "embedding.table": ("model.embed_tokens.weight", same),
+    **linear("output.w", "output.b", "lm_head"),
+    **norm("decoder.final_norm", "model.final_layernorm"),
+    **within(
+        "decoder.layers",
+        "model.layers.{}",
+        {
+            **heads("attention", *(f"self_attn.{x}_proj" for x in "qkv"), "self_attn.dense"),
+            **linear("feed_forward.w1", "feed_forward.b1", "mlp.fc1"),
+            **linear("feed_forward.w2", "feed_forward.b2", "mlp.fc2"),
+            **norm("attention_residual.norm", "input_layernorm"),
+        },
+    ),
+}
+
+
+def test_phi_is_theirs():
+    """Parallel sublayers do not share a norm, or a bias is missing: Phi has them everywhere, also at its output."""
+    rope = dict(rope_type="default", rope_theta=10_000.0, partial_rotary_factor=0.5)
+    theirs = randomised(transformers.PhiForCausalLM(transformers.PhiConfig(**THEIRS, rope_parameters=rope)))
+    config = dict(
+        norm_position="pre", parallel_block=True, positions="rotary", activation="gelu_tanh", tie_output=False
+    )
+    assert_same(*causal_lm(theirs, PHI, **config, **{"positions.width": 2, "output.bias": True}))
+
+
 def halves(w):
     """Pairs (2i, 2i + 1) of each head to (i, i + H / 2), [D, N H]."""
     return w.T.reshape(D, 4, -1, 2).swapaxes(-1, -2)
@@ -410,7 +442,7 @@ def halves(w):
 
 GPTJ = {
     "embedding.table": ("transformer.wte.weight", same),
-    "output.w": ("lm_head.weight", np.transpose),
+    **linear("output.w", "output.b", "lm_head"),
     **norm("decoder.final_norm", "transformer.ln_f"),
     **within(
         "decoder.layers",
@@ -426,21 +458,18 @@ GPTJ = {
         },
     ),
 }
-GPTJ_BIASES = [f"transformer.h.{i}.mlp.{name}.bias" for i in range(L) for name in ("fc_in", "fc_out")] + [
-    "lm_head.bias"
-]
 
 
 def test_gptjs_parallel_block_is_theirs():
-    """`parallel_block` is not x + attention(norm(x)) + feed_forward(norm(x)).
-
-    GPT-J has biases in one of the two alone, and on its output: they are 0 here.
-    """
+    """`parallel_block` is not x + attention(norm(x)) + feed_forward(norm(x)), or the output lacks its bias."""
     sizes = dict(vocab_size=V, n_embd=D, n_head=4, n_layer=L, n_positions=T, n_inner=24, rotary_dim=4)
     tokens = dict(bos_token_id=0, eos_token_id=0, tie_word_embeddings=False)
-    theirs = randomised(transformers.GPTJForCausalLM(transformers.GPTJConfig(**sizes, **tokens)), GPTJ_BIASES)
-    config = dict(norm_position="pre", parallel_block=True, positions="rotary", activation="gelu_tanh")
-    assert_same(*causal_lm(theirs, GPTJ, GPTJ_BIASES, **config, use_bias=False, tie_output=False))
+    theirs = randomised(transformers.GPTJForCausalLM(transformers.GPTJConfig(**sizes, **tokens)))
+    config = dict(
+        norm_position="pre", parallel_block=True, positions="rotary", activation="gelu_tanh", tie_output=False
+    )
+    biases = {"attention.qkv_bias": False, "attention.output_bias": False, "output.bias": True}
+    assert_same(*causal_lm(theirs, GPTJ, **config, **biases))
 
 
 # Encoders --------------------------------------------------------------------------------------
@@ -588,14 +617,12 @@ def test_t5_is_theirs():
         "Transformer",
         **dict(head_dim=6, norm="rms", norm_position="pre", norm_eps=1e-6, use_bias=False, dropout_rate=0.0),
         **dict(positions="relative", relative_buckets=8, relative_max_distance=12, scale_embeddings=False),
-        **{"attention.scale": 1.0},
+        **{"attention.scale": 1.0, "output.scale": D**-0.5},  # of a tied output
     )
     table = {
         "target_embedding.table": ("shared.weight", same),
         **t5_side("encoder", "encoder", feed_forward=1),
         **t5_side("decoder", "decoder", feed_forward=2),
-        # With a tied output, T5 divides the last states by √D.
-        "decoder.final_norm.gamma": ("decoder.final_layer_norm.weight", lambda x: x / np.float32(np.sqrt(D))),
     }
     ours = copied(lambda: models.Transformer(config, rngs=nnx.Rngs(0)), theirs, table)
     target = np.random.default_rng(1).integers(0, V, (2, 7))

@@ -172,15 +172,15 @@ def test_a_relative_bias_is_the_table_by_bucket(bidirectional):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("bias", "cap"), [(False, None), (True, 0.5)])
-def test_the_output_is_its_projection(tied, bias, cap):
-    """The tied matrix is scaled or not transposed, a bias is after the cap, or the cap is another formula."""
-    config = tiny_config(tie_output=tied, output_softcap=cap)
+@pytest.mark.parametrize(("bias", "scale", "cap"), [(False, None, None), (True, 0.3, 0.5)])
+def test_the_output_is_its_projection(tied, bias, scale, cap):
+    """A tied matrix has the scale of embeddings or is not transposed, or scale, bias and cap come in another order."""
+    config = tiny_config(tie_output=tied, output_softcap=cap, **{"output.bias": bias, "output.scale": scale})
     embedding = fill(lambda: nn.Embedding(13, config, rngs=nnx.Rngs(0)), 1)
-    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=bias), 2)
+    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0)), 2)
     hidden = normal(0, 2, 5, 8)
     w = oracles.f64(embedding.table[...]).T if tied else oracles.f64(output.w[...])
-    logits = oracles.f64(hidden) @ w + (oracles.f64(output.b[...]) if bias else 0)
+    logits = oracles.f64(hidden) @ w * (scale or 1) + (oracles.f64(output.b[...]) if bias else 0)
     wanted = logits if cap is None else cap * np.tanh(logits / cap)
     assert_close(output(hidden, embedding), wanted, 1e-5)
     assert (output.w is None) == tied and (output.b is None) == (not bias)
@@ -189,8 +189,8 @@ def test_the_output_is_its_projection(tied, bias, cap):
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_fused_loss_gets_the_weights_of_the_logits(tied):
     """`weights` hands out another matrix or bias than the logits are made with."""
-    config = tiny_config(tie_output=tied)
+    config = tiny_config(tie_output=tied, **{"output.bias": True, "output.scale": 0.3})
     embedding = fill(lambda: nn.Embedding(13, config, rngs=nnx.Rngs(0)), 1)
-    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=True), 2)
+    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0)), 2)
     hidden, (w, b) = normal(0, 2, 5, 8), output.weights(embedding)
     assert_close(hidden @ w + b, output(hidden, embedding), 1e-6)

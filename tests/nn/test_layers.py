@@ -126,7 +126,8 @@ def test_kernels_start_apart_and_biases_at_zero():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parameters_have_the_policys_dtype(dtype):
     """A parameter is created in another dtype than `params=` says."""
-    config = tiny_config(precision=f"params={dtype}", positions="learned", gated=True, qk_norm=True, tie_output=False)
+    some = dict(positions="learned", gated=True, qk_norm=True, tie_output=False) | {"output.bias": True}
+    config = tiny_config(precision=f"params={dtype}", **some)
     relative = config.changed(positions={"name": "relative"})
     for make in (
         lambda: config.feed_forward.make(config, rngs=nnx.Rngs(0)),
@@ -134,7 +135,7 @@ def test_parameters_have_the_policys_dtype(dtype):
         lambda: nn.Embedding(5, config, rngs=nnx.Rngs(0)),
         lambda: nn.Positions(config, rngs=nnx.Rngs(0)),
         lambda: relative.positions.in_scores(relative, bidirectional=True, rngs=nnx.Rngs(0)),
-        lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=True),
+        lambda: nn.Output(config, rngs=nnx.Rngs(0)),
         lambda: nn.Linear(config, ("a", 3), ("b", 5), rngs=nnx.Rngs(0)),
         lambda: config.norm.make(config),
     ):

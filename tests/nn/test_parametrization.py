@@ -196,9 +196,9 @@ def test_the_forward_pass_is_that_of_a_standard_model_of_other_parameters(name):
 @pytest.mark.parametrize("bias", [True, False])
 def test_logits_are_divided_by_m_without_their_bias(tied, bias):
     """Logits of wider models are larger, a tied table counts as an input alone, or the bias is divided."""
-    config = tiny_config(tie_output=tied, **MUP)
+    config = tiny_config(tie_output=tied, **MUP | {"output.bias": bias})
     embedding = fill(lambda: nn.Embedding(V, config, rngs=nnx.Rngs(0)), 1)
-    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0), bias=bias), 2)
+    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0)), 2)
     hidden = normal(0, 2, 5, D)
     w = oracles.f64(embedding.table[...]).T if tied else oracles.f64(output.w[...])
     wanted = oracles.f64(hidden) @ w / M + (oracles.f64(output.b[...]) if bias else 0)

@@ -21,8 +21,9 @@ def apply_rotary(
     positions: Int[Array, "T"] | Int[Array, "#B T"],
     *,
     base: Number = 10_000.0,
-    scaling: Literal["none", "linear", "ntk"] = "none",
+    scaling: Literal["none", "linear", "ntk", "llama3"] = "none",
     factor: Number = 1.0,
+    trained_length: int | None = None,
     layout: Literal["half", "interleaved"] = "half",
     width: int | None = None,
 ) -> Float[Array, "B T N H"]:
@@ -37,21 +38,24 @@ def apply_rotary(
 
     Sources: Su et al., 2021; "linear" is position interpolation, positions / `factor` (Chen et al.,
     2023); "ntk" has the base `base` * `factor`^(width / (width - 2)) instead, which divides the lowest
-    frequency by `factor` and keeps the highest (bloc97, 2023).
+    frequency by `factor` and keeps the highest (bloc97, 2023); "llama3" divides by `factor` the frequencies that turn
+    less than once within `trained_length`, keeps those that turn more than 4 times, and leads from one to the other
+    linearly (Grattafiori et al., 2024, and the code that they published).
 
     Args:
       x: queries or keys; computed in float32, returned in x's dtype.
       positions: of the tokens; may be traced.
       base: wavelengths run from 2 pi to nearly `base` * 2 pi positions.
       scaling, factor: how to reach `factor` times the length of training.
+      trained_length: that length, in tokens, which "llama3" needs, and the others do not.
       layout: as in `rotate`.
       width: how much of each head is turned, its first part; default H, all of it.
 
     Raises:
       TypeError: x that are no floats, positions that are no integers, or no numbers.
       ValueError: another number of axes, positions that are not those of x, an odd width or one beyond H, an unknown
-        scaling or layout, a base that is not positive, a factor below 1, a factor without a scaling, or "ntk" with a
-        width of 2.
+        scaling or layout, a base that is not positive, a factor below 1, a factor without a scaling, "ntk" with a
+        width of 2, or a `trained_length` with another scaling than "llama3", or below 1.
     """
     x, positions = as_array("x", x, "B T N H", kind="floats"), as_array("positions", positions)
     if not jnp.issubdtype(positions.dtype, jnp.integer):
@@ -63,7 +67,8 @@ def apply_rotary(
     if positions.shape not in ((T,), (1, T), (B, T)):
         raise ValueError(f"positions must be [T] or [B T] with x's B={B} and T={T}, got the shape {positions.shape}")
     base = as_number("base", base, POSITIVE)
-    angles = _angles(positions, _rotary_frequencies(width, base, scaling, as_number("factor", factor)))  # [b T P]
+    frequencies = _rotary_frequencies(width, base, scaling, as_number("factor", factor), trained_length)  # [P]
+    angles = _angles(positions, frequencies)  # [b T P]
     return _turned(x, jnp.cos(angles), jnp.sin(angles), layout)
 
 
@@ -208,11 +213,13 @@ def _turned(x: Array, cos: Array, sin: Array, layout: str) -> Array:
     return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
 
 
-def _rotary_frequencies(width: int, base: float | Array, scaling: str, factor: float | Array) -> np.ndarray | Array:
+def _rotary_frequencies(
+    width: int, base: float | Array, scaling: str, factor: float | Array, trained_length: int | None
+) -> np.ndarray | Array:
     """Turns a position, of each pair of a head, float64 [width / 2]; float32 where a number is traced."""
     if width % 2 or width < 2:
         raise ValueError(f"rotary positions need an even head width, got {width}")
-    check_choice("scaling", scaling, ("none", "linear", "ntk"))
+    check_choice("scaling", scaling, ("none", "linear", "ntk", "llama3"))
     if (is_known(factor) and factor < 1) or (scaling == "none" and not (is_known(factor) and factor == 1)):
         raise ValueError(f"factor must be at least 1, and 1 with scaling='none'; got {factor} with {scaling!r}")
     if scaling == "ntk":
@@ -220,12 +227,21 @@ def _rotary_frequencies(width: int, base: float | Array, scaling: str, factor: f
             raise ValueError(
                 "scaling 'ntk' needs a head width of at least 4: the only pair of 2 has no lower frequency"
             )
+    if (scaling == "llama3") != (trained_length is not None):
+        raise ValueError(
+            f"trained_length goes with scaling='llama3', which needs it; got {trained_length} with {scaling!r}"
+        )
+    if trained_length is not None and (trained_length := as_size("trained_length", trained_length)) < 1:
+        raise ValueError(f"trained_length must be at least 1, got {trained_length}")
     exponents = -np.arange(0, width, 2) / width
     if not (is_known(base) and is_known(factor)):
         exponents = jnp.asarray(exponents, jnp.float32)
     frequencies = base**exponents / (2 * np.pi)
     if scaling == "ntk":  # a factor of its own: the product of base and factor may be beyond all floats
         frequencies = frequencies * factor ** (exponents * (width / (width - 2)))
+    if scaling == "llama3":
+        kept = ((trained_length * frequencies - 1) / 3).clip(0, 1)  # of each: all from 4 turns on, none up to 1
+        return frequencies * (kept + (1 - kept) / factor)
     return frequencies / factor if scaling == "linear" else frequencies
 
 

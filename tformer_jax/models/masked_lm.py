@@ -40,7 +40,7 @@ class MaskedLMConfig(TextEncoderConfig):
     """
 
     transform_activation: str = field("gelu", among=ACTIVATIONS, part=ENDS)
-    output: OutputConfig = field(OutputConfig)
+    output: OutputConfig = field(lambda: OutputConfig(bias=True))
 
 
 class TextEncoder(nnx.Module):
@@ -104,7 +104,7 @@ class MaskedLM(nnx.Module):
         self.encoder = TextEncoder(config, rngs=rngs)
         self.transform = Linear(config, ("model", config.d_model), ("ff", config.d_model), rngs=rngs)
         self.transform_norm = config.norm.make(config)
-        self.output = Output(config, rngs=rngs, bias=True)
+        self.output = Output(config, rngs=rngs)
         self.pooler = make_pooler(config, rngs=rngs)
 
     def __call__(

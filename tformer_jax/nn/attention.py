@@ -32,6 +32,7 @@ class MultiHeadAttention(AttentionConfig):
       scale: multiplies q kᵀ; None: 1 / √H.
       softcap: c of c tanh(score / c), on the scaled scores (Gemma 2); None: no cap.
       qk_norm: RMS-normalise queries and keys, each head by itself (Henry et al., 2020).
+      joint_qk_norm: all heads together instead (OLMo 2); with qk_norm=True.
       qkv_bias, output_bias: add biases in the projections to queries, keys and values; in that of the heads.
       dropout_rate: dropout rate of the attention weights.
       implementation: a kernel's name, see `functional.scaled_dot_product_attention`.
@@ -44,6 +45,7 @@ class MultiHeadAttention(AttentionConfig):
     scale: float | None = field(None, POSITIVE)
     softcap: float | None = field(None, POSITIVE)
     qk_norm: bool = False
+    joint_qk_norm: bool = False
     qkv_bias: bool = True
     output_bias: bool = True
     dropout_rate: float = field(0.0, SHARE, part=TRAINING, traced=True)
@@ -52,6 +54,8 @@ class MultiHeadAttention(AttentionConfig):
     def check(self) -> None:
         if self.num_heads % self.kv_heads:
             raise ConfigError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+        if self.joint_qk_norm and not self.qk_norm:
+            raise ConfigError("joint_qk_norm=True goes with qk_norm=True: without it, there is no norm")
 
     @property
     def kv_heads(self) -> int:
@@ -93,7 +97,11 @@ class Attended(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """`functional.multi_head_attention` with what the config adds: norms of queries and keys, their rotation, a window."""
+    """`functional.multi_head_attention` with what the config adds: norms of queries and keys, their rotation, a window.
+
+    Attributes:
+      q_norm, k_norm: modules of heads [B T N H], before they are turned, or None; a subclass may put others there.
+    """
 
     def __init__(self, model: ModelConfig, *, rngs: nnx.Rngs):
         self.model = model
@@ -109,8 +117,9 @@ class Attention(nnx.Module):
         self.b_v = zeros(model, keys) if config.qkv_bias else None
         self.b_o = zeros(model, D) if config.output_bias else None
         norm = NORMS["rms"](**{n: x for n, x in vars(model.norm).items() if n in ("eps", "unit_offset")})
-        self.q_norm = norm.make(model, H) if config.qk_norm else None
-        self.k_norm = norm.make(model, H) if config.qk_norm else None
+        joint = config.joint_qk_norm
+        self.q_norm = nnx.data(norm.make(model, queries if joint else H) if config.qk_norm else None)
+        self.k_norm = nnx.data(norm.make(model, keys if joint else H) if config.qk_norm else None)
 
     def params(self, dtype: Any) -> F.AttentionParams:
         """The parameters as the pure function takes them, in the compute dtype."""

@@ -39,10 +39,14 @@ class OutputConfig(Component):
 
     Attributes:
       tie: use the (target) embedding, transposed (Press & Wolf, 2017).
+      bias: add one to the logits (BERT, Phi).
+      scale: multiplies the logits, but for the bias (T5: 1 / √d_model); None: nothing does.
       softcap: c of c tanh(logit / c), on the logits; None: no cap.
     """
 
     tie: bool = field(True, part=ENDS)
+    bias: bool = field(False, part=ENDS)
+    scale: float | None = field(None, POSITIVE, part=ENDS)
     softcap: float | None = field(None, POSITIVE, part=ENDS)
 
 
@@ -138,16 +142,17 @@ class Positions(nnx.Module):
 class Output(nnx.Module):
     """The projection to the vocabulary: its own matrix, or the embedding table transposed."""
 
-    def __init__(self, model: TextModelConfig, *, rngs: nnx.Rngs, bias: bool = False):
+    def __init__(self, model: TextModelConfig, *, rngs: nnx.Rngs):
         self.model = model
         axes = {"model": model.d_model, "vocab": model.vocab_size}
         self.w = None if model.output.tie else kernel(model, rngs, axes, contracted=("model",), role="output")
-        self.b = zeros(model, {"vocab": model.vocab_size}) if bias else None
+        self.b = zeros(model, {"vocab": model.vocab_size}) if model.output.bias else None
 
     def weights(self, embedding: Embedding) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
-        """W_o and its bias, for `functional.fused_cross_entropy`; W_o is the matrix / m, see `parametrization`."""
-        w = embedding.table[...].T if self.w is None else self.w[...]
-        return divided_by_growth(self.model, w), None if self.b is None else self.b[...]
+        """W_o, the matrix * scale / m (see `parametrization`), and its bias, for `functional.fused_cross_entropy`."""
+        w, scale = embedding.table[...].T if self.w is None else self.w[...], self.model.output.scale
+        w = divided_by_growth(self.model, w if scale is None else w * scale)
+        return w, None if self.b is None else self.b[...]
 
     def __call__(self, hidden: Float[Array, "B T D"], embedding: Embedding) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype: equation 10 before its softmax."""

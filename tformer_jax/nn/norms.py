@@ -47,7 +47,7 @@ class RMSNormConfig(NormConfig):
 
 
 class Norm(nnx.Module):
-    """`functional.layer_norm` or `functional.rms_norm` over the last axis."""
+    """`functional.layer_norm` or `functional.rms_norm` over the last axis, or as many together as `axes` names."""
 
     def __init__(self, config, function, model: ModelConfig, axes: Mapping[str, int], *, bias: bool):
         self.config, self.function = config, function
@@ -55,5 +55,7 @@ class Norm(nnx.Module):
         self.beta = zeros(model, axes) if bias else None
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        shift = () if self.beta is None else (self.beta[...],)
-        return self.function(x, self.gamma[...], *shift, eps=self.config.eps, unit_offset=self.config.unit_offset)
+        vectors = [p[...].reshape(-1) for p in (self.gamma, self.beta) if p is not None]
+        joined = x.reshape(*x.shape[: x.ndim - self.gamma.ndim], -1)  # [... D]
+        how = {"eps": self.config.eps, "unit_offset": self.config.unit_offset}
+        return self.function(joined, *vectors, **how).reshape(x.shape)

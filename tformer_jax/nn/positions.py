@@ -54,14 +54,16 @@ class Rotary(PositionScheme):
 
     Attributes:
       base: of the geometric sequence of wavelengths.
-      scaling: "none", "linear" or "ntk", for contexts that are longer by a factor.
+      scaling: "none", "linear", "ntk" or "llama3" (Llama 3.1), for contexts that are longer by a factor.
       factor: of scaling; 1 with "none".
+      trained_length: of "llama3", the tokens of a context before it became longer; None with the others.
       width: how much of each head is turned, from its beginning; None: all of it.
     """
 
     base: float = field(10_000.0, POSITIVE)
-    scaling: str = field("none", one_of("none", "linear", "ntk"))
+    scaling: str = field("none", one_of("none", "linear", "ntk", "llama3"))
     factor: float = field(1.0, POSITIVE)
+    trained_length: int | None = field(None, COUNT)
     width: int | None = field(
         None, Wanted("be a positive even integer", lambda x: type(x) is int and x > 0 and x % 2 == 0)
     )
@@ -69,8 +71,12 @@ class Rotary(PositionScheme):
     def check(self) -> None:
         if (self.scaling == "none") != (self.factor == 1.0) or self.factor < 1.0:
             raise ConfigError(
-                "scaling and factor go together: 'none' with 1, 'linear' or 'ntk' with a factor above 1, "
+                "scaling and factor go together: 'none' with 1, the others with a factor above 1, "
                 f"got {self.scaling!r} with {self.factor}"
+            )
+        if (self.scaling == "llama3") != (self.trained_length is not None):
+            raise ConfigError(
+                f"trained_length goes with scaling='llama3', which needs it, got {self.trained_length} with {self.scaling!r}"
             )
 
     def check_model(self, model: ModelConfig) -> None:
@@ -85,7 +91,7 @@ class Rotary(PositionScheme):
 
     def turn(self, heads: Float[Array, "B T N H"], positions: Int[Array, "b T"]) -> Float[Array, "B T N H"]:
         how = {"base": self.base, "scaling": self.scaling, "factor": self.factor, "width": self.width}
-        return F.apply_rotary(heads, positions, **how)
+        return F.apply_rotary(heads, positions, trained_length=self.trained_length, **how)
 
 
 class _OfScores(PositionScheme):
