@@ -5,70 +5,22 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
-from ..config import COUNT, SEED, Component, ConfigError, check_choice, field
+from ..config import ConfigError, check_choice
 from ..training.directories import check_free
 from ..training.experiment import Experiment
 from ..training.interruption import Interruption
-from ..training.run import changed_plugins, check_writable, fixed, keep_plugins
+from ..training.run import changed_plugins, check_writable, keep_plugins
 from ..training.terminal import Terminal
 from .members import Fields, make_members
-from .results import Ranking, Row
-from .samplers import PRUNERS, SAMPLERS
+from .results import Row
+from .samplers import SearchConfig
 from .space import Domain, Overrides, Range, Space
 
-if TYPE_CHECKING:  # Optuna need not be installed
-    from .trials import Trials
-
-_DATABASES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 _MOST_CORNERS = 256
-
-
-class SearchConfig(Component):
-    """The settings of a search.
-
-    Attributes:
-      trials: number of trials to finish, by all workers, pruned ones among them.
-      sampler: of `SAMPLERS`. CMA-ES is left out: Optuna keeps its state as a pickle in the study's database, and whoever
-        can write there could run code in every worker.
-      pruner: of `PRUNERS`.
-      seed: random seed of the sampler.
-      storage: URL of a PostgreSQL database, which workers on several machines can share; None: a SQLite file in the
-        sweep's directory.
-      study: name of the search in the database; None: the directory's name, or "search" in a file of its own.
-      metric: metric of the last validation, such as "loss" or "accuracy".
-      best: which metric is best, "lowest" or "highest"; None: see `Ranking`.
-    """
-
-    trials: int = field(wanted=COUNT)
-    sampler: str = field("tpe")
-    pruner: str = field("none", among=PRUNERS)
-    seed: int = field(0, SEED)
-    storage: str | None = field(None)
-    study: str | None = field(None)
-    metric: str = field("loss")
-    best: str | None = field(None, among=("lowest", "highest"))
-
-    def check(self) -> None:
-        if self.sampler in ("cma-es", "cmaes"):
-            raise ConfigError(
-                f"sampler must be one of {list(SAMPLERS)}, got {self.sampler!r}: Optuna's CMA-ES unpickles what it finds in "
-                "the study's database, and so would run what anybody puts there"
-            )
-        SAMPLERS.named(self.sampler, "sampler")
-        if self.storage is not None and (kind := self.storage.partition("://")[0]) not in _DATABASES:
-            raise ConfigError(
-                "storage must be postgresql://user@host/database, or left out for a file in the sweep's directory, "
-                f"got a URL of {kind!r}"
-            )
-
-    @property
-    def ranking(self) -> Ranking:
-        """The order of trials: which of two is better."""
-        return Ranking(self.metric, self.best)
 
 
 def search(
@@ -112,11 +64,12 @@ def search(
         keep_plugins(directory, config)
     for line in changed_plugins(directory, config):
         say(line)
+    from .trials import Trials
     from .worker import Worker
 
-    with Interruption() as interruption, contextlib.closing(_open(directory, config, dimensions, how)) as trials:
+    with Interruption() as interruption, contextlib.closing(Trials(directory, config, dimensions, how)) as trials:
         jax.devices()  # may take long: not while other workers wait
-        Worker(trials, config, how.trials, how.ranking, say, changed, interruption, terminal).work()
+        Worker(trials, config, say, changed, interruption, terminal).work()
         with trials.locked():
             changed(rows := trials.rows())
     return rows
@@ -152,23 +105,3 @@ def _corners(dimensions: Mapping[str, Domain]) -> Sequence[Overrides]:
     if math.prod(map(len, ends.values())) <= _MOST_CORNERS:
         return [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
     return [{name: value} for name, values in ends.items() for value in values]
-
-
-def _open(directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, Domain], how: SearchConfig) -> "Trials":
-    """Connects to the database, and makes or joins the study."""
-    from .database import open_postgresql, open_sqlite
-    from .trials import Trials
-
-    # Hyperband's brackets follow from the study's name: a search in a file is the same in any directory.
-    name = how.study or ("search" if how.storage is None else directory.absolute().name)
-    opened = open_sqlite(directory) if how.storage is None else open_postgresql(how.storage, name)
-    training = Experiment.from_config(config).training
-    pruner = PRUNERS[how.pruner](training.evaluate_every, training.steps)
-    space = {n: str(d) if isinstance(d, Range) else list(d) for n, d in dimensions.items()}
-    same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric")}
-    same["best"] = "lowest" if how.ranking.lowest else "highest"
-    asked = {"config": fixed(config), "space": space, **same}
-    sampler = SAMPLERS[how.sampler]
-    return Trials(
-        opened, name, directory, asked, dimensions, sampler=sampler, seed=how.seed, ranking=how.ranking, pruner=pruner
-    )

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 from ..data import digest
 from ..data.files import write_whole
 from ..training.directories import RunError, check_not_older
+from ..training.experiment import Experiment
 from ..training.metrics import read_metrics
 from ..training.paths import some
-from ..training.run import differences, holds, locked, read_json, write_json
+from ..training.run import differences, fixed, holds, locked, read_json, write_json
 from . import database
-from .database import Database
-from .results import Ranking, Row, take_in, waiting
+from .database import open_postgresql, open_sqlite
+from .results import Row, take_in, waiting
+from .samplers import PRUNERS, SAMPLERS, SearchConfig
 from .space import Domain, Overrides, Range
 
 # What a trial is called that a worker has, or had when it was killed; of another one it is decided how it ended.
@@ -84,38 +86,31 @@ class Claimed:
 class Trials:
     """The trials of one study. Every method wants its caller to hold `locked`, but `kept`, which takes it."""
 
-    def __init__(
-        self,
-        opened: Database,
-        name: str,
-        directory: Path,
-        asked: Mapping[str, Any],
-        dimensions: Mapping[str, Domain],
-        *,
-        sampler: Callable[[int], optuna.samplers.BaseSampler],
-        seed: int,
-        ranking: Ranking,
-        pruner: optuna.pruners.BasePruner,
-    ):
+    def __init__(self, directory: Path, config: Mapping[str, Any], dimensions: Mapping[str, Domain], how: SearchConfig):
         """Makes the study, or joins it.
 
         Args:
-          opened: where it is.
-          name: of the study.
           directory: of the sweep.
-          asked: what must be the same of all workers, plain JSON values.
+          config: of the experiment.
           dimensions: the space.
-          sampler: makes Optuna's from a seed.
-          seed: of the sampler.
-          ranking: what is searched for.
-          pruner: Optuna's.
+          how: to search.
 
         Raises:
+          ConfigError: the database cannot be opened.
           RunError: the study is another search's, or the directory is (names what differs); or it is damaged.
         """
-        self.locked, self.close = opened.locked, opened.close
+        # Hyperband's brackets follow from the study's name: a search in a file is the same in any directory.
+        name = how.study or ("search" if how.storage is None else directory.absolute().name)
+        opened = open_sqlite(directory) if how.storage is None else open_postgresql(how.storage, name)
+        training = Experiment.from_config(config).training
+        pruner = PRUNERS[how.pruner](training.evaluate_every, training.steps)
+        space = {n: str(d) if isinstance(d, Range) else list(d) for n, d in dimensions.items()}
+        same = {n: getattr(how, n) for n in ("sampler", "pruner", "seed", "metric")}
+        same["best"] = "lowest" if how.ranking.lowest else "highest"
+        asked = {"config": fixed(config), "space": space, **same}
+        self.how, self.locked, self.close = how, opened.locked, opened.close
         self._storage, self._directory, self._dimensions = opened.storage, directory, dimensions
-        self._sampler, self._seed, self._ranking, self._ended = sampler, seed, ranking, {}
+        self._ended: dict[int, Row] = {}
         self._distributions = {name: distribution(domain) for name, domain in dimensions.items()}
         with self.locked(), opened.understood():
             mark = _marked(directory)
@@ -124,7 +119,7 @@ class Trials:
                     f"{directory} holds trials, but the database has no study {name!r}; use the database of these "
                     "trials, or another --workdir"
                 )
-            direction = "minimize" if ranking.lowest else "maximize"
+            direction = "minimize" if how.ranking.lowest else "maximize"
             self._study = optuna.create_study(
                 storage=self._storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
             )
@@ -181,16 +176,16 @@ class Trials:
         """Returns the directory of a trial's run."""
         return self._directory / "trials" / str(number)
 
-    def claim(self, budget: int) -> Claimed | None:
-        """Claims a trial that waits, or a new one; None if `budget` of them are finished or running."""
+    def claim(self) -> Claimed | None:
+        """Claims a trial that waits, or a new one; None if as many as wanted are finished or running."""
         self._requeue()
         good = self._good()
-        if sum(t.state != TrialState.WAITING for t in good) >= budget:
+        if sum(t.state != TrialState.WAITING for t in good) >= self.how.trials:
             return None
         # Made anew for each draw: what is drawn follows from the draws before, whoever made them.
         drawn = sum("status" in t.user_attrs for t in self._study.get_trials(deepcopy=False))
-        seed = int(np.random.SeedSequence((self._seed, drawn)).generate_state(1)[0])
-        self._study.sampler = self._sampler(seed)
+        seed = int(np.random.SeedSequence((self.how.seed, drawn)).generate_state(1)[0])
+        self._study.sampler = SAMPLERS[self.how.sampler](seed)
         trial = self._study.ask(self._distributions)
         # It is dead when it is silent, and is not before it has said something: this comes before all else.
         self._storage.record_heartbeat(trial._trial_id)
@@ -201,9 +196,9 @@ class Trials:
         decided = None if status in (None, RUNNING) else ended
         return Claimed(trial.number, self._overrides(trial), status is not None, decided, trial)
 
-    def is_done(self, budget: int) -> bool:
-        """Returns whether so many trials are finished."""
-        return sum(t.state.is_finished() for t in self._good()) >= budget
+    def is_done(self) -> bool:
+        """Returns whether as many trials as wanted are finished."""
+        return sum(t.state.is_finished() for t in self._good()) >= self.how.trials
 
     @contextlib.contextmanager
     def kept(self, claimed: Claimed) -> Iterator[None]:
@@ -244,7 +239,7 @@ class Trials:
         reported = self._storage.get_trial(claimed.trial._trial_id).last_step
         if outcome.status == "diverged" and reported is not None:
             # Samplers learn from the last number of a trial that was ended early, which here was good too long.
-            worst = math.inf if self._ranking.lowest else -math.inf
+            worst = math.inf if self.how.ranking.lowest else -math.inf
             self._storage.set_trial_intermediate_value(claimed.trial._trial_id, reported, worst)
         self._study.tell(claimed.trial, state=TrialState.PRUNED)
 
@@ -257,12 +252,12 @@ class Trials:
             return self._ended[trial.number]
         row = waiting(trial.number, self._overrides(trial))
         for metrics in read_metrics(self.directory(trial.number) / "metrics.jsonl", lambda line: None):  # said already
-            take_in(metrics, row, self._ranking)
+            take_in(metrics, row, self.how.ranking)
         row["status"] = _UNFINISHED.get(trial.state) or trial.user_attrs.get("status", "finished")
         row["seconds"] = round(trial.user_attrs.get("seconds", 0.0), 3)
         told = trial.user_attrs.get("value")
-        if told is not None and row["final"].get(self._ranking.metric) != told:  # the row of its last step is lost
-            row["final"] = {self._ranking.metric: told}
+        if told is not None and row["final"].get(self.how.ranking.metric) != told:  # the row of its last step is lost
+            row["final"] = {self.how.ranking.metric: told}
         if trial.state.is_finished():
             self._ended[trial.number] = row
         return row

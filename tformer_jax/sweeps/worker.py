@@ -18,7 +18,7 @@ from ..training.metrics import read_metrics
 from ..training.run import Run
 from ..training.terminal import Terminal
 from .members import Fields, describe
-from .results import Ranking, Row, validated
+from .results import Row, validated
 from .trials import Claimed, Outcome, Trials
 
 # So many trials in a row whose data cannot be read, or do not fit the model: it is not what they tried.
@@ -28,12 +28,10 @@ _POLL_SECONDS = 1.0
 
 @dataclasses.dataclass
 class Worker:
-    """One worker; its arguments are as in `search.search`, and `budget`: trials to finish in all."""
+    """One worker; its arguments are as in `search.search`."""
 
     trials: Trials
     config: Mapping[str, Any]
-    budget: int
-    ranking: Ranking
     say: Callable[[str], None]
     changed: Callable[[list[Row]], None]
     interruption: Interruption
@@ -54,7 +52,7 @@ class Worker:
                 waits = False
                 continue
             with self.trials.locked():
-                if self.trials.is_done(self.budget):
+                if self.trials.is_done():
                     return
             if not waits:
                 self.say("other workers train the last trials; waiting in case one of them stops early")
@@ -65,7 +63,7 @@ class Worker:
         """Trains a trial; False if there is none to be had."""
         with contextlib.ExitStack() as held:
             with self.trials.locked():
-                if (claimed := self.trials.claim(self.budget)) is None:
+                if (claimed := self.trials.claim()) is None:
                     return False
                 held.enter_context(self.trials.kept(claimed))
                 # The run's lock is taken under the other one: nobody finds it free as long as this worker lives.
@@ -76,7 +74,7 @@ class Worker:
             with self.trials.locked():
                 self.trials.finish(claimed, outcome)
                 self.changed(self.trials.rows())
-            said = f"{self.ranking.metric} {outcome.value:.4f}" if outcome.value is not None else outcome.message
+            said = f"{self.trials.how.metric} {outcome.value:.4f}" if outcome.value is not None else outcome.message
             self.say(f"{about} {outcome.status}{said and ': '}{said}")
         jax.clear_caches()  # of programs that no other trial needs
         return True
@@ -102,7 +100,7 @@ class Worker:
         def told(step: int, numbers: Mapping[str, float]) -> bool:
             nonlocal pruned
             with self.trials.locked():
-                pruned = self.trials.prunes(claimed, step, numbers[self.ranking.metric], last=step == steps)
+                pruned = self.trials.prunes(claimed, step, numbers[self.trials.how.metric], last=step == steps)
             return pruned
 
         failures, self.failures = self.failures + 1, 0
@@ -132,7 +130,7 @@ class Worker:
         rows = [row for row in read_metrics(run.metrics_file, self.say) if row["step"] == steps and validated(row)]
         if not rows:
             return Outcome("failed", message=f"{run.metrics_file} has no validation of step {steps}")
-        value = validated(rows[-1])[self.ranking.metric]
+        value = validated(rows[-1])[self.trials.how.metric]
         if value is None:
-            return Outcome("diverged", message=f"the {self.ranking.metric} of its last validation is not finite")
+            return Outcome("diverged", message=f"the {self.trials.how.metric} of its last validation is not finite")
         return Outcome("finished", value)
