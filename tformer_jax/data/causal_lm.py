@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..config import field
-from .batches import BatchShapes
+from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Windows
 from .running_text import DocumentData, DocumentDataConfig, numbered
 from .tokenizers import BOS_ID, EOS_ID, PAD_ID
@@ -21,7 +21,7 @@ class CausalLMDataConfig(DocumentDataConfig):
     boundaries: str = field("segments", among=("segments", "stream"))
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
-        rows = self.rows(rows_multiple)
+        rows = rows_in_batch(self.batch_tokens, self.row_length, rows_multiple)
         tokens, lengths = ((rows, self.row_length + 1), "int32"), ((rows,), "int32")
         return {"tokens": tokens} | ({"segments": tokens} if self.boundaries == "segments" else {"lengths": lengths})
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..config import ConfigError, field
-from .batches import BatchShapes
+from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Pieces
 from .running_text import DocumentData, DocumentDataConfig, numbered
 from .tokenizers import BOS_ID, EOS_ID, PAD_ID
@@ -28,7 +28,7 @@ class MaskedLMDataConfig(DocumentDataConfig):
             raise ConfigError(f"row_length must exceed 2 (start and end token), got {self.row_length}")
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
-        rows = self.rows(rows_multiple)
+        rows = rows_in_batch(self.batch_tokens, self.row_length, rows_multiple)
         tokens, lengths = ((rows, self.row_length), "int32"), ((rows,), "int32")
         return {"tokens": tokens, "lengths": lengths} | ({"word_ids": tokens} if self.whole_words else {})
 

@@ -52,14 +52,6 @@ class DocumentDataConfig(DataConfig):
                 f"batch_tokens must be at least data.row_length={self.row_length}, got {self.batch_tokens}"
             )
 
-    def rows(self, multiple: int) -> int:
-        """Returns the rows of a training batch, a multiple of `multiple`.
-
-        Raises:
-          ConfigError: it holds none.
-        """
-        return rows_in_batch(self.batch_tokens, self.row_length, multiple)
-
 
 class DocumentData(Data):
     """The documents of one experiment, its tokenizer, and the batches of both.
@@ -82,7 +74,8 @@ class DocumentData(Data):
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def train_batches(self, rows_multiple: int = 1) -> RowBatches:
-        batches = self._batches("train", self.config.rows(rows_multiple), self.config.batch_seed)
+        rows = rows_in_batch(self.config.batch_tokens, self.config.row_length, rows_multiple)
+        batches = self._batches("train", rows, self.config.batch_seed)
         tokens = sum(len(ids) for ids, _ in self.encode("train"))
         self.report.append(
             f"{tokens:,} training tokens of {self.byte_count('train') / tokens:.2f} bytes, "
