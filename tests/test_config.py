@@ -426,6 +426,10 @@ BUCKETS = "^model.positions.num_buckets must be a multiple of 4 and max_distance
             "^model.positions has no field 'base', which goes with name='rotary'; this is name='sin",
         ),
         (RELATIVE | dict(rotary_factor=2.0), "^model.positions has no field 'factor', which goes with name='rotary'"),
+        (
+            RELATIVE | dict(relative_buckets=8192, relative_max_distance=9000),
+            "^model.positions.num_buckets must be a positive integer, at most 4,096, got 8192",
+        ),
         (ROTARY | dict(rotary_factor=2.0), f"{TOGETHER}.*, got 'none' with 2.0"),
         (ROTARY | dict(rotary_scaling="linear"), f"{TOGETHER}.*, got 'linear' with 1.0"),
         (ROTARY | LLAMA3 | {"positions.trained_length": None}, f"{LENGTH}, got None with 'llama3'"),

@@ -329,6 +329,13 @@ def test_positions_of_texts_are_refused(scheme):
         vit(positions=scheme)
 
 
+def test_a_width_that_has_no_sinusoids_of_a_grid_is_refused_with_the_config():
+    """Data are read, and members of a sweep trained, before it is said that there can be no such model."""
+    given = dict(image_size=8, patch_size=4, num_classes=5, d_model=6, attention=dict(num_heads=2))
+    with pytest.raises(ConfigError, match="^model.d_model must be divisible by 4 for 2-D sinusoidal positions, got 6$"):
+        build(models.VisionTransformer.Config, given, "model")
+
+
 def test_dropout_follows_the_key():
     """The model drops without a key, does not drop with one, or drops the same with another."""
     model = vit(dropout_rate=0.5, num_layers=1)

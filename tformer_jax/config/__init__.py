@@ -26,6 +26,7 @@ from .values import (  # noqa: F401  (what an author of a component needs is her
     one_of,
     plain_kinds,
     plain_number,
+    up_to,
 )
 
 _T = TypeVar("_T")

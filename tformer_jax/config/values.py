@@ -55,6 +55,11 @@ COUNT = Wanted("be a positive integer", lambda x: type(x) is int and x > 0)
 SEED = Wanted("be an integer in [0, 2^32)", lambda x: type(x) is int and 0 <= x < 2**32)
 
 
+def up_to(most: int) -> Wanted:
+    """Wants a count that is not above another."""
+    return Wanted(f"be a positive integer, at most {most:,}", lambda x: type(x) is int and 0 < x <= most)
+
+
 def one_of(*choices: Any) -> Wanted:
     """Wants one of some values."""
     return Wanted(f"be one of {list(choices)}", lambda x: x in choices, choices)

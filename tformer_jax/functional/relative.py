@@ -13,7 +13,7 @@ from .numbers import POSITIVE, Number, as_integer, as_number, as_size, is_known
 from .relations import as_ints
 
 # No more is computed, one after the other, on the host.
-_MOST_HEADS, _MOST_BUCKETS = 1 << 16, 1 << 12
+_MOST_HEADS, MOST_BUCKETS = 1 << 16, 1 << 12
 
 
 def apply_rotary(
@@ -190,7 +190,7 @@ def relative_position_buckets(
     # The least integer has no absolute value.
     relative_positions = jnp.maximum(relative_positions, -jnp.iinfo(relative_positions.dtype).max)
     bidirectional = as_flag("bidirectional", bidirectional)
-    num_buckets = as_size("num_buckets", num_buckets, _MOST_BUCKETS)
+    num_buckets = as_size("num_buckets", num_buckets, MOST_BUCKETS)
     max_distance = as_size("max_distance", max_distance)
     if bidirectional and num_buckets % 2:
         raise ValueError(f"num_buckets must be even when bidirectional, got {num_buckets}")

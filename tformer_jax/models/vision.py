@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from .. import functional as F
 from ..config import COUNT, ENDS, ConfigError, field, one_of
-from ..nn import Beside, Classifier, Linear, ModelConfig, PositionScheme, Stack, zeros
+from ..nn import Beside, Classifier, Linear, ModelConfig, Stack, zeros
 from ..nn.layers import split_key
 from .inputs import check_captures
 
@@ -39,8 +39,7 @@ class VisionTransformerConfig(ModelConfig):
         super().check()
         if self.image_size % self.patch_size:
             raise ConfigError(f"patch_size={self.patch_size} must divide image_size={self.image_size}")
-        if type(self.positions).at_patches is PositionScheme.at_patches:
-            self.positions.at_patches(self, self.grid, 0, rngs=None)
+        self.positions.check_patches(self)
 
     @property
     def grid(self) -> tuple[int, int]:

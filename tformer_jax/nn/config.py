@@ -11,15 +11,12 @@ from typing import Any
 from jax import Array
 
 from ..config import RUN, TRAINING, Component, ConfigError, build, field, merged, nearest, to_dict
-from ..config.values import COUNT, POSITIVE, SHARE, Precision, Wanted, one_of
+from ..config.values import COUNT, POSITIVE, SHARE, Precision, one_of, up_to
 from ..presets import PRESETS
 from ..registry import Registry
 
 # As many as the deepest Transformer has (Wang et al., 2022); counting FLOPs unrolls them all.
-_MOST_LAYERS = 1000
-LAYERS_WANTED = Wanted(
-    f"be a positive integer, at most {_MOST_LAYERS:,}", lambda x: type(x) is int and 0 < x <= _MOST_LAYERS
-)
+LAYERS_WANTED = up_to(1000)
 
 
 class Part(Component):
@@ -64,13 +61,14 @@ class PositionScheme(Part):
         return None
 
     def at_patches(self, model: "ModelConfig", grid: tuple[int, int], extra: int, *, rngs: Any) -> Any:
-        """Makes a module `(patches [B P D], first [B extra D] or None) -> [B extra+P D]`, with a method `resized(grid)`.
+        """Makes a module `(patches [B P D], first [B extra D] or None) -> [B extra+P D]`, with a method `resized(grid)`."""
+        raise NotImplementedError
 
-        Raises:
-          ConfigError: by default; the scheme is not one of images.
-        """
-        names = [n for n, scheme in POSITIONS.items() if scheme.at_patches is not PositionScheme.at_patches]
-        raise ConfigError(f"positions.name of images must be one of {names}, got {self.name!r}")
+    def check_patches(self, model: "ModelConfig") -> None:
+        """Raises a ConfigError where it is no scheme of a model of images; by default if it lacks `at_patches`."""
+        names = [n for n, scheme in POSITIONS.items() if _acts(scheme, "at_patches")]
+        if self.name not in names:
+            raise ConfigError(f"positions.name of images must be one of {names}, got {self.name!r}")
 
     def in_scores(self, model: "ModelConfig", *, bidirectional: bool, rngs: Any) -> Any:
         """Makes a module `(queries [b T], keys [b S]) -> [b N T S]`, positions to a bias of the scores; None: none.
@@ -202,12 +200,12 @@ class ModelConfig(Component):
     def _check_positions(self, i: int, layer: "ModelConfig") -> None:
         """Raises a ConfigError where a layer of a period has positions of its own that act for all layers at once."""
         own, shared = layer.positions, self.positions
-        if own != shared and (_acts(own, "at_embedding", "in_scores") or _acts(shared, "at_embedding")):
+        if own != shared and (_acts(type(own), "at_embedding", "in_scores") or _acts(type(shared), "at_embedding")):
             raise ConfigError(
                 f"pattern[{i}].positions must be those of the model, {shared.name!r}, got {own.name!r}: layers may "
                 "differ in what turns heads alone, and where nothing is added to embeddings"
             )
-        if own == shared and _acts(shared, "in_scores") and layer.attention.num_heads != self.attention.num_heads:
+        if own == shared and _acts(type(shared), "in_scores") and layer.attention.num_heads != self.attention.num_heads:
             raise ConfigError(
                 f"pattern[{i}].attention.num_heads must be the model's, {self.attention.num_heads}, got "
                 f"{layer.attention.num_heads}: all layers share the biases of positions.name={shared.name!r}"
@@ -238,9 +236,9 @@ class ModelConfig(Component):
         return Precision.parse(self.precision)
 
 
-def _acts(scheme: PositionScheme, *places: str) -> bool:
+def _acts(scheme: type[PositionScheme], *places: str) -> bool:
     """Returns whether a position scheme does something in one of the places."""
-    return any(getattr(type(scheme), place) is not getattr(PositionScheme, place) for place in places)
+    return any(getattr(scheme, place) is not getattr(PositionScheme, place) for place in places)
 
 
 # What a pattern may change: what a layer reads. The rest is of the whole model.

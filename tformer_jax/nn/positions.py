@@ -8,7 +8,8 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .. import functional as F
-from ..config import COUNT, POSITIVE, ConfigError, Wanted, field, one_of
+from ..config import COUNT, POSITIVE, ConfigError, Wanted, field, one_of, up_to
+from ..functional.relative import MOST_BUCKETS
 from .config import POSITIONS, ModelConfig, PositionScheme
 from .parameters import kernel, table
 from .parametrization import reference_width
@@ -31,9 +32,11 @@ class Sinusoidal(PositionScheme):
     def at_embedding(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "Sinusoids":
         return Sinusoids(model)
 
-    def at_patches(self, model: ModelConfig, grid: tuple[int, int], extra: int, *, rngs: nnx.Rngs) -> "Patches":
+    def check_patches(self, model: ModelConfig) -> None:
         if model.d_model % 4:
             raise ConfigError(f"d_model must be divisible by 4 for 2-D sinusoidal positions, got {model.d_model}")
+
+    def at_patches(self, model: ModelConfig, grid: tuple[int, int], extra: int, *, rngs: nnx.Rngs) -> "Patches":
         return PatchSinusoids(model.d_model, grid)
 
 
@@ -119,7 +122,7 @@ class Relative(_OfScores):
       num_buckets, max_distance: see `functional.relative_position_buckets`.
     """
 
-    num_buckets: int = field(32, COUNT)
+    num_buckets: int = field(32, up_to(MOST_BUCKETS))
     max_distance: int = field(128, COUNT)
 
     def check(self) -> None:
