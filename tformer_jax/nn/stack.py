@@ -91,21 +91,19 @@ class Stack(nnx.Module):
             shared["memory_mask"] = memory_mask
             shared |= {} if isinstance(memory, ByLayer) else {"memory": memory}
 
-        def step(x, period):
+        def step(kinds, x, period):
             outputs = []
             for i, (layer, own) in enumerate(period):
-                if cache is not None:
-                    own |= {"cache": cache.layers[i].of_layer(own["cache"])}
+                if kinds is not None:
+                    own |= {"cache": kinds[i].of_layer(own["cache"])}
                 x, output = self._prepared(layer, bias=biases[i], **own, **shared)(spread_stream(x))
-                outputs.append(output if cache is None else output._replace(cache=output.cache.scanned))
+                outputs.append(output if kinds is None else output._replace(cache=output.cache.scanned))
             return x, outputs
 
+        of_layers, of_tail = (None, None) if cache is None else (cache.layers, cache.tail)
         period = list(zip(self.layers, layers, strict=True))
-        x, outputs = jax.lax.scan(step, x, period, unroll=self.model.scan_unroll)
-        last = []
-        for i, (layer, own) in enumerate(zip(self.tail, tail, strict=True)):
-            x, output = self._prepared(layer, bias=biases[i], **own, **shared)(spread_stream(x))
-            last.append(output)
+        x, outputs = jax.lax.scan(functools.partial(step, of_layers), x, period, unroll=self.model.scan_unroll)
+        x, last = step(of_tail, x, zip(self.tail, tail, strict=True))
         x = spread_stream(x if self.final_norm is None else self.final_norm(x))
         return x, _beside(outputs, last, cache)
 
@@ -154,8 +152,8 @@ class Stack(nnx.Module):
             for own, last in zip(tail, keys[self.repeats * period :], strict=True):
                 own["key"] = last
         if cache is not None:
-            for own, kind in zip((*layers, *tail), (*(c.scanned for c in cache.layers), *cache.tail), strict=True):
-                own["cache"] = kind
+            for own, kind in zip((*layers, *tail), (*cache.layers, *cache.tail), strict=True):
+                own["cache"] = kind.scanned
         if isinstance(memory, ByLayer):
             for own, there in zip((*layers, *tail), (*memory.layers, *memory.tail), strict=True):
                 own["memory"] = there
@@ -184,8 +182,7 @@ def _beside(outputs: list[LayerOutput], last: list[LayerOutput], cache: Cache | 
         for name, loss in output.losses.items():
             losses[name] = losses.get(name, 0.0) + loss.sum()
     if cache is not None:
-        kinds = zip(cache.layers, outputs, strict=True)
-        layers = tuple(dataclasses.replace(kind.of_layer(output.cache), reserved=0) for kind, output in kinds)
-        tail = tuple(dataclasses.replace(output.cache, reserved=0) for output in last)
-        cache = Cache(layers, tail, cache.lengths)
+        kinds = zip((*cache.layers, *cache.tail), (*outputs, *last), strict=True)
+        held = tuple(dataclasses.replace(kind.of_layer(output.cache), reserved=0) for kind, output in kinds)
+        cache = Cache(held[: len(outputs)], held[len(outputs) :], cache.lengths)
     return Beside({name: in_order(name) for name in outputs[0].captured}, losses, cache)
