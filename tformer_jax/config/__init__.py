@@ -137,7 +137,8 @@ class Component:
             return True
         if type(self) is not type(other):
             return NotImplemented
-        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        return all(a is b if _is_traced(a) or _is_traced(b) else a == b for a, b in pairs)
 
     def __hash__(self) -> int:
         if "_hash" not in self.__dict__:  # of a model's config, asked for once for each of its modules
@@ -152,10 +153,6 @@ class Component:
 def _is_traced(value: Any) -> bool:
     """Returns whether only the running program knows a value."""
     return hasattr(value, "aval")
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b if _is_traced(a) or _is_traced(b) else a == b
 
 
 def _hashable(value: Any) -> Any:

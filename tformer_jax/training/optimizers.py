@@ -91,9 +91,12 @@ class _Optimizers(Registry[type[OptimizerConfig]]):
         try:
             return self[name]
         except (KeyError, TypeError):
-            known = nearest(str(name), [*self, *_optax_names()])
+            made = [
+                (m, n) for m in (optax, optax.contrib) for n, x in vars(m).items() if _makes(x).startswith("Gradient")
+            ]
+            meant = nearest(str(name), [*self, *(f"{module.__name__}.{n}" for module, n in made)])
             raise ConfigError(
-                f"{where} must be one of {list(self)} or a transformation of Optax, got {name!r}{known}"
+                f"{where} must be one of {list(self)} or a transformation of Optax, got {name!r}{meant}"
             ) from None
 
 
@@ -286,11 +289,6 @@ def _makes(function: Any) -> str:
     """The name of the type that a function says it makes: "_empty" if it does not say."""
     made = inspect.signature(function).return_annotation if inspect.isfunction(function) else None
     return str(getattr(made, "__name__", made))
-
-
-def _optax_names() -> list[str]:
-    modules = (optax, optax.contrib)
-    return [f"{m.__name__}.{name}" for m in modules for name, x in vars(m).items() if _makes(x).startswith("Gradient")]
 
 
 def make_optimizer(
