@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tformer_jax.config import COUNT, SEED, Kind
+from tformer_jax.config import COUNT, SEED, Kind, plain_kinds
 
 flags.disclaim_key_flags()  # those that are made here are the command's
 
@@ -131,7 +131,7 @@ def define_field(name: str, hint: Any, default: Any, kind: Kind) -> None:
         define_texts(name, help)
         return
     default = None if default is dataclasses.MISSING else default
-    (of_type,) = {*(typing.get_args(hint) or (hint,))} - {NoneType}
+    (of_type,) = {*plain_kinds(hint)} - {NoneType}
     if of_type is bool:
         define_switch(name, help)
     elif of_type is int:

@@ -5,7 +5,7 @@ import functools
 import pickle
 import re
 from types import NoneType
-from typing import get_args
+from typing import Literal, Optional, get_args
 
 import jax
 import jax.numpy as jnp
@@ -658,6 +658,25 @@ def test_a_component_checks_itself():
 
 
 # Precision -------------------------------------------------------------------------------------
+
+
+def test_optional_fields_and_literals_are_checked():
+    """What somebody writes as `typing` has it would be taken for a table, of which anything goes."""
+
+    class Written(Component):
+        size: Optional[int] = None  # noqa: UP045
+        kind: Literal["wide", "narrow"] = "wide"
+        order: Optional[Literal[1, 2]] = None  # noqa: UP045
+
+    assert Written(size=3, kind="narrow", order=2).changed(size=None, order=None) == Written(kind="narrow")
+    for wrong, message in (
+        ({"size": "x"}, "size must be an integer or None, got 'x'"),
+        ({"kind": "wid"}, r"kind must be one of \['wide', 'narrow'\], got 'wid'; did you mean 'wide'"),
+        ({"kind": None}, "kind must be a text, got None"),
+        ({"order": 3}, r"order must be one of \[1, 2\], got 3$"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            Written(**wrong)
 
 
 def test_precision_reads_what_is_given_and_is_float32_elsewhere():

@@ -7,11 +7,20 @@ import textwrap
 import pytest
 
 from tformer_jax import nn
-from tformer_jax.config import ConfigError, field
+from tformer_jax.config import Component, ConfigError, field
 from tformer_jax.functional.activations import ACTIVATIONS
+from tformer_jax.functional.kernels import KERNELS
+from tformer_jax.presets import PRESETS
 from tformer_jax.registry import Registry, load_plugin, plugin_sum
+from tformer_jax.tasks import TASKS, CausalLMTask
+from tformer_jax.training.schedules import SCHEDULES
 
 HERE = re.escape(__file__)
+
+
+def part(base, **own):
+    """A subclass."""
+    return type("Part", (base,), own)
 
 
 class Shape:
@@ -83,6 +92,51 @@ def test_what_a_thing_lacks_is_named(shapes):
         given = {"__annotations__": {"size": "Nothing"}, "size": field(1), "turn": lambda self: 1}
         nn.POSITIONS.register("lost")(type("Lost", (nn.PositionScheme,), given))
     assert "lost" not in nn.POSITIONS and not shapes
+
+
+@pytest.mark.parametrize(
+    ("registry", "thing", "message"),
+    [
+        (KERNELS, lambda q, k, v: v, r"must take \(q, k, v, mask, bias, options, key\): too many positional"),
+        (ACTIVATIONS, lambda x, y: x, r"must take \(x\): missing a required argument: 'y'"),
+        (SCHEDULES, lambda t, total: t, r"must take \(t, warmup, total\): too many"),
+        (PRESETS, lambda size: {}, r"must take \(\): missing a required argument: 'size'"),
+        (nn.NORMS, part(nn.NormConfig, make=lambda self: 1), r"must define make\(self, model, axes=None\), as NormConfig"),
+        (
+            nn.POSITIONS,
+            part(nn.PositionScheme, in_scores=lambda self, model, rngs: None),
+            r"must define in_scores\(self, model, \*, bidirectional, rngs\), as PositionScheme says: got an unexpected",
+        ),
+        (nn.FEED_FORWARDS, part(nn.FeedForwardConfig, make=lambda self, model: 1), r"must define make\(self, model, \*, rng"),
+        (
+            nn.POSITIONS,
+            part(nn.PositionScheme, turn=lambda self, heads, positions: heads, name="x", __annotations__={"name": "str"}),
+            "must not have a field `name`, by which a config chooses it",
+        ),
+        (TASKS, part(CausalLMTask, prepared_loss=lambda self, model, batch: 1), r"must define prepared_loss\(self, model, "),
+        (TASKS, part(CausalLMTask, Config=object), "must have a Config that is a subclass of TaskConfig, got <class 'object"),
+        (TASKS, part(CausalLMTask, DataConfig=dict), "must have a DataConfig that is a subclass of Component, got <class .dict"),
+        (TASKS, part(CausalLMTask, Model=object), "must have a Model whose Config is a subclass of ModelConfig, got None"),
+        (
+            TASKS,
+            part(CausalLMTask, Prediction=part(Component, how=field(dict), __annotations__={"how": "dict"})),
+            "must have a Prediction whose field how is an integer, a number, .* to be a flag; it is <class 'dict'>",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_called_as_it_will_be_is_refused(registry, thing, message):
+    """A run would end in a traceback: at its first step, or when it is asked to predict."""
+    with pytest.raises(ConfigError, match=f"^the {registry.kind} 'odd' \\({HERE}:\\d+\\) {message}"):
+        registry.register("odd")(thing)
+    assert "odd" not in registry
+
+
+def test_what_is_called_otherwise_and_fits_is_taken(shapes):
+    """Whoever has more parameters, other names, or a function that tells no parameters, would be sent away."""
+    taken = Registry("function", takes=("a", "b"))
+    for number, function in enumerate((lambda *all: 1, lambda x, y, z=3: 1, max, dict.fromkeys)):
+        taken.register(str(number))(function)
+    assert len(taken) == 4
 
 
 @pytest.mark.parametrize("name", [3, "", None, Shape])
@@ -178,3 +232,9 @@ def test_a_plugin_that_is_not_there_is_named(plugin):
     file = plugin("", "other")
     with pytest.raises(ConfigError, match="is no module; did you mean the file .*other.py?"):
         load_plugin(str(file.with_suffix("")))
+    with pytest.raises(ConfigError, match=f"^the plugin {re.escape(str(file.parent))} is a folder; .* each: other.py$"):
+        load_plugin(str(file.parent))
+    with pytest.raises(
+        ConfigError, match="^the plugin ../idea is neither a file, which ends in .py, nor the name of a m"
+    ):
+        load_plugin("../idea")

@@ -8,7 +8,7 @@ from .registry import Registry
 Table = dict[str, Any]
 
 # Functions of nothing that give a table: fields of a model's config, and tables for its components.
-PRESETS: Registry[Callable[[], Table]] = Registry("preset")
+PRESETS: Registry[Callable[[], Table]] = Registry("preset", takes=())
 
 
 def _transformer(d_model: int, num_heads: int, width: int, dropout_rate: float) -> Table:

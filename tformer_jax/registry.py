@@ -1,5 +1,6 @@
 """Registries of what a config chooses by name, and plugins: files outside the package that add to them."""
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -29,17 +30,20 @@ class Registry(Mapping[str, _T], Generic[_T]):
     """
 
     def __init__(
-        self, kind: str, *, family: type | None = None, needs: Sequence[str | tuple[str, ...]] = (),
+        self, kind: str, *, takes: Sequence[str] | None = None, family: type | None = None,
+        needs: Sequence[str | tuple[str, ...]] = (), lacks: Callable[[_T], str | None] = lambda thing: None,
         then: Callable[[str, _T], None] = lambda name, thing: None,
     ):  # fmt: skip
         """Args:
         kind: what one of them is called, for messages.
+        takes: of functions, what each is called with, in order; None: that differs.
         family: the class that all are subclasses of; None: they are functions. A field of a config that is annotated
-          with a family of components is chosen by name.
+          with a family of components is chosen by name. Methods that it has must take what its own take.
         needs: methods or attributes of the family that each must define itself; of some together, one at least.
+        lacks: says what else one of the family lacks, as "must ..."; None: nothing.
         then: called with the name of each, and itself.
         """
-        self.kind, self._family, self._then = kind, family, then
+        self.kind, self._takes, self._family, self._lacks, self._then = kind, takes, family, lacks, then
         self._needs = [(names,) if isinstance(names, str) else names for names in needs]
         self._things: dict[str, _T] = {}
         self._places: dict[str, str] = {}
@@ -77,7 +81,10 @@ class Registry(Mapping[str, _T], Generic[_T]):
 
     def _lacking(self, thing: Any) -> str | None:
         if self._family is None:
-            return None if callable(thing) else f"must be a function, got {thing!r}"
+            if not callable(thing):
+                return f"must be a function, got {thing!r}"
+            why = None if self._takes is None else _refuses(thing, self._takes, ())
+            return f"must take ({', '.join(self._takes)}): {why}" if why else None
         if not (isinstance(thing, type) and issubclass(thing, self._family)):
             return f"must be a subclass of {self._family.__name__}, got {thing!r}"
         own = {n for n in dir(thing) if getattr(thing, n, None) is not getattr(self._family, n, None)}
@@ -88,7 +95,10 @@ class Registry(Mapping[str, _T], Generic[_T]):
             hints_of(thing)
         except NameError as error:
             return f"has an annotation that says nothing: {error}"
-        return None
+        if issubclass(thing, Component) and "name" in {of.name for of in dataclasses.fields(thing)}:
+            return "must not have a field `name`, by which a config chooses it"
+        wrong = (_other_signature(self._family, thing, name) for name in sorted(own))
+        return next(filter(None, wrong), None) or self._lacks(thing)
 
     def named(self, name: Any, where: str) -> _T:
         """Returns the thing of a name.
@@ -115,6 +125,29 @@ class Registry(Mapping[str, _T], Generic[_T]):
 
     def __len__(self) -> int:
         return len(self._things)
+
+
+def _refuses(function: Callable, given: Sequence[str], named: Sequence[str]) -> str | None:
+    """Returns why a function cannot be called like that, with arguments of these names; None if it can, or nobody knows."""
+    try:
+        inspect.signature(function).bind(*given, **dict.fromkeys(named))
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # of what is not written in Python
+        return None
+    return None
+
+
+def _other_signature(family: type, thing: type, name: str) -> str | None:
+    """Returns what is wrong with a method that cannot be called as the one of its family; None: nothing."""
+    method, mine = getattr(family, name, None), getattr(thing, name)
+    if name.startswith("_") or not (inspect.isfunction(method) and inspect.isfunction(mine)):
+        return None
+    plain = [p.replace(annotation=p.empty) for p in inspect.signature(method).parameters.values()]
+    asked = [p for p in plain if p.default is p.empty and p.kind != p.VAR_KEYWORD]
+    named = [p.name for p in asked if p.kind == p.KEYWORD_ONLY]
+    why = _refuses(mine, [p.name for p in asked if p.kind != p.KEYWORD_ONLY], named)
+    return f"must define {name}{inspect.Signature(plain)}, as {family.__name__} says: {why}" if why else None
 
 
 _loaded: dict[str, ModuleType] = {}
@@ -161,6 +194,11 @@ def plugin_file(plugin: str) -> Path | None:
     if not plugin.endswith(".py"):
         if Path(f"{plugin}.py").is_file():
             raise ConfigError(f"the plugin {plugin} is no module; did you mean the file {plugin}.py?")
+        if Path(plugin).is_dir() and not (Path(plugin) / "__init__.py").is_file():
+            files = ", ".join(sorted(file.name for file in Path(plugin).glob("*.py"))) or "there is no .py file in it"
+            raise ConfigError(f"the plugin {plugin} is a folder; name a file in it, one --plugin each: {files}")
+        if not all(part.isidentifier() for part in plugin.split(".")):
+            raise ConfigError(f"the plugin {plugin} is neither a file, which ends in .py, nor the name of a module")
         return None
     file = Path(plugin).resolve()
     if not file.is_file():

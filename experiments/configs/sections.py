@@ -8,9 +8,22 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from tformer_jax.config import build, check_choice, chosen, component_of, fields_of, hints_of, merged, nested, to_dict
+from tformer_jax.config import (
+    ConfigError,
+    build,
+    check_choice,
+    chosen,
+    component_of,
+    fields_of,
+    hints_of,
+    merged,
+    nested,
+    options,
+    plain_kinds,
+    to_dict,
+)
 from tformer_jax.presets import PRESETS
-from tformer_jax.tasks import TASKS
+from tformer_jax.tasks import TASKS, Task
 from tformer_jax.training.experiment import section_classes
 
 # What the tiny models of running text share; a classifier starts from the masked one, and so must have its shapes.
@@ -95,7 +108,7 @@ def _value(cls: type, field: dataclasses.Field, value: Any, where: str) -> Any:
     if value is ...:
         value = field.default_factory() if has_factory else field.default
     if value is None or value is dataclasses.MISSING:  # a flag for it must know what it may become
-        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds = plain_kinds(hint) or options(hint)
         return config_dict.placeholder(next(kind for kind in kinds if kind is not types.NoneType))
     return value
 
@@ -103,16 +116,30 @@ def _value(cls: type, field: dataclasses.Field, value: Any, where: str) -> Any:
 def with_choices(tables: Mapping[str, Any], choices: Mapping[str, str]) -> ConfigDict:
     """Returns a config in which components are chosen anew, each with its own fields, by "section.....name".
 
+    Of another task, sections have the fields of its own, and keep the values of those that they had before.
+
     Raises:
       ConfigError: no component has such a name.
     """
-    tables = dict(tables)
-    task = choices.get("task.name", tables["task"]["name"])
-    for name, classes in section_classes(TASKS.named(task, "task.name")).items():
+    tables, before = dict(tables), tables["task"]["name"]
+    task = TASKS.named(choices.get("task.name", before), "task.name")
+    for name, classes in section_classes(task).items():
         known = {path for path, _, _ in fields_of(classes, f"{name}.")}
         mine = {path.partition(".")[2]: x for path, x in choices.items() if path in known}
         old, _ = chosen(classes, tables[name], name)
-        missing = {field.name for field in dataclasses.fields(old)} - tables[name].keys()
-        changed = merged(classes, tables[name], nested(mine))
-        tables[name] = section(classes, changed, missing, f"config.{name}")
+        fields = {field.name for field in dataclasses.fields(old)}
+        table, without = tables[name], fields - tables[name].keys()
+        if task.name != before and getattr(classes, "registry", None) is None:
+            table = {field: x for field, x in table.items() if field in fields}
+            without = _following(task, tables["data"], without) if name == "model" else ()
+        tables[name] = section(classes, merged(classes, table, nested(mine)), without, f"config.{name}")
     return ConfigDict(tables)
+
+
+def _following(task: type[Task], data: ConfigDict, without: typing.Collection[str]) -> typing.Collection[str]:
+    """The fields of a model that follow from a task's data; `without`: what is taken for these if the data's config is
+    not whole yet, before flags are read."""
+    try:
+        return *task.planned_fields(build(task.DataConfig, data.to_dict(), "data")), "precision"
+    except ConfigError:
+        return without

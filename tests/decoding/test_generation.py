@@ -9,7 +9,8 @@ from flax import nnx
 from support import by_day, fill, tiny_model, unchecked_annotations, with_leaf
 
 from tformer_jax import models
-from tformer_jax.decoding import generate, generation, greedy, sampling, stream
+from tformer_jax.decoding import Recomputed, generate, generation, greedy, sampling, stream
+from tformer_jax.functional import AttentionMask
 
 V, MAX_LENGTH, NEW = 40, 40, 8
 # Of three lengths, so that two rows are padded; 0 is also what padding is filled with.
@@ -95,6 +96,28 @@ def test_the_cache_changes_nothing(seed, how):
     wanted = [slow(model, prompt) for prompt in PROMPTS]
     assert len(set(map(tuple, wanted))) == len(PROMPTS) and min(len(set(row)) for row in wanted) > 2
     assert_tokens(generate(model, PROMPTS, max_new_tokens=NEW), wanted)
+
+
+def test_a_mask_that_no_cache_can_follow_holds_for_continuations(model):
+    """A model that was trained under a mask of its own would continue as a causal one."""
+    distances = np.arange(MAX_LENGTH)[:, None] - np.arange(MAX_LENGTH)
+    seen = ((distances >= 3) | (distances == 0))[None, None]  # [1 1 T S], a number that a reader can check
+    logits = jax.jit(lambda tokens: model(tokens, mask=seen))
+
+    def far(batch):
+        return AttentionMask(causal=True) & ~AttentionMask(window=3) | AttentionMask(causal=True, window=1)
+
+    def by_hand(prompt):
+        tokens = list(prompt)
+        for _ in range(NEW):
+            row = jnp.asarray([tokens + [0] * (MAX_LENGTH - len(tokens))])
+            tokens.append(int(logits(row)[0, len(tokens) - 1].argmax()))
+        return tokens[len(prompt) :]
+
+    wanted = [by_hand(prompt) for prompt in PROMPTS]
+    found = generate(Recomputed(model, far), PROMPTS, max_new_tokens=NEW)
+    assert_tokens(found, wanted)
+    assert not np.array_equal(found, generate(model, PROMPTS, max_new_tokens=NEW))
 
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])

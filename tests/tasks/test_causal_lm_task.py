@@ -17,6 +17,7 @@ from tformer_jax.data import tokenizers
 from tformer_jax.data.causal_lm import CausalLMData, CausalLMDataConfig
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
+from tformer_jax.functional import AttentionMask
 from tformer_jax.tasks import CausalLMTask, causal_lm
 from tformer_jax.tasks.vocabulary import perplexity
 
@@ -319,6 +320,24 @@ def test_a_continuation_is_what_the_model_generates(make_task, data_of, model):
         tokens.append(int(np.asarray(forward(model, jnp.asarray(padded)))[0, len(tokens) - 1].argmax()))
     wanted = tokenizers.decode(tokenizer, tokens[start:], strip=False)
     assert "".join(make_task().continue_text(model, "the", max_new_tokens=6, sampler=greedy())) == wanted
+
+
+def test_continuations_follow_the_mask_of_a_task(data_of, model, quick):
+    """A task with a mask of its own would be trained with it, and continue texts without."""
+
+    class Alone(CausalLMTask):
+        @staticmethod
+        def mask(batch):
+            return AttentionMask(causal=True, window=1)
+
+    def continued(task, text):
+        how = {"max_new_tokens": 5, "sampler": greedy()}
+        return "".join(quick(lambda: list(task(CausalLMTask.Config(), tokenizer).continue_text(counting, text, **how))))
+
+    counting = jax.tree_util.tree_map_with_path(lambda p, x: 6 * x if "layers" in jax.tree_util.keystr(p) else x, model)
+    tokenizer = data_of("segments").tokenizer
+    assert continued(Alone, "xq") == continued(Alone, "zq")  # each token sees itself alone
+    assert continued(CausalLMTask, "xq") != continued(CausalLMTask, "zq")
 
 
 # The config ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import difflib
 import functools
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from types import NoneType, UnionType
+from types import NoneType
 from typing import Any, ClassVar, Self, TypeVar
 
 from .values import (  # noqa: F401  (what an author of a component needs is here)
@@ -22,8 +22,10 @@ from .values import (  # noqa: F401  (what an author of a component needs is her
     check_choice,
     check_plain,
     check_positive,
+    literals,
     nearest,
     one_of,
+    options,
     plain_kinds,
     plain_number,
     up_to,
@@ -171,8 +173,7 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 def component_of(hint: Any) -> type[Component] | None:
     """Returns the class or family of components that an annotation asks for; None if it asks for something else."""
-    kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    found = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Component)]
+    found = [kind for kind in options(hint) if isinstance(kind, type) and issubclass(kind, Component)]
     return found[0] if found else None
 
 
@@ -180,7 +181,7 @@ def _check_value(name: str, value: Any, hint: Any, kind: Kind) -> None:
     if kind.traced and _is_traced(value):
         return
     if (cls := component_of(hint)) is not None:
-        if not isinstance(value, cls) and not (value is None and NoneType in typing.get_args(hint)):
+        if not isinstance(value, cls) and not (value is None and NoneType in options(hint)):
             raise ConfigError(_no_table(cls, name, value))
         return
     kinds = plain_kinds(hint)
@@ -190,6 +191,8 @@ def _check_value(name: str, value: Any, hint: Any, kind: Kind) -> None:
         kind.wanted.check(name, value)
     if kinds is not None:
         check_plain(name, value, kinds)
+    if choices := literals(hint):
+        check_choice(name, value, choices)
     if kind.among is not None:
         check_choice(name, value, kind.among)
 

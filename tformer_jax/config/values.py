@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns '; did you mean ...?' with the known name closest to `name`, or nothing."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name, [x for x in known if isinstance(x, str)], n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
@@ -77,9 +77,20 @@ def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
         raise ConfigError(f"{name} must {wanted}, got {value}")
 
 
+def options(hint: Any) -> tuple[Any, ...]:
+    """Returns what a union allows, also one that is written as `Optional[X]`; of another annotation, that alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (UnionType, typing.Union) else (hint,)
+
+
+def literals(hint: Any) -> tuple[Any, ...]:
+    """Returns the values that an annotation allows by a `Literal`; none: it has no such."""
+    return tuple(x for of in options(hint) if typing.get_origin(of) is typing.Literal for x in typing.get_args(of))
+
+
 def plain_kinds(hint: Any) -> tuple[type, ...] | None:
     """Returns the plain types that a field may have, by its annotation; None for a field of tables and lists."""
-    kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    others = [of for of in options(hint) if typing.get_origin(of) is not typing.Literal]
+    kinds = tuple(dict.fromkeys([*map(type, literals(hint)), *others]))
     return kinds if all(kind in _CALLED for kind in kinds) else None
 
 

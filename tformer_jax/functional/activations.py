@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from ..registry import Registry
 
-ACTIVATIONS: Registry[Callable[[Array], Array]] = Registry("activation")
+ACTIVATIONS: Registry[Callable[[Array], Array]] = Registry("activation", takes=("x",))
 
 for _name, _function in {"relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}.items():
     ACTIVATIONS.register(_name)(_function)

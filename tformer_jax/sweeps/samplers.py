@@ -14,10 +14,10 @@ if TYPE_CHECKING:  # Optuna need not be installed
 _DATABASES = ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
 
 # `(seed) -> sampler`. It is made anew for each draw, from the trials that the database has: what it keeps is lost.
-SAMPLERS: Registry[Callable[[int], "BaseSampler"]] = Registry("sampler")
+SAMPLERS: Registry[Callable[[int], "BaseSampler"]] = Registry("sampler", takes=("seed",))
 
 # `(evaluate_every, steps) -> pruner`, of the steps between validations and of all steps.
-PRUNERS: Registry[Callable[[int, int], "BasePruner"]] = Registry("pruner")
+PRUNERS: Registry[Callable[[int, int], "BasePruner"]] = Registry("pruner", takes=("evaluate_every", "steps"))
 
 
 @SAMPLERS.register("tpe")

@@ -1,8 +1,10 @@
 """The interface of every task: its sections of a config, a loss, and what evaluation and prediction mean."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ..analysis.flops import Cost
-from ..config import ORDER, Component, ConfigError, leaves
+from ..config import ORDER, Component, ConfigError, hints_of, leaves, plain_kinds
 from ..data import tokenizers
 from ..data.base import BoundedData, Data
 from ..data.batches import Batches
@@ -269,6 +271,22 @@ class Task:
         raise ConfigError(f"the task {self.name} does not say what prediction means: it has no method predict")
 
 
+def _lacks(task: type[Task]) -> str | None:
+    """Returns what the parts of a task lack that a config and a command ask for; None: nothing."""
+    for name, family in (("Config", TaskConfig), ("DataConfig", Component), ("Prediction", Component)):
+        if not (isinstance(found := getattr(task, name), type) and issubclass(found, family)):
+            return f"must have a {name} that is a subclass of {family.__name__}, got {found!r}"
+    config = getattr(task.Model, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, ModelConfig)):
+        return f"must have a Model whose Config is a subclass of ModelConfig, got {config!r}"
+    for of in dataclasses.fields(task.Prediction):
+        hint = hints_of(task.Prediction)[of.name]
+        if hint != tuple[str, ...] and len({*(plain_kinds(hint) or ())} - {NoneType}) != 1:
+            said = "an integer, a number, a text, True or False, or texts (`tuple[str, ...]`), to be a flag"
+            return f"must have a Prediction whose field {of.name} is {said}; it is {hint}"
+    return None
+
+
 def _register_section(name: str, task: type[Task]) -> None:
     """Makes the `Config` of a task the `task` section of its name; a task that inherits one gets one of its own."""
     if "Config" not in vars(task):
@@ -278,7 +296,7 @@ def _register_section(name: str, task: type[Task]) -> None:
 
 _SECTIONS: Registry[type[TaskConfig]] = Registry("task", family=TaskConfig)
 TASKS: Registry[type[Task]] = Registry(
-    "task", family=Task, needs=("Data", "DataConfig", "Model", "prepared_loss"), then=_register_section
+    "task", family=Task, needs=("Data", "DataConfig", "Model", "prepared_loss"), lacks=_lacks, then=_register_section
 )
 
 

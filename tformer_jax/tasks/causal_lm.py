@@ -110,7 +110,10 @@ class CausalLMTask(DocumentTask):
 
     @staticmethod
     def mask(batch: Any) -> Any:
-        """Returns who sees whom within a segment, see `CausalLM`; None: causal."""
+        """Returns who sees whom within a segment, see `CausalLM`; None: causal.
+
+        Continuations follow it too, and then do without a cache, unless `prefix` says what it is of a prompt.
+        """
         return None
 
     def prepared_loss(self, model: CausalLM, batch: Any, key: Array | None) -> Loss:
@@ -216,8 +219,9 @@ class CausalLMTask(DocumentTask):
         if max_new_tokens is None:
             max_new_tokens = min(self.config.sample_tokens, max(1, model.config.max_length // 2))
         sampler = decoding.sampling(temperature=self.config.sample_temperature) if sampler is None else sampler
+        of_rows = type(self).mask is not CausalLMTask.mask and not self.prefix
         steps = decoding.stream(
-            model,
+            decoding.Recomputed(model, type(self).mask) if of_rows else model,
             [[tokenizers.BOS_ID, *ids]],
             max_new_tokens=max_new_tokens,
             sampler=sampler,

@@ -12,7 +12,7 @@ Schedule = Callable[[Array], Array]
 
 # `function(t, warmup, total)`: the learning rate of update t, counted from 1, once the linear warm-up is over, as a
 # share of the highest. All three are float32 scalars; in a vectorised sweep, `warmup` is known to the program alone.
-SCHEDULES: Registry[Callable[[Array, Array, Array], Array]] = Registry("schedule")
+SCHEDULES: Registry[Callable[[Array, Array, Array], Array]] = Registry("schedule", takes=("t", "warmup", "total"))
 
 
 def make_schedule(config: Any, total_steps: int) -> Schedule:

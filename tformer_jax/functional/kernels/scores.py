@@ -12,7 +12,7 @@ from ..numbers import POSITIVE, SHARE, Number, Range, as_number, is_known
 from ..relations import mask_to_bias
 
 Kernel = Callable[..., Array]
-KERNELS: Registry[Kernel] = Registry("attention kernel")
+KERNELS: Registry[Kernel] = Registry("attention kernel", takes=("q", "k", "v", "mask", "bias", "options", "key"))
 
 _A_POSITIVE_NUMBER = Range("a positive number", POSITIVE.holds)
 
