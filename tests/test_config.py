@@ -31,11 +31,13 @@ from tformer_jax.config import (
     fields_of,
     hints_of,
     leaves,
+    merged,
     nearest,
     one_of,
     to_dict,
 )
 from tformer_jax.presets import PRESETS
+from tformer_jax.registry import Registry
 
 # No silent knobs -------------------------------------------------------------------------------
 
@@ -677,6 +679,32 @@ def test_optional_fields_and_literals_are_checked():
     ):
         with pytest.raises(ConfigError, match=f"^{message}"):
             Written(**wrong)
+
+
+def test_another_component_keeps_no_value_of_another_kind():
+    """A scheme of one's own whose width is a number would get the None that rotary has for its own."""
+
+    class Schemes(Component):
+        registry = None
+
+    family = Registry("scheme", family=Schemes)
+
+    @family.register("old")
+    class Old(Schemes):
+        width: int | None = None
+        size: int = 3
+        scale: int = 2
+        kind: str = "wide"
+
+    @family.register("new")
+    class New(Schemes):
+        width: int = 16
+        size: int = 4
+        scale: float = 0.5
+        kind: bool = True
+
+    found = merged(Schemes, to_dict(Old(size=5)), {"name": "new"})
+    assert build(Schemes, found, "scheme") == New(width=16, size=5, scale=2.0, kind=True)
 
 
 def test_precision_reads_what_is_given_and_is_float32_elsewhere():

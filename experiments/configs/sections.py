@@ -1,5 +1,6 @@
 """Configs of experiments from tables: every field is there, with its default, and can be set by a flag."""
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -137,9 +138,11 @@ def with_choices(tables: Mapping[str, Any], choices: Mapping[str, str]) -> Confi
 
 
 def _following(task: type[Task], data: ConfigDict, without: typing.Collection[str]) -> typing.Collection[str]:
-    """The fields of a model that follow from a task's data; `without`: what is taken for these if the data's config is
-    not whole yet, before flags are read."""
-    try:
-        return *task.planned_fields(build(task.DataConfig, data.to_dict(), "data")), "precision"
-    except ConfigError:
-        return without
+    """The fields of a model that follow from a task's data; `without`: what is taken for these if nobody can tell.
+
+    Before flags are read, the data's config may not be whole yet: then its values are looked at as they are.
+    """
+    for whole in (True, False):
+        with contextlib.suppress(ConfigError, AttributeError):
+            return *task.planned_fields(build(task.DataConfig, data.to_dict(), "data") if whole else data), "precision"
+    return without

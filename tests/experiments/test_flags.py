@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 from absl import flags as absl_flags
+from support import unchecked_annotations
 
 from experiments import cli
 from tformer_jax.config import fields_of, nested
@@ -95,6 +96,20 @@ def test_components_are_chosen_and_their_fields_set(parsed, flags, wanted):
     for name, value in wanted.items():
         found = at(config, name)
         assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+def test_another_task_has_its_own_fields_in_every_section(parsed):
+    """A task of one's own could not be chosen by a flag where it reads other data, or trains another model."""
+    flags = ["--config.data.boundaries=stream", "--config.task.name=causal_lm", f"{M}positions.base=5e5"]
+    config = parsed("masked_lm", *flags)
+    Experiment.from_config(config)
+    kept = {"data.source": "speeches", "model.d_model": 128, "model.positions.base": 5e5, "data.boundaries": "stream"}
+    assert {name: at(config, name) for name in kept} == kept
+    gone = ("data.whole_words", "model.pooler", "model.transform_activation", "model.vocab_size", "task.mask_rate")
+    assert {at(config, name) for name in gone} == {...}
+    with unchecked_annotations():
+        translation = parsed("masked_lm", "--config.task.name=translation", f"{M}num_decoder_layers=2")
+    assert at(translation, "model.num_decoder_layers") == 2 and at(translation, "data.path") is ...
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ REFUSED = {
     "optax.adan": ({"arguments": {"learning_rate": 1.0}}, r"arguments must not have 'learning_rate'"),
     "optax.scale_by_lion": ({"arguments": [0.9]}, r"arguments must be a table of arguments of optax\.scale_by_lion"),
     "optax.ema": ({}, r"arguments of optax\.ema: missing a required argument: 'decay'"),
+    "optax.chain": ({}, r"name='optax\.chain' puts transformations together, .* whose make\(\) returns optax\.chain"),
     "optax.yogi": ({"weight_decay": 0.1}, r"weight_decay must be 0 with name='optax\.yogi'"),
     "optax.scale_by_adam": ({"momentum": 0.1}, r"has no field 'momentum', which goes with name='sgd'"),
 }

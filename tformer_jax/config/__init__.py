@@ -324,15 +324,17 @@ def to_dict(component: Component) -> dict[str, Any]:
 def merged(cls: type, base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns tables of fields with changes, component by component.
 
-    Where a change names another component of a family, those fields of the old one go that the new one does not have.
+    Where a change names another component of a family, those fields of the old one go that the new one does not have,
+    or whose values are of a kind that it does not take.
     """
     registry, result = getattr(cls, "registry", None), dict(base)
     if registry is not None:
         old, new = base.get("name", cls.name), changes.get("name", base.get("name", cls.name))
         cls = registry.get(new, cls) if isinstance(new, str) else cls  # `build` refuses another name
         if new != old:
-            kept = {f.name for f in dataclasses.fields(cls)} | {"name"}
-            result = {name: value for name, value in base.items() if name in kept}
+            taken, known = hints_of(cls), {f.name for f in dataclasses.fields(cls)}
+            kept = {name for name, value in base.items() if name in known and _is_of_kind(value, taken[name])}
+            result = {name: value for name, value in base.items() if name in kept | {"name"}}
     hints = hints_of(cls)
     for name, value in changes.items():
         inner = component_of(hints.get(name))
@@ -340,6 +342,12 @@ def merged(cls: type, base: Mapping[str, Any], changes: Mapping[str, Any]) -> di
             value = merged(inner, result[name], value)
         result[name] = value
     return result
+
+
+def _is_of_kind(value: Any, hint: Any) -> bool:
+    """Returns whether a field of this annotation may have a value, as far as its type says."""
+    kinds = plain_kinds(hint)
+    return kinds is None or type(value) in kinds or type(value) is int and float in kinds or _is_traced(value)
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

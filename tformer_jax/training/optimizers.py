@@ -226,6 +226,11 @@ class OptaxOptimizer(OptimizerConfig):
         if not isinstance(self.arguments, Mapping):
             raise ConfigError(f"arguments must be a table of arguments of {self.name}, got {self.arguments!r}")
         signature = inspect.signature(self.function)
+        if any(p.kind == p.VAR_POSITIONAL for p in signature.parameters.values()):
+            raise ConfigError(
+                f"name={self.name!r} puts transformations together, which no table of arguments can hold: register an "
+                f"OptimizerConfig in a plugin whose make() returns {self.name}(...)"
+            )
         if self._is_complete and "learning_rate" in self.arguments:
             raise ConfigError(f"arguments must not have 'learning_rate': {self.name} is given the schedule as that")
         try:
