@@ -117,3 +117,15 @@ def test_what_a_parameter_cannot_be_is_refused(how, message):
     """A misspelt axis would silently be of no use: whole on every device, and in no fan."""
     with pytest.raises(ValueError, match=message):
         kernel(tiny_config(), nnx.Rngs(0), {"model": D, "ff": F}, **how)
+
+
+def test_a_parameter_in_two_places_is_refused():
+    """A layer that ties two of its matrices would train two, which drift apart without a word."""
+
+    class Tied(nnx.Module):
+        def __init__(self):
+            self.linear = nnx.Linear(D, D, rngs=nnx.Rngs(0))
+            self.kernel = self.linear.kernel
+
+    with pytest.raises(ValueError, match="Tied holds one parameter as kernel and as linear.kernel"):
+        described(Tied())

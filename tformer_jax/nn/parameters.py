@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ..config import nearest
+from ..config import ConfigError, nearest
 from .config import ModelConfig
 from .parametrization import axis_growth, growth, reference_width
 
@@ -155,11 +155,32 @@ def parameters(tree: Any) -> dict[str, ParameterInfo]:
 
 
 def described(module: nnx.Module) -> nnx.Module:
-    """Returns a module whose parameters say what they are, by their rank if they do not: before layers are stacked."""
+    """Returns a module whose parameters say what they are, by their rank if they do not: before layers are stacked.
+
+    Raises:
+      ConfigError: see `check_unshared`.
+    """
+    check_unshared(module)
     for held in jax.tree.leaves(module, is_leaf=_is_variable):
         if _is_variable(held) and "axes" not in held.get_metadata():
             held.set_metadata(**_metadata(_read(held)))
     return module
+
+
+def check_unshared(module: nnx.Module) -> None:
+    """Refuses a module that holds one parameter in two places: a pytree has two leaves then, which drift apart.
+
+    Raises:
+      ConfigError: it does (names both).
+    """
+    places: dict[int, str] = {}
+    for path, held in jax.tree_util.tree_leaves_with_path(module, is_leaf=_is_variable):
+        here = jax.tree_util.keystr(path, simple=True, separator=".")
+        if _is_variable(held) and (there := places.setdefault(id(held), here)) != here:
+            raise ConfigError(
+                f"{type(module).__name__} holds one parameter as {there} and as {here}, which training would make two "
+                "of; keep it in one place, and read it from there (a property may give it another name)"
+            )
 
 
 def _is_variable(x: Any) -> bool:

@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec as P
 
 from ..config import COUNT, INSIDE, RUN, SEED, TRAINING, UNSIGNED, Component, field
+from ..nn.parameters import check_unshared
 from ..nn.partitioning import ROWS
 from .optimizers import OptimizerConfig, in_float32, make_optimizer, stop_frozen
 from .paths import by_path
@@ -82,7 +83,7 @@ class Program:
           prepare: see `make_train_step`.
 
         Raises:
-          ConfigError: the tables of paths do not go with the model.
+          ConfigError: the tables of paths do not go with the model, or it holds one parameter twice.
         """
         self.training, self._make_model = training, make_model
         schedule = make_schedule(optimizer, training.steps)
@@ -105,6 +106,7 @@ class Program:
     def _initial(self, key: Array) -> TrainState:
         # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
         model = self._make_model(nnx.Rngs(jax.random.fold_in(key, _NO_STEP)))
+        check_unshared(model)
         average = None if self.training.average_decay is None else in_float32(model)
         skipped = jnp.int32(0) if self.training.max_skipped else None
         return TrainState(jnp.int32(0), model, self._transformation.init(model), average, skipped)
