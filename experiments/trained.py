@@ -16,6 +16,5 @@ STEP = define_integer("step", None, "Step of the checkpoint to use; by default t
 def load(progress: Terminal) -> tuple[Run, Experiment, Task, Any]:
     """Loads the run of --workdir: the run, its experiment, task and model; `progress` is told what takes long."""
     run = Run.open(cli.WORKDIR.value)
-    found = load_run(run, STEP.value, progress)
-    progress.say(*changed_plugins(run.directory, run.config))
-    return run, *found
+    progress.say(*changed_plugins(run.directory, run.config))  # first: it may be why the rest cannot be loaded
+    return run, *load_run(run, STEP.value, progress)
