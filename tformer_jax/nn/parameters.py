@@ -167,7 +167,7 @@ def described(module: nnx.Module) -> nnx.Module:
     return module
 
 
-def check_unshared(module: nnx.Module) -> None:
+def check_unshared(module: Any) -> None:
     """Refuses a module that holds one parameter in two places: a pytree has two leaves then, which drift apart.
 
     Raises:
