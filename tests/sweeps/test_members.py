@@ -202,5 +202,6 @@ def test_a_short_name_is_the_outer_field(config):
     assert fields.resolve("attention.dropout_rate") == ("model.attention.dropout_rate",)
     assert fields.resolve("num_heads") == ("model.attention.num_heads",)
     assert fields.resolve("parallel") == ("model.layer.parallel",)  # not the section
-    with pytest.raises(ConfigError, match="^'bias' is ambiguous: write model.norm.bias or model.feed_forward.bias or model.output.bias$"):
+    several = "model.norm.bias or model.feed_forward.bias or model.output.bias"
+    with pytest.raises(ConfigError, match=f"^'bias' is ambiguous: write {several}$"):
         fields.resolve("bias")
