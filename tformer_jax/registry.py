@@ -146,14 +146,13 @@ def _other_signature(family: type, thing: type, name: str) -> str | None:
     plain = [p.replace(annotation=p.empty) for p in inspect.signature(method).parameters.values()]
     fixed = [p for p in plain if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     least = [p for p in fixed if p.default is p.empty]
-    calls = [([p.name for p in of if p.kind != p.KEYWORD_ONLY], [p.name for p in of if p.kind == p.KEYWORD_ONLY])
-             for of in (least, fixed)]  # fmt: skip
-    reasons = [_refuses(mine, *call) for call in calls]  # what has a default may be asked for, or left out
-    return (
-        f"must define {name}{inspect.Signature(plain)}, as {family.__name__} says: {reasons[0]}"
-        if all(reasons)
-        else None
-    )
+    reasons = []
+    for asked in (least, fixed):  # what has a default may be asked for, or left out
+        named = [p.name for p in asked if p.kind == p.KEYWORD_ONLY]
+        reasons.append(_refuses(mine, [p.name for p in asked if p.name not in named], named))
+    if not all(reasons):
+        return None
+    return f"must define {name}{inspect.Signature(plain)}, as {family.__name__} says: {reasons[0]}"
 
 
 _loaded: dict[str, ModuleType] = {}

@@ -118,6 +118,8 @@ def test_a_mask_that_no_cache_can_follow_holds_for_continuations(model):
     found = generate(Recomputed(model, far), PROMPTS, max_new_tokens=NEW)
     assert_tokens(found, wanted)
     assert not np.array_equal(found, generate(model, PROMPTS, max_new_tokens=NEW))
+    with pytest.raises(ValueError, match="prefix must be False with Recomputed"):
+        generate(Recomputed(model, far), PROMPTS, max_new_tokens=NEW, prefix=True)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])

@@ -57,9 +57,15 @@ class Recomputed:
         return Rows(tokens, jnp.zeros(batch_size, jnp.int32))
 
     def extend_hidden(
-        self, tokens: Int[Array, "B T"], cache: Rows, *, valid: Bool[Array, "B T"] | None = None, mask: None = None
+        self, tokens: Int[Array, "B T"], cache: Rows, *, valid: Bool[Array, "B T"] | None = None, mask: Any = None
     ) -> tuple[Float[Array, "B T D"], Rows]:
-        """The states of the next T tokens, of which those that are not `valid` are padding; and the rows with them."""
+        """The states of the next T tokens, of which those that are not `valid` are padding; and the rows with them.
+
+        Raises:
+          ValueError: another mask than its own.
+        """
+        if mask is not None:
+            raise ValueError("prefix must be False with Recomputed, whose mask says who sees whom")
         (B, S), valid = cache.tokens.shape, jnp.ones(tokens.shape, bool) if valid is None else valid
         places = cache.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1  # [B T]
         rows = cache.tokens.at[jnp.arange(B)[:, None], jnp.where(valid, places, S)].set(tokens, mode="drop")

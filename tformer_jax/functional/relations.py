@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from .checks import as_array
 from .numbers import as_integer, as_size
 
+Start = int | np.integer | Int[Array, ""]  # may be traced
+
 
 def causal_mask(T: int | Int[Array, "... T"], S: int | Int[Array, "... S"] | None = None) -> Bool[Array, "... T S"]:
     """The causal mask (equation 8): True where j ≤ i, for query i and key j.
@@ -74,18 +76,18 @@ def mask_to_bias(mask: Bool[Array, "..."], scores: Float[Array, "..."] | None = 
     return bias.astype(jnp.float32) if scores is None else bias
 
 
-def slice_if_wide(x: Shaped[Array, "..."], start, size: int, axis: int) -> Shaped[Array, "..."]:
-    """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts; the start may be traced."""
+def slice_if_wide(x: Shaped[Array, "..."], start: Start, size: int, axis: int) -> Shaped[Array, "..."]:
+    """`x[start : start + size]` along `axis`, unless that axis is 1 and broadcasts."""
     return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
-def indices(start, size: int) -> Int[Array, "size"]:
-    """start, start + 1, ...; the start may be traced."""
+def indices(start: Start, size: int) -> Int[Array, "size"]:
+    """start, start + 1, ..., `size` of them."""
     return as_ints(start) + jnp.arange(size)
 
 
-def positions_of(positions: Any, start, size: int) -> Int[Array, "b {size}"]:
-    """Positions [T] or [B T] from `start` on, which may be traced; None are indices."""
+def positions_of(positions: Any, start: Start, size: int) -> Int[Array, "b {size}"]:
+    """Positions [T] or [B T] from `start` on; None are indices."""
     if positions is None:
         return indices(start, size)[None]
     return lax.dynamic_slice_in_dim(jnp.atleast_2d(as_ints(positions)), start, size, axis=1)

@@ -231,8 +231,8 @@ def _rotary_frequencies(
         raise ValueError(
             f"trained_length goes with scaling='llama3', which needs it; got {trained_length} with {scaling!r}"
         )
-    if trained_length is not None and (trained_length := as_size("trained_length", trained_length)) < 1:
-        raise ValueError(f"trained_length must be at least 1, got {trained_length}")
+    if trained_length is not None:
+        trained_length = as_size("trained_length", trained_length, least=1)
     exponents = -np.arange(0, width, 2) / width
     if not (is_known(base) and is_known(factor)):
         exponents = jnp.asarray(exponents, jnp.float32)

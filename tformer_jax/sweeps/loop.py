@@ -244,6 +244,8 @@ class _Sweep:
 
 
 class _GroupLoop(Loop):
+    """The loop of one group, from one step to another."""
+
     def __init__(self, sweep: _Sweep, group: Group, checkpoints: Checkpoints, file: GrowingFile):
         self.sweep, self.group, self.results = sweep, group, sweep.results
         self.evaluate_every, self.checkpoint_every = group.training.evaluate_every, group.checkpoint.every
