@@ -114,6 +114,21 @@ def test_what_a_thing_lacks_is_named(shapes):
             "must not have a field `name`, by which a config chooses it",
         ),
         (TASKS, part(CausalLMTask, prepared_loss=lambda self, model, batch: 1), r"must define prepared_loss\(self, model, "),
+        (
+            TASKS,
+            part(CausalLMTask, mask=lambda self, batch: None),
+            r"must define the static method mask\(batch\), as CausalLMTask says: missing a required argument: 'batch'",
+        ),
+        (
+            TASKS,
+            part(CausalLMTask, planned_fields=lambda cls, data: {}),
+            r"must define the class method planned_fields\(data\), as .* says: missing a required argument: 'data'",
+        ),
+        (
+            TASKS,
+            part(CausalLMTask, model_fields=lambda self: {}),
+            "must define the property model_fields, as .* says; it is a method",
+        ),
         (TASKS, part(CausalLMTask, Config=object), "must have a Config that is a subclass of TaskConfig, got <class 'object"),
         (TASKS, part(CausalLMTask, DataConfig=dict), "must have a DataConfig that is a subclass of Component, got <class .dict"),
         (TASKS, part(CausalLMTask, Model=object), "must have a Model whose Config is a subclass of ModelConfig, got None"),
@@ -137,6 +152,15 @@ def test_what_is_called_otherwise_and_fits_is_taken(shapes):
     for number, function in enumerate((lambda *all: 1, lambda x, y, z=3: 1, max, dict.fromkeys)):
         taken.register(str(number))(function)
     assert len(taken) == 4
+
+
+def test_a_method_may_be_of_another_kind_if_it_is_called_the_same_way():
+    """Whoever needs no instance would have to name an argument that he does not use."""
+    norm = part(nn.NormConfig, make=staticmethod(lambda model, axes=None: 1))
+    task = part(CausalLMTask, mask=classmethod(lambda cls, batch: None), planned_fields=staticmethod(lambda data: {}))
+    nn.NORMS.register("free")(norm)
+    TASKS.register("free")(task)
+    assert nn.NORMS["free"] is norm and TASKS["free"] is task
 
 
 @pytest.mark.parametrize("name", [3, "", None, Shape])

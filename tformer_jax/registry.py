@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from .config import Component, ConfigError, check_choice, hints_of
@@ -97,7 +97,7 @@ class Registry(Mapping[str, _T], Generic[_T]):
             return f"has an annotation that says nothing: {error}"
         if issubclass(thing, Component) and "name" in {of.name for of in dataclasses.fields(thing)}:
             return "must not have a field `name`, by which a config chooses it"
-        wrong = (_other_signature(self._family, thing, name) for name in sorted(own))
+        wrong = (_called_otherwise(self._family, thing, name) for name in sorted(own))
         return next(filter(None, wrong), None) or self._lacks(thing)
 
     def named(self, name: Any, where: str) -> _T:
@@ -138,21 +138,45 @@ def _refuses(function: Callable, given: Sequence[str], named: Sequence[str]) -> 
     return None
 
 
-def _other_signature(family: type, thing: type, name: str) -> str | None:
-    """Returns what is wrong with a method that cannot be called as the one of its family; None: nothing."""
-    method, mine = getattr(family, name, None), getattr(thing, name)
-    if name.startswith("_") or not (inspect.isfunction(method) and inspect.isfunction(mine)):
+_METHODS = {FunctionType: "", staticmethod: "the static method ", classmethod: "the class method "}
+
+
+def _called_otherwise(family: type, thing: type, name: str) -> str | None:
+    """Returns what is wrong with an attribute that cannot be used as that of the class that it is made from; None: nothing.
+
+    Each class on the way to the family may be the one whose code uses it.
+    """
+    mine, made_from = inspect.getattr_static(thing, name), thing.__mro__[1 : thing.__mro__.index(family) + 1]
+    others = [of for of in made_from if not name.startswith("_") and vars(of).get(name, mine) is not mine]
+    return next(filter(None, (_differs(of, thing, name) for of in others)), None)
+
+
+def _differs(base: type, thing: type, name: str) -> str | None:
+    """Returns why an attribute of `thing` cannot stand for that of `base`; None: it can, or nobody knows."""
+    theirs, mine = vars(base)[name], getattr(thing, name)
+    is_method = inspect.isroutine(mine)
+    if isinstance(theirs, property) and is_method:
+        return f"must define the property {name}, as {base.__name__} says; it is a method"
+    if type(theirs) not in _METHODS or not (is_method or isinstance(mine, property)):
         return None
-    plain = [p.replace(annotation=p.empty) for p in inspect.signature(method).parameters.values()]
-    fixed = [p for p in plain if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    asked = _unannotated(getattr(base, name))
+    said = f"must define {_METHODS[type(theirs)]}{name}{asked}, as {base.__name__} says"
+    if not is_method:
+        return f"{said}; it is a property"
+    if isinstance(theirs, FunctionType):  # it is called of an instance
+        asked = asked.replace(parameters=[*asked.parameters.values()][1:])
+        mine = mine.__get__(object()) if inspect.isfunction(inspect.getattr_static(thing, name)) else mine
+    fixed = [p for p in asked.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     least = [p for p in fixed if p.default is p.empty]
     reasons = []
-    for asked in (least, fixed):  # what has a default may be asked for, or left out
-        named = [p.name for p in asked if p.kind == p.KEYWORD_ONLY]
-        reasons.append(_refuses(mine, [p.name for p in asked if p.name not in named], named))
-    if not all(reasons):
-        return None
-    return f"must define {name}{inspect.Signature(plain)}, as {family.__name__} says: {reasons[0]}"
+    for given in (least, fixed):  # what has a default may be asked for, or left out
+        named = [p.name for p in given if p.kind == p.KEYWORD_ONLY]
+        reasons.append(_refuses(mine, [p.name for p in given if p.name not in named], named))
+    return f"{said}: {reasons[0]}" if all(reasons) else None
+
+
+def _unannotated(function: Callable) -> inspect.Signature:
+    return inspect.Signature([p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values()])
 
 
 _loaded: dict[str, ModuleType] = {}
