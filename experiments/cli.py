@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
+from jax.errors import UnexpectedTracerError
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
@@ -94,6 +95,13 @@ def _refused(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         return f"cannot write {error.filename or 'the output'}: {reason}"  # our files have names
     return f"cannot use {error.filename}: {reason}" if error.filename else reason
+
+
+def _kept(error: UnexpectedTracerError) -> str:
+    """Returns in one line which array a component keeps that is none once the program that made it is traced."""
+    where = re.search(r"was created on line (\S+?:\d+)\S* \((.*)\)", str(error))
+    made = f"an array that {where[2]} makes ({where[1]})" if where else "an array that a component makes"
+    return f"{made} is used after it; keep parameters alone, and make other arrays in the call that needs them"
 
 
 def _drop_output() -> None:
@@ -250,6 +258,8 @@ def run(
             sys.exit(f"error: {_refused(error)}")
         except (ConfigError, DataError, RunError, CheckpointError, Diverged) as error:
             sys.exit(f"error: {error}")
+        except UnexpectedTracerError as error:
+            sys.exit(f"error: {_kept(error)}")
         except Interrupted as stopped:
             print(how_to_go_on(stopped), file=sys.stderr)
             sys.exit(EXIT_CODE)

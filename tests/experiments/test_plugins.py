@@ -168,3 +168,28 @@ def test_a_command_that_opens_a_run_has_no_plugins_of_its_own(run, here, idea):
     """They would be ignored: the run says which there are."""
     result = here("evaluate", f"--workdir={run[0]}", f"--plugin={idea}")
     assert result.stderr.startswith("error: --plugin has no meaning for this command: the run knows its plugins")
+
+
+KEPT = '''
+import jax.numpy as jnp
+
+from tformer_jax import nn
+
+
+@nn.POSITIONS.register("kept")
+class Kept(nn.PositionScheme):
+    def in_scores(self, model, *, bidirectional, rngs):
+        slopes = jnp.ones(model.attention.num_heads)
+        return lambda queries, keys: -slopes[:, None, None] * (queries[:, None, :, None] - keys[:, None, None, :])
+'''
+
+
+def test_an_array_that_a_component_keeps_is_named(here, asked, tmp_path):
+    """Fifty lines of JAX say that a tracer is unexpected, and what to do about it is not among them."""
+    plugin = tmp_path / "kept.py"
+    plugin.write_text(KEPT)
+    changes = {"model.positions.name": "kept"}
+    result = here("train", *asked(tmp_path / "run", changes), f"--plugin={plugin}")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: an array that Kept.in_scores makes ({plugin}:10) is used after it; keep ")
+    assert result.stderr.count("\n") == 1
