@@ -30,7 +30,6 @@ class CausalLMData(DocumentData):
     """Documents as a stream of tokens, in windows: see `Windows`."""
 
     config: CausalLMDataConfig
-    _mask = False
 
     def _batches(self, split, rows, seed):
         framed = [np.concatenate([[BOS_ID], ids, [EOS_ID]]).astype(np.int32) for ids, _ in self.encode(split)]

@@ -18,6 +18,8 @@ class MaskedLMDataConfig(DocumentDataConfig):
       others: see `DocumentDataConfig`; `row_length` includes start and end token.
     """
 
+    mask = True
+
     whole_words: bool = field(False)
 
     def check(self) -> None:
@@ -37,7 +39,6 @@ class MaskedLMData(DocumentData):
     """Pieces of documents, a row each, to mask some tokens of: see `Pieces`. The tokenizer has `<mask>`."""
 
     config: MaskedLMDataConfig
-    _mask = True
 
     def _batches(self, split, rows, seed):
         ids, words = zip(*self.encode(split), strict=True)

@@ -25,8 +25,10 @@ class DocumentDataConfig(DataConfig):
       row_length: T, the number of tokens that the model reads in a row.
       batch_tokens: number of token slots of a training batch, which has as many rows of T as fit.
       others: see `DataConfig`; the order of batches has offsets in the text, too.
+      mask: whether the vocabulary has `<mask>`.
     """
 
+    mask: ClassVar[bool] = False
     sources = DOCUMENTS
     inputs = ("path",)
 
@@ -42,6 +44,7 @@ class DocumentDataConfig(DataConfig):
     def check(self) -> None:
         super().check()
         check_goes_with(self, "vocab_size", "tokenizer", "bpe")
+        tokenizers.check_bpe_size("vocab_size", self.vocab_size, mask=self.mask)
         if self.validation_share + self.test_share >= 1.0:
             raise ConfigError(
                 f"validation_share and data.test_share must add up to less than 1, "
@@ -62,14 +65,13 @@ class DocumentData(Data):
     """
 
     unit = "documents"
-    _mask: ClassVar[bool]
 
     def prepare(self, directory, progress):
         texts, config = [document.text for document in self.splits["train"]], self.config
         if config.tokenizer == "characters":
-            train = lambda: tokenizers.train_characters(texts, mask=self._mask)
+            train = lambda: tokenizers.train_characters(texts, mask=config.mask)
         else:
-            train = lambda: tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=self._mask)
+            train = lambda: tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=config.mask)
         self.tokenizer = tokenizers.kept(directory / tokenizers.FILE, train, progress)
         self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 

@@ -38,10 +38,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, 
     Raises:
       ConfigError: `vocab_size` leaves no room for merges.
     """
+    check_bpe_size("vocab_size", vocab_size, mask=mask)
     alphabet, special = pre_tokenizers.ByteLevel.alphabet(), _special_tokens(mask)
-    least = len(alphabet) + len(special)
-    if vocab_size <= least:
-        raise ConfigError(f"vocab_size must exceed {least} (bytes and special tokens), got {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
     if not lossless:
         tokenizer.normalizer = normalizers.NFC()
@@ -52,6 +50,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, 
     )
     tokenizer.train_from_iterator((piece for text in texts for piece in cut(text)) if lossless else texts, trainer)
     return tokenizer
+
+
+def check_bpe_size(name: str, vocab_size: int | None, *, mask: bool = False) -> None:
+    """Raises a ConfigError if a vocabulary, that of the field `name`, leaves no room for merges; None: there is none."""
+    least = len(pre_tokenizers.ByteLevel.alphabet()) + len(_special_tokens(mask))
+    if vocab_size is not None and vocab_size <= least:
+        raise ConfigError(f"{name} must exceed {least} (bytes and special tokens), got {vocab_size}")
 
 
 def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:

@@ -60,6 +60,8 @@ class TranslationDataConfig(DataConfig):
         super().check()
         check_goes_with(self, "num_buckets", "batching", "buckets")
         check_goes_with(self, "row_length", "batching", "packed")
+        for name in ("vocab_size", "source_vocab_size"):
+            tokenizers.check_bpe_size(name, getattr(self, name))
         given = tuple(file is not None for file in (self.source_file, self.target_file, self.tsv_file))
         if self.source == "files" and given not in ((True, True, False), (False, False, True)):
             raise ConfigError("source='files' needs source_file and target_file, or tsv_file alone")
