@@ -406,6 +406,14 @@ def sources(finished, trained, pretrained, tmp_path_factory):
     }
 
 
+def test_what_is_of_training_alone_may_differ_by_layer(tuned, pretrained, tmp_path):
+    """A dropout rate of a layer is no other function of the parameters: a start would be refused for nothing."""
+    config = tuned(pretrained.directory, model={"pattern": ({"dropout_rate": 0.3},)}, training={"steps": 1})
+    said = []
+    run_training(Run.start(tmp_path / "run", config), said.append)
+    assert any("arrays are initialised from" in line for line in said)
+
+
 THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
 
 
@@ -420,6 +428,8 @@ THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
          r"lacks model\.encoder\.positions\.scheme\.table of this model"),
         ("masked", {"model": {"feed_forward": {"width": 24, "activation": "silu"}, "scale_embeddings": False}}, ConfigError,
          r"holds another model: model\.feed_forward\.activation \('relu' there, 'silu' here\), model\.scale_embeddings \("),
+        ("masked", {"model": {"num_layers": 2, "pattern": ({}, {"attention": {"window": 4}})}}, ConfigError,
+         r"holds another model: model\.pattern \(\({},\) there, \({}, {'attention': {'window': 4}}\) here\)"),
         ("classes", {"data": {"path": "three"}}, ConfigError,
          r"does not fit this model: model\.classifier\.b \(float32 \(2,\) there, float32 \(3,\) here\), "
          r"model\.classifier\.w \("),

@@ -282,8 +282,10 @@ def initial_arrays(
     """Returns the arrays of another run that parameters of a model with these shapes start from, if it names one."""
     if (pretrained := _pretrained_run(experiment)) is None:
         return {}
+    there, here = (e.model_config({}) for e in (Experiment.from_config(pretrained.config), experiment))
+    _check_same_pattern(pretrained, there, here)  # first: it says more than which arrays are missing
     found = pretrained_arrays(pretrained, shapes, task)
-    _check_same_function(pretrained, experiment)
+    _check_same_function(pretrained, there, here)
     say(f"{len(found)} arrays are initialised from {pretrained.directory}")
     return found
 
@@ -321,16 +323,29 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[s
     return {name: np.asarray(found[name]) for name in wanted if name in found}
 
 
-def _check_same_function(pretrained: Run, experiment: Experiment) -> None:
+def _check_same_pattern(pretrained: Run, there: ModelConfig, here: ModelConfig) -> None:
+    """Refuses a model whose layers differ among themselves in another way than those of the old one."""
+
+    def by_layer(model: ModelConfig) -> list[dict[str, Any]]:
+        shared, layers = _function(model), [model.of_layer(i) for i in range(len(model.pattern))]
+        return [{n: x for n, x in _function(layer).items() if shared.get(n) != x} for layer in layers]
+
+    if by_layer(there) != by_layer(here):
+        differing = f"model.pattern ({there.pattern!r} there, {here.pattern!r} here)"
+        raise ConfigError(f"{pretrained.directory} holds another model: {differing}")
+
+
+def _check_same_function(pretrained: Run, there: ModelConfig, here: ModelConfig) -> None:
     """Parameters of the right shapes are not enough: the model must compute with them what the old one did."""
-    old = Experiment.from_config(pretrained.config)
-    there, here = (
-        {n: x for n, x, kind in leaves(e.model_config({})) if kind.part == FUNCTION} for e in (old, experiment)
-    )
-    both = [n for n in there if n in here and there[n] != here[n]]
-    differing = [f"model.{n} ({there[n]!r} there, {here[n]!r} here)" for n in sorted(both)]
+    old, new = _function(there), _function(here)
+    differing = [f"model.{n} ({old[n]!r} there, {new[n]!r} here)" for n in sorted(old) if n in new and old[n] != new[n]]
     if differing:
         raise ConfigError(f"{pretrained.directory} holds another model: {some(differing)}")
+
+
+def _function(model: ModelConfig) -> dict[str, Any]:
+    """The fields of the function that a model computes, by name, but for what differs by layer."""
+    return {name: x for name, x, kind in leaves(model) if kind.part == FUNCTION and name != "pattern"}
 
 
 def load_run(run: Run, step: int | None = None, progress: Progress = SILENT) -> tuple[Experiment, Task, Any]:
