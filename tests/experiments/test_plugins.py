@@ -170,7 +170,7 @@ def test_a_command_that_opens_a_run_has_no_plugins_of_its_own(run, here, idea):
     assert result.stderr.startswith("error: --plugin has no meaning for this command: the run knows its plugins")
 
 
-KEPT = '''
+KEPT = """
 import jax.numpy as jnp
 
 from tformer_jax import nn
@@ -181,7 +181,7 @@ class Kept(nn.PositionScheme):
     def in_scores(self, model, *, bidirectional, rngs):
         slopes = jnp.ones(model.attention.num_heads)
         return lambda queries, keys: -slopes[:, None, None] * (queries[:, None, :, None] - keys[:, None, None, :])
-'''
+"""
 
 
 def test_an_array_that_a_component_keeps_is_named(here, asked, tmp_path):

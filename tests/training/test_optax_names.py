@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from support import by_day, optimizer_config, quick_jit, tiny_model, unchecked_annotations
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.optimizers import OPTIMIZERS, make_optimizer
+from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.schedules import SCHEDULES, after_warmup, make_schedule
 
 RATE, STEPS = 0.1, 3
@@ -184,3 +186,37 @@ def test_a_schedule_from_outside_is_one_of_them(outside):
     np.testing.assert_allclose(make_schedule(config, 24)(steps), wanted, rtol=1e-5, atol=1e-8)
     with pytest.raises(ConfigError, match="did you mean 'decay_at_the_end'"):
         optimizer_config(learning_rate=RATE, schedule="decay_at_end", warmup_steps=4)
+
+
+class Point(nnx.Module):
+    def __init__(self, rngs):
+        self.w = nnx.Param(jax.random.normal(rngs.params(), (5,)))
+        self.still = nnx.Param(jnp.ones(2))
+
+
+def distance(model, batch, key):
+    squares = jnp.square(model.w[...] - batch).sum() + jnp.square(model.still[...]).sum()
+    return squares, jnp.float32(1), {}
+
+
+@pytest.mark.parametrize("freeze", [(), ("still",)])
+def test_a_schedule_free_optimizer_is_evaluated_at_its_average_and_begins_where_the_parameters_do(freeze):
+    """What is evaluated would be where gradients are taken; a start from another run would be drawn to a random point."""
+    name = "optax.contrib.schedule_free_adamw"
+    config = optimizer_config(learning_rate=RATE, schedule="constant", name=name, freeze=freeze)
+    program = Program(Point, distance, TrainingConfig(steps=4, evaluate_every=4), config)
+    start, batches = jnp.arange(5.0), [jnp.full((1, 5), x) for x in (2.0, -1.0, 3.0, 0.5)]
+    arrays = program.initial(jax.random.key(0), {"w": start})
+    step = quick_jit(program.step)
+    for i, batch in enumerate(batches):
+        arrays, _ = step(arrays, batch, jax.random.key(i))
+
+    optimizer = optax.contrib.schedule_free_adamw(learning_rate=RATE)
+    w, state = start, optimizer.init(start)
+    for batch in batches:
+        updates, state = optimizer.update(2 * (w - batch[0]), state, w)
+        w = optax.apply_updates(w, updates)
+    model = program.evaluated(arrays)
+    np.testing.assert_allclose(model.w[...], optax.contrib.schedule_free_eval_params(state, w), rtol=2e-5)
+    np.testing.assert_allclose(arrays["model.w"], w, rtol=2e-5)
+    assert (np.array_equal(model.still[...], np.ones(2))) == bool(freeze)

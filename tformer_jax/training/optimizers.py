@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
+from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, scale_by_muon
 
 from ..config import TRAINING, Component, ConfigError, field, nearest
 from ..config.values import NOT_NEGATIVE, POSITIVE, SHARE, UNSIGNED, check_positive
@@ -211,6 +211,7 @@ class OptaxOptimizer(OptimizerConfig):
     One that takes a `learning_rate`, such as "optax.lamb", is complete: it is given the schedule as that, nothing else
     scales its updates, and it decays by its own arguments. Another one, such as "optax.scale_by_adan", is followed by
     `weight_decay` and the learning rate, as the optimisers here are.
+    A schedule-free one is evaluated at its average.
 
     Attributes:
       function: of Optax.
@@ -277,6 +278,23 @@ class OptaxOptimizer(OptimizerConfig):
     def _refused(self, error: Exception) -> ConfigError:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         return ConfigError(f"optimizer.name={self.name!r} with these arguments cannot be used: {said}")
+
+
+def schedule_free_average(memory: Any, model: Any) -> Any:
+    """Returns the averaged model of a schedule-free optimiser (Defazio et al., 2024); of another one, the model.
+
+    Gradients are taken between the average and where the steps have come to, and the model stands there.
+
+    Args:
+      memory: of the optimiser.
+      model: the parameters, which may have parts that it does not train.
+    """
+    is_one = lambda state: isinstance(state, ScheduleFreeState)
+    for state in filter(is_one, jax.tree.leaves(memory, is_leaf=is_one)):
+        ends = named(state.z)
+        average = lambda path, x: (x - (1 - state.b1) * ends[path]) / state.b1 if path in ends else x
+        return by_path(average, model)
+    return model
 
 
 @functools.cache

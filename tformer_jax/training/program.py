@@ -1,7 +1,6 @@
 """The program of one configuration: its state before the first step, and a step, as pure functions of arrays."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -16,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from ..config import COUNT, INSIDE, RUN, SEED, TRAINING, UNSIGNED, Component, field
 from ..nn.parameters import check_unshared
 from ..nn.partitioning import ROWS
-from .optimizers import OptimizerConfig, in_float32, make_optimizer, stop_frozen
+from .optimizers import OptimizerConfig, in_float32, make_optimizer, schedule_free_average, stop_frozen
 from .paths import by_path
 from .schedules import make_schedule
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
@@ -103,20 +102,18 @@ class Program:
             average_decay=training.average_decay,
         )
 
-    def _initial(self, key: Array) -> TrainState:
+    def _initial(self, key: Array, given: Mapping[str, Any] = MappingProxyType({})) -> TrainState:
         # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
         model = self._make_model(nnx.Rngs(jax.random.fold_in(key, _NO_STEP)))
         check_unshared(model)
+        model = by_path(given.get, model)  # before the optimiser, which may remember where parameters started
         average = None if self.training.average_decay is None else in_float32(model)
         skipped = jnp.int32(0) if self.training.max_skipped else None
         return TrainState(jnp.int32(0), model, self._transformation.init(model), average, skipped)
 
     def initial(self, key: Array, given: Mapping[str, Any]) -> Arrays:
         """The state before the first step; `given`: parameters that start from these values, by path in the model."""
-        state = self._initial(key)
-        model = by_path(given.get, state.model)
-        average = None if state.average is None else in_float32(model)
-        return self.layout.flatten(dataclasses.replace(state, model=model, average=average))
+        return self.layout.flatten(self._initial(key, given))
 
     def step(
         self, arrays: Arrays, batch: Any, key: Array, axis: str | None = None, mesh: Mesh | None = None
@@ -131,6 +128,10 @@ class Program:
         return self.layout.flatten(state), metrics
 
     def evaluated(self, arrays: Arrays) -> Any:
-        """The model within a state that is to be evaluated: the moving average, where there is one, in its dtypes."""
+        """The model within a state that is to be evaluated, in its dtypes.
+
+        It is the moving average, where there is one, or else the point that the optimiser means.
+        """
         state = self.layout.unflatten(arrays)
-        return state.model if state.average is None else with_dtypes_of(state.model, state.average)
+        average = schedule_free_average(state.optimizer, state.model) if state.average is None else state.average
+        return state.model if average is state.model else with_dtypes_of(state.model, average)
