@@ -210,8 +210,8 @@ class OptaxOptimizer(OptimizerConfig):
 
     One that takes a `learning_rate`, such as "optax.lamb", is complete: it is given the schedule as that, nothing else
     scales its updates, and it decays by its own arguments. Another one, such as "optax.scale_by_adan", is followed by
-    `weight_decay` and the learning rate, as the optimisers here are.
-    A schedule-free one is evaluated at its average.
+    `weight_decay` and the learning rate, as the optimisers here are. A
+    schedule-free one is evaluated at its average; a run that starts from it takes the point of its gradients.
 
     Attributes:
       function: of Optax.
@@ -290,11 +290,12 @@ def schedule_free_average(memory: Any, model: Any) -> Any:
       model: the parameters, which may have parts that it does not train.
     """
     is_one = lambda state: isinstance(state, ScheduleFreeState)
-    for state in filter(is_one, jax.tree.leaves(memory, is_leaf=is_one)):
-        ends = named(state.z)
-        average = lambda path, x: (x - (1 - state.b1) * ends[path]) / state.b1 if path in ends else x
-        return by_path(average, model)
-    return model
+    state = next(filter(is_one, jax.tree.leaves(memory, is_leaf=is_one)), None)
+    if state is None:
+        return model
+    ends = named(state.z)
+    average = lambda path, x: (x - (1 - state.b1) * ends[path]) / state.b1 if path in ends else x
+    return by_path(average, model)
 
 
 @functools.cache
