@@ -210,8 +210,9 @@ class OptaxOptimizer(OptimizerConfig):
 
     One that takes a `learning_rate`, such as "optax.lamb", is complete: it is given the schedule as that, nothing else
     scales its updates, and it decays by its own arguments. Another one, such as "optax.scale_by_adan", is followed by
-    `weight_decay` and the learning rate, as the optimisers here are. A
-    schedule-free one is evaluated at its average; a run that starts from it takes the point of its gradients.
+    `weight_decay` and the learning rate, as the optimisers here are.
+
+    A schedule-free one is evaluated at its average; a run that starts from it takes the point of its gradients.
 
     Attributes:
       function: of Optax.
