@@ -74,6 +74,8 @@ def block_sizes(q: int, k: int):
     """The blockwise kernel with blocks of q queries and k keys, so that a tiny shape has several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blockwise, "_BLOCK_Q", q)
+        patch.setattr(blockwise, "_LEAST_Q", q)
+        patch.setattr(blockwise, "_SEARCHED_SCORES", 0)
         patch.setattr(blockwise, "_BLOCK_K", k)
         yield
 

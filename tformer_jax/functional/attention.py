@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
@@ -16,6 +15,7 @@ from .checks import as_array, as_key, check_shape
 from .kernels import Kernel, ScoreOptions, attention_probabilities, kernel_of, masked_scores
 from .masks import Mask, fitting
 from .numbers import Number
+from .products import product
 from .relations import as_rank_4
 
 
@@ -88,7 +88,7 @@ def scaled_dot_product_attention(
             f"v must have k's shape {k.shape}, got {v.shape}; only the last axis may differ, and must not be 0"
         )
     key = key if key is None else as_key("key", key)
-    kernel = kernel_of(implementation, q.shape[1], k.shape[1])
+    kernel = kernel_of(implementation, q, k, mask, key)
     heads = kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)  # [B T N Hv]
     check_shape("what the attention kernel returns", heads, (*q.shape[:3], v.shape[3]))
     return heads.astype(q.dtype)
@@ -144,7 +144,7 @@ def _projected(x_name: str, x: Any, w_name: str, w: Any, b_name: str, b: Any) ->
     x, w = as_array(x_name, x, "B T D"), as_array(w_name, w, "D N H")
     if w.shape[0] != x.shape[2]:
         raise ValueError(f"{w_name} must be [D N H] with {x_name}'s D={x.shape[2]}, got the shape {w.shape}")
-    out = jnp.einsum("BTD,DNH->BTNH", x, w)  # [B T N H]
+    out = product(x, w)  # [B T N H]
     return out if b is None else out + as_array(b_name, b, shape=w.shape[1:])
 
 
@@ -177,7 +177,7 @@ def combine_heads(heads: Float[Array, "B T N Hv"], params: AttentionParams) -> F
     params, heads = _as_params(params), as_array("heads", heads, "B T N Hv")
     w_o = as_array("w_o", params.w_o, "N Hv D")
     check_shape("w_o", w_o, (*heads.shape[2:], w_o.shape[2]))
-    out = jnp.einsum("BTNH,NHD->BTD", heads, w_o)  # [B T D]
+    out = product(heads, w_o, axes=2)  # [B T D]
     return out if params.b_o is None else out + as_array("b_o", params.b_o, shape=w_o.shape[2:])
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from .checks import as_array, check_function, check_shape, width
 from .dropout import dropout
 from .numbers import Number
+from .products import product
 
 
 def feed_forward(
@@ -90,5 +90,5 @@ def _affine(x: Array, w: Array, b: Array | None, w_name: str, b_name: str) -> Ar
     w = as_array(w_name, w, "D F")
     F = width(w_name, w)
     check_shape(w_name, w, (width("x", x), F))
-    out = jnp.einsum("...D,DF->...F", x, w)  # [*batch F]
+    out = product(x, w)  # [*batch F]
     return out if b is None else out + as_array(b_name, b, "F", shape=(F,))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Real
 
 from .checks import as_array, check_choice, check_shape, width
 from .numbers import CAP, SHARE, Number, as_number, is_off
+from .products import product
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -33,7 +34,7 @@ def output_logits(
       ValueError: a projection that is not [D V], a bias that is not [V], or a cap that is not positive.
     """
     hidden, w_out, b_out = check_projection(hidden, w_out, b_out)
-    logits = jnp.einsum("...D,DV->...V", hidden, w_out, preferred_element_type=jnp.float32)  # [*batch V]
+    logits = product(hidden, w_out, dtype=jnp.float32)  # [*batch V]
     return finished(logits, b_out, as_cap(logit_softcap))
 
 

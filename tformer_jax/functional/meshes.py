@@ -1,4 +1,4 @@
-"""Places of arrays on a mesh whose axes have explicit types; elsewhere nothing is done."""
+"""Meshes of devices: where arrays lie on one whose axes have explicit types, and whether one is in use at all."""
 
 import jax
 from jax import Array
@@ -20,3 +20,9 @@ def spread_like(x: Array, like: Array, axes: int) -> Array:
     if all(split is None for split in sharding.spec[:axes]):
         return x
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, P(*sharding.spec[:axes])))
+
+
+def on_one_device(x: Array) -> bool:
+    """Returns whether an array lies on one device, as far as it is known: no mesh of several is in use or splits it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return (mesh.empty or mesh.size == 1) and all(split is None for split in jax.typeof(x).sharding.spec)

@@ -1,7 +1,11 @@
 """Normalisation, in float32 whatever the input's dtype."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float
 
 from .checks import as_array, as_flag, width
@@ -36,11 +40,8 @@ def layer_norm(
       ValueError: gamma or beta that are not [D], or a negative eps.
     """
     x, eps = as_array("x", x, kind="floats"), as_number("eps", eps, NOT_NEGATIVE)
-    x32 = x.astype(jnp.float32)
-    gain = _gain(gamma, x, unit_offset)
-    centred = x32 - x32.mean(-1, keepdims=True)  # [*batch D]
-    variance = jnp.square(centred).mean(-1, keepdims=True)  # [*batch 1]
-    out = centred * lax.rsqrt(variance + eps) * gain
+    gain, x32 = _gain(gamma, x, unit_offset), x.astype(jnp.float32)
+    out = _divided_by_size(x32 - x32.mean(-1, keepdims=True), eps) * gain
     return (out if beta is None else out + _vector("beta", beta, x)).astype(x.dtype)
 
 
@@ -63,10 +64,35 @@ def rms_norm(
       TypeError, ValueError: as `layer_norm`.
     """
     x, eps = as_array("x", x, kind="floats"), as_number("eps", eps, NOT_NEGATIVE)
-    x32 = x.astype(jnp.float32)
     gain = _gain(gamma, x, unit_offset)
-    mean_square = jnp.square(x32).mean(-1, keepdims=True)  # [*batch 1]
-    return (x32 * lax.rsqrt(mean_square + eps) * gain).astype(x.dtype)
+    return (_divided_by_size(x.astype(jnp.float32), eps) * gain).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _divided_by_size(x: Float[Array, "*batch D"], eps: Number) -> Float[Array, "*batch D"]:
+    """y = x r, r = 1 / sqrt(mean(x²) + eps)."""
+    return x * _inverse_size(x, eps)
+
+
+@functools.partial(_divided_by_size.defjvp, symbolic_zeros=True)
+def _divided_by_size_jvp(primals, tangents):
+    """dy = r (dx - y mean(y dx)) - y r² deps / 2: linear in dx with y and r alone, which is what its transpose keeps.
+
+    Written by the chain rule, backward would keep the mean square and its root as well, and go over x once more.
+    """
+    (x, eps), (dx, deps) = primals, tangents
+    r = _inverse_size(x, eps)  # [*batch 1]
+    y = x * r
+    dy = jnp.zeros_like(y)
+    if not isinstance(dx, SymbolicZero):
+        dy += r * (dx - y * (y * dx).mean(-1, keepdims=True))
+    if not isinstance(deps, SymbolicZero):
+        dy -= y * (jnp.square(r) * deps / 2)
+    return y, dy
+
+
+def _inverse_size(x: Array, eps: Number) -> Float[Array, "*batch 1"]:
+    return lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
 
 
 def _gain(gamma: Array, x: Array, unit_offset: bool) -> Float[Array, "D"]:

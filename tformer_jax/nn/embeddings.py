@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from .. import functional as F
 from ..config import COUNT, ENDS, POSITIVE, Component, field
 from ..functional.numbers import as_integer
+from ..functional.products import product
 from .config import ModelConfig
 from .parameters import kernel, table, zeros
 from .parametrization import divided_by_growth, reference_width
@@ -157,7 +158,7 @@ class Output(nnx.Module):
     def __call__(self, hidden: Float[Array, "B T D"], embedding: Embedding) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype: equation 10 before its softmax."""
         w, b = self.weights(embedding)
-        logits = jnp.einsum("BTD,DV->BTV", hidden, w.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = product(hidden, w.astype(hidden.dtype), dtype=jnp.float32)
         logits = logits if b is None else logits + b
         cap = self.model.output.softcap
         logits = logits if cap is None else cap * jnp.tanh(logits / cap)

@@ -8,6 +8,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
+from ..functional.products import product
 from .config import ModelConfig
 from .parameters import kernel, zeros
 from .parametrization import divided_by_growth
@@ -32,7 +33,7 @@ class Linear(nnx.Module):
         return self._products(x, x.dtype) + self.b[...].astype(x.dtype)
 
     def _products(self, x: Array, dtype: Any) -> Array:
-        return jnp.matmul(x, self.w[...].astype(x.dtype), preferred_element_type=dtype)
+        return product(x, self.w[...].astype(x.dtype), dtype=dtype)
 
 
 class Classifier(Linear):

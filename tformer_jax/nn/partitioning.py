@@ -53,7 +53,7 @@ def spread_queries(implementation: str | Kernel, length: int) -> str | Kernel:
         return implementation
 
     def on_devices(q, k, v, mask, bias, options, key):
-        kernel = kernel_of(implementation, length, k.shape[1])
+        kernel = kernel_of(implementation, q, k, mask, key)
         mask, queries = mask.cuttable(length), P(None, POSITIONS)
         where = jax.tree.map(lambda axis: P() if axis < 0 else P(*[None] * axis, POSITIONS), mask.query_axes)
         by_query = P(None, None, POSITIONS) if bias is not None and bias.shape[2] > 1 else P()

@@ -5,13 +5,14 @@ of its own: whatever JAX does with `jax.numpy` it does with this, derivatives of
 
 Which keys a block may see (`skipping`) is known before the program runs where positions are array indices and the
 mask is made of causality, windows and known prefixes: blocks then go in a few groups, and a group never reads the
-others' keys. Otherwise it is found by the program, which picks the least of a few sizes.
+others' keys. Otherwise it is found by the program, which picks the least of a few sizes, where there are many.
 
 Sources: Rabe & Staats, 2021 (blocks of queries, recomputed).
 """
 
 import dataclasses
 import functools
+import os
 from typing import NamedTuple
 
 import jax
@@ -19,15 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ..dropout import dropout
 from ..masks import Mask
 from ..meshes import gathered
-from .scores import KERNELS, ScoreOptions, divided, matrix_products, split_heads, wide
-from .skipping import known_runs, runs_by_program
+from .scores import KERNELS, MANY_SCORES, ScoreOptions, averages, products_of_heads, split_heads, wide
+from .skipping import is_known, known_runs, runs_by_program
 
-_BLOCK_Q = 128  # queries of a block, or fewer where it would have more than so many scores a head
+# Queries of a block: fewer where it would have more than so many scores a head, or where there are few in all.
+_BLOCK_Q, _LEAST_Q = 128, 64
 _SCORES = 1 << 19
 _BLOCK_K = 256  # keys: the program picks a multiple of it for a block
+_SEARCHED_SCORES = MANY_SCORES  # a head: from so many on, the program searches for keys that it need not read
 _GROUPS, _SIZES = 4, 8  # of blocks, or the most sizes to pick from: each is compiled
 
 
@@ -51,7 +53,8 @@ class _Blocks:
 
     @classmethod
     def of(cls, length: int, keys: int) -> "_Blocks":
-        count = -(-length // min(_BLOCK_Q, max(32, _SCORES // keys)))
+        most = min(_BLOCK_Q, max(32, _SCORES // keys), max(_LEAST_Q, -(-length // _GROUPS)))
+        count = -(-length // most)
         return cls(length, count, -(-length // count))
 
     @property
@@ -110,7 +113,7 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
     bias = split_heads(bias, K)
     by_query = bias is not None and bias.shape[3] > 1
     rows = _Rows(
-        blocks.split(q.reshape(B, T, K, N // K, H), axis=1).transpose(0, 1, 3, 4, 2, 5),
+        blocks.split(q.reshape(B, T, K, N // K, H), axis=1).transpose(0, 1, 3, 4, 2, 5),  # [n B K G block H]
         blocks.split(bias, axis=3) if by_query else None,
         *(jnp.asarray(x) for x in (np.arange(blocks.count), blocks.starts, first, last)),
     )
@@ -124,15 +127,9 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
         allowed = None
         if not mask.hides_nothing:
             allowed = split_heads(mask.tile(row.start, blocks.size, group.low + start, size), K)
-        products = matrix_products("BKGTH,BKSH->BKGTS", row.q, keys.astype(k.dtype))  # [B K G block size]
-        weights = options.weights(products, bias, allowed)
-        totals = weights.sum(-1, keepdims=True)  # [B K G block 1]
-        weights = dropout(weights, options.dropout_rate, key if key is None else jax.random.fold_in(key, row.index))
-        weights, values = weights.astype(v.dtype), values.astype(v.dtype)
-        sums = jnp.einsum(
-            "BKGTS,BKSH->BKGTH", weights, values, preferred_element_type=wide(v.dtype)
-        )  # [B K G block Hv]
-        return divided(sums, totals.astype(sums.dtype)).astype(q.dtype)
+        drop_key = key if key is None else jax.random.fold_in(key, row.index)
+        weights = options.weights(products_of_heads(row.q, keys.astype(k.dtype)), bias, allowed)
+        return averages(weights, values.astype(v.dtype), options, drop_key).astype(q.dtype)
 
     def attend(group: _Group) -> Array:
         """A group's blocks, one after the other: [n B K G block H]."""
@@ -161,6 +158,13 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
     return blocks.join(out, axis=1).reshape(B, T, N, v.shape[-1])
 
 
+def skips_keys(mask: Mask, T: int, S: int) -> bool:
+    """Returns whether it is known before the program runs that some block of queries need not read all keys."""
+    blocks = _Blocks.of(T, S)
+    first, last = known_runs(mask, blocks.starts, blocks.size, S)
+    return bool((last - first < S).any())
+
+
 def _part(x: Array | None, start, size: int, axis: int) -> Array | None:
     """`size` keys of an array from `start` on, or all of it where it has so many, or one for all keys."""
     if x is None or x.shape[axis] in (1, size):
@@ -172,14 +176,14 @@ def _part(x: Array | None, start, size: int, axis: int) -> Array | None:
 
 def _plan(mask: Mask, blocks: _Blocks, S: int):
     """The groups, and for each block the range [first, last) of keys that holds all that it may see."""
-    known = known_runs(mask, blocks.starts, blocks.size, S)
-    if known is None:
+    if not is_known(mask) and blocks.length * S > _SEARCHED_SCORES:
         step = _BLOCK_K * -(-S // (_BLOCK_K * _SIZES))
         found = runs_by_program(mask, functools.partial(blocks.split, axis=1), blocks.length, S)
         return [_Group(0, blocks.count, 0, S, (*range(step, S, step), S))], *found
     # A block that sees nothing reads a key that is hidden.
-    first = np.clip(known[0], 0, S - 1)
-    last = np.clip(known[1], first + 1, S)
+    first, last = known_runs(mask, blocks.starts, blocks.size, S)
+    first = np.clip(first, 0, S - 1)
+    last = np.clip(last, first + 1, S)
     groups = []
     for part in np.array_split(np.arange(blocks.count), min(_GROUPS, blocks.count)):
         low, high, most = int(first[part].min()), int(last[part].max()), int((last - first)[part].max())

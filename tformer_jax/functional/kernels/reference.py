@@ -4,9 +4,19 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ..dropout import dropout
 from ..masks import Mask
-from .scores import KERNELS, ScoreOptions, divided, hidden, matrix_products, wide
+from .scores import (
+    KERNELS,
+    ScoreOptions,
+    averages,
+    by_head,
+    by_token,
+    divided,
+    hidden,
+    products_of_heads,
+    split_heads,
+    wide,
+)
 
 
 def attention_probabilities(
@@ -44,16 +54,16 @@ def weighted_sum(weights: Float[Array, "B N T S"], v: Float[Array, "B S K Hv"]) 
 @KERNELS.register("reference")
 def reference_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> Array:
     """Attends with all weights at once."""
-    weights = options.weights(_products(q, k), bias, _allowed(q, k, mask))  # [B N T S]
-    weights = divided(weights, weights.sum(-1, keepdims=True))
-    return weighted_sum(dropout(weights, options.dropout_rate, key), v).astype(q.dtype)
+    q, k, v = by_head(q, k, v)
+    allowed = None if mask.hides_nothing else mask.tile(0, q.shape[3], 0, k.shape[2])
+    bias, allowed = split_heads(bias, k.shape[1]), split_heads(allowed, k.shape[1])
+    weights = options.weights(products_of_heads(q, k), bias, allowed)  # [B K G T S]
+    return by_token(averages(weights, v, options, key)).astype(q.dtype)
 
 
 def _products(q, k) -> Float[Array, "B N T S"]:
-    B, T, N, H = q.shape
-    S, K = k.shape[1], k.shape[2]
-    products = matrix_products("BTKGH,BSKH->BKGTS", q.reshape(B, T, K, N // K, H), k)  # [B K G T S]
-    return products.reshape(B, N, T, S)
+    B, T, N, _ = q.shape
+    return products_of_heads(*by_head(q, k)).reshape(B, N, T, k.shape[1])
 
 
 def _allowed(q, k, mask: Mask) -> Array | None:

@@ -1,18 +1,26 @@
 """Scores and weights that the kernels share: from queries and keys to weights that are not yet divided by their sum."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Float
 
 from ...registry import Registry
+from ..dropout import dropout
 from ..numbers import POSITIVE, SHARE, Number, Range, as_number, is_known
 from ..relations import mask_to_bias
 
 Kernel = Callable[..., Array]
 KERNELS: Registry[Kernel] = Registry("attention kernel", takes=("q", "k", "v", "mask", "bias", "options", "key"))
+
+# Up to this many scores a head, their memory does not matter yet.
+MANY_SCORES = 512 * 512
 
 _A_POSITIVE_NUMBER = Range("a positive number", POSITIVE.holds)
 
@@ -56,9 +64,64 @@ class ScoreOptions:
             scores, late = products * _sign(scale), scale * _sign(scale)
         else:
             scores, late = self.scores(products, bias), 1.0
-        # Hidden twice: what is subtracted from stays finite, so that the derivative by a traced scale does too.
-        highest = hidden(lax.stop_gradient(scores), allowed).max(-1, keepdims=True)  # [... T 1]
-        return jnp.exp(hidden((scores - jnp.where(highest == -jnp.inf, 0.0, highest)) * late, allowed))
+        return _exponentials(scores, late, allowed)
+
+
+@jax.custom_jvp
+def _exponentials(scores: Array, late: Number, allowed: Array | None) -> Array:
+    """exp(late (score - highest of the row)), 0 where not allowed.
+
+    At most 1, also where a compiler rounds a score in one place as one operation and in another as two. The derivative
+    of this code is right as well: JAX takes it for the second one under `jax.checkpoint`, where it loses the rule.
+    """
+    below = (scores - _highest(scores, allowed)) * late
+    return jnp.exp(hidden(below - lax.stop_gradient(jnp.maximum(below, 0.0)), allowed))
+
+
+@functools.partial(_exponentials.defjvp, symbolic_zeros=True)
+def _exponentials_jvp(primals, tangents):
+    """dw = w (late ds + (s - highest) dlate), the highest score a constant: all weights of a row have it in common.
+
+    Backward then keeps the weights alone. It is 0 where a score is hidden, and finite, since the score itself is.
+    """
+    (scores, late, allowed), (d_scores, d_late, _) = primals, tangents
+    weights = _exponentials(scores, late, allowed)
+    change = jnp.zeros_like(scores)
+    if not isinstance(d_scores, SymbolicZero):
+        change += late * d_scores
+    if not isinstance(d_late, SymbolicZero):
+        change += (scores - _highest(scores, allowed)) * d_late
+    return weights, weights * change
+
+
+def _highest(scores: Array, allowed: Array | None) -> Float[Array, "... 1"]:
+    """The highest score of each row that is allowed; 0 where none is."""
+    highest = hidden(lax.stop_gradient(scores), allowed).max(-1, keepdims=True)
+    return jnp.where(highest == -jnp.inf, 0.0, highest)
+
+
+def products_of_heads(q: Float[Array, "B K G t H"], k: Float[Array, "B K s H"]) -> Float[Array, "B K G t s"]:
+    """q kᵀ of each head, in float32, or float64 where the inputs are.
+
+    Queries of one head of keys are the rows of one matrix: the gradient of k then sums over one axis, and nothing has
+    to be copied for it, see `products`.
+    """
+    B, K, G, T, H = q.shape
+    return matrix_products("BKRH,BKSH->BKRS", q.reshape(B, K, G * T, H), k).reshape(B, K, G, T, k.shape[2])
+
+
+def averages(
+    weights: Float[Array, "B K G t s"], v: Float[Array, "B K s Hv"], options: ScoreOptions, key: Array | None
+) -> Float[Array, "B K G t Hv"]:
+    """The values' averages by weights that are not yet divided by their sum, with dropout of the weights.
+
+    Divided is what comes out, of which there is less than there are weights.
+    """
+    B, K, G, T, S = weights.shape
+    totals = weights.sum(-1, keepdims=True)  # [B K G t 1]
+    weights = dropout(weights, options.dropout_rate, key).astype(v.dtype).reshape(B, K, G * T, S)
+    sums = jnp.einsum("BKRS,BKSH->BKRH", weights, v, preferred_element_type=wide(v.dtype))
+    return divided(sums.reshape(B, K, G, T, v.shape[3]), totals.astype(sums.dtype))
 
 
 def matrix_products(axes: str, q: Array, k: Array) -> Array:
@@ -83,6 +146,22 @@ def split_heads(x: Array | None, K: int) -> Array | None:
         return None
     heads = (1, 1) if x.shape[1] == 1 else (K, x.shape[1] // K)
     return x.reshape(x.shape[0], *heads, *x.shape[2:])
+
+
+def by_head(q: Float[Array, "B T N H"], *keys: Float[Array, "B S K _"]) -> list[Array]:
+    """Queries as [B K G T H], keys and values as [B K S H]: of each head a matrix, which products take as it lies.
+
+    Transposed once here; XLA would transpose for a CPU at each product, forward and backward.
+    """
+    B, T, N, H = q.shape
+    K = keys[0].shape[2]
+    return [q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4), *(x.transpose(0, 2, 1, 3) for x in keys)]
+
+
+def by_token(heads: Float[Array, "B K G T H"]) -> Float[Array, "B T N H"]:
+    """The other way."""
+    B, K, G, T, H = heads.shape
+    return heads.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, H)
 
 
 def divided(sums: Array, totals: Array) -> Array:

@@ -1,9 +1,9 @@
 """Runs of keys, one for each block of queries, that hold every key that any of its queries may see.
 
-Known before the program runs where positions are array indices and the mask is made of causality, windows, booleans and
-known prefixes. Otherwise (lengths, segments, given positions, traced prefixes) it is found by the program. Either way a
-part of a mask says which keys *some* query of a block may see or, under `~`, which *every* one surely sees: these are
-what `~part` hides from the whole block.
+Causality, windows and known prefixes tell before the program runs, where positions are array indices. Lengths, segments
+and traced prefixes, which hide more, and positions that are given, are known to the program alone. Either way a part of
+a mask says which keys *some* query of a block may see or, under `~`, which *every* one surely sees: these are what
+`~part` hides from the whole block.
 """
 
 import dataclasses
@@ -18,15 +18,18 @@ from ..masks import AttentionMask, Mask, is_static
 from ..relations import as_ints
 
 
+def is_known(mask: Mask) -> bool:
+    """Says whether nothing is left for the program to find: `known_runs` are as narrow as runs can be."""
+    parts = [part.lengths is part.segments is None and _knows_prefix(part) for part in mask.parts]
+    return mask.query_positions is None and mask.key_positions is None and all(parts)
+
+
 def known_runs(
     mask: Mask, starts: Int[np.ndarray, "n"], size: int, S: int
-) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]] | None:
-    """The run [first, last) of the S keys for each block of `size` queries, if it is known; may be empty."""
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """The run [first, last) of the S keys for each block of `size` queries, as far as it is known; may be empty."""
     if mask.query_positions is not None or mask.key_positions is not None:
-        return None
-    for part in mask.parts:
-        if not (part.lengths is part.segments is None and (part.prefix is None or is_static(part.prefix))):
-            return None
+        return np.zeros_like(starts), np.full_like(starts, S)
     low, high = starts, starts + size - 1
 
     def run(part: AttentionMask, under_not: bool) -> _Runs:
@@ -38,14 +41,19 @@ def known_runs(
         if part.window is not None:
             left, right = (min(side, int(starts[-1]) + size + S) for side in part.reach)
             first, last = begins - left, np.minimum(last, ends + right + 1)
-        if part.prefix is not None:
+        if part.prefix is not None and _knows_prefix(part):
             last = np.minimum(last, min(part.limit, S))
-        if under_not and part.explicit is not None:
+        unknown = [x for x in (part.explicit, part.lengths, part.segments) if x is not None]
+        if under_not and (unknown or not _knows_prefix(part)):
             last = first
         return _Runs(first, last, S, inner=under_not)
 
     runs = mask.evaluate(run)
     return runs.first, runs.last
+
+
+def _knows_prefix(part: AttentionMask) -> bool:
+    return part.prefix is None or is_static(part.prefix)
 
 
 def runs_by_program(
