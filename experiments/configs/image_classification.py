@@ -24,7 +24,7 @@ def _small(data: dict, **changes) -> dict:
     model = dict(
         patch_size=7, d_model=96, num_layers=4, attention=dict(num_heads=4),
         feed_forward=dict(width=384, activation="gelu_tanh"), layer=dict(norm_position="pre"),
-        positions=dict(name="learned"), pooling="mean", dropout_rate=0.0, scan_unroll=4,
+        positions=dict(name="learned"), pooling="mean", dropout_rate=0.0,
     )  # fmt: skip
     sections = dict(
         task=dict(max_shift=2),

@@ -31,7 +31,6 @@ from tformer_jax.training.experiment import section_classes
 TINY_TEXT_MODEL = dict(
     d_model=128, num_layers=4, attention=dict(num_heads=4), feed_forward=dict(width=512, activation="gelu_tanh"),
     layer=dict(norm_position="pre"), positions=dict(name="rotary"), scale_embeddings=False, dropout_rate=0.0,
-    scan_unroll=4,
 )  # fmt: skip
 # AdamW with the weight decay and clipping of most recipes.
 ADAMW = dict(name="adamw", eps=1e-8, weight_decay=0.1, clip_norm=1.0)

@@ -41,7 +41,7 @@ IDEAS = {
         {"model.feed_forward.name": "experts", "parallel.data": 2, "parallel.tensor": 4},
         "model.feed_forward.balance=0.01,0.1",
     ),
-    "alternating_windows": (None, {"model.num_layers": 4, "model.scan_unroll": 1}, "learning_rate=1e-3,1e-2"),
+    "alternating_windows": (None, {"model.num_layers": 4}, "learning_rate=1e-3,1e-2"),
     "sentence_regression": ("text_classification", {"task.name": "sentence_regression"}, "model.dropout_rate=0.1,0.2"),
 }  # fmt: skip
 DAILY = by_day(sorted(IDEAS), 3, 7)

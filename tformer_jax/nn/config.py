@@ -154,7 +154,9 @@ class ModelConfig(Component):
       embedding_norm: normalise the embeddings, positions included (BERT).
       dropout_rate: dropout rate of embeddings and of each sublayer's output.
       init: how parameters start.
-      scan_unroll: the most periods of the pattern per iteration of the scan over layers.
+      scan_unroll: the most periods of the pattern per iteration of the scan over layers; None: on a CPU all of them, if
+        they have no more than 8 layers, else 1. With `remat` always 1 on a CPU, whose compiler would keep in memory what
+        is to be recomputed.
       remat: what the backward pass recomputes: "none", "dots" (all but matrix products) or "full" (everything but the
         layers' inputs).
       precision: dtypes, as "params=...,compute=...,output=..."; see `Precision`.
@@ -171,7 +173,7 @@ class ModelConfig(Component):
     embedding_norm: bool = False
     dropout_rate: float = field(0.1, SHARE, part=TRAINING, traced=True)
     init: InitConfig = field(InitConfig)
-    scan_unroll: int = field(1, COUNT, part=RUN)
+    scan_unroll: int | None = field(None, COUNT, part=RUN)
     remat: str = field("none", one_of("none", "dots", "full"), part=RUN)
     precision: str = field("params=float32,compute=float32,output=float32", part=RUN)
 

@@ -18,6 +18,7 @@ from .config import ModelConfig
 from .parameters import described
 from .partitioning import spread_stream
 
+_FEW_LAYERS = 8  # that are unrolled on a CPU
 _REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_saveable, "full": None}
 
 
@@ -102,7 +103,7 @@ class Stack(nnx.Module):
 
         of_layers, of_tail = (None, None) if cache is None else (cache.layers, cache.tail)
         period = list(zip(self.layers, layers, strict=True))
-        x, outputs = jax.lax.scan(functools.partial(step, of_layers), x, period, unroll=self.model.scan_unroll)
+        x, outputs = jax.lax.scan(functools.partial(step, of_layers), x, period, unroll=self._unroll)
         x, last = step(of_tail, x, zip(self.tail, tail, strict=True))
         x = spread_stream(x if self.final_norm is None else self.final_norm(x))
         return x, _beside(outputs, last, cache)
@@ -122,6 +123,18 @@ class Stack(nnx.Module):
         """The keys and values of a memory for the cross-attention of each layer."""
         of = lambda layer: layer.cross_attention.keys_values(memory)
         return ByLayer(tuple(jax.vmap(of)(layers) for layers in self.layers), tuple(map(of, self.tail)))
+
+    @property
+    def _unroll(self) -> int:
+        """The number of periods that an iteration of the scan goes through.
+
+        Of a loop, XLA:CPU stacks whatever backward needs of each iteration, and slices it again: a sixth of the time of
+        a step. It compiles as long as there are layers, though, and does not keep recomputed layers apart.
+        """
+        on_cpu, few = jax.default_backend() == "cpu", self.repeats * len(self.layers) <= _FEW_LAYERS
+        if on_cpu and self.model.remat != "none":
+            return 1
+        return self.model.scan_unroll or (self.repeats if on_cpu and few else 1)
 
     def _prepared(self, layer: Any, **seen: Any) -> Any:
         """A layer as a function of the stream alone, which the backward pass recomputes as the config says."""

@@ -12,7 +12,6 @@ Sources: Rabe & Staats, 2021 (blocks of queries, recomputed).
 
 import dataclasses
 import functools
-import os
 from typing import NamedTuple
 
 import jax
