@@ -22,10 +22,12 @@ from tformer_jax.data.files import DataError, WriteError
 from tformer_jax.registry import load_plugin, plugin_file
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.checkpoints import CheckpointError
+from tformer_jax.training.compilation import OFF, keep_compiled
 from tformer_jax.training.directories import RunError
 from tformer_jax.training.experiment import other_models, section_classes
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_on
 from tformer_jax.training.loop import Diverged
+from tformer_jax.training.memory import keep_freed_memory
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.terminal import Terminal
 
@@ -40,6 +42,9 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 PLUGIN = define_texts("plugin", "File or module that registers components, tasks, ...; may be given several times.")
 WORKDIR = define_text("workdir", None, "Directory of the run or sweep.")
+COMPILED = define_text(
+    "compilation_cache", None, "Folder of compiled programs, by default in the user's cache folder; off: none are kept."
+)
 
 
 class _WithChoices(Around):
@@ -248,6 +253,10 @@ def run(
         if len(arguments) > 1:
             sys.exit(f"error: unexpected arguments: {' '.join(arguments[1:])}")
         try:
+            if keep_compiled(COMPILED.value) is None and COMPILED.value not in (None, OFF):
+                raise ConfigError(
+                    f"--compilation_cache={COMPILED.value} is no folder that can be written; give another"
+                )
             main()
             sys.stdout.flush()
         except BrokenPipeError:  # whoever read the output has gone, such as `head`
@@ -294,6 +303,7 @@ def run(
                 sys.exit(f"error: --{flag.name} has no meaning for this command; leave it out")
         return rest
 
+    keep_freed_memory()
     for name in flags.FLAGS:  # --help shows those that a command shares with others too
         module = flags.FLAGS.find_module_defining_flag(name) or ""
         if name in required or (module.startswith("experiments.") and module != __name__):

@@ -42,6 +42,9 @@ def pytest_configure(config):
     if config.pluginmanager.has_plugin("cacheprovider"):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = (
+            jax.config.jax_compilation_cache_dir
+        )  # of the commands that tests start
 
 
 def pytest_collection_finish():

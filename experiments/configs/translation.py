@@ -37,9 +37,7 @@ def _small(data: dict, model: dict, steps: int) -> dict:
     return experiment(
         "translation",
         data=data,
-        model=dict(
-            attention=dict(num_heads=4), layer=dict(norm_position="pre"), max_length=256, **model
-        ),
+        model=dict(attention=dict(num_heads=4), layer=dict(norm_position="pre"), max_length=256, **model),
         optimizer=dict(name="adam", learning_rate=2e-3, schedule="linear", warmup_steps=200, clip_norm=1.0),
         training=dict(steps=steps, evaluate_every=1000),
         checkpoint=dict(every=1000),

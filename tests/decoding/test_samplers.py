@@ -315,3 +315,15 @@ def test_top_k_does_not_sort_the_vocabulary():
     """The last of the k best, taken by a slice, compiles to a sort of everything: fifty times the time."""
     program = jax.jit(lambda x: sampling(top_k=5).filtered(x)).lower(jnp.zeros((2, 300))).compile().as_text()
     assert " sort(" not in program
+
+
+@pytest.mark.parametrize(
+    "how", [dict(top_p=0.9), dict(top_k=50, top_p=0.95), dict(top_k=700, top_p=0.99), dict(top_p=1.0)]
+)
+@pytest.mark.parametrize("scale", [0.1, 5.0])
+def test_a_nucleus_of_a_large_vocabulary_is_that_of_the_definition(how, scale):
+    """It is looked for among the likeliest few: what goes beyond them is left out, or a row that needs no more gets more."""
+    logits = np.asarray(normal(3, 3, 1000, scale=scale))
+    found = np.asarray(sampling(**how).filtered(jnp.asarray(logits)))
+    for row, wanted in zip(found, (by_definition(row, **how) for row in logits), strict=True):
+        np.testing.assert_array_equal(np.isfinite(row), np.isfinite(wanted))

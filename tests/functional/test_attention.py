@@ -681,3 +681,41 @@ def test_what_is_no_key_is_refused_by_name(implementation):
     x = jnp.ones((1, 2, 1, 2))
     with unchecked_annotations(), pytest.raises(TypeError, match="^key must be a key, as .*got 0$"):
         F.scaled_dot_product_attention(x, x, x, dropout_rate=0.5, key=0, implementation=implementation)
+
+
+# The choice of a kernel ----------------------------------------------------------------------------
+
+
+CAUSAL = F.AttentionMask(causal=True)
+CHOICES = {
+    "many scores": (1024, None, None, "cpu", "blockwise", "reference"),
+    "a causal mask on a CPU": (256, CAUSAL, None, "cpu", "blockwise", "reference"),
+    "segments too": (256, CAUSAL & F.AttentionMask(segments=jnp.ones((2, 256), int)), None, "cpu", "blockwise", "reference"),
+    "few queries": (64, CAUSAL, None, "cpu", "reference", "blockwise"),
+    "nothing hidden": (256, None, None, "cpu", "reference", "blockwise"),
+    "dropout": (256, CAUSAL, jax.random.key(0), "cpu", "reference", "blockwise"),
+    "an accelerator": (256, CAUSAL, None, "gpu", "reference", "blockwise"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", CHOICES)
+def test_the_choice_of_a_kernel_is_explained(why):
+    """The reason is another kernel's, or there is none for one that was not taken."""
+    T, mask, key, platform, kernel, other = CHOICES[why]
+    q = jax.ShapeDtypeStruct((2, T, 2, 4), jnp.float32)
+    choice = F.explain_attention(q, q, mask=mask, key=key, platform=platform)
+    assert choice.kernel == kernel and set(choice.ruled_out) == {other} and choice.ruled_out[other]
+
+
+@pytest.mark.parametrize("T", [256, 300])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_what_is_chosen_for_short_causal_rows_is_the_formula(T, segmented):
+    """A block of queries skips a key that one of them sees, or reads another row's."""
+    q, k, v, d_out = (normal(i, 2, T, 2, 4) for i in range(4))
+    ids = np.sort(np.random.default_rng(0).integers(0, 3, (2, T))) if segmented else np.zeros((2, T), int)
+    mask = CAUSAL & F.AttentionMask(segments=jnp.asarray(ids)) if segmented else CAUSAL
+    allowed = np.broadcast_to(np.tri(T, dtype=bool) & (ids[:, None, :, None] == ids[:, None, None]), (2, 2, T, T))
+    out, pull = jax.vjp(lambda *x: F.scaled_dot_product_attention(*x, mask=mask), q, k, v)
+    assert_close(out, oracles.attention(q, k, v, allowed), 1e-5)
+    for got, wanted in zip(pull(d_out), oracles.attention_gradients(q, k, v, d_out, allowed), strict=False):
+        assert_close(got, wanted, 1e-5)

@@ -116,7 +116,7 @@ def test_cached_logits_are_the_uncached_ones(changes):
     np.testing.assert_array_equal(cache.history.lengths, 6)
     (layers,) = cache.history.layers
     np.testing.assert_array_equal(layers.positions[:, :6], np.tile(np.arange(6), (2, 1)))
-    for held in layers.scanned:
+    for held in (layers.keys, layers.values):
         assert held.shape == (2, 2, 8, model.config.attention.kv_heads, 4)
         np.testing.assert_array_equal(held[:, :, 6:], 0.0)
 

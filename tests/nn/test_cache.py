@@ -122,7 +122,7 @@ def test_a_larger_cache_has_the_same_tokens_and_goes_on(slots):
     """Making room loses or moves a token, or the next one is not written behind the last."""
     cache = write(empty(4), NUMBERS)[1].resized(slots)
     kind = cache.layers[0]
-    assert kind.slots == slots and [x.shape[2] for x in kind.scanned] == [slots] * 2
+    assert kind.slots == slots and [x.shape[2] for x in (kind.keys, kind.values)] == [slots] * 2
     assert contents(cache, 0) == {0: 1, 1: 2, 2: 3, 3: 4}
     kept = {0: 1} if slots > 4 else {}
     _, cache = write(cache, [[11], [12]])

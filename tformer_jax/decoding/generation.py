@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from ..functional import AttentionMask
 from ..functional.checks import as_flag, as_key, shown
 from ..functional.numbers import as_integer
+from ..nn import apart
 from ..nn.embeddings import as_token
 from .samplers import Sampler, greedy
 
@@ -48,7 +49,7 @@ def generate(
     as many slots as prompt and continuation need, or as the model's window has.
 
     Args:
-      model: a `models.CausalLM`.
+      model: a `models.CausalLM`; whoever calls this often gives `nn.apart(model)`, which is made of it at every call.
       prompt: token ids, [B T] or a list of B lists of any lengths.
       max_new_tokens: how many to produce.
       sampler: `greedy()` (the default) or `sampling(...)`.
@@ -69,7 +70,7 @@ def generate(
         sampler or a key that is none.
     """
     start, static = _checked(model, prompt, max_new_tokens, sampler, key, eos_id, slide, pad_to, prefix)
-    return _generate(model, **start, **static)
+    return _generate(apart(model), **start, **static)
 
 
 def stream(
@@ -89,6 +90,7 @@ def stream(
     Arguments and errors are those of `generate`; errors are raised at the first token.
     """
     start, static = _checked(model, prompt, max_new_tokens, sampler, key, eos_id, slide, pad_to, prefix)
+    model = apart(model)
     state = _start(model, **start, **static)
     yield np.asarray(state.last)
     for _ in range(1, static["max_new_tokens"]):

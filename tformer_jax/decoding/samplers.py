@@ -14,6 +14,8 @@ from ..functional.numbers import RATE, Number, Range, as_integer, as_number
 # For each unit of the largest logit: as good as greedy; a smaller temperature would make all large logits infinite,
 # and so alike.
 _COLDEST = 1e-30
+# Tokens among which a nucleus is looked for before all are sorted.
+_LIKELY = 256
 _LARGEST = float(jnp.finfo(jnp.float32).max)
 
 _ABOVE_0 = Range("in (0, inf)", lambda x: (0 < x) & (x <= _LARGEST), f"; at most {_LARGEST:.3g}, as it is a float32")
@@ -127,9 +129,29 @@ def sampling(
 
 
 def _nucleus(logits: Float[Array, "B V"], top_p: Any) -> Float[Array, "B V"]:
-    """-inf for the tokens after the first ones, by falling probability, that together reach `top_p`."""
-    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
-    probabilities = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+    """-inf for the tokens after the first ones, by falling probability, that together reach `top_p`.
+
+    They are looked for among the likeliest few, and among all, which have to be sorted for it, only where these few of
+    some row do not reach `top_p`.
+    """
+    V, total = logits.shape[-1], jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+
+    def among_all() -> Array:
+        order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
+        return _kept(logits, order, top_p, total)
+
+    if V <= _LIKELY:
+        return among_all()
+    likely, order = lax.top_k(logits, _LIKELY)  # of equal ones the first, as a stable sort
+    reached = jnp.exp(likely - total).sum(-1)
+    # A row of as many as are not hidden by another filter has nothing beyond them.
+    enough = ((reached > top_p) & (top_p < 1.0)) | (likely.min(-1) == -jnp.inf)
+    return lax.cond(enough.all(), lambda: _kept(logits, order, top_p, total), among_all)
+
+
+def _kept(logits: Float[Array, "B V"], order: Int[Array, "B n"], top_p: Any, total: Float[Array, "B 1"]) -> Array:
+    """-inf for the tokens that `order`, by falling probability, has after those that reach `top_p`, or does not have."""
+    probabilities = jnp.exp(jnp.take_along_axis(logits, order, axis=-1) - total)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     # Rounded, the sum may reach 1 before its last terms.
     wanted = (before < top_p) | jnp.greater_equal(top_p, 1.0)

@@ -14,6 +14,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from ..functional.numbers import NOT_NEGATIVE, Number, as_integer, as_number, as_size, is_known
+from ..nn import apart
 from ..nn.embeddings import as_token, check_tokens
 
 Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]
@@ -52,7 +53,7 @@ def greedy_search(
       ValueError: `max_length` exceeds the model's, or a token out of the vocabulary (says where).
     """
     source, how = _checked(model, source, max_length, bos_id, eos_id)
-    return _greedy_search(model, source, source_mask, **how)
+    return _greedy_search(apart(model), source, source_mask, **how)
 
 
 @functools.partial(jax.jit, static_argnames=("max_length", "bos_id", "eos_id"))
@@ -136,7 +137,7 @@ def beam_search(
     if is_known(length_penalty) and as_number("length_penalty", length_penalty) < 0:
         raise ValueError(f"length_penalty must not be negative, got {length_penalty}")
     length_penalty = as_number("length_penalty", length_penalty, NOT_NEGATIVE)
-    return _beam_search(model, source, source_mask, length_penalty, **how)
+    return _beam_search(apart(model), source, source_mask, length_penalty, **how)
 
 
 _STATIC = ("beam_size", "max_length", "bos_id", "eos_id", "num_results")

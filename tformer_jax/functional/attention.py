@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 from .checks import as_array, as_key, check_shape
-from .kernels import Kernel, ScoreOptions, attention_probabilities, kernel_of, masked_scores
+from .kernels import AttentionChoice, Kernel, ScoreOptions, attention_probabilities, choose, kernel_of, masked_scores
 from .masks import Mask, fitting
 from .numbers import Number
 from .products import product
@@ -69,8 +69,8 @@ def scaled_dot_product_attention(
       key: a typed key.
       implementation: a name in `kernels.KERNELS`, such as "reference" (dense, O(T S) memory), "blockwise" (O(T + S)
         memory, and keys that a mask hides from a whole block of queries are not read) or "auto", which is "blockwise"
-        from more than 512 * 512 scores a head; or any function `kernel(q, k, v, mask, bias, options, key)`, see
-        `kernels`.
+        from more than 512 * 512 scores a head, and of fewer where it pays: see `explain_attention`; or any function
+        `kernel(q, k, v, mask, bias, options, key)`, see `kernels`.
 
     Returns:
       [B T N Hv] in q's dtype.
@@ -92,6 +92,22 @@ def scaled_dot_product_attention(
     heads = kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)  # [B T N Hv]
     check_shape("what the attention kernel returns", heads, (*q.shape[:3], v.shape[3]))
     return heads.astype(q.dtype)
+
+
+def explain_attention(
+    q: Any, k: Any, *, mask: Any = None, key: Array | None = None, platform: str | None = None
+) -> AttentionChoice:
+    """Tells which kernel `implementation="auto"` takes for such arguments, and what rules out the others.
+
+    Args:
+      q, k, mask, key: as in `scaled_dot_product_attention`; of q and k only the shapes matter.
+      platform: "cpu", "gpu", "tpu"; by default that of this process.
+
+    Raises:
+      TypeError, ValueError: as `scaled_dot_product_attention`, of the mask.
+    """
+    (B, T, N, _), S = q.shape, k.shape[1]
+    return choose(q, k, fitting(mask, B, N, T, S), key, platform)
 
 
 def attention_weights(

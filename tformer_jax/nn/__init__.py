@@ -27,7 +27,7 @@ from .layers import Classifier, Linear
 from .norms import Norm
 from .parameters import kernel, ones, table, zeros
 from .positions import Patches
-from .stack import Beside, Stack
+from .stack import Beside, Stack, apart
 
 __all__ = [
     "ATTENTIONS",
@@ -64,6 +64,7 @@ __all__ = [
     "Positions",
     "Stack",
     "TextModelConfig",
+    "apart",
     "TransformerLayerConfig",
     "kernel",
     "ones",

@@ -21,8 +21,9 @@ class KVCache:
     shorter prompt) and a ring of as many slots as an attention window is enough for it.
 
     Attributes:
-      keys: [L B S K H] of all layers of a kind, or [B S K H] of one: a layer's view.
-      values: likewise.
+      held_keys: [L B K S H] of all layers of a kind, or [B K S H] of one, a layer's view: of each head a matrix, which
+        the products of every token take as it lies.
+      held_values: likewise.
       positions: [B S] int32, of the token in each slot; `EMPTY` where there is none.
       written: how many slots have been written.
       reserved: how many of these are for the tokens that the layers will write next: the last ones.
@@ -30,8 +31,8 @@ class KVCache:
       at_once: static; of a ring, the most tokens that may be written before they are all seen; None: it is no ring.
     """
 
-    keys: Any
-    values: Any
+    held_keys: Any
+    held_values: Any
     positions: Any
     written: Any
     reserved: int = dataclasses.field(default=0, metadata={"static": True})
@@ -45,9 +46,19 @@ class KVCache:
         """Returns a cache without a token; `shape` is [... B S K H]. A ring for `at_once` tokens has fewer slots."""
         *layers, B, S, K, H = shape
         S, at_once = _ring(S, window, at_once)
-        zeros = jnp.zeros((*layers, B, S, K, H), dtype)
+        zeros = jnp.zeros((*layers, B, K, S, H), dtype)
         positions = jnp.full((B, S), EMPTY, jnp.int32)
         return cls(zeros, zeros, positions, jnp.int32(0), window=window, at_once=at_once)
+
+    @property
+    def keys(self) -> Array:
+        """The keys by slot, [L B S K H] or [B S K H]."""
+        return self.held_keys.swapaxes(-2, -3)
+
+    @property
+    def values(self) -> Array:
+        """The values by slot, [L B S K H] or [B S K H]."""
+        return self.held_values.swapaxes(-2, -3)
 
     @property
     def slots(self) -> int:
@@ -57,11 +68,11 @@ class KVCache:
     @property
     def scanned(self) -> tuple[Array, Array]:
         """The arrays that each layer has of its own: keys and values."""
-        return self.keys, self.values
+        return self.held_keys, self.held_values
 
     def of_layer(self, scanned: tuple[Array, Array]) -> "KVCache":
         """Returns the view of one layer, or of all, with these keys and values."""
-        return dataclasses.replace(self, keys=scanned[0], values=scanned[1])
+        return dataclasses.replace(self, held_keys=scanned[0], held_values=scanned[1])
 
     def reserve(self, positions: Int[Array, "B T"]) -> "KVCache":
         """Takes the next T slots for tokens at these positions, `EMPTY` for padding.
@@ -78,19 +89,21 @@ class KVCache:
                 f"made with at_once={self.at_once}"
             )
         taken = dataclasses.replace(self, written=self.written + T, reserved=T)
-        return dataclasses.replace(taken, positions=taken._put(self.positions, positions))
+        return dataclasses.replace(taken, positions=taken._put(self.positions, positions, axis=1))
 
     def write(self, keys: Array, values: Array) -> "KVCache":
         """Returns a layer's view with the keys and values [B T K H] of the tokens that slots are reserved for."""
-        return dataclasses.replace(self, keys=self._put(self.keys, keys), values=self._put(self.values, values))
+        by_head = (x.swapaxes(1, 2) for x in (keys, values))  # [B K T H]
+        put = (self._put(*pair, axis=2) for pair in zip(self.scanned, by_head, strict=True))
+        return self.of_layer(tuple(put))
 
-    def _put(self, old: Array, new: Array) -> Array:
-        """[B S ...] with the reserved slots replaced by [B T ...]."""
+    def _put(self, old: Array, new: Array, axis: int) -> Array:
+        """The array with its reserved slots, along an axis, replaced by T others."""
         start = self.written - self.reserved
         if self.reserved == 1:  # a slice is written in place; several may wrap around the end
-            return jax.lax.dynamic_update_slice_in_dim(old, new, start % self.slots, axis=1)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, start % self.slots, axis)
         index = (start + jnp.arange(self.reserved)) % self.slots
-        return old.at[:, index].set(new, unique_indices=True)
+        return old.at[(slice(None),) * axis + (index,)].set(new, unique_indices=True)
 
     def resized(self, slots: int, at_once: int = 1) -> "KVCache":
         """Returns the cache with room for so many tokens, of which layers with a window need the last ones alone.
@@ -107,8 +120,8 @@ class KVCache:
 
         return dataclasses.replace(
             self,
-            keys=change(self.keys, self.keys.ndim - 3, 0),
-            values=change(self.values, self.values.ndim - 3, 0),
+            held_keys=change(self.held_keys, self.held_keys.ndim - 2, 0),
+            held_values=change(self.held_values, self.held_values.ndim - 2, 0),
             positions=change(self.positions, 1, EMPTY),
             # Slot 0 of a shorter cache is its oldest, and so the next to be written.
             written=self.written if slots >= S else jnp.int32(0),
@@ -119,8 +132,8 @@ class KVCache:
         """`change(array, batch axis)` applied to everything that has rows."""
         return dataclasses.replace(
             self,
-            keys=change(self.keys, self.keys.ndim - 4),
-            values=change(self.values, self.values.ndim - 4),
+            held_keys=change(self.held_keys, self.held_keys.ndim - 4),
+            held_values=change(self.held_values, self.held_values.ndim - 4),
             positions=change(self.positions, 0),
         )
 

@@ -97,22 +97,37 @@ class Stack(nnx.Module):
             for i, (layer, own) in enumerate(period):
                 if kinds is not None:
                     own |= {"cache": kinds[i].of_layer(own["cache"])}
-                x, output = self._prepared(layer, bias=biases[i], **own, **shared)(spread_stream(x))
+                bias = biases[i % len(biases)]
+                x, output = self._prepared(layer, bias=bias, **own, **shared)(spread_stream(x))
                 outputs.append(output if kinds is None else output._replace(cache=output.cache.scanned))
             return x, outputs
 
         of_layers, of_tail = (None, None) if cache is None else (cache.layers, cache.tail)
         period = list(zip(self.layers, layers, strict=True))
-        x, outputs = jax.lax.scan(functools.partial(step, of_layers), x, period, unroll=self._unroll)
+        outputs: list[LayerOutput] = []
+        if self.repeats:
+            x, outputs = jax.lax.scan(functools.partial(step, of_layers), x, period, unroll=self._unroll)
         x, last = step(of_tail, x, zip(self.tail, tail, strict=True))
         x = spread_stream(x if self.final_norm is None else self.final_norm(x))
         return x, _beside(outputs, last, cache)
+
+    def apart(self) -> "Stack":
+        """The same stack with all layers one after the other, each with arrays of its own, and none in a scan.
+
+        A loop over tokens reads such arrays where they lie; of stacked ones it copies each layer's at every token.
+        """
+        leaves, structure = jax.tree.flatten(self)
+        stack = jax.tree.unflatten(structure, leaves)
+        one = lambda layers, i: jax.tree.map(lambda x: x[i], layers)
+        stack.tail = nnx.List([*(one(layers, i) for i in range(self.repeats) for layers in self.layers), *self.tail])
+        stack.layers, stack.repeats = nnx.List(), 0
+        return stack
 
     def start_cache(self, batch_size: int, slots: int, at_once: int | None = None) -> Cache:
         """An empty cache; layers with a window get as many slots as they need for `at_once` tokens a call, if given."""
 
         def kind(i: int, layers: tuple[int, ...]) -> Any:
-            model = self.model.of_layer(i)
+            model = self.model.of_layer(i % len(self.model.pattern))
             return model.attention.start_cache(model, layers, batch_size, slots, at_once)
 
         layers = tuple(kind(i, (self.repeats,)) for i in range(len(self.layers)))
@@ -144,7 +159,7 @@ class Stack(nnx.Module):
 
     def _biases(self, mask: F.Mask, T: int, cache: Cache | None) -> list[Array | None]:
         """The bias of the scores of each layer of the pattern: none of one that has other positions than the model."""
-        schemes = [type(self.model.of_layer(i).positions) for i in range(len(self.layers))]
+        schemes = [type(self.model.of_layer(i).positions) for i in range(len(self.model.pattern))]
         biased = [self.position_bias is not None and scheme is type(self.model.positions) for scheme in schemes]
         if not any(biased):
             return [None] * len(biased)
@@ -152,7 +167,7 @@ class Stack(nnx.Module):
         if cache is None:
             bias = self.position_bias(queries, mask.key_block(0, T))  # [b N T T]
             return [bias if has else None for has in biased]
-        kinds = zip(cache.layers, biased, strict=True)
+        kinds = zip((*cache.layers, *cache.tail), biased, strict=False)  # those after the first period are like it
         return [self.position_bias(queries, kind.positions) if has else None for kind, has in kinds]
 
     def _by_layer(self, cache: Cache | None, memory: Any, key: Array | None) -> "ByLayer":
@@ -184,11 +199,11 @@ def _beside(outputs: list[LayerOutput], last: list[LayerOutput], cache: Cache | 
     """The results of all layers, in order; outputs of the scan have a leading axis of repetitions [R ...]."""
 
     def in_order(name: str) -> Array:
-        by_place = [output.captured[name] for output in outputs]
-        x = by_place[0]
-        if len(by_place) > 1:
-            x = jnp.stack(by_place, axis=1).reshape(-1, *x.shape[1:])  # [R P ...] to [R * P ...]
-        return jnp.concatenate([x, *(output.captured[name][None] for output in last)]) if last else x
+        of_scan = [output.captured[name] for output in outputs]  # [R ...] each
+        parts = [output.captured[name][None] for output in last]
+        if of_scan:
+            parts.insert(0, jnp.stack(of_scan, axis=1).reshape(-1, *of_scan[0].shape[1:]))  # [R P ...] to [R * P ...]
+        return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
     losses: Losses = {}
     for output in (*outputs, *last):
@@ -198,4 +213,14 @@ def _beside(outputs: list[LayerOutput], last: list[LayerOutput], cache: Cache | 
         kinds = zip((*cache.layers, *cache.tail), (*outputs, *last), strict=True)
         held = tuple(dataclasses.replace(kind.of_layer(output.cache), reserved=0) for kind, output in kinds)
         cache = Cache(held[: len(outputs)], held[len(outputs) :], cache.lengths)
-    return Beside({name: in_order(name) for name in outputs[0].captured}, losses, cache)
+    return Beside({name: in_order(name) for name in (*outputs, *last)[0].captured}, losses, cache)
+
+
+@jax.jit
+def apart(model: Any) -> Any:
+    """Returns a model whose stacks, wherever they are in it, hold each layer by itself: see `Stack.apart`.
+
+    Of one that is so already, the same arrays.
+    """
+    is_stack = lambda x: isinstance(x, Stack)
+    return jax.tree.map(lambda x: x.apart() if is_stack(x) else x, model, is_leaf=is_stack)

@@ -19,18 +19,20 @@ To add one, in any file:
         return kernels.weighted_sum(dropout(weights, options.dropout_rate, key), v)
 """
 
-from .auto import auto_attention, kernel_of
+from .auto import AttentionChoice, auto_attention, choose, kernel_of
 from .blockwise import blockwise_attention
 from .reference import attention_probabilities, masked_scores, reference_attention, weighted_sum
 from .scores import KERNELS, Kernel, ScoreOptions
 
 __all__ = [
     "KERNELS",
+    "AttentionChoice",
     "Kernel",
     "ScoreOptions",
     "attention_probabilities",
     "auto_attention",
     "blockwise_attention",
+    "choose",
     "kernel_of",
     "masked_scores",
     "reference_attention",

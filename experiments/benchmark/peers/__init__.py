@@ -1,0 +1,1 @@
+"""The same work by other libraries, used as their users would."""
