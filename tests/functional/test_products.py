@@ -10,7 +10,6 @@ from support import assert_close, normal
 
 from tformer_jax.functional.products import product
 
-
 SHAPES = [
     ((2, 5, 3), (3, 4), 1),
     ((2, 5, 3), (3, 4, 6), 1),
