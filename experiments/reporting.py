@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tformer_jax.analysis.plots import plot_loss
+from tformer_jax.data.batches import Part
 from tformer_jax.data.files import write_whole
 from tformer_jax.tasks import Evaluation, Task
 from tformer_jax.training.metrics import read_metrics, sayable
@@ -13,6 +14,7 @@ from tformer_jax.training.run import Run, write_json
 from . import cli
 
 _SHOWN = 5
+_SOME_BATCHES = 4
 
 
 def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | None = None) -> None:
@@ -42,6 +44,23 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
             plot_loss(rows, run.plots / "loss.png")
         task.plot(model, evaluations[splits[0]], run.plots)
     cli.say(f"samples, plots and checkpoints are in {run.directory}")
+
+
+def short_report(run: Run, task: Task, data: Any, model: Any) -> None:
+    """Prints the numbers of some batches of the splits for testing, evenly spread, and draws the losses.
+
+    Raises:
+      WriteError: a file cannot be written.
+    """
+    for split in [name for name in data.splits if name.startswith("test")]:
+        batches = data.evaluation_batches(split)
+        some = Part(batches, min(_SOME_BATCHES, len(batches)))
+        numbers = task.score(model, some, cli.terminal, f"scoring a part of {split}").means
+        said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
+        cli.say(f"{split}, {len(some)} of {len(batches)} batches: {said}")
+    if rows := read_metrics(run.metrics_file, cli.say):
+        plot_loss(rows, run.plots / "loss.png")
+    cli.say(f"plots and checkpoints are in {run.directory}; experiments.evaluate reports on whole splits")
 
 
 def _show_samples(evaluation: Evaluation) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import re
 
 import jax
+from absl import flags
 
 from tformer_jax.config import ConfigError
 from tformer_jax.training.experiment import Experiment, run_training
@@ -18,7 +19,7 @@ from tformer_jax.training.run import Run
 
 from . import cli
 from .parsers import define_integer, define_switch, define_text
-from .reporting import report
+from .reporting import report, short_report
 
 DISTRIBUTED = define_switch(
     "distributed", "Train as one of several processes that SLURM, Open MPI, GKE or Cloud TPU started."
@@ -27,6 +28,12 @@ COORDINATOR = define_text(
     "coordinator", None, "Train as one of several processes started by hand: HOST:PORT of the first."
 )
 NUM_PROCESSES = define_integer("num_processes", None, "With --coordinator: number of processes.")
+REPORT = flags.DEFINE_enum(
+    "report",
+    "full",
+    ["full", "short", "none"],
+    "Report at the end: full, of whole test splits with samples and plots; short, of some of their batches; none.",
+)
 PROCESS_ID = define_integer("process_id", None, "With --coordinator: number of this process, from 0.", lowest=0)
 
 
@@ -47,7 +54,8 @@ def main() -> None:
         task, data, model = run_training(run, cli.say, terminal=cli.terminal)
         if is_first():
             with interruption.at_once("after the last step"):
-                report(run, task, data, model)
+                if REPORT.value != "none":
+                    (report if REPORT.value == "full" else short_report)(run, task, data, model)
 
 
 def join_processes() -> None:

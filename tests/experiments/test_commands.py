@@ -146,6 +146,18 @@ def test_the_same_command_again_reports_the_same_numbers(afterwards, finished, p
     assert rows_of(place / "again") == rows_of(finished[0])
 
 
+@pytest.mark.parametrize("how", ["short", "none"])
+def test_a_report_may_be_short(finished, here, flags, tmp_path, how):
+    """Whole test splits are scored and translated, or a part that is said to be the whole."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    result = here("train", *flags(tmp_path / "run"), f"--report={how}")
+    assert result.returncode == 0, result.stderr
+    said = [line for line in lines_of(result) if line.startswith("test")]
+    assert [re.match(r"test, (\d) of \1 batches: loss \d+\.\d{4}$", line) is not None for line in said] == [True] * (
+        how == "short"
+    )
+
+
 def test_evaluating_gives_the_same_score(afterwards, finished):
     """Evaluation would use another model, split or search than training did."""
     result = afterwards["evaluate"]
