@@ -253,10 +253,6 @@ def run(
         if len(arguments) > 1:
             sys.exit(f"error: unexpected arguments: {' '.join(arguments[1:])}")
         try:
-            if keep_compiled(COMPILED.value) is None and COMPILED.value not in (None, OFF):
-                raise ConfigError(
-                    f"--compilation_cache={COMPILED.value} is no folder that can be written; give another"
-                )
             main()
             sys.stdout.flush()
         except BrokenPipeError:  # whoever read the output has gone, such as `head`
@@ -301,6 +297,8 @@ def run(
         for flag in (CONFIG, WORKDIR):
             if flag.present and flag.name not in required:
                 sys.exit(f"error: --{flag.name} has no meaning for this command; leave it out")
+        if keep_compiled(COMPILED.value) is None and COMPILED.value not in (None, OFF):
+            sys.exit(f"error: --compilation_cache={COMPILED.value} is no folder that can be written; give another")
         return rest
 
     keep_freed_memory()

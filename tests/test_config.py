@@ -58,7 +58,7 @@ FLIPS = {
     "pattern": (({"attention": {"window": 2}}, {}), {}),
     "embedding_norm": (True, {}),
     "dropout_rate": (0.3, {}),
-    "scan_unroll": (2, {}),
+    "scan_unroll": (1, {}),
     "remat": ("full", {}),
     "precision": ("compute=bfloat16", {}),
     "attention.num_heads": (4, {}),

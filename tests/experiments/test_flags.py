@@ -15,7 +15,7 @@ from tformer_jax.sweeps.members import Fields
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.experiment import Experiment, section_classes
 
-NOT_SWEPT = ("checkpoint.keep_every", "training.validation_batches")
+NOT_SWEPT = ("checkpoint.keep_every", "training.validation_batches", "model.scan_unroll")
 
 
 @pytest.fixture
@@ -175,3 +175,15 @@ def test_a_flag_that_cannot_be_is_refused_in_one_line(here, tmp_path, flag, mess
 def test_dotted_names_become_tables():
     """A field is set beside its component."""
     assert nested({"a.b.c": 1, "a.b.d": 2, "e": 3}) == {"a": {"b": {"c": 1, "d": 2}}, "e": 3}
+
+
+def test_a_folder_for_compiled_programs_that_cannot_be_is_said(command, tmp_path):
+    """Programs would be kept nowhere, without a word."""
+    (tmp_path / "file").write_text("")
+    flags = "--config=experiments/configs/causal_lm.py:tiny", f"--compilation_cache={tmp_path / 'file' / 'folder'}"
+    result = command("inspect", *flags)
+    assert (
+        result.returncode == 1
+        and result.stderr.startswith("error: --compilation_cache=")
+        and result.stderr.count("\n") == 1
+    )

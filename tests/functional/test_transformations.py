@@ -19,8 +19,8 @@ from support import assert_close, block_sizes, normal, quick_jit
 import tformer_jax.functional as F
 
 CASES = plain.CASES | plain_attention.CASES
-# What is no function of arrays: names for several of them, and what `AttentionMask` is one of.
-NO_FUNCTIONS = {"ACTIVATIONS", "AttentionParams", "Mask", "kernels"}
+# What is no function of arrays: names for several of them, what `AttentionMask` is one of, and an explanation in words.
+NO_FUNCTIONS = {"ACTIVATIONS", "AttentionParams", "Mask", "explain_attention", "kernels"}
 
 
 @pytest.fixture(autouse=True, scope="module")
