@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 from support import examples, normal, quick_jit
 
-from tformer_jax.decoding import Sampler, greedy, sampling
+from tformer_jax.decoding import Sampler, greedy, samplers, sampling
 
 B, V = 6, 11
 LOGITS = np.asarray(normal(0, B, V, scale=2.0))
@@ -327,3 +327,31 @@ def test_a_nucleus_of_a_large_vocabulary_is_that_of_the_definition(how, scale):
     found = np.asarray(sampling(**how).filtered(jnp.asarray(logits)))
     for row, wanted in zip(found, (by_definition(row, **how) for row in logits), strict=True):
         np.testing.assert_array_equal(np.isfinite(row), np.isfinite(wanted))
+
+
+@pytest.mark.parametrize(
+    "how", [dict(top_k=50, top_p=0.95), dict(top_k=40), dict(top_p=0.8, min_p=0.05), dict(top_k=50, temperature=2.0)]
+)
+@pytest.mark.parametrize("scale", [0.1, 4.0])
+def test_a_draw_among_the_likeliest_is_that_among_all(how, scale, monkeypatch):
+    """The token of a row would depend on whether some row of the batch needs more than the likeliest few."""
+    logits = normal(4, 64, 1000, scale=scale).at[1::2, 10:90].set(2.0)  # of half of the rows, many are equally likely
+    few = sampling(**how)(logits, jax.random.key(0))
+
+    monkeypatch.setattr(samplers, "_LIKELY", 2000)
+    jax.clear_caches()
+    np.testing.assert_array_equal(few, sampling(**how)(logits, jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    "how", [dict(top_k=5), dict(top_k=50, top_p=0.9), dict(top_p=0.7), dict(top_p=0.9, min_p=0.05)]
+)
+def test_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_are_probable(how):
+    """A token is drawn too often, or one that was left out is drawn."""
+    row = np.asarray(normal(5, 1000, scale=4.0))
+    left = by_definition(row, **how)
+    drawn = np.asarray(quick_jit(lambda key: sampling(**how)(jnp.tile(row, (4000, 1)), key))(jax.random.key(1)))
+    expected, found = 4000 * probabilities(left), np.bincount(drawn, minlength=1000)
+    assert not found[expected == 0].any()
+    often = expected > 5
+    assert (np.square(found - expected)[often] / expected[often]).sum() < often.sum() + 4 * np.sqrt(2 * often.sum())

@@ -52,9 +52,44 @@ class Sampler:
         """
         if key is None and not self.is_greedy:
             raise ValueError("sampling needs a random key: pass key=jax.random.key(0), or take decoding.greedy()")
-        logits = self.filtered(logits, seen)
-        tokens = logits.argmax(-1) if self.is_greedy else jax.random.categorical(as_key("key", key), logits)
-        return tokens.astype(jnp.int32)
+        logits = self._prepared(logits, seen)
+        if self.is_greedy:
+            return logits.argmax(-1).astype(jnp.int32)
+        key = as_key("key", key)
+        if self.top_k is None and self.top_p is None:
+            return jax.random.categorical(key, self._left(logits)).astype(jnp.int32)
+        return self._drawn(logits, key).astype(jnp.int32)
+
+    def _drawn(self, logits: Float[Array, "B V"], key: Array) -> Int[Array, "B"]:
+        """A draw from what is left by `top_k` and `top_p`, each row by one number for the tokens by falling probability.
+
+        The number finds the same token among the likeliest few as among all, which have to be sorted for it: rows do
+        not depend on which of them need all.
+        """
+        number = jax.random.uniform(key, (len(logits), 1))
+
+        def among_all() -> Array:
+            left = self._left(logits)
+            order = jnp.argsort(left, axis=-1, descending=True, stable=True)
+            return _first_beyond(number, jnp.take_along_axis(left, order, axis=-1), order)
+
+        if logits.shape[-1] <= _LIKELY or (self.top_k or 0) >= _LIKELY:
+            return among_all()
+        likely, order = lax.top_k(logits, _LIKELY)  # of equal ones the first, as a stable sort
+        if self.top_k is None:
+            total = _total(logits)
+            left = jnp.where(_wanted(likely, total, self.top_p), likely, -jnp.inf)
+            enough = _reaches(likely, total, self.top_p)
+        else:
+            least = jnp.where(jnp.arange(_LIKELY) < self.top_k, likely, jnp.inf).min(-1, keepdims=True)
+            left, enough = (
+                jnp.where(likely < least, -jnp.inf, likely),
+                likely.min(-1) < least[:, 0],
+            )  # or more are as probable
+            if self.top_p is not None:
+                left = jnp.where(_wanted(left, _total(left), self.top_p), left, -jnp.inf)
+        left = self._probable(left)
+        return lax.cond(enough.all(), lambda: _first_beyond(number, left, order), among_all)
 
     @property
     def is_greedy(self) -> bool:
@@ -62,6 +97,11 @@ class Sampler:
 
     def filtered(self, logits: Float[Array, "B V"], seen: Bool[Array, "B V"] | None = None) -> Float[Array, "B V"]:
         """Returns the logits to draw from, float32; -inf for what is left out. The most probable always stays."""
+        logits = self._prepared(logits, seen)
+        return logits if self.is_greedy else self._left(logits)
+
+    def _prepared(self, logits: Array, seen: Array | None) -> Float[Array, "B V"]:
+        """The logits, float32, with the penalty and the temperature."""
         logits = as_array("logits", logits, "B V", kind="floats").astype(jnp.float32)
         width("logits", logits)
         if self.repetition_penalty is not None:
@@ -74,17 +114,27 @@ class Sampler:
         if self.is_greedy:
             return logits
         largest = jnp.where(jnp.isfinite(logits), jnp.abs(logits), 0.0).max(-1, keepdims=True)
-        logits = logits / jnp.maximum(jnp.float32(self.temperature), _COLDEST * jnp.maximum(largest, 1.0))
+        return logits / jnp.maximum(jnp.float32(self.temperature), _COLDEST * jnp.maximum(largest, 1.0))
+
+    def _left(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
+        """What `top_k`, `top_p` and `min_p` leave."""
         if self.top_k is not None:
             # The least of them, not the last: XLA sorts the whole vocabulary for a slice of what `top_k` finds.
             least = lax.top_k(logits, min(self.top_k, logits.shape[-1]))[0].min(-1, keepdims=True)
             logits = jnp.where(logits < least, -jnp.inf, logits)
         if self.top_p is not None:
-            logits = _nucleus(logits, jnp.float32(self.top_p))
-        if self.min_p is not None:
-            least = logits.max(-1, keepdims=True) + jnp.log(jnp.float32(self.min_p))
-            logits = jnp.where(logits < least, -jnp.inf, logits)
-        return logits
+            order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
+            wanted = _wanted(jnp.take_along_axis(logits, order, axis=-1), _total(logits), self.top_p)
+            kept = jnp.put_along_axis(jnp.zeros(logits.shape, bool), order, wanted, axis=-1, inplace=False)
+            logits = jnp.where(kept, logits, -jnp.inf)
+        return self._probable(logits)
+
+    def _probable(self, logits: Float[Array, "B n"]) -> Float[Array, "B n"]:
+        """What `min_p` leaves."""
+        if self.min_p is None:
+            return logits
+        least = logits.max(-1, keepdims=True) + jnp.log(jnp.float32(self.min_p))
+        return jnp.where(logits < least, -jnp.inf, logits)
 
 
 def greedy(*, repetition_penalty: Number | None = None) -> Sampler:
@@ -128,35 +178,30 @@ def sampling(
     )
 
 
-def _nucleus(logits: Float[Array, "B V"], top_p: Any) -> Float[Array, "B V"]:
-    """-inf for the tokens after the first ones, by falling probability, that together reach `top_p`.
-
-    They are looked for among the likeliest few, and among all, which have to be sorted for it, only where these few of
-    some row do not reach `top_p`.
-    """
-    V, total = logits.shape[-1], jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-
-    def among_all() -> Array:
-        order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
-        return _kept(logits, order, top_p, total)
-
-    if V <= _LIKELY:
-        return among_all()
-    likely, order = lax.top_k(logits, _LIKELY)  # of equal ones the first, as a stable sort
-    reached = jnp.exp(likely - total).sum(-1)
-    # A row of as many as are not hidden by another filter has nothing beyond them.
-    enough = ((reached > top_p) & (top_p < 1.0)) | (likely.min(-1) == -jnp.inf)
-    return lax.cond(enough.all(), lambda: _kept(logits, order, top_p, total), among_all)
+def _total(logits: Float[Array, "B n"]) -> Float[Array, "B 1"]:
+    """log Σ exp(logits)."""
+    return jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def _kept(logits: Float[Array, "B V"], order: Int[Array, "B n"], top_p: Any, total: Float[Array, "B 1"]) -> Array:
-    """-inf for the tokens that `order`, by falling probability, has after those that reach `top_p`, or does not have."""
-    probabilities = jnp.exp(jnp.take_along_axis(logits, order, axis=-1) - total)
+def _wanted(logits: Float[Array, "B n"], total: Float[Array, "B 1"], top_p: Any) -> Bool[Array, "B n"]:
+    """Which of the logits, by falling probability, are the first that together reach `top_p`."""
+    probabilities = jnp.exp(logits - total)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     # Rounded, the sum may reach 1 before its last terms.
-    wanted = (before < top_p) | jnp.greater_equal(top_p, 1.0)
-    kept = jnp.put_along_axis(jnp.zeros(logits.shape, bool), order, wanted, axis=-1, inplace=False)
-    return jnp.where(kept, logits, -jnp.inf)
+    return (before < jnp.float32(top_p)) | jnp.greater_equal(top_p, 1.0)
+
+
+def _reaches(logits: Float[Array, "B n"], total: Float[Array, "B 1"], top_p: Any) -> Bool[Array, "B"]:
+    """Whether the likeliest few have this probability, so that nothing of a nucleus is beyond them."""
+    reached = jnp.exp(logits - total).sum(-1)
+    return (reached > jnp.float32(top_p)) & (jnp.float32(top_p) < 1.0)
+
+
+def _first_beyond(number: Float[Array, "B 1"], logits: Float[Array, "B n"], tokens: Int[Array, "B n"]) -> Array:
+    """The first token up to which more than a share `number` of the probability lies: one draw of inverse sampling."""
+    upto = jnp.cumsum(jnp.exp(logits - logits.max(-1, keepdims=True)), axis=-1)
+    place = (upto <= number * upto.max(-1, keepdims=True)).sum(-1, keepdims=True)
+    return jnp.take_along_axis(tokens, jnp.minimum(place, tokens.shape[-1] - 1), axis=-1)[:, 0]
 
 
 def _optional(name: str, value: Number | None, within: Range) -> float | Array | None:
