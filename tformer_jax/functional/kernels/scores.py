@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from ...registry import Registry
 from ..dropout import dropout
+from ..meshes import on_one_device
 from ..numbers import POSITIVE, SHARE, Number, Range, as_number, is_known
 from ..relations import mask_to_bias
 
@@ -103,9 +104,11 @@ def _highest(scores: Array, allowed: Array | None) -> Float[Array, "... 1"]:
 def products_of_heads(q: Float[Array, "B K G t H"], k: Float[Array, "B K s H"]) -> Float[Array, "B K G t s"]:
     """q kᵀ of each head, in float32, or float64 where the inputs are.
 
-    Queries of one head of keys are the rows of one matrix: the gradient of k then sums over one axis, and nothing has
-    to be copied for it, see `products`.
+    On one device, queries of one head of keys are the rows of one matrix: the gradient of k then sums over one axis, and
+    nothing has to be copied for it, see `products`.
     """
+    if not on_one_device(q):
+        return matrix_products("BKGTH,BKSH->BKGTS", q, k)
     B, K, G, T, H = q.shape
     return matrix_products("BKRH,BKSH->BKRS", q.reshape(B, K, G * T, H), k).reshape(B, K, G, T, k.shape[2])
 
@@ -119,9 +122,14 @@ def averages(
     """
     B, K, G, T, S = weights.shape
     totals = weights.sum(-1, keepdims=True)  # [B K G t 1]
-    weights = dropout(weights, options.dropout_rate, key).astype(v.dtype).reshape(B, K, G * T, S)
-    sums = jnp.einsum("BKRS,BKSH->BKRH", weights, v, preferred_element_type=wide(v.dtype))
-    return divided(sums.reshape(B, K, G, T, v.shape[3]), totals.astype(sums.dtype))
+    weights = dropout(weights, options.dropout_rate, key).astype(v.dtype)
+    if on_one_device(weights):  # as in `products_of_heads`
+        rows = weights.reshape(B, K, G * T, S)
+        sums = jnp.einsum("BKRS,BKSH->BKRH", rows, v, preferred_element_type=wide(v.dtype))
+        sums = sums.reshape(B, K, G, T, v.shape[3])
+    else:
+        sums = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v, preferred_element_type=wide(v.dtype))
+    return divided(sums, totals.astype(sums.dtype))
 
 
 def matrix_products(axes: str, q: Array, k: Array) -> Array:
