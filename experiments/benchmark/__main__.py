@@ -20,7 +20,7 @@ from absl import app, flags
 from tformer_jax.data.files import WriteError
 
 from . import report, suites
-from .turns import CEILING, take_turns
+from .turns import CEILING, PROJECT, take_turns
 
 PEERS = flags.DEFINE_string(
     "peers", "", "Contenders beside the project: torch, torch.compile, transformers, flax; or the project with changes, as "
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"error: {arguments[1]} has no row {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     peers, found = _peers(suite), []
     for row in suite.rows(ROWS.value):
-        names = [CEILING, row.base, *(peer for peer in peers if "@" in peer or peer in row.peers)]
+        names = [CEILING, PROJECT, *(peer for peer in peers if "@" in peer or peer in row.peers)]
         case = {"suite": arguments[1], "settings": dict(row.settings)}
         found += report.lines(row, take_turns(names, case, ROUNDS.value, _say))
         _say(f"{row.name} measured")

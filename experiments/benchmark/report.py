@@ -11,7 +11,7 @@ from rich.table import Table
 from tformer_jax.data.files import write_whole
 
 from .suites import Row
-from .turns import CEILING, Times, ratios
+from .turns import CEILING, PROJECT, Times, ratios
 
 _COLUMNS = {
     "row": "{}", "contender": "{}", "milliseconds": "{:.1f}", "ratio": "{:.3f}", "quartiles": "{}", "rate": "{}",
@@ -20,8 +20,8 @@ _COLUMNS = {
 
 
 def lines(row: Row, times: Sequence[Times]) -> list[dict[str, Any]]:
-    """The numbers of each contender of a row; None where there is none. `ratio`: to the row's base, by round."""
-    base, found = next((t for t in times if t.name == row.base), None), []
+    """The numbers of each contender of a row; None where there is none. `ratio`: to the project, by round."""
+    base, found = next((t for t in times if t.name == PROJECT), None), []
     ceiling = next((t.facts["flops"] / t.median for t in times if t.name == CEILING), None)
     for t in times:
         first, ratio, third = ratios(t, base) if base else (None, None, None)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-CEILING = "ceiling"
+CEILING, PROJECT = "ceiling", "tformer_jax"
 
 
 @dataclasses.dataclass

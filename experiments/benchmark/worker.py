@@ -63,7 +63,7 @@ def ceiling() -> Work:
 
 
 def _changes(text: str) -> dict[str, Any]:
-    """Fields and values of "a.b=1,c=x", values as YAML would read them."""
+    """Fields and values of "a.b=1,c=x", values as JSON, or texts."""
     changes = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")

@@ -117,7 +117,7 @@ class Sampler:
         return logits / jnp.maximum(jnp.float32(self.temperature), _COLDEST * jnp.maximum(largest, 1.0))
 
     def _left(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        """What `top_k`, `top_p` and `min_p` leave."""
+        """Returns what `top_k`, `top_p` and `min_p` leave."""
         if self.top_k is not None:
             # The least of them, not the last: XLA sorts the whole vocabulary for a slice of what `top_k` finds.
             least = lax.top_k(logits, min(self.top_k, logits.shape[-1]))[0].min(-1, keepdims=True)
@@ -130,7 +130,7 @@ class Sampler:
         return self._probable(logits)
 
     def _probable(self, logits: Float[Array, "B n"]) -> Float[Array, "B n"]:
-        """What `min_p` leaves."""
+        """Returns what `min_p` leaves."""
         if self.min_p is None:
             return logits
         least = logits.max(-1, keepdims=True) + jnp.log(jnp.float32(self.min_p))
@@ -184,7 +184,7 @@ def _total(logits: Float[Array, "B n"]) -> Float[Array, "B 1"]:
 
 
 def _wanted(logits: Float[Array, "B n"], total: Float[Array, "B 1"], top_p: Any) -> Bool[Array, "B n"]:
-    """Which of the logits, by falling probability, are the first that together reach `top_p`."""
+    """Tells which of the logits, by falling probability, are the first that together reach `top_p`."""
     probabilities = jnp.exp(logits - total)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     # Rounded, the sum may reach 1 before its last terms.
@@ -192,7 +192,7 @@ def _wanted(logits: Float[Array, "B n"], total: Float[Array, "B 1"], top_p: Any)
 
 
 def _reaches(logits: Float[Array, "B n"], total: Float[Array, "B 1"], top_p: Any) -> Bool[Array, "B"]:
-    """Whether the likeliest few have this probability, so that nothing of a nucleus is beyond them."""
+    """Tells whether the likeliest few have this probability, so that nothing of a nucleus is beyond them."""
     reached = jnp.exp(logits - total).sum(-1)
     return (reached > jnp.float32(top_p)) & (jnp.float32(top_p) < 1.0)
 

@@ -19,14 +19,12 @@ class Row:
     Attributes:
       name: what the table calls it.
       settings: plain values.
-      peers: those that can do it, beside the project.
-      base: the contender that the others are compared with.
+      peers: those that can do it, beside the project, which they are compared with.
     """
 
     name: str
     settings: Mapping[str, Any]
     peers: tuple[str, ...] = ()
-    base: str = "tformer_jax"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,9 +54,8 @@ def weighted_sum(weights: Float[Array, "B N T S"], v: Float[Array, "B S K Hv"]) 
 @KERNELS.register("reference")
 def reference_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> Array:
     """Attends with all weights at once."""
+    bias, allowed = (split_heads(x, k.shape[2]) for x in (bias, _allowed(q, k, mask)))
     q, k, v = by_head(q, k, v)
-    allowed = None if mask.hides_nothing else mask.tile(0, q.shape[3], 0, k.shape[2])
-    bias, allowed = split_heads(bias, k.shape[1]), split_heads(allowed, k.shape[1])
     weights = options.weights(products_of_heads(q, k), bias, allowed)  # [B K G T S]
     return by_token(averages(weights, v, options, key)).astype(q.dtype)
 
