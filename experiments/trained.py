@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from absl import flags
+
+from tformer_jax.nn import WEIGHTS, with_weights
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment, load_run
 from tformer_jax.training.run import Run, changed_plugins
@@ -11,10 +14,17 @@ from . import cli
 from .parsers import define_integer
 
 STEP = define_integer("step", None, "Step of the checkpoint to use; by default the newest.")
+WEIGHTS_KEPT = flags.DEFINE_enum(
+    "weights", WEIGHTS[0], WEIGHTS, "How matrices and token tables are kept: int8 has a scale for each output, and "
+    "generates faster; see tformer_jax.nn.with_weights.",
+)  # fmt: skip
 
 
 def load(progress: Terminal) -> tuple[Run, Experiment, Task, Any]:
     """Loads the run of --workdir: the run, its experiment, task and model; `progress` is told what takes long."""
     run = Run.open(cli.WORKDIR.value)
     progress.say(*changed_plugins(run.directory, run.config))  # first: it may be why the rest cannot be loaded
-    return run, *load_run(run, STEP.value, progress)
+    experiment, task, model = load_run(run, STEP.value, progress)
+    if WEIGHTS_KEPT.value != WEIGHTS[0]:
+        progress.say(f"weights are kept in {WEIGHTS_KEPT.value}")
+    return run, experiment, task, with_weights(model, WEIGHTS_KEPT.value)

@@ -165,6 +165,16 @@ def test_evaluating_gives_the_same_score(afterwards, finished):
     assert scores_in(result) == scores_in(finished[1])
 
 
+def test_weights_may_be_kept_in_eight_bits(finished, here, tmp_path):
+    """Scored with other weights than those it says, or with a matrix of the wrong scale, which a loss would show."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    result = here("evaluate", f"--workdir={tmp_path / 'run'}", "--weights=int8")
+    assert result.returncode == 0, result.stderr
+    assert "weights are kept in int8" in result.stdout
+    loss, wanted = (float(scores_in(x)[1]) for x in (result, finished[1]))
+    assert abs(loss - wanted) < 5e-3
+
+
 @pytest.mark.parametrize("how", by_day(["here", "from_scratch"], 0))
 def test_a_text_has_one_line(request, afterwards, finished, how):
     """Scripts could not use the output: nothing but the translation may be on stdout."""

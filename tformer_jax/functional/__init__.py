@@ -27,6 +27,7 @@ from .masks import AttentionMask, Mask
 from .normalization import layer_norm, rms_norm
 from .patches import patchify
 from .positions import interpolate_positions, positions_in_segments, sinusoidal_positions, sinusoidal_positions_2d
+from .quantization import Int8Matrix, quantize_int8
 from .relations import causal_mask, mask_to_bias
 from .relative import alibi_bias, alibi_slopes, apply_rotary, relative_position_buckets, rotate
 
@@ -34,6 +35,7 @@ __all__ = [
     "ACTIVATIONS",
     "AttentionMask",
     "AttentionParams",
+    "Int8Matrix",
     "Mask",
     "alibi_bias",
     "alibi_slopes",
@@ -63,6 +65,7 @@ __all__ = [
     "positions_in_segments",
     "project_heads",
     "project_qkv",
+    "quantize_int8",
     "random_flip",
     "random_shift",
     "relative_position_buckets",

@@ -15,7 +15,8 @@ from .checks import as_array, as_key, check_shape
 from .kernels import AttentionChoice, Kernel, ScoreOptions, attention_probabilities, choose, kernel_of, masked_scores
 from .masks import Mask, fitting
 from .numbers import Number
-from .products import product
+from .products import as_weight, product
+from .quantization import Weight
 from .relations import as_rank_4
 
 
@@ -146,7 +147,7 @@ def attention_scores(
 
 
 def project_heads(
-    x: Float[Array, "B T D"], w: Float[Array, "D N H"], b: Float[Array, "N H"] | None = None
+    x: Float[Array, "B T D"], w: Float[Weight, "D N H"], b: Float[Array, "N H"] | None = None
 ) -> Float[Array, "B T N H"]:
     """One projection of equation 3, X W + b, split into heads.
 
@@ -157,7 +158,7 @@ def project_heads(
 
 
 def _projected(x_name: str, x: Any, w_name: str, w: Any, b_name: str, b: Any) -> Array:
-    x, w = as_array(x_name, x, "B T D"), as_array(w_name, w, "D N H")
+    x, w = as_array(x_name, x, "B T D"), as_weight(w_name, w, "D N H")
     if w.shape[0] != x.shape[2]:
         raise ValueError(f"{w_name} must be [D N H] with {x_name}'s D={x.shape[2]}, got the shape {w.shape}")
     out = product(x, w)  # [B T N H]
@@ -191,7 +192,7 @@ def combine_heads(heads: Float[Array, "B T N Hv"], params: AttentionParams) -> F
       TypeError, ValueError: what is no array, heads that w_o is not for, a bias that is not [D].
     """
     params, heads = _as_params(params), as_array("heads", heads, "B T N Hv")
-    w_o = as_array("w_o", params.w_o, "N Hv D")
+    w_o = as_weight("w_o", params.w_o, "N Hv D")
     check_shape("w_o", w_o, (*heads.shape[2:], w_o.shape[2]))
     out = product(heads, w_o, axes=2)  # [B T D]
     return out if params.b_o is None else out + as_array("b_o", params.b_o, shape=w_o.shape[2:])

@@ -62,7 +62,7 @@ def as_array(
     return x
 
 
-def check_shape(name: str, x: Array, wanted: tuple[int, ...]) -> None:
+def check_shape(name: str, x: Any, wanted: tuple[int, ...]) -> None:
     """Refuses what would be broadcast, and so counted several times or paired with what it is not for.
 
     Raises:
@@ -144,7 +144,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be {', '.join(first)} or {last}, got {shown(value)}")
 
 
-def width(name: str, x: Array) -> int:
+def width(name: str, x: Any) -> int:
     """The size of the last axis.
 
     Raises:

@@ -9,14 +9,15 @@ from jaxtyping import Float
 from .checks import as_array, check_function, check_shape, width
 from .dropout import dropout
 from .numbers import Number
-from .products import product
+from .products import as_weight, product
+from .quantization import Weight
 
 
 def feed_forward(
     x: Float[Array, "*batch D"],
-    w1: Float[Array, "D F"],
+    w1: Float[Weight, "D F"],
     b1: Float[Array, "F"] | None,
-    w2: Float[Array, "F D"],
+    w2: Float[Weight, "F D"],
     b2: Float[Array, "D"] | None,
     *,
     activation: Callable[[Array], Array] = jax.nn.relu,
@@ -47,9 +48,9 @@ def feed_forward(
 
 def gated_feed_forward(
     x: Float[Array, "*batch D"],
-    w_gate: Float[Array, "D F"],
-    w_up: Float[Array, "D F"],
-    w_down: Float[Array, "F D"],
+    w_gate: Float[Weight, "D F"],
+    w_up: Float[Weight, "D F"],
+    w_down: Float[Weight, "F D"],
     *,
     b_gate: Float[Array, "F"] | None = None,
     b_up: Float[Array, "F"] | None = None,
@@ -85,9 +86,9 @@ def gated_feed_forward(
     return _affine(dropout(activation(gate) * up, dropout_rate, key), w_down, b_down, "w_down", "b_down")
 
 
-def _affine(x: Array, w: Array, b: Array | None, w_name: str, b_name: str) -> Array:
+def _affine(x: Array, w: Weight, b: Array | None, w_name: str, b_name: str) -> Array:
     """x W + b, from any width D to any width F."""
-    w = as_array(w_name, w, "D F")
+    w = as_weight(w_name, w, "D F")
     F = width(w_name, w)
     check_shape(w_name, w, (width("x", x), F))
     out = product(x, w)  # [*batch F]

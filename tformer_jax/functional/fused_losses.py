@@ -26,11 +26,12 @@ from .losses import (
     weighted_values,
 )
 from .numbers import SHARE, Number, as_number
+from .quantization import Weight
 
 
 def fused_cross_entropy(
     hidden: Float[Array, "*batch D"],
-    w_out: Float[Array, "D V"],
+    w_out: Float[Weight, "D V"],
     targets: Int[Array, "*batch"],
     *,
     b_out: Float[Array, "V"] | None = None,
@@ -67,6 +68,7 @@ def fused_cross_entropy(
         reduction, weights or a projection of another shape than hidden's, or targets that are not one for each state.
     """
     hidden, w_out, b_out = check_projection(hidden, w_out, b_out)
+    w_out = jnp.asarray(w_out)  # one that is in eight bits has no derivative
     targets, weights = check_targets(targets, weights, hidden.shape[:-1], reduction)
     class_weights = check_class_weights(class_weights, w_out.shape[1])
     counts = class_counts(class_weights, targets)

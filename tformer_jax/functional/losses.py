@@ -10,14 +10,15 @@ from jaxtyping import Bool, Float, Int, Real
 
 from .checks import as_array, check_choice, check_shape, width
 from .numbers import CAP, SHARE, Number, as_number, is_off
-from .products import product
+from .products import as_weight, product
+from .quantization import Weight
 
 Reduction = Literal["mean", "sum", "none"]
 
 
 def output_logits(
     hidden: Float[Array, "*batch D"],
-    w_out: Float[Array, "D V"],
+    w_out: Float[Weight, "D V"],
     b_out: Float[Array, "V"] | None = None,
     *,
     logit_softcap: Number | None = None,
@@ -40,7 +41,7 @@ def output_logits(
 
 def output_log_probs(
     hidden: Float[Array, "*batch D"],
-    w_out: Float[Array, "D V"],
+    w_out: Float[Weight, "D V"],
     b_out: Float[Array, "V"] | None = None,
     *,
     logit_softcap: Number | None = None,
@@ -53,15 +54,15 @@ def output_log_probs(
 
 
 def check_projection(
-    hidden: Array, w_out: Array, b_out: Array | None
-) -> tuple[Float[Array, "*batch D"], Float[Array, "D V"], Float[Array, "V"] | None]:
+    hidden: Array, w_out: Weight, b_out: Array | None
+) -> tuple[Float[Array, "*batch D"], Float[Weight, "D V"], Float[Array, "V"] | None]:
     """States, a projection that is for them, and its bias in float32.
 
     Raises:
       TypeError: what is no array.
       ValueError: a projection that is not [D V], or a bias that is not [V].
     """
-    hidden, w_out = as_array("hidden", hidden), as_array("w_out", w_out, "D V")
+    hidden, w_out = as_array("hidden", hidden), as_weight("w_out", w_out, "D V")
     check_shape("w_out", w_out, (width("hidden", hidden), width("w_out", w_out)))
     if b_out is not None:
         b_out = as_array("b_out", b_out, shape=w_out.shape[1:]).astype(jnp.float32)

@@ -27,6 +27,7 @@ from .layers import Classifier, Linear
 from .norms import Norm
 from .parameters import kernel, ones, table, zeros
 from .positions import Patches
+from .quantized import WEIGHTS, with_weights
 from .stack import Beside, Stack, apart
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "LAYERS",
     "NORMS",
     "POSITIONS",
+    "WEIGHTS",
     "Attended",
     "Attention",
     "AttentionConfig",
@@ -69,5 +71,6 @@ __all__ = [
     "kernel",
     "ones",
     "table",
+    "with_weights",
     "zeros",
 ]

@@ -14,6 +14,7 @@ from .. import functional as F
 from ..config import COUNT, ENDS, POSITIVE, Component, field
 from ..functional.numbers import as_integer
 from ..functional.products import product
+from ..functional.quantization import Weight
 from .config import ModelConfig
 from .parameters import kernel, table, zeros
 from .parametrization import divided_by_growth, reference_width
@@ -55,6 +56,7 @@ class Embedding(nnx.Module):
     """A table of vectors of tokens, scaled by √D on the way out if the config says so: the D of `reference_width`."""
 
     def __init__(self, vocab_size: int, model: TextModelConfig, *, axis: str = "vocab", rngs: nnx.Rngs):
+        self.vocab_size = vocab_size
         self.table = table(model, rngs, {axis: vocab_size, "model": model.d_model})
         self.scale = math.sqrt(reference_width(model)) if model.scale_embeddings else 1.0
         self.compute_dtype = model.dtypes.compute
@@ -68,15 +70,25 @@ class Embedding(nnx.Module):
         Raises:
           ValueError: a token outside [0, V), where the values are known (not under `jax.jit`).
         """
-        vocab_size = self.table.shape[0]
-        check_tokens(tokens, vocab_size, name)
+        check_tokens(tokens, self.vocab_size, name)
         # A negative index would count from the end; V is out of range and fills with NaN.
         tokens = tokens.astype(jnp.result_type(tokens, jnp.int32))  # V may be too large for a narrow type
-        index = jnp.where(tokens < 0, vocab_size, tokens)
-        # In float32, so that the gradient of a token is the sum over its occurrences: 16 bits stop at 256 of them.
-        vectors = whole_vectors(self.table[...]).astype(jnp.float32)  # [V D]
-        x = vectors.at[index].get(mode="fill", fill_value=jnp.nan)  # [B T D]
+        x = self._vectors(jnp.where(tokens < 0, self.vocab_size, tokens))  # [B T D]
         return spread_stream(x.astype(self.compute_dtype) * self.scale)
+
+    def _vectors(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """In float32, so that the gradient of a token is the sum over its occurrences: 16 bits stop at 256 of them."""
+        held = self.table[...]
+        if isinstance(held, F.Int8Matrix):
+            return held.of_outputs(index)
+        vectors = whole_vectors(held).astype(jnp.float32)  # [V D]
+        return vectors.at[index].get(mode="fill", fill_value=jnp.nan)
+
+    @property
+    def output_matrix(self) -> Float[Weight, "D V"]:
+        """The table as a projection to the vocabulary."""
+        held = self.table[...]
+        return held if isinstance(held, F.Int8Matrix) else held.T  # in eight bits it is held as this projection
 
 
 def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None:
@@ -149,9 +161,9 @@ class Output(nnx.Module):
         self.w = None if model.output.tie else kernel(model, rngs, axes, contracted=("model",), role="output")
         self.b = zeros(model, {"vocab": model.vocab_size}) if model.output.bias else None
 
-    def weights(self, embedding: Embedding) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
+    def weights(self, embedding: Embedding) -> tuple[Float[Weight, "D V"], Float[Array, "V"] | None]:
         """W_o, the matrix * scale / m (see `parametrization`), and its bias, for `functional.fused_cross_entropy`."""
-        w, scale = embedding.table[...].T if self.w is None else self.w[...], self.model.output.scale
+        w, scale = embedding.output_matrix if self.w is None else self.w[...], self.model.output.scale
         w = divided_by_growth(self.model, w if scale is None else w * scale)
         return w, None if self.b is None else self.b[...]
 

@@ -149,9 +149,11 @@ def parameters(tree: Any) -> dict[str, ParameterInfo]:
     One that does not say it, as those of Flax's own modules, is read by its rank: of two axes a hidden matrix, of more
     one that nobody knows the sides of, of fewer a bias. See `described` for those within stacked layers.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable)
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_variable)
     held = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
-    return {path: _read(x) for path, x in held.items() if jax.tree.leaves(x)}  # masked by Optax, it holds nothing
+    return {
+        path: parameter_info(x) for path, x in held.items() if jax.tree.leaves(x)
+    }  # masked by Optax, it holds nothing
 
 
 def described(module: nnx.Module) -> nnx.Module:
@@ -161,9 +163,9 @@ def described(module: nnx.Module) -> nnx.Module:
       ConfigError: see `check_unshared`.
     """
     check_unshared(module)
-    for held in jax.tree.leaves(module, is_leaf=_is_variable):
-        if _is_variable(held) and "axes" not in held.get_metadata():
-            held.set_metadata(**_metadata(_read(held)))
+    for held in jax.tree.leaves(module, is_leaf=is_variable):
+        if is_variable(held) and "axes" not in held.get_metadata():
+            held.set_metadata(**_metadata(parameter_info(held)))
     return module
 
 
@@ -174,22 +176,24 @@ def check_unshared(module: Any) -> None:
       ConfigError: it does (names both).
     """
     places: dict[int, str] = {}
-    for path, held in jax.tree_util.tree_leaves_with_path(module, is_leaf=_is_variable):
+    for path, held in jax.tree_util.tree_leaves_with_path(module, is_leaf=is_variable):
         here = jax.tree_util.keystr(path, simple=True, separator=".")
-        if _is_variable(held) and (there := places.setdefault(id(held), here)) != here:
+        if is_variable(held) and (there := places.setdefault(id(held), here)) != here:
             raise ConfigError(
                 f"{type(module).__name__} holds one parameter as {there} and as {here}, which training would make two "
                 "of; keep it in one place, and read it from there (a property may give it another name)"
             )
 
 
-def _is_variable(x: Any) -> bool:
+def is_variable(x: Any) -> bool:
+    """Says whether a leaf holds an array of a module."""
     return isinstance(x, nnx.Variable)
 
 
-def _read(held: Any) -> ParameterInfo:
+def parameter_info(held: Any) -> ParameterInfo:
+    """Returns what one parameter is, see `parameters`."""
     shape = jax.tree.leaves(held)[0].shape
-    said = held.get_metadata() if _is_variable(held) else {}
+    said = held.get_metadata() if is_variable(held) else {}
     if "axes" in said:
         return ParameterInfo(shape, said["axes"], said["contracted"], said["batch"], said["role"])
     if len(shape) == 2:

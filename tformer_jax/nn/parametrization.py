@@ -21,9 +21,8 @@ Source: Yang et al., 2022, table 8 and definition 4.1.
 
 import math
 
-from jax import Array
-
 from ..config import Component, check_choice
+from ..functional.quantization import Weight
 from .config import ModelConfig
 
 
@@ -58,7 +57,7 @@ def attention_scale(model: ModelConfig) -> float:
     return 1 / math.sqrt(model.attention.head_width(model.d_model) * wider) if scale is None else scale / wider
 
 
-def divided_by_growth(model: ModelConfig, x: Array) -> Array:
+def divided_by_growth(model: ModelConfig, x: Weight) -> Weight:
     """x / m: the products with an output matrix, or the matrix."""
     m = growth(model)
     return x if m == 1 else x / m

@@ -1,6 +1,7 @@
 """Generation with a cache: greedy, by top-k and top-p, in beams; of random models, so that no row ends early.
 
-A turn makes all new tokens of all rows, the prompt's reading included.
+A turn makes all new tokens of all rows, the prompt's reading included. `tformer_jax@weights=int8` keeps weights in eight
+bits.
 """
 
 import importlib
@@ -53,15 +54,18 @@ def _product(settings: Mapping[str, Any], changes: Mapping[str, Any]):
     import jax
     from flax import nnx
 
-    from tformer_jax import decoding
+    from tformer_jax import decoding, nn
     from tformer_jax.config import build, merged, nested
     from tformer_jax.models import CausalLM, Transformer
 
     from .train_step import model_table
 
     cls = CausalLM if settings["task"] == "causal_lm" else Transformer
+    changes = dict(changes)
+    weights = changes.pop("weights", nn.WEIGHTS[0])
     table = merged(cls.Config, model_table(settings), nested(changes))
     model = jax.jit(lambda: cls(build(cls.Config, table, "model"), rngs=nnx.Rngs(0)))()
+    model = nn.with_weights(model, weights)
     tokens, new = prompt(settings), settings["new"]
     if beams := settings.get("beams"):
         how = dict(beam_size=beams, max_length=new, bos_id=BOS, eos_id=EOS, num_results=1)
