@@ -1,9 +1,12 @@
 """The loop: resumed as if nothing had happened, stopped before a bad state is kept, written down as promised."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import re
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ from tformer_jax.config import ConfigError, build
 from tformer_jax.data.batches import Batches
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.interruption import Interrupted
-from tformer_jax.training.loop import Diverged, train
+from tformer_jax.training.loop import Diverged, Loop, train
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
@@ -144,6 +147,44 @@ def test_metrics_are_written_when_promised(undisturbed):
     rows = rows_of(undisturbed[0])
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8, 10, 12]
     assert [row["step"] for row in rows if "validation_loss" in row] == [5, 10, 12]
+
+
+NOTHING = {"used": jnp.zeros(0, int)}
+
+
+class Waiting(Loop):
+    """Steps that end when the batch after theirs has been asked for."""
+
+    evaluate_every = checkpoint_every = 100
+    interruption, compiling = types.SimpleNamespace(requested=False), lambda self, batch: contextlib.nullcontext()
+    record = validate = save = lambda self, *arguments: {}
+
+    def __init__(self):
+        self.asked = [threading.Event() for _ in range(4)]
+
+    def batch(self, i):
+        self.asked[i].set()
+        return i
+
+    def step(self, arrays, batch):
+        assert batch == 2 or self.asked[batch + 1].wait(timeout=30), (
+            f"batch {batch + 1} is not read while {batch} is used"
+        )
+        return {"used": jnp.append(arrays["used"], batch)}, {}
+
+
+def test_the_next_batch_is_read_while_a_step_runs():
+    """A device would wait for the host between two steps; or read a batch that is not to be used."""
+    loop = Waiting()
+    assert loop.steps(NOTHING, 0, 3)["used"].tolist() == [0, 1, 2]
+    assert [event.is_set() for event in loop.asked] == [True, True, True, False]
+
+
+def test_no_step_needs_no_batch():
+    """A finished run has no batch after its last one."""
+    loop = Waiting()
+    assert loop.steps(NOTHING, 3, 3) is NOTHING
+    assert not any(event.is_set() for event in loop.asked)
 
 
 def test_the_last_validation_is_of_the_returned_model(undisturbed):

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -31,7 +32,8 @@ class Diverged(RuntimeError):
 class Loop:
     """Steps one after the other, with validations and checkpoints between; subclasses say what is trained.
 
-    The numbers of a step are fetched while the next one runs, so the device never waits for the host.
+    The numbers of a step are fetched, and the next batch is read and sent, while a step runs, so the device never waits
+    for the host.
 
     Attributes, and methods, of a subclass:
       step: `(arrays, batch) -> (arrays, metrics)`, compiled; the first arrays are donated.
@@ -62,8 +64,11 @@ class Loop:
         Raises:
           Interrupted: after a step whose checkpoint is kept.
         """
-        for step in range(start + 1, until + 1):
-            batch = self.batch(step - 1)
+        with contextlib.closing(_ahead(self.batch, start, until)) as batches:
+            return self._steps(arrays, batches, start, until)
+
+    def _steps(self, arrays: Arrays, batches: Iterator[Any], start: int, until: int) -> Arrays:
+        for step, batch in enumerate(batches, start + 1):
             with self.compiling(batch):
                 arrays, metrics = self.step(arrays, batch)
             self._settle()
@@ -91,6 +96,17 @@ class Loop:
             metrics, stop = jax.device_get((metrics, stop))
             self.stop |= bool(stop)
             self.record(step, metrics)
+
+
+def _ahead(batch: Callable[[int], Any], start: int, until: int) -> Iterator[Any]:
+    """The batches from `start` to `until`, each read and sent to the device by a thread while the one before is used."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as thread:
+        coming = [thread.submit(batch, i) for i in range(start, until)[:1]]
+        for i in range(start, until):
+            here = coming.pop().result()
+            if i + 1 < until:
+                coming.append(thread.submit(batch, i + 1))
+            yield here
 
 
 def train(

@@ -65,7 +65,7 @@ def _product(settings: Mapping[str, Any], changes: Mapping[str, Any]):
     weights = changes.pop("weights", nn.WEIGHTS[0])
     table = merged(cls.Config, model_table(settings), nested(changes))
     model = jax.jit(lambda: cls(build(cls.Config, table, "model"), rngs=nnx.Rngs(0)))()
-    model = nn.with_weights(model, weights)
+    model = nn.apart(nn.with_weights(model, weights))  # as whoever generates often does
     tokens, new = prompt(settings), settings["new"]
     if beams := settings.get("beams"):
         how = dict(beam_size=beams, max_length=new, bos_id=BOS, eos_id=EOS, num_results=1)
