@@ -51,8 +51,9 @@ def first_then_others(function: Callable[[], _T]) -> _T:
     return function()
 
 
-def in_any(mesh: Mesh, mine: bool) -> Any:
-    """Returns whether something is so in any process, the same in all; with several, read it once the step is done.
+def in_any(mesh: Mesh | None, mine: bool) -> Any:
+    """Returns whether something is so in any process, the same in all; with several, which share the mesh, read
+    it once the step is done.
 
     The answer is computed on the devices, in order with the steps, so that no process waits for it.
     """
