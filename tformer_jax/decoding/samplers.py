@@ -73,19 +73,18 @@ class Sampler:
             order = jnp.argsort(left, axis=-1, descending=True, stable=True)
             return _first_beyond(number, jnp.take_along_axis(left, order, axis=-1), order)
 
-        if logits.shape[-1] <= _LIKELY or (self.top_k or 0) >= _LIKELY:
+        # More than `top_k`, so that it is seen where others are as probable as the k-th.
+        few = _LIKELY if self.top_k is None else 1 << self.top_k.bit_length()
+        if few >= logits.shape[-1]:
             return among_all()
-        likely, order = lax.top_k(logits, _LIKELY)  # of equal ones the first, as a stable sort
+        likely, order = lax.top_k(logits, few)  # of equal ones the first, as a stable sort
         if self.top_k is None:
             total = _total(logits)
             left = jnp.where(_wanted(likely, total, self.top_p), likely, -jnp.inf)
             enough = _reaches(likely, total, self.top_p)
         else:
-            least = jnp.where(jnp.arange(_LIKELY) < self.top_k, likely, jnp.inf).min(-1, keepdims=True)
-            left, enough = (
-                jnp.where(likely < least, -jnp.inf, likely),
-                likely.min(-1) < least[:, 0],
-            )  # or more are as probable
+            least = jnp.where(jnp.arange(few) < self.top_k, likely, jnp.inf).min(-1, keepdims=True)
+            left, enough = jnp.where(likely < least, -jnp.inf, likely), likely.min(-1) < least[:, 0]
             if self.top_p is not None:
                 left = jnp.where(_wanted(left, _total(left), self.top_p), left, -jnp.inf)
         left = self._probable(left)
