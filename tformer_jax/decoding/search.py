@@ -192,7 +192,7 @@ def _advance(model, state: _Beams, penalty: Callable, bos_id: int, eos_id: int) 
     log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, log_probs), K)
     # Each row's history is replaced by its parent's; the memory is the same for all beams.
     rows = (jnp.arange(B)[:, None] * K + jnp.take_along_axis(parents, chosen, axis=1)).reshape(-1)
-    cache = cache.map_history(lambda x, axis: jnp.take(x, rows, axis))
+    cache = cache.map_history(lambda x, axis: jnp.take(x, rows, axis, mode="clip"))  # all are in range
     return _Beams(state.step + 1, jnp.take_along_axis(tokens, chosen[:, :, None], axis=1), log_probs, cache, finished)
 
 

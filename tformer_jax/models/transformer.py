@@ -146,7 +146,7 @@ class Transformer(nnx.Module):
         if not 1 <= length <= limit:
             raise ValueError(f"a cache has between 1 and max_length={limit} tokens, got {length}")
         mask = memory_mask(source_mask, B, memory.shape[1])
-        return DecoderCache(self.decoder.start_cache(B, length), self.decoder.memory_keys_values(memory), mask)
+        return DecoderCache.of(self.decoder.start_cache(B, length), self.decoder.memory_keys_values(memory), mask)
 
     def extend(self, target: Target, cache: DecoderCache) -> tuple[Float[Array, "B T V"], DecoderCache]:
         """Logits of the next T tokens after those in the cache, and the cache with them.

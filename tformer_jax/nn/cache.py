@@ -199,13 +199,24 @@ class DecoderCache:
 
     Attributes:
       history: of the target.
-      memory: keys and values of the memory, by layer, as `Stack` takes them.
+      held_memory: keys and values of the memory, by layer, [... B K S H] each: by head, as the products of every token
+        take them.
       memory_mask: over the memory, booleans [B 1 1 S], or None.
     """
 
     history: Cache
-    memory: Any
+    held_memory: Any
     memory_mask: Any
+
+    @classmethod
+    def of(cls, history: Cache, memory: Any, memory_mask: Any) -> "DecoderCache":
+        """The cache with such a history; `memory` is what `Stack.memory_keys_values` gives."""
+        return cls(history, _heads_and_slots(memory), memory_mask)
+
+    @property
+    def memory(self) -> Any:
+        """Keys and values of the memory, by layer, as `Stack` takes them, [... B S K H] each."""
+        return _heads_and_slots(self.held_memory)
 
     def map_history(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
         """`change(array, batch axis)` applied to what was decoded so far: how a beam reorders its rows."""
@@ -213,6 +224,11 @@ class DecoderCache:
 
     def map_rows(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
         """`change(array, batch axis)` applied to everything that has rows."""
-        memory = jax.tree.map(lambda x: change(x, x.ndim - 4), self.memory)
+        memory = jax.tree.map(lambda x: change(x, x.ndim - 4), self.held_memory)
         mask = jax.tree.map(lambda x: change(x, 0), self.memory_mask)
-        return dataclasses.replace(self.map_history(change), memory=memory, memory_mask=mask)
+        return dataclasses.replace(self.map_history(change), held_memory=memory, memory_mask=mask)
+
+
+def _heads_and_slots(memory: Any) -> Any:
+    """[... B S K H] to [... B K S H], or back."""
+    return jax.tree.map(lambda x: x.swapaxes(-3, -2), memory)
