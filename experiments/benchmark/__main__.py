@@ -4,6 +4,7 @@
     python -m experiments.benchmark train_step --rows=gpt-small --peers=tformer_jax@scan_unroll=1
     python -m experiments.benchmark train_step --peers="torch tformer_jax@scan_unroll=1,remat=full tformer_jax@../older"
     python -m experiments.benchmark attention --rows=causal-4096 --peers=torch,tformer_jax@reference --output=results
+    python -m experiments.benchmark scaling
 
 Each contender is a process, a peer the same work by another library: `pip install -e ".[bench]"`. A ratio below 1 is
 faster than the base, the project as it stands. The ceiling is a product of large matrices, measured in the same run;

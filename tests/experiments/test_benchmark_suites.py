@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pkgutil
 import re
 
 import jax
@@ -11,8 +12,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec as P
 
-from experiments.benchmark import fits
-from experiments.benchmark.__main__ import SUITES
+from experiments.benchmark import fits, suites
 from experiments.benchmark.collectives import collectives, size_of
 from experiments.benchmark.data import SOURCE
 from experiments.benchmark.picture import draw_ratios
@@ -46,7 +46,7 @@ def settings_of(suite, name):
     return next(row.settings for row in suite.ROWS if row.name == name)
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(suites.__path__)])
 def test_rows_have_names_of_their_own_and_some_are_measured_by_default(name):
     """A row could not be asked for, or a suite would measure nothing."""
     suite = importlib.import_module(f"experiments.benchmark.suites.{name}")
