@@ -4,6 +4,7 @@
     python -m experiments.benchmark train_step --rows=gpt-small --peers=tformer_jax@scan_unroll=1
     python -m experiments.benchmark train_step --peers="torch tformer_jax@scan_unroll=1,remat=full tformer_jax@../older"
     python -m experiments.benchmark attention --rows=causal-4096 --peers=torch,tformer_jax@reference --output=results
+    python -m experiments.benchmark scaling
 
 Each contender is a process, a peer the same work by another library: `pip install -e ".[bench]"`. A ratio below 1 is
 faster than the base, the project as it stands. The ceiling is a product of large matrices, measured in the same run;
@@ -28,7 +29,7 @@ PEERS = flags.DEFINE_string(
 )  # fmt: skip
 ROWS = flags.DEFINE_list("rows", [], "Rows of the suite to measure; by default those for a CPU.")
 ROUNDS = flags.DEFINE_integer("rounds", 12, "Number of rounds; in each, every contender has one turn.", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", None, "Folder to write results.json and table.md to.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder to write results.json, table.md and ratios.png to.")
 
 SUITES = sorted(module.name for module in pkgutil.iter_modules(suites.__path__))
 
@@ -42,14 +43,15 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"error: {arguments[1]} has no row {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     peers, found = _peers(suite), []
     for row in suite.rows(ROWS.value):
-        names = [CEILING, PROJECT, *(peer for peer in peers if "@" in peer or peer in row.peers)]
+        names = [CEILING, PROJECT, *row.ways, *(peer for peer in peers if "@" in peer or peer in row.peers)]
         case = {"suite": arguments[1], "settings": dict(row.settings)}
         found += report.lines(row, take_turns(names, case, ROUNDS.value, _say))
         _say(f"{row.name} measured")
-    report.show(found)
+    said = suite.summary(found) if hasattr(suite, "summary") else []
+    report.show(found, said)
     if OUTPUT.value:
         try:
-            report.write(arguments[1], found, Path(OUTPUT.value))
+            report.write(arguments[1], found, said, Path(OUTPUT.value))
         except (WriteError, OSError) as error:
             sys.exit(f"error: {error}")
 
@@ -60,7 +62,9 @@ def _peers(suite) -> list[str]:
     known = sorted({peer for row in suite.ROWS for peer in row.peers})
     for peer in peers:
         if peer not in known and not peer.startswith("tformer_jax@"):
-            sys.exit(f"error: --peers of {suite.__name__.rpartition('.')[2]} are {', '.join(known)}, got {peer!r}")
+            sys.exit(
+                f"error: --peers of {suite.__name__.rpartition('.')[2]} are {', '.join(known) or 'tformer_jax@...'}, got {peer!r}"
+            )
     return peers
 
 

@@ -23,6 +23,7 @@ class Times:
       first: seconds from the start of its process to the end of its first turn.
       peak_bytes: the most memory that its turns took beyond what stood before its work was made.
       facts: what the worker said of the work: its count, unit, flops and predicted bytes.
+      notes: what the work had to say after its last turn.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Times:
     first: float
     peak_bytes: int
     facts: Mapping[str, Any]
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -97,7 +99,7 @@ def take_turns(names: Sequence[str], case: Mapping[str, Any], rounds: int, say: 
                 seconds[name].append(contenders[name].turn())
         ends = {name: contender.end() for name, contender in contenders.items()}
         return [
-            Times(name, seconds[name], ready.pop("first"), ends[name]["peak_bytes"], ready)
+            Times(name, seconds[name], ready.pop("first"), ends[name]["peak_bytes"], ready, ends[name]["notes"])
             for name, ready in ((name, dict(contender.ready)) for name, contender in contenders.items())
         ]
 

@@ -29,11 +29,13 @@ def main() -> None:
         sys.path.insert(0, how)  # `experiments` is loaded already: of the other version comes the package alone
         how = ""
     flags = [part for part in how.split(",") if part.startswith("--xla")]
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+    suite = importlib.import_module(f"experiments.benchmark.suites.{case['suite']}")
+    asked = getattr(suite, "ENVIRONMENT", {})  # before JAX is imported
+    every_flag = [os.environ.get("XLA_FLAGS", ""), asked.get("XLA_FLAGS", ""), *flags]
+    os.environ |= asked | {"XLA_FLAGS": " ".join(filter(None, every_flag))}  # of blanks alone XLA would make a file
     how = ",".join(part for part in how.split(",") if part not in flags)
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     memory = Memory(name)
-    suite = importlib.import_module(f"experiments.benchmark.suites.{case['suite']}")
     if name == "tformer_jax":
         with contextlib.suppress(ImportError):  # an older version has none
             importlib.import_module("tformer_jax.training.memory").keep_freed_memory()  # as every command does
@@ -44,7 +46,8 @@ def main() -> None:
     print(json.dumps(facts | {"first": time.time() - began}), file=out, flush=True)
     for line in sys.stdin:
         if line.strip() == "end":
-            print(json.dumps({"peak_bytes": memory.peak()}), file=out, flush=True)
+            peak = (work.peak or memory.peak)()
+            print(json.dumps({"peak_bytes": peak, "notes": work.notes()}), file=out, flush=True)
             return
         start = time.perf_counter()
         work.turn()

@@ -10,6 +10,9 @@ import pytest
 from experiments.benchmark.turns import Times, ratios
 
 ROOT = Path(__file__).parents[2]
+SUITES = (
+    "attention", "checkpoints", "decode", "growth", "input", "loss", "scaling", "startup", "sweeps", "train_step",
+)  # fmt: skip
 
 
 def run(*arguments):
@@ -26,9 +29,10 @@ def test_a_ratio_is_that_of_turns_in_one_round():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "give one suite of attention, decode, loss, train_step"),
+        ((), f"give one suite of {', '.join(SUITES)}"),
         (("loss", "--rows=huge"), "loss has no row huge; it has gpt2, small"),
         (("loss", "--peers=torch"), "--peers of loss are plain, got 'torch'"),
+        (("input", "--peers=torch"), "--peers of input are tformer_jax@..., got 'torch'"),
     ],
 )
 def test_what_cannot_be_measured_is_said(arguments, said):
@@ -52,14 +56,21 @@ def test_contenders_take_turns_and_results_are_written(tmp_path):
     lines = json.loads((tmp_path / "results.json").read_text())["lines"]
     assert [line["contender"] for line in lines] == ["ceiling", "tformer_jax", "plain", "tformer_jax@256"]
     assert lines[1]["ratio"] == 1.0 and all(line["milliseconds"] > 0 for line in lines)
+    assert all(len(line["seconds"]) == 2 for line in lines)
     assert (tmp_path / "table.md").read_text().count("\n") == 6
+    assert (tmp_path / "ratios.png").exists()
+
+
+SMALLEST = {
+    "train_step": "transformer-tiny", "decode": "beam-4", "attention": "padded-256", "growth": "depth-2", "input": "pictures",
+    "scaling": "data",
+}  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["train_step", "decode", "attention"])
+@pytest.mark.parametrize("suite", SMALLEST)
 def test_every_suite_measures_the_project(suite):
     """The work of a row cannot be made."""
-    smallest = {"train_step": "transformer-tiny", "decode": "beam-4", "attention": "padded-256"}[suite]
-    done = run(suite, f"--rows={smallest}", "--rounds=1")
+    done = run(suite, f"--rows={SMALLEST[suite]}", "--rounds=1")
     assert done.returncode == 0 and "left out" not in done.stderr, done.stderr
-    assert smallest in done.stdout and "tformer_jax" in done.stdout
+    assert SMALLEST[suite] in done.stdout and "tformer_jax" in done.stdout
