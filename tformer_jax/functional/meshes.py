@@ -39,3 +39,8 @@ def spread_by_compiler() -> bool:
     """Returns whether the compiler spreads arrays over several devices: a mesh is in use, other than by `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     return any(n > 1 and kind != AxisType.Manual for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True))
+
+
+def is_checked(x: Any) -> bool:
+    """Returns whether `shard_map` is known to check where an array differs between devices: what it is told of it."""
+    return bool(getattr(getattr(jax.typeof(x), "manual_axis_type", None), "varying", ()))

@@ -25,6 +25,7 @@ from .cudnn import cudnn_attention
 from .reference import attention_probabilities, masked_scores, reference_attention, weighted_sum
 from .request import Request
 from .scores import KERNELS, Kernel, ScoreOptions
+from .splash import splash_attention
 
 __all__ = [
     "KERNELS",
@@ -40,5 +41,6 @@ __all__ = [
     "kernel_of",
     "masked_scores",
     "reference_attention",
+    "splash_attention",
     "weighted_sum",
 ]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jax import Array
 
 from ..masks import Mask
-from . import cudnn
+from . import cudnn, splash
 from .blockwise import skips_keys
 from .request import Request
 from .scores import KERNELS, MANY_SCORES, Kernel, ScoreOptions
@@ -50,7 +50,12 @@ def _not_reference(asked: Request) -> str | None:
 
 # What rules each kernel out, by name, the first to be taken first; an accelerator's own kernel is taken at any length,
 # until a device has been measured. Where "blockwise" is ruled out, "reference" is not.
-_REFUSALS = {"cudnn": cudnn.refusal, "blockwise": _not_blockwise, "reference": _not_reference}
+_REFUSALS = {
+    "cudnn": cudnn.refusal,
+    "splash": splash.refusal,
+    "blockwise": _not_blockwise,
+    "reference": _not_reference,
+}
 
 
 def choose(asked: Request) -> AttentionChoice:
