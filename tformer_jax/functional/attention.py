@@ -78,10 +78,10 @@ def scaled_dot_product_attention(
       dropout_rate: of the attention weights; needs `key` (None means no dropout).
       key: a typed key.
       implementation: a name in `kernels.KERNELS`, such as "reference" (dense, O(T S) memory), "blockwise" (O(T + S)
-        memory, and keys that a mask hides from a whole block of queries are not read), "cudnn" (NVIDIA's),
-        "splash" (for TPUs) or "auto", which takes an accelerator's own where it can, else "blockwise" from more than 512 * 512 scores a head, and of
-        fewer where it pays: see `explain_attention`; or any function `kernel(q, k, v, mask, bias, options, key)`, see
-        `kernels`.
+        memory, and keys that a mask hides from a whole block of queries are not read), "cudnn" (NVIDIA's), "splash"
+        (for TPUs) or "auto", which takes an accelerator's own where it can, else "blockwise" from more than 512 * 512
+        scores a head, and of fewer where it pays: see `explain_attention`; or any function
+        `kernel(q, k, v, mask, bias, options, key)`, see `kernels`.
 
     Returns:
       [B T N Hv] in q's dtype.
