@@ -179,6 +179,40 @@ def test_more_keys_than_queries_and_another_scale(imitated):
     check(*arrays(2, S=48), dict(lengths=np.array([48, 0, 7])), scale=0.7)
 
 
+@pytest.mark.parametrize("fields", [dict(causal=True, lengths=LENGTHS), dict(causal=True, segments=IDS)])
+def test_under_vmap_it_is_the_same(imitated, fields):
+    """JAX's own rule for `vmap` refuses packed rows, and lengths that examples share; examples get others' gradients."""
+    mask = F.AttentionMask(**jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, fields))
+    two = [jnp.stack([x, 2 * x[::-1]], axis=1) for x in arrays(2)]
+
+    def gradients(q, k, v, d_out):
+        return jax.vjp(lambda *x: F.scaled_dot_product_attention(*x, mask=mask), q, k, v)[1](d_out)
+
+    mapped = quick_jit(jax.vmap(gradients, in_axes=1))(*two)
+    for i in range(2):
+        for got, wanted in zip(mapped, quick_jit(gradients)(*(x[:, i] for x in two)), strict=True):
+            assert_close(got[i], wanted, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["causal", "lengths", "all of them"])
+def test_it_is_traced_under_shard_map_and_a_mesh(on_gpu, name):
+    """What `shard_map` is told of where arrays differ is lost on the way, or a mesh's compiler is handed no call."""
+    mask = F.AttentionMask(
+        **jax.tree.map(lambda x: jnp.asarray(x[:2]) if isinstance(x, np.ndarray) else x, MASKS[name])
+    )
+    q, k, v, _ = (x[:2] for x in arrays(2))
+    attend = lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = [
+        jax.shard_map(attend, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"), check_vma=x) for x in (1, 0)
+    ]
+    for run in (attend, *split):
+        loss = lambda q, k, v, run=run: run(q, k, v, mask).astype(jnp.float32).sum()
+        with jax.set_mesh(mesh):
+            text = jax.jit(jax.grad(loss)).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
+        assert "cudnn$fmhaSoftmaxBackward" in text or "CustomSPMDPartitioning" in text
+
+
 @pytest.mark.parametrize("shape", [(1, N, T, T), (B, 1, T, T), (1, 1, T, T)])
 def test_a_bias_of_minus_infinity_hides(imitated, shape):
     """Infinities reach cuDNN, a row that they hide is no zeros, or the gradient of the bias is not the formula's."""

@@ -2,7 +2,7 @@
 
 Causality, windows before the query, lengths, a bias, and documents that are packed in rows: cuDNN takes those as
 sequences of their own, by where each starts and how long it is. It has rules for one reverse derivative alone: forward
-mode, second derivatives and `vmap` need `implementation="blockwise"`.
+mode and second derivatives need `implementation="blockwise"`. Under `vmap` it is called once for each example.
 
 Tested without a GPU, by what is handed to cuDNN and by a stand-in for it; it has not run on a device yet.
 
@@ -22,6 +22,7 @@ from ..meshes import is_spread, spread_by_compiler
 from ..numbers import is_known
 from ..relations import as_ints
 from .blockwise import blockwise_attention
+from .mapped import one_by_one
 from .request import Request, band, first
 from .scores import KERNELS, ScoreOptions
 
@@ -143,15 +144,23 @@ def cudnn_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> Ar
       ValueError: something rules it out, see `explain_attention`.
     """
     Request(q, k, v, mask, bias, options, key).check("cudnn", refusal)
-    if mask.segments is None:
-        return _attend(q, k, v, mask, bias, options, None)
+
+    def attend(floats: tuple, mask: Mask) -> Array:
+        return (_attend if mask.segments is None else _packed)(*floats, mask, options)
+
+    # JAX's rule for `vmap` knows neither packed rows nor lengths that examples share.
+    return one_by_one(attend)((q, k, v, bias), mask)
+
+
+def _packed(q, k, v, bias, mask: Mask, options: ScoreOptions) -> Array:
+    """Attention of documents in rows; there is no bias then."""
     B, T = q.shape[:2]
     segments = jnp.broadcast_to(as_ints(mask.segment_pair[0]), (B, T))
     runs, packed = _runs_of(segments, max(_LEAST_RUNS, min(T // _TOKENS_OF_RUN, _MOST_RUNS)))
     return lax.cond(
         packed,
-        lambda q, k, v: _attend(q, k, v, mask, None, options, runs),
-        lambda q, k, v: blockwise_attention(q, k, v, mask, None, options, None),
+        lambda q, k, v: _attend(q, k, v, bias, mask, options, runs),
+        lambda q, k, v: blockwise_attention(q, k, v, mask, bias, options, None),
         *(q, k, v),
     )
 
@@ -171,7 +180,7 @@ def _runs_of(segments: Int[Array, "B T"], most: int) -> tuple[_Runs, Bool[Array,
     return runs, (of_token[:, -1] < most).all() & ~again.any()
 
 
-def _attend(q, k, v, mask: Mask, bias, options: ScoreOptions, runs: _Runs | None) -> Array:
+def _attend(q, k, v, bias, mask: Mask, options: ScoreOptions, runs: _Runs | None = None) -> Array:
     """Attention by cuDNN, of rows as they are or of the runs in them.
 
     cuDNN says nothing of a query that sees no key, and may leave what it writes for one, or for padding, as the memory
