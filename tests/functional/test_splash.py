@@ -80,6 +80,20 @@ def test_more_keys_than_queries_or_segments_of_their_own(fields):
     check(fields, S=128)
 
 
+@pytest.mark.parametrize("name", [*MASKS, "segments of their own"])
+def test_every_query_that_splash_is_given_sees_a_key(name):
+    """JAX's kernel says that it may divide by 0 otherwise, though it need not."""
+    fields = MASKS.get(name, dict(segments=(IDS, np.sort(IDS)[:, 2:])))
+    S = T if name in MASKS else 128
+    mask = F.AttentionMask(**jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, fields))
+    segments, _ = splash._segments(mask, (B, T, S), splash._widths(mask, T, S))
+    assert segments.q.shape == segments.kv.shape == (B, 256)
+    apart = np.arange(256) - np.arange(256)[:, None]
+    before, after = (256 if side is None else side for side in splash.band(mask, T, S))
+    near = (apart >= -before) & (apart <= after)
+    assert (near & (np.asarray(segments.q)[:, :, None] == np.asarray(segments.kv)[:, None])).any(2).all()
+
+
 @pytest.fixture
 def on_tpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")

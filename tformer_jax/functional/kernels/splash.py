@@ -80,8 +80,7 @@ def splash_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> A
 def attend(q, k, v, mask: AttentionMask, options: ScoreOptions, interpret: bool = False) -> Array:
     """Attention of what is not ruled out; `interpret`: without a TPU, slowly."""
     (B, T, N, _), (S, Hv) = q.shape, (v.shape[1], v.shape[3])
-    # A query that sees no key finds a hidden one at its own place, or else at the end.
-    widths = _up(T, _BLOCKS[-1]), _up(S + (T != S or _differ(mask)), _BLOCKS[-1])
+    widths = _widths(mask, T, S)
     q = (q.astype(jnp.float32) * options.scale).astype(q.dtype)
     heads = [_filled(x, n) for x, n in ((q, widths[0]), (k, widths[1]), (v, widths[1]))]  # [B N T' H']
     segments, seen = None, None
@@ -90,6 +89,14 @@ def attend(q, k, v, mask: AttentionMask, options: ScoreOptions, interpret: bool 
     kernel = _kernel(mask, options.softcap, N, (T, S), widths, interpret)
     out = jax.vmap(kernel)(*heads, segments).transpose(0, 2, 1, 3)[:, :T, :, :Hv]  # [B T N Hv]
     return out if seen is None else jnp.where(seen[..., None, None], out, 0)
+
+
+def _widths(mask: AttentionMask, T: int, S: int) -> tuple[int, int]:
+    """The lengths T' and S' of whole blocks.
+
+    A query that sees no key finds a hidden one at its own place, or at the end, where there is one more then.
+    """
+    return _up(T, _BLOCKS[-1]), _up(S + (T != S or _differ(mask)), _BLOCKS[-1])
 
 
 def _up(n: int, step: int) -> int:
