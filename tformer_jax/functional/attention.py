@@ -8,11 +8,21 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from jax import Array
 from jaxtyping import Float
 
 from .checks import as_array, as_key, check_shape
-from .kernels import AttentionChoice, Kernel, ScoreOptions, attention_probabilities, choose, kernel_of, masked_scores
+from .kernels import (
+    AttentionChoice,
+    Kernel,
+    Request,
+    ScoreOptions,
+    attention_probabilities,
+    choose,
+    kernel_of,
+    masked_scores,
+)
 from .masks import Mask, fitting
 from .numbers import Number
 from .products import as_weight, product
@@ -69,8 +79,9 @@ def scaled_dot_product_attention(
       dropout_rate: of the attention weights; needs `key` (None means no dropout).
       key: a typed key.
       implementation: a name in `kernels.KERNELS`, such as "reference" (dense, O(T S) memory), "blockwise" (O(T + S)
-        memory, and keys that a mask hides from a whole block of queries are not read) or "auto", which is "blockwise"
-        from more than 512 * 512 scores a head, and of fewer where it pays: see `explain_attention`; or any function
+        memory, and keys that a mask hides from a whole block of queries are not read), "cudnn" (NVIDIA's), "splash"
+        (for TPUs) or "auto", which takes an accelerator's own where it can, else "blockwise" from more than 512 * 512
+        scores a head, and of fewer where it pays: see `explain_attention`; or any function
         `kernel(q, k, v, mask, bias, options, key)`, see `kernels`.
 
     Returns:
@@ -80,7 +91,8 @@ def scaled_dot_product_attention(
       TypeError: q, k, v or a bias that are no arrays of floats, a mask that is not boolean, no number or no key.
       ValueError: another number of axes, a size of 0 (but for B), keys or values that do not go with the queries,
         heads that do not divide, a mask or a bias that does not fit the scores, a number out of its range, several
-        keys to draw from, an unknown implementation, or one that returns another shape.
+        keys to draw from, an unknown implementation, one that returns another shape, or one by name that cannot be
+        taken (says why).
     """
     q, k, mask, bias = _checked(q, k, mask, bias)
     v = as_array("v", v, "B S K Hv", kind="floats")
@@ -89,26 +101,42 @@ def scaled_dot_product_attention(
             f"v must have k's shape {k.shape}, got {v.shape}; only the last axis may differ, and must not be 0"
         )
     key = key if key is None else as_key("key", key)
-    kernel = kernel_of(implementation, q, k, mask, key)
-    heads = kernel(q, k, v, mask, bias, _options(q, scale, logit_softcap, dropout_rate), key)  # [B T N Hv]
+    options = _options(q.shape[3], scale, logit_softcap, dropout_rate)
+    kernel = kernel_of(implementation, Request(q, k, v, mask, bias, options, key))
+    heads = kernel(q, k, v, mask, bias, options, key)  # [B T N Hv]
     check_shape("what the attention kernel returns", heads, (*q.shape[:3], v.shape[3]))
     return heads.astype(q.dtype)
 
 
 def explain_attention(
-    q: Any, k: Any, *, mask: Any = None, key: Array | None = None, platform: str | None = None
+    q: Any,
+    k: Any,
+    v: Any = None,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: Number | None = None,
+    logit_softcap: Number | None = None,
+    dropout_rate: Number = 0.0,
+    key: Array | None = None,
+    platform: str | None = None,
 ) -> AttentionChoice:
-    """Tells which kernel `implementation="auto"` takes for such arguments, and what rules out the others.
+    """Tells which kernel `implementation="auto"` takes for such arguments, and what rules out each of the others.
 
     Args:
-      q, k, mask, key: as in `scaled_dot_product_attention`; of q and k only the shapes matter.
-      platform: "cpu", "gpu", "tpu"; by default that of this process.
+      q, k, v, bias: as in `scaled_dot_product_attention`, or what has their shapes and dtypes; v by default as k.
+      mask, scale, logit_softcap, dropout_rate, key: as in `scaled_dot_product_attention`.
+      platform: "cpu", "gpu", "tpu"; by default that of this process. Of a GPU elsewhere a Hopper one is assumed.
 
     Raises:
-      TypeError, ValueError: as `scaled_dot_product_attention`, of the mask.
+      TypeError, ValueError: as `scaled_dot_product_attention`, of the mask and the numbers.
     """
     (B, T, N, _), S = q.shape, k.shape[1]
-    return choose(q, k, fitting(mask, B, N, T, S), key, platform)
+    if bias is not None:
+        bias = jax.eval_shape(lambda x: as_rank_4("bias", x, (B, N, T, S)), bias)
+    options = _options(q.shape[3], scale, logit_softcap, dropout_rate)
+    v, mask = k if v is None else v, fitting(mask, B, N, T, S)
+    return choose(Request(q, k, v, mask, bias, options, key, platform=platform))
 
 
 def attention_weights(
@@ -126,7 +154,7 @@ def attention_weights(
     where the query may attend no key.
     """
     q, k, mask, bias = _checked(q, k, mask, bias)
-    return attention_probabilities(q, k, mask, bias, _options(q, scale, logit_softcap))
+    return attention_probabilities(q, k, mask, bias, _options(q.shape[3], scale, logit_softcap))
 
 
 def attention_scores(
@@ -143,7 +171,7 @@ def attention_scores(
     Arguments and errors are those of `scaled_dot_product_attention`; what is left out is not applied.
     """
     q, k, mask, bias = _checked(q, k, mask, bias)
-    return masked_scores(q, k, mask, bias, _options(q, scale, logit_softcap))
+    return masked_scores(q, k, mask, bias, _options(q.shape[3], scale, logit_softcap))
 
 
 def project_heads(
@@ -262,8 +290,8 @@ def multi_head_attention(
     return combine_heads(heads, params)
 
 
-def _options(q: Array, scale: Number | None, softcap: Number | None, dropout_rate: Number = 0.0) -> ScoreOptions:
-    return ScoreOptions(1.0 / math.sqrt(q.shape[-1]) if scale is None else scale, softcap, dropout_rate)
+def _options(H: int, scale: Number | None, softcap: Number | None, dropout_rate: Number = 0.0) -> ScoreOptions:
+    return ScoreOptions(1.0 / math.sqrt(H) if scale is None else scale, softcap, dropout_rate)
 
 
 def _checked(q: Any, k: Any, mask: Any, bias: Any) -> tuple[Array, Array, Mask, Array | None]:

@@ -1,8 +1,10 @@
 """Meshes of devices: where arrays lie on one whose axes have explicit types, and whether one is in use at all."""
 
+from typing import Any
+
 import jax
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 
 def gathered(x: Array, axis: int) -> Array:
@@ -25,4 +27,20 @@ def spread_like(x: Array, like: Array, axes: int) -> Array:
 def on_one_device(x: Array) -> bool:
     """Returns whether an array lies on one device, as far as it is known: no mesh of several is in use or splits it."""
     mesh = jax.sharding.get_abstract_mesh()
-    return (mesh.empty or mesh.size == 1) and all(split is None for split in jax.typeof(x).sharding.spec)
+    return (mesh.empty or mesh.size == 1) and not is_spread(x)
+
+
+def is_spread(x: Any) -> bool:
+    """Returns whether the type of an array, or of what has its shape, says that a mesh splits it."""
+    return any(split is not None for split in jax.typeof(x).sharding.spec)
+
+
+def spread_by_compiler() -> bool:
+    """Returns whether the compiler spreads arrays over several devices: a mesh is in use, other than by `shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return any(n > 1 and kind != AxisType.Manual for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True))
+
+
+def is_checked(x: Any) -> bool:
+    """Returns whether `shard_map` is known to check where an array differs between devices: what it is told of it."""
+    return bool(getattr(getattr(jax.typeof(x), "manual_axis_type", None), "varying", ()))

@@ -7,7 +7,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
-from ..functional.kernels import Kernel, kernel_of
+from ..functional.kernels import Kernel, Request, kernel_of
 
 # The axes of a mesh, and those that share rows, and positions.
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -53,7 +53,7 @@ def spread_queries(implementation: str | Kernel, length: int) -> str | Kernel:
         return implementation
 
     def on_devices(q, k, v, mask, bias, options, key):
-        kernel = kernel_of(implementation, q, k, mask, key)
+        kernel = kernel_of(implementation, Request(q, k, v, mask, bias, options, key, split_queries=True))
         mask, queries = mask.cuttable(length), P(None, POSITIONS)
         where = jax.tree.map(lambda axis: P() if axis < 0 else P(*[None] * axis, POSITIONS), mask.query_axes)
         by_query = P(None, None, POSITIONS) if bias is not None and bias.shape[2] > 1 else P()

@@ -21,20 +21,26 @@ To add one, in any file:
 
 from .auto import AttentionChoice, auto_attention, choose, kernel_of
 from .blockwise import blockwise_attention
+from .cudnn import cudnn_attention
 from .reference import attention_probabilities, masked_scores, reference_attention, weighted_sum
+from .request import Request
 from .scores import KERNELS, Kernel, ScoreOptions
+from .splash import splash_attention
 
 __all__ = [
     "KERNELS",
     "AttentionChoice",
     "Kernel",
+    "Request",
     "ScoreOptions",
     "attention_probabilities",
     "auto_attention",
     "blockwise_attention",
     "choose",
+    "cudnn_attention",
     "kernel_of",
     "masked_scores",
     "reference_attention",
+    "splash_attention",
     "weighted_sum",
 ]

@@ -1,12 +1,13 @@
-"""The kernel that shapes, mask and platform ask for, and why it is none of the others."""
+"""The kernel that shapes, dtypes, mask and platform ask for, and why it is none of the others."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 from jax import Array
 
 from ..masks import Mask
+from . import cudnn, splash
 from .blockwise import skips_keys
+from .request import Request
 from .scores import KERNELS, MANY_SCORES, Kernel, ScoreOptions
 
 # Queries from which on it pays on a CPU to leave keys out that a mask hides from a block of them.
@@ -25,25 +26,47 @@ class AttentionChoice(NamedTuple):
     ruled_out: dict[str, str]
 
 
-def choose(q: Any, k: Any, mask: Mask, key: Array | None, platform: str | None = None) -> AttentionChoice:
-    """The choice for arrays, or for what has their shapes; `platform`: by default that of this process."""
-    T, S, platform = q.shape[1], k.shape[1], platform or jax.default_backend()
+def _not_blockwise(asked: Request) -> str | None:
+    T, S = asked.lengths
     if T * S > MANY_SCORES:
-        return AttentionChoice("blockwise", {"reference": f"{T} x {S} scores a head are more than {MANY_SCORES}"})
-    if platform != "cpu":
-        said = f"up to {MANY_SCORES} scores a head are faster at once on {platform}"
-    elif key is not None:
-        said = "with dropout, few weights are drawn at once: the same ones whatever the mask"
-    elif T < _LEAST_SKIPPED:
-        said = f"{T} queries are too few to leave keys out for some of them"
-    elif not skips_keys(mask, T, S):
-        said = "the mask is not known to hide any keys from a whole block of queries"
-    else:
-        return AttentionChoice("blockwise", {"reference": "it computes the scores that the mask hides"})
-    return AttentionChoice("reference", {"blockwise": said})
+        return None
+    if asked.platform != "cpu":
+        return f"up to {MANY_SCORES} scores a head are faster at once on {asked.platform}"
+    if asked.key is not None:
+        return "with dropout, few weights are drawn at once: the same ones whatever the mask"
+    if T < _LEAST_SKIPPED:
+        return f"{T} queries are too few to leave keys out for some of them"
+    if not skips_keys(asked.mask, T, S):
+        return "the mask is not known to hide any keys from a whole block of queries"
+    return None
 
 
-def kernel_of(implementation: str | Kernel, q: Array, k: Array, mask: Mask, key: Array | None) -> Kernel:
+def _not_reference(asked: Request) -> str | None:
+    T, S = asked.lengths
+    if T * S > MANY_SCORES:
+        return f"{T} x {S} scores a head are more than {MANY_SCORES}"
+    return "it computes the scores that the mask hides" if _not_blockwise(asked) is None else None
+
+
+# What rules each kernel out, by name, the first to be taken first; an accelerator's own kernel is taken at any length,
+# until a device has been measured. Where "blockwise" is ruled out, "reference" is not.
+_REFUSALS = {
+    "cudnn": cudnn.refusal,
+    "splash": splash.refusal,
+    "blockwise": _not_blockwise,
+    "reference": _not_reference,
+}
+
+
+def choose(asked: Request) -> AttentionChoice:
+    """The choice for a request, and why it is no other kernel."""
+    reasons = {name: refusal(asked) for name, refusal in _REFUSALS.items()}
+    kernel = next(name for name, why in reasons.items() if why is None)
+    others = {name: why or f"{kernel} takes it too, and comes first" for name, why in reasons.items() if name != kernel}
+    return AttentionChoice(kernel, others)
+
+
+def kernel_of(implementation: str | Kernel, asked: Request) -> Kernel:
     """Returns the kernel: a function as it is, or the one that a name stands for, or that "auto" chooses.
 
     Raises:
@@ -52,10 +75,11 @@ def kernel_of(implementation: str | Kernel, q: Array, k: Array, mask: Mask, key:
     if callable(implementation):
         return implementation
     kernel = KERNELS.named(implementation, "implementation")
-    return KERNELS[choose(q, k, mask, key).kernel] if kernel is auto_attention else kernel
+    return KERNELS[choose(asked).kernel] if kernel is auto_attention else kernel
 
 
 @KERNELS.register("auto")
 def auto_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> Array:
     """Attends by the kernel that `choose` names."""
-    return KERNELS[choose(q, k, mask, key).kernel](q, k, v, mask, bias, options, key)
+    kernel = KERNELS[choose(Request(q, k, v, mask, bias, options, key)).kernel]
+    return kernel(q, k, v, mask, bias, options, key)
