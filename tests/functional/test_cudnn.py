@@ -17,7 +17,7 @@ import pytest
 from support import assert_close, normal, quick_jit
 
 import tformer_jax.functional as F
-from tformer_jax.functional.kernels import cudnn
+from tformer_jax.functional.kernels import auto, cudnn
 
 MODULE = cudnn._module()
 B, T, N, H = 3, 32, 4, 8
@@ -99,6 +99,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(MODULE, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(MODULE, "check_compute_capability", lambda capability: capability <= "9.0")
+    monkeypatch.setattr(auto, "_LEAST_OWN", 0)
     monkeypatch.setattr(cudnn, "_TOKENS_OF_RUN", 8)  # up to 4 documents in a row of 32
 
 
@@ -297,6 +298,13 @@ def test_what_cudnn_cannot_take_is_explained_for_a_gpu(why):
     case = dict(q=X, k=X, mask=CAUSAL) | RULED_OUT[why]
     choice = F.explain_attention(**case, platform="gpu")
     assert choice.kernel in ("reference", "blockwise") and re.search(why, choice.ruled_out["cudnn"])
+
+
+def test_few_tokens_are_left_to_others():
+    """A program of a few tokens is made of calls that take longer to start than to run."""
+    many = jax.ShapeDtypeStruct((B, 128, N, H), jnp.bfloat16)
+    assert F.explain_attention(X, X, platform="gpu").ruled_out["cudnn"] == "32 tokens are fewer than 128"
+    assert F.explain_attention(many, many, platform="gpu").kernel == "cudnn"
 
 
 def test_a_gpu_or_a_jax_that_lacks_it_rules_it_out(on_gpu, monkeypatch):

@@ -139,7 +139,7 @@ def test_a_traced_cap_and_meshes_rule_it_out(on_tpu):
         said.append(F.explain_attention(q, q, logit_softcap=cap))
         return q
 
-    q = jnp.zeros((2, 8, 1, 8), jnp.bfloat16)
+    q = jnp.zeros((2, T, 1, 8), jnp.bfloat16)
     jax.eval_shape(explained, q, 2.0)
     with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
         explained(q)

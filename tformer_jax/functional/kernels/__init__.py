@@ -17,6 +17,8 @@ To add one, in any file:
         scores = kernels.masked_scores(q, k, mask, bias, options)  # [B N T S], -inf where hidden
         weights = jax.nn.sigmoid(scores - jnp.log(k.shape[1]))
         return kernels.weighted_sum(dropout(weights, options.dropout_rate, key), v)
+
+"auto" never takes it: that goes through a table of its own (`auto`), by what each kernel there says of a `Request`.
 """
 
 from .auto import AttentionChoice, auto_attention, choose, kernel_of

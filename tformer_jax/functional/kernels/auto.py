@@ -1,5 +1,6 @@
 """The kernel that shapes, dtypes, mask and platform ask for, and why it is none of the others."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from jax import Array
@@ -12,6 +13,9 @@ from .scores import KERNELS, MANY_SCORES, Kernel, ScoreOptions
 
 # Queries from which on it pays on a CPU to leave keys out that a mask hides from a block of them.
 _LEAST_SKIPPED = 256
+
+# Queries, and keys, from which on an accelerator's own kernel is taken: a block of it. Not measured yet.
+_LEAST_OWN = 128
 
 
 class AttentionChoice(NamedTuple):
@@ -48,11 +52,20 @@ def _not_reference(asked: Request) -> str | None:
     return "it computes the scores that the mask hides" if _not_blockwise(asked) is None else None
 
 
-# What rules each kernel out, by name, the first to be taken first; an accelerator's own kernel is taken at any length,
-# until a device has been measured. Where "blockwise" is ruled out, "reference" is not.
+def _own(refusal: Callable[[Request], str | None]) -> Callable[[Request], str | None]:
+    """What rules out an accelerator's own kernel, or makes too little work for it; by name it is taken then."""
+
+    def why(asked: Request) -> str | None:
+        few = min(asked.lengths)
+        return refusal(asked) or (f"{few} tokens are fewer than {_LEAST_OWN}" if few < _LEAST_OWN else None)
+
+    return why
+
+
+# What rules each kernel out, by name, the first to be taken first. Where "blockwise" is ruled out, "reference" is not.
 _REFUSALS = {
-    "cudnn": cudnn.refusal,
-    "splash": splash.refusal,
+    "cudnn": _own(cudnn.refusal),
+    "splash": _own(splash.refusal),
     "blockwise": _not_blockwise,
     "reference": _not_reference,
 }
