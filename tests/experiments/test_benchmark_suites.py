@@ -279,6 +279,7 @@ def test_the_cost_of_members_is_said():
         times(PROJECT, 1.0, 2.0, 4.0, members=1, steps=10),
         times("tformer_jax@members=8", 6.0, 12.0, 28.0, members=8, steps=10),
         times("tformer_jax@members=16", 12.0, 36.0, 56.0, members=16, steps=10),
+        times("tformer_jax@model.d_model=64", 1.0, 1.0, 1.0, members=1, steps=10),
     ]
     assert sweeps.summary(lines(Row("causal_lm", {}), some)) == [
         "causal_lm: a step of one member alone takes 200.0 ms; one of 8 members together 6 times that of 1, 0.750 times "

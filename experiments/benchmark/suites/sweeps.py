@@ -6,6 +6,7 @@ which fetches them.
 """
 
 import itertools
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ ROWS = [
     for task in _TASKS
 ]
 _BY_DEFAULT = ["causal_lm"]
+# Those that differ in the number of members alone.
+_COMPARED = re.compile(rf"{PROJECT}(@{_MEMBERS}=\d+)?")
 
 
 def rows(names: Sequence[str]) -> list[Row]:
@@ -74,7 +77,8 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """What members cost, a sentence for each row."""
     said = []
     for row in dict.fromkeys(line["row"] for line in lines):
-        of_row = sorted((x for x in lines if x["row"] == row and x["notes"]), key=lambda x: x["notes"]["members"])
+        of_row = [line for line in lines if line["row"] == row and _COMPARED.fullmatch(line["contender"])]
+        of_row.sort(key=lambda line: line["notes"]["members"])
         if len(of_row) > 1 and of_row[0]["notes"]["members"] == 1:
             said.append(f"{row}: {_sentence(of_row)}")
     return said
