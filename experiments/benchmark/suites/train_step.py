@@ -1,6 +1,7 @@
 """One update of a model: loss, gradients, clipping, AdamW; the same function in every library.
 
-Rows are named model-size: "small" is for a CPU, "large" the published size, for an accelerator. The batch is one of
+Rows are named model-size: "small" is for a CPU, in float32, "large" the published size, for an accelerator, computed in
+bfloat16 with float32 parameters. The batch is one of
 random tokens or pixels that lies on the device; nothing is dropped out. The FLOPs are those of the products
 by formula, three times a forward pass.
 """
@@ -22,7 +23,8 @@ _BERT = dict(task="masked_lm", d_model=384, layers=6, heads=6, rows=16, length=1
 _CLASSIFIER = _BERT | dict(task="text_classification")
 _VIT = dict(task="image_classification", d_model=192, layers=6, heads=3, rows=64, image_size=64, patch_size=8)
 _TRANSLATION = dict(task="translation", d_model=256, layers=3, heads=4, rows=32, length=32, vocab_size=4000)
-_BASE = dict(d_model=768, layers=12, heads=12)
+_LARGE = dict(length=1024, vocab_size=50_257, dtype="bfloat16")
+_BASE = dict(d_model=768, layers=12, heads=12, dtype="bfloat16")
 
 ROWS = [
     Row("gpt-small", _GPT, _ALL),
@@ -32,12 +34,12 @@ ROWS = [
     Row("vit-small", _VIT, _ALL),
     Row("transformer-small", _TRANSLATION, _SOME),
     Row("transformer-tiny", _TRANSLATION | dict(d_model=128, layers=2), _SOME),
-    Row("gpt-large", _GPT | _BASE | dict(rows=32, length=1024, vocab_size=50_257), _ALL),
-    Row("gpt-larger", _GPT | dict(d_model=1024, layers=24, heads=16, rows=16, length=1024, vocab_size=50_257), _ALL),
+    Row("gpt-large", _GPT | _LARGE | _BASE | dict(rows=32), _ALL),
+    Row("gpt-larger", _GPT | _LARGE | dict(d_model=1024, layers=24, heads=16, rows=16), _ALL),
     Row("bert-large", _BERT | _BASE | dict(rows=64, length=512, vocab_size=30_522), _ALL),
     Row("classifier-large", _CLASSIFIER | _BASE | dict(rows=64, length=512, vocab_size=30_522), _ALL),
     Row("vit-large", _VIT | _BASE | dict(rows=128, image_size=224, patch_size=16), _ALL),
-    Row("transformer-large", _TRANSLATION | dict(d_model=512, layers=6, heads=8, rows=128, length=128, vocab_size=37_000), _SOME),
+    Row("transformer-large", _TRANSLATION | _BASE | dict(d_model=512, layers=6, heads=8, rows=128, length=128, vocab_size=37_000), _SOME),
 ]  # fmt: skip
 
 CLASSES = 10
