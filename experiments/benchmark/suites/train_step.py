@@ -25,6 +25,7 @@ _VIT = dict(task="image_classification", d_model=192, layers=6, heads=3, rows=64
 _TRANSLATION = dict(task="translation", d_model=256, layers=3, heads=4, rows=32, length=32, vocab_size=4000)
 _LARGE = dict(length=1024, vocab_size=50_257, dtype="bfloat16")
 _BASE = dict(d_model=768, layers=12, heads=12, dtype="bfloat16")
+_PAPER = _BASE | dict(d_model=512, layers=6, heads=8)
 
 ROWS = [
     Row("gpt-small", _GPT, _ALL),
@@ -39,7 +40,7 @@ ROWS = [
     Row("bert-large", _BERT | _BASE | dict(rows=64, length=512, vocab_size=30_522), _ALL),
     Row("classifier-large", _CLASSIFIER | _BASE | dict(rows=64, length=512, vocab_size=30_522), _ALL),
     Row("vit-large", _VIT | _BASE | dict(rows=128, image_size=224, patch_size=16), _ALL),
-    Row("transformer-large", _TRANSLATION | _BASE | dict(d_model=512, layers=6, heads=8, rows=128, length=128, vocab_size=37_000), _SOME),
+    Row("transformer-large", _TRANSLATION | _PAPER | dict(rows=128, length=128, vocab_size=37_000), _SOME),
 ]  # fmt: skip
 
 CLASSES = 10
