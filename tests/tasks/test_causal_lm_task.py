@@ -19,7 +19,7 @@ from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
 from tformer_jax.functional import AttentionMask
 from tformer_jax.tasks import CausalLMTask, causal_lm
-from tformer_jax.tasks.vocabulary import perplexity
+from tformer_jax.tasks.vocabulary import loss_inputs, perplexity
 
 ROW, MAX_LENGTH = 24, 32
 FIELDS = dict(source="files", validation_share=0.2, test_share=0.2, vocab_size=300, row_length=ROW, batch_tokens=96)
@@ -133,6 +133,16 @@ def test_the_training_loss_is_its_formula(make_task, data, model, fields):
     wanted, count = by_hand(model, rows_by_hand(data, "test"), **how)
     assert float(weight) == count
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fused", "tokens", "held"), [(None, 2**26, False), (None, 100, True), (True, 100, False), (False, 2**26, True)]
+)
+def test_many_logits_are_never_held(make_task, model, fused, tokens, held):
+    """A step of a large vocabulary needs several times the memory, and more time; a small one is slower in chunks."""
+    states = jax.ShapeDtypeStruct((1, tokens, model.config.d_model), jnp.float32)
+    given = jax.eval_shape(lambda states: loss_inputs(model, states, make_task(fused_loss=fused).config)[0], states)
+    assert given.shape[-1] == (model.config.vocab_size if held else model.config.d_model)
 
 
 def test_a_training_batch_is_read_like_any_other(make_task, data, model):

@@ -1,6 +1,7 @@
 """Losses over a vocabulary: what the language models and translation share."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +15,21 @@ from .. import functional as F
 from ..config import NOT_NEGATIVE, RUN, SHARE, TRAINING, field
 from .base import Loss, Measured, TaskConfig
 
+# Logits from which on it pays to have a chunk of them at a time.
+_MANY_LOGITS = 1 << 26
+
 
 class VocabularyLossConfig(TaskConfig):
     """The fields that losses over a vocabulary share. They hold for training; evaluation has plain cross-entropy.
 
     Attributes:
       label_smoothing, z_loss: see `functional.cross_entropy`.
-      fused_loss: use `functional.fused_cross_entropy`, which never holds all logits.
+      fused_loss: use `functional.fused_cross_entropy`, which never holds all logits; None: where they are many.
     """
 
     label_smoothing: float = field(0.0, SHARE, part=TRAINING, traced=True)
     z_loss: float = field(0.0, NOT_NEGATIVE, part=TRAINING, traced=True)
-    fused_loss: bool = field(False, part=RUN)
+    fused_loss: bool | None = field(None, part=RUN)
 
 
 def loss_inputs(
@@ -37,9 +41,16 @@ def loss_inputs(
     if config is None:
         return model.logits(hidden), {}
     how = {"label_smoothing": config.label_smoothing, "z_loss": config.z_loss}
-    if not config.fused_loss:
+    if not (_are_many(model, hidden) if config.fused_loss is None else config.fused_loss):
         return model.logits(hidden), how
     return hidden, how | {"loss": functools.partial(F.fused_cross_entropy, **projection(model, hidden))}
+
+
+def _are_many(model: Any, hidden: Float[Array, "*batch D"]) -> bool:
+    """Returns whether the logits of states would be many on each device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    states = math.prod(hidden.shape[:-1]) / (1 if mesh.empty else mesh.size)
+    return states * model.config.vocab_size > _MANY_LOGITS
 
 
 def projection(model: Any, hidden: Float[Array, "*batch D"]) -> dict[str, Any]:
