@@ -19,8 +19,9 @@ from support import assert_close, block_sizes, normal, quick_jit
 import tformer_jax.functional as F
 
 CASES = plain.CASES | plain_attention.CASES
-# What is no function of arrays: names for several of them, what `AttentionMask` is one of, and an explanation in words.
-NO_FUNCTIONS = {"ACTIVATIONS", "AttentionParams", "Mask", "explain_attention", "kernels"}
+# What is no function of arrays to arrays: names for several of them, what `AttentionMask` is one of, an explanation in
+# words, a matrix of integers, which has no derivative.
+NO_FUNCTIONS = {"ACTIVATIONS", "AttentionParams", "Int8Matrix", "Mask", "explain_attention", "kernels", "quantize_int8"}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,7 +1,9 @@
 """What a run survives: batches that are not finite, and being told to stop; and the average that it is judged by."""
 
 import contextlib
+import copy
 import ctypes
+import itertools
 import json
 import multiprocessing
 import os
@@ -49,16 +51,15 @@ def noisy_error(model, batch, key):
 
 
 class Data(Batches):
-    """Batch i from i alone; `poison` names what is not finite in which, `before` is called with each i."""
+    """Batch i from i alone; `poison` names what is not finite in which."""
 
-    def __init__(self, poison=None, before=lambda i: None):
-        self.poison, self.before = poison or {}, before
+    def __init__(self, poison=None):
+        self.poison = poison or {}
 
     def __len__(self):
         return 100
 
     def batch(self, i):
-        self.before(i)
         x = np.random.default_rng(i).standard_normal((8, WIDTH)).astype(np.float32)
         y, root = x.sum(1), np.ones(8, np.float32)
         if self.poison.get(i) == "loss":
@@ -71,6 +72,18 @@ class Data(Batches):
 def make_trainer(**training):
     program = Program(Line, noisy_error, TrainingConfig(**TRAINING | training), OPTIMIZER)
     return Trainer(program)
+
+
+def watched(trainer, before):
+    """The trainer, but that `before(i)` is called at the beginning of the step after i of them."""
+    trainer, step, number = copy.copy(trainer), trainer.step, itertools.count()
+
+    def watched_step(arrays, batch):
+        before(next(number))
+        return step(arrays, batch)
+
+    trainer.step = watched_step
+    return trainer
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +241,7 @@ def test_skipped_steps_are_counted_across_a_resume(trainer, new_run):
     """Every restart would allow as many again: a run could skip its way to the end."""
     run = new_run()
     with pytest.raises(InterruptedError):
-        go(trainer, run, Data(TWO, stop_at(9)))
+        go(watched(trainer, stop_at(9)), run, Data(TWO))
     with pytest.raises(Diverged, match="stopped at step 11: batch 10 has .* after 2 skipped"):
         go(trainer, run, Data({10: "gradient"}))
 
@@ -237,7 +250,7 @@ def test_a_resumed_run_skips_what_an_undisturbed_one_does(trainer, skipping, new
     """A crash between two skipped steps would change the result, or the metrics."""
     run = new_run()
     with pytest.raises(InterruptedError):
-        go(trainer, run, Data(TWO, stop_at(6)))
+        go(watched(trainer, stop_at(6)), run, Data(TWO))
     assert bits(go(trainer, run, Data(TWO))) == bits(skipping[1])
     assert rows_of(run) == rows_of(skipping[0])
 
@@ -246,7 +259,7 @@ def test_a_resumed_run_skips_what_an_undisturbed_one_does(trainer, skipping, new
 
 
 def live(directory, at, connection):
-    """What the process does: it trains, says when it has come to batch `at`, waits there, and says how it ended."""
+    """What the process does: it trains, says when it is in the step after `at`, waits there, and says how it ended."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(directory.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT), number)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where these tests run under nohup
@@ -258,7 +271,7 @@ def live(directory, at, connection):
 
     run = Run.start(directory, {"name": "test"})
     try:
-        go(make_trainer(average_decay=DECAY, max_skipped=2), run, Data(before=before))
+        go(watched(make_trainer(average_decay=DECAY, max_skipped=2), before), run)
         connection.send("finished")
     except Interrupted as stopped:
         connection.send(str(stopped))
@@ -266,7 +279,7 @@ def live(directory, at, connection):
 
 @contextlib.contextmanager
 def training(directory, at):
-    """A process that trains there and waits at a batch, and a connection to it."""
+    """A process that trains there and waits in a step, and a connection to it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tformer_jax.training.experiment"])
     ours, theirs = context.Pipe()
@@ -351,7 +364,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path, first, second):
 
 
 def send_at(step, number=signal.SIGTERM):
-    """A signal to this process, before the batch of that step."""
+    """A signal to this process, in that step."""
 
     def before(i):
         if i == step - 1:
@@ -363,7 +376,7 @@ def send_at(step, number=signal.SIGTERM):
 def test_a_signal_in_the_last_step_is_too_late(trainer, undisturbed, new_run):
     """A finished run would be reported as stopped early, and be started once more."""
     run = new_run()
-    assert bits(go(trainer, run, Data(before=send_at(STEPS)))) == bits(undisturbed[1])
+    assert bits(go(watched(trainer, send_at(STEPS)), run)) == bits(undisturbed[1])
     assert checkpoint_steps(run)[-1] == STEPS
 
 
@@ -384,7 +397,7 @@ def test_a_signal_keeps_no_state_that_has_diverged(trainer, new_run):
     """Being told to stop in a bad step would leave a run that goes on from a bad state, or hide that it diverged."""
     run = new_run()
     with pytest.raises(Diverged, match="stopped at step 7"):
-        go(trainer, run, Data({1: "loss", 2: "loss", 6: "loss"}, send_at(7)))
+        go(watched(trainer, send_at(7)), run, Data({1: "loss", 2: "loss", 6: "loss"}))
     assert checkpoint_steps(run) == [4]
 
 

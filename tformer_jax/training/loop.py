@@ -65,28 +65,25 @@ class Loop:
           Interrupted: after a step whose checkpoint is kept.
         """
         with contextlib.closing(_ahead(self.batch, start, until)) as batches:
-            return self._steps(arrays, batches, start, until)
-
-    def _steps(self, arrays: Arrays, batches: Iterator[Any], start: int, until: int) -> Arrays:
-        for step, batch in enumerate(batches, start + 1):
-            with self.compiling(batch):
-                arrays, metrics = self.step(arrays, batch)
-            self._settle()
-            self._pending = (step, metrics, in_any(self.mesh, self.interruption.requested))
-            last, numbers = step == until or self.is_over(), None
-            if last or step % self.evaluate_every == 0:
+            for step, batch in enumerate(batches, start + 1):
+                with self.compiling(batch):
+                    arrays, metrics = self.step(arrays, batch)
                 self._settle()
-                numbers = self.validate(step, arrays)
-            # Several processes must stop at the same step: each waits until all have heard of it.
-            self.stop |= self.interruption.requested and jax.process_count() == 1
-            if last or step % self.checkpoint_every == 0 or self.stop:
-                self._settle()  # only a state whose loss and gradient were finite is worth keeping
-                self.save(step, arrays, numbers)
-            if last:
-                break
-            if self.stop:
-                self.checkpoints.wait()  # before it is said that there is one
-                raise Interrupted(f"stopped {self.where(step)}, whose checkpoint is kept")
+                self._pending = (step, metrics, in_any(self.mesh, self.interruption.requested))
+                last, numbers = step == until or self.is_over(), None
+                if last or step % self.evaluate_every == 0:
+                    self._settle()
+                    numbers = self.validate(step, arrays)
+                # Several processes must stop at the same step: each waits until all have heard of it.
+                self.stop |= self.interruption.requested and jax.process_count() == 1
+                if last or step % self.checkpoint_every == 0 or self.stop:
+                    self._settle()  # only a state whose loss and gradient were finite is worth keeping
+                    self.save(step, arrays, numbers)
+                if last:
+                    break
+                if self.stop:
+                    self.checkpoints.wait()  # before it is said that there is one
+                    raise Interrupted(f"stopped {self.where(step)}, whose checkpoint is kept")
         return arrays
 
     def _settle(self) -> None:
