@@ -87,9 +87,8 @@ class _Section(flags.ArgumentParser):
         raise ValueError("this is a section: set a field of it, as in --config.model.attention.window=64")
 
 
-for _kind, _parser in ((int, _Integer()), (float, _Number()), (str, flags.ArgumentParser())):
+for _kind, _parser in ((int, _Integer()), (float, _Number()), (str, flags.ArgumentParser()), (bool, _Boolean())):
     config_flags.register_flag_parser_for_type(_kind, _Optional(_parser))
-config_flags.register_flag_parser_for_type(bool, _Boolean())
 config_flags.register_flag_parser_for_type(ConfigDict, _Section())
 
 

@@ -15,7 +15,7 @@ from tformer_jax.sweeps.members import Fields
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.experiment import Experiment, section_classes
 
-NOT_SWEPT = ("checkpoint.keep_every", "training.validation_batches", "model.scan_unroll")
+NOT_SWEPT = ("checkpoint.keep_every", "training.validation_batches", "model.scan_unroll", "task.fused_loss")
 
 
 @pytest.fixture
