@@ -1,7 +1,7 @@
 """Generation with a cache: greedy, by top-k and top-p, in beams; of random models, so that no row ends early.
 
 A turn makes all new tokens of all rows, the prompt's reading included. `tformer_jax@weights=int8` keeps weights in eight
-bits.
+bits; what "sampled-8" draws costs as much more as its ratio to `tformer_jax@sampled=false`, the greedy one, says.
 """
 
 import importlib
@@ -22,7 +22,7 @@ ROWS = [
     Row("small-8", _SMALL | dict(rows=8), _PEERS),
     Row("gpt2-1", _GPT2 | dict(rows=1), _PEERS),
     Row("beam-4", _BEAM | dict(beams=4), _PEERS),
-    Row("sampled-8", _SMALL | dict(rows=8, sampled=True), _PEERS),
+    Row("sampled-8", _SMALL | dict(rows=8, sampled=True), _PEERS, ways=("tformer_jax@sampled=false",)),
     Row("small-64", _SMALL | dict(rows=64), _PEERS),
     Row("gpt2-64", _GPT2 | dict(rows=64), _PEERS),
 ]
@@ -63,6 +63,7 @@ def _product(settings: Mapping[str, Any], changes: Mapping[str, Any]):
     cls = CausalLM if settings["task"] == "causal_lm" else Transformer
     changes = dict(changes)
     weights = changes.pop("weights", nn.WEIGHTS[0])
+    sampled = changes.pop("sampled", settings.get("sampled", False))
     table = merged(cls.Config, model_table(settings), nested(changes))
     model = jax.jit(lambda: cls(build(cls.Config, table, "model"), rngs=nnx.Rngs(0)))()
     model = nn.apart(nn.with_weights(model, weights))  # as whoever generates often does
@@ -70,6 +71,6 @@ def _product(settings: Mapping[str, Any], changes: Mapping[str, Any]):
     if beams := settings.get("beams"):
         how = dict(beam_size=beams, max_length=new, bos_id=BOS, eos_id=EOS, num_results=1)
         return lambda: jax.block_until_ready(decoding.beam_search(model, tokens, **how))
-    sampler = decoding.sampling(top_k=50, top_p=0.95) if settings.get("sampled") else decoding.greedy()
+    sampler = decoding.sampling(top_k=50, top_p=0.95) if sampled else decoding.greedy()
     how = dict(max_new_tokens=new, sampler=sampler, key=jax.random.key(0))
     return lambda: jax.block_until_ready(decoding.generate(model, tokens, **how))
