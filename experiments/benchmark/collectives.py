@@ -17,7 +17,7 @@ _ARRAY = re.compile(r"([a-z][a-z\d]*)\[([\d,<=]*)\]")
 
 
 class Moved(NamedTuple):
-    """How often collectives of a kind run on a device, and the bytes of all: of what each takes or gives, the larger."""
+    """The number of collectives of a kind that a device runs, and the bytes of all: of what each takes or gives, the larger."""
 
     count: int = 0
     bytes: int = 0

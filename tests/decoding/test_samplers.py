@@ -339,6 +339,8 @@ def test_a_draw_among_the_likeliest_is_that_among_all(how, scale):
     flat = logits.at[-1].set(0.0)  # all of this row's are: they have to be sorted
     draw = lambda logits: np.asarray(sampling(**how)(logits, jax.random.key(0)))[:-1]
     np.testing.assert_array_equal(draw(logits), draw(flat))
+    many = logits.at[1::2, 10:90].set(9.0)  # as many as have to be sorted, too
+    np.testing.assert_array_equal(draw(logits)[::2], draw(many)[::2])
 
 
 @pytest.mark.parametrize(

@@ -230,12 +230,16 @@ def test_a_command_starts_and_is_ended_at_its_first_step():
 
 
 @pytest.mark.slow
-def test_a_short_run_goes_to_its_end():
+def test_a_short_run_goes_to_its_end(monkeypatch, tmp_path):
     """The report, or the last checkpoint, would not be in its time."""
+    monkeypatch.setattr(startup, "scratch", lambda: tmp_path)
     work = startup.prepare(
         settings_of(startup, "short"), PROJECT, {"model.d_model": 16, "model.feed_forward.width": 16}
     )
     work.turn()
+    (checkpoint,) = tmp_path.glob("turn 0/run/checkpoints/[0-9]*")
+    assert checkpoint.name == "2"
+    assert "plots and checkpoints are in" in (tmp_path / "turn 0" / "said").read_text()
 
 
 def test_a_command_that_fails_is_said(tmp_path):

@@ -46,6 +46,19 @@ def test_every_matrix_and_table_of_tokens_is_in_eight_bits():
     assert weights == {".source_positions.scheme.table", ".target_positions.scheme.table"}
 
 
+def test_matrices_of_a_module_of_ones_own_are_left():
+    """It may transpose or reshape them, which a matrix in eight bits cannot."""
+
+    class Own(nn.Linear):
+        pass
+
+    config = tiny_model("CausalLM").config
+    sides = ("model", 8), ("ff", 4)
+    model = [of(config, *sides, rngs=nnx.Rngs(0)) for of in (nn.Linear, Own)]
+    known, own = nn.with_weights(model, "int8")
+    assert isinstance(known.w[...], F.Int8Matrix) and own.w.dtype == jnp.float32
+
+
 def test_a_token_out_of_the_vocabulary_is_not_another_one():
     """A gather would clamp it."""
     kept = nn.with_weights(tiny_model("CausalLM"), "int8")

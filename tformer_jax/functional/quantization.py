@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Int8
 from .checks import as_array, shown
 from .numbers import as_integer
 
-# Vectors up to which it pays on a CPU to multiply integers, of which there are two for each number.
+# Vectors up to which products of integers are faster on a CPU, although a number is two of them.
 _FEW_VECTORS = 8
 _MOST, _SECOND = 127.0, 254.0  # of a digit; the second digit counts steps of 1 / 254 of the first
 

@@ -230,5 +230,5 @@ class DecoderCache:
 
 
 def _heads_and_slots(memory: Any) -> Any:
-    """[... B S K H] to [... B K S H], or back."""
+    """Turns [... B S K H] into [... B K S H], or back."""
     return jax.tree.map(lambda x: x.swapaxes(-3, -2), memory)

@@ -77,7 +77,7 @@ class Embedding(nnx.Module):
         return spread_stream(x.astype(self.compute_dtype) * self.scale)
 
     def _vectors(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """In float32, so that the gradient of a token is the sum over its occurrences: 16 bits stop at 256 of them."""
+        """The vectors, float32, so that a token's gradient is the sum over its occurrences: 16 bits stop at 256 of them."""
         held = self.table[...]
         if isinstance(held, F.Int8Matrix):
             return held.of_outputs(index)

@@ -151,9 +151,8 @@ def parameters(tree: Any) -> dict[str, ParameterInfo]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_variable)
     held = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
-    return {
-        path: parameter_info(x) for path, x in held.items() if jax.tree.leaves(x)
-    }  # masked by Optax, it holds nothing
+    # One that Optax masked holds nothing.
+    return {path: parameter_info(x) for path, x in held.items() if jax.tree.leaves(x)}
 
 
 def described(module: nnx.Module) -> nnx.Module:

@@ -11,21 +11,22 @@ from ..config import check_choice
 from .attention import Attention
 from .embeddings import Embedding, Output
 from .feed_forward import FeedForward
-from .layers import Linear
+from .layers import Classifier, Linear
 from .parameters import is_variable, parameter_info
 from .stack import apart
 
 WEIGHTS = ("as_trained", "bfloat16", "int8")
-_OF_PRODUCTS = (Attention, FeedForward, Linear, Output)  # modules whose functions take matrices in eight bits
+# Modules whose functions take matrices in eight bits; a subclass may do with its matrices what those cannot.
+_OF_PRODUCTS = (Attention, Classifier, Embedding, FeedForward, Linear, Output)
 
 
 def with_weights(model: Any, weights: str) -> Any:
     """Returns a model whose matrices and token tables are kept in another dtype; what it computes in stays.
 
     Its layers are apart from each other (`apart`), and it is not to be trained. With "int8" each output of a matrix has
-    its scale, and so has each token's vector (`functional.quantize_int8`); a matrix of a module that is not of this
-    package, norms, biases and positions are left as they are. On a CPU "bfloat16" is no faster: XLA makes floats
-    of it before a loop over tokens.
+    its scale, and so has each token's vector (`functional.quantize_int8`); norms, biases, tables of positions and the
+    matrices of your own modules, subclasses too, are left as they are. With "bfloat16" all matrices and tables are
+    rounded; on a CPU it is no faster, since XLA makes floats of it before a loop over tokens.
 
     Args:
       model: of `models`.
@@ -46,7 +47,7 @@ def _in_bfloat16(model: Any) -> Any:
 
 
 def _in_int8(model: Any) -> Any:
-    is_known = lambda x: isinstance(x, (*_OF_PRODUCTS, Embedding))
+    is_known = lambda x: type(x) in _OF_PRODUCTS
     return jax.tree.map(lambda x: _quantized(x) if is_known(x) else x, model, is_leaf=is_known)
 
 

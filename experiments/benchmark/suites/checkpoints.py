@@ -64,7 +64,7 @@ def prepare(settings: Mapping[str, Any], contender: str, changes: Mapping[str, A
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a checkpoint costs, a sentence for each line of a contender that writes some."""
+    """Says what a checkpoint costs, a sentence for each line of a contender that writes some."""
     return [
         f"{line['row']}, {line['contender']}: a checkpoint of {notes['bytes'] / 2**20:.1f} MiB every {notes['steps']} "
         f"steps takes {100 * (line['ratio'] - 1):.2f} % of their time (median of {len(line['seconds'])} rounds); "

@@ -52,7 +52,7 @@ def prepare(settings: Mapping[str, Any], contender: str, changes: Mapping[str, A
 
 
 def counted(batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[int, str]:
-    """What batches hold without padding, which is 0 in tokens and -1 in labels; and its unit."""
+    """Counts what batches hold without padding, which is 0 in tokens and -1 in labels; and its unit."""
     if "images" in batches[0]:
         return sum(int((batch["labels"] >= 0).sum()) for batch in batches), "images"
     return sum(int(np.count_nonzero(batch[name])) for batch in batches for name in _TOKENS if name in batch), "tokens"

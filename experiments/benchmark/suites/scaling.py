@@ -52,7 +52,7 @@ def prepare(settings: Mapping[str, Any], contender: str, changes: Mapping[str, A
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each device computes and sends, a sentence for each line of the project."""
+    """Says what each device computes and sends, a sentence for each line of the project."""
     return [
         f"{line['row']}, {line['contender']}: each of {notes['devices']} devices computes "
         f"{notes['flops'] / notes['devices'] / 1e9:.3g} GFLOP and runs {_said(notes['collectives'])}"

@@ -74,7 +74,7 @@ def _turn(step: Callable, batch: Callable, arrays: Any, steps: int) -> Callable[
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What members cost, a sentence for each row."""
+    """Says what members cost, a sentence for each row."""
     said = []
     for row in dict.fromkeys(line["row"] for line in lines):
         of_row = [line for line in lines if line["row"] == row and _COMPARED.fullmatch(line["contender"])]
@@ -85,7 +85,7 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _sentence(of_row: Sequence[Mapping[str, Any]]) -> str:
-    """What each number of members costs against the number before, by the medians of the ratios of one round."""
+    """Says what each number of members costs against the number before, by the medians of the ratios of one round."""
     parts = [f"a step of one member alone takes {of_row[0]['milliseconds'] / of_row[0]['notes']['steps']:.1f} ms"]
     for before, line in itertools.pairwise(of_row):
         ratio = statistics.median(x / y for x, y in zip(line["seconds"], before["seconds"], strict=True))

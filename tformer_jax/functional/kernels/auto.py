@@ -53,7 +53,7 @@ def _not_reference(asked: Request) -> str | None:
 
 
 def _own(refusal: Callable[[Request], str | None]) -> Callable[[Request], str | None]:
-    """What rules out an accelerator's own kernel, or makes too little work for it; by name it is taken then."""
+    """The refusal of an accelerator's own kernel, and of too little work for it; by name it is taken then."""
 
     def why(asked: Request) -> str | None:
         few = min(asked.lengths)

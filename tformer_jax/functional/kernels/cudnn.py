@@ -47,7 +47,7 @@ class _Runs(NamedTuple):
 
 
 def refusal(asked: Request) -> str | None:
-    """What rules cuDNN's attention out, or None."""
+    """Returns what rules cuDNN's attention out, or None."""
     elsewhere = [(asked.platform != "gpu", f"it needs an NVIDIA GPU, and this is a {asked.platform}")]
     return (
         first(elsewhere)
@@ -100,7 +100,7 @@ def _of_bias(asked: Request) -> list[tuple[Any, str]]:
 
 
 def _of_machine(asked: Request) -> str | None:
-    """What this JAX, or this process's GPU, lacks; of another machine, a Hopper GPU or a later one is assumed."""
+    """Returns what this JAX, or this process's GPU, lacks; of another machine, a Hopper GPU or a later one is assumed."""
     cudnn = _module()
     if cudnn is None:
         return "this JAX has no attention of cuDNN as it is called here"

@@ -1,4 +1,4 @@
-"""What one attention is asked for, as far as it decides which kernel can take it."""
+"""The request for one attention, as far as it decides which kernel can take it."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -51,7 +51,7 @@ class Request:
         return self.key is not None and not is_off(self.options.dropout_rate)
 
     def why_dense(self) -> str | None:
-        """What makes the mask one that accelerators' kernels could read as a [T S] array alone, or None.
+        """Says what makes the mask one that accelerators' kernels could read as a [T S] array alone, or None.
 
         They know causality, windows, lengths and segments of tokens that stand in order.
         """
@@ -77,7 +77,7 @@ def first(reasons: Iterable[tuple[Any, str]]) -> str | None:
 
 
 def band(mask: AttentionMask, T: int, S: int) -> tuple[int | None, int | None]:
-    """How many positions before and after its own a query may see, by causality and window; None hides nothing."""
+    """The number of positions before and after its own a query may see, by causality and window; None hides nothing."""
     before, after = mask.reach or (T, S)
     after = 0 if mask.causal else after
     return None if before >= T - 1 else before, None if after >= S - 1 else after

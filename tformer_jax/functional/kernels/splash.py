@@ -28,7 +28,7 @@ _HEAD = 64  # a head that is no multiple of it is filled up with zeros
 
 
 def refusal(asked: Request) -> str | None:
-    """What rules splash attention out, or None."""
+    """Returns what rules splash attention out, or None."""
     elsewhere = [(asked.platform != "tpu", f"it needs a TPU, and this is a {asked.platform}")]
     return first(elsewhere) or asked.why_dense() or first(_hindrances(asked))
 
@@ -104,7 +104,7 @@ def _up(n: int, step: int) -> int:
 
 
 def _filled(x: Array, length: int) -> Array:
-    """[B T N H] as [B N T' H'], with zeros at the ends."""
+    """Turns [B T N H] into [B N T' H'], with zeros at the ends."""
     B, T, N, H = x.shape
     return jnp.pad(x.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, length - T), (0, _up(H, _HEAD) - H)))
 
