@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tformer_jax.analysis.flops import TRAINING, Cost
-from tformer_jax.config import RUN, ConfigError, build, check_positive, kind_of, merged
+from tformer_jax.config import RUN, ConfigError, build, check_positive, fields_of, merged, plain_kinds
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.parallel import AXES, ParallelConfig
@@ -147,8 +147,10 @@ def counted_flops(experiment: Experiment, task: Task, batch: dict[str, jax.Shape
     plainly = {"scan_unroll": most, "remat": "none", "attention": {"implementation": "reference"}}
     model = merged(type(layers), experiment.model, plainly)
     training = dataclasses.replace(experiment.training, accumulate=1)
-    ways = {f.name: f.default for f in dataclasses.fields(experiment.task) if kind_of(f).part == RUN}
-    plain = dataclasses.replace(experiment, model=model, training=training, task=experiment.task.changed(**ways))
+    fields = fields_of(type(experiment.task))
+    switches = [name for name, hint, kind in fields if kind.part == RUN and bool in (plain_kinds(hint) or ())]
+    plain_task = experiment.task.changed(**dict.fromkeys(switches, False))
+    plain = dataclasses.replace(experiment, model=model, training=training, task=plain_task)
     return plain.trainer(plain.planned_task(), ParallelConfig(data=1)).lower(batch).cost_analysis()["flops"]
 
 
