@@ -34,7 +34,7 @@ def dropout(x: Float[Array, "..."], rate: Number, key: Array | None) -> Float[Ar
     dropped = jnp.clip(jnp.round(rate * _LEVELS), 0, _LEVELS - 1) if isinstance(rate, Array) else _rounded(rate)
     if key is None or is_off(dropped):
         return x
-    keep = jax.random.bits(as_key("key", key), x.shape, jnp.uint16) >= jnp.nan_to_num(dropped).astype(jnp.uint16)
+    keep = jax.random.bits(as_key("key", key), x.shape, jnp.uint16) >= jnp.asarray(jnp.nan_to_num(dropped), jnp.uint16)
     scale = jnp.asarray(_LEVELS / (_LEVELS - dropped), jnp.promote_types(x.dtype, jnp.float32))
     return jnp.where(keep, (x.astype(scale.dtype) * scale).astype(x.dtype), 0)
 

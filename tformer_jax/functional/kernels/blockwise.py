@@ -127,8 +127,8 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
         if not mask.hides_nothing:
             allowed = split_heads(mask.tile(row.start, blocks.size, group.low + start, size), K)
         drop_key = key if key is None else jax.random.fold_in(key, row.index)
-        weights = options.weights(products_of_heads(row.q, keys.astype(k.dtype)), bias, allowed)
-        return averages(weights, values.astype(v.dtype), options, drop_key).astype(q.dtype)
+        products = products_of_heads(row.q, keys.astype(k.dtype))
+        return averages(products, values.astype(v.dtype), bias, allowed, options, drop_key).astype(q.dtype)
 
     def attend(group: _Group) -> Array:
         """A group's blocks, one after the other: [n B K G block H]."""

@@ -11,10 +11,11 @@ from .scores import (
     averages,
     by_head,
     by_token,
-    divided,
+    exponentials,
     hidden,
     products_of_heads,
     split_heads,
+    sums,
     wide,
 )
 
@@ -27,8 +28,8 @@ def attention_probabilities(
     options: ScoreOptions,
 ) -> Float[Array, "B N T S"]:
     """softmax(scores) over the keys that the mask allows; zeros in a row without any."""
-    weights = options.weights(_products(q, k), bias, _allowed(q, k, mask))  # [B N T S]
-    return divided(weights, weights.sum(-1, keepdims=True))
+    weights = exponentials(*options.softmax_of(_products(q, k), bias), _allowed(q, k, mask))  # [B N T S]
+    return weights / sums(weights)
 
 
 def masked_scores(
@@ -56,8 +57,7 @@ def reference_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
     """Attends with all weights at once."""
     bias, allowed = (split_heads(x, k.shape[2]) for x in (bias, _allowed(q, k, mask)))
     q, k, v = by_head(q, k, v)
-    weights = options.weights(products_of_heads(q, k), bias, allowed)  # [B K G T S]
-    return by_token(averages(weights, v, options, key)).astype(q.dtype)
+    return by_token(averages(products_of_heads(q, k), v, bias, allowed, options, key)).astype(q.dtype)
 
 
 def _products(q, k) -> Float[Array, "B N T S"]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
+from jax.tree_util import Partial
 from jaxtyping import Float
 
 from ...registry import Registry
@@ -53,23 +54,21 @@ class ScoreOptions:
         scores = products * scale if softcap is None else softcap * jnp.tanh(products * (scale / softcap))
         return scores if bias is None else scores + bias.astype(scores.dtype)
 
-    def weights(self, products: Array, bias: Array | None, allowed: Array | None) -> Array:
-        """exp(score - highest score of the row), 0 where not allowed: weights that are not yet divided by their sum.
+    def softmax_of(self, products: Array, bias: Array | None) -> tuple[Array, Number]:
+        """Scores and a positive factor of them that is left to the softmax, see `exponentials`.
 
-        The sum of a row that may see nothing is 0. Products without bias or cap are scaled after the
-        highest is subtracted: a compiler may fuse `products * scale - highest` into one rounding, while
-        `highest` had two, and at scores of 1e9 the difference overflows exp. (Capped scores are too small for that.)
+        Products without bias or cap are scaled after the highest is subtracted: a compiler may fuse
+        `products * scale - highest` into one rounding, while `highest` had two, and at scores of 1e9 the difference
+        overflows exp. (Capped scores are too small for that.)
         """
-        if bias is None and self.softcap is None:
-            scale = _like(self.scale, products)
-            scores, late = products * _sign(scale), scale * _sign(scale)
-        else:
-            scores, late = self.scores(products, bias), 1.0
-        return _exponentials(scores, late, allowed)
+        if bias is not None or self.softcap is not None:
+            return self.scores(products, bias), 1.0
+        scale = _like(self.scale, products)
+        return products * _sign(scale), scale * _sign(scale)
 
 
 @jax.custom_jvp
-def _exponentials(scores: Array, late: Number, allowed: Array | None) -> Array:
+def exponentials(scores: Array, late: Number, allowed: Array | None) -> Array:
     """exp(late (score - highest of the row)), 0 where not allowed.
 
     At most 1, also where a compiler rounds a score in one place as one operation and in another as two. The derivative
@@ -79,20 +78,26 @@ def _exponentials(scores: Array, late: Number, allowed: Array | None) -> Array:
     return jnp.exp(hidden(below - lax.stop_gradient(jnp.maximum(below, 0.0)), allowed))
 
 
-@functools.partial(_exponentials.defjvp, symbolic_zeros=True)
+@functools.partial(exponentials.defjvp, symbolic_zeros=True)
 def _exponentials_jvp(primals, tangents):
-    """dw = w (late ds + (s - highest) dlate), the highest score a constant: all weights of a row have it in common.
-
-    Backward then keeps the weights alone. It is 0 where a score is hidden, and finite, since the score itself is.
-    """
+    """dw = w ds. Backward then keeps the weights alone."""
     (scores, late, allowed), (d_scores, d_late, _) = primals, tangents
-    weights = _exponentials(scores, late, allowed)
-    change = jnp.zeros_like(scores)
+    weights = exponentials(scores, late, allowed)
+    ds = _change(scores, late, allowed, d_scores, d_late)
+    return weights, jnp.zeros_like(weights) if ds is None else weights * ds
+
+
+def _change(scores: Array, late: Number, allowed: Array | None, d_scores, d_late) -> Array | None:
+    """late ds + (s - highest) dlate, the highest score a constant: all weights of a row have it in common.
+
+    Finite where a score is hidden, since the score itself is. None where nothing changes.
+    """
+    parts = []
     if not isinstance(d_scores, SymbolicZero):
-        change += late * d_scores
+        parts.append(late * d_scores)
     if not isinstance(d_late, SymbolicZero):
-        change += (scores - _highest(scores, allowed)) * d_late
-    return weights, weights * change
+        parts.append((scores - _highest(scores, allowed)) * d_late)
+    return sum(parts) if parts else None
 
 
 def _highest(scores: Array, allowed: Array | None) -> Float[Array, "... 1"]:
@@ -114,22 +119,62 @@ def products_of_heads(q: Float[Array, "B K G t H"], k: Float[Array, "B K s H"]) 
 
 
 def averages(
-    weights: Float[Array, "B K G t s"], v: Float[Array, "B K s Hv"], options: ScoreOptions, key: Array | None
+    products: Float[Array, "B K G t s"],
+    v: Float[Array, "B K s Hv"],
+    bias: Array | None,
+    allowed: Array | None,
+    options: ScoreOptions,
+    key: Array | None,
 ) -> Float[Array, "B K G t Hv"]:
-    """The values' averages by weights that are not yet divided by their sum, with dropout of the weights.
+    """The values' averages by the softmax of the scores, with dropout of the weights."""
+    scores, late = options.softmax_of(products, bias)
+    rate = options.dropout_rate  # what is known of it stays so within the rule
+    drop = Partial(functools.partial(dropout, rate=rate)) if is_known(rate) else Partial(dropout, rate=rate)
+    return _averages(scores, v, late, allowed, Partial(drop, key=key))
 
-    Divided is what comes out, of which there is less than there are weights.
+
+@jax.custom_jvp
+def _averages(scores, v, late: Number, allowed: Array | None, drop: Callable[[Array], Array]) -> Array:
+    """Divides by the sum of a row's weights what comes out: there is less of it than there are weights."""
+    weights = exponentials(scores, late, allowed)
+    return _weighted(drop(weights), v) / sums(weights)
+
+
+@functools.partial(_averages.defjvp, symbolic_zeros=True)
+def _averages_jvp(primals, tangents):
+    """d(w v / t) = (w dv + w (ds - sum(w ds) / t) v) / t, w the weights, t their sum, ds as in `exponentials`.
+
+    Backward keeps w and t. By the chain rule it would need the averages as well, and where w is computed again, that
+    product too.
     """
+    (scores, v, late, allowed, drop), (d_scores, dv, d_late, *_) = primals, tangents
+    weights = exponentials(scores, late, allowed)
+    total = sums(weights)
+    out = _weighted(drop(weights), v) / total
+    change = jnp.zeros_like(out)
+    if not isinstance(dv, SymbolicZero):
+        change += _weighted(drop(weights), dv)
+    ds = _change(scores, late, allowed, d_scores, d_late)
+    if ds is not None:
+        change += _weighted(drop(weights * (ds - (weights * ds).sum(-1, keepdims=True) / total)), v)
+    return out, change / total
+
+
+def _weighted(weights: Float[Array, "B K G t s"], v: Float[Array, "B K s Hv"]) -> Float[Array, "B K G t Hv"]:
+    """The sum of the values, each times its weight, in float32, or float64 where the values are."""
     B, K, G, T, S = weights.shape
-    totals = weights.sum(-1, keepdims=True)  # [B K G t 1]
-    weights = dropout(weights, options.dropout_rate, key).astype(v.dtype)
-    if on_one_device(weights):  # as in `products_of_heads`
-        rows = weights.reshape(B, K, G * T, S)
-        sums = jnp.einsum("BKRS,BKSH->BKRH", rows, v, preferred_element_type=wide(v.dtype))
-        sums = sums.reshape(B, K, G, T, v.shape[3])
-    else:
-        sums = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v, preferred_element_type=wide(v.dtype))
-    return divided(sums, totals.astype(sums.dtype))
+    weights = weights.astype(v.dtype)
+    if not on_one_device(weights):
+        return jnp.einsum("BKGTS,BKSH->BKGTH", weights, v, preferred_element_type=wide(v.dtype))
+    rows = weights.reshape(B, K, G * T, S)  # as in `products_of_heads`
+    out = jnp.einsum("BKRS,BKSH->BKRH", rows, v, preferred_element_type=wide(v.dtype))
+    return out.reshape(B, K, G, T, v.shape[3])
+
+
+def sums(weights: Array) -> Float[Array, "... 1"]:
+    """The sum of each row's weights, and 1 where it is 0: of a row that may see nothing."""
+    total = weights.sum(-1, keepdims=True)
+    return jnp.where(total == 0.0, 1.0, total)
 
 
 def matrix_products(axes: str, q: Array, k: Array) -> Array:
@@ -170,11 +215,6 @@ def by_token(heads: Float[Array, "B K G T H"]) -> Float[Array, "B T N H"]:
     """The other way."""
     B, K, G, T, H = heads.shape
     return heads.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, H)
-
-
-def divided(sums: Array, totals: Array) -> Array:
-    """sums / totals, and 0 where the total is 0."""
-    return sums / jnp.where(totals == 0.0, 1.0, totals)
 
 
 def hidden(scores: Array, allowed: Array | None) -> Array:
