@@ -190,6 +190,32 @@ def test_every_tile_and_row_drops_other_weights():
     assert len(patterns) == 16
 
 
+@pytest.mark.parametrize("heads", [None, 1, 4])
+def test_heads_that_go_one_by_one_are_attended_to_as_all_at_once(monkeypatch, heads):
+    """A head is given another's queries, keys, bias or gradient, or a mask that is not its own."""
+    monkeypatch.setattr(blockwise, "_LONG", 0)
+    q, d_out = normal(0, 2, 6, 4, 3), normal(1, 2, 6, 4, 5)
+    k, v = normal(2, 2, 9, 2, 3), normal(3, 2, 9, 2, 5)
+    bias = None if heads is None else normal(4, 2, heads, 6, 9)
+    lengths = np.array([9, 5])
+
+    def attention(q, k, v, bias):
+        mask = F.AttentionMask(causal=True, lengths=jnp.asarray(lengths))
+        return F.scaled_dot_product_attention(q, k, v, mask=mask, bias=bias, implementation="blockwise")
+
+    def run(q, k, v, bias, d_out):
+        out, backward = jax.vjp(attention, q, k, v, bias)
+        return out, *backward(d_out)
+
+    out, *gradients = quick_jit(run)(q, k, v, bias, d_out)
+    allowed = oracles.mask_by_loops(2, 4, 6, 9, causal=True, lengths=lengths)
+    assert_close(out, oracles.attention(q, k, v, allowed, bias), 1e-5, "output")
+    wanted = oracles.attention_gradients(q, k, v, d_out, allowed, bias)
+    for name, got, want in zip(("dq", "dk", "dv", "dbias"), gradients, wanted, strict=False):
+        if got is not None:
+            assert_close(got, want, 1e-5, name)
+
+
 def test_no_array_of_scores_exists():
     """Somewhere in the forward or backward pass there is an array with both a query and a key axis of full length."""
     T, S = 20, 28

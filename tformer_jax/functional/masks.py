@@ -140,6 +140,11 @@ class Mask:
 
         return self.evaluate(part)
 
+    @property
+    def num_heads(self) -> int:
+        """The number of heads that it tells apart; 1 where all see the same."""
+        return _rows_and_heads(self)[1]
+
     def query_block(self, start, size: int) -> Int[Array, "b q"]:
         """Positions of the queries [start, start + size); b is 1 where rows do not differ."""
         return positions_of(self.query_positions, start, size)

@@ -20,16 +20,21 @@ import numpy as np
 from jax import Array, lax
 
 from ..masks import Mask
-from ..meshes import gathered
+from ..meshes import gathered, on_one_device
 from .scores import KERNELS, MANY_SCORES, ScoreOptions, averages, products_of_heads, split_heads, wide
 from .skipping import is_known, known_runs, runs_by_program
 
-# Queries of a block: fewer where it would have more than so many scores a head, or where there are few in all.
+# Queries of a block: fewer where it would have more scores a head than these, and than so many times the numbers in its
+# queries, which keeps memory at O(T + S); or where there are few in all.
 _BLOCK_Q, _LEAST_Q = 128, 64
-_SCORES = 1 << 19
+_SCORES, _SHARE = 1 << 19, 4
 _BLOCK_K = 256  # keys: the program picks a multiple of it for a block
 _SEARCHED_SCORES = MANY_SCORES  # a head: from so many on, the program searches for keys that it need not read
 _GROUPS, _SIZES = 4, 8  # of blocks, or the most sizes to pick from: each is compiled
+
+# From so many scores a head on, a CPU is given each head of keys by itself, in larger blocks: the scores of all heads
+# would have left a core's cache when the next operation reads them.
+_LONG, _LONG_Q = 2048 * 2048, 256
 
 
 class _Group(NamedTuple):
@@ -51,8 +56,10 @@ class _Blocks:
     size: int
 
     @classmethod
-    def of(cls, length: int, keys: int) -> "_Blocks":
-        most = min(_BLOCK_Q, max(32, _SCORES // keys), max(_LEAST_Q, -(-length // _GROUPS)))
+    def of(cls, length: int, keys: int, width: int = 1, most: int | None = None) -> "_Blocks":
+        """Blocks of at most `most` queries, by default `_BLOCK_Q`, `width` numbers each."""
+        scores = max(_SCORES, _SHARE * length * width)
+        most = min(most or _BLOCK_Q, max(32, scores // keys), max(_LEAST_Q, -(-length // _GROUPS)))
         count = -(-length // most)
         return cls(length, count, -(-length // count))
 
@@ -107,7 +114,10 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
     """Attends by one block of queries after the other."""
     B, T, N, H = q.shape
     S, K = k.shape[1], k.shape[2]
-    blocks = _Blocks.of(T, S)
+    long_on_cpu = T * S > _LONG and jax.default_backend() == "cpu" and on_one_device(q)
+    if long_on_cpu and K > 1 and key is None and mask.num_heads == 1:
+        return _by_head(q, k, v, mask, bias, options)
+    blocks = _Blocks.of(T, S, H, _LONG_Q if long_on_cpu else None)
     groups, first, last = _plan(mask, blocks, S)
     bias = split_heads(bias, K)
     by_query = bias is not None and bias.shape[3] > 1
@@ -155,6 +165,24 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
 
     out = jnp.concatenate([attend(group) for group in groups]).transpose(0, 1, 4, 2, 3, 5)  # [n B block K G H]
     return blocks.join(out, axis=1).reshape(B, T, N, v.shape[-1])
+
+
+def _by_head(q, k, v, mask: Mask, bias: Array | None, options: ScoreOptions) -> Array:
+    """Attends for one head of keys after the other."""
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    split = lambda x: jnp.moveaxis(x.reshape(B, -1, K, x.shape[2] // K, x.shape[3]), 2, 0)  # [K B T n H]
+    bias = split_heads(bias, K)  # [b K G t s]
+    by_head = bias is not None and bias.shape[1] > 1
+    own = jnp.moveaxis(bias, 1, 0) if by_head else None  # [K b G t s]
+    shared = None if bias is None or by_head else bias[:, 0]  # [b 1 t s]
+
+    def head(of: tuple) -> Array:
+        q, k, v, own = of
+        return blockwise_attention(q, k, v, mask, shared if own is None else own, options, None)
+
+    out = lax.map(head, (split(q), split(k), split(v), own))  # [K B T G Hv]
+    return jnp.moveaxis(out, 0, 2).reshape(B, T, N, v.shape[-1])
 
 
 def skips_keys(mask: Mask, T: int, S: int) -> bool:
