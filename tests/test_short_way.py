@@ -37,7 +37,7 @@ def ways(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CausalLM, "hidden", seen("model", CausalLM.hidden))
-        patch.setattr(ScoreOptions, "weights", seen("softmax", ScoreOptions.weights))
+        patch.setattr(ScoreOptions, "averages", seen("softmax", ScoreOptions.averages))
         tiny_runs.run_and_train(config, place / "run")
     return found
 

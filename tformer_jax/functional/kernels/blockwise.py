@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from ..masks import Mask
 from ..meshes import gathered, on_one_device
-from .scores import KERNELS, MANY_SCORES, ScoreOptions, averages, products_of_heads, split_heads, wide
+from .scores import KERNELS, MANY_SCORES, ScoreOptions, products_of_heads, split_heads, wide
 from .skipping import is_known, known_runs, runs_by_program
 
 # Queries of a block: fewer where it would have more scores a head than these, and than so many times the numbers in its
@@ -138,7 +138,7 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
             allowed = split_heads(mask.tile(row.start, blocks.size, group.low + start, size), K)
         drop_key = key if key is None else jax.random.fold_in(key, row.index)
         products = products_of_heads(row.q, keys.astype(k.dtype))
-        return averages(products, values.astype(v.dtype), bias, allowed, options, drop_key).astype(q.dtype)
+        return options.averages(products, values.astype(v.dtype), bias, allowed, drop_key).astype(q.dtype)
 
     def attend(group: _Group) -> Array:
         """A group's blocks, one after the other: [n B K G block H]."""

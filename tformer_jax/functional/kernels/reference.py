@@ -5,19 +5,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ..masks import Mask
-from .scores import (
-    KERNELS,
-    ScoreOptions,
-    averages,
-    by_head,
-    by_token,
-    exponentials,
-    hidden,
-    products_of_heads,
-    split_heads,
-    sums,
-    wide,
-)
+from .scores import KERNELS, ScoreOptions, by_head, by_token, hidden, products_of_heads, split_heads, wide
 
 
 def attention_probabilities(
@@ -28,8 +16,7 @@ def attention_probabilities(
     options: ScoreOptions,
 ) -> Float[Array, "B N T S"]:
     """softmax(scores) over the keys that the mask allows; zeros in a row without any."""
-    weights = exponentials(*options.softmax_of(_products(q, k), bias), _allowed(q, k, mask))  # [B N T S]
-    return weights / sums(weights)
+    return options.weights(_products(q, k), bias, _allowed(q, k, mask))
 
 
 def masked_scores(
@@ -57,7 +44,7 @@ def reference_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
     """Attends with all weights at once."""
     bias, allowed = (split_heads(x, k.shape[2]) for x in (bias, _allowed(q, k, mask)))
     q, k, v = by_head(q, k, v)
-    return by_token(averages(products_of_heads(q, k), v, bias, allowed, options, key)).astype(q.dtype)
+    return by_token(options.averages(products_of_heads(q, k), v, bias, allowed, key)).astype(q.dtype)
 
 
 def _products(q, k) -> Float[Array, "B N T S"]:

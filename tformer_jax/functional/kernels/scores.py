@@ -54,8 +54,27 @@ class ScoreOptions:
         scores = products * scale if softcap is None else softcap * jnp.tanh(products * (scale / softcap))
         return scores if bias is None else scores + bias.astype(scores.dtype)
 
-    def softmax_of(self, products: Array, bias: Array | None) -> tuple[Array, Number]:
-        """Scores and a positive factor of them that is left to the softmax, see `exponentials`.
+    def weights(self, products: Array, bias: Array | None, allowed: Array | None) -> Array:
+        """The softmax of the scores over the last axis, 0 where not allowed: zeros in a row that may see nothing."""
+        weights = _exponentials(*self._scores_and_factor(products, bias), allowed)
+        return weights / _sums(weights)
+
+    def averages(
+        self,
+        products: Float[Array, "B K G t s"],
+        v: Float[Array, "B K s Hv"],
+        bias: Array | None,
+        allowed: Array | None,
+        key: Array | None,
+    ) -> Float[Array, "B K G t Hv"]:
+        """The values' averages by these weights, with dropout of the weights."""
+        scores, late = self._scores_and_factor(products, bias)
+        rate = self.dropout_rate  # what is known of it stays so within the rule
+        drop = Partial(functools.partial(dropout, rate=rate)) if is_known(rate) else Partial(dropout, rate=rate)
+        return _averages(scores, v, late, allowed, Partial(drop, key=key))
+
+    def _scores_and_factor(self, products: Array, bias: Array | None) -> tuple[Array, Number]:
+        """Scores, and a positive factor of them that is left to `_exponentials`.
 
         Products without bias or cap are scaled after the highest is subtracted: a compiler may fuse
         `products * scale - highest` into one rounding, while `highest` had two, and at scores of 1e9 the difference
@@ -68,7 +87,7 @@ class ScoreOptions:
 
 
 @jax.custom_jvp
-def exponentials(scores: Array, late: Number, allowed: Array | None) -> Array:
+def _exponentials(scores: Array, late: Number, allowed: Array | None) -> Array:
     """exp(late (score - highest of the row)), 0 where not allowed.
 
     At most 1, also where a compiler rounds a score in one place as one operation and in another as two. The derivative
@@ -78,11 +97,11 @@ def exponentials(scores: Array, late: Number, allowed: Array | None) -> Array:
     return jnp.exp(hidden(below - lax.stop_gradient(jnp.maximum(below, 0.0)), allowed))
 
 
-@functools.partial(exponentials.defjvp, symbolic_zeros=True)
+@functools.partial(_exponentials.defjvp, symbolic_zeros=True)
 def _exponentials_jvp(primals, tangents):
     """dw = w ds. Backward then keeps the weights alone."""
     (scores, late, allowed), (d_scores, d_late, _) = primals, tangents
-    weights = exponentials(scores, late, allowed)
+    weights = _exponentials(scores, late, allowed)
     ds = _change(scores, late, allowed, d_scores, d_late)
     return weights, jnp.zeros_like(weights) if ds is None else weights * ds
 
@@ -118,38 +137,23 @@ def products_of_heads(q: Float[Array, "B K G t H"], k: Float[Array, "B K s H"]) 
     return matrix_products("BKRH,BKSH->BKRS", q.reshape(B, K, G * T, H), k).reshape(B, K, G, T, k.shape[2])
 
 
-def averages(
-    products: Float[Array, "B K G t s"],
-    v: Float[Array, "B K s Hv"],
-    bias: Array | None,
-    allowed: Array | None,
-    options: ScoreOptions,
-    key: Array | None,
-) -> Float[Array, "B K G t Hv"]:
-    """The values' averages by the softmax of the scores, with dropout of the weights."""
-    scores, late = options.softmax_of(products, bias)
-    rate = options.dropout_rate  # what is known of it stays so within the rule
-    drop = Partial(functools.partial(dropout, rate=rate)) if is_known(rate) else Partial(dropout, rate=rate)
-    return _averages(scores, v, late, allowed, Partial(drop, key=key))
-
-
 @jax.custom_jvp
 def _averages(scores, v, late: Number, allowed: Array | None, drop: Callable[[Array], Array]) -> Array:
     """Divides by the sum of a row's weights what comes out: there is less of it than there are weights."""
-    weights = exponentials(scores, late, allowed)
-    return _weighted(drop(weights), v) / sums(weights)
+    weights = _exponentials(scores, late, allowed)
+    return _weighted(drop(weights), v) / _sums(weights)
 
 
 @functools.partial(_averages.defjvp, symbolic_zeros=True)
 def _averages_jvp(primals, tangents):
-    """d(w v / t) = (w dv + w (ds - sum(w ds) / t) v) / t, w the weights, t their sum, ds as in `exponentials`.
+    """d(w v / t) = (w dv + w (ds - sum(w ds) / t) v) / t, w the weights, t their sum, ds as in `_exponentials`.
 
     Backward keeps w and t. By the chain rule it would need the averages as well, and where w is computed again, that
     product too.
     """
     (scores, v, late, allowed, drop), (d_scores, dv, d_late, *_) = primals, tangents
-    weights = exponentials(scores, late, allowed)
-    total = sums(weights)
+    weights = _exponentials(scores, late, allowed)
+    total = _sums(weights)
     out = _weighted(drop(weights), v) / total
     change = jnp.zeros_like(out)
     if not isinstance(dv, SymbolicZero):
@@ -171,7 +175,7 @@ def _weighted(weights: Float[Array, "B K G t s"], v: Float[Array, "B K s Hv"]) -
     return out.reshape(B, K, G, T, v.shape[3])
 
 
-def sums(weights: Array) -> Float[Array, "... 1"]:
+def _sums(weights: Array) -> Float[Array, "... 1"]:
     """The sum of each row's weights, and 1 where it is 0: of a row that may see nothing."""
     total = weights.sum(-1, keepdims=True)
     return jnp.where(total == 0.0, 1.0, total)
