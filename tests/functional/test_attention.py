@@ -435,6 +435,21 @@ def test_dropout_gradient_is_that_of_the_weights_it_dropped(implementation):
 
 
 @both
+def test_a_traced_rate_is_an_argument_where_weights_are_computed_again(implementation):
+    """`jax.checkpoint` takes the rate for a constant: a program compiled ahead of time then lacks an argument."""
+    case = make_case(8, (1, 5, 9, 1, 2, 3))
+    arrays, key = (case.q, case.k, case.v), jax.random.key(3)
+
+    def gradients(rate, *arrays):
+        attend = jax.checkpoint(lambda *a: dropped_attention(implementation, rate)(*a, key))
+        return jax.grad(lambda *a: jnp.sin(attend(*a)).sum(), argnums=(0, 1, 2))(*arrays)
+
+    got = quick_jit(gradients).lower(0.1, *arrays).compile()(0.4, *arrays)
+    for a, b in zip(got, quick_jit(functools.partial(gradients, 0.4))(*arrays), strict=True):
+        assert_close(a, b, 1e-5)
+
+
+@both
 def test_dropout_keeps_the_mean(implementation):
     """Dropped weights sum to something else than 1 on average."""
     q, k, v = normal(0, 2, 64, 4, 2), normal(1, 2, 64, 4, 2), jnp.ones((2, 64, 4, 2))

@@ -226,13 +226,18 @@ def test_no_array_of_scores_exists():
     assert not [s for s in shapes if T in s and S in s]
 
 
-def gradient_bytes(implementation, T):
-    """Temporary memory of the compiled gradient of causal attention over T tokens."""
-    x = jax.ShapeDtypeStruct((1, T, 1, 16), jnp.float32)
+def gradient_bytes(implementation, T, heads=1, layers=None):
+    """Temporary memory of the compiled gradient of causal attention over T tokens, as often as a loop has rounds."""
+    x = jax.ShapeDtypeStruct((1, T, heads, 16), jnp.float32)
+
+    def attention(q, k, v):
+        mask = F.AttentionMask(causal=True)
+        return F.scaled_dot_product_attention(q, k, v, mask=mask, implementation=implementation)
 
     def loss(q, k, v):
-        mask = F.AttentionMask(causal=True)
-        return F.scaled_dot_product_attention(q, k, v, mask=mask, implementation=implementation).sum()
+        if layers is None:
+            return attention(q, k, v).sum()
+        return jax.lax.fori_loop(0, layers, lambda _, q: attention(q, k, v), q).sum()
 
     compiled = quick_jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -244,6 +249,14 @@ def test_memory_grows_linearly():
         short, long = gradient_bytes("blockwise", 2048), gradient_bytes("blockwise", 8192)
     assert long / short < 4.4
     assert long < 8192 * 8192 * 4 / 20
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_memory_grows_linearly_within_a_loop_over_layers(heads):
+    """JAX computes all blocks' masks before the loop, since they are the same in each layer, and keeps them."""
+    with block_sizes(*DEFAULT_SIZES):
+        short, long = (gradient_bytes("blockwise", T, heads, layers=2) for T in (4096, 16384))
+    assert long / short < 4.4
 
 
 def test_memory_of_the_dense_kernel_grows_quadratically():

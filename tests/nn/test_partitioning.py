@@ -96,9 +96,12 @@ def test_positions_that_do_not_divide_give_the_same():
 
 @pytest.mark.slow
 def test_of_long_rows_each_device_holds_its_share():
-    """What the axis is for: every device would hold what the backward pass needs of all positions."""
-    model = jax.eval_shape(lambda: tiny_model("CausalLM", max_length=4096, attention_implementation="blockwise"))
-    tokens = jax.ShapeDtypeStruct((1, 4096), jnp.int32)
+    """What the axis is for: every device would hold what the backward pass needs of all positions.
+
+    Long enough that this is more than the scores of one block, of which each device has its own.
+    """
+    model = jax.eval_shape(lambda: tiny_model("CausalLM", max_length=16384, attention_implementation="blockwise"))
+    tokens = jax.ShapeDtypeStruct((1, 16384), jnp.int32)
 
     def compiled():
         loss = lambda model, tokens: F.causal_lm_loss(model(tokens), tokens)

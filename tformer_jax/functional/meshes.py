@@ -25,9 +25,8 @@ def spread_like(x: Array, like: Array, axes: int) -> Array:
 
 
 def on_one_device(x: Array) -> bool:
-    """Returns whether an array lies on one device, as far as it is known: no mesh of several is in use or splits it."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return (mesh.empty or mesh.size == 1) and not is_spread(x)
+    """Returns whether an array lies on one device, as far as it is known, or each device has its own by `shard_map`."""
+    return not spread_by_compiler() and not is_spread(x)
 
 
 def is_spread(x: Any) -> bool:

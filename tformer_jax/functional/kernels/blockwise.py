@@ -87,15 +87,21 @@ class _Blocks:
         return x
 
 
-class _Rows(NamedTuple):
-    """Arrays of each block of queries: q [n B K G block H], a bias by query, what follows from its place."""
+class _Places(NamedTuple):
+    """Of each block of queries its index, its first query, and the keys [first, last) that it may see: [n] each."""
 
-    q: Array
-    bias: Array | None
     index: Array
     start: Array
     first: Array
     last: Array
+
+
+class _Rows(NamedTuple):
+    """Arrays of each block of queries: q [n B K G block H], a bias by query, its place."""
+
+    q: Array
+    bias: Array | None
+    place: _Places
 
 
 class _Seen(NamedTuple):
@@ -112,19 +118,32 @@ class _Seen(NamedTuple):
 @KERNELS.register("blockwise")
 def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -> Array:
     """Attends by one block of queries after the other."""
-    B, T, N, H = q.shape
-    S, K = k.shape[1], k.shape[2]
+    T, S, K, H = q.shape[1], *k.shape[1:]
     long_on_cpu = T * S > _LONG and jax.default_backend() == "cpu" and on_one_device(q)
-    if long_on_cpu and K > 1 and key is None and mask.num_heads == 1:
-        return _by_head(q, k, v, mask, bias, options)
     blocks = _Blocks.of(T, S, H, _LONG_Q if long_on_cpu else None)
     groups, first, last = _plan(mask, blocks, S)
+    places = _Places(*(jnp.asarray(x) for x in (np.arange(blocks.count), blocks.starts, first, last)))
+    attend = functools.partial(_attend, blocks, groups, places, mask, options, key)
+    if long_on_cpu and K > 1 and key is None and mask.num_heads == 1:
+        return _by_head(attend, q, k, v, bias)
+    return attend(q, k, v, bias)
+
+
+def _attend(blocks: _Blocks, groups, places: _Places, mask: Mask, options: ScoreOptions, key, q, k, v, bias) -> Array:
+    """Attends in these blocks, which go in these groups.
+
+    Places follow from queries, as far as JAX can see. Of a loop round this one (over layers, over heads) it would else
+    see that the blocks' masks are the same each time, compute them once, before, and keep all of them: T S booleans.
+    """
+    places, _ = lax.optimization_barrier((places, lax.stop_gradient(q[..., :0])))
+    B, T, N, H = q.shape
+    K = k.shape[2]
     bias = split_heads(bias, K)
     by_query = bias is not None and bias.shape[3] > 1
     rows = _Rows(
         blocks.split(q.reshape(B, T, K, N // K, H), axis=1).transpose(0, 1, 3, 4, 2, 5),  # [n B K G block H]
         blocks.split(bias, axis=3) if by_query else None,
-        *(jnp.asarray(x) for x in (np.arange(blocks.count), blocks.starts, first, last)),
+        places,
     )
     shared = _Seen(k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), None if by_query else bias)
     # All blocks' gradients of it are added up, in the dtype that it has here.
@@ -135,12 +154,12 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
         keys, values, bias = shared._replace(bias=row.bias if by_query else shared.bias).part(start, size)
         allowed = None
         if not mask.hides_nothing:
-            allowed = split_heads(mask.tile(row.start, blocks.size, group.low + start, size), K)
-        drop_key = key if key is None else jax.random.fold_in(key, row.index)
+            allowed = split_heads(mask.tile(row.place.start, blocks.size, group.low + start, size), K)
+        drop_key = key if key is None else jax.random.fold_in(key, row.place.index)
         products = products_of_heads(row.q, keys.astype(k.dtype))
         return options.averages(products, values.astype(v.dtype), bias, allowed, drop_key).astype(q.dtype)
 
-    def attend(group: _Group) -> Array:
+    def by_group(group: _Group) -> Array:
         """A group's blocks, one after the other: [n B K G block H]."""
         whole = group.high - group.low
         part = jax.tree.map(lambda x: x[group.first : group.last], rows)
@@ -154,20 +173,20 @@ def blockwise_attention(q, k, v, mask: Mask, bias, options: ScoreOptions, key) -
         @checkpoint
         def body(row: _Rows) -> Array:
             def with_keys(size: int, row: _Rows, seen: _Seen) -> Array:
-                return one_block(group, size, jnp.minimum(row.first - group.low, whole - size), row, seen)
+                return one_block(group, size, jnp.minimum(row.place.first - group.low, whole - size), row, seen)
 
             if len(group.sizes) == 1:
                 return with_keys(group.sizes[0], row, seen)
-            pick = sum((row.last - row.first > size).astype(int) for size in group.sizes[:-1])
+            pick = sum((row.place.last - row.place.first > size).astype(int) for size in group.sizes[:-1])
             return lax.switch(pick, [checkpoint(functools.partial(with_keys, size)) for size in group.sizes], row, seen)
 
         return lax.map(body, part)
 
-    out = jnp.concatenate([attend(group) for group in groups]).transpose(0, 1, 4, 2, 3, 5)  # [n B block K G H]
+    out = jnp.concatenate([by_group(group) for group in groups]).transpose(0, 1, 4, 2, 3, 5)  # [n B block K G H]
     return blocks.join(out, axis=1).reshape(B, T, N, v.shape[-1])
 
 
-def _by_head(q, k, v, mask: Mask, bias: Array | None, options: ScoreOptions) -> Array:
+def _by_head(attend, q, k, v, bias: Array | None) -> Array:
     """Attends for one head of keys after the other."""
     B, T, N, H = q.shape
     K = k.shape[2]
@@ -179,7 +198,7 @@ def _by_head(q, k, v, mask: Mask, bias: Array | None, options: ScoreOptions) -> 
 
     def head(of: tuple) -> Array:
         q, k, v, own = of
-        return blockwise_attention(q, k, v, mask, shared if own is None else own, options, None)
+        return attend(q, k, v, shared if own is None else own)
 
     out = lax.map(head, (split(q), split(k), split(v), own))  # [K B T G Hv]
     return jnp.moveaxis(out, 0, 2).reshape(B, T, N, v.shape[-1])

@@ -69,9 +69,10 @@ class ScoreOptions:
     ) -> Float[Array, "B K G t Hv"]:
         """The values' averages by these weights, with dropout of the weights."""
         scores, late = self._scores_and_factor(products, bias)
-        rate = self.dropout_rate  # what is known of it stays so within the rule
-        drop = Partial(functools.partial(dropout, rate=rate)) if is_known(rate) else Partial(dropout, rate=rate)
-        return _averages(scores, v, late, allowed, Partial(drop, key=key))
+        rate = self.dropout_rate  # what is known stays so within the rule; what is traced has to be a leaf
+        known = functools.partial(dropout, rate=rate)
+        drop = Partial(known, key=key) if is_known(rate) else Partial(dropout, rate=rate, key=key)
+        return _averages(scores, v, late, allowed, drop)
 
     def _scores_and_factor(self, products: Array, bias: Array | None) -> tuple[Array, Number]:
         """Scores, and a positive factor of them that is left to `_exponentials`.
