@@ -222,27 +222,50 @@ def resize_grid(cells, height, width):
     return np.einsum("ij,kl,jld->ikd", rows, columns, f64(cells))
 
 
-def rotary(x, positions, base=10_000.0, layout="half", change=lambda frequency: frequency):
-    """Pair i of a head as a complex number, times exp(1j * position * change(base^(-2i / H))); x [B T N H]."""
+def rotary(x, positions, base=10_000.0, layout="half", change=lambda frequency: frequency, frequencies=None):
+    """Pair i of a head as a complex number, times exp(1j * position * change(base^(-2i / H))); x [B T N H].
+
+    Or, with `frequencies`, times exp(1j * position * frequencies[i]).
+    """
     x, H = f64(x), x.shape[-1]
     positions = np.broadcast_to(f64(positions), x.shape[:2])[:, :, None]
     out = np.empty_like(x)
     for i in range(H // 2):
         a, b = (i, i + H // 2) if layout == "half" else (2 * i, 2 * i + 1)
-        turned = (x[..., a] + 1j * x[..., b]) * np.exp(1j * positions * change(base ** (-2 * i / H)))
+        frequency = change(base ** (-2 * i / H)) if frequencies is None else frequencies[i]
+        turned = (x[..., a] + 1j * x[..., b]) * np.exp(1j * positions * frequency)
         out[..., a], out[..., b] = turned.real, turned.imag
     return out
 
 
-def llama3(frequency, factor, trained_length):
+def llama3(frequency, factor, trained_length, low=1.0, high=4.0):
     """As in the code that Meta published for Llama 3.1."""
     wavelength = 2 * math.pi / frequency
-    if wavelength < trained_length / 4:
+    if wavelength < trained_length / high:
         return frequency
-    if wavelength > trained_length:
+    if wavelength > trained_length / low:
         return frequency / factor
-    smooth = (trained_length / wavelength - 1) / (4 - 1)
+    smooth = (trained_length / wavelength - low) / (high - low)
     return (1 - smooth) * frequency / factor + smooth * frequency
+
+
+def yarn(H, base, factor, trained_length, slow=1.0, fast=32.0, whole_pairs=True):
+    """The frequencies of the pairs of a head, as in the code that Peng et al. published."""
+    ends = [H * math.log(trained_length / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in (fast, slow)]
+    if whole_pairs:
+        ends = math.floor(ends[0]), math.ceil(ends[1])
+    first, last = max(ends[0], 0), min(ends[1], H - 1)
+    frequencies = []
+    for i in range(H // 2):
+        divided = min(max((i - first) / ((last - first) or 0.001), 0.0), 1.0)
+        kept = base ** (-2 * i / H)
+        frequencies.append(kept * (1 - divided) + kept / factor * divided)
+    return frequencies
+
+
+def longrope(H, base, divisors):
+    """Ding et al., 2024: each pair has its own divisor."""
+    return [base ** (-2 * i / H) / divisors[i] for i in range(H // 2)]
 
 
 def alibi_slopes(N):
@@ -331,18 +354,43 @@ def turned(fields, x, positions):
         positions = positions / factor
     if fields["positions.scaling"] == "ntk":
         base = base * factor ** (width / (width - 2))
-    change = lambda frequency: frequency
+    how, length = {"layout": fields["positions.layout"]}, fields["positions.trained_length"]
+    magnitude = fields["positions.magnitude"] or 1.0
     if fields["positions.scaling"] == "llama3":
-        change = functools.partial(llama3, factor=factor, trained_length=fields["positions.trained_length"])
-    return np.concatenate([rotary(x[..., :width], positions, base, change=change), x[..., width:]], axis=-1)
+        low, high = fields["positions.turns"] or (1.0, 4.0)
+        how["change"] = functools.partial(llama3, factor=factor, trained_length=length, low=low, high=high)
+    if fields["positions.scaling"] == "yarn":
+        ends = fields["positions.turns"] or (1.0, 32.0)
+        how["frequencies"] = yarn(width, base, factor, length, *ends, fields["positions.whole_pairs"])
+        magnitude = fields["positions.magnitude"] or 1 + 0.1 * math.log(factor)
+    if fields["positions.scaling"] == "longrope":
+        reach = "long" if positions.max() + 1 > length else "short"
+        how["frequencies"] = longrope(width, base, fields[f"positions.{reach}_divisors"])
+    return np.concatenate([rotary(x[..., :width], positions, base, **how) * magnitude, x[..., width:]], axis=-1)
 
 
 def normed(held, fields, x, name, kind=None):
     """x under the norm `name`, of the config's kind unless told otherwise; a missing shift is none."""
-    gamma = held[name + ".gamma"] + (1 if fields["norm.unit_offset"] else 0)
+    gamma = held.get(name + ".gamma", 1.0) + (1 if fields["norm.unit_offset"] else 0)
     if (kind or fields["norm.name"]) == "rms":
         return rms_norm(x, gamma, fields["norm.eps"])
     return layer_norm(x, gamma, held.get(name + ".beta", 0.0), fields["norm.eps"])
+
+
+def normed_heads(held, fields, heads, name):
+    """Queries or keys [B T N H]: each head by itself, with the same numbers or its own, or all together."""
+    kind = fields["attention.qk_norm_kind"]
+    if fields["attention.joint_qk_norm"]:
+        vectors = {n: x.reshape(-1) for n, x in held.items() if n.startswith(name)}
+        return normed(vectors, fields, heads.reshape(*heads.shape[:2], -1), name, kind).reshape(heads.shape)
+    if not fields["attention.own_qk_norms"]:
+        return normed(held, fields, heads, name, kind)
+    each = []
+    for i in range(heads.shape[2]):
+        own = {f"{name}.{part}": held[f"{name}.norms.{part}"][i] for part in ("gamma", "beta")
+               if f"{name}.norms.{part}" in held}  # fmt: skip
+        each.append(normed(own, fields, heads[:, :, i], name, kind))
+    return np.stack(each, axis=2)
 
 
 def base_width(fields):
@@ -359,12 +407,11 @@ def self_attention(held, fields, x, places, allowed, bias):
     heads = {}
     for name in ("q", "k", "v"):
         projected = np.einsum("btd,dnh->btnh", x, held[f"attention.w_{name}"]) + held.get(f"attention.b_{name}", 0)
+        limit = fields["attention.qkv_clip"] or math.inf
+        projected = projected.clip(-limit, limit)
         if name != "v":
             if fields["attention.qk_norm"]:
-                joined = projected.shape[:2] + ((-1,) if fields["attention.joint_qk_norm"] else projected.shape[2:])
-                gains = {n: g.reshape(-1) for n, g in held.items() if n.endswith("_norm.gamma")}
-                normal = normed(gains, fields, projected.reshape(joined), f"attention.{name}_norm", "rms")
-                projected = normal.reshape(projected.shape)
+                projected = normed_heads(held, fields, projected, f"attention.{name}_norm")
             projected = turned(fields, projected, places)
         heads[name] = projected
     mixed = attention(heads["q"], heads["k"], heads["v"], allowed, bias, scale, softcap=fields["attention.softcap"])
@@ -414,7 +461,7 @@ def causal_lm(weights, config, tokens, segments=None, prefix=None):
     if fields["positions.name"] == "sinusoidal":
         x = x + sinusoids(T, D)[places]
     if fields["positions.name"] == "learned":
-        x = x + weights["positions.scheme.table"][places] * scale
+        x = x + weights["positions.scheme.table"][places + fields["positions.first"]] * scale
     if fields["embedding_norm"]:
         x = normed(weights, fields, x, "positions.norm")
 

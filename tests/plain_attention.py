@@ -111,6 +111,12 @@ def by_angles(x, places, wide, base, factor):
     return jnp.concatenate([first, x[..., wide:]], axis=-1)
 
 
+def tables(places, wide, base, magnitude):
+    """Cosines and sines of the angles of the first `wide` of a head."""
+    angles = places[..., None] * base ** (-jnp.arange(0, wide, 2) / wide)
+    return magnitude * jnp.cos(angles), magnitude * jnp.sin(angles)
+
+
 def sines(length, width, base):
     column = jnp.arange(width)
     angles = jnp.arange(length)[:, None] / base ** ((column - column % 2) / width)
@@ -214,6 +220,12 @@ CASES = {
         lambda x, p, b, f: by_angles(x, p, 4, b, f),
         (normal(30, B, T, 1, 5), PLACES),
         (BASE, FACTOR),
+    ),
+    "rotary_tables": Case(
+        lambda b, m, p: F.rotary_tables(p, 6, base=b, magnitude=m),
+        lambda b, m, p: tables(p, 6, b, m),
+        (),
+        (BASE, FACTOR, PLACES),
     ),
     "sinusoidal_positions": Case(
         lambda x, b: x * F.sinusoidal_positions(T, D, base=b), lambda x, b: x * sines(T, D, b), (X,), (BASE,)

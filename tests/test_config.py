@@ -52,6 +52,10 @@ FAMILIES = {
 # For each field: another valid value, and what else has to be so for it to be valid.
 LINEAR = {"positions.scaling": "linear", "positions.factor": 2.0}
 LLAMA3 = {"positions.scaling": "llama3", "positions.factor": 2.0, "positions.trained_length": 16}
+YARN = LLAMA3 | {"positions.scaling": "yarn", "positions.trained_length": 6000}  # its last pair lies between two
+LONGROPE = {"positions.scaling": "longrope", "positions.trained_length": 16}
+LONGROPE |= {"positions.short_divisors": (1.0, 2.0), "positions.long_divisors": (2.0, 3.0)}
+QK_NORM = {"attention.qk_norm": True}
 FLIPS = {
     "d_model": (12, {}),
     "num_layers": (3, {"num_decoder_layers": 2}),  # or it would be enough that the decoder grows
@@ -68,7 +72,11 @@ FLIPS = {
     "attention.scale": (0.3, {}),
     "attention.softcap": (5.0, {}),
     "attention.qk_norm": (True, {}),
-    "attention.joint_qk_norm": (True, {"attention.qk_norm": True}),
+    "attention.joint_qk_norm": (True, QK_NORM),
+    "attention.own_qk_norms": (True, QK_NORM),
+    "attention.qk_norm_kind": ("layer", QK_NORM),
+    "attention.qk_norm_bias": (True, QK_NORM | {"attention.qk_norm_kind": "layer"}),
+    "attention.qkv_clip": (0.5, {}),
     "attention.qkv_bias": (False, {}),
     "attention.output_bias": (False, {}),
     "attention.dropout_rate": (0.3, {}),
@@ -77,11 +85,19 @@ FLIPS = {
     "positions.scaling": ("ntk", LINEAR),
     "positions.factor": (3.0, LINEAR),
     "positions.trained_length": (32, LLAMA3),
+    "positions.turns": ((0.5, 3.0), LLAMA3),
+    "positions.whole_pairs": (False, YARN),
+    "positions.magnitude": (1.5, YARN),
+    "positions.short_divisors": ((1.0, 5.0), LONGROPE),
+    "positions.long_divisors": ((1.0, 5.0), LONGROPE),
     "positions.width": (2, {}),
+    "positions.layout": ("interleaved", {}),
+    "positions.first": (2, {}),
     "positions.num_buckets": (16, {}),
     "positions.max_distance": (64, {}),
     "norm.eps": (1e-3, {}),
     "norm.bias": (False, {}),
+    "norm.gain": (False, {}),
     "norm.unit_offset": (True, {}),
     "feed_forward.width": (16, {}),
     "feed_forward.activation": ("silu", {}),
@@ -136,12 +152,15 @@ def images_have(given):
 
 
 # A model, a field, and what to choose. Decoder layers are not parallel.
+# What a model refuses.
+NOT_OF_ALL = (
+    ("Transformer", "layer.parallel"), ("Transformer", "layer.shared_norm"), ("VisionTransformer", "positions.first"),
+)  # fmt: skip
 TAKEN = [
     (model, path, given)
     for model in MODELS
     for path, given in walked(CONFIGS[model])
-    if (model != "VisionTransformer" or images_have(given))
-    and (model, path) not in (("Transformer", "layer.parallel"), ("Transformer", "layer.shared_norm"))
+    if (model != "VisionTransformer" or images_have(given)) and (model, path) not in NOT_OF_ALL
 ]
 # By day, each with the model that has the shortest program; the others' programs are of the same parts.
 FIRST = {(path, str(given)): i for i, (_, path, given) in reversed(list(enumerate(TAKEN)))}.values()
@@ -226,6 +245,12 @@ def test_images_have_no_positions_within_attention(scheme):
         tiny_config("VisionTransformer", positions=scheme)
 
 
+def test_images_have_no_first_position():
+    """Rows of a table that are left out would be those of patches."""
+    with pytest.raises(ConfigError, match="^model.positions.first must be 0 for images, got 2"):
+        tiny_config("VisionTransformer", positions="learned", **{"positions.first": 2})
+
+
 def test_parallel_layers_do_not_attend_to_a_memory():
     """Half of a decoder's layer would be parallel."""
     with pytest.raises(ConfigError, match="^model.layer.parallel is not for layers that attend to a memory"):
@@ -274,8 +299,11 @@ def test_each_choice_of_a_field_is_a_program_of_its_own(model, path, given, choi
         choices = [choice for choice in choices if images_have({path: choice})]
     programs = set()
     for choice in choices:
-        needs = {"positions.factor": 1.0 + (choice != "none")} if path == "positions.scaling" else {}
-        needs |= {"positions.trained_length": 16} if choice == "llama3" else {}
+        needs = {}
+        if path == "positions.scaling":
+            needs = {"llama3": LLAMA3, "yarn": YARN, "longrope": LONGROPE, "none": {}}.get(choice, LINEAR)
+        if path == "attention.qk_norm_kind":
+            needs = QK_NORM
         programs.add(training_program(model, config_of(model, given, needs, {path: choice})))
     assert len(programs) == len(choices)
 
@@ -325,7 +353,8 @@ FIELDS = {
     for model, path, given in reversed(TAKEN)
 }
 # Those whose values are checked by tests of their own.
-OWN_TESTS = ("pattern", "precision")
+OWN_TESTS = ("pattern", "precision", "positions.first")
+OWN_TESTS += ("positions.turns", "positions.short_divisors", "positions.long_divisors")
 
 
 def of_type(kind):
@@ -402,7 +431,7 @@ def test_none_is_refused_where_it_has_no_meaning(path):
 
 ROTARY, RELATIVE = dict(positions="rotary"), dict(positions="relative")
 TOGETHER = "^model.positions.scaling and factor go together"
-LENGTH = "^model.positions.trained_length goes with scaling='llama3', which needs it"
+LENGTH = "^model.positions.trained_length goes with scaling='llama3', 'yarn' or 'longrope', which need it"
 BUCKETS = "^model.positions.num_buckets must be a multiple of 4 and max_distance above half of it"
 
 
@@ -437,6 +466,35 @@ BUCKETS = "^model.positions.num_buckets must be a multiple of 4 and max_distance
         (ROTARY | LLAMA3 | {"positions.trained_length": None}, f"{LENGTH}, got None with 'llama3'"),
         (ROTARY | LINEAR | {"positions.trained_length": 16}, f"{LENGTH}, got 16 with 'linear'"),
         ({"attention.joint_qk_norm": True}, "^model.attention.joint_qk_norm=True goes with qk_norm=True"),
+        ({"attention.own_qk_norms": True}, "^model.attention.own_qk_norms=True goes with qk_norm=True"),
+        (
+            QK_NORM | {"attention.qk_norm_bias": True},
+            "^model.attention.qk_norm_bias=True goes with qk_norm_kind='layer'",
+        ),
+        (
+            QK_NORM | {"attention.own_qk_norms": True, "attention.joint_qk_norm": True},
+            "^model.attention.joint_qk_norm=True and own_qk_norms=True exclude each other",
+        ),
+        ({"norm.gain": False, "norm.unit_offset": True}, "^model.norm.unit_offset=True goes with gain=True"),
+        (ROTARY | {"positions.whole_pairs": False}, "^model.positions.whole_pairs=False goes with scaling='yarn'"),
+        (ROTARY | {"positions.turns": (1.0, 2.0)}, "^model.positions.turns goes with scaling='llama3' or 'yarn'"),
+        (
+            ROTARY | YARN | {"positions.turns": (2.0, 1.0)},
+            "^model.positions.turns must be two numbers, the lower one first",
+        ),
+        (
+            ROTARY | {"positions.long_divisors": (1.0, 1.0)},
+            "^model.positions.long_divisors goes with scaling='longrope'",
+        ),
+        (
+            ROTARY | LONGROPE | {"positions.long_divisors": (1.0,)},
+            "^model.positions.long_divisors must be 2 numbers, one for each pair, got 1",
+        ),
+        (
+            ROTARY | LONGROPE | {"positions.long_divisors": (1.0, "2")},
+            "^model.positions.long_divisors must be a tuple of positive numbers",
+        ),
+        (dict(positions="learned") | {"positions.first": -1}, "^model.positions.first must not be negative, got -1"),
         (ROTARY | dict(rotary_scaling="ntk", rotary_factor=0.5), f"{TOGETHER}.*, got 'ntk' with 0.5"),
         (
             ROTARY | dict(head_dim=2, rotary_scaling="ntk", rotary_factor=2.0),

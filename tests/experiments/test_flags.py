@@ -74,7 +74,10 @@ WINDOWED = [{"attention": {"window": 64}}, {}]
         # A choice is made before fields are set, wherever it stands; of several, the last.
         ([f"{M}positions.num_buckets=16", f"{M}positions.name=relative"], {"model.positions.num_buckets": 16}),
         ([f"{M}positions.name", "relative", f"{M}positions.num_buckets", "16"], {"model.positions.num_buckets": 16}),
-        ([f"{M}positions.name=alibi", f"{M}positions.name=learned"], {"model.positions": {"name": "learned"}}),
+        (
+            [f"{M}positions.name=alibi", f"{M}positions.name=learned"],
+            {"model.positions": {"name": "learned", "first": 0}},
+        ),
         # What the old component and the new one both have stays.
         (
             [f"{M}feed_forward.name=gated"],

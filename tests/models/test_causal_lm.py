@@ -89,6 +89,20 @@ MENU = {
     ) | {"norm.bias": False, "norm.unit_offset": True},
     "Gemma 3: windows of another base, and a tail": LLAMA | dict(num_layers=5, num_kv_heads=1, pattern=WINDOWED),
     "Llama 4: a layer without positions": LLAMA | dict(num_layers=2, pattern=({}, {"positions": {"name": "none"}})),
+    "OPT": dict(norm_position="pre", positions="learned", scale_embeddings=False) | {"positions.first": 2},
+    "OLMo": dict(norm_position="pre", positions="rotary", gated=True, num_kv_heads=1)
+    | {"norm.gain": False, "norm.bias": False, "attention.qkv_clip": 0.6},
+    "Phi 2": dict(norm_position="pre", parallel_block=True, positions="rotary", qk_norm=True)
+    | {"attention.qk_norm_kind": "layer", "attention.qk_norm_bias": True},
+    "StableLM 2": dict(norm_position="pre", positions="rotary", qk_norm=True, num_heads=4, num_kv_heads=2)
+    | {"attention.qk_norm_kind": "layer", "attention.own_qk_norms": True, "positions.layout": "interleaved"},
+    "Llama with YaRN": LLAMA
+    | dict(head_dim=8, rotary_scaling="yarn", rotary_factor=4.0)
+    | {"positions.trained_length": 40, "positions.turns": (0.5, 4.0), "positions.whole_pairs": False},
+    "Phi 3": LLAMA
+    | dict(rotary_scaling="longrope")
+    | {"positions.trained_length": 6, "positions.magnitude": 1.2}
+    | {"positions.short_divisors": (1.0, 1.5), "positions.long_divisors": (1.3, 4.0)},
     "every layer another": dict(positions="relative", num_layers=3, norm_position="pre", pattern=MIXED),
 }  # fmt: skip
 
@@ -136,7 +150,7 @@ def test_the_menu_is_complete():
         "norm.name": {"layer", "rms"},
         "layer.norm_position": {"post", "pre", "output", "sandwich"},
         "positions.name": set(SCHEMES),
-        "positions.scaling": {"none", "linear", "ntk", "llama3"},
+        "positions.scaling": {"none", "linear", "ntk", "llama3", "yarn", "longrope"},
         "feed_forward.name": {"mlp", "gated"},
         "feed_forward.activation": {"relu", "gelu", "gelu_tanh", "silu"},
     }

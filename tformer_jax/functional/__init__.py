@@ -29,7 +29,8 @@ from .patches import patchify
 from .positions import interpolate_positions, positions_in_segments, sinusoidal_positions, sinusoidal_positions_2d
 from .quantization import Int8Matrix, quantize_int8
 from .relations import causal_mask, mask_to_bias
-from .relative import alibi_bias, alibi_slopes, apply_rotary, relative_position_buckets, rotate
+from .relative import alibi_bias, alibi_slopes, relative_position_buckets
+from .rotary import apply_rotary, rotary_tables, rotate
 
 __all__ = [
     "ACTIVATIONS",
@@ -70,6 +71,7 @@ __all__ = [
     "random_shift",
     "relative_position_buckets",
     "rms_norm",
+    "rotary_tables",
     "rotate",
     "scaled_dot_product_attention",
     "sinusoidal_positions",

@@ -1,18 +1,21 @@
 """Multi-head attention as a module: the projections, what is done to heads, and how a cache takes part."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
-from ..config import COUNT, POSITIVE, RUN, SHARE, TRAINING, ConfigError, field
+from ..config import COUNT, POSITIVE, RUN, SHARE, TRAINING, ConfigError, field, one_of
 from ..functional.kernels import KERNELS
 from ..functional.numbers import is_off
 from .cache import KVCache
 from .config import ATTENTIONS, NORMS, AttentionConfig, ModelConfig
-from .parameters import kernel, zeros
+from .parameters import described, kernel, zeros
 from .parametrization import attention_scale
 from .partitioning import spread_queries
 
@@ -31,8 +34,12 @@ class MultiHeadAttention(AttentionConfig):
         on the other side too; None: all.
       scale: multiplies q kᵀ; None: 1 / √H.
       softcap: c of c tanh(score / c), on the scaled scores (Gemma 2); None: no cap.
-      qk_norm: RMS-normalise queries and keys, each head by itself (Henry et al., 2020).
+      qk_norm: normalise queries and keys, each head by itself (Henry et al., 2020).
       joint_qk_norm: all heads together instead (OLMo 2); with qk_norm=True.
+      own_qk_norms: each head has gains of its own (StableLM); with qk_norm=True.
+      qk_norm_kind: "rms", or "layer", which subtracts the mean.
+      qk_norm_bias: add a shift; with qk_norm_kind="layer".
+      qkv_clip: c, to which queries, keys and values are clipped as they are projected, at -c too (OLMo); None: not at all.
       qkv_bias, output_bias: add biases in the projections to queries, keys and values; in that of the heads.
       dropout_rate: dropout rate of the attention weights.
       implementation: a kernel's name, see `functional.scaled_dot_product_attention`.
@@ -46,6 +53,10 @@ class MultiHeadAttention(AttentionConfig):
     softcap: float | None = field(None, POSITIVE)
     qk_norm: bool = False
     joint_qk_norm: bool = False
+    own_qk_norms: bool = False
+    qk_norm_kind: str = field("rms", one_of("rms", "layer"))
+    qk_norm_bias: bool = False
+    qkv_clip: float | None = field(None, POSITIVE)
     qkv_bias: bool = True
     output_bias: bool = True
     dropout_rate: float = field(0.0, SHARE, part=TRAINING, traced=True)
@@ -54,8 +65,15 @@ class MultiHeadAttention(AttentionConfig):
     def check(self) -> None:
         if self.num_heads % self.kv_heads:
             raise ConfigError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
-        if self.joint_qk_norm and not self.qk_norm:
-            raise ConfigError("joint_qk_norm=True goes with qk_norm=True: without it, there is no norm")
+        for name in ("joint_qk_norm", "own_qk_norms", "qk_norm_bias"):
+            if getattr(self, name) and not self.qk_norm:
+                raise ConfigError(f"{name}=True goes with qk_norm=True: without it, there is no norm")
+        if self.joint_qk_norm and self.own_qk_norms:
+            raise ConfigError(
+                "joint_qk_norm=True and own_qk_norms=True exclude each other: all heads together, or each"
+            )
+        if self.qk_norm_bias and self.qk_norm_kind != "layer":
+            raise ConfigError(f"qk_norm_bias=True goes with qk_norm_kind='layer', got {self.qk_norm_kind!r}")
 
     @property
     def kv_heads(self) -> int:
@@ -88,6 +106,28 @@ class MultiHeadAttention(AttentionConfig):
         return KVCache.empty(shape, model.dtypes.compute, self.window, at_once)
 
 
+class EachHead(nnx.Module):
+    """A norm of heads [B T N H] in which each has parameters of its own."""
+
+    def __init__(self, model: ModelConfig, norm: Any, heads: Mapping[str, int]):
+        (_, count), head = heads.items()
+        self.norms = jax.vmap(lambda _: described(norm.make(model, dict([head]))))(jnp.arange(count))
+
+    def __call__(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
+        return jax.vmap(lambda norm, x: norm(x), in_axes=(0, 2), out_axes=2)(self.norms, heads)
+
+
+def _heads_norm(model: ModelConfig, heads: Mapping[str, int]) -> Any:
+    """The norm of queries or keys, of heads with these axes: as the model's norm, but for what `qk_norm_kind` says."""
+    config = model.attention
+    kind = NORMS[config.qk_norm_kind]
+    taken = {n: x for n, x in vars(model.norm).items() if n in ("eps", "unit_offset")}
+    norm = kind(**taken, **({"bias": config.qk_norm_bias} if config.qk_norm_kind == "layer" else {}))
+    if config.own_qk_norms:
+        return EachHead(model, norm, heads)
+    return norm.make(model, heads if config.joint_qk_norm else {"head": heads["head"]})
+
+
 class Attended(NamedTuple):
     """The results of attention: its output [B T D], the cache with its keys and values, and the weights if asked for."""
 
@@ -116,10 +156,8 @@ class Attention(nnx.Module):
         self.b_k = zeros(model, keys) if config.qkv_bias else None
         self.b_v = zeros(model, keys) if config.qkv_bias else None
         self.b_o = zeros(model, D) if config.output_bias else None
-        norm = NORMS["rms"](**{n: x for n, x in vars(model.norm).items() if n in ("eps", "unit_offset")})
-        joint = config.joint_qk_norm
-        self.q_norm = nnx.data(norm.make(model, queries if joint else H) if config.qk_norm else None)
-        self.k_norm = nnx.data(norm.make(model, keys if joint else H) if config.qk_norm else None)
+        self.q_norm = nnx.data(_heads_norm(model, queries) if config.qk_norm else None)
+        self.k_norm = nnx.data(_heads_norm(model, keys) if config.qk_norm else None)
 
     def params(self, dtype: Any) -> F.AttentionParams:
         """The parameters as the pure function takes them, in the compute dtype."""
@@ -129,8 +167,13 @@ class Attention(nnx.Module):
     def keys_values(self, memory: Float[Array, "B S C"]) -> KeysValues:
         """The keys and values of a memory, for `context`: computed once for all tokens that will look at it."""
         params = self.params(memory.dtype)
-        k = F.project_heads(memory, params.w_k, params.b_k)  # [B S K H]
-        return k if self.k_norm is None else self.k_norm(k), F.project_heads(memory, params.w_v, params.b_v)
+        pairs = (params.w_k, params.b_k), (params.w_v, params.b_v)
+        k, v = (self._clipped(F.project_heads(memory, *pair)) for pair in pairs)
+        return k if self.k_norm is None else self.k_norm(k), v  # [B S K H], [B S K Hv]
+
+    def _clipped(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
+        limit = self.model.attention.qkv_clip
+        return heads if limit is None else jnp.clip(heads, -limit, limit)
 
     def __call__(
         self,
@@ -166,6 +209,9 @@ class Attention(nnx.Module):
         scoring = {"mask": mask, "bias": bias, "scale": attention_scale(self.model), "logit_softcap": config.softcap}
 
         def prepare(q, k, v):
+            q = self._clipped(q)
+            if not isinstance(context, tuple):
+                k, v = self._clipped(k), self._clipped(v)
             q = q if self.q_norm is None else self.q_norm(q)
             k = k if self.k_norm is None or isinstance(context, tuple) else self.k_norm(k)
             if alone:

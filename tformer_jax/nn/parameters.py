@@ -3,16 +3,19 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from ..config import ConfigError, nearest
 from .config import ModelConfig
 from .parametrization import axis_growth, growth, reference_width
+
+Held = TypeVar("Held", Array, np.ndarray)
 
 # Of matrices: "hidden" ones have two sides that grow with the width, of "input" one side grows, of "output" the other;
 # the rows of an "embedding" are looked up. Of vectors: what multiplies, and what is added.
@@ -65,14 +68,14 @@ class ParameterInfo:
     def _numbers(self, wanted: Any) -> tuple[int, ...]:
         return tuple(self.stacked + i for i, name in enumerate(self.axes) if wanted(name))
 
-    def as_matrices(self, x: Array) -> Array:
-        """The array as [independent ... inputs outputs], of what is no matrix [independent ... size]."""
+    def as_matrices(self, x: Held) -> Held:
+        """The array, of JAX or of NumPy, as [independent ... inputs outputs], of what is no matrix [independent ... size]."""
         order = (*self.independent, *self.inputs, *self.outputs)
         parts = [self.inputs, self.outputs] if self.is_matrix else [self.inputs + self.outputs]
         sizes = [self.shape[i] for i in self.independent] + [math.prod(self.shape[i] for i in part) for part in parts]
         return x.transpose(order).reshape(sizes)
 
-    def from_matrices(self, x: Array) -> Array:
+    def from_matrices(self, x: Held) -> Held:
         """The array in its own shape again, see `as_matrices`."""
         order = (*self.independent, *self.inputs, *self.outputs)
         back = sorted(range(len(order)), key=order.__getitem__)

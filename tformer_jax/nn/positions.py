@@ -1,6 +1,8 @@
 """Position schemes: tables added to embeddings or patches, rotation of heads, biases of scores."""
 
+import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .. import functional as F
-from ..config import COUNT, POSITIVE, ConfigError, Wanted, field, one_of, up_to
+from ..config import COUNT, POSITIVE, UNSIGNED, ConfigError, Wanted, field, one_of, up_to
 from ..functional.relative import MOST_BUCKETS
 from .config import POSITIONS, ModelConfig, PositionScheme
 from .parameters import kernel, table
@@ -42,13 +44,33 @@ class Sinusoidal(PositionScheme):
 
 @POSITIONS.register("learned")
 class Learned(PositionScheme):
-    """A table that is learned, added to the embeddings or patches, the class token's too."""
+    """A table that is learned, added to the embeddings or patches, the class token's too.
+
+    Attributes:
+      first: of text, the row of position 0; those before it are not used (OPT: 2).
+    """
+
+    first: int = field(0, UNSIGNED)
 
     def at_embedding(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "LearnedTable":
         return LearnedTable(model, rngs=rngs)
 
+    def check_patches(self, model: ModelConfig) -> None:
+        if self.first:
+            raise ConfigError(f"positions.first must be 0 for images, got {self.first}")
+
     def at_patches(self, model: ModelConfig, grid: tuple[int, int], extra: int, *, rngs: nnx.Rngs) -> "Patches":
         return LearnedPatches(model, grid, extra, rngs=rngs)
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+    """A field that is a tuple of positive numbers."""
+    if not isinstance(value, list | tuple) or not all(type(x) in (int, float) and 0 < x < math.inf for x in value):
+        raise ConfigError(f"{name} must be a tuple of positive numbers, got {value!r}")
+    return tuple(map(float, value))
+
+
+_EVEN = Wanted("be a positive even integer", lambda x: type(x) is int and x > 0 and x % 2 == 0)
 
 
 @POSITIONS.register("rotary")
@@ -57,30 +79,53 @@ class Rotary(PositionScheme):
 
     Attributes:
       base: of the geometric sequence of wavelengths.
-      scaling: "none", "linear", "ntk" or "llama3" (Llama 3.1), for contexts that are longer by a factor.
-      factor: of scaling; 1 with "none".
-      trained_length: of "llama3", the tokens of a context before it became longer; None with the others.
+      scaling: for contexts that are longer than those of training, see `functional.rotary_tables`; or "longrope" (Phi 3),
+        whose pairs have divisors of their own, others as soon as a position of the batch is beyond trained_length.
+      factor: of scaling; 1 with "none" and "longrope".
+      trained_length: of "llama3", "yarn" and "longrope", the tokens of a context before it became longer; None with the
+        others.
+      turns: of "llama3" and "yarn", two numbers, see `functional.rotary_tables`; (): what these scalings say.
+      whole_pairs: of "yarn", see there.
+      magnitude: multiplies cosines and sines; None: what the scaling says.
+      short_divisors, long_divisors: of "longrope", a number for each pair.
       width: how much of each head is turned, from its beginning; None: all of it.
+      layout: of its pairs, "half" (Llama) or "interleaved" (GPT-J), see `functional.rotate`.
     """
 
     base: float = field(10_000.0, POSITIVE)
-    scaling: str = field("none", one_of("none", "linear", "ntk", "llama3"))
+    scaling: str = field("none", one_of("none", "linear", "ntk", "llama3", "yarn", "longrope"))
     factor: float = field(1.0, POSITIVE)
     trained_length: int | None = field(None, COUNT)
-    width: int | None = field(
-        None, Wanted("be a positive even integer", lambda x: type(x) is int and x > 0 and x % 2 == 0)
-    )
+    turns: tuple = ()
+    whole_pairs: bool = True
+    magnitude: float | None = field(None, POSITIVE)
+    short_divisors: tuple = ()
+    long_divisors: tuple = ()
+    width: int | None = field(None, _EVEN)
+    layout: str = field("half", one_of("half", "interleaved"))
 
     def check(self) -> None:
-        if (self.scaling == "none") != (self.factor == 1.0) or self.factor < 1.0:
+        for name in ("turns", "short_divisors", "long_divisors"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if (self.scaling in ("none", "longrope")) != (self.factor == 1.0) or self.factor < 1.0:
             raise ConfigError(
-                "scaling and factor go together: 'none' with 1, the others with a factor above 1, "
+                "scaling and factor go together: 'none' and 'longrope' with 1, the others with a factor above 1, "
                 f"got {self.scaling!r} with {self.factor}"
             )
-        if (self.scaling == "llama3") != (self.trained_length is not None):
+        if (self.scaling in ("llama3", "yarn", "longrope")) != (self.trained_length is not None):
             raise ConfigError(
-                f"trained_length goes with scaling='llama3', which needs it, got {self.trained_length} with {self.scaling!r}"
+                "trained_length goes with scaling='llama3', 'yarn' or 'longrope', which need it, got "
+                f"{self.trained_length} with {self.scaling!r}"
             )
+        for name in ("short_divisors", "long_divisors"):
+            if (self.scaling == "longrope") != bool(getattr(self, name)):
+                raise ConfigError(f"{name} goes with scaling='longrope', which needs it, got {self.scaling!r}")
+        if self.turns and self.scaling not in ("llama3", "yarn"):
+            raise ConfigError(f"turns goes with scaling='llama3' or 'yarn', got {self.scaling!r}")
+        if self.turns and not (len(self.turns) == 2 and self.turns[0] < self.turns[1]):
+            raise ConfigError(f"turns must be two numbers, the lower one first, got {self.turns}")
+        if not self.whole_pairs and self.scaling != "yarn":
+            raise ConfigError(f"whole_pairs=False goes with scaling='yarn', got {self.scaling!r}")
 
     def check_model(self, model: ModelConfig) -> None:
         head = model.attention.head_width(model.d_model)
@@ -91,10 +136,25 @@ class Rotary(PositionScheme):
             raise ConfigError(f"positions.name='rotary' turns pairs: the head width must be even, got {width}")
         if self.scaling == "ntk" and width == 2:
             raise ConfigError("positions.scaling='ntk' needs a head width above 2, got 2")
+        for name in ("short_divisors", "long_divisors"):
+            numbers = getattr(self, name)
+            if numbers and len(numbers) != width // 2:
+                raise ConfigError(
+                    f"positions.{name} must be {width // 2} numbers, one for each pair, got {len(numbers)}"
+                )
 
     def turn(self, heads: Float[Array, "B T N H"], positions: Int[Array, "b T"]) -> Float[Array, "B T N H"]:
-        how = {"base": self.base, "scaling": self.scaling, "factor": self.factor, "width": self.width}
-        return F.apply_rotary(heads, positions, trained_length=self.trained_length, **how)
+        tables = functools.partial(F.rotary_tables, positions, self.width or heads.shape[-1], base=self.base)
+        if self.scaling == "longrope":
+            beyond = positions.max() >= self.trained_length
+            short, long = (
+                tables(divisors=x, magnitude=self.magnitude) for x in (self.short_divisors, self.long_divisors)
+            )
+            cos, sin = (jnp.where(beyond, *pair) for pair in zip(long, short, strict=True))
+        else:
+            how = {name: getattr(self, name) for name in ("scaling", "factor", "trained_length", "whole_pairs")}
+            cos, sin = tables(magnitude=self.magnitude, turns=self.turns or None, **how)
+        return F.rotate(heads, cos, sin, layout=self.layout)
 
 
 class _OfScores(PositionScheme):
@@ -148,15 +208,16 @@ class Sinusoids(nnx.Module):
 
 
 class LearnedTable(nnx.Module):
-    """A learned table [max_length D], as large as the embeddings that it is added to."""
+    """A learned table [first + max_length, D], as large as the embeddings that it is added to."""
 
     def __init__(self, model: ModelConfig, *, rngs: nnx.Rngs):
-        self.table = table(model, rngs, {"position": model.max_length, "model": model.d_model})
+        self.first = model.positions.first
+        self.table = table(model, rngs, {"position": self.first + model.max_length, "model": model.d_model})
         self.scale = math.sqrt(reference_width(model)) if model.scale_embeddings else 1.0
 
     def __call__(self, x: Float[Array, "B T D"], positions: Where) -> Float[Array, "B T D"]:
         # In float32, so that the gradient of a position is a sum of many that loses none.
-        return _added(x, self.table[...].astype(jnp.float32) * self.scale, positions)
+        return _added(x, self.table[...].astype(jnp.float32) * self.scale, positions + self.first)
 
 
 def _added(x: Array, vectors: Float[Array, "P D"], positions: Where) -> Array:
