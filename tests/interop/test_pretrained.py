@@ -1,0 +1,334 @@
+"""Folders as they are found: old spellings, ties, shards; and what is wrong with them, in one line."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from checkpoints import TOKENS, golden, read_tensors, weights, write_checkpoint
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec as P
+from support import quick_jit, registered, tiny_model
+from tokenizers import Tokenizer, models as tokenizer_models
+
+from tformer_jax import interop, models
+from tformer_jax.config import ConfigError
+from tformer_jax.data.files import DataError
+
+
+@pytest.fixture
+def llama():
+    """The config and the tensors of a small Llama."""
+    case = golden("llama")[0]
+    return case["config"], weights(case["shapes"])
+
+
+def logits_of(model):
+    return np.asarray(quick_jit(lambda model: model(jnp.asarray(TOKENS)))(model))
+
+
+def loaded(folder, config, tensors, **how):
+    write_checkpoint(folder, config, tensors)
+    return interop.load_pretrained(folder, **how)[0]
+
+
+# What is found ---------------------------------------------------------------------------------
+
+
+def test_old_spellings_of_rope_are_read(tmp_path, llama):
+    """`rope_theta` and `rope_scaling`, which every older file has, are ignored."""
+    config, tensors = golden("llama")[3]["config"], weights(golden("llama")[3]["shapes"])
+    wanted = logits_of(loaded(tmp_path / "new", config, tensors))
+    old = dict(config)
+    said = old.pop("rope_parameters")
+    old |= {"rope_theta": said.pop("rope_theta"), "rope_scaling": {"type": said.pop("rope_type"), **said}}
+    old["torch_dtype"] = old.pop("dtype", "float32")
+    np.testing.assert_array_equal(logits_of(loaded(tmp_path / "old", old, tensors)), wanted)
+
+
+def test_a_base_model_has_no_prefix(tmp_path):
+    """The oldest file of GPT-2 names no "transformer.", and holds masks."""
+    case = golden("gpt2")[0]
+    tensors = {name.removeprefix("transformer."): x for name, x in weights(case["shapes"]).items()}
+    wanted = logits_of(loaded(tmp_path / "new", case["config"], weights(case["shapes"])))
+    masks = {f"h.{i}.attn.bias": np.ones((1, 1, 12, 12), np.float32) for i in range(3)}
+    model = loaded(tmp_path / "old", case["config"] | {"n_ctx": 12, "architectures": None}, tensors | masks)
+    np.testing.assert_array_equal(logits_of(model), wanted)
+    assert model.origin.left_over == tuple(sorted(masks))
+
+
+def test_gamma_and_beta_are_weight_and_bias(tmp_path):
+    """A norm of a file that was converted from TensorFlow is missing."""
+    case = golden("gpt2")[0]
+    tensors = weights(case["shapes"])
+    renamed = {
+        name.replace("ln_1.weight", "ln_1.gamma").replace("ln_1.bias", "ln_1.beta"): x for name, x in tensors.items()
+    }
+    assert renamed.keys() != tensors.keys()
+    ours = (loaded(tmp_path / str(i), case["config"], x) for i, x in enumerate((tensors, renamed)))
+    np.testing.assert_array_equal(*map(logits_of, ours))
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_file_without_a_head_is_tied(tmp_path, llama, said):
+    """The config is believed: a head is random, as transformers' is."""
+    config, tensors = llama
+    del tensors[HEAD]
+    assert loaded(tmp_path, config | {"tie_word_embeddings": said}, tensors).config.output.tie
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_head_of_its_own_is_kept(tmp_path, llama, said):
+    """The config is believed: a head that was trained is thrown away."""
+    config, tensors = llama
+    model = loaded(tmp_path, config | {"tie_word_embeddings": said}, tensors)
+    assert not model.config.output.tie
+    np.testing.assert_array_equal(model.output.w[...].T, tensors[HEAD])
+    interop.save_pretrained(model, tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_head_alone_is_the_embedding_too(tmp_path, llama):
+    """A tied file that kept the other name of the one table cannot be read."""
+    config, tensors = llama
+    wanted = tensors[HEAD]
+    del tensors[EMBEDDING]
+    model = loaded(tmp_path, config | {"tie_word_embeddings": True}, tensors)
+    assert model.config.output.tie
+    np.testing.assert_array_equal(model.embedding.table[...], wanted)
+
+
+def test_a_head_that_is_the_embedding_is_tied(tmp_path, llama):
+    """A tied table that was saved twice drifts apart in training."""
+    config, tensors = llama
+    tensors[HEAD] = tensors[EMBEDDING]
+    assert loaded(tmp_path / "tied", config | {"tie_word_embeddings": True}, tensors).config.output.tie
+    assert not loaded(tmp_path / "apart", config | {"tie_word_embeddings": False}, tensors).config.output.tie
+
+
+def test_shards_are_written_and_read(tmp_path, llama):
+    """A tensor is in two shards, in none, or in another than the index says."""
+    model = loaded(tmp_path / "one", *llama)
+    interop.save_pretrained(model, tmp_path / "many", shard_bytes=4000)
+    files = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
+    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    held = {name: file for file in files for name in safetensors.numpy.load_file(tmp_path / "many" / file)}
+    assert held == index["weight_map"]
+    assert index["metadata"]["total_size"] == sum(x.nbytes for x in llama[1].values())
+    assert all((tmp_path / "many" / file).stat().st_size < 4000 + 2000 for file in files)
+    again, _ = interop.load_pretrained(tmp_path / "many")
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(again), jax.tree.leaves(model))
+
+
+def test_values_are_cast_on_the_way(tmp_path, llama):
+    """`dtype` is that of the computation alone, or values are rounded twice."""
+    model = loaded(tmp_path, *llama, dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(model)} == {jnp.dtype(jnp.bfloat16)}
+    wanted = jnp.asarray(llama[1][EMBEDDING]).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(model.embedding.table[...], wanted)
+    assert model(jnp.asarray(TOKENS)).dtype == jnp.float32
+
+
+def test_each_array_lies_where_it_is_to(tmp_path, llama):
+    """All of a model that needs its mesh is on one device first, and stays there."""
+    mesh = jax.make_mesh((8,), ("rows",))
+    split = lambda path, info: NamedSharding(mesh, P("rows") if info.shape[0] % 8 == 0 and "norm" in path else P())
+    model = loaded(tmp_path, *llama, place=split)
+    assert model.decoder.final_norm.gamma[...].sharding.spec == P("rows")
+    np.testing.assert_array_equal(model.decoder.final_norm.gamma[...], llama[1]["model.norm.weight"])
+
+
+def test_a_model_of_our_own_is_saved_as_what_can_say_it(tmp_path):
+    """A model that was trained here cannot be given away."""
+    config = models.CausalLM.Config.preset(
+        "gpt2",
+        vocab_size=29,
+        d_model=16,
+        num_layers=2,
+        max_length=12,
+        attention={"num_heads": 4},
+        feed_forward={"width": 24},
+    )
+    model = models.CausalLM(config, rngs=nnx.Rngs(0))
+    interop.save_pretrained(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gpt2"
+    np.testing.assert_array_equal(logits_of(interop.load_pretrained(tmp_path)[0]), logits_of(model))
+
+
+def test_what_was_changed_after_loading_is_said(tmp_path, llama):
+    """The `config.json` of before is written for a model that is another by now."""
+    model = loaded(tmp_path / "theirs", *llama)
+    model.config = model.config.changed(max_length=99)
+    interop.save_pretrained(model, tmp_path / "ours")
+    said = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert said["max_position_embeddings"] == 99
+    assert said["rope_parameters"] == llama[0]["rope_parameters"]
+
+
+def test_a_tokenizer_goes_with_the_model(tmp_path, llama):
+    """The tokens of a text are another model's."""
+    tokenizer = Tokenizer(tokenizer_models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    model = loaded(tmp_path / "theirs", *llama)
+    interop.save_pretrained(model, tmp_path / "ours", tokenizer=tokenizer)
+    assert interop.load_pretrained(tmp_path / "ours")[1].to_str() == tokenizer.to_str()
+
+
+def test_a_family_comes_from_outside(tmp_path, llama):
+    """Only the families of the package can be read."""
+
+    class Lhama(interop.FAMILIES["llama"]):
+        architectures = {"LhamaForCausalLM": "CausalLM"}
+
+    with registered([(interop.FAMILIES, "lhama", Lhama)]):
+        config, tensors = llama
+        wanted = logits_of(loaded(tmp_path / "llama", config, tensors))
+        config = config | {"model_type": "lhama", "architectures": ["LhamaForCausalLM"]}
+        model = loaded(tmp_path / "lhama", config, tensors)
+        np.testing.assert_array_equal(logits_of(model), wanted)
+        interop.save_pretrained(model, tmp_path / "back")
+        assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == ["LhamaForCausalLM"]
+
+
+# What is wrong ---------------------------------------------------------------------------------
+
+CONFIGS = {
+    "no such family": (
+        {"model_type": "lama"},
+        "model_type must be one of .*did you mean 'llama'.*plugin can add a family",
+    ),
+    "no family": ({"model_type": None}, "model_type must be one of"),
+    "a scaling": (
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+        "rope_type='dynamic', which is not supp",
+    ),
+    "an unknown key": ({"quantization_config": {"bits": 4}}, r"quantization_config=.*'llama' does not know"),
+    "an activation": ({"hidden_act": "gelu_10"}, "hidden_act='gelu_10'; known are"),
+    "an architecture": (
+        {"architectures": ["LlamaForTokens"]},
+        r"architectures=\['LlamaForTokens'\].*say model='CausalLM'",
+    ),
+    "heads": ({"num_attention_heads": 5, "head_dim": None}, "num_heads=5 must be a multiple of num_kv_heads=2"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_a_config_may_not_say_is_named(tmp_path, llama, name):
+    """An option that changes the model is ignored."""
+    changes, message = CONFIGS[name]
+    with pytest.raises(ConfigError, match=message):
+        loaded(tmp_path, llama[0] | changes, llama[1])
+
+
+REFUSED = {
+    "gpt2": {"scale_attn_by_inverse_layer_idx": True}, "opt": {"word_embed_proj_dim": 8},
+    "bloom": {"apply_residual_connection_post_layernorm": True}, "gemma": {"use_bidirectional_attention": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_a_family_has_and_ours_does_not_is_refused(tmp_path, family):
+    """The model of an option that only theirs has is computed without it."""
+    case = golden(family)[0]
+    (key,) = REFUSED[family]
+    with pytest.raises(ConfigError, match=f"config.json says {key}=.*which is not supported"):
+        loaded(tmp_path, case["config"] | REFUSED[family], weights(case["shapes"]))
+
+
+def test_all_that_is_wrong_with_tensors_is_said_at_once(tmp_path, llama):
+    """One finds out about the second after the first was mended."""
+    config, tensors = llama
+    tensors["extra.weight"] = tensors.pop("model.norm.weight")
+    tensors["model.layers.1.mlp.up_proj.weight"] = np.zeros((3, 3), np.float32)
+    tensors["model.layers.0.mlp.up_proj.weight"] = np.zeros((24, 16), np.int8)
+    with pytest.raises(DataError) as error:
+        loaded(tmp_path, config, tensors)
+    for line in (
+        "missing: model.norm.weight", "unexpected: extra.weight (16,)",
+        "misshapen: model.layers.1.mlp.up_proj.weight must be (24, 16), got (3, 3)",
+        "of another dtype: model.layers.0.mlp.up_proj.weight must be one of ['F64', 'F32', 'F16', 'BF16'], got I8",
+    ):  # fmt: skip
+        assert line in str(error.value)
+
+
+def test_a_dtype_that_cannot_hold_the_values_is_refused(tmp_path, llama):
+    """Weights become infinite."""
+    llama[1]["model.norm.weight"][3] = 1e6
+    with pytest.raises(DataError, match="float16 cannot hold the values of model.norm.weight, up to 1e.06"):
+        loaded(tmp_path, *llama, dtype="float16")
+
+
+def truncated(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def mislabelled(folder):
+    (folder / "model.safetensors").write_text("a text")
+
+
+def pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def shard_missing(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+
+
+def index_beyond_folder(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+
+
+def index_of_others(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+
+
+def tokenizer_of_another(folder):
+    many = {str(i): i for i in range(99)}
+    Tokenizer(tokenizer_models.WordLevel(many, unk_token="0")).save(str(folder / "tokenizer.json"))
+
+
+DAMAGES = {
+    truncated: "cannot read .*model.safetensors", mislabelled: "cannot read .*model.safetensors",
+    pickled: "pytorch_model.bin: such a file may run code when it is read. Convert it",
+    shard_missing: "names model-1.safetensors, which is not there", index_beyond_folder: "needs weight_map, a table from",
+    index_of_others: "says that model.safetensors holds a; it does not",
+    lambda folder: (folder / "model.safetensors").unlink(): "has neither model.safetensors nor",
+    lambda folder: (folder / "config.json").unlink(): "has no config.json: it is no folder of a model",
+    lambda folder: (folder / "config.json").write_text("{"): "cannot read .*config.json",
+    lambda folder: (folder / "config.json").write_text("[]"): "config.json must hold a table, got list",
+    tokenizer_of_another: "has 99 tokens, the model 29: it is another model's",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.items())
+def test_a_damaged_folder_is_refused_in_a_line(tmp_path, llama, damage, message):
+    """A traceback, or a model of something else."""
+    write_checkpoint(tmp_path, *llama)
+    damage(tmp_path)
+    with pytest.raises(DataError, match=message):
+        interop.load_pretrained(tmp_path)
+
+
+def test_what_no_family_can_say_is_named(tmp_path):
+    """A model is saved as another one."""
+    with pytest.raises(ConfigError, match="the family 'llama' cannot say .*positions.name='sinusoidal'"):
+        interop.save_pretrained(tiny_model("CausalLM"), tmp_path, family="llama")
+    with pytest.raises(ConfigError, match="^no family can say this model; the nearest: "):
+        interop.save_pretrained(tiny_model("CausalLM", positions="none"), tmp_path)
+    with pytest.raises(ConfigError, match="the family 'llama' has no MaskedLM"):
+        interop.save_pretrained(tiny_model("MaskedLM"), tmp_path, family="llama")
+
+
+def test_tensors_of_theirs_are_whole(tmp_path, llama):
+    """A transposed view is written as it lies in memory: another matrix."""
+    model = loaded(tmp_path / "theirs", *llama)
+    interop.save_pretrained(model, tmp_path / "ours")
+    for name, tensor in read_tensors(tmp_path / "ours").items():
+        np.testing.assert_array_equal(tensor, llama[1][name], name)

@@ -1,0 +1,148 @@
+"""A family of checkpoints: its table of tensors, and what each field of its `config.json` is in ours."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ..config import ENDS, FUNCTION, ConfigError, build, leaves, merged, nested
+from ..nn import ModelConfig
+from ..registry import Registry
+from .fields import REQUIRED, Field, found
+from .layers import of_layers
+from .tensors import Row
+
+# Of every `config.json`: what says nothing of the function that a model computes.
+_HARMLESS = frozenset(
+    """
+    architectures auto_map attn_implementation _attn_implementation bad_words_ids begin_suppress_tokens bos_token_id
+    chunk_size_feed_forward cross_attention_hidden_size custom_pipelines decoder_start_token_id diversity_penalty do_sample
+    dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label initializer_factor initializer_range
+    is_encoder_decoder label2id language length_penalty max_length min_length model_type name_or_path _name_or_path
+    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences output_attentions output_hidden_states
+    output_past output_scores pad_token_id prefix problem_type pruned_heads remove_invalid_values repetition_penalty
+    return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p
+    use_bfloat16 use_cache use_return_dict vocab_padding
+    """.split()
+)
+_LEFTOVERS = (
+    r".*rotary_emb\.inv_freq", r".*\.attn\.(attention\.)?(masked_)?bias", r".*\.attention\.(masked_)?bias",
+    r".*position_ids", r".*token_type_ids",
+)  # fmt: skip
+_OLD_NAMES = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
+
+
+class Family:
+    """A family, as a subclass that is nothing but tables.
+
+        @FAMILIES.register("gpt2")
+        class GPT2(Family): ...
+
+    Its name is the `model_type` of its `config.json`.
+
+    Attributes:
+      architectures: the class of `transformers` for each of our models, by name; the first is that of a file that says
+        none.
+      prefix: what names of tensors of a model with a head begin with, and those of a bare one do not.
+      fields: of its `config.json`, see `fields`.
+      harmless: keys of it that say nothing of the function that a model computes, beside those that all have.
+      rows: of its table of tensors, see `tensors`.
+      leftovers: patterns of tensors that old files hold, and nobody needs, beside those that all have.
+      embedding, output: the names of the tensors of the table of tokens, and of an output matrix of its own; a file with one
+        of them alone has a tied output. "": it has none.
+    """
+
+    architectures: ClassVar[Mapping[str, str]] = {}
+    prefix: ClassVar[str] = ""
+    fields: ClassVar[Sequence[Field]] = ()
+    harmless: ClassVar[Sequence[str]] = ()
+    rows: ClassVar[Sequence[Row]] = ()
+    leftovers: ClassVar[Sequence[str]] = ()
+    embedding: ClassVar[str] = "model.embed_tokens.weight"
+    output: ClassVar[str] = "lm_head.weight"
+
+    @classmethod
+    def read_config(cls, theirs: Mapping[str, Any], model: type, **changes: Any) -> ModelConfig:
+        """Returns the config of ours that a `config.json` says.
+
+        Args:
+          theirs: its table.
+          model: the class of ours.
+          changes: of our config, beside what it says.
+
+        Raises:
+          ConfigError: a key that is missing, or says what is not supported, or that nobody knows.
+        """
+        known = {key for field in cls.fields for key in field.keys}.union(_HARMLESS, cls.harmless)
+        if unknown := sorted(key for key, value in theirs.items() if key not in known and value):
+            said = ", ".join(f"{key}={theirs[key]!r}" for key in unknown)
+            raise ConfigError(f"config.json says {said}, which the family {cls.name!r} does not know")
+        flat: dict[str, Any] = {}
+        for field in cls.fields:
+            flat |= field.read(cls.completed(theirs))
+        return build(model.Config, merged(model.Config, nested(flat), changes), "config.json")
+
+    @classmethod
+    def completed(cls, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a `config.json` in which each key that has a default is there, by the name that is written."""
+        defaulted = [field for field in cls.fields if field.default is not REQUIRED]
+        return {**theirs, **{field.keys[0]: found(theirs, field.keys, field.default) for field in defaulted}}
+
+    @classmethod
+    def write_config(cls, config: ModelConfig, model: type) -> dict[str, Any]:
+        """Returns the `config.json` that says a config of ours.
+
+        Raises:
+          ConfigError: the family cannot say it (names the fields).
+        """
+        theirs: dict[str, Any] = {"model_type": cls.name}
+        for field in cls.fields:
+            theirs |= field.write(config)
+        said, wanted = (_function(c) for c in (cls.read_config(theirs, model), config))
+        differing = [path for path in wanted | said if said.get(path) != wanted.get(path)]
+        if differing:
+            # What all layers say, the first says for all.
+            first = {path.rpartition(": ")[2]: wanted.get(path) for path in reversed(differing)}
+            what = ", ".join(f"{path}={value!r}" for path, value in sorted(first.items()))
+            raise ConfigError(f"the family {cls.name!r} cannot say {what}")
+        return theirs
+
+    @classmethod
+    def is_leftover(cls, name: str) -> bool:
+        """Returns whether a tensor is one that old files hold and nobody needs."""
+        return any(re.fullmatch(pattern, name) for pattern in (*_LEFTOVERS, *cls.leftovers))
+
+    @classmethod
+    def names(cls, stored: Mapping[str, Any], expected: Sequence[str]) -> dict[str, str]:
+        """Returns the name in a file of each expected tensor that is there: older spellings, with or without prefix."""
+        wanted, found = set(expected), {}
+        for name in stored:
+            new = name
+            for old, instead in _OLD_NAMES:
+                new = re.sub(old, instead, new)
+            for candidate in (name, new, cls.prefix + new, new.removeprefix(cls.prefix)):
+                if candidate in wanted:
+                    found.setdefault(candidate, name)
+                    break
+        return found
+
+
+FAMILIES: Registry[type[Family]] = Registry(
+    "family of checkpoints", family=Family, needs=("architectures", "fields", "rows")
+)
+
+
+def _function(config: ModelConfig) -> dict[str, Any]:
+    """What a config says of the function that a model computes: of the whole, and of each layer."""
+    said = {path: value for path, value, kind in leaves(config) if kind.part in (FUNCTION, ENDS) and path != "pattern"}
+    if len(config.pattern) > 1:  # what layers read is said by layer
+        said = {path: value for path, value in said.items() if path.partition(".")[0] not in _OF_LAYERS}
+    for i, layer in enumerate(of_layers(config)):
+        of_layer = {path: value for path, value, kind in leaves(layer) if kind.part == FUNCTION}
+        said |= {f"layer {i}: {path}": x for path, x in of_layer.items() if path.partition(".")[0] in _BY_LAYER}
+    return said
+
+
+_BY_LAYER = ("attention", "positions", "norm", "feed_forward", "layer")
+_OF_LAYERS = ("attention", "feed_forward", "layer")
