@@ -15,9 +15,8 @@ def _read_kinds(theirs):
 
 
 def _write_kinds(config):
-    windows = windows_of(config)
-    kinds = ["global" if window is None else "local" for window in windows]
-    width = next((window for window in windows if window), 256)
+    kinds = ["global" if window is None else "local" for window in windows_of(config)]
+    width = next(filter(None, windows_of(config)), 256)
     return {"attention_types": [[[kind], 1] for kind in kinds], "attention_layers": kinds, "window_size": width}
 
 

@@ -17,7 +17,7 @@ class Olmo(Family):
     architectures = {"OlmoForCausalLM": "CausalLM", "OlmoModel": "CausalLM"}
     prefix = "model."
     fields = (
-        *(f for f in sizes(50_304, 4096, 11_008, 32, 32, 2048) if "rms_norm_eps" not in f.keys),
+        *sizes(50_304, 4096, 11_008, 32, 32, 2048, eps=None),
         kv_heads(),
         rope(),
         _BIASES,

@@ -52,10 +52,10 @@ LLAMA_LAYER = [*within("self_attn.", "", attention()), *GATED, *PRE_NORMS]
 
 
 def sizes(
-    vocab: int, d: int, ff: int, layers: int, heads: int, length: int, *, act: str = "silu",
-    act_key: str = "hidden_act", eps: tuple[str, float] = ("rms_norm_eps", 1e-6), tie: bool = False,
+    vocab: int, d: int, ff: int, layers: int, heads: int, length: int, *, act: str | None = "silu",
+    eps: tuple[str, float] | None = ("rms_norm_eps", 1e-6), tie: bool = False,
 ) -> list[Field]:  # fmt: skip
-    """The fields of sizes, with a family's defaults, and of the activation, the norm's eps and the tie."""
+    """The fields of sizes, with a family's defaults, of the activation and the norm's eps unless None, and of the tie."""
     return [
         same("vocab_size", "vocab_size", vocab),
         same("hidden_size", "d_model", d),
@@ -63,8 +63,8 @@ def sizes(
         same("num_hidden_layers", "num_layers", layers),
         same("num_attention_heads", "attention.num_heads", heads),
         same("max_position_embeddings", "max_length", length),
-        activation(act_key, act, spelt=() if act_key == "hidden_act" else ("hidden_act",)),
-        same(eps[0], "norm.eps", eps[1]),
         same("tie_word_embeddings", "output.tie", tie),
         same("attention_dropout", "attention.dropout_rate", 0.0),
+        *([] if act is None else [activation("hidden_act", act)]),
+        *([] if eps is None else [same(eps[0], "norm.eps", eps[1])]),
     ]
