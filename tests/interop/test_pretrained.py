@@ -126,6 +126,23 @@ def test_shards_are_written_and_read(tmp_path, llama):
     jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(again), jax.tree.leaves(model))
 
 
+@pytest.mark.parametrize("before", [4000, 6000, 1 << 20])
+@pytest.mark.parametrize("after", [4000, 1 << 20])
+def test_what_was_saved_there_before_is_gone(tmp_path, llama, before, after):
+    """The index of an earlier save is read before the file of a later one, or shards are left that nobody reads."""
+    old = loaded(tmp_path / "old", llama[0], {name: x + 1 for name, x in llama[1].items()})
+    new = loaded(tmp_path / "new", *llama)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.safetensors").write_bytes(b"")
+    interop.save_pretrained(old, tmp_path / "there", shard_bytes=before)
+    interop.save_pretrained(new, tmp_path / "there", shard_bytes=after)
+    np.testing.assert_array_equal(logits_of(interop.load_pretrained(tmp_path / "there")[0]), logits_of(new))
+    interop.save_pretrained(new, tmp_path / "fresh", shard_bytes=after)
+    assert {path.name for path in (tmp_path / "there").iterdir()} == {
+        "mine.safetensors", *(path.name for path in (tmp_path / "fresh").iterdir())
+    }  # fmt: skip
+
+
 def test_values_are_cast_on_the_way(tmp_path, llama):
     """`dtype` is that of the computation alone, or values are rounded twice."""
     model = loaded(tmp_path, *llama, dtype="bfloat16")
@@ -213,6 +230,9 @@ CONFIGS = {
         {"architectures": ["LlamaForTokens"]},
         r"architectures=\['LlamaForTokens'\].*say model='CausalLM'",
     ),
+    "no factor": ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, r"of rope_parameters.*'factor'"),
+    "no heads": ({"num_attention_heads": 0}, "does not say what can be read of .*ZeroDivisionError"),
+    "a text for a size": ({"hidden_size": "16"}, "hidden_size|d_model|head_dim"),
     "heads": ({"num_attention_heads": 5, "head_dim": None}, "num_heads=5 must be a multiple of num_kv_heads=2"),
 }
 

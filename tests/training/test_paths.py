@@ -7,7 +7,8 @@ from flax import nnx
 from support import tiny_model
 
 from tformer_jax.config import ConfigError
-from tformer_jax.training.paths import by_path, check_rows, check_table, first_match, path_name, some
+from tformer_jax.nn.parameters import by_path, path_name
+from tformer_jax.training.paths import check_rows, check_table, first_match, some
 
 
 class Named(nnx.Module):

@@ -214,7 +214,7 @@ def _rotary_frequencies(
 def _kept_by_pair(
     width: int, base: float | Array, trained_length: int, few: float, many: float, whole_pairs: bool
 ) -> np.ndarray | Array:
-    """How much of each frequency "yarn" keeps, by the number of the pair."""
+    """The share of each frequency that "yarn" keeps, by the number of the pair."""
     xp = np if is_known(base) else jnp
     first, last = (width * np.log(trained_length / (n * 2 * np.pi)) / (2 * xp.log(base)) for n in (many, few))
     if whole_pairs:

@@ -78,9 +78,15 @@ class Family:
         if unknown := sorted(key for key, value in theirs.items() if key not in known and value):
             said = ", ".join(f"{key}={theirs[key]!r}" for key in unknown)
             raise ConfigError(f"config.json says {said}, which the family {cls.name!r} does not know")
-        flat: dict[str, Any] = {}
+        flat, said = {}, cls.completed(theirs)
         for field in cls.fields:
-            flat |= field.read(cls.completed(theirs))
+            try:
+                flat |= field.read(said)
+            except ConfigError:
+                raise
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                what = f"{', '.join(field.keys) or 'its sizes'} ({type(error).__name__}: {error})"
+                raise ConfigError(f"config.json does not say what can be read of {what}") from None
         return build(model.Config, merged(model.Config, nested(flat), changes), "config.json")
 
     @classmethod
@@ -134,7 +140,7 @@ FAMILIES: Registry[type[Family]] = Registry(
 
 
 def _function(config: ModelConfig) -> dict[str, Any]:
-    """What a config says of the function that a model computes: of the whole, and of each layer."""
+    """The fields of the function that a model computes, by dotted names: of the whole, and of each layer."""
     said = {path: value for path, value, kind in leaves(config) if kind.part in (FUNCTION, ENDS) and path != "pattern"}
     if len(config.pattern) > 1:  # what layers read is said by layer
         said = {path: value for path, value in said.items() if path.partition(".")[0] not in _OF_LAYERS}

@@ -132,38 +132,35 @@ def activation(theirs: str, default: str, ours: str = "feed_forward.activation",
     return named(theirs, {name: {ours: mine} for name, mine in names.items()}, default, spelt=spelt)
 
 
-def width(
-    theirs: str, ours: str = "feed_forward.width", *, times: int = 4, of: Sequence[str] = ("hidden_size",)
-) -> Field:
-    """Makes the field of a feed-forward network's width, which where it is null or absent is `times` that of the model."""
+def width(theirs: str, *, of: Sequence[str] = ("hidden_size",)) -> Field:
+    """Makes the field of a feed-forward network's width, which where it is null or absent is 4 times that of the model."""
 
     def read(config: Theirs) -> Ours:
-        return {ours: config.get(theirs) or times * found(config, of)}
+        return {"feed_forward.width": config.get(theirs) or 4 * found(config, of)}
 
-    return Field((theirs,), read, lambda config: {theirs: at(config, ours)}, None)
+    return Field((theirs,), read, lambda config: {theirs: at(config, "feed_forward.width")}, None)
 
 
-def head_dim(theirs: str = "head_dim", default: int | None = None, *, heads: str = "num_attention_heads") -> Field:
+def head_dim(default: int | None = None) -> Field:
     """Makes the field of the width of a head; null or absent it is `default`, or else that of the model over the heads."""
 
     def read(config: Theirs) -> Ours:
-        value = config.get(theirs, default)
-        even = found(config, ("hidden_size",)) / found(config, (heads,))
+        value = config["head_dim"]
+        even = config["hidden_size"] / config["num_attention_heads"]
         return {"attention.head_dim": None if value is None or value == even else value}
 
-    return Field((theirs,), read, lambda config: {theirs: config.attention.head_width(config.d_model)}, default)
+    return Field(("head_dim",), read, lambda config: {"head_dim": config.attention.head_width(config.d_model)}, default)
 
 
-def kv_heads(
-    theirs: str = "num_key_value_heads", default: int | None = None, *, heads: str = "num_attention_heads"
-) -> Field:
+def kv_heads(default: int | None = None) -> Field:
     """Makes the field of the number of heads of keys; absent it is `default`, null as many as those of queries."""
 
     def read(config: Theirs) -> Ours:
-        value = config.get(theirs, default)
-        return {"attention.num_kv_heads": None if value in (None, found(config, (heads,))) else value}
+        value = config["num_key_value_heads"]
+        return {"attention.num_kv_heads": None if value in (None, config["num_attention_heads"]) else value}
 
-    return Field((theirs,), read, lambda config: {theirs: at(config, "attention.kv_heads")}, default)
+    write = lambda config: {"num_key_value_heads": at(config, "attention.kv_heads")}
+    return Field(("num_key_value_heads",), read, write, default)
 
 
 def _flat(tables: Mapping[str, Any], prefix: str = ""):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,13 @@ class Tensors:
                 # NumPy's reader does not know bfloat16; Flax's makes an array of JAX's from one of NumPy's.
                 framework = "flax" if of.dtype == "BF16" else "np"
                 if (of.file, framework) not in files:
+                    if framework == "flax":  # not by way of an accelerator
+                        stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
                     files[of.file, framework] = stack.enter_context(_opened(of.file, framework))
                 with reading(of.file, safetensors.SafetensorError):
-                    return np.asarray(files[of.file, framework].get_tensor(name))
+                    values = files[of.file, framework].get_tensor(name)
+                return np.asarray(values)
 
-            stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
             yield read
 
 
@@ -123,7 +126,7 @@ def _opened(file: Path, framework: str = "np") -> Iterator[Any]:
 
 
 def write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], sizes: Mapping[str, int], most: int) -> None:
-    """Writes tensors to one file, or to shards of at most `most` bytes each and an index.
+    """Writes tensors to one file, or to shards of at most `most` bytes each and an index, in the place of those before.
 
     Args:
       folder: to write to.
@@ -141,6 +144,11 @@ def write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], sizes
     names = (
         [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))] if shards[1:] else [TENSORS]
     )
+    # An index comes before a single file where both are there, and shards of another number would be left.
+    (folder / _INDEX).unlink(missing_ok=True)
+    for file in folder.glob("model*.safetensors"):
+        if file.name == TENSORS or re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", file.name):
+            file.unlink()
     for file, shard in zip(names, shards, strict=True):
         # `save_file` of a transposed view would write its memory as it lies, another matrix.
         held = {name: np.ascontiguousarray(next(tensors)[1]) for name in shard}

@@ -146,22 +146,21 @@ def windows_of(config: ModelConfig) -> list[int | None]:
 
 
 def sliding(
-    is_sliding: Callable[[Theirs, int], bool], window: int | None = 4096, *, keys: Sequence[str] = (),
+    is_sliding: Callable[[Theirs, int], bool], *, keys: Sequence[str] = (),
     local: Callable[[Theirs], Mapping[str, Any]] = lambda theirs: {},
     says: Callable[[ModelConfig], dict[str, Any]] = lambda config: {},
 ) -> Field:  # fmt: skip
-    """Makes the field of layers some of which see a window: `layer_types`, and `sliding_window`.
+    """Makes the field of layers some of which see a window: `layer_types`, and `sliding_window`, 4,096 where it is absent.
 
     Args:
       is_sliding: whether a layer does, by its number, where `layer_types` is absent.
-      window: what `sliding_window` is where that is absent.
       keys: others that `is_sliding` reads; what they say is written as `layer_types`.
       local: what is different beside in such a layer, as a table of changes.
       says: what else is written.
     """
 
     def read(theirs: Theirs) -> Ours:
-        count, width = found(theirs, ("num_hidden_layers",)), theirs.get("sliding_window", window)
+        count, width = found(theirs, ("num_hidden_layers",)), theirs.get("sliding_window", 4096)
         kinds = theirs.get("layer_types") or [SLIDING if is_sliding(theirs, i) else FULL for i in range(count)]
         if len(kinds) != count or not {FULL, SLIDING}.issuperset(kinds):
             raise ConfigError(f"config.json: layer_types must be {count} of {FULL!r} and {SLIDING!r}, got {kinds}")
@@ -170,9 +169,8 @@ def sliding(
 
     def write(config: ModelConfig) -> dict[str, Any]:
         windows = windows_of(config)
-        width = next((w for w in windows if w is not None), None)
-        return {"layer_types": [FULL if w is None else SLIDING for w in windows], "sliding_window": width} | says(
-            config
-        )
+        width = next(filter(None, windows), None)
+        kinds = [FULL if window is None else SLIDING for window in windows]
+        return {"layer_types": kinds, "sliding_window": width} | says(config)
 
     return Field(("layer_types", "sliding_window", *keys), read, write)

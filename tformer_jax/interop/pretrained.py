@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .. import models
 from ..config import ConfigError, check_choice
 from ..data import tokenizers
 from ..data.files import DataError
-from ..nn.parameters import ParameterInfo, is_variable, parameters
+from ..nn.parameters import ParameterInfo, is_variable, named, parameters, path_name
 from .family import FAMILIES, Family
 from .files import CONFIG, DTYPES, GENERATION, Tensors, read_json, write_json, write_tensors
 from .tensors import Entry, entries
@@ -73,7 +74,7 @@ def load_pretrained(
     names, left_over = _checked(family, table, tensors, folder, names)
     arrays = _arrays(table, names, tensors, shapes, place)
     loaded = jax.tree_util.tree_map_with_path(
-        lambda path, held: held.replace(arrays[_path(path)]), shapes, is_leaf=is_variable
+        lambda path, held: held.replace(arrays[path_name(path)]), shapes, is_leaf=is_variable
     )
     generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else None
     loaded.origin = Origin(
@@ -104,7 +105,7 @@ def save_pretrained(
     """
     chosen, theirs = _said_by(model, family)
     table = entries(chosen.rows, model)
-    dtype = np.result_type(*{x.dtype for x in jax.tree.leaves(model)})
+    dtype = _widest({x.dtype for x in jax.tree.leaves(model)})
     origin = _origin_of(model, chosen)
     known = _special_tokens(tokenizer) if origin is None else json.loads(origin.config)
     theirs = _merged(chosen, known, theirs, model.config)
@@ -112,13 +113,13 @@ def save_pretrained(
     theirs.pop("torch_dtype", None)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, theirs)
-    if origin is not None and origin.generation:
-        write_json(folder / GENERATION, json.loads(origin.generation))
     sizes = {entry.name: int(np.prod(entry.shape)) * dtype.itemsize for entry in table}
     write_tensors(folder, tensors_of(model, table), sizes, shard_bytes)
+    if origin is not None and origin.generation:
+        write_json(folder / GENERATION, json.loads(origin.generation))
     if tokenizer is not None:
         tokenizers.save(tokenizer, folder / _TOKENIZER)
+    write_json(folder / CONFIG, theirs)  # last: a folder that was begun is no model without it
 
 
 def _folder(source: str | Path) -> Path:
@@ -195,15 +196,16 @@ def _config(
 ) -> Any:
     """Our config, with the ties that tensors have, and the dtype."""
     kinds = {of.dtype for of in tensors.stored.values()} & DTYPES.keys()
-    dtype = dtype or np.result_type(*(_numpy(DTYPES[kind]) for kind in kinds or {"F32"})).name
+    dtype = dtype or _widest(DTYPES[kind] for kind in kinds or {"F32"}).name
     changes: dict[str, Any] = {"precision": f"params={dtype},compute={dtype},output=float32"}
     if family.output:
         changes["output"] = {"tie": tie}
     return family.read_config(theirs, cls, **changes)
 
 
-def _numpy(dtype: str) -> np.dtype:
-    return np.dtype(jax.numpy.dtype(dtype))
+def _widest(dtypes: Iterable[Any]) -> np.dtype:
+    """The dtype that holds all of these: float32 of bfloat16 and float16, which NumPy does not know to promote."""
+    return functools.reduce(jax.numpy.promote_types, map(jax.numpy.dtype, dtypes))
 
 
 def _checked(
@@ -231,7 +233,7 @@ def _arrays(
     table: Sequence[Entry], names: Mapping[str, str], tensors: Tensors, shapes: Any, place: Placing | None
 ) -> dict[str, jax.Array]:
     """Each parameter's array where it belongs, as soon as all of its tensors are read."""
-    wanted, infos = dict(_leaves(shapes)), parameters(shapes)
+    wanted, infos = named(shapes), parameters(shapes)
     parts = collections.Counter(held.path for entry in table for held in entry.held)
     buffers: dict[str, np.ndarray] = {}
     arrays: dict[str, jax.Array] = {}
@@ -269,17 +271,9 @@ def _copy(to: np.ndarray, part: np.ndarray, name: str) -> None:
         )
 
 
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
-    return [(_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-
-
 def tensors_of(model: Any, table: Sequence[Entry]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the name and values of each tensor of a table, of a model or of what has its structure, such as a gradient."""
-    held = dict(_leaves(model))
+    held = named(model)
     for entry in table:
         arrays = [np.asarray(held[of.path])[of.index] for of in entry.held]
         yield entry.name, entry.view.write(arrays, entry.infos)
@@ -316,7 +310,7 @@ def _special_tokens(tokenizer: Tokenizer | None) -> dict[str, int | None]:
 
 
 def _merged(family: type[Family], known: dict[str, Any], theirs: dict[str, Any], config: Any) -> dict[str, Any]:
-    """What a loaded model's `config.json` said, where it still says the config; what it says now, where not."""
+    """The `config.json` of a loaded model: what it said, where that still says the config, and else what it has to say now."""
     result = theirs | known
     for field in family.fields:
         if not field.keys:

@@ -71,29 +71,6 @@ class Sides(View):
         return x.reshape((1,) * self.leading + x.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Patches(View):
-    """A convolution over patches [D C p p], of ours [p p C, D].
-
-    Attributes:
-      channels: of an image.
-    """
-
-    channels: int = 3
-
-    def shape(self, infos):
-        pixels, D = infos[0].shape
-        side = math.isqrt(pixels // self.channels)
-        return D, self.channels, side, side
-
-    def read(self, tensor, infos):
-        return [tensor.transpose(2, 3, 1, 0).reshape(infos[0].shape)]
-
-    def write(self, arrays, infos):
-        D, C, side, _ = self.shape(infos)
-        return arrays[0].reshape(side, side, C, D).transpose(3, 2, 0, 1)
-
-
 AS_IT_IS, LINEAR = Sides(), Sides(transposed=True)
 
 
@@ -166,7 +143,7 @@ class Entry:
 
     @property
     def infos(self) -> list[ParameterInfo]:
-        """What it holds, of one layer each."""
+        """The description of each parameter that it holds, of one layer."""
         return [held.info for held in self.held]
 
     @property

@@ -146,6 +146,21 @@ def ones(model: ModelConfig, axes: Mapping[str, int], *, role: str = "gain") -> 
     return _param(model, info, jnp.ones(info.shape))
 
 
+def path_name(path: tuple) -> str:
+    """ "decoder.layers.0.attention.w_q": NNX wraps each array in a `value`, which says nothing."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+def by_path(function: Any, tree: Any) -> Any:
+    """The tree of `function(path, leaf)`, where a path is its name."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def parameters(tree: Any) -> dict[str, ParameterInfo]:
     """Returns what each parameter is, by its path: of a model, its gradients, updates, or what `jax.eval_shape` says.
 
@@ -153,7 +168,7 @@ def parameters(tree: Any) -> dict[str, ParameterInfo]:
     one that nobody knows the sides of, of fewer a bias. See `described` for those within stacked layers.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_variable)
-    held = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+    held = {path_name(path): x for path, x in leaves}
     # One that Optax masked holds nothing.
     return {path: parameter_info(x) for path, x in held.items() if jax.tree.leaves(x)}
 
@@ -179,7 +194,7 @@ def check_unshared(module: Any) -> None:
     """
     places: dict[int, str] = {}
     for path, held in jax.tree_util.tree_leaves_with_path(module, is_leaf=is_variable):
-        here = jax.tree_util.keystr(path, simple=True, separator=".")
+        here = path_name(path)
         if is_variable(held) and (there := places.setdefault(id(held), here)) != here:
             raise ConfigError(
                 f"{type(module).__name__} holds one parameter as {there} and as {here}, which training would make two "

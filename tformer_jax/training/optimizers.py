@@ -16,9 +16,9 @@ from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, scale_by_muon
 from ..config import TRAINING, Component, ConfigError, field, nearest
 from ..config.values import NOT_NEGATIVE, POSITIVE, SHARE, UNSIGNED, check_positive
 from ..functional.numbers import is_off
-from ..nn.parameters import MATRICES, ParameterInfo, parameters
+from ..nn.parameters import MATRICES, ParameterInfo, by_path, named, parameters
 from ..registry import Registry
-from .paths import Table, by_path, check_pattern, check_rows, check_table, first_match, named
+from .paths import Table, check_pattern, check_rows, check_table, first_match
 from .schedules import SCHEDULES, Schedule
 
 choice = functools.partial(field, part=TRAINING)

@@ -1,4 +1,4 @@
-"""Parameters by name: their paths, and tables of regular expressions that match them, whose matching ends.
+"""Tables of regular expressions that match the paths of parameters, and whose matching ends.
 
 Python's matcher tries one way after the other. Its time grows exponentially with the text if a group is repeated that
 can match in two ways, as in (a|a)*, and with a power of its length as repeats follow each other.
@@ -7,8 +7,6 @@ can match in two ways, as in (a|a)*, and with a power of its length as repeats f
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-import jax
 
 from ..config import ConfigError
 
@@ -22,21 +20,6 @@ _PLACES = 100
 _PIECE = re.compile(
     r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?|\\.|\[\^?\]?(?:\\.|[^]\\])*\]|(?:[*+?]|\{[0-9,]*\})[?+]?|.", re.DOTALL
 )
-
-
-def path_name(path: tuple) -> str:
-    """ "model.decoder.layers.attention.w_q": NNX wraps each array in a `value`, which says nothing."""
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-
-
-def by_path(function: Any, tree: Any) -> Any:
-    """The tree of `function(path, leaf)`, where a path is its name."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(path_name(path), leaf), tree)
-
-
-def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def check_table(name: str, table: Any, check: Any) -> None:

@@ -13,10 +13,9 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec as P
 
 from ..config import COUNT, INSIDE, RUN, SEED, TRAINING, UNSIGNED, Component, field
-from ..nn.parameters import check_unshared
+from ..nn.parameters import by_path, check_unshared
 from ..nn.partitioning import ROWS
 from .optimizers import OptimizerConfig, in_float32, make_optimizer, schedule_free_average, stop_frozen
-from .paths import by_path
 from .schedules import make_schedule
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
 

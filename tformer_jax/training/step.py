@@ -11,10 +11,9 @@ from jax import Array
 
 from ..config import ConfigError
 from ..functional.numbers import Number
-from ..nn.parameters import parameters
+from ..nn.parameters import parameters, path_name
 from .optimizers import in_float32
 from .parallel import SplitBatch, filled_up
-from .paths import path_name
 from .schedules import Schedule
 
 Arrays = dict[str, Array]
