@@ -172,21 +172,26 @@ def test_a_small_beam_returns_different_hypotheses(small_beam):
     assert all(len({tuple(t) for t in row}) == len(row) for row in tokens)
 
 
-def by_hand(following, beam_size, length_penalty, max_length=MAX_LENGTH):
-    """Beam search in Python, one hypothesis at a time, without stopping early: (score, tokens), best first.
+def by_hand(following, beam_size, length_penalty, max_length=MAX_LENGTH, penalty_kind="gnmt", stop="exact"):
+    """Beam search in Python, one hypothesis at a time, an exact one without stopping early: (score, tokens), best first.
 
-    `following(tokens)` are the log-probabilities of the next token.
+    `following(tokens)` are the log-probabilities of the next token. An end counts where the beam would go on with it,
+    were it none.
     """
     alive, finished = [(0.0, ())], []
     for length in range(1, max_length + 1):
         grown = [(p + log_prob, (*t, v)) for p, t in alive for v, log_prob in enumerate(following(t))]
-        grown = sorted(grown, reverse=True)[: 2 * beam_size]
-        penalty = ((5 + length) / 6) ** length_penalty
-        finished += [(p / penalty, t + (EOS,) * (max_length - length)) for p, t in grown if t[-1] == EOS]
-        finished = sorted(finished, reverse=True)[:beam_size]
+        grown = sorted(grown, reverse=True)
+        penalty = ((5 + length) / 6 if penalty_kind == "gnmt" else length) ** length_penalty
+        for p, t in grown[:beam_size]:
+            if t[-1] == EOS or length == max_length:
+                finished.append((p / penalty, t + (EOS,) * (max_length - length)))
         alive = [(p, t) for p, t in grown if t[-1] != EOS][:beam_size]
-    cut = [(p / ((5 + max_length) / 6) ** length_penalty, t) for p, t in alive]
-    return sorted(finished + cut, reverse=True)[:beam_size]
+        finished = sorted(finished, reverse=True)[:beam_size]
+        is_full = len(finished) == beam_size
+        if is_full and (stop == "full" or stop == "heuristic" and alive[0][0] / penalty <= finished[-1][0]):
+            break
+    return finished
 
 
 def test_a_small_beam_is_beam_search(small_beam, log_probs):
@@ -209,7 +214,7 @@ def test_fewer_results_are_the_first_of_all(model, small_beam):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tabulated:
-    """A stand-in for a model: the next token's logits are looked up by step and last token, [T V V]."""
+    """A stand-in for a model: the next token's logits of each row are looked up by step and last token, [B T V V]."""
 
     table: Any
     step: Any = 0
@@ -223,30 +228,62 @@ class Tabulated:
         return self
 
     def extend(self, tokens, cache):
-        return cache.table[cache.step][tokens], dataclasses.replace(cache, step=cache.step + 1)
+        rows = jnp.arange(len(tokens))[:, None]
+        return cache.table[rows, cache.step, tokens], dataclasses.replace(cache, step=cache.step + 1)
 
     def map_rows(self, change):
+        return dataclasses.replace(self, table=change(self.table, 0))
+
+    def map_history(self, change):
         return self
 
-    map_history = map_rows
+
+TABLES = 2 * np.random.default_rng(0).standard_normal((200, 6, V, V)).astype(np.float32)
+LOG_PROBS = TABLES - np.log(np.exp(TABLES.astype(np.float64)).sum(-1, keepdims=True))
+
+
+def all_by_hand(**how):
+    """Of each table, what a beam of two finds."""
+    following = lambda table: lambda t: table[len(t)][t[-1] if t else BOS]
+    return [by_hand(following(table), 2, max_length=6, **how) for table in LOG_PROBS]
+
+
+def assert_found_by_hand(num_results, **how):
+    """Searches with the tables of logits, four rows at a time, of which one may be over before another."""
+
+    def find(tables):
+        sizes = {"beam_size": 2, "max_length": 6, "num_results": num_results}
+        return beam_search(Tabulated(tables, jnp.int32(0)), jnp.zeros((4, 1), jnp.int32), **sizes, **how, **IDS)
+
+    found = quick_jit(jax.vmap(find))(TABLES.reshape(50, 4, 6, V, V))
+    rows = (np.asarray(x).reshape(200, num_results, *x.shape[3:]) for x in found)
+    for wanted, tokens, scores in zip(all_by_hand(**how), *rows, strict=True):
+        assert [tuple(t) for t in tokens] == [t for _, t in wanted[:num_results]]
+        np.testing.assert_allclose(scores, [score for score, _ in wanted[:num_results]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_results", by_day([1, 2], 1))
 @pytest.mark.parametrize("length_penalty", by_day([0.0, 2.0], 1))
 def test_stopping_early_changes_nothing(length_penalty, num_results):
-    """The search would stop before its results are final: 200 tables of logits, each searched on its own."""
-    tables = 2 * np.random.default_rng(0).standard_normal((200, 6, V, V)).astype(np.float32)
-    how = {"beam_size": 2, "max_length": 6, "length_penalty": length_penalty, "num_results": num_results, **IDS}
+    """The search would stop before its results are final."""
+    assert_found_by_hand(num_results, length_penalty=length_penalty)
 
-    def find(table):
-        return beam_search(Tabulated(table, jnp.int32(0)), jnp.zeros((1, 1), jnp.int32), **how)
 
-    found = quick_jit(jax.vmap(find))(tables)
-    normalised = tables - np.log(np.exp(tables.astype(np.float64)).sum(-1, keepdims=True))
-    for table, tokens, scores in zip(normalised, found.tokens[:, 0], found.scores[:, 0], strict=True):
-        wanted = by_hand(lambda t, table=table: table[len(t)][t[-1] if t else BOS], 2, length_penalty, max_length=6)
-        assert [tuple(t) for t in np.asarray(tokens)] == [t for _, t in wanted[:num_results]]
-        np.testing.assert_allclose(scores, [score for score, _ in wanted[:num_results]], rtol=1e-5)
+EACH_KIND = [(kind, stop) for kind in ("power", "gnmt") for stop in ("heuristic", "full", "exact")]
+
+
+@pytest.mark.parametrize("num_results", by_day([1, 2], 0))
+@pytest.mark.parametrize(("penalty_kind", "stop"), by_day(EACH_KIND, 0, 1))
+def test_each_kind_of_penalty_and_stop_is_as_by_hand(penalty_kind, stop, num_results):
+    """A row that is over would take more hypotheses, or end with fewer results than were asked for."""
+    assert_found_by_hand(num_results, length_penalty=2.0, penalty_kind=penalty_kind, stop=stop)
+
+
+def test_each_kind_of_penalty_and_stop_has_other_results():
+    """The tables would not tell one from another."""
+    found = [all_by_hand(length_penalty=2.0, penalty_kind=kind, stop=stop) for kind, stop in EACH_KIND]
+    best = [tuple(wanted[0][1] for wanted in each) for each in found]
+    assert len(set(best)) == len(EACH_KIND)
 
 
 def test_greedy_search_takes_the_most_probable_token_of_each_step(model, log_probs):
@@ -258,16 +295,14 @@ def test_greedy_search_takes_the_most_probable_token_of_each_step(model, log_pro
         assert tuple(found) == tokens + (EOS,) * (MAX_LENGTH - len(tokens))
 
 
-def test_a_beam_of_one_is_no_worse_than_greedy_search(model, log_probs):
-    """One hypothesis would not follow the most probable token: it may only end earlier, where that scores higher."""
+def test_a_beam_of_one_is_greedy_search(model, log_probs):
+    """One hypothesis would not follow the most probable token, or end where another one is more probable."""
     tokens, scores = search(model, 0.0, beam_size=1)
-    for row, path in enumerate(greedy(model)):
+    np.testing.assert_array_equal(tokens[:, 0], greedy(model))
+    for row, path in enumerate(tokens[:, 0]):
         end = (list(path) + [EOS]).index(EOS) + 1
         score = sum(log_probs[row, tuple(path[:t])][path[t]] for t in range(min(end, MAX_LENGTH)))
-        assert scores[row, 0] >= score - 1e-5
-        (wanted_score, wanted), *_ = by_hand(lambda t, row=row: log_probs[row, t], 1, 0.0)
-        assert tuple(tokens[row, 0]) == wanted
-        np.testing.assert_allclose(scores[row, 0], wanted_score, rtol=2e-5)
+        np.testing.assert_allclose(scores[row, 0], score, rtol=2e-5)
 
 
 @pytest.mark.parametrize("find", [greedy, pair_search])
@@ -325,11 +360,13 @@ def test_a_length_penalty_of_any_kind(model, small_beam):
         ({"length_penalty": -0.1}, "length_penalty must not be negative, got -0.1"),
         ({"beam_size": 2, "num_results": 3}, "num_results must be between 1 and beam_size=2, got 3"),
         ({"beam_size": 2, "num_results": 0}, "num_results must be between 1 and beam_size=2, got 0"),
+        ({"penalty_kind": "wu"}, "penalty_kind must be 'gnmt' or 'power', got 'wu'"),
+        ({"stop": "never"}, "stop must be 'exact', 'heuristic' or 'full', got 'never'"),
     ],
 )
 def test_a_beam_that_cannot_be_is_refused(model, changes, message):
     """The search would return nothing, or run past the model's positions."""
-    with pytest.raises(ValueError, match=message):
+    with unchecked_annotations(), pytest.raises(ValueError, match=message):
         beam_search(model, SOURCE, **{"max_length": MAX_LENGTH, **IDS} | changes)
 
 
