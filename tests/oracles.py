@@ -398,6 +398,11 @@ def base_width(fields):
     return fields["init.mup_base_width"] or fields["d_model"]
 
 
+def embedding_scale(fields):
+    """√D, of embeddings with a width of their own √E; 1 without scale_embeddings."""
+    return math.sqrt(fields["embedding_width"] or base_width(fields)) if fields["scale_embeddings"] else 1.0
+
+
 def self_attention(held, fields, x, places, allowed, bias):
     """Queries and keys are normed per head or jointly, then turned; wider heads have scores by √H_base / H."""
     H = held["attention.w_q"].shape[-1]
@@ -438,9 +443,11 @@ def layer(held, fields, x, **seen):
         return x + attended(inner) + fed(other)
     place = fields["layer.norm_position"]
     for name, sublayer in (("attention_residual", attended), ("feed_forward_residual", fed)):
-        update = sublayer(normed(held, fields, x, name + ".norm") if place in ("pre", "sandwich") else x)
+        before = place in ("pre", "sandwich") and (fields["layer.attention_norm"] or sublayer is fed)
+        update = sublayer(normed(held, fields, x, name + ".norm") if before else x)
         if place in ("output", "sandwich"):
             update = normed(held, fields, update, name + ".output_norm")
+        update = update * held.get(name + ".gain", 1.0)
         x = normed(held, fields, x + update, name + ".norm") if place == "post" else x + update
     return x
 
@@ -452,18 +459,27 @@ def causal_lm(weights, config, tokens, segments=None, prefix=None):
     front; `config` is read for its fields alone. `prefix` [B]: tokens of each row that all see.
     """
     tokens, fields = np.asarray(tokens), fields_of(config)
-    (B, T), D = tokens.shape, fields["d_model"]
+    (B, T), narrow = tokens.shape, fields["embedding_width"] is not None
+    last = fields["embedding_projection"] == "last"
+    D = fields["embedding_width"] if last else fields["d_model"]
     segments = np.zeros((B, T), int) if segments is None else np.asarray(segments)
     places = places_in_segments(segments)
-    scale = math.sqrt(base_width(fields)) if fields["scale_embeddings"] else 1.0
-
-    x = weights["embedding.table"][tokens] * scale
+    x = weights["embedding.table"][tokens] * embedding_scale(fields)
+    if narrow and not last:
+        x = x @ weights["positions.projection.w"]
     if fields["positions.name"] == "sinusoidal":
-        x = x + sinusoids(T, D)[places]
+        table = sinusoids(T + fields["positions.first"], D, fields["positions.base"])
+        if fields["positions.concatenated"]:
+            table = np.concatenate([table[:, ::2], table[:, 1::2]], axis=1)
+        x = x + table[places + fields["positions.first"]]
     if fields["positions.name"] == "learned":
-        x = x + weights["positions.scheme.table"][places + fields["positions.first"]] * scale
+        vectors = weights["positions.scheme.table"][places + fields["positions.first"]]
+        scale = embedding_scale(fields if last else {**fields, "embedding_width": None})
+        x = x + vectors * (scale if fields["positions.scaled"] else 1.0)
     if fields["embedding_norm"]:
         x = normed(weights, fields, x, "positions.norm")
+    if last:
+        x = x @ weights["positions.projection.w"] + weights["positions.projection.b"]
 
     for i in range(fields["num_layers"]):
         own = fields_of(config, i)
@@ -471,14 +487,18 @@ def causal_lm(weights, config, tokens, segments=None, prefix=None):
         seen = mask_by_loops(B, N, T, T, window=window, segments=segments)
         prefix_seen = False if prefix is None else mask_by_loops(B, N, T, T, prefix=prefix)
         seen = seen & (mask_by_loops(B, N, T, T, causal=True) | prefix_seen)
-        bias = position_bias(own, places, places, weights.get("decoder.position_bias.table"))
+        shared = weights.get("decoder.position_bias.table")
+        table = held_by_layer(weights, "decoder.position_biases", fields, i).get("table", shared)
+        bias = position_bias(own, places, places, table)
         x = layer(held_by_layer(weights, "decoder", fields, i), own, x, places=places, allowed=seen, bias=bias)
 
-    if own["layer.norm_position"] != "post":
+    if own["layer.norm_position"] != "post" and own["layer.final_norm"]:
         x = normed(weights, fields, x, "decoder.final_norm")
+    x = x * base_width(fields) / fields["d_model"]
+    x = x @ weights["output.projection.w"] if narrow else x
     w = weights["embedding.table"].T if fields["output.tie"] else weights["output.w"]
     scale = fields["output.scale"] or 1.0
-    logits = x @ w * scale * base_width(fields) / D + weights.get("output.b", 0.0)
+    logits = x @ w * scale + weights.get("output.b", 0.0)
     cap = fields["output.softcap"]
     return logits if cap is None else cap * np.tanh(logits / cap)
 

@@ -93,8 +93,13 @@ FLIPS = {
     "positions.width": (2, {}),
     "positions.layout": ("interleaved", {}),
     "positions.first": (2, {}),
+    "positions.scaled": (False, {"scale_embeddings": True}),
+    "positions.concatenated": (True, {}),
+    "padding_token": (1, {}),
+    "pooler_activation": ("relu", {"pooler": True}),
     "positions.num_buckets": (16, {}),
     "positions.max_distance": (64, {}),
+    "positions.by_layer": (True, {}),
     "norm.eps": (1e-3, {}),
     "norm.bias": (False, {}),
     "norm.gain": (False, {}),
@@ -106,6 +111,9 @@ FLIPS = {
     "layer.norm_position": ("pre", {}),
     "layer.parallel": (True, {"layer.norm_position": "pre"}),
     "layer.shared_norm": (False, {"layer.norm_position": "pre", "layer.parallel": True}),
+    "layer.attention_norm": (False, {"layer.norm_position": "pre"}),
+    "layer.layer_scale": (0.5, {}),
+    "layer.final_norm": (False, {"layer.norm_position": "pre"}),
     "init.std": (0.02, {}),
     "init.scale_residual": (True, {}),
     "init.mup_base_width": (4, {}),
@@ -116,11 +124,19 @@ FLIPS = {
     "vocab_size": (17, {}),
     "max_length": (20, {}),
     "scale_embeddings": (False, {}),
+    "embedding_width": (6, {}),
+    "embedding_projection": ("last", {"embedding_width": 6}),
     "source_vocab_size": (17, {"share_embeddings": False}),
     "share_embeddings": (False, {}),
     "num_decoder_layers": (3, {}),
     "num_token_types": (2, {}),
     "pooler": (True, {}),
+    "pooler_bias": (False, {"pooler": True}),
+    "pooler_norm": (True, {"pooler": True}),
+    "transform_bias": (False, {}),
+    "patch_bias": (False, {}),
+    "num_registers": (1, {"positions.name": "learned"}),
+    "register_positions": (False, {"positions.name": "learned", "num_registers": 1}),
     "transform_activation": ("silu", {}),
     "num_classes": (5, {}),
     "pooling": ("mean", {}),
@@ -155,6 +171,7 @@ def images_have(given):
 # What a model refuses.
 NOT_OF_ALL = (
     ("Transformer", "layer.parallel"), ("Transformer", "layer.shared_norm"), ("VisionTransformer", "positions.first"),
+    ("VisionTransformer", "positions.scaled"), ("VisionTransformer", "positions.concatenated"),
 )  # fmt: skip
 TAKEN = [
     (model, path, given)
@@ -247,7 +264,7 @@ def test_images_have_no_positions_within_attention(scheme):
 
 def test_images_have_no_first_position():
     """Rows of a table that are left out would be those of patches."""
-    with pytest.raises(ConfigError, match="^model.positions.first must be 0 for images, got 2"):
+    with pytest.raises(ConfigError, match="^model.positions.first and .* are of text: leave them"):
         tiny_config("VisionTransformer", positions="learned", **{"positions.first": 2})
 
 
@@ -255,6 +272,22 @@ def test_parallel_layers_do_not_attend_to_a_memory():
     """Half of a decoder's layer would be parallel."""
     with pytest.raises(ConfigError, match="^model.layer.parallel is not for layers that attend to a memory"):
         tiny_config("Transformer", parallel_block=True, norm_position="pre")
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "VisionTransformer"])
+def test_a_map_of_embeddings_needs_their_width(model):
+    """The place of a map that is not there is ignored."""
+    with pytest.raises(
+        ConfigError, match="^model.embedding_projection='last' needs embedding_width: give it, or leave"
+    ):
+        tiny_config(model, embedding_projection="last")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_layers_that_end_with_a_norm_have_no_final_one_to_leave_out(model):
+    """The norm of the last layer is thought to be left out."""
+    with pytest.raises(ConfigError, match="^model.layer.final_norm=False goes with another norm_position than 'post'"):
+        tiny_config(model, **{"layer.final_norm": False})
 
 
 REQUIRED = [
@@ -304,6 +337,10 @@ def test_each_choice_of_a_field_is_a_program_of_its_own(model, path, given, choi
             needs = {"llama3": LLAMA3, "yarn": YARN, "longrope": LONGROPE, "none": {}}.get(choice, LINEAR)
         if path == "attention.qk_norm_kind":
             needs = QK_NORM
+        if path == "embedding_projection":
+            needs = {"embedding_width": 6}
+        if path == "pooler_activation":
+            needs = {"pooler": True}
         programs.add(training_program(model, config_of(model, given, needs, {path: choice})))
     assert len(programs) == len(choices)
 
@@ -318,7 +355,7 @@ def test_the_same_configuration_is_the_same_program(model):
 EVERYTHING = {
     "feed_forward.name": "gated", "attention.qk_norm": True, "embedding_norm": True, "layer.norm_position": "sandwich",
     "output.tie": False, "output.bias": True, "pooler": True, "num_token_types": 2, "share_embeddings": False,
-    "num_layers": 3, "pattern": ({}, {"norm": {"name": "rms"}}),
+    "num_layers": 3, "pattern": ({}, {"norm": {"name": "rms"}}), "embedding_width": 6, "embedding_projection": "last",
 }  # fmt: skip
 
 
@@ -353,7 +390,7 @@ FIELDS = {
     for model, path, given in reversed(TAKEN)
 }
 # Those whose values are checked by tests of their own.
-OWN_TESTS = ("pattern", "precision", "positions.first")
+OWN_TESTS = ("pattern", "precision", "positions.first", "padding_token", "num_registers")
 OWN_TESTS += ("positions.turns", "positions.short_divisors", "positions.long_divisors")
 
 
@@ -453,8 +490,8 @@ BUCKETS = "^model.positions.num_buckets must be a multiple of 4 and max_distance
         (ROTARY | dict(head_dim=5), "^model.positions.name='rotary' turns pairs: the head width must be even, got 5"),
         (ROTARY | {"positions.width": 6}, "^model.positions.width=6 exceeds the head width 4"),
         (
-            dict(rotary_base=5.0),
-            "^model.positions has no field 'base', which goes with name='rotary'; this is name='sin",
+            {"positions.width": 2},
+            "^model.positions has no field 'width', which goes with name='rotary'; this is name='sin",
         ),
         (RELATIVE | dict(rotary_factor=2.0), "^model.positions has no field 'factor', which goes with name='rotary'"),
         (
@@ -559,7 +596,7 @@ WINDOW = {"attention": {"window": 2}}
             r"^model.pattern\[0\].attention.window must be a positive integer, got 0",
         ),
         (({"attention": 2},), {}, r"^model.pattern\[0\].attention must be a table of fields"),
-        (({"positions": {"base": 5.0}},), {}, r"^model.pattern\[0\].positions has no field 'base', which goes with"),
+        (({"positions": {"width": 2}},), {}, r"^model.pattern\[0\].positions has no field 'width', which goes with"),
         (({"norm": {"name": "rsm"}},), {}, r"^model.pattern\[0\].norm.name must be one of .*; did you mean 'rms'"),
         # What all layers share cannot differ by layer.
         (({"positions": {"name": "learned"}},), {}, r"^model.pattern\[0\].positions must be those of the model"),
@@ -633,7 +670,7 @@ def test_a_change_keeps_what_components_share():
         ({"positions": "rotary"}, "^model.positions must be a table of fields.*; did you mean {'name': 'rotary'}"),
         ({"attention": [1]}, r"^model.attention must be a table of fields, those of AttentionConfig, got \[1\]"),
         ({"init": None}, "^model.init must be a table of fields, those of InitConfig, got None"),
-        ({"positions": {"base": 5.0}}, "^model.positions has no field 'base', which goes with name='rotary'"),
+        ({"positions": {"width": 2}}, "^model.positions has no field 'width', which goes with name='rotary'"),
     ],
 )
 def test_a_field_that_is_not_there_is_refused_with_the_one_that_is_meant(fields, message):

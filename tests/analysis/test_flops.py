@@ -57,6 +57,17 @@ MODELS = {
         "Transformer", TEXT | dict(num_decoder_layers=5), lambda m: (tokens(S), tokens(T)),
         lambda c: flops.transformer_flops(c, B, S, T),
     ),
+    "narrow, causal": (
+        "CausalLM", TEXT | dict(embedding_width=160), lambda m: (tokens(T),), lambda c: flops.causal_lm_flops(c, B, T),
+    ),
+    "narrow, encoder-decoder": (
+        "Transformer", TEXT | dict(embedding_width=160), lambda m: (tokens(S), tokens(T)),
+        lambda c: flops.transformer_flops(c, B, S, T),
+    ),
+    "narrow, masked": (
+        "MaskedLM", TEXT | dict(embedding_width=160, embedding_projection="last"), lambda m: (tokens(T),),
+        lambda c: flops.masked_lm_flops(c, B, T, B * T),
+    ),
     "masked": ("MaskedLM", TEXT, lambda m: (tokens(T),), lambda c: flops.masked_lm_flops(c, B, T, B * T)),
     "classifier": (
         "TextClassifier", TEXT | dict(num_classes=7, pooler=True), lambda m: (tokens(T),),
@@ -68,6 +79,14 @@ MODELS = {
     ),
     "images, pooled": (
         "VisionTransformer", IMAGES | dict(pooling="mean"),
+        lambda m: (jax.ShapeDtypeStruct((B, 32, 32, 3), jnp.float32),), lambda c: flops.vision_flops(c, B),
+    ),
+    "images, by a learned query": (
+        "VisionTransformer", IMAGES | dict(pooling="attention", num_layers=1, num_registers=2, pooler=True),
+        lambda m: (jax.ShapeDtypeStruct((B, 32, 32, 3), jnp.float32),), lambda c: flops.vision_flops(c, B),
+    ),
+    "images, by each token before": (
+        "VisionTransformer", IMAGES | dict(pooling="prefix", num_layers=1, num_registers=2),
         lambda m: (jax.ShapeDtypeStruct((B, 32, 32, 3), jnp.float32),), lambda c: flops.vision_flops(c, B),
     ),
 }  # fmt: skip

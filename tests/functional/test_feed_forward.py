@@ -135,6 +135,7 @@ def test_activations_by_name_are_their_formulas():
     x = normal(0, 20, scale=3.0)
     formulas = {
         "relu": oracles.relu, "gelu": oracles.gelu, "gelu_tanh": oracles.gelu_tanh, "silu": oracles.silu,
+        "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
         "relu_squared": lambda x: oracles.relu(x) ** 2, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     }  # fmt: skip
     assert set(formulas) <= set(F.ACTIVATIONS)

@@ -77,6 +77,12 @@ MENU = {
     | dict(num_heads=3, head_dim=4),
     "T5": dict(norm_position="pre", norm="rms", positions="relative", relative_buckets=4, relative_max_distance=5)
     | {"attention.scale": 1.0, "output.scale": 0.4},
+    "UMT5": dict(norm_position="pre", norm="rms", positions="relative", relative_buckets=4, relative_max_distance=5)
+    | dict(num_layers=3, pattern=({}, {"positions": {"name": "none"}}))
+    | {"positions.by_layer": True},
+    "ModernBERT": dict(norm_position="pre", embedding_norm=True, positions="rotary", num_layers=2)
+    | {"layer.attention_norm": False},
+    "CaiT": dict(norm_position="pre", positions="learned") | {"layer.layer_scale": 0.3},
     "qk-norm, linear": dict(positions="rotary", rotary_scaling="linear", rotary_factor=4.0, qk_norm=True)
     | dict(num_kv_heads=1),
     "ntk, gated with biases": dict(positions="rotary", rotary_scaling="ntk", rotary_factor=4.0, gated=True, norm="rms")
@@ -89,7 +95,16 @@ MENU = {
     ) | {"norm.bias": False, "norm.unit_offset": True},
     "Gemma 3: windows of another base, and a tail": LLAMA | dict(num_layers=5, num_kv_heads=1, pattern=WINDOWED),
     "Llama 4: a layer without positions": LLAMA | dict(num_layers=2, pattern=({}, {"positions": {"name": "none"}})),
+    "Marian's and mBART's positions": dict(norm_position="pre")
+    | {"positions.concatenated": True, "positions.first": 2, "positions.base": 100.0},
+    "positions that are not scaled": dict(positions="learned") | {"positions.scaled": False},
     "OPT": dict(norm_position="pre", positions="learned", scale_embeddings=False) | {"positions.first": 2},
+    "OPT, without a final norm": dict(norm_position="pre", positions="learned") | {"layer.final_norm": False},
+    "OPT, 350 m": dict(positions="learned", embedding_width=6) | {"positions.first": 2},
+    "wide embeddings that are mapped last, mup": dict(norm_position="pre", positions="learned", embedding_norm=True)
+    | dict(embedding_width=10, embedding_projection="last", mup_base_width=2, tie_output=False)
+    | {"output.scale": 0.4},
+    "narrow embeddings with sinusoids, mup": dict(embedding_width=6, embedding_projection="last", mup_base_width=2),
     "OLMo": dict(norm_position="pre", positions="rotary", gated=True, num_kv_heads=1)
     | {"norm.gain": False, "norm.bias": False, "attention.qkv_clip": 0.6},
     "Phi 2": dict(norm_position="pre", parallel_block=True, positions="rotary", qk_norm=True)
@@ -289,6 +304,7 @@ CACHED = {
     "none, untied": dict(positions="none", tie_output=False, embedding_norm=True),
     "window": dict(window=3, positions="rotary", num_kv_heads=1),
     "mup": dict(mup_base_width=2, positions="learned", norm_position="pre"),
+    "narrow embeddings": dict(embedding_width=6, positions="learned"),
 }  # fmt: skip
 PROMPT, SLOTS = 3, 10
 ROTARY = CACHED["rotary, GQA, sandwich"]  # of which tests share the programs

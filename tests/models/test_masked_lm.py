@@ -104,6 +104,23 @@ def test_a_token_type_is_a_vector_of_its_own():
     np.testing.assert_array_equal(with_types, without)
 
 
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_types_and_positions_are_of_the_width_where_they_are_added(place):
+    """The map of narrow embeddings is applied before the types, or to a token's vector alone."""
+    how = dict(positions="learned", embedding_norm=True, num_token_types=2)
+    encoder = masked_lm(embedding_width=6, embedding_projection=place, **how).encoder
+    start = encoder.positions
+    table, norm, w = start.scheme.table[...], start.norm, oracles.f64(start.projection.w[...])
+    x = oracles.f64(encoder.embedding.table[...])[TOKENS] + oracles.f64(encoder.token_types.table[...])[TYPES]
+    x = x * 6**0.5
+    x = x @ w if place == "first" else x
+    x = x + oracles.f64(table)[:6] * x.shape[-1] ** 0.5
+    x = oracles.layer_norm(x, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.config.eps)
+    x = x @ w + oracles.f64(start.projection.b[...]) if place == "last" else x
+    wanted = run(lambda e, x: e.layers(x, mask=F.AttentionMask())[0], encoder, jnp.asarray(x, jnp.float32))
+    assert_close(run(lambda e: e(TOKENS, token_types=TYPES)[0], encoder), wanted, 1e-5)
+
+
 @pytest.mark.parametrize("make", [masked_lm, classifier])
 def test_token_types_without_a_table_are_refused(make):
     """Types are given to a model that has no vectors for them, and are ignored."""
@@ -135,11 +152,11 @@ def test_a_text_longer_than_max_length_is_refused(make):
 # Head and pooling ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tie_output", [True, False])
-def test_logits_follow_from_the_states(tie_output):
+@pytest.mark.parametrize(("tie_output", "width"), [(True, None), (False, None), (True, 6)])
+def test_logits_follow_from_the_states(tie_output, width):
     """The head is not W_o LayerNorm(activation(W h + b)) + b_o: a part is missing, or in another order."""
     activation = "relu" if tie_output else "gelu"
-    model = masked_lm(tie_output=tie_output, transform_activation=activation)
+    model = masked_lm(tie_output=tie_output, transform_activation=activation, embedding_width=width)
     logits, captured = run(lambda m: m(TOKENS, capture=("residual",)), model)
     norm = model.transform_norm
     x = oracles.ACTIVATIONS[activation](affine(model.transform, captured["residual"][-1]))
@@ -148,9 +165,10 @@ def test_logits_follow_from_the_states(tie_output):
     assert_close(logits, x @ w + oracles.f64(model.output.b[...]), 1e-5)
 
 
-def test_the_fused_loss_reads_the_same_head():
+@pytest.mark.parametrize("width", [None, 6])
+def test_the_fused_loss_reads_the_same_head(width):
     """`transformed` and `output_weights` are not what the logits are made of."""
-    model = masked_lm()
+    model = masked_lm(embedding_width=width)
 
     def both(model):
         states, _ = model.encoder(TOKENS)
@@ -166,8 +184,32 @@ def test_the_pooled_output_is_tanh_of_the_first_state():
     model = masked_lm(pooler=True)
     plain, (logits, captured) = forward(model), run(lambda m: m(TOKENS, capture=("pooled", "residual")), model)
     assert captured["pooled"].shape == (2, 8)
-    assert_close(captured["pooled"], np.tanh(affine(model.pooler, captured["residual"][-1][:, 0])), 1e-5)
+    assert_close(captured["pooled"], np.tanh(affine(model.encoder.pooler, captured["residual"][-1][:, 0])), 1e-5)
     assert_close(logits, plain, 1e-6)
+
+
+def test_a_head_without_biases_and_a_pooler_with_a_norm():
+    """ModernBERT's head has a bias that its checkpoints lack, or its pooler no norm."""
+    model = masked_lm(transform_bias=False, pooler=True, pooler_bias=False, pooler_norm=True, pooler_activation="gelu")
+    assert model.transform.b is None and model.encoder.pooler.b is None
+    logits, captured = run(lambda m: m(TOKENS, capture=("pooled", "residual")), model)
+    states = oracles.f64(captured["residual"][-1])
+
+    def normed(norm, x):
+        return oracles.layer_norm(x, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.config.eps)
+
+    pooled = normed(model.encoder.pooler_norm, oracles.gelu(states[:, 0] @ oracles.f64(model.encoder.pooler.w[...])))
+    assert_close(captured["pooled"], pooled, 1e-5)
+    x = normed(model.transform_norm, oracles.gelu(states @ oracles.f64(model.transform.w[...])))
+    w, b = (oracles.f64(x[...]) for x in (model.encoder.embedding.table, model.output.b))
+    assert_close(logits, x @ w.T + b, 1e-5)
+
+
+@pytest.mark.parametrize("changes", [dict(pooler_norm=True), dict(pooler_bias=False)])
+def test_what_a_pooler_has_needs_a_pooler(changes):
+    """A field is set that nothing reads."""
+    with pytest.raises(ConfigError, match="go with pooler=True"):
+        masked_lm(**changes)
 
 
 def test_the_pooled_output_needs_a_pooler():
@@ -203,7 +245,7 @@ def test_a_classifier_reads_the_pooled_state(classified):
     model, states, logits, _ = classified
     x = oracles.f64(states)
     x = x[:, 0] if model.config.pooling == "cls" else np.stack([x[0].mean(0), x[1, :3].mean(0), x[2, :3].mean(0)])
-    x = np.tanh(affine(model.pooler, x)) if model.config.pooler else x
+    x = np.tanh(affine(model.encoder.pooler, x)) if model.config.pooler else x
     assert_close(logits, affine(model.classifier, x), 1e-5)
 
 

@@ -92,10 +92,11 @@ def test_logits_depend_on_no_later_token(implementation, scan_unroll, norm_posit
             dict(positions="relative", attention_softcap=2.0, attention_implementation="blockwise"),
             dict(positions="alibi", tie_output=False, embedding_norm=True),
             dict(mup_base_width=2, norm_position="pre"),
+            dict(embedding_width=6, embedding_projection="last", positions="learned", share_embeddings=False),
         ],
         2,
     ),
-    ids=["plain", "pre, MQA, blockwise, learned", "sandwich, rotary", "relative, blockwise", "alibi", "mup"],
+    ids=["plain", "pre, MQA, blockwise, learned", "sandwich, rotary", "relative, blockwise", "alibi", "mup", "narrow"],
 )
 def test_cached_logits_are_the_uncached_ones(changes):
     """Decoding in pieces gives other logits: a position, a mask or an entry of the cache is off."""

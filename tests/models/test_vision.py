@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from support import assert_close, by_day, equations, normal, quick_jit, tiny_model, with_leaf
 
-from tformer_jax import models
+from tformer_jax import functional as F, models
 from tformer_jax.config import ConfigError, build
 
 IMAGES = normal(7, 2, 8, 8, 3)
@@ -132,6 +132,82 @@ def test_the_classifier_reads_the_pooled_state(pooling):
     pooled = states[:, 0] if pooling == "cls" else states.mean(1)
     wanted = pooled @ oracles.f64(model.classifier.w[...]) + oracles.f64(model.classifier.b[...])
     assert_close(logits, wanted, 1e-5)
+
+
+def affine(linear, x):
+    return x @ oracles.f64(linear.w[...]) + oracles.f64(linear.b[...])
+
+
+def states_of(model, images=IMAGES):
+    """The last stream, normed, in float64."""
+    norm, stream = model.encoder.final_norm, oracles.f64(captured_residual(model, images)[1]["residual"][-1])
+    return oracles.layer_norm(stream, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.config.eps)
+
+
+def attended(pooling, states, num_heads=2):
+    """What a learned query finds among states [B Q D], and the network after it."""
+    held = {name: oracles.f64(getattr(pooling.attention, name)[...]) for name in F.AttentionParams._fields}
+    probe = np.tile(oracles.f64(pooling.probe[...]), (len(states), 1, 1))
+    x = oracles.multi_head_attention(probe, states, **held)[:, 0]
+    ff, norm = pooling.feed_forward, pooling.norm
+    inner = oracles.layer_norm(x, oracles.f64(norm.gamma[...]), oracles.f64(norm.beta[...]), norm.config.eps)
+    return x + oracles.feed_forward(inner, *(oracles.f64(getattr(ff, name)[...]) for name in ("w1", "b1", "w2", "b2")))
+
+
+POOLED = {
+    "cls_mean": lambda model, x: affine(model.classifier, np.concatenate([x[:, 0], x[:, 3:].mean(1)], -1)),
+    "mean": lambda model, x: affine(model.classifier, x[:, 2:].mean(1)),
+    "attention": lambda model, x: affine(model.classifier, attended(model.attention_pooling, x)),
+    "prefix": lambda model, x: np.mean(
+        [affine(of, x[:, i]) for i, of in enumerate([model.classifier, *model.register_classifiers])], axis=0
+    ),
+}
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_the_classifier_reads_what_the_pooling_says(pooling):
+    """Registers are among the patches of a mean, a classifier reads another's token, or the query's network is another."""
+    model = vit(positions="learned", pooling=pooling, num_registers=2)
+    if pooling == "prefix":  # that start alike
+        for i, of in enumerate(model.register_classifiers):
+            of.b = of.b.replace(jnp.arange(5.0) + i)
+    assert_close(forward(model, IMAGES), POOLED[pooling](model, states_of(model)), 1e-5)
+
+
+def test_a_model_without_classes_gives_the_pooled_state():
+    """The pooler reads another token, has no activation, or a model without a head is none."""
+    model = vit(positions="learned", num_classes=None, pooler=True, pooler_activation="relu")
+    pooled, states = (
+        oracles.relu(affine(model.pooler, states_of(model)[:, 0])),
+        run(lambda m: m.states(IMAGES)[0], model),
+    )
+    assert_close(states, states_of(model), 1e-5)
+    assert_close(forward(model, IMAGES), pooled, 1e-5)
+    with pytest.raises(ValueError, match="set num_classes"):
+        model.logits(jnp.asarray(pooled))
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_registers_stand_between_the_class_token_and_the_patches(placed):
+    """They stand elsewhere, have a patch's position, or have one where the config says that they have none."""
+    model = vit(positions="learned", num_registers=2, register_positions=placed)
+    table, registers = oracles.f64(model.positions.table[...]), oracles.f64(model.registers[...])
+    assert table.shape == (7 if placed else 5, 8)
+    first = np.tile(oracles.f64(model.class_token[...]), (2, 1, 1))
+    tokens = np.tile(registers, (2, 1, 1))
+    if placed:
+        wanted = np.concatenate([first, tokens, embedded(model)], 1) + table
+    else:
+        wanted = np.concatenate([first + table[:1], tokens, embedded(model) + table[1:]], 1)
+    assert_close(start(model), wanted, 1e-5)
+
+
+def test_patches_without_a_bias():
+    """A bias is there, and trained, that the model must not have."""
+    model = vit(positions="none", pooling="mean", patch_bias=False)
+    assert model.patch_embedding.b is None
+    w = oracles.f64(model.patch_embedding.w[...])
+    assert_close(start(model), oracles.f64(IMAGES).reshape(2, 2, 4, 2, 4, 3).swapaxes(2, 3).reshape(2, 4, 48) @ w, 1e-5)
 
 
 def test_every_patch_sees_every_other():
@@ -304,7 +380,6 @@ def test_a_size_that_patches_do_not_divide_is_refused():
         ("output", dict(tie=False)),
         ("scale_embeddings", False),
         ("num_token_types", 2),
-        ("pooler", True),
     ],
 )
 def test_what_has_no_meaning_is_refused_by_name(field, value):
@@ -313,13 +388,30 @@ def test_what_has_no_meaning_is_refused_by_name(field, value):
         vit(**{field: value})
 
 
-@pytest.mark.parametrize("field", ["image_size", "patch_size", "num_classes"])
+@pytest.mark.parametrize("field", ["image_size", "patch_size"])
 def test_what_is_missing_is_named(field):
     """A model is built without a size that it needs, and fails far from the reason."""
     given = dict(image_size=8, patch_size=4, num_classes=5)
     del given[field]
     with pytest.raises(ConfigError, match=f"^model needs {field}$"):
         build(models.VisionTransformer.Config, given, "model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(register_positions=False), "goes with num_registers above 0"),
+        (dict(num_registers=-1), "num_registers must not be negative"),
+        (dict(num_registers=1, positions="sinusoidal"), "set it to False"),
+        (dict(pooling="prefix"), "set num_registers and num_classes"),
+        (dict(pooling="cls_mean", pooler=True, positions="learned"), "not with pooling='cls_mean'"),
+        (dict(pooler_activation="relu"), "goes with pooler=True"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, message):
+    """A field is set that nothing reads, or the model fails far from the reason."""
+    with pytest.raises(ConfigError, match=message):
+        vit(**changes)
 
 
 @pytest.mark.parametrize("scheme", ["rotary", "alibi", "relative"])

@@ -133,6 +133,16 @@ def test_the_stack_is_its_layers_in_order(norm_position):
     assert_close(quick_jit(run_stack)(stack, x), wanted, 1e-5)
 
 
+def test_the_final_norm_may_be_left_out():
+    """A norm that is not to be is applied, or has parameters."""
+    with_norm, without = (stack_of(tiny_config(norm_position="pre", **{"layer.final_norm": n})) for n in (True, False))
+    assert without.final_norm is None
+    x = normal(0, 1, 4, 8)
+    wanted = norm(with_norm.final_norm, oracles.f64(quick_jit(run_stack)(without, x)))
+    with_norm.layers = without.layers
+    assert_close(quick_jit(run_stack)(with_norm, x), wanted, 1e-5)
+
+
 def test_every_layer_starts_with_its_own_parameters():
     """Layers share their initial weights: `vmap` over one key."""
     stack = quick_jit(lambda: nn.Stack(tiny_config(), 3, bidirectional=True, rngs=nnx.Rngs(0)))()

@@ -73,6 +73,14 @@ def test_the_gradient_of_a_token_is_the_sum_over_all_its_occurrences(dtype):
         np.testing.assert_allclose(np.asarray(module.table[...], np.float64)[1], 3000, rtol=4e-3)
 
 
+def test_tables_of_a_width_of_their_own_start_and_are_scaled_by_it():
+    """A narrow table has the variance or the scale of the model's width: tied logits start with another spread."""
+    config = tiny_config(embedding_width=25, mup_base_width=4)
+    embedding = quick_jit(lambda: nn.Embedding(500, config, rngs=nnx.Rngs(0)))()
+    np.testing.assert_allclose(np.asarray(embedding.table[...]).std(), 1 / 5, rtol=0.05)
+    assert embedding.table.shape == (500, 25) and embedding.scale == 5.0
+
+
 # Positions -------------------------------------------------------------------------------------
 
 
@@ -94,6 +102,25 @@ def test_positions_are_added_from_the_table(positions, scaled):
     assert_close(module(x, 3 + jnp.arange(5)), oracles.f64(x) + table[3:8], 1e-6, "from 3")
     ragged = np.array([[0, 1, 2, 0, 1], [4, 3, 2, 1, 0]])
     assert_close(module(x, jnp.asarray(ragged)), oracles.f64(x) + table[ragged], 1e-6, "of each row")
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_narrow_embeddings_are_mapped_before_all_or_after(positions, place):
+    """The map is on the other side of positions and norm, or these are of the other width; only the last has a bias."""
+    config = tiny_config(positions=positions, embedding_norm=True, embedding_width=6, embedding_projection=place)
+    module = fill(lambda: nn.Positions(config, rngs=nnx.Rngs(0)))
+    width, w = (6 if place == "last" else 8), oracles.f64(module.projection.w[...])
+    x = normal(0, 2, 5, 6)
+    wanted = oracles.f64(x) @ w if place == "first" else oracles.f64(x)
+    learned = positions == "learned"
+    wanted += (oracles.f64(module.scheme.table[...]) * math.sqrt(width) if learned else oracles.sinusoids(16, width))[
+        :5
+    ]
+    wanted = oracles.layer_norm(wanted, oracles.f64(module.norm.gamma[...]), oracles.f64(module.norm.beta[...]), 1e-5)
+    wanted = wanted @ w + oracles.f64(module.projection.b[...]) if place == "last" else wanted
+    assert_close(module(x), wanted, 1e-5)
+    assert (module.projection.b is None) == (place == "first")
 
 
 @pytest.mark.parametrize("positions", ["rotary", "alibi", "relative", "none"])
@@ -194,3 +221,20 @@ def test_the_fused_loss_gets_the_weights_of_the_logits(tied):
     output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0)), 2)
     hidden, (w, b) = normal(0, 2, 5, 8), output.weights(embedding)
     assert_close(hidden @ w + b, output(hidden, embedding), 1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("base", [None, 2])
+def test_states_are_mapped_back_to_the_width_of_tokens(tied, base):
+    """The map back is left out of logits or of what the fused loss gets, or both it and the table are divided by m."""
+    config = tiny_config(tie_output=tied, embedding_width=6, mup_base_width=base, **{"output.bias": True})
+    embedding = fill(lambda: nn.Embedding(13, config, rngs=nnx.Rngs(0)), 1)
+    output = fill(lambda: nn.Output(config, rngs=nnx.Rngs(0)), 2)
+    states = normal(0, 2, 5, 8)
+    table = oracles.f64(embedding.table[...]).T if tied else oracles.f64(output.w[...])
+    wanted = oracles.f64(states) @ oracles.f64(output.projection.w[...]) * (base or 8) / 8 @ table
+    wanted += oracles.f64(output.b[...])
+    hidden, (w, b) = output.projected(states), output.weights(embedding)
+    assert hidden.shape == (2, 5, 6) and w.shape == (6, 13) and output.projection.b is None
+    assert_close(output(hidden, embedding), wanted, 1e-5)
+    assert_close(hidden @ w + b, wanted, 1e-5)

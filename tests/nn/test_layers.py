@@ -168,11 +168,14 @@ def test_the_norm_is_of_the_configs_kind():
         assert_close(module(x), wanted, 1e-6, f"{kind}, not {other}")
 
 
-def test_linear_is_x_w_plus_b():
-    """The matrix is transposed, or the bias left out."""
-    module = fill(lambda: nn.Linear(tiny_config(), ("a", 3), ("b", 5), rngs=nnx.Rngs(0)))
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_x_w_plus_b(bias):
+    """The matrix is transposed, or the bias left out or there."""
+    module = fill(lambda: nn.Linear(tiny_config(), ("a", 3), ("b", 5), bias=bias, rngs=nnx.Rngs(0)))
     x = normal(0, 2, 4, 3)
-    assert_close(module(x), oracles.f64(x) @ oracles.f64(module.w[...]) + oracles.f64(module.b[...]), 1e-6)
+    wanted = oracles.f64(x) @ oracles.f64(module.w[...])
+    assert_close(module(x), wanted + oracles.f64(module.b[...]) if bias else wanted, 1e-6)
+    assert (module.b is None) == (not bias)
 
 
 def test_attention_in_two_steps_is_multi_head_attention():

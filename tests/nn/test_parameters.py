@@ -64,14 +64,14 @@ def test_a_parameter_says_what_it_is_whatever_is_done_to_it(how):
 
 SIZES = {
     "vocab": 13, "model": 12, "heads": 6, "kv_heads": 3, "head": 2, "ff": 20, "classes": 5, "position": 9, "types": 4,
-    "buckets": 32, "pixels": 16 * 3,
+    "buckets": 32, "pixels": 16 * 3, "embedding": 10,
 }  # fmt: skip
 TEXT = dict(vocab_size=13, max_length=9, positions="learned")
 MODELS = {
-    "Transformer": TEXT | dict(share_embeddings=False, tie_output=False),
+    "Transformer": TEXT | dict(share_embeddings=False, tie_output=False, embedding_width=10),
     "CausalLM": dict(vocab_size=13, tie_output=False, positions="relative", gated=True, norm="rms", qk_norm=True),
     "MaskedLM": TEXT | dict(num_token_types=4, pooler=True, embedding_norm=True),
-    "TextClassifier": TEXT | dict(pooler=True, num_classes=5),
+    "TextClassifier": TEXT | dict(pooler=True, num_classes=5, embedding_width=10, embedding_projection="last"),
     "VisionTransformer": dict(positions="learned", num_classes=5, pooling="mean", image_size=12, patch_size=4),
 }
 
@@ -83,7 +83,7 @@ def test_every_axis_of_a_model_is_what_its_name_says(model):
     config = tiny_config(model, **MODELS[model] | shape)
     made = jax.eval_shape(lambda: getattr(models, model)(config, rngs=nnx.Rngs(0)))
     for path, info in parameters(made).items():
-        sizes = SIZES | {"ff": 12} if path.startswith(("transform.", "pooler.")) else SIZES
+        sizes = SIZES | {"ff": 12} if path.startswith(("transform.", "encoder.pooler.")) else SIZES
         layers = (7,) if re.search("attention|feed_forward", path) else ()
         assert (path, info.shape) == (path, (*layers, *(sizes[name] for name in info.axes)))
 

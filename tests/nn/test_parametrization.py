@@ -156,6 +156,29 @@ def test_initial_sizes_are_those_of_the_base_width_but_of_hidden_matrices(name, 
         np.testing.assert_allclose(wide[path], wanted * np.asarray(x, np.float64), rtol=1e-5, err_msg=path)
 
 
+E = 6  # of embeddings
+MAPS = {  # how many times larger they start; they learn as fast
+    "positions.projection.w": glorot(E, D / M) / glorot(E, D),
+    "output.projection.w": glorot(D / M, E) / glorot(D, E),
+    "transform.w": glorot(D / M, E) / glorot(D, E),
+    "embedding.table": 1.0,
+    "output.w": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", ["CausalLM", "MaskedLM"])
+def test_a_width_of_embeddings_does_not_grow(name):
+    """A table of a width that is always the same starts smaller, or a map that one of its sides grows learns more slowly."""
+    fields = dict(embedding_width=E, tie_output=False)
+    plain, wide = (tiny_config(name, **fields | changes) for changes in ({}, MUP))
+    plain, made = (quick_jit(constructor(name, config))(jax.random.key(0)) for config in (plain, wide))
+    found, infos, factors = named(made), parameters(made), learning_rate_factors(wide)
+    for path, x in named(plain).items():
+        if (of := path.removeprefix("encoder.")) in MAPS:
+            np.testing.assert_allclose(found[path], MAPS[of] * np.asarray(x, np.float64), rtol=1e-5, err_msg=path)
+            assert factors.get(infos[path].role, 1.0) == 1.0
+
+
 # The forward pass ------------------------------------------------------------------------------
 
 
@@ -212,13 +235,14 @@ def test_logits_are_divided_by_m_without_their_bias(tied, bias):
         ("CausalLM", dict(tie_output=False)),
         ("Transformer", {}),
         ("MaskedLM", {}),
+        ("CausalLM", dict(embedding_width=6)),
     ], 3),
-    ids=["soft cap", "untied", "encoder-decoder", "bias"],
+    ids=["soft cap", "untied", "encoder-decoder", "bias", "narrow"],
 )  # fmt: skip
 def test_the_fused_loss_is_the_plain_one(name, fields):
     """The fused loss or its gradient is of logits that are not divided, or twice, or with their bias."""
     model = tiny_model(name, **fields | MUP)
-    hidden, targets, weights = normal(0, 2, 5, D), TOKENS, normal(1, 2, 5) ** 2
+    hidden, targets, weights = normal(0, 2, 5, model.config.token_axis[1]), TOKENS, normal(1, 2, 5) ** 2
 
     def losses(model, hidden):
         configs = [TASKS["masked_lm"].Config(fused_loss=fused) for fused in (True, False)]
@@ -291,6 +315,7 @@ BASE, STEPS, RATE = 64, 4, 0.01
 CASES = {
     "wider heads, tied": (dict(num_heads=4), (64, 128, 256, 512, 1024)),
     "more heads, untied": (dict(head_dim=16, tie_output=False, init_std=0.02, positions="learned"), (64, 256, 1024)),
+    "narrow embeddings": (dict(num_heads=4, embedding_width=16), (64, 256, 1024)),
 }
 
 

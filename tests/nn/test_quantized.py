@@ -13,6 +13,7 @@ from tformer_jax.config import ConfigError
 
 TOKENS = jnp.arange(12).reshape(2, 6)
 MODELS = [("CausalLM", dict(num_layers=3)), ("CausalLM", dict(output=dict(tie=False))), ("MaskedLM", {})]
+MODELS += [("CausalLM", dict(embedding_width=6)), ("MaskedLM", dict(embedding_width=6, embedding_projection="last"))]
 
 
 def dense(model):
@@ -39,7 +40,7 @@ def test_a_model_in_eight_bits_is_that_with_the_rounded_weights(model, how):
 
 def test_every_matrix_and_table_of_tokens_is_in_eight_bits():
     """What is forgotten is read in four times its bytes at every token."""
-    kept = nn.with_weights(tiny_model("Transformer", positions={"name": "learned"}), "int8")
+    kept = nn.with_weights(tiny_model("Transformer", positions={"name": "learned"}, embedding_width=6), "int8")
     held = jax.tree_util.tree_leaves_with_path(kept, is_leaf=lambda x: isinstance(x, nnx.Variable))
     floats = {jax.tree_util.keystr(path) for path, x in held if jax.tree.leaves(x)[0].dtype != jnp.int8}
     weights = {path for path in floats if path.rpartition(".")[2].startswith(("w", "table"))}

@@ -178,7 +178,7 @@ def test_a_pattern_of_layers_can_be_swept(config):
     ("text", "message"),
     [
         ("model.positions.name=rotary,alibi; model.positions.base=5.0",
-         r"member 1 .*: model.positions has no field 'base', which goes with name='rotary'; this is name='alibi'"),
+         r"member 1 .*: model.positions has no field 'base', which goes with .* 'rotary'; this is name='alibi'"),
         ("model.positions.name=rotarry", "member 0 .*: model.positions.name must be one of .*; did you mean 'rotary'"),
         ("model.positions.name=3", "model.positions.name must be of type str, got 3"),
         ("model.positions=rotary", "the config has no field 'model.positions'; did you mean 'model.positions.name'"),

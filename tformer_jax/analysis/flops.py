@@ -4,12 +4,13 @@ Matrix products alone: norms, softmax and activations are some operations an ele
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
-from ..nn import ModelConfig
+from ..nn import AttentionPooling, ModelConfig
 from ..nn.parameters import parameters
 
 
@@ -53,38 +54,68 @@ def transformer_flops(config: Any, rows: int, source_length: int, target_length:
     """The forward pass of a `Transformer`, logits of all target tokens included."""
     encoder = stack_flops(config, config.num_layers, rows, source_length)
     decoder = stack_flops(config, config.decoder_layers, rows, target_length, source_length)
-    return encoder + decoder + projection_flops(rows * target_length, config.d_model, config.vocab_size)
+    beginning = embedding_flops(config, rows * (source_length + target_length))
+    return beginning + encoder + decoder + logits_flops(config, rows * target_length)
 
 
 def causal_lm_flops(config: Any, rows: int, length: int) -> int:
     """The forward pass of a `CausalLM`, logits of all tokens included; 2 per parameter and token, and the attention."""
     stack = stack_flops(config, config.num_layers, rows, length)
-    return stack + projection_flops(rows * length, config.d_model, config.vocab_size)
+    return embedding_flops(config, rows * length) + stack + logits_flops(config, rows * length)
 
 
 def masked_lm_flops(config: Any, rows: int, length: int, predicted: int) -> int:
     """The forward pass of a `MaskedLM` with the logits of `predicted` tokens of all rows."""
-    head = projection_flops(predicted, config.d_model, config.d_model + config.vocab_size)
-    return stack_flops(config, config.num_layers, rows, length) + head
+    head = projection_flops(predicted, config.token_axis[1], config.d_model + config.vocab_size)
+    return embedding_flops(config, rows * length) + stack_flops(config, config.num_layers, rows, length) + head
 
 
 def text_classifier_flops(config: Any, rows: int, length: int) -> int:
     """The forward pass of a `TextClassifier`."""
     head = projection_flops(rows, config.d_model, config.num_classes + config.d_model * config.pooler)
-    return stack_flops(config, config.num_layers, rows, length) + head
+    return embedding_flops(config, rows * length) + stack_flops(config, config.num_layers, rows, length) + head
 
 
 def vision_flops(config: Any, rows: int) -> int:
     """The forward pass of a `VisionTransformer`."""
-    patches = config.grid[0] * config.grid[1]
-    embedding = projection_flops(rows * patches, config.patch_size**2 * config.num_channels, config.d_model)
-    stack = stack_flops(config, config.num_layers, rows, patches + (config.pooling == "cls"))
-    return embedding + stack + projection_flops(rows, config.d_model, config.num_classes)
+    patches, D = config.grid[0] * config.grid[1], config.d_model
+    tokens = patches + config.prefix_length
+    embedding = projection_flops(rows * patches, config.patch_size**2 * config.num_channels, D)
+    stack = stack_flops(config, config.num_layers, rows, tokens)
+    pooling = pooling_flops(config, rows, tokens) if config.pooling == "attention" else 0
+    read = {"cls_mean": 2, "prefix": config.prefix_length}.get(config.pooling, 1)  # vectors of D
+    return embedding + stack + pooling + projection_flops(rows, D, D * config.pooler + read * (config.num_classes or 0))
+
+
+def pooling_flops(config: ModelConfig, rows: int, length: int) -> int:
+    """A learned query's attention to [rows length], see `nn.AttentionPooling`."""
+    keys = lambda path: path in ("attention.w_k", "attention.w_v")
+    tokens = lambda path: 0 if path == "probe" else rows * (length if keys(path) else 1)
+    heads = config.attention.num_heads * config.attention.head_width(config.d_model)
+    products = matrix_flops(lambda: AttentionPooling(config, rngs=nnx.Rngs(0)), tokens)
+    return products + attention_flops(1, length, heads, batch=rows)
+
+
+def embedding_flops(config: Any, tokens: int) -> int:
+    """The map from the width of the tokens' vectors to the model's, where these have one of their own."""
+    return projection_flops(tokens, config.embedding_width or 0, config.d_model)
+
+
+def logits_flops(config: Any, tokens: int) -> int:
+    """The logits of states, which are mapped to the width of the tokens' vectors first, where these have one of their own."""
+    narrowed = embedding_flops(config, tokens)  # the same map the other way
+    return narrowed + projection_flops(tokens, config.token_axis[1], config.vocab_size)
 
 
 def projection_flops(vectors: int, inputs: int, outputs: int) -> int:
     """Returns the FLOPs of x W for `vectors` vectors x."""
     return 2 * vectors * inputs * outputs
+
+
+def matrix_flops(make: Callable[[], nnx.Module], vectors: Callable[[str], int]) -> int:
+    """Returns the FLOPs of all matrices of a module; `vectors`: from a path to the number of those it is applied to."""
+    found = parameters(jax.eval_shape(make)).items()
+    return sum(2 * vectors(path) * math.prod(info.shape) for path, info in found if info.is_matrix)
 
 
 def stack_flops(config: ModelConfig, layers: int, rows: int, length: int, memory_length: int | None = None) -> int:
@@ -96,13 +127,11 @@ def stack_flops(config: ModelConfig, layers: int, rows: int, length: int, memory
     flops = 0
     for i in range(layers):
         layer = config.of_layer(i % len(config.pattern))
-        cross = memory_length is not None
-        module = jax.eval_shape(lambda layer=layer: layer.layer.make(layer, cross=cross, rngs=nnx.Rngs(0)))
-        for path, info in parameters(module).items():
-            of_memory = cross and path.startswith("cross_attention.") and path.endswith((".w_k", ".w_v"))
-            tokens = rows * (memory_length if of_memory else length)
-            flops += 2 * tokens * math.prod(info.shape) if info.is_matrix else 0
+        of_memory = lambda path: path.startswith("cross_attention.") and path.endswith((".w_k", ".w_v"))
+        tokens = lambda path: rows * (memory_length if memory_length is not None and of_memory(path) else length)
+        make = lambda layer=layer: layer.layer.make(layer, cross=memory_length is not None, rngs=nnx.Rngs(0))
+        flops += matrix_flops(make, tokens)
         heads = layer.attention.num_heads * layer.attention.head_width(layer.d_model)
-        for keys in (length, memory_length) if cross else (length,):
+        for keys in (length,) if memory_length is None else (length, memory_length):
             flops += attention_flops(length, keys, heads, batch=rows)
     return flops

@@ -74,14 +74,17 @@ class CausalLM(nnx.Module):
         segments: Int[Array, "B T"] | None = None,
         key: Array | None = None,
         capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], Beside]:
-        """The states h_t [B T D] that `logits` and the fused loss take; what was captured, and auxiliary losses."""
+    ) -> tuple[Float[Array, "B T E"], Beside]:
+        """The states h_t that `logits` and the fused loss take, as wide as the vectors of tokens; what was captured, and
+        auxiliary losses.
+        """
         check_captures(capture, CAPTURES)
         embed_key, layers_key = split_key(key, 2)
         positions = None if segments is None else F.positions_in_segments(segments)
         x = self.positions(self.embedding(tokens), positions, key=embed_key)
         mask = F.AttentionMask(segments=segments) & causal_relation(mask)
-        return self.decoder(x, mask=mask, key=layers_key, capture=capture)
+        states, beside = self.decoder(x, mask=mask, key=layers_key, capture=capture)
+        return self.output.projected(states), beside
 
     def start_cache(self, batch_size: int, length: int, *, at_once: int | None = None) -> Cache:
         """An empty cache with room for `length` tokens a row.
@@ -116,20 +119,20 @@ class CausalLM(nnx.Module):
 
     def extend_hidden(
         self, tokens: Int[Array, "B T"], cache: Cache, *, valid: Bool[Array, "B T"] | None = None, mask: Any = None
-    ) -> tuple[Float[Array, "B T D"], Cache]:
+    ) -> tuple[Float[Array, "B T E"], Cache]:
         """`extend`, up to the states that `logits` takes: a prompt needs the logits of its last token alone."""
         positions, cache = cache.reserve(tokens.shape[1], valid)
         x = self.positions(self.embedding(tokens), positions)
         # Causality hides empty slots; another mask must not show them.
         relation = causal_relation(mask) if mask is None else causal_relation(mask) & F.AttentionMask(prefix=EMPTY)
         mask = relation.placed(query_positions=positions)
-        hidden, beside = self.decoder(x, mask=mask, cache=cache)
-        return hidden, beside.cache
+        states, beside = self.decoder(x, mask=mask, cache=cache)
+        return self.output.projected(states), beside.cache
 
-    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def logits(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype."""
         return self.output(hidden, self.embedding)
 
-    def output_weights(self) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
+    def output_weights(self) -> tuple[Float[Array, "E V"], Float[Array, "V"] | None]:
         """W_o and its bias, for `functional.fused_cross_entropy`."""
         return self.output.weights(self.embedding)

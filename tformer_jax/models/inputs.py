@@ -79,3 +79,19 @@ def check_captures(capture: Collection[str], known: Collection[str]) -> None:
     """Refuses a name that the model does not hand out."""
     for name in capture:
         check_choice("capture", name, known)
+
+
+def counted_positions(
+    tokens: Int[Array, "B T"], padding_token: int | None, max_length: int
+) -> Int[Array, "B T"] | None:
+    """The position of each token where one of them takes none, which has -1; None: all take one, 0 .. T-1.
+
+    Raises:
+      ValueError: more tokens than max_length.
+    """
+    if padding_token is None:
+        return None
+    if tokens.shape[1] > max_length:
+        raise ValueError(f"a sequence of {tokens.shape[1]} tokens does not fit max_length={max_length}")
+    taken = tokens != padding_token
+    return jnp.where(taken, jnp.cumsum(taken, axis=1) - 1, -1)

@@ -8,11 +8,11 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
-from ..config import COUNT, ENDS, field
+from ..config import COUNT, ENDS, UNSIGNED, ConfigError, field
 from ..functional.activations import ACTIVATIONS
 from ..nn import Beside, Embedding, Linear, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.layers import split_key
-from .inputs import check_captures, token_mask
+from .inputs import check_captures, counted_positions, token_mask
 
 CAPTURES = ("attention_weights", "residual")
 
@@ -22,12 +22,29 @@ class TextEncoderConfig(TextModelConfig):
 
     Attributes:
       num_token_types: number of token types, each with an embedding of its own (BERT's segments); None: no types.
-      pooler: apply tanh(W x + b) to the pooled state, as BERT does.
+      padding_token: a token that takes no position, so that the others are counted without it (RoBERTa); None: all take one.
+      pooler: apply pooler_activation(W x + b) to the pooled state, as BERT does.
+      pooler_activation: the nonlinearity, by its name; "tanh" with pooler=False.
+      pooler_bias: add b; with pooler=True.
+      pooler_norm: normalise what the pooler gives, as layers do (ModernBERT); with pooler=True.
       others: see `TextModelConfig`.
     """
 
     num_token_types: int | None = field(None, COUNT)
+    padding_token: int | None = field(None, UNSIGNED)
     pooler: bool = field(False, part=ENDS)
+    pooler_activation: str = field("tanh", among=ACTIVATIONS, part=ENDS)
+    pooler_bias: bool = field(True, part=ENDS)
+    pooler_norm: bool = field(False, part=ENDS)
+
+    def check(self) -> None:
+        super().check()
+        if self.padding_token is not None and self.padding_token >= self.vocab_size:
+            raise ConfigError(f"padding_token={self.padding_token} is outside the vocabulary [0, {self.vocab_size})")
+        if self.pooler_activation != "tanh" and not self.pooler:
+            raise ConfigError(f"pooler_activation={self.pooler_activation!r} goes with pooler=True")
+        if (self.pooler_norm or not self.pooler_bias) and not self.pooler:
+            raise ConfigError("pooler_norm=True and pooler_bias=False go with pooler=True")
 
 
 class MaskedLMConfig(TextEncoderConfig):
@@ -35,16 +52,23 @@ class MaskedLMConfig(TextEncoderConfig):
 
     Attributes:
       transform_activation: the nonlinearity before the output projection, by its name.
+      transform_bias: add b before it.
       output: the projection to the vocabulary.
       others: see `TextEncoderConfig`.
     """
 
     transform_activation: str = field("gelu", among=ACTIVATIONS, part=ENDS)
+    transform_bias: bool = field(True, part=ENDS)
     output: OutputConfig = field(lambda: OutputConfig(bias=True))
 
 
 class TextEncoder(nnx.Module):
-    """Tokens to contextual states, each of which sees the whole text: what `MaskedLM` and `TextClassifier` share."""
+    """Tokens to contextual states, each of which sees the whole text: what `MaskedLM` and `TextClassifier` share.
+
+    By itself it is a model without a head. With `config.pooler`, it also gives the state of a whole text, `pooled`.
+    """
+
+    Config = TextEncoderConfig
 
     def __init__(self, config: TextEncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -53,6 +77,10 @@ class TextEncoder(nnx.Module):
         self.token_types = None if types is None else Embedding(types, config, axis="types", rngs=rngs)
         self.positions = Positions(config, rngs=rngs)
         self.layers = Stack(config, config.num_layers, bidirectional=True, rngs=rngs)
+        D = config.d_model
+        bias = config.pooler_bias
+        self.pooler = Linear(config, ("model", D), ("ff", D), bias=bias, rngs=rngs) if config.pooler else None
+        self.pooler_norm = config.norm.make(config) if config.pooler_norm else None
 
     def __call__(
         self,
@@ -85,8 +113,20 @@ class TextEncoder(nnx.Module):
             x = x + self.token_types(types, "token_types")
         elif token_types is not None:
             raise ValueError("token_types need num_token_types in the config, which is None")
-        x = self.positions(x, key=embed_key)
+        positions = counted_positions(tokens, self.config.padding_token, self.config.max_length)
+        x = self.positions(x, positions, key=embed_key)
         return self.layers(x, mask=token_mask(mask), key=layers_key, capture=capture)
+
+    def pooled(self, state: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """activation(W x + b) of the state that stands for a text.
+
+        Raises:
+          ValueError: the config has no pooler.
+        """
+        if self.pooler is None:
+            raise ValueError("the pooled output needs pooler=True in the config")
+        pooled = ACTIVATIONS[self.config.pooler_activation](self.pooler(state))
+        return pooled if self.pooler_norm is None else self.pooler_norm(pooled)
 
 
 class MaskedLM(nnx.Module):
@@ -102,10 +142,12 @@ class MaskedLM(nnx.Module):
     def __init__(self, config: MaskedLMConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder = TextEncoder(config, rngs=rngs)
-        self.transform = Linear(config, ("model", config.d_model), ("ff", config.d_model), rngs=rngs)
-        self.transform_norm = config.norm.make(config)
-        self.output = Output(config, rngs=rngs)
-        self.pooler = make_pooler(config, rngs=rngs)
+        # To vectors as wide as those of tokens: where these do not grow with the model, the map is one of an output.
+        own, bias = config.embedding_width is not None, config.transform_bias
+        to, role = (config.token_axis, "output") if own else (("ff", config.d_model), "hidden")
+        self.transform = Linear(config, ("model", config.d_model), to, role=role, bias=bias, rngs=rngs)
+        self.transform_norm = config.norm.make(config, dict((config.token_axis,)))
+        self.output = Output(config, mapped=True, rngs=rngs)
 
     def __call__(
         self,
@@ -134,25 +176,18 @@ class MaskedLM(nnx.Module):
         """The states [B T D] that `transformed` and `pooled` take; arguments and errors are those of `TextEncoder`."""
         return self.encoder(tokens, **how)
 
-    def transformed(self, states: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        """LayerNorm(activation(W h + b)): what `logits` and the fused loss take."""
+    def transformed(self, states: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
+        """LayerNorm(activation(W h + b)), as wide as the vectors of tokens: what `logits` and the fused loss take."""
         return self.transform_norm(ACTIVATIONS[self.config.transform_activation](self.transform(states)))
 
     def pooled(self, states: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """tanh(W h_0 + b), the pooled output."""
-        if self.pooler is None:
-            raise ValueError("the pooled output needs pooler=True in the config")
-        return jnp.tanh(self.pooler(states[:, 0]))
+        return self.encoder.pooled(states[:, 0])
 
-    def logits(self, transformed: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def logits(self, transformed: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
         """W_o x + b_o in the policy's output dtype."""
         return self.output(transformed, self.encoder.embedding)
 
-    def output_weights(self) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
+    def output_weights(self) -> tuple[Float[Array, "E V"], Float[Array, "V"] | None]:
         """W_o and its bias, for `functional.fused_cross_entropy`."""
         return self.output.weights(self.encoder.embedding)
-
-
-def make_pooler(config: TextEncoderConfig, *, rngs: nnx.Rngs) -> Linear | None:
-    """Makes W and b of tanh(W x + b), if the config has a pooler."""
-    return Linear(config, ("model", config.d_model), ("ff", config.d_model), rngs=rngs) if config.pooler else None

@@ -11,7 +11,7 @@ from .. import functional as F
 from ..config import COUNT, ENDS, field, one_of
 from ..nn import Beside, Classifier
 from ..nn.layers import split_key
-from .masked_lm import TextEncoder, TextEncoderConfig, make_pooler
+from .masked_lm import TextEncoder, TextEncoderConfig
 
 
 class TextClassifierConfig(TextEncoderConfig):
@@ -31,7 +31,7 @@ class TextClassifier(nnx.Module):
     """A text encoder under a linear classifier.
 
     It reads the first token's state, or with pooling="mean" the mean over all that are not
-    padding; with `config.pooler`, through tanh(W x + b).
+    padding; with `config.pooler`, through that.
     """
 
     Config = TextClassifierConfig
@@ -39,7 +39,6 @@ class TextClassifier(nnx.Module):
     def __init__(self, config: TextClassifierConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder = TextEncoder(config, rngs=rngs)
-        self.pooler = make_pooler(config, rngs=rngs)
         self.classifier = Classifier(config, config.num_classes, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "B T"], **how: Any) -> Float[Array, "B C"]:
@@ -66,7 +65,7 @@ class TextClassifier(nnx.Module):
         mask = None if lengths is None else F.AttentionMask(lengths=lengths)
         states, beside = self.encoder(tokens, token_types=token_types, mask=mask, key=encoder_key)  # [B T D]
         x = states[:, 0] if self.config.pooling == "cls" else mean_pooled(states, lengths)
-        x = x if self.pooler is None else jnp.tanh(self.pooler(x))
+        x = self.encoder.pooled(x) if self.config.pooler else x
         return F.dropout(x, self.config.dropout_rate, head_key), beside
 
     def logits(self, pooled: Float[Array, "B D"]) -> Float[Array, "B C"]:

@@ -9,11 +9,11 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from .. import functional as F
-from ..config import COUNT, ConfigError, field
+from ..config import COUNT, UNSIGNED, ConfigError, field
 from ..nn import Beside, DecoderCache, Embedding, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.config import LAYERS_WANTED
 from ..nn.layers import split_key
-from .inputs import check_captures, cross_mask, memory_mask, token_mask
+from .inputs import check_captures, counted_positions, cross_mask, memory_mask, token_mask
 
 Source, Target = Int[Array, "B S"], Int[Array, "B T"]
 CAPTURES = ("attention_weights", "cross_attention_weights", "residual")
@@ -26,6 +26,7 @@ class TransformerConfig(TextModelConfig):
       source_vocab_size: vocabulary size of the source side; None: source and target share one vocabulary.
       share_embeddings: embed source and target with one table; needs a shared vocabulary.
       num_decoder_layers: number of layers of the decoder; None: num_layers.
+      padding_token: of the source, a token that takes no position (M2M100); None: all take one.
       output: the projection to the target's vocabulary.
       others: see `TextModelConfig`.
     """
@@ -33,6 +34,7 @@ class TransformerConfig(TextModelConfig):
     source_vocab_size: int | None = field(None, COUNT)
     share_embeddings: bool = True
     num_decoder_layers: int | None = field(None, LAYERS_WANTED)
+    padding_token: int | None = field(None, UNSIGNED)
     output: OutputConfig = field(OutputConfig)
 
     def check(self) -> None:
@@ -108,7 +110,10 @@ class Transformer(nnx.Module):
         check_captures(capture, CAPTURES)
         embed_key, layers_key = split_key(key, 2)
         embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
-        positions = None if segments is None else F.positions_in_segments(segments)
+        if segments is not None:
+            positions = F.positions_in_segments(segments)
+        else:
+            positions = counted_positions(source, self.config.padding_token, self.config.max_length)
         x = self.source_positions(embedding(source), positions, key=embed_key)
         mask = token_mask(mask) & F.AttentionMask(segments=segments)
         own = [name for name in capture if name != "cross_attention_weights"]
@@ -122,8 +127,9 @@ class Transformer(nnx.Module):
         self, target: Target, memory: Float[Array, "B S D"], *, source_mask: Any = None, target_mask: Any = None,
         source_segments: Source | None = None, target_segments: Target | None = None,
         key: Array | None = None, capture: Collection[str] = (),
-    ) -> tuple[Float[Array, "B T D"], Beside]:  # fmt: skip
-        """The states h_t [B T D] that `logits` and the fused loss take; what was captured, and auxiliary losses.
+    ) -> tuple[Float[Array, "B T E"], Beside]:  # fmt: skip
+        """The states h_t that `logits` and the fused loss take, as wide as the vectors of tokens; what was captured, and
+        auxiliary losses.
 
         Raises:
           ValueError: segments of one side alone, or an unknown name in `capture`.
@@ -134,7 +140,9 @@ class Transformer(nnx.Module):
         x = self.target_positions(self.target_embedding(target), positions, key=embed_key)
         mask = F.AttentionMask(causal=True, segments=target_segments) & token_mask(target_mask)
         across = cross_mask(source_mask, target_segments, source_segments)
-        return self.decoder(x, mask=mask, memory=memory, memory_mask=across, key=layers_key, capture=capture)
+        seen = {"memory": memory, "memory_mask": across}
+        states, beside = self.decoder(x, mask=mask, **seen, key=layers_key, capture=capture)
+        return self.output.projected(states), beside
 
     def start_cache(self, memory: Float[Array, "B S D"], length: int, *, source_mask: Any = None) -> DecoderCache:
         """An empty cache with room for `length` target tokens, holding the memory's keys and values.
@@ -157,13 +165,13 @@ class Transformer(nnx.Module):
         x = self.target_positions(self.target_embedding(target), positions)
         mask = F.AttentionMask(causal=True, query_positions=positions)
         seen = {"memory": cache.memory, "memory_mask": token_mask(cache.memory_mask), "cache": history}
-        hidden, beside = self.decoder(x, mask=mask, **seen)
-        return self.logits(hidden), dataclasses.replace(cache, history=beside.cache)
+        states, beside = self.decoder(x, mask=mask, **seen)
+        return self.logits(self.output.projected(states)), dataclasses.replace(cache, history=beside.cache)
 
-    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def logits(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype: the numerator of equation 10 before its softmax."""
         return self.output(hidden, self.target_embedding)
 
-    def output_weights(self) -> tuple[Float[Array, "D V"], Float[Array, "V"] | None]:
+    def output_weights(self) -> tuple[Float[Array, "E V"], Float[Array, "V"] | None]:
         """W_o and its bias, for `functional.fused_cross_entropy`."""
         return self.output.weights(self.target_embedding)

@@ -4,6 +4,7 @@ A module is a pytree; `jax.jit`, `jax.grad`, `jax.vmap` and `optax` take it as i
 is mutated in `__call__`, and randomness is an argument.
 """
 
+from .adapters import Adapter, init_adapter, with_adapter
 from .attention import Attended, Attention, MultiHeadAttention
 from .blocks import DecoderLayer, EncoderLayer, LayerOutput, TransformerLayerConfig
 from .cache import Cache, DecoderCache, KVCache
@@ -26,6 +27,7 @@ from .feed_forward import DenseConfig, FeedForward
 from .layers import Classifier, Linear
 from .norms import Norm
 from .parameters import kernel, ones, table, zeros
+from .pooling import AttentionPooling
 from .positions import Patches
 from .quantized import WEIGHTS, with_weights
 from .stack import Beside, Stack, apart
@@ -37,9 +39,11 @@ __all__ = [
     "NORMS",
     "POSITIONS",
     "WEIGHTS",
+    "Adapter",
     "Attended",
     "Attention",
     "AttentionConfig",
+    "AttentionPooling",
     "Beside",
     "Cache",
     "Classifier",
@@ -68,9 +72,11 @@ __all__ = [
     "TextModelConfig",
     "apart",
     "TransformerLayerConfig",
+    "init_adapter",
     "kernel",
     "ones",
     "table",
+    "with_adapter",
     "with_weights",
     "zeros",
 ]

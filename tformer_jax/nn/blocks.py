@@ -8,9 +8,10 @@ from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
-from ..config import ConfigError, field, one_of
+from ..config import POSITIVE, ConfigError, field, one_of
 from .config import LAYERS, LayerConfig, ModelConfig
 from .layers import split_key
+from .parameters import ones
 
 Losses = dict[str, Float[Array, ""]]
 
@@ -23,25 +24,39 @@ class TransformerLayerConfig(LayerConfig):
       norm_position: place of the norm in each sublayer: "post" (the paper): norm(x + sublayer(x)); "pre":
         x + sublayer(norm(x)); "output": x + norm(sublayer(x)) (OLMo 2); "sandwich": x + norm'(sublayer(norm(x)))
         (Ding et al., 2021). All but the first add a final norm to each stack.
+      final_norm: False: they add none (early fine-tunings of OPT).
       parallel: attention and feed-forward read the same normed stream and are added together (Wang & Komatsuzaki,
         2021); with norm_position="pre", and not of layers that attend to a memory.
       shared_norm: parallel sublayers read one normed stream; False: each norms it for itself (GPT-NeoX).
+      attention_norm: norm what attention reads; False: it reads the stream as it is (ModernBERT's first layer, whose
+        embeddings are normed); with norm_position="pre".
+      layer_scale: multiply the output of each sublayer by learned gains that start at this (Touvron et al., 2021); None:
+        do not.
     """
 
     norm_position: str = field("post", one_of("post", "pre", "output", "sandwich"))
     parallel: bool = False
     shared_norm: bool = True
+    attention_norm: bool = True
+    layer_scale: float | None = field(None, POSITIVE)
+    final_norm: bool = True
 
     def check(self) -> None:
         if self.parallel and self.norm_position != "pre":
             raise ConfigError(f"parallel needs norm_position='pre', got {self.norm_position!r}")
         if not (self.parallel or self.shared_norm):
             raise ConfigError("shared_norm=False goes with parallel=True: sublayers one after the other share none")
+        if not self.attention_norm and (self.norm_position != "pre" or self.parallel):
+            raise ConfigError("attention_norm=False goes with norm_position='pre' and parallel=False")
+        if self.layer_scale is not None and self.parallel:
+            raise ConfigError("layer_scale goes with parallel=False: sublayers that are added together share one gain")
+        if self.norm_position == "post" and not self.final_norm:
+            raise ConfigError("final_norm=False goes with another norm_position than 'post', which adds none")
 
     @property
     def ends_normed(self) -> bool:
-        """Says that the stream after a layer is normed: a stack then needs no norm at its end."""
-        return self.norm_position == "post"
+        """Says that a stack has no norm at its end: the stream after a layer is normed, or shall not be."""
+        return self.norm_position == "post" or not self.final_norm
 
     def check_cross(self) -> None:
         if self.parallel:
@@ -66,20 +81,23 @@ class LayerOutput(NamedTuple):
 
 
 class Residual(nnx.Module):
-    """x and a sublayer, with norms where the config puts them and dropout on the sublayer's output."""
+    """x and a sublayer, with norms and gains where the config puts them and dropout on the sublayer's output."""
 
-    def __init__(self, model: ModelConfig):
-        place, self.model = model.layer.norm_position, model
-        self.norm = model.norm.make(model) if place != "output" else None
+    def __init__(self, model: ModelConfig, *, normed: bool = True):
+        place, self.model, start = model.layer.norm_position, model, model.layer.layer_scale
+        self.norm = model.norm.make(model) if place != "output" and normed else None
         self.output_norm = model.norm.make(model) if place in ("output", "sandwich") else None
+        self.gain = None if start is None else ones(model, {"model": model.d_model}, times=start)
 
     def inner(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Returns what the sublayer sees: the stream, normed where a norm comes before."""
-        return self.norm(x) if self.model.layer.norm_position in ("pre", "sandwich") else x
+        before = self.norm is not None and self.model.layer.norm_position in ("pre", "sandwich")
+        return self.norm(x) if before else x
 
     def __call__(self, x: Float[Array, "B T D"], update: Float[Array, "B T D"], key: Array | None):
         """The stream after the sublayer's output `update`."""
         update = update if self.output_norm is None else self.output_norm(update)
+        update = update if self.gain is None else update * self.gain[...].astype(update.dtype)
         x = x + F.dropout(update, self.model.dropout_rate, key)
         return self.norm(x) if self.model.layer.norm_position == "post" else x
 
@@ -93,7 +111,7 @@ class EncoderLayer(nnx.Module):
     def __init__(self, model: ModelConfig, *, rngs: nnx.Rngs):
         self.attention = model.attention.make(model, rngs=rngs)
         self.feed_forward = model.feed_forward.make(model, rngs=rngs)
-        self.attention_residual = Residual(model)
+        self.attention_residual = Residual(model, normed=model.layer.attention_norm)
         self.parallel = model.layer.parallel
         self.feed_forward_residual = None if self.parallel and model.layer.shared_norm else Residual(model)
 

@@ -54,10 +54,19 @@ class AttentionConfig(Part):
 
 
 class PositionScheme(Part):
-    """A way to tell the model where tokens stand, in one or more of three places; a scheme defines those where it acts."""
+    """A way to tell the model where tokens stand, in one or more of three places; a scheme defines those where it acts.
+
+    Attributes:
+      by_layer: whether each layer has a module of its own in its scores; else all layers of a stack share one.
+    """
+
+    by_layer = False
 
     def at_embedding(self, model: "ModelConfig", *, rngs: Any) -> Any:
-        """Makes a module `(x [B T D], positions [T] or [B T] or None) -> x`, applied to embeddings; None: nothing."""
+        """Makes a module `(x [B T D], positions [T] or [B T] or None) -> x`, applied to embeddings; None: nothing.
+
+        That D is of the model's `position_axis`.
+        """
         return None
 
     def at_patches(self, model: "ModelConfig", grid: tuple[int, int], extra: int, *, rngs: Any) -> Any:
@@ -71,10 +80,7 @@ class PositionScheme(Part):
             raise ConfigError(f"positions.name of images must be one of {names}, got {self.name!r}")
 
     def in_scores(self, model: "ModelConfig", *, bidirectional: bool, rngs: Any) -> Any:
-        """Makes a module `(queries [b T], keys [b S]) -> [b N T S]`, positions to a bias of the scores; None: none.
-
-        All layers of a stack share it.
-        """
+        """Makes a module `(queries [b T], keys [b S]) -> [b N T S]`, positions to a bias of the scores; None: none."""
         return None
 
     def turn(self, heads: Array, positions: Array) -> Array:
@@ -102,7 +108,7 @@ class LayerConfig(Part):
     """A kind of layer, and where its norms stand.
 
     Attributes:
-      ends_normed: whether the stream after a layer is normed; else a stack has a norm at its end.
+      ends_normed: whether the stream after a layer is normed, or not to be; else a stack has a norm at its end.
     """
 
     ends_normed = False

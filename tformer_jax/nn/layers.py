@@ -20,29 +20,34 @@ def split_key(key: Array | None, count: int) -> list[Array] | list[None]:
 
 
 class Linear(nnx.Module):
-    """x W + b over the last axis, in x's dtype, from one axis, as (name, size), to another."""
+    """x W + b over the last axis, in x's dtype, from one axis, as (name, size), to another; without bias x W.
+
+    In the role of an output it is x W / m + b; for m, see `parametrization`.
+    """
 
     def __init__(
         self, model: ModelConfig, inputs: tuple[str, int], outputs: tuple[str, int], *, role: str = "hidden",
-        rngs: nnx.Rngs,
+        bias: bool = True, rngs: nnx.Rngs,
     ):  # fmt: skip
+        self.model, self.divided_by = model, inputs[0] if role == "output" else None
         self.w = kernel(model, rngs, dict((inputs, outputs)), contracted=(inputs[0],), role=role)
-        self.b = zeros(model, dict((outputs,)))
+        self.b = zeros(model, dict((outputs,))) if bias else None
 
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
-        return self._products(x, x.dtype) + self.b[...].astype(x.dtype)
+        return self._mapped(x, x.dtype)
 
-    def _products(self, x: Array, dtype: Any) -> Array:
-        return product(x, self.w[...].astype(x.dtype), dtype=dtype)
+    def _mapped(self, x: Array, dtype: Any) -> Array:
+        y = product(x, self.w[...].astype(x.dtype), dtype=dtype)
+        y = y if self.divided_by is None else divided_by_growth(self.model, y, self.divided_by)
+        return y if self.b is None else y + self.b[...].astype(dtype)
 
 
 class Classifier(Linear):
-    """x W / m + b, the logits of classes in the policy's output dtype; for m, see `parametrization`."""
+    """The logits of classes of vectors, in the policy's output dtype; `width` is that of the vectors, None: d_model."""
 
-    def __init__(self, model: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
-        super().__init__(model, ("model", model.d_model), ("classes", num_classes), role="output", rngs=rngs)
-        self.model = model
+    def __init__(self, model: ModelConfig, num_classes: int, *, width: int | None = None, rngs: nnx.Rngs):
+        inputs = ("model", width or model.d_model)
+        super().__init__(model, inputs, ("classes", num_classes), role="output", rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch C"]:
-        logits = divided_by_growth(self.model, self._products(x, jnp.float32)) + self.b[...].astype(jnp.float32)
-        return logits.astype(self.model.dtypes.output)
+        return self._mapped(x, jnp.float32).astype(self.model.dtypes.output)

@@ -13,7 +13,7 @@ from jax import Array
 
 from ..config import ConfigError, nearest
 from .config import ModelConfig
-from .parametrization import axis_growth, growth, reference_width
+from .parametrization import axis_growth, growth, reference_size
 
 Held = TypeVar("Held", Array, np.ndarray)
 
@@ -125,12 +125,12 @@ def kernel(
 
 
 def table(model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: str = "embedding") -> nnx.Param:
-    """Vectors of the model's width, which are looked up by the first axis: N(0, init.std²), or N(0, 1/D).
+    """Vectors along the last axis, which are looked up by the first: N(0, init.std²), or N(0, 1/D).
 
-    That D is `reference_width`. Drawn in float32, as in `kernel`.
+    That D is the last axis's `reference_size`. Drawn in float32, as in `kernel`.
     """
     info = _info(axes, list(axes)[:1], (), role)
-    std = reference_width(model) ** -0.5 if model.init.std is None else model.init.std
+    std = reference_size(model, *list(axes.items())[-1]) ** -0.5 if model.init.std is None else model.init.std
     return _param(model, info, std * jax.random.normal(rngs.params(), info.shape, jnp.float32))
 
 
@@ -140,10 +140,10 @@ def zeros(model: ModelConfig, axes: Mapping[str, int], *, role: str = "bias") ->
     return _param(model, info, jnp.zeros(info.shape))
 
 
-def ones(model: ModelConfig, axes: Mapping[str, int], *, role: str = "gain") -> nnx.Param:
-    """A gain, or another vector that starts at one."""
+def ones(model: ModelConfig, axes: Mapping[str, int], *, role: str = "gain", times: float = 1.0) -> nnx.Param:
+    """A gain, or another vector that starts at one, or at `times` that."""
     info = _info(axes, (), (), role)
-    return _param(model, info, jnp.ones(info.shape))
+    return _param(model, info, jnp.full(info.shape, times))
 
 
 def path_name(path: tuple) -> str:

@@ -13,6 +13,8 @@ one is a table. √mup_base_width takes the place of the √d_model that scales 
 
 The feed-forward width and the heads must grow along with d_model. With head_dim given there are more heads, else they
 get wider; then scores are divided by H, as fast as q kᵀ grows once training has correlated q and k, instead of √H.
+An embedding_width stays the same: the map from it to d_model is no hidden matrix, the one back is an output matrix, the
+projection to the vocabulary after that is not divided, and √embedding_width scales embeddings.
 
 At m = 1, and so without mup_base_width, nothing is changed.
 
@@ -47,6 +49,11 @@ def axis_growth(model: ModelConfig, name: str) -> float:
     return {"model": m, "ff": m, "heads": heads, "kv_heads": heads, "head": m / heads}.get(name, 1.0)
 
 
+def reference_size(model: ModelConfig, name: str, size: int) -> int | float:
+    """Returns the size of an axis of this name at m = 1."""
+    return reference_width(model) if name == "model" else size / axis_growth(model, name)
+
+
 def attention_scale(model: ModelConfig) -> float:
     """Returns the scale of q kᵀ: the config's, or 1 / √H where heads are added, √H₀ / H where they get wider.
 
@@ -57,9 +64,9 @@ def attention_scale(model: ModelConfig) -> float:
     return 1 / math.sqrt(model.attention.head_width(model.d_model) * wider) if scale is None else scale / wider
 
 
-def divided_by_growth(model: ModelConfig, x: Weight) -> Weight:
-    """x / m: the products with an output matrix, or the matrix."""
-    m = growth(model)
+def divided_by_growth(model: ModelConfig, x: Weight, name: str) -> Weight:
+    """x / m: the products with an output matrix, or the matrix; that m is how much its contracted axis, `name`, grew."""
+    m = axis_growth(model, name)
     return x if m == 1 else x / m
 
 

@@ -14,7 +14,7 @@ from ..config import COUNT, POSITIVE, UNSIGNED, ConfigError, Wanted, field, one_
 from ..functional.relative import MOST_BUCKETS
 from .config import POSITIONS, ModelConfig, PositionScheme
 from .parameters import kernel, table
-from .parametrization import reference_width
+from .parametrization import reference_size
 
 Where = Int[Array, "T"] | Int[Array, "B T"]
 
@@ -29,17 +29,31 @@ class NoPositions(PositionScheme):
 
 @POSITIONS.register("sinusoidal")
 class Sinusoidal(PositionScheme):
-    """`functional.sinusoidal_positions`, added to the embeddings (equation 6); of patches, the sinusoids in 2-D."""
+    """`functional.sinusoidal_positions`, added to the embeddings (equation 6); of patches, the sinusoids in 2-D.
+
+    Attributes:
+      base: of the geometric sequence of wavelengths.
+      concatenated: of text, all sines before all cosines (Marian), where equation 6 has them by turns.
+      first: of text, the position of the first token (M2M100: 2).
+    """
+
+    base: float = field(10_000.0, POSITIVE)
+    concatenated: bool = False
+    first: int = field(0, UNSIGNED)
 
     def at_embedding(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "Sinusoids":
         return Sinusoids(model)
 
     def check_patches(self, model: ModelConfig) -> None:
+        if self.first or self.concatenated:
+            raise ConfigError(
+                "positions.first and positions.concatenated are of text: leave them as they are for images"
+            )
         if model.d_model % 4:
             raise ConfigError(f"d_model must be divisible by 4 for 2-D sinusoidal positions, got {model.d_model}")
 
     def at_patches(self, model: ModelConfig, grid: tuple[int, int], extra: int, *, rngs: nnx.Rngs) -> "Patches":
-        return PatchSinusoids(model.d_model, grid)
+        return PatchSinusoids(model.d_model, grid, base=self.base)
 
 
 @POSITIONS.register("learned")
@@ -48,16 +62,18 @@ class Learned(PositionScheme):
 
     Attributes:
       first: of text, the row of position 0; those before it are not used (OPT: 2).
+      scaled: of text, scale the vectors as those of tokens, with scale_embeddings.
     """
 
     first: int = field(0, UNSIGNED)
+    scaled: bool = True
 
     def at_embedding(self, model: ModelConfig, *, rngs: nnx.Rngs) -> "LearnedTable":
         return LearnedTable(model, rngs=rngs)
 
     def check_patches(self, model: ModelConfig) -> None:
-        if self.first:
-            raise ConfigError(f"positions.first must be 0 for images, got {self.first}")
+        if self.first or not self.scaled:
+            raise ConfigError("positions.first and positions.scaled are of text: leave them as they are for images")
 
     def at_patches(self, model: ModelConfig, grid: tuple[int, int], extra: int, *, rngs: nnx.Rngs) -> "Patches":
         return LearnedPatches(model, grid, extra, rngs=rngs)
@@ -176,14 +192,16 @@ class ALiBi(_OfScores):
 
 @POSITIONS.register("relative")
 class Relative(_OfScores):
-    """T5's learned biases by distance (Raffel et al., 2020), one table for all layers of a stack.
+    """T5's learned biases by distance (Raffel et al., 2020).
 
     Attributes:
       num_buckets, max_distance: see `functional.relative_position_buckets`.
+      by_layer: each layer has a table of its own (UMT5); False: all layers of a stack share one.
     """
 
     num_buckets: int = field(32, up_to(MOST_BUCKETS))
     max_distance: int = field(128, COUNT)
+    by_layer: bool = False
 
     def check(self) -> None:
         # T5: half of the buckets of a direction are exact, and the other half must reach further.
@@ -201,10 +219,12 @@ class Sinusoids(nnx.Module):
     """The table of equation 6, computed where it is added."""
 
     def __init__(self, model: ModelConfig):
-        self.shape = (model.max_length, model.d_model)
+        self.scheme, self.shape = model.positions, (model.positions.first + model.max_length, model.position_axis[1])
 
     def __call__(self, x: Float[Array, "B T D"], positions: Where) -> Float[Array, "B T D"]:
-        return _added(x, F.sinusoidal_positions(*self.shape), positions)
+        layout = "concatenated" if self.scheme.concatenated else "interleaved"
+        table = F.sinusoidal_positions(*self.shape, base=self.scheme.base, layout=layout)
+        return _added(x, table, positions + self.scheme.first)
 
 
 class LearnedTable(nnx.Module):
@@ -212,8 +232,9 @@ class LearnedTable(nnx.Module):
 
     def __init__(self, model: ModelConfig, *, rngs: nnx.Rngs):
         self.first = model.positions.first
-        self.table = table(model, rngs, {"position": self.first + model.max_length, "model": model.d_model})
-        self.scale = math.sqrt(reference_width(model)) if model.scale_embeddings else 1.0
+        self.table = table(model, rngs, dict((("position", self.first + model.max_length), model.position_axis)))
+        scaled = model.scale_embeddings and model.positions.scaled
+        self.scale = math.sqrt(reference_size(model, *model.position_axis)) if scaled else 1.0
 
     def __call__(self, x: Float[Array, "B T D"], positions: Where) -> Float[Array, "B T D"]:
         # In float32, so that the gradient of a position is a sum of many that loses none.
@@ -239,15 +260,15 @@ class Patches(nnx.Module):
 class PatchSinusoids(Patches):
     """`functional.sinusoidal_positions_2d` of the grid that the model was trained on, interpolated to another."""
 
-    def __init__(self, d_model: int, trained: tuple[int, int], grid: tuple[int, int] | None = None):
-        self.d_model, self.trained, self.grid = d_model, trained, grid or trained
+    def __init__(self, d_model: int, trained: tuple[int, int], grid: tuple[int, int] | None = None, *, base: float):
+        self.d_model, self.trained, self.grid, self.base = d_model, trained, grid or trained, base
 
     def __call__(self, x: Float[Array, "B P D"], first: Float[Array, "B E D"] | None) -> Float[Array, "B Q D"]:
-        positions = F.sinusoidal_positions_2d(*self.trained, self.d_model)
+        positions = F.sinusoidal_positions_2d(*self.trained, self.d_model, base=self.base)
         return super().__call__(x + F.interpolate_positions(positions, self.trained, self.grid).astype(x.dtype), first)
 
     def resized(self, grid: tuple[int, int]) -> "PatchSinusoids":
-        return PatchSinusoids(self.d_model, self.trained, grid)
+        return PatchSinusoids(self.d_model, self.trained, grid, base=self.base)
 
 
 class LearnedPatches(Patches):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +59,9 @@ class Stack(nnx.Module):
             for config in configs
         )
         self.tail = nnx.List(make(config, rngs.params()) for config in configs[:left])
-        self.position_bias = model.positions.in_scores(model, bidirectional=bidirectional, rngs=rngs)
+        how, own = {"bidirectional": bidirectional, "rngs": rngs}, model.positions.by_layer
+        self.position_bias = None if own else model.positions.in_scores(model, **how)
+        self.position_biases = LayerBiases(configs, self.repeats, left, **how) if own else None
         last = configs[(num_layers - 1) % len(configs)]
         self.final_norm = None if last.layer.ends_normed else model.norm.make(model)
 
@@ -97,8 +99,8 @@ class Stack(nnx.Module):
             for i, (layer, own) in enumerate(period):
                 if kinds is not None:
                     own |= {"cache": kinds[i].of_layer(own["cache"])}
-                bias = biases[i % len(biases)]
-                x, output = self._prepared(layer, bias=bias, **own, **shared)(spread_stream(x))
+                bias = functools.partial(biases[i % len(biases)], own.pop("position_bias", None))
+                x, output = self._prepared(layer, bias, **own, **shared)(spread_stream(x))
                 outputs.append(output if kinds is None else output._replace(cache=output.cache.scanned))
             return x, outputs
 
@@ -119,8 +121,10 @@ class Stack(nnx.Module):
         leaves, structure = jax.tree.flatten(self)
         stack = jax.tree.unflatten(structure, leaves)
         one = lambda layers, i: jax.tree.map(lambda x: x[i], layers)
-        stack.tail = nnx.List([*(one(layers, i) for i in range(self.repeats) for layers in self.layers), *self.tail])
-        stack.layers, stack.repeats = nnx.List(), 0
+        for of in (stack, *([] if stack.position_biases is None else [stack.position_biases])):
+            of.tail = nnx.List([*(one(layers, i) for i in range(self.repeats) for layers in of.layers), *of.tail])
+            of.layers = nnx.List()
+        stack.repeats = 0
         return stack
 
     def start_cache(self, batch_size: int, slots: int, at_once: int | None = None) -> Cache:
@@ -151,24 +155,34 @@ class Stack(nnx.Module):
             return 1
         return self.model.scan_unroll or (self.repeats if on_cpu and few else 1)
 
-    def _prepared(self, layer: Any, **seen: Any) -> Any:
+    def _prepared(self, layer: Any, bias: Callable[[], Array | None], **seen: Any) -> Any:
         """A layer as a function of the stream alone, which the backward pass recomputes as the config says."""
-        function = functools.partial(layer, **seen)
         remat = self.model.remat
-        return function if remat == "none" else jax.checkpoint(function, policy=_REMAT_POLICIES[remat])
+        if remat == "none":
+            return functools.partial(layer, bias=bias(), **seen)
+        # The bias is recomputed too: kept, it would be that of every layer.
+        return jax.checkpoint(lambda x: layer(x, bias=bias(), **seen), policy=_REMAT_POLICIES[remat])
 
-    def _biases(self, mask: F.Mask, T: int, cache: Cache | None) -> list[Array | None]:
-        """The bias of the scores of each layer of the pattern: none of one that has other positions than the model."""
+    def _biases(self, mask: F.Mask, T: int, cache: Cache | None) -> list[Callable[[Any], Array | None]]:
+        """For each layer of the pattern, a function from its own module of positions, or None, to the bias of its scores.
+
+        Layers that have other positions than the model get none.
+        """
         schemes = [type(self.model.of_layer(i).positions) for i in range(len(self.model.pattern))]
-        biased = [self.position_bias is not None and scheme is type(self.model.positions) for scheme in schemes]
+        acts = self.position_bias is not None or self.position_biases is not None
+        biased = [acts and scheme is type(self.model.positions) for scheme in schemes]
         if not any(biased):
-            return [None] * len(biased)
+            return [lambda own: None] * len(biased)
         queries = mask.query_block(0, T)  # [b T]
-        if cache is None:
-            bias = self.position_bias(queries, mask.key_block(0, T))  # [b N T T]
-            return [bias if has else None for has in biased]
-        kinds = zip((*cache.layers, *cache.tail), biased, strict=False)  # those after the first period are like it
-        return [self.position_bias(queries, kind.positions) if has else None for kind, has in kinds]
+        # Of a cache: layers after the first period are like those in it.
+        kinds = [mask] if cache is None else [*cache.layers, *cache.tail][: len(biased)]
+        keys = [kind.key_block(0, T) if cache is None else kind.positions for kind in kinds]
+        if self.position_bias is not None:
+            shared = [self.position_bias(queries, there) for there in keys]  # [b N T S]
+            made = [lambda own, bias=bias: bias for bias in shared]
+        else:
+            made = [lambda own, there=there: own(queries, there) for there in keys]
+        return [made[i % len(made)] if has else lambda own: None for i, has in enumerate(biased)]
 
     def _by_layer(self, cache: Cache | None, memory: Any, key: Array | None) -> "ByLayer":
         """The arguments that each layer has of its own: stacked for the layers of the scan."""
@@ -182,10 +196,32 @@ class Stack(nnx.Module):
         if cache is not None:
             for own, kind in zip((*layers, *tail), (*cache.layers, *cache.tail), strict=True):
                 own["cache"] = kind.scanned
+        if self.position_biases is not None:
+            own_biases = (*self.position_biases.layers, *self.position_biases.tail)
+            for own, module in zip((*layers, *tail), own_biases, strict=True):
+                own["position_bias"] = module
         if isinstance(memory, ByLayer):
             for own, there in zip((*layers, *tail), (*memory.layers, *memory.tail), strict=True):
                 own["memory"] = there
         return ByLayer(layers, tail)
+
+
+class LayerBiases(nnx.Module):
+    """The modules that bias the scores of each layer; of layers with other positions None.
+
+    Attributes:
+      layers, tail: as those of `Stack`.
+    """
+
+    def __init__(self, configs: Sequence[ModelConfig], repeats: int, left: int, *, bidirectional: bool, rngs: nnx.Rngs):
+        def make(config, key):
+            module = config.positions.in_scores(config, bidirectional=bidirectional, rngs=nnx.Rngs(key))
+            return None if module is None else described(module)
+
+        keys = [jax.random.split(rngs.params(), repeats) for _ in configs]
+        made = (jax.vmap(functools.partial(make, config))(of) for config, of in zip(configs, keys, strict=True))
+        self.layers = nnx.List(made)
+        self.tail = nnx.List(make(config, rngs.params()) for config in configs[:left])
 
 
 class ByLayer(NamedTuple):
