@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, models as tokenizer_models
 from tformer_jax import interop, models
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError
+from tformer_jax.interop import files
+from tformer_jax.interop.files import Tensors
 
 
 @pytest.fixture
@@ -161,6 +163,36 @@ def test_each_array_lies_where_it_is_to(tmp_path, llama):
     np.testing.assert_array_equal(model.decoder.final_norm.gamma[...], llama[1]["model.norm.weight"])
 
 
+def test_a_bias_of_the_logits_may_be_missing(tmp_path):
+    """A file of Marian's that leaves out a bias of zeros, as theirs may, is refused, or has a bias that is not zero."""
+    case = golden("marian")[0]
+    tensors = weights(case["shapes"])
+    del tensors["final_logits_bias"]
+    assert not loaded(tmp_path, case["config"], tensors).output.b[...].any()
+
+
+def test_what_ours_has_no_use_for_is_kept(tmp_path):
+    """A tensor that theirs trains is lost on the way through ours; or a copy of the model is another structure."""
+    case = golden("dinov2")[0]
+    tensors = weights(case["shapes"])
+    model = loaded(tmp_path / "theirs", case["config"], tensors)
+    model = jax.tree.map(lambda x, y: x + 0 * y, model, interop.load_pretrained(tmp_path / "theirs")[0])
+    interop.save_pretrained(model, tmp_path / "back")
+    np.testing.assert_array_equal(
+        read_tensors(tmp_path / "back")["embeddings.mask_token"], tensors["embeddings.mask_token"]
+    )
+
+
+@pytest.mark.parametrize(("name", "ours"), [("TextEncoder", "TextEncoder"), ("BertModel", "TextEncoder")])
+def test_a_folder_is_loaded_as_the_model_that_is_asked_for(tmp_path, name, ours):
+    """A classifier's encoder cannot be had without its head, by either name."""
+    case = golden("bert classifier")[0]
+    whole = loaded(tmp_path, case["config"], weights(case["shapes"]))
+    found, _ = interop.load_pretrained(tmp_path, model=name)
+    assert type(found).__name__ == ours and set(found.origin.left_over) == {"classifier.bias", "classifier.weight"}
+    np.testing.assert_array_equal(found.embedding.table[...], whole.encoder.embedding.table[...])
+
+
 def test_a_model_of_our_own_is_saved_as_what_can_say_it(tmp_path):
     """A model that was trained here cannot be given away."""
     config = models.CausalLM.Config.preset(
@@ -246,7 +278,7 @@ def test_what_a_config_may_not_say_is_named(tmp_path, llama, name):
 
 
 REFUSED = {
-    "gpt2": {"scale_attn_by_inverse_layer_idx": True}, "opt": {"word_embed_proj_dim": 8},
+    "gpt2": {"scale_attn_by_inverse_layer_idx": True},
     "bloom": {"apply_residual_connection_post_layernorm": True}, "gemma": {"use_bidirectional_attention": True},
 }  # fmt: skip
 
@@ -279,7 +311,7 @@ def test_all_that_is_wrong_with_tensors_is_said_at_once(tmp_path, llama):
 def test_a_dtype_that_cannot_hold_the_values_is_refused(tmp_path, llama):
     """Weights become infinite."""
     llama[1]["model.norm.weight"][3] = 1e6
-    with pytest.raises(DataError, match="float16 cannot hold the values of model.norm.weight, up to 1e.06"):
+    with pytest.raises(DataError, match="float16 cannot hold the values of model.norm.weight, such as 1e.06"):
         loaded(tmp_path, *llama, dtype="float16")
 
 
@@ -334,6 +366,26 @@ def test_a_damaged_folder_is_refused_in_a_line(tmp_path, llama, damage, message)
     damage(tmp_path)
     with pytest.raises(DataError, match=message):
         interop.load_pretrained(tmp_path)
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path, llama):
+    """What was not read is whatever was in memory, or the process is killed by a signal."""
+    write_checkpoint(tmp_path, *llama)
+    with Tensors(tmp_path) as tensors:
+        truncated(tmp_path)
+        last = max(tensors.stored, key=lambda name: tensors.stored[name].end)
+        with pytest.raises(DataError, match="cannot read .*model.safetensors: it has become shorter"):
+            tensors.read(last)
+
+
+def test_what_lies_otherwise_is_read_in_strips(tmp_path, llama, monkeypatch):
+    """The last strip is another, or one lies where the next is to."""
+    whole = loaded(tmp_path, *llama)
+    monkeypatch.setattr(files, "_STRIP", 100)
+    model, cast = (interop.load_pretrained(tmp_path, dtype=dtype)[0] for dtype in (None, "bfloat16"))
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(model), jax.tree.leaves(whole))
+    rounded = [x.astype(jnp.bfloat16) for x in jax.tree.leaves(whole)]
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(cast), rounded)
 
 
 def test_what_no_family_can_say_is_named(tmp_path):

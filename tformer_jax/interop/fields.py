@@ -163,6 +163,15 @@ def kv_heads(default: int | None = None) -> Field:
     return Field(("num_key_value_heads",), read, write, default)
 
 
+def labels() -> Field:
+    """Makes the field of the number of classes, which theirs has as names of classes."""
+
+    def read(config: Theirs) -> Ours:
+        return {"num_classes": config.get("num_labels") or len(config.get("id2label") or {}) or 2}
+
+    return Field(("num_labels", "id2label", "label2id"), read, lambda config: {"num_labels": config.num_classes})
+
+
 def _flat(tables: Mapping[str, Any], prefix: str = ""):
     for name, value in tables.items():
         if isinstance(value, Mapping):

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import json
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -20,6 +22,8 @@ _INDEX = f"{TENSORS}.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 # safetensors' names of the dtypes that parameters have, and NumPy's, by way of JAX.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Bytes that are read at once of what is transposed or cast: they stay in a core's cache until they are where they belong.
+_STRIP = 1 << 20
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -42,15 +46,20 @@ def write_json(file: Path, table: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor of a folder: its file, shape, and dtype, by safetensors' name."""
+    """A tensor of a folder: its file, where in it the bytes begin and end, shape, and dtype, by safetensors' name."""
 
     file: Path
+    begin: int
+    end: int
     shape: tuple[int, ...]
     dtype: str
 
 
-class Tensors:
-    """The tensors of a folder, read one by one.
+class Tensors(contextlib.AbstractContextManager):
+    """The tensors of a folder, whose files are open within the context. Several threads may read at once.
+
+    safetensors checks the files; their bytes are read here, straight to where they are to lie. Its own reader makes an
+    array of each tensor, which is to be copied again, and lets no other thread run meanwhile.
 
     Attributes:
       stored: what there is, by name.
@@ -64,33 +73,94 @@ class Tensors:
           DataError: there is none, a file cannot be read or is no safetensors file, or the index does not fit the shards.
         """
         self.stored: dict[str, Stored] = {}
-        for file, named in _files_of(folder).items():
-            with _opened(file) as opened:
-                here = {name: opened.get_slice(name) for name in opened.keys()}
+        self._files: dict[Path, int] = {}
+        with contextlib.ExitStack() as stack:
+            for file, named in _files_of(folder).items():
+                with reading(file, safetensors.SafetensorError, ValueError):
+                    opened = stack.enter_context(open(file, "rb"))
+                    here = _checked_header(file, opened)
                 if lost := sorted((named or set()) - here.keys()):
                     raise DataError(f"{folder / _INDEX} says that {file.name} holds {', '.join(lost)}; it does not")
-                for name, part in here.items():
-                    self.stored[name] = Stored(file, tuple(part.get_shape()), part.get_dtype())
+                self._files[file] = opened.fileno()
+                self.stored |= here
+            self._close = stack.pop_all().close
 
-    @contextlib.contextmanager
-    def reader(self) -> Iterator[Any]:
-        """A function from a name to its values, NumPy, while files are open."""
-        with contextlib.ExitStack() as stack:
-            files: dict[tuple[Path, str], Any] = {}
+    def __exit__(self, *_: Any) -> None:
+        self._close()
 
-            def read(name: str) -> np.ndarray:
-                of = self.stored[name]
-                # NumPy's reader does not know bfloat16; Flax's makes an array of JAX's from one of NumPy's.
-                framework = "flax" if of.dtype == "BF16" else "np"
-                if (of.file, framework) not in files:
-                    if framework == "flax":  # not by way of an accelerator
-                        stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
-                    files[of.file, framework] = stack.enter_context(_opened(of.file, framework))
-                with reading(of.file, safetensors.SafetensorError):
-                    values = files[of.file, framework].get_tensor(name)
-                return np.asarray(values)
+    def scratch(self) -> np.ndarray:
+        """Memory for one thread that reads; of it, only what is needed is ever touched."""
+        return np.empty(max((of.end - of.begin for of in self.stored.values()), default=0), np.uint8)
 
-            yield read
+    def read(self, name: str, scratch: np.ndarray | None = None) -> np.ndarray:
+        """Returns the values of a tensor, in `scratch` if that is given; of one whose dtype no parameter has, the bytes."""
+        of = self.stored[name]
+        size = of.end - of.begin
+        memory = np.empty(size, np.uint8) if scratch is None else scratch[:size]
+        self._fill(memory, of, of.begin)
+        return memory.view(jax.numpy.dtype(DTYPES[of.dtype])).reshape(of.shape) if of.dtype in DTYPES else memory
+
+    def read_into(self, name: str, to: np.ndarray, scratch: np.ndarray) -> None:
+        """Reads a tensor into an array of its shape, in whatever order and of whatever dtype that lies.
+
+        Raises:
+          DataError: the file cannot be read, or the array's dtype does not hold the values.
+        """
+        of = self.stored[name]
+        dtype = jax.numpy.dtype(DTYPES[of.dtype])
+        if to.dtype == dtype and to.flags.c_contiguous:
+            self._fill(to, of, of.begin)
+            return
+        to = np.atleast_1d(to)
+        row = dtype.itemsize * math.prod(to.shape[1:])
+        rows = max(1, _STRIP // max(1, row))
+        for i in range(0, len(to), rows):
+            part = to[i : i + rows]
+            strip = scratch[: len(part) * row].view(dtype).reshape(part.shape)
+            self._fill(strip, of, of.begin + i * row)
+            copy(part, strip, name)
+
+    def _fill(self, to: np.ndarray, of: Stored, begin: int) -> None:
+        """Fills an array that lies in order with the bytes from there on."""
+        left = memoryview(to.reshape(-1).view(np.uint8))
+        with reading(of.file):
+            while left:
+                if not (count := os.preadv(self._files[of.file], [left], begin)):
+                    raise DataError(f"cannot read {of.file}: it has become shorter")
+                left, begin = left[count:], begin + count
+
+
+def copy(to: np.ndarray, part: np.ndarray, name: str) -> None:
+    """Copies values into an array of perhaps another order and dtype, which must hold them.
+
+    Args:
+      to, part: arrays of one shape.
+      name: of the tensor, for the error.
+
+    Raises:
+      DataError: it does not.
+    """
+    # As `part` lies, from one of its blocks to the next: in the order of `to`, a transposed one would be fetched again and
+    # again.
+    slowest = int(np.argmax(part.strides)) if part.ndim else 0
+    to, part = (np.moveaxis(np.atleast_1d(x), slowest, 0) for x in (to, part))
+    rows = max(1, _STRIP // max(1, part[:1].nbytes))
+    narrower = jax.numpy.finfo(to.dtype).max < jax.numpy.finfo(part.dtype).max
+    for i in range(0, len(part), rows):
+        block, values = to[i : i + rows], part[i : i + rows]
+        with np.errstate(over="ignore"):
+            block[...] = values
+        if narrower and (beyond := np.isinf(block) & ~np.isinf(values)).any():
+            raise DataError(
+                f"{to.dtype} cannot hold the values of {name}, such as {values[beyond][0]:g}: load it as float32"
+            )
+
+
+def tensors_in(file: bytes) -> dict[str, np.ndarray]:
+    """Returns the tensors of a safetensors file in memory, bfloat16 ones too."""
+    dtype = lambda name: jax.numpy.dtype(DTYPES[name])
+    found = safetensors.deserialize(file)
+    return {name: np.frombuffer(x["data"], dtype(x["dtype"])).reshape(x["shape"]) for name, x in found}
 
 
 def _files_of(folder: Path) -> dict[Path, set[str] | None]:
@@ -116,13 +186,17 @@ def _files_of(folder: Path) -> dict[Path, set[str] | None]:
     raise DataError(f"{folder} has neither {TENSORS} nor {_INDEX}")
 
 
-@contextlib.contextmanager
-def _opened(file: Path, framework: str = "np") -> Iterator[Any]:
-    with contextlib.ExitStack() as stack:
-        with reading(file, safetensors.SafetensorError):
-            # Mapped into memory, what was read would count as held.
-            opened = stack.enter_context(safetensors.safe_open(file, framework=framework, backend="pread"))
-        yield opened
+def _checked_header(file: Path, opened: BinaryIO) -> dict[str, Stored]:
+    """What a file that begins here holds, by name."""
+    with safetensors.safe_open(file, framework="np", backend="pread"):
+        pass  # it has checked that the header is whole, and that the tensors fill the file without gaps
+    size = int.from_bytes(opened.read(8), "little")
+    header = json.loads(opened.read(size))
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(file, *(8 + size + x for x in of["data_offsets"]), tuple(of["shape"]), of["dtype"])
+        for name, of in header.items()
+    }
 
 
 def write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], sizes: Mapping[str, int], most: int) -> None:

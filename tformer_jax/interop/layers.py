@@ -36,7 +36,32 @@ def rope(theta: float = 10_000.0, fraction: float = 1.0, *, layout: str = "half"
     return Field(("rope_parameters", "rope_scaling", *_THETA, *_FRACTION), read, write)
 
 
-def turned(said: Theirs, theirs: Theirs, theta: float, fraction: float, layout: str = "half") -> Ours:
+def ropes(full: tuple[str, float], local: tuple[str, float]) -> tuple[Field, Callable[[Theirs], Ours]]:
+    """Makes the field of rotary positions that layers under a window have another of, and what is different in these.
+
+    Args:
+      full, local: the old key of the base of layers without a window and of those under one, and what it is by default.
+    """
+
+    def said(theirs: Theirs, kind: str, key: str, theta: float) -> Ours:
+        both, old = theirs.get("rope_parameters") or {}, theirs.get("rope_scaling") or {}
+        return {"rope_theta": theirs.get(key, theta), **(old if kind == FULL else {}), **(both.get(kind) or {})}
+
+    def read(theirs: Theirs) -> Ours:
+        return {f"positions.{name}": x for name, x in turned(said(theirs, FULL, *full), theirs, full[1]).items()}
+
+    def write(config: ModelConfig) -> dict[str, Any]:
+        kinds = [bool(window) for window in windows_of(config)]
+        tables = [parameters_of(layer) for layer in of_layers(config)]
+        of = lambda there: tables[kinds.index(there) if there in kinds else 0]
+        return {"rope_parameters": {FULL: of(False), SLIDING: of(True)}}
+
+    keys = ("rope_parameters", "rope_scaling", full[0], local[0])
+    different = lambda theirs: {"positions": turned(said(theirs, SLIDING, *local), theirs, local[1])}
+    return Field(keys, read, write), different
+
+
+def turned(said: Theirs, theirs: Theirs, theta: float, fraction: float = 1.0, layout: str = "half") -> Ours:
     """Returns the fields of our rotary positions that a table of `rope_parameters` says."""
     kind = said.get("rope_type", said.get("type")) or "default"
     kind = "longrope" if "short_factor" in said else kind  # the old "su" and "yarn" of Phi 3
@@ -149,6 +174,7 @@ def sliding(
     is_sliding: Callable[[Theirs, int], bool], *, keys: Sequence[str] = (),
     local: Callable[[Theirs], Mapping[str, Any]] = lambda theirs: {},
     says: Callable[[ModelConfig], dict[str, Any]] = lambda config: {},
+    first: Mapping[str, Any] | None = None, both_sides: tuple[str, int] | None = None,
 ) -> Field:  # fmt: skip
     """Makes the field of layers some of which see a window: `layer_types`, and `sliding_window`, 4,096 where it is absent.
 
@@ -157,20 +183,28 @@ def sliding(
       keys: others that `is_sliding` reads; what they say is written as `layer_types`.
       local: what is different beside in such a layer, as a table of changes.
       says: what else is written.
+      first: what is different in the first layer, as a table of changes.
+      both_sides: of a model that reads a text from both, the key in the place of `sliding_window`, which counts the tokens
+        that are seen on both together, and what it is by default.
     """
+    key, default = both_sides or ("sliding_window", 4096)
 
     def read(theirs: Theirs) -> Ours:
-        count, width = found(theirs, ("num_hidden_layers",)), theirs.get("sliding_window", 4096)
+        count, window = found(theirs, ("num_hidden_layers",)), theirs.get(key, default)
+        window = window // 2 + 1 if both_sides else window
         kinds = theirs.get("layer_types") or [SLIDING if is_sliding(theirs, i) else FULL for i in range(count)]
         if len(kinds) != count or not {FULL, SLIDING}.issuperset(kinds):
             raise ConfigError(f"config.json: layer_types must be {count} of {FULL!r} and {SLIDING!r}, got {kinds}")
-        there = {"attention": {"window": width}} if width is not None else {}
-        return pattern([there | dict(local(theirs)) if kind == SLIDING else {} for kind in kinds])
+        there = {"attention": {"window": window}} if window is not None else {}
+        tables = [there | dict(local(theirs)) if kind == SLIDING else {} for kind in kinds]
+        return pattern([tables[0] | dict(first or {}), *tables[1:]])
 
     def write(config: ModelConfig) -> dict[str, Any]:
         windows = windows_of(config)
-        width = next(filter(None, windows), None)
-        kinds = [FULL if window is None else SLIDING for window in windows]
-        return {"layer_types": kinds, "sliding_window": width} | says(config)
+        window = next(filter(None, windows), None)
+        if both_sides:
+            window = default if window is None else 2 * (window - 1)
+        kinds = [FULL if of is None else SLIDING for of in windows]
+        return {"layer_types": kinds, key: window} | says(config)
 
-    return Field(("layer_types", "sliding_window", *keys), read, write)
+    return Field(("layer_types", key, *keys), read, write)

@@ -1,28 +1,34 @@
 """Whole checkpoints: a folder of Hugging Face's to a model of ours, and back."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import json
+import os
+import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import safetensors.numpy
 from flax import nnx
 from tokenizers import Tokenizer
 
-from .. import models
 from ..config import ConfigError, check_choice
-from ..data import tokenizers
 from ..data.files import DataError
 from ..nn.parameters import ParameterInfo, is_variable, named, parameters, path_name
-from .family import FAMILIES, Family
-from .files import CONFIG, DTYPES, GENERATION, Tensors, read_json, write_json, write_tensors
+from .family import FAMILIES, Family, fits
+from .fields import at
+from .files import CONFIG, DTYPES, GENERATION, Tensors, copy, read_json, tensors_in, write_json, write_tensors
 from .tensors import Entry, entries
+from .texts import read_settings, read_tokenizer, special_tokens, write_tokenizer
 
-_TOKENIZER, _SHARD_BYTES = "tokenizer.json", 5 << 30
+_SHARD_BYTES, _THREADS = 5 << 30, 4
+_GENERATING = ("CausalLM", "Transformer")
 Placing = Callable[[str, ParameterInfo], Any]
 
 
@@ -32,15 +38,21 @@ class Origin:
 
     Attributes:
       family: by name.
+      architecture: the class of `transformers`.
       config: the `config.json`, as text.
       generation: the `generation_config.json`, as text; "": there was none.
+      tokenizer: the `tokenizer_config.json`, as text.
       left_over: tensors that were passed over, since nobody needs them.
+      carried: tensors that ours has no use for and theirs has, as a safetensors file.
     """
 
     family: str
+    architecture: str
     config: str
     generation: str
+    tokenizer: str
     left_over: tuple[str, ...]
+    carried: bytes
 
 
 def load_pretrained(
@@ -52,7 +64,8 @@ def load_pretrained(
 
     Args:
       source: a folder, or the name of a repository, which needs `huggingface_hub` and a network.
-      model: the name of our class, of those that the family has; None: what the folder's architecture says.
+      model: the name of our class, of those that the family has, or of the class of `transformers`; None: what the folder's
+        architecture says.
       dtype: of the parameters and of what is computed: "float32", "bfloat16" or "float16"; None: that of the tensors.
       place: a function from a parameter's path and what it is to the sharding that its array gets; None: the default
         device.
@@ -62,25 +75,44 @@ def load_pretrained(
         all).
       ConfigError: an unknown family, or something that it or ours does not have.
     """
-    folder = _folder(source)
-    theirs = read_json(folder / CONFIG)
-    family = FAMILIES[_family_of(theirs, folder)]
-    cls = getattr(models, _model_of(family, theirs, model))
-    tensors = Tensors(folder)
-    names = _ends(family, theirs, tensors)
-    config = _config(family, theirs, cls, tensors, dtype, tie=family.output not in names)
-    shapes = jax.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
-    table = entries(family.rows, shapes)
-    names, left_over = _checked(family, table, tensors, folder, names)
-    arrays = _arrays(table, names, tensors, shapes, place)
+    folder, theirs, family, architecture = _identified(source, model)
+    with Tensors(folder) as tensors:
+        config, ends = _config(family, theirs, architecture, tensors, dtype)
+        shapes = jax.eval_shape(lambda: family.model_of(architecture)(config, rngs=nnx.Rngs(0)))
+        table = entries(family.rows_of(architecture), shapes)
+        names, left_over, carried = _checked(family, architecture, table, tensors, folder, ends)
+        arrays = _arrays(table, names, tensors, shapes, place)
+        kept = _bytes_of(carried, tensors)
     loaded = jax.tree_util.tree_map_with_path(
         lambda path, held: held.replace(arrays[path_name(path)]), shapes, is_leaf=is_variable
     )
-    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else None
-    loaded.origin = Origin(
-        family.name, json.dumps(theirs), "" if generation is None else json.dumps(generation), left_over
-    )
-    return loaded, _tokenizer(folder, config.vocab_size)
+    generation = json.dumps(read_json(folder / GENERATION)) if (folder / GENERATION).is_file() else ""
+    settings = json.dumps(read_settings(folder))
+    loaded.origin = Origin(family.name, architecture, json.dumps(theirs), generation, settings, left_over, kept)
+    return loaded, read_tokenizer(folder, at(config, "vocab_size"))
+
+
+def is_pretrained(source: Any) -> bool:
+    """Returns whether something is a folder of Hugging Face's: it has a `config.json` with a `model_type`."""
+    try:
+        return source is not None and "model_type" in read_json(Path(source) / CONFIG)
+    except (DataError, OSError):
+        return False
+
+
+def read_config(source: str | Path, model: str | None = None) -> Any:
+    """Returns the config of ours of a checkpoint; no tensor is read, but those that may be tied.
+
+    Args:
+      source: a folder, or the name of a repository.
+      model: see `load_pretrained`.
+
+    Raises:
+      DataError, ConfigError: see `load_pretrained`.
+    """
+    folder, theirs, family, architecture = _identified(source, model)
+    with Tensors(folder) as tensors:
+        return _config(family, theirs, architecture, tensors, None)[0]
 
 
 def save_pretrained(
@@ -89,6 +121,7 @@ def save_pretrained(
     *,
     tokenizer: Tokenizer | None = None,
     family: str | None = None,
+    classes: Sequence[str] = (),
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Saves a model as a folder that `transformers` loads.
@@ -98,28 +131,46 @@ def save_pretrained(
       folder: to write to; made if it is not there.
       tokenizer: to save beside it.
       family: by name; None: that from which the model was loaded, or else the first that can say its config.
+      classes: their names, of a classifier's; without any, those that it was loaded with, or numbers.
       shard_bytes: the most bytes of one file of tensors.
 
     Raises:
       ConfigError: no family can say the model (names what it cannot say), or an unknown one.
     """
-    chosen, theirs = _said_by(model, family)
-    table = entries(chosen.rows, model)
+    chosen, architecture, theirs = said_by(model, family)
+    table = entries(chosen.rows_of(architecture), model)
     dtype = _widest({x.dtype for x in jax.tree.leaves(model)})
     origin = _origin_of(model, chosen)
-    known = _special_tokens(tokenizer) if origin is None else json.loads(origin.config)
-    theirs = _merged(chosen, known, theirs, model.config)
-    theirs |= {"architectures": [_architecture(chosen, model, known)], "dtype": dtype.name}
+    known = {} if origin is None else json.loads(origin.config)
+    if origin is None:
+        theirs = special_tokens(tokenizer, model) | theirs
+    else:
+        theirs = _merged(chosen, architecture, known, theirs, model.config)
+    theirs |= {"architectures": [architecture], "dtype": dtype.name}
+    if classes:
+        theirs |= {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
     theirs.pop("torch_dtype", None)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    carried = {} if origin is None else tensors_in(origin.carried)
     sizes = {entry.name: int(np.prod(entry.shape)) * dtype.itemsize for entry in table}
-    write_tensors(folder, tensors_of(model, table), sizes, shard_bytes)
+    sizes |= {name: x.nbytes for name, x in carried.items()}
+    write_tensors(folder, itertools.chain(tensors_of(model, table), carried.items()), sizes, shard_bytes)
     if origin is not None and origin.generation:
         write_json(folder / GENERATION, json.loads(origin.generation))
+    elif origin is None and tokenizer is not None and type(model).__name__ in _GENERATING:
+        write_json(folder / GENERATION, special_tokens(tokenizer, model))
     if tokenizer is not None:
-        tokenizers.save(tokenizer, folder / _TOKENIZER)
+        write_tokenizer(tokenizer, folder, model, {} if origin is None else json.loads(origin.tokenizer))
     write_json(folder / CONFIG, theirs)  # last: a folder that was begun is no model without it
+
+
+def _identified(source: str | Path, model: str | None) -> tuple[Path, dict[str, Any], type[Family], str]:
+    """The folder of a checkpoint, its `config.json`, its family, and which class of theirs it is to be."""
+    folder = _folder(source)
+    theirs = read_json(folder / CONFIG)
+    family = FAMILIES[_family_of(theirs, folder)]
+    return folder, theirs, family, _architecture(family, theirs, model)
 
 
 def _folder(source: str | Path) -> Path:
@@ -152,55 +203,56 @@ def _family_of(theirs: Mapping[str, Any], folder: Path) -> str:
     return name
 
 
-def _model_of(family: type[Family], theirs: Mapping[str, Any], model: str | None) -> str:
-    known = list(dict.fromkeys(family.architectures.values()))
-    if model is not None:
-        check_choice("model", model, known)
-        return model
+def _architecture(family: type[Family], theirs: Mapping[str, Any], model: str | None) -> str:
+    """The class of theirs: what the file says, if that is the model that is asked for."""
+    ours = list(dict.fromkeys(family.architectures.values()))
     said = theirs.get("architectures") or list(family.architectures)[:1]
+    if model is not None:
+        check_choice("model", model, [*ours, *family.architectures])
+        fitting = [name for name, of in family.architectures.items() if model in (name, of)]
+        return next((name for name in said if name in fitting), fitting[0])
     for name in said:
         if name in family.architectures:
-            return family.architectures[name]
+            return name
     raise ConfigError(
         f"config.json says architectures={said}; of the family {family.name!r}, known are {list(family.architectures)}: "
-        f"say model={' or '.join(map(repr, known))} to load what fits"
+        f"say model={' or '.join(map(repr, ours))} to load what fits"
     )
 
 
-def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
-    if not (folder / _TOKENIZER).is_file():
-        return None
-    tokenizer = tokenizers.load(folder / _TOKENIZER)
-    if (size := tokenizer.get_vocab_size()) > vocab_size:
-        raise DataError(f"{folder / _TOKENIZER} has {size:,} tokens, the model {vocab_size:,}: it is another model's")
-    return tokenizer
-
-
-def _ends(family: type[Family], theirs: Mapping[str, Any], tensors: Tensors) -> dict[str, str]:
+def _ends(family: type[Family], theirs: Mapping[str, Any], architecture: str, tensors: Tensors) -> dict[str, str]:
     """The names of the tensors of the embedding and the output, of an output that is tied of the embedding alone.
 
     The tensors say it, whatever `config.json` does: one of them alone is both, and two that differ are two.
     """
-    if not family.output:
+    if not _has_output(family, architecture):
         return {}
     found = family.names(tensors.stored, [family.embedding, family.output])
-    if len(found) == 2 and theirs.get("tie_word_embeddings", family.completed(theirs)["tie_word_embeddings"]):
-        with tensors.reader() as read:
-            if np.array_equal(*(read(name) for name in found.values())):
-                return {family.embedding: found[family.embedding]}
+    if len(found) == 2 and family.completed(theirs, architecture).get("tie_word_embeddings", True):
+        if np.array_equal(*map(tensors.read, found.values())):
+            return {family.embedding: found[family.embedding]}
     return found if len(found) == 2 else dict.fromkeys([family.embedding], *found.values()) if found else {}
 
 
+def _has_output(family: type[Family], architecture: str) -> bool:
+    """Whether a model of ours projects to a vocabulary, perhaps by its own matrix."""
+    return bool(family.output) and "output" in {
+        of.name for of in dataclasses.fields(family.model_of(architecture).Config)
+    }
+
+
 def _config(
-    family: type[Family], theirs: Mapping[str, Any], cls: type, tensors: Tensors, dtype: str | None, tie: bool
-) -> Any:
-    """Our config, with the ties that tensors have, and the dtype."""
+    family: type[Family], theirs: Mapping[str, Any], architecture: str, tensors: Tensors, dtype: str | None
+) -> tuple[Any, dict[str, str]]:
+    """Our config, with the ties that tensors have, and the dtype; and the tensors of `_ends`."""
+    ends = _ends(family, theirs, architecture, tensors)
     kinds = {of.dtype for of in tensors.stored.values()} & DTYPES.keys()
     dtype = dtype or _widest(DTYPES[kind] for kind in kinds or {"F32"}).name
-    changes: dict[str, Any] = {"precision": f"params={dtype},compute={dtype},output=float32"}
-    if family.output:
-        changes["output"] = {"tie": tie}
-    return family.read_config(theirs, cls, **changes)
+    changes: dict[str, Any] = family.by_tensors(tensors.stored)
+    changes["precision"] = f"params={dtype},compute={dtype},output=float32"
+    if _has_output(family, architecture):
+        changes["output"] = {"tie": family.output not in ends}
+    return family.read_config(theirs, architecture, **changes), ends
 
 
 def _widest(dtypes: Iterable[Any]) -> np.dtype:
@@ -209,15 +261,22 @@ def _widest(dtypes: Iterable[Any]) -> np.dtype:
 
 
 def _checked(
-    family: type[Family], table: Sequence[Entry], tensors: Tensors, folder: Path, ends: Mapping[str, str]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The name in the files of each tensor, and what was passed over; all that is wrong is in one error."""
+    family: type[Family],
+    architecture: str,
+    table: Sequence[Entry],
+    tensors: Tensors,
+    folder: Path,
+    ends: Mapping[str, str],
+) -> tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]:
+    """The name in the files of each tensor, what was passed over, and what is carried; all that is wrong is in one error."""
     stored = tensors.stored
     names = family.names(stored, [entry.name for entry in table]) | ends
     rest = sorted(stored.keys() - names.values() - set(family.names(stored, [family.output]).values()))
-    left_over = tuple(name for name in rest if family.is_leftover(name))
-    wrong = [f"missing: {name}" for name in sorted({entry.name for entry in table} - names.keys())]
-    wrong += [f"unexpected: {name} {stored[name].shape}" for name in rest if name not in left_over]
+    carried = tuple(name for name in rest if family.is_carried(name, architecture))
+    left_over = tuple(name for name in rest if name not in carried and family.is_leftover(name))
+    lost = sorted({entry.name for entry in table} - names.keys())
+    wrong = [f"missing: {name}" for name in lost if not fits(name, family.optional)]
+    wrong += [f"unexpected: {name} {stored[name].shape}" for name in rest if name not in (*left_over, *carried)]
     for entry in table:
         if (name := names.get(entry.name)) is not None:
             if stored[name].shape != entry.shape:
@@ -226,30 +285,62 @@ def _checked(
                 wrong.append(f"of another dtype: {name} must be one of {list(DTYPES)}, got {stored[name].dtype}")
     if wrong:
         raise DataError(f"{folder} does not hold the tensors that its {CONFIG} says:\n  " + "\n  ".join(wrong))
-    return names, left_over
+    return names, left_over, carried
+
+
+def _bytes_of(names: Sequence[str], tensors: Tensors) -> bytes:
+    """Tensors as a safetensors file, which unlike arrays can be compared: models that differ in them are two structures."""
+    return safetensors.numpy.save({name: tensors.read(name) for name in names})
 
 
 def _arrays(
     table: Sequence[Entry], names: Mapping[str, str], tensors: Tensors, shapes: Any, place: Placing | None
 ) -> dict[str, jax.Array]:
     """Each parameter's array where it belongs, as soon as all of its tensors are read."""
-    wanted, infos = named(shapes), parameters(shapes)
+    infos, arrays = parameters(shapes), {}
+    buffers = {path: _aligned(of.shape, of.dtype) for path, of in named(shapes).items()}
     parts = collections.Counter(held.path for entry in table for held in entry.held)
-    buffers: dict[str, np.ndarray] = {}
-    arrays: dict[str, jax.Array] = {}
-    with tensors.reader() as read:
-        for entry in table:
-            tensor = read(names[entry.name])
-            for held, part in zip(entry.held, entry.view.read(tensor, entry.infos), strict=True):
-                of = wanted[held.path]
-                if held.path not in buffers:
-                    buffers[held.path] = _aligned(of.shape, of.dtype)
-                _copy(buffers[held.path][held.index], part, entry.name)
-                parts[held.path] -= 1
-                if not parts[held.path]:
-                    where = None if place is None else place(held.path, infos[held.path])
-                    arrays[held.path] = jax.device_put(buffers.pop(held.path), where, may_alias=True)
+    # One array after the other, so that few are begun at a time; the largest first, so that no thread is left with one.
+    order = lambda entry: (-buffers[entry.held[0].path].nbytes, entry.held[0].path)
+    table = sorted(table, key=order)
+
+    # Made here: what a thread takes itself, its arena of the C library keeps.
+    number, scratches = min(_THREADS, os.cpu_count() or 1), queue.SimpleQueue()
+    for _ in range(number):
+        scratches.put(tensors.scratch())
+
+    def read(entry: Entry) -> None:
+        places, scratch = [buffers[of.path][(*of.index, ...)] for of in entry.held], scratches.get()
+        try:
+            _read(entry, names.get(entry.name), tensors, places, scratch)
+        finally:
+            scratches.put(scratch)
+
+    with concurrent.futures.ThreadPoolExecutor(number) as threads:
+        for entry, _ in zip(table, threads.map(read, table), strict=True):
+            for path in (held.path for held in entry.held):
+                parts[path] -= 1
+                if not parts[path]:
+                    where = None if place is None else place(path, infos[path])
+                    arrays[path] = jax.device_put(buffers.pop(path), where, may_alias=True)
     return arrays
+
+
+def _read(entry: Entry, name: str | None, tensors: Tensors, places: Sequence[np.ndarray], scratch: np.ndarray) -> None:
+    """Reads a tensor to the places of what it holds; zeros where there is none.
+
+    One parameter's is read straight to where it is to lie, if that can be seen as the tensor, perhaps transposed.
+    """
+    if name is None:
+        for to in places:
+            to[...] = 0
+        return
+    whole = entry.view.write(places, entry.infos) if len(places) == 1 else None
+    if whole is not None and np.may_share_memory(whole, places[0]):
+        tensors.read_into(name, whole, scratch)
+    else:
+        for to, part in zip(places, entry.view.read(tensors.read(name, scratch), entry.infos), strict=True):
+            copy(to, part, name)
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -258,17 +349,6 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def _copy(to: np.ndarray, part: np.ndarray, name: str) -> None:
-    """Copies into an array of perhaps another dtype, which must hold the values."""
-    with np.errstate(over="ignore"):
-        to[...] = part
-    narrower = jax.numpy.finfo(to.dtype).max < jax.numpy.finfo(part.dtype).max
-    if narrower and (np.isinf(to.astype(np.float32)) & ~np.isinf(part)).any():
-        raise DataError(
-            f"{to.dtype} cannot hold the values of {name}, up to {np.abs(part).max():g}: load it as float32"
-        )
 
 
 def tensors_of(model: Any, table: Sequence[Entry]) -> Iterator[tuple[str, np.ndarray]]:
@@ -284,46 +364,42 @@ def _origin_of(model: Any, family: type[Family]) -> Origin | None:
     return origin if origin is not None and origin.family == family.name else None
 
 
-def _said_by(model: Any, family: str | None) -> tuple[type[Family], dict[str, Any]]:
-    """The family that a model is saved as, and the `config.json` that says its config."""
-    if family is None and (origin := getattr(model, "origin", None)) is not None:
+def said_by(model: Any, family: str | None) -> tuple[type[Family], str, dict[str, Any]]:
+    """The family and the class of theirs that a model is saved as, and the `config.json` that says its config."""
+    origin = getattr(model, "origin", None)
+    if family is None and origin is not None:
         family = origin.family
     if family is not None:
         check_choice("family", family, FAMILIES)
-    reasons = []
+    reasons: list[str] = []
+    lacking: list[str] = []
     for one in FAMILIES.values() if family is None else [FAMILIES[family]]:
-        if type(model).__name__ not in one.architectures.values():
-            reasons.append(f"the family {one.name!r} has no {type(model).__name__}")
-            continue
-        try:
-            return one, one.write_config(model.config, type(model))
-        except ConfigError as error:
-            reasons.append(str(error))
-    nearest = min(reasons, key=len)
+        fitting = [name for name, ours in one.architectures.items() if ours == type(model).__name__]
+        if not fitting:
+            lacking.append(f"the family {one.name!r} has no {type(model).__name__}")
+        if origin is not None:
+            fitting.sort(key=lambda name: name != origin.architecture)
+        for name in fitting:
+            try:
+                return one, name, one.write_config(model.config, name)
+            except ConfigError as error:
+                reasons.append(str(error))
+    # Of those that have such a model, the one that lacks the least.
+    nearest = min(reasons, key=lambda reason: (" this model: " in reason, reason.count("="))) if reasons else lacking[0]
     raise ConfigError(nearest if family else f"no family can say this model; the nearest: {nearest}")
 
 
-def _special_tokens(tokenizer: Tokenizer | None) -> dict[str, int | None]:
-    """The special tokens of a `config.json`, which has to say them: their defaults may be beyond the vocabulary."""
-    ids = {"bos_token_id": tokenizers.BOS, "eos_token_id": tokenizers.EOS, "pad_token_id": tokenizers.PAD}
-    return {key: None if tokenizer is None else tokenizer.token_to_id(token) for key, token in ids.items()}
-
-
-def _merged(family: type[Family], known: dict[str, Any], theirs: dict[str, Any], config: Any) -> dict[str, Any]:
+def _merged(
+    family: type[Family], architecture: str, known: dict[str, Any], theirs: dict[str, Any], config: Any
+) -> dict[str, Any]:
     """The `config.json` of a loaded model: what it said, where that still says the config, and else what it has to say now."""
-    result = theirs | known
-    for field in family.fields:
+    result, complete = theirs | known, lambda said: family.completed(said, architecture)
+    for field in family.fields_of(architecture):
         if not field.keys:
             continue
         there = any(key in known for key in field.keys)
-        if not (there and field.read(family.completed(known)) == field.read(family.completed(theirs))):
+        if not (there and field.read(complete(known)) == field.read(complete(theirs))):
             for key in field.keys:
                 result.pop(key, None)
             result |= field.write(config)
     return result
-
-
-def _architecture(family: type[Family], model: Any, known: Mapping[str, Any]) -> str:
-    fitting = [name for name, ours in family.architectures.items() if ours == type(model).__name__]
-    said = [name for name in known.get("architectures") or () if name in fitting]
-    return (said or fitting)[0]

@@ -74,6 +74,24 @@ class Sides(View):
 AS_IT_IS, LINEAR = Sides(), Sides(transposed=True)
 
 
+class Convolution(View):
+    """The map of patches [p p C, D] as the kernel of a convolution [D C p p]."""
+
+    def shape(self, infos):
+        size, D = infos[0].shape
+        # Of one channel or three: no number is both a square and three of them.
+        C = 1 if math.isqrt(size) ** 2 == size else 3
+        p = math.isqrt(size // C)
+        return D, C, p, p
+
+    def read(self, tensor, infos):
+        return [tensor.transpose(2, 3, 1, 0).reshape(infos[0].shape)]
+
+    def write(self, arrays, infos):
+        D, C, p, _ = self.shape(infos)
+        return arrays[0].reshape(p, p, C, D).transpose(3, 2, 0, 1)
+
+
 def _sides(info: ParameterInfo) -> tuple[int, ...]:
     """The sizes of a matrix, inputs and outputs, or of a vector; before them, those of the axes of several."""
     parts = [info.inputs, info.outputs] if info.is_matrix else [info.inputs + info.outputs]
@@ -89,16 +107,19 @@ class Row:
         its first axis.
       ours: the paths of what it holds, such as "decoder.{}.attention.w_q".
       view: how.
+      beside, without: paths that the model has, or has not, where the row holds; "": whatever it has.
     """
 
     theirs: str
     ours: tuple[str, ...]
     view: View
+    beside: str = ""
+    without: str = ""
 
 
-def row(theirs: str, *ours: str, view: View = AS_IT_IS) -> Row:
+def row(theirs: str, *ours: str, view: View = AS_IT_IS, beside: str = "", without: str = "") -> Row:
     """A row of one tensor."""
-    return Row(theirs, ours, view)
+    return Row(theirs, ours, view, beside, without)
 
 
 def linear(theirs: str, *ours: tuple[str, str], view: View = LINEAR) -> list[Row]:
@@ -115,7 +136,13 @@ def norm(theirs: str, ours: str) -> list[Row]:
 
 def within(theirs: str, ours: str, rows: Sequence[Row]) -> list[Row]:
     """Rows of a part, as those of the whole: names and paths begin with these."""
-    return [Row(theirs + r.theirs, tuple(ours + path for path in r.ours), r.view) for r in rows]
+    named = lambda path: path and ours + path
+    return [Row(theirs + r.theirs, tuple(map(named, r.ours)), r.view, named(r.beside), named(r.without)) for r in rows]
+
+
+def where(rows: Sequence[Row], *, beside: str = "", without: str = "") -> list[Row]:
+    """Rows that hold where a model has, or has not, the parameter of a path."""
+    return [dataclasses.replace(r, beside=beside, without=without) for r in rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +189,7 @@ def entries(rows: Sequence[Row], model: Any) -> list[Entry]:
     """
     infos, result = parameters(model), []
     for r in rows:
-        for number, places in _places(r.ours, infos):
+        for number, places in _places(r, infos):
             name, (path, index) = r.theirs.format(number), places[0]
             if "[]" in name:
                 parts = range(infos[path].shape[len(index)])
@@ -177,17 +204,25 @@ def entries(rows: Sequence[Row], model: Any) -> list[Entry]:
     return result
 
 
-def _places(ours: Sequence[str], infos: dict[str, ParameterInfo]) -> Iterator[tuple[int | None, list]]:
+def _places(r: Row, infos: dict[str, ParameterInfo]) -> Iterator[tuple[int | None, list]]:
     """Yields, for each layer, its number and the (array, index) of each of its paths; of no layer, the paths alone."""
+    ours = r.ours
     if "{}" not in ours[0]:
-        if kept := [(path, ()) for path in ours if path in infos]:
+        if _holds(r, infos) and (kept := [(path, ()) for path in ours if path in infos]):
             yield None, _whole(ours, kept)
         return
     stack = ours[0].partition(".{}.")[0]
     for number, (layer, i) in enumerate(_layers(stack, infos)):
-        names = [path.replace(f"{stack}.{{}}", layer) for path in ours]
+        within = lambda path: path.replace(f"{stack}.{{}}", layer)
+        names = [within(path) for path in ours]
+        if not _holds(dataclasses.replace(r, beside=within(r.beside), without=within(r.without)), infos):
+            continue
         if kept := [(path, i) for path in names if path in infos]:
             yield number, _whole(names, kept)
+
+
+def _holds(r: Row, infos: dict[str, ParameterInfo]) -> bool:
+    return (not r.beside or r.beside in infos) and r.without not in infos
 
 
 def _whole(names: Sequence[str], kept: list) -> list:

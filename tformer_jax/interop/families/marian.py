@@ -1,0 +1,43 @@
+"""Marian (Junczys-Dowmunt et al., 2018; Tiedemann & Thottingal, 2020) and Pegasus (Zhang et al., 2020)."""
+
+from ...config import to_dict
+from ..family import FAMILIES, Family
+from ..fields import only
+from .bart import HARMLESS
+from .encoder_decoders import COPIES, OPTIONAL, SHARED, fields, rows
+
+SINES = dict(name="sinusoidal", concatenated=True)
+
+
+class Sinusoidal(Family):
+    """A family whose positions are sinusoids, of which a file may hold a table: that wins, and is kept."""
+
+    @classmethod
+    def by_tensors(cls, stored):
+        held = any("embed_positions" in name for name in stored)
+        return {"positions": {"name": "learned", "scaled": False}} if held else {}
+
+    @classmethod
+    def said_by_tensors(cls, config):
+        held = config.positions.name == "learned"
+        return super().said_by_tensors(config) | ({"positions": to_dict(config.positions)} if held else {})
+
+
+@FAMILIES.register("marian")
+class Marian(Sinusoidal):
+    architectures = {"MarianMTModel": "Transformer"}
+    embedding = SHARED
+    fields = (*fields(58_101, positions=SINES, output=dict(bias=True)), only("share_encoder_decoder_embeddings", True))
+    harmless = (*HARMLESS, "decoder_vocab_size")
+    rows = rows()
+    leftovers, optional = COPIES, OPTIONAL
+
+
+@FAMILIES.register("pegasus")
+class Pegasus(Sinusoidal):
+    architectures = {"PegasusForConditionalGeneration": "Transformer"}
+    embedding = SHARED
+    fields = fields(50_265, positions=SINES, output=dict(bias=True), layer=dict(norm_position="pre"))
+    harmless = HARMLESS
+    rows = rows()
+    leftovers, optional = COPIES, OPTIONAL
