@@ -28,6 +28,7 @@ from tformer_jax.training.experiment import other_models, section_classes
 from tformer_jax.training.interruption import EXIT_CODE, Interrupted, how_to_go_on
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.memory import keep_freed_memory
+from tformer_jax.training.pretrained import completed
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.terminal import Terminal
 
@@ -42,6 +43,7 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 PLUGIN = define_texts("plugin", "File or module that registers components, tasks, ...; may be given several times.")
 WORKDIR = define_text("workdir", None, "Directory of the run or sweep.")
+TO = define_text("to", None, "Directory to make; it must not exist yet, or be empty.")
 COMPILED = define_text(
     "compilation_cache", None, "Folder of compiled programs, by default in the user's cache folder; off: none are kept."
 )
@@ -196,9 +198,10 @@ def config() -> dict[str, Any]:
     try:
         found = _as_dict(CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"]))
         plugins = [_resolved(plugin) for plugin in (*found.get("plugins", ()), *(PLUGIN.value or ()))]
-        return found | ({"plugins": list(dict.fromkeys(plugins))} if plugins else {})
+        found |= {"plugins": list(dict.fromkeys(plugins))} if plugins else {}
     except (AttributeError, OSError) as error:  # of ml_collections, which keeps quiet about it until now
         raise ConfigError(f"cannot load the config: {last_line(error.__cause__ or error)}") from None
+    return completed(found, config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def _resolved(plugin: str) -> str:
@@ -294,7 +297,7 @@ def run(
             sys.exit(f"error: give {' and '.join(missing)}")
         if PLUGIN.present and "config" not in required:
             sys.exit("error: --plugin has no meaning for this command: the run knows its plugins; leave it out")
-        for flag in (CONFIG, WORKDIR):
+        for flag in (CONFIG, WORKDIR, TO):
             if flag.present and flag.name not in required:
                 sys.exit(f"error: --{flag.name} has no meaning for this command; leave it out")
         if keep_compiled(COMPILED.value) is None and COMPILED.value not in (None, OFF):

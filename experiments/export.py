@@ -8,14 +8,13 @@ from tformer_jax.sweeps.export import export_member
 from tformer_jax.training.run import changed_plugins
 
 from . import cli
-from .parsers import define_integer, define_text
+from .parsers import define_integer
 
 MEMBER = define_integer("member", None, "Number of the member, as in results.csv.", lowest=0)
-TO = define_text("to", None, "Directory to make the run in; it must not exist yet.")
 
 
 def main() -> None:
-    run = export_member(SweepDirectory.open(cli.WORKDIR.value), MEMBER.value, TO.value, cli.terminal)
+    run = export_member(SweepDirectory.open(cli.WORKDIR.value), MEMBER.value, cli.TO.value, cli.terminal)
     cli.say(*changed_plugins(run.directory, run.config))
     cli.say(f"member {MEMBER.value} is in {run.directory}")
 

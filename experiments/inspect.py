@@ -116,9 +116,13 @@ def _print_totals(experiment: Experiment, task: Task, trainer: Trainer, batch: d
         memory = trainer.lower(batch).compile().memory_analysis()
     rows = next(iter(batch.values())).shape[0]
     forward, count, unit = cost or Cost(round(counted / TRAINING), rows, "row")
-    analytic = TRAINING * forward
-    step, each = (f"{x:.4g} by formula, " if cost else "" for x in (analytic, analytic / count))
-    held = {name: bytes_per_device(shapes, trainer.shardings, f"{name}.") for name in ("model", "optimizer", "average")}
+    adapted = experiment.training.adapter != "none"
+    by_formula = cost and not adapted  # of an adapter alone, most matrices have no gradient, which the formula counts
+    analytic = TRAINING * forward if by_formula else counted
+    step, each = (f"{x:.4g} by formula, " if by_formula else "" for x in (analytic, analytic / count))
+    parts = ("model", "adapter", "optimizer", "average")
+    held = {name: bytes_per_device(shapes, trainer.shardings, f"{name}.") for name in parts}
+    of_adapter = f"{trainer.trained_count:,} parameters, which alone are trained, {_bytes(held['adapter'])} a device"
     seconds = analytic / (devices * peak * MFU.value)
     sizes = ", ".join(f"{name} {size}" for name, size in trainer.mesh.shape.items())
     arrays = ", ".join(f"{name} {list(x.shape)}" for name, x in batch.items())
@@ -126,6 +130,7 @@ def _print_totals(experiment: Experiment, task: Task, trainer: Trainer, batch: d
         f"mesh                   {devices} device(s): {sizes}",
         f"batch                  {arrays}",
         f"parameters             {trainer.parameter_count:,}",
+        *([f"adapter                {of_adapter}"] if adapted else []),
         f"FLOPs per step         {step}{counted:.4g} counted by the compiler",
         f"FLOPs per {unit:12} {each}{counted / count:.4g} counted",
         f"bytes a device         parameters {_bytes(held['model'])}, optimizer {_bytes(held['optimizer'])}, "

@@ -1,4 +1,4 @@
-"""Predicts with a run's checkpoint on your input; what a prediction is depends on the task.
+"""Predicts with a run's checkpoint, or a folder of Hugging Face's, on your input; what a prediction is depends on the task.
 
 python -m experiments.predict --workdir=runs/translation --text="Failed to connect"
 python -m experiments.predict --workdir=runs/translation --input=sentences.txt > translations.txt
@@ -34,7 +34,7 @@ _made: dict[str, typing.Any] = {}
 
 
 def main() -> None:
-    _, _, task, model = trained.load(_progress)
+    task, model = trained.load_model(_progress)
     for piece in task.predict(model, asked_of(type(task)), _progress):
         print(piece, end="", flush=True)
 

@@ -4,9 +4,12 @@ from typing import Any
 
 from absl import flags
 
+from tformer_jax import interop
+from tformer_jax.config import ConfigError
 from tformer_jax.nn import WEIGHTS, with_weights
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment, load_run
+from tformer_jax.training.pretrained import load_folder
 from tformer_jax.training.run import Run, changed_plugins
 from tformer_jax.training.terminal import Terminal
 
@@ -18,6 +21,19 @@ WEIGHTS_KEPT = flags.DEFINE_enum(
     "weights", WEIGHTS[0], WEIGHTS, "How matrices and token tables are kept: int8 has a scale for each output, and "
     "generates faster; see tformer_jax.nn.with_weights.",
 )  # fmt: skip
+
+
+def load_model(progress: Terminal) -> tuple[Task, Any]:
+    """Loads the task and the model of --workdir: of a run, or of a folder of Hugging Face's."""
+    folder = cli.WORKDIR.value
+    if not interop.is_pretrained(folder):
+        _, _, task, model = load(progress)
+        return task, model
+    if STEP.value is not None:
+        raise ConfigError(f"--step has no meaning for {folder}, a folder of Hugging Face's; leave it out")
+    with progress.phase("reading the checkpoint"):
+        task, model = load_folder(folder)
+    return task, with_weights(model, WEIGHTS_KEPT.value)
 
 
 def load(progress: Terminal) -> tuple[Run, Experiment, Task, Any]:

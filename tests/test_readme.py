@@ -206,7 +206,9 @@ def test_the_training_commands_are_configs(arguments, monkeypatch, plugin):
     Experiment.from_config(values.config.to_dict())
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "evaluate", "export", "sweep", "compare_sweeps", "inspect"])
+@pytest.mark.parametrize(
+    "name", ["train", "predict", "evaluate", "export", "convert", "sweep", "compare_sweeps", "inspect"]
+)
 def test_the_other_commands_have_flags_that_exist(name):
     """A newcomer would paste a flag that was renamed."""
     importlib.import_module(f"experiments.{name}")

@@ -79,6 +79,7 @@ REQUIRED = {
     "evaluate": ("workdir",),
     "predict": ("workdir",),
     "export": ("workdir", "member", "to"),
+    "convert": ("from", "to"),
     "compare_sweeps": ("sweeps", "by", "picture"),
 }
 

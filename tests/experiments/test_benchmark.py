@@ -11,7 +11,7 @@ from experiments.benchmark.turns import Times, ratios
 
 ROOT = Path(__file__).parents[2]
 SUITES = (
-    "attention", "checkpoints", "decode", "growth", "input", "loss", "scaling", "startup", "sweeps", "train_step",
+    "attention", "checkpoints", "decode", "growth", "input", "loading", "loss", "scaling", "startup", "sweeps", "train_step",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from experiments.benchmark.suites import (
     checkpoints,
     growth,
     input as reading,
+    loading,
     scaling,
     startup,
     sweeps,
@@ -266,6 +267,27 @@ def test_the_cost_of_a_checkpoint_is_said():
     assert checkpoints.summary(lines(Row("translation-100", {}), [base, other])) == [
         "translation-100, tformer_jax@checkpoint: a checkpoint of 1.0 MiB every 100 steps takes 3.00 % of their time "
         "(median of 3 rounds); training stands still for 25.0 ms"
+    ]
+
+
+@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}], ids=["as it is", "cast"])
+def test_a_checkpoint_is_written_and_loaded(changes):
+    """The files would be of another model, or of one shard, or nothing be loaded."""
+    small = dict(hidden_size=32, num_hidden_layers=2, intermediate_size=24, vocab_size=100)
+    settings = settings_of(loading, "llama-touched")
+    settings = settings | dict(config=settings["config"] | small, shard_bytes=10_000)
+    work = loading.prepare(settings, PROJECT, changes)
+    work.turn(), work.turn()
+    notes = json.loads(json.dumps(work.notes()))
+    assert notes["first"] > 0 and notes["bytes"] > 4 * 2 * (100 * 32 + 3 * 32 * 24) and notes["peak"] == work.peak()
+
+
+def test_the_memory_of_loading_is_said():
+    """The share would be of another size than that of the files."""
+    notes = {"first": 0.25, "bytes": 2**20, "peak": 3 * 2**19}
+    found = lines(Row("gpt2", {}), [times(CEILING, 1.0), times(PROJECT, 1.0, **notes)])
+    assert loading.summary(found) == [
+        "gpt2, tformer_jax: the first time 250 ms; at most 2 MiB of memory, 1.50 times the files' 1 MiB"
     ]
 
 

@@ -76,7 +76,7 @@ WINDOWED = [{"attention": {"window": 64}}, {}]
         ([f"{M}positions.name", "relative", f"{M}positions.num_buckets", "16"], {"model.positions.num_buckets": 16}),
         (
             [f"{M}positions.name=alibi", f"{M}positions.name=learned"],
-            {"model.positions": {"name": "learned", "first": 0}},
+            {"model.positions": {"name": "learned", "first": 0, "scaled": True}},
         ),
         # What the old component and the new one both have stays.
         (

@@ -120,6 +120,29 @@ def test_every_member_of_every_task_follows_the_curve_of_its_config_alone(place,
         record_property("summary", follows(place, name, chunk, alone_too=[0, 1, 2]))
 
 
+def test_members_with_adapters_are_runs_of_their_own(place):
+    """An adapter is drawn from another member's seed, or its base is; or members of two scales have one."""
+    lora = {"adapter": "lora", "adapter_rank": 2, "adapter_on": [".*attention.w_[qv]"], "steps": STEPS}
+    config = config_of(place, "causal_lm", training=lora)
+    members = make_members(config, parse("zip(learning_rate=1e-3,1e-2; seed=0,7); adapter_alpha=2.0,6.0").members())
+    assert len({program_of(member, one_order=False) for member in members}) == 2
+    same = [member for member in members if member.overrides["adapter_alpha"] == 6.0]
+    data = data_of(place, "causal_lm")
+    with unchecked_annotations():
+        made = population(place, "causal_lm", same, 2)
+        metrics, states = trained(made, data, 5)
+        for i, member in enumerate(same):
+            task = member.experiment.restore_task(data.directory)
+            alone = member.experiment.trainer(task, ParallelConfig(data=1))
+            batches, arrays = alone.placed(data.batches(member.experiment.data.order_seed, 1)), alone.initial()
+            for step in range(5):
+                arrays, found = alone.step(arrays, batches.batch(step))
+                np.testing.assert_allclose(metrics["loss"][step, i], found["loss"], rtol=1e-5)
+            assert states.keys() - {ALIVE} == arrays.keys()
+            for name in ("adapter.decoder.layers.0.attention.w_q.b", "model.decoder.layers.0.attention.w_q"):
+                np.testing.assert_allclose(states[name][i], arrays[name], rtol=1e-3, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def three(place):
     """Three members that differ in learning rate and seed, of which the second diverges; as a population of one."""

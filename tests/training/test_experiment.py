@@ -62,7 +62,7 @@ def test_a_whole_config_is_accepted(config):
             {"model": {"attention": {"width": 8}}},
             "model.attention has no field 'width'; did you mean .*model.feed_forward",
         ),
-        ({"model": {"positions": {"base": 8.0}}}, "model.positions has no field 'base', which goes with name='rotary'"),
+        ({"model": {"positions": {"width": 8}}}, "model.positions has no field 'width', which goes with name='rotary'"),
         ({"model": {"pattern": [{}, {}]}}, "model.pattern has 2 layers, more than num_layers=1"),
     ],
 )
@@ -330,7 +330,7 @@ def test_a_classifier_starts_from_the_pretrained_encoder(started, pretrained):
     """Fine-tuning would start from scratch, or from another checkpoint than the newest."""
     here, there = saved(started.run, 1), saved(pretrained, 12)
     encoder = {name for name in here if name.startswith("model.encoder.")}
-    assert encoder == {name for name in there if name.startswith("model.encoder.")}
+    assert encoder == {name for name in there if name.startswith("model.encoder.") and ".pooler." not in name}
     for name in encoder:
         np.testing.assert_array_equal(here[name], there[name], err_msg=name)
     assert here.keys() - encoder == {"model.classifier.w", "model.classifier.b"}
@@ -371,6 +371,19 @@ def test_a_classifier_may_start_from_a_classifier(configs, tuned, finished):
     np.testing.assert_array_equal(arrays["model.classifier.w"], saved(source, 12)["model.classifier.w"])
 
 
+THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
+
+
+def test_a_head_of_other_classes_is_new(tuned, train, finished, tmp_path):
+    """A classifier could not be tuned on data of other classes, or would name them by those of the old ones."""
+    source = finished("text_classification").run
+    (tmp_path / "three.tsv").write_text("".join(THREE.format(i) for i in range(20)))
+    found = train(tuned(source.directory, data={"path": str(tmp_path / "three.tsv")}), tmp_path / "run")
+    here, there = saved(found.run, 1), saved(source, 12)
+    assert here["model.classifier.w"].shape[1] == 3 and there["model.classifier.w"].shape[1] == 2
+    np.testing.assert_array_equal(here["model.encoder.embedding.table"], there["model.encoder.embedding.table"])
+
+
 def with_pooler(tuned, source):
     """The names of the arrays that a classifier with a pooler starts from."""
     experiment = Experiment.from_config(tuned(source.directory, model={"pooler": True}))
@@ -380,13 +393,13 @@ def with_pooler(tuned, source):
 
 def test_a_pretrained_pooler_comes_along(tuned, pretrained):
     """A BERT's pooler would be thrown away."""
-    assert {"model.pooler.w", "model.pooler.b"} <= with_pooler(tuned, pretrained)
+    assert {"model.encoder.pooler.w", "model.encoder.pooler.b"} <= with_pooler(tuned, pretrained)
 
 
 def test_a_pooler_may_be_new(tuned, finished):
     """A classifier with a pooler could not start from a model without one."""
     names = with_pooler(tuned, finished("text_classification").run)
-    assert "model.encoder.embedding.table" in names and "model.pooler.w" not in names
+    assert "model.encoder.embedding.table" in names and "model.encoder.pooler.w" not in names
 
 
 @pytest.fixture(scope="module")
@@ -414,27 +427,21 @@ def test_what_is_of_training_alone_may_differ_by_layer(tuned, pretrained, tmp_pa
     assert any("arrays are initialised from" in line for line in said)
 
 
-THREE = "long\ta {0} b\nshort\tc {0} d\nother\te {0} f\n"
-
-
 @pytest.mark.parametrize(
     ("source", "changes", "error", "message"),
     [
         ("masked", {"model": {"d_model": 32}}, ConfigError,
-         r"does not fit this model: .*model\.encoder\.embedding\.table \(float32 \(300, 16\) there, "
+         r"does not fit this one: .*model\.encoder\.embedding\.table \(float32 \(300, 16\) there, "
          r"float32 \(300, 32\) here\).* and \d+ more"),
-        ("masked", {"model": {"num_layers": 2}}, ConfigError, r"does not fit this model: .*\(1, 16\) there"),
+        ("masked", {"model": {"num_layers": 2}}, ConfigError, r"does not fit this one: .*\(1, 16\) there"),
         ("masked", {"model": {"positions": {"name": "learned"}}}, ConfigError,
-         r"lacks model\.encoder\.positions\.scheme\.table of this model"),
+         r"lacks model\.encoder\.positions\.scheme\.table of this one"),
         ("masked", {"model": {"feed_forward": {"width": 24, "activation": "silu"}, "scale_embeddings": False}}, ConfigError,
          r"holds another model: model\.feed_forward\.activation \('relu' there, 'silu' here\), model\.scale_embeddings \("),
         ("masked", {"model": {"num_layers": 2, "pattern": ({}, {"attention": {"window": 4}})}}, ConfigError,
          r"holds another model: model\.pattern \(\({},\) there, \({}, {'attention': {'window': 4}}\) here\)"),
-        ("classes", {"data": {"path": "three"}}, ConfigError,
-         r"does not fit this model: model\.classifier\.b \(float32 \(2,\) there, float32 \(3,\) here\), "
-         r"model\.classifier\.w \("),
-        ("causal", {}, ConfigError, r"lacks model\.encoder\.\S+, .* and \d+ more of this model"),
-        ("images", {}, DataError, "has no tokenizer.json: it was not trained on text"),
+        ("causal", {}, ConfigError, r"lacks model\.encoder\.\S+, .* and \d+ more of this one"),
+        ("images", {}, DataError, "has no tokenizer.json: a task on text starts"),
         ("no tokenizer", {}, DataError, "has no tokenizer.json"),
         ("no run", {}, RunError, "missing is not a run directory"),
         ("no checkpoint", {}, RunError, "has no checkpoint yet"),
@@ -445,9 +452,6 @@ def test_a_run_that_a_classifier_cannot_start_from_is_refused(
     sources, tuned, tmp_path, source, changes, error, message
 ):
     """It would start from scratch in silence or in part; the directory must stay free for a corrected command."""
-    if "data" in changes:
-        (tmp_path / "three.tsv").write_text("".join(THREE.format(i) for i in range(20)))
-        changes = {"data": {"path": str(tmp_path / "three.tsv")}}
     config = tuned(sources[source], **changes)
     with pytest.raises(error, match=message):
         run_training(Run.start(tmp_path / "run", config), lambda _: None)

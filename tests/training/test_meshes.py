@@ -136,6 +136,24 @@ def test_parts_of_a_batch_are_spread_like_the_whole(experiment, parallel):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
+def test_an_adapter_on_a_mesh_is_that_of_one_device(experiment):
+    """What is whole on every device, and added to matrices that are not, would be another one on each."""
+    found, task, batches = experiment("causal_lm")
+    fields = dict(adapter="lora", adapter_rank=4, adapter_on=(".*attention.w_[qo]", ".*w1"))
+    found, losses = dataclasses.replace(found, training=found.training.changed(**fields)), []
+    for where in (ParallelConfig(data=1), on((1, 2, 2, 2))):
+        trainer = found.trainer(task, where)
+        placed = trainer.placed(batches)
+        with unchecked_annotations():
+            arrays = trainer.initial()
+            for i in range(STEPS):
+                arrays, metrics = trainer.step(arrays, placed.batch(i))
+        losses.append([float(metrics[name]) for name in ("loss", "gradient_norm", "weight")])
+        for name, x in arrays.items():
+            assert not name.startswith("adapter.") or x.sharding.is_fully_replicated
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
 @pytest.mark.parametrize("sizes", by_day([((1, 8, 1, 1),), ((1, 1, 8, 1),), ((1, 1, 1, 8),)], 1), ids=str)
 def test_the_work_is_divided(flops, sizes):
     """Devices would all do the same: of the operations of one device, each must have about an eighth.

@@ -24,7 +24,7 @@ VARIANTS = {
     "Transformer": dict(share_embeddings=False, tie_output=False, positions="learned"),
     "CausalLM": dict(gated=True, qk_norm=True, positions="relative", norm="rms"),
     "MaskedLM": dict(num_token_types=2, pooler=True, embedding_norm=True, positions="learned"),
-    "TextClassifier": dict(pooler=True),
+    "TextClassifier": dict(pooler=True, embedding_width=4),
     "VisionTransformer": dict(positions="learned", pooling="cls"),
 }
 
@@ -53,6 +53,7 @@ SPLIT = {
     "embedding.table": "V D", "output.w": "D V", "output.b": "V", "transform.w": "D E", "pooler.w": "D E",
     "transform.b": "E", "pooler.b": "E", "classifier.w": "D c", "patch_embedding.w": "p D",
     "positions.scheme.table": "t D", "token_types.table": "t D", "positions.table": "t D", "position_bias.table": "b N",
+    "positions.projection.w": "D d",  # of two widths, the first is split
 }  # fmt: skip
 OF = {"N": "tensor", "F": "tensor", "V": "tensor", "E": "tensor", "D": "fsdp"}
 

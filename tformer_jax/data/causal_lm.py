@@ -6,7 +6,7 @@ from ..config import field
 from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Windows
 from .running_text import DocumentData, DocumentDataConfig, numbered
-from .tokenizers import BOS_ID, EOS_ID, PAD_ID
+from .tokenizers import special
 
 
 class CausalLMDataConfig(DocumentDataConfig):
@@ -32,6 +32,7 @@ class CausalLMData(DocumentData):
     config: CausalLMDataConfig
 
     def _batches(self, split, rows, seed):
-        framed = [np.concatenate([[BOS_ID], ids, [EOS_ID]]).astype(np.int32) for ids, _ in self.encode(split)]
+        used = special(self.tokenizer)
+        framed = [np.concatenate([[used.bos], ids, [used.eos]]).astype(np.int32) for ids, _ in self.encode(split)]
         tokens, documents = np.concatenate(framed), numbered(framed)  # [n] each
-        return Windows(tokens, documents, self.config.row_length, rows, seed, self.config.boundaries, PAD_ID)
+        return Windows(tokens, documents, self.config.row_length, rows, seed, self.config.boundaries, used.pad)

@@ -6,7 +6,7 @@ from ..config import ConfigError, field
 from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Pieces
 from .running_text import DocumentData, DocumentDataConfig, numbered
-from .tokenizers import BOS_ID, EOS_ID, PAD_ID
+from .tokenizers import special
 
 
 class MaskedLMDataConfig(DocumentDataConfig):
@@ -44,4 +44,6 @@ class MaskedLMData(DocumentData):
         ids, words = zip(*self.encode(split), strict=True)
         tokens, documents = np.concatenate(ids), numbered(ids)  # [n] each
         words = np.concatenate(words) if self.config.whole_words else None
-        return Pieces(tokens, documents, words, self.config.row_length, rows, seed, BOS_ID, EOS_ID, PAD_ID)
+        used = special(self.tokenizer)
+        ends = used.bos, used.eos, used.pad
+        return Pieces(tokens, documents, words, self.config.row_length, rows, seed, *ends)

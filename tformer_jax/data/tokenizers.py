@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -18,10 +19,37 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 MASK, MASK_ID = "<mask>", 3  # where a tokenizer is asked for it
 
+UNKNOWN = "<unk>"  # of characters alone
+
 FILE = "tokenizer.json"  # in a run's directory
 
-_UNKNOWN = "<unk>"
 _PIECE, _TOGETHER = 4_000, 128
+# What special tokens are called, in this package first and then elsewhere; of a text that goes on, the last token of one is
+# the first of the next.
+_NAMES = {
+    "pad": (PAD, "[PAD]", "<|pad|>", "<|endoftext|>"),
+    "bos": (BOS, "[CLS]", "<|begin_of_text|>", "<s>", "<|endoftext|>"),
+    "eos": (EOS, "[SEP]", "<|end_of_text|>", "</s>", "<|endoftext|>"),
+    "mask": (MASK, "[MASK]"),
+}
+
+
+class Special(NamedTuple):
+    """The special tokens of a tokenizer: padding, the start and the end of a text, and what stands for a hidden token."""
+
+    pad: int
+    bos: int
+    eos: int
+    mask: int
+
+
+def special(tokenizer: Tokenizer) -> Special:
+    """Returns a tokenizer's special tokens, which are known by their names; those of a run that it lacks have its numbers."""
+    found = {}
+    for (role, names), usual in zip(_NAMES.items(), (PAD_ID, BOS_ID, EOS_ID, MASK_ID), strict=True):
+        there = [number for number in map(tokenizer.token_to_id, names) if number is not None]
+        found[role] = there[0] if there else usual
+    return Special(**found)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, mask: bool = False) -> Tokenizer:
@@ -63,8 +91,8 @@ def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
     """Makes a token for each character of `texts`, in the order of their code points; all others are `<unk>`."""
     special = _special_tokens(mask)
     characters = sorted(set().union(*texts))
-    vocabulary = {token: number for number, token in enumerate([*special, _UNKNOWN, *characters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    vocabulary = {token: number for number, token in enumerate([*special, UNKNOWN, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.add_special_tokens(special)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -87,8 +115,13 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 
 def encode_framed(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Returns the token ids of each text, between the start and the end token."""
-    return [[BOS_ID, *ids, EOS_ID] for ids in encode(tokenizer, texts)]
+    """Returns the token ids of each text as a row that models read: as the tokenizer itself frames it, or else between the
+    start and the end token."""
+    if tokenizer.num_special_tokens_to_add(is_pair=False):
+        tokenizer.encode_special_tokens = True
+        return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    used = special(tokenizer)
+    return [[used.bos, *ids, used.eos] for ids in encode(tokenizer, texts)]
 
 
 def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -126,7 +159,7 @@ def encode_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.nd
 
 def _encode_characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     # A look-up: a hundred times as fast as a regular expression for each character.
-    table = np.full(0x110000, tokenizer.token_to_id(_UNKNOWN), np.int32)
+    table = np.full(0x110000, tokenizer.token_to_id(UNKNOWN), np.int32)
     for token, number in tokenizer.get_vocab().items():
         if len(token) == 1:
             table[ord(token)] = number
@@ -149,14 +182,15 @@ def cut(text: str, size: int = _PIECE) -> Iterator[str]:
 
 def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -> str:
     """Returns the text of `tokens` up to the first end-of-sequence, without outer blanks if `strip`."""
-    before_end = itertools.takewhile(lambda token: token != EOS_ID, tokens)
+    end = special(tokenizer).eos
+    before_end = itertools.takewhile(lambda token: token != end, tokens)
     text = tokenizer.decode([int(token) for token in before_end], skip_special_tokens=True)
     return text.strip() if strip else text
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
     """Returns the token of characters that the vocabulary does not have; None where there are no such characters."""
-    return tokenizer.token_to_id(_UNKNOWN) if isinstance(tokenizer.model, models.WordLevel) else None
+    return tokenizer.token_to_id(UNKNOWN) if isinstance(tokenizer.model, models.WordLevel) else None
 
 
 def save(tokenizer: Tokenizer, file: Path) -> None:

@@ -93,6 +93,11 @@ class Tokenizers(NamedTuple):
         target, own = tokenizers.load(directory / _TARGET_FILE), directory / _SOURCE_FILE
         return cls(tokenizers.load(own) if own.exists() else target, target)
 
+    @property
+    def pad(self) -> int:
+        """The token that fills up rows of either side, none of which is read."""
+        return tokenizers.special(self.target).pad
+
     def encode_sources(self, texts: list[str]) -> list[list[int]]:
         """Returns token ids, without start or end: the encoder sees the whole sentence at once."""
         return tokenizers.encode(self.source, texts)
@@ -146,18 +151,18 @@ class TranslationData(BoundedData):
             self.say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
             sides = [source[i] for i in kept], [target[i] for i in kept]
             rows = rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
-            batches = Packed(sides, _NAMES, (source_row, limit + 1), rows, seed, tokenizers.PAD_ID)
+            batches = Packed(sides, _NAMES, (source_row, limit + 1), rows, seed, self.tokenizers.pad)
         else:
             longest = [max(map(len, pair)) for pair in zip(source, target, strict=True)]
             how = (choose_buckets(longest, config.num_buckets), config.batch_tokens, seed)
-            batches = Buckets((source, target), _NAMES, *how, tokenizers.PAD_ID, rows_multiple)
+            batches = Buckets((source, target), _NAMES, *how, self.tokenizers.pad, rows_multiple)
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
     def evaluation_batches(self, split: str) -> Buckets:
         _, source, target = self.encode(split, self.max_length)
         lengths = ladder(max(map(len, source + target)), self.max_length)
-        return Buckets((source, target), _NAMES, lengths, EVALUATION_TOKENS, None, tokenizers.PAD_ID)
+        return Buckets((source, target), _NAMES, lengths, EVALUATION_TOKENS, None, self.tokenizers.pad)
 
     def encode(self, split: str, limit: int) -> tuple[list[Pair], list[list[int]], list[list[int]]]:
         """Returns the pairs of a split whose sides have at most `limit` tokens, as text and as tokens.

@@ -193,8 +193,8 @@ class Population:
 
     @property
     def parameters(self) -> list[str]:
-        """Paths of a model's parameters, in the order of "finite_gradients"."""
-        return self._program.layout.parameters
+        """Paths of what is trained, in the order of "finite_gradients"."""
+        return self._program.layout.trained
 
     def place(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Places states [members ...] from the host on the devices."""

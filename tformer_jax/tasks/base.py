@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ..analysis.flops import Cost
-from ..config import ORDER, Component, ConfigError, hints_of, leaves, plain_kinds
+from ..config import ORDER, TRAINING, Component, ConfigError, field, hints_of, leaves, plain_kinds
 from ..data import tokenizers
 from ..data.base import BoundedData, Data
 from ..data.batches import Batches
@@ -75,10 +75,11 @@ class TaskConfig(Component):
     """The `task` section of a config: `name` says which task.
 
     Attributes:
-      init_from: the run directory that the parameters start from, of a task that has such a field.
+      init_from: what the parameters start from, and the tokenizer if there is one: the directory of a run, or a folder of
+        Hugging Face's, whose model this one then is, but for its head; None: from scratch.
     """
 
-    init_from: ClassVar[str | None] = None
+    init_from: str | None = field(None, part=TRAINING)
 
 
 class Task:
@@ -98,7 +99,8 @@ class Task:
       unit: what the weight of a batch counts.
       learnt: what the data have learnt that the task is made of, attributes of both, in this order; see `LEARNT`.
       fixed_fields: fields of the model's config that are the same for every experiment.
-      new_parameters: prefixes of parameters that a model which it starts from need not have.
+      new_parameters: prefixes of parameters that a model which it starts from need not have, or may have in another
+        shape: a head.
       samples: whether `sample` makes something.
       validated: names of the numbers of a validation.
       config: the `task` section.

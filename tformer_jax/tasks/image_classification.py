@@ -54,6 +54,7 @@ class ImageClassificationTask(Classification):
 
     DataConfig, Data, Model = ImageClassificationDataConfig, ImageClassificationData, VisionTransformer
     unit = "images"
+    new_parameters = ("model.classifier.", "model.register_classifiers.")
 
     @classmethod
     def planned_fields(cls, data: ImageClassificationDataConfig) -> dict[str, Any]:

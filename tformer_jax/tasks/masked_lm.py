@@ -29,7 +29,6 @@ from .vocabulary import VocabularyLossConfig, loss_inputs, perplexity, projectio
 
 MASK_TEXT = "[MASK]"
 
-_SPECIAL_IDS = (tokenizers.PAD_ID, tokenizers.BOS_ID, tokenizers.EOS_ID)
 _SHOWN = 5
 
 
@@ -75,7 +74,16 @@ class MaskedLMTask(DocumentTask):
 
     DataConfig, Data, Model = MaskedLMDataConfig, MaskedLMData, MaskedLM
     unit = "masked tokens"
+    new_parameters = ("model.transform.", "model.transform_norm.", "model.output.")
     validated = ("loss", "masked_accuracy")
+
+    @property
+    def _special(self) -> tokenizers.Special:
+        return tokenizers.special(self.tokenizer)
+
+    @property
+    def _corruption(self) -> "_Corruption":
+        return _Corruption(self.tokenizer.get_vocab_size(), self._special, self.config.mask_rate)
 
     @property
     def _gap(self) -> str:
@@ -85,7 +93,7 @@ class MaskedLMTask(DocumentTask):
     def prepare(self, batch: Any, key: Array) -> Any:
         """The batch with what takes the place of its tokens, "corrupted", and which were chosen, "masked" [B T]."""
         corruption_key, _ = jax.random.split(key)
-        return _corrupted(batch, corruption_key, self.tokenizer.get_vocab_size(), self.config.mask_rate)
+        return _corrupted(batch, corruption_key, self._corruption)
 
     def prepared_loss(self, model: MaskedLM, batch: Any, key: Array) -> Loss:
         """The training loss, a mean over the chosen tokens, and how many they are."""
@@ -101,7 +109,7 @@ class MaskedLMTask(DocumentTask):
 
     def measure(self, model: MaskedLM, batch: Any, number: int) -> Measured:
         """Cross-entropy in nats per chosen token, without smoothing or dropout, and the share that is right."""
-        return _measure(model, batch, number, self.tokenizer.get_vocab_size(), self.config.mask_rate)
+        return _measure(model, batch, number, self._corruption)
 
     def evaluate_split(
         self, model: MaskedLM, data: MaskedLMData, split: str, progress: Progress = SILENT
@@ -136,7 +144,7 @@ class MaskedLMTask(DocumentTask):
 
         def log_prob(row: np.ndarray) -> np.ndarray:
             filled_up = np.pad(row, (0, length - len(row)))
-            return jax.device_get(_token_log_probs(model, filled_up, np.int32(len(row))))
+            return jax.device_get(_token_log_probs(model, filled_up, np.int32(len(row)), self._special.mask))
 
         sums = progress.each("pseudo-perplexity", rows, "rows", log_prob)
         return perplexity(-np.sum(sums, dtype=np.float64) / sum(len(row) - 2 for row in rows))
@@ -174,7 +182,7 @@ class MaskedLMTask(DocumentTask):
         tokens = self._with_gaps(text, model.config.max_length)
         probabilities = self._predicted(model, tokens)
         guesses = []
-        for place in np.flatnonzero(np.asarray(tokens) == tokenizers.MASK_ID):
+        for place in np.flatnonzero(np.asarray(tokens) == self._special.mask):
             best = np.argsort(-probabilities[place], kind="stable")[:count]
             guesses.append([Guess(self._text([i]), float(probabilities[place, i])) for i in best])
         return guesses
@@ -189,10 +197,10 @@ class MaskedLMTask(DocumentTask):
         if len(parts) == 1:
             raise DataError(f"the text has no {MASK_TEXT} to fill in")
         encoded = [tokenizers.encode_typed(self.tokenizer, part) for part in parts]
-        tokens = [tokenizers.BOS_ID, *encoded[0]]
+        tokens = [self._special.bos, *encoded[0]]
         for part in encoded[1:]:
-            tokens += [tokenizers.MASK_ID, *part]
-        tokens.append(tokenizers.EOS_ID)
+            tokens += [self._special.mask, *part]
+        tokens.append(self._special.eos)
         if len(tokens) > limit:
             raise DataError(f"the text has {len(tokens)} tokens, but the model reads at most {limit}; shorten it")
         return tokens
@@ -208,18 +216,19 @@ class MaskedLMTask(DocumentTask):
     def _filled(self, model: MaskedLM, row: np.ndarray) -> Filled:
         """Some tokens of the row hidden, predicted, and as they were."""
         batch = {"tokens": jnp.asarray(padded(row, model.config.max_length))[None]}
-        corrupted = _corrupted(batch, jax.random.key(1), model.config.vocab_size, self.config.mask_rate)
+        corrupted = _corrupted(batch, jax.random.key(1), self._corruption)
         masked = np.asarray(corrupted["masked"][0])[: len(row)]
-        gaps = np.where(masked, tokenizers.MASK_ID, row)
+        gaps = np.where(masked, self._special.mask, row)
         best = self._predicted(model, gaps).argmax(-1)
         predicted = np.where(masked, best, row)
         shown = (self._text(part[1:-1]) for part in (predicted, row))
         return Filled(self._with_marks(gaps[1:-1]), *shown)
 
     def _with_marks(self, tokens: np.ndarray) -> str:
-        parts = np.split(tokens, np.flatnonzero(tokens == tokenizers.MASK_ID))
+        mask = self._special.mask
+        parts = np.split(tokens, np.flatnonzero(tokens == mask))
         return "".join(
-            f"{self._gap}{self._text(part[1:])}" if len(part) and part[0] == tokenizers.MASK_ID else self._text(part)
+            f"{self._gap}{self._text(part[1:])}" if len(part) and part[0] == mask else self._text(part)
             for part in parts
         )
 
@@ -227,14 +236,22 @@ class MaskedLMTask(DocumentTask):
         return tokenizers.decode(self.tokenizer, tokens, strip=False)
 
 
-def _corrupted(batch: Any, key: Array, vocab_size: int, rate: float) -> Any:
+class _Corruption(NamedTuple):
+    """What `functional.mask_tokens` has to know beside the tokens."""
+
+    vocab_size: int
+    special: tokenizers.Special
+    rate: float
+
+
+def _corrupted(batch: Any, key: Array, how: _Corruption) -> Any:
     corrupted, masked = F.mask_tokens(
         batch["tokens"],
         key,
-        mask_id=tokenizers.MASK_ID,
-        vocab_size=vocab_size,
-        special_ids=_SPECIAL_IDS,
-        rate=rate,
+        mask_id=how.special.mask,
+        vocab_size=how.vocab_size,
+        special_ids=how.special[:3],
+        rate=how.rate,
         word_ids=batch.get("word_ids"),
     )
     return batch | {"corrupted": corrupted, "masked": masked}
@@ -254,10 +271,10 @@ def _chosen(model: MaskedLM, batch: Any, dropout_key: Array | None, rate: float)
     return model.transformed(spread_groups(states)), targets, weights, beside.losses
 
 
-@functools.partial(jax.jit, static_argnames=("vocab_size", "rate"))  # of the module: shared by all with such a model
-def _measure(model: MaskedLM, batch: Any, number: Int[Array, ""], vocab_size: int, rate: float) -> Measured:
+@functools.partial(jax.jit, static_argnames="how")  # of the module: shared by all with such a model
+def _measure(model: MaskedLM, batch: Any, number: Int[Array, ""], how: _Corruption) -> Measured:
     key = jax.random.fold_in(jax.random.key(0), number)
-    hidden, targets, weights, _ = _chosen(model, _corrupted(batch, key, vocab_size, rate), None, rate)
+    hidden, targets, weights, _ = _chosen(model, _corrupted(batch, key, how), None, how.rate)
     logits = model.logits(hidden)  # [G M V]
     right = (logits.argmax(-1) == targets).astype(jnp.float32)
     accuracy = F.weighted_mean(right, weights)
@@ -279,13 +296,13 @@ def _room(tokens: int, rate: float) -> int:
     return min(tokens, 8 * math.ceil(wanted / 8))
 
 
-@jax.jit
-def _token_log_probs(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""]) -> Float[Array, ""]:
+@functools.partial(jax.jit, static_argnames="mask_id")
+def _token_log_probs(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""], mask_id: int) -> Float[Array, ""]:
     """The sum over the tokens of a row, but its first and last, of log P(token | the others)."""
     T = row.shape[0]
 
     def log_prob(place):
-        states, _ = model.encoder(row.at[place].set(tokenizers.MASK_ID)[None], mask=F.AttentionMask(lengths=size[None]))
+        states, _ = model.encoder(row.at[place].set(mask_id)[None], mask=F.AttentionMask(lengths=size[None]))
         hidden = model.transformed(states[0, place])  # [D]
         return F.output_log_probs(hidden, **projection(model, hidden))[row[place]]
 

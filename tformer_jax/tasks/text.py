@@ -61,7 +61,7 @@ class TextTask(Task):
     @classmethod
     def inherit(cls, start: Path, directory: Path) -> None:
         if not (file := start / tokenizers.FILE).exists():
-            raise DataError(f"{start} has no {file.name}: it was not trained on text")
+            raise DataError(f"{start} has no {file.name}: a task on text starts from a model and its tokenizer")
         write_whole(directory / file.name, file.read_bytes())
 
     @classmethod

@@ -8,7 +8,6 @@ from jax import Array
 from jaxtyping import Float
 
 from ..analysis import flops
-from ..config import TRAINING, field
 from ..data.text_classification import TextClassificationData, TextClassificationDataConfig
 from ..models import TextClassifier
 from ..nn import ModelConfig
@@ -40,12 +39,10 @@ class TextClassificationTask(Classification, TextTask):
         """The `task` section of a text classification experiment.
 
         Attributes:
-          init_from: the run directory of a pre-trained model, whose tokenizer and encoder this one starts
-            from; None: from scratch.
+          init_from: the run, or the folder of Hugging Face's, of a pre-trained model, whose tokenizer and encoder this one
+            starts from; None: from scratch.
           label_smoothing: label smoothing of the training loss.
         """
-
-        init_from: str | None = field(None, part=TRAINING)
 
     class Prediction(TextPrediction, RankedPrediction):
         """The texts to classify."""
@@ -53,7 +50,7 @@ class TextClassificationTask(Classification, TextTask):
     DataConfig, Data, Model = TextClassificationDataConfig, TextClassificationData, TextClassifier
     learnt = ("tokenizer", "classes")
     unit = "texts"
-    new_parameters = ("model.classifier.", "model.pooler.")
+    new_parameters = ("model.classifier.", "model.encoder.pooler.")
 
     @classmethod
     def planned_fields(cls, data: TextClassificationDataConfig) -> dict[str, Any]:

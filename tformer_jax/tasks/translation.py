@@ -139,7 +139,7 @@ class TranslationTask(Task):
             return translations
         lengths = ladder(len(encoded[order[-1]]), limit)
         sides = ([encoded[i] for i in order],)
-        batches = Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, tokenizers.PAD_ID)
+        batches = Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, self.tokenizers.pad)
         with progress.phase(f"translating, beam of {self.config.beam_size}", len(order), "sentences") as advance:
             for i in range(len(batches)):
                 examples = batches.indices(i)
@@ -150,13 +150,13 @@ class TranslationTask(Task):
         return translations
 
     def _search(self, model: Transformer, batch: Any) -> Array:
-        source = batch["source"]
+        source, used = batch["source"], tokenizers.special(self.tokenizers.target)
         how = {
             "source_mask": F.AttentionMask(lengths=batch["source_lengths"]),
             # Room for half as much again and a few; more only feeds repetitions.
             "max_length": min(model.config.max_length, 3 * source.shape[1] // 2 + 10),
-            "bos_id": tokenizers.BOS_ID,
-            "eos_id": tokenizers.EOS_ID,
+            "bos_id": used.bos,
+            "eos_id": used.eos,
         }
         if self.config.beam_size == 1:
             return decoding.greedy_search(model, source, **how)

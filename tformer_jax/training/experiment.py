@@ -11,11 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from .. import interop
 from ..config import FUNCTION, ConfigError, Precision, build, check_choice, leaves, nearest, nested
 from ..data.batches import Batches, Part, checked
 from ..data.digest import check_kept
 from ..data.files import write_whole
 from ..nn import ModelConfig, parametrization
+from ..nn.adapters import Adapter
+from ..nn.parameters import named
 from ..progress import SILENT, Progress
 from ..registry import load_plugin
 from ..tasks import TASKS, Task
@@ -27,6 +30,7 @@ from .loop import Validated, train
 from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
+from .pretrained import folder_arrays
 from .processes import agreed, first_then_others, is_first
 from .program import Program, TrainingConfig
 from .run import Run, changed_plugins
@@ -104,7 +108,8 @@ class Experiment:
             raise ConfigError("precision must not be empty; 'params=float32' is the default")
         Precision.parse(config["precision"])
         for name in config["model"]:
-            if name in task_class.planned_fields(experiment.data):
+            of_start = name == "vocab_size" and experiment.task.init_from is not None  # see `pretrained.completed`
+            if name in task_class.planned_fields(experiment.data) and not of_start:
                 raise ConfigError(f"model.{name} follows from the data; set it in the data section")
             if name == "precision":
                 raise ConfigError("model.precision is that of the whole experiment; set precision itself")
@@ -112,6 +117,7 @@ class Experiment:
                 raise ConfigError(f"model.{name} is not for {task_class.Model.__name__} but for {', '.join(others)}")
         model = experiment.model_config({})
         parametrization.check_optimizer(model, experiment.optimizer)
+        experiment.training.check_trained(experiment.optimizer)
         task_class.check(experiment.data, model)
         experiment.checkpoint.check_validated(experiment.training.evaluate_every)
         if experiment.checkpoint.keep_best:
@@ -133,6 +139,8 @@ class Experiment:
         """The architecture; `fields` are what the data, once read, says otherwise than its config."""
         planned = self.task_class.planned_fields(self.data)
         tables = {**self.model, **planned, **fields, "precision": self.precision}
+        if "vocab_size" in self.model:  # of the model that it starts from, which may have room for more tokens
+            tables["vocab_size"] = max(self.model["vocab_size"], fields.get("vocab_size", 0))
         return build(self.task_class.Model.Config, tables, "model")
 
     def trainer(self, task: Task, parallel: ParallelConfig | None = None) -> Trainer:
@@ -231,7 +239,7 @@ def run_training(
         run.withdraw()
         raise
     remarks = (*changed_plugins(run.directory, run.config), *experiment.remarks)
-    for line in (*remarks, *data.report, f"{trainer.parameter_count:,} parameters", *_where(trainer, batches)):
+    for line in (*remarks, *data.report, _size(trainer), *_where(trainer, batches)):
         say(line)
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
@@ -267,6 +275,13 @@ def _read(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, An
         return data, batches, experiment.validation_batches(data)
 
 
+def _size(trainer: Trainer) -> str:
+    """Text about the number of parameters."""
+    everything, trained = trainer.parameter_count, trainer.trained_count
+    of_these = "" if trainer.config.adapter == "none" else f", and {trained:,} of an adapter, which alone are trained"
+    return f"{everything:,} parameters{of_these}"
+
+
 def _where(trainer: Trainer, batches: Batches) -> list[str]:
     """Lines that a person should know of the devices."""
     if trainer.mesh.size == 1:
@@ -279,14 +294,21 @@ def _where(trainer: Trainer, batches: Batches) -> list[str]:
 def initial_arrays(
     experiment: Experiment, task: Task, shapes: Mapping[str, Any], say: Callable[[str], None]
 ) -> Mapping[str, np.ndarray]:
-    """Returns the arrays of another run that parameters of a model with these shapes start from, if it names one."""
-    if (pretrained := _pretrained_run(experiment)) is None:
+    """Returns the arrays that parameters of a model with these shapes start from, if the task names where they are."""
+    if (start := experiment.task.init_from) is None:
         return {}
-    there, here = (e.model_config({}) for e in (Experiment.from_config(pretrained.config), experiment))
-    _check_same_pattern(pretrained, there, here)  # first: it says more than which arrays are missing
-    found = pretrained_arrays(pretrained, shapes, task)
-    _check_same_function(pretrained, there, here)
-    say(f"{len(found)} arrays are initialised from {pretrained.directory}")
+    here = experiment.model_config(task.model_fields)
+    if interop.is_pretrained(start):
+        there = interop.read_config(start, task.Model.__name__)
+        read = lambda: _fitting(folder_arrays(start, task, here), shapes, task, start)
+    else:
+        run = Run.open(start)
+        there = Experiment.from_config(run.config).model_config({})
+        read = lambda: pretrained_arrays(run, shapes, task)
+    _check_same_pattern(start, there, here)  # first: it says more than which arrays are missing
+    found = read()
+    _check_same_function(start, there, here)
+    say(f"{len(found)} arrays are initialised from {start}")
     return found
 
 
@@ -294,8 +316,7 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[s
     """The parameters of a run's newest checkpoint that a model with these shapes starts from.
 
     Raises:
-      ConfigError: a parameter has another shape there, or is not there and not one that `task` adds
-        (names them).
+      ConfigError: see `_fitting`.
       RunError, CheckpointError: see `load_run`.
     """
     with reading.whole(run.checkpoints) as checkpoint:
@@ -304,26 +325,46 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[s
             raise RunError(
                 f"{run.directory} is being trained: the processes found different newest checkpoints; try again later"
             )
-        arrays = checkpoint.restore_as_saved()
+        arrays = _merged(run, checkpoint.restore_as_saved())
     # The moving average, where there is one, is the model that was evaluated, in the model's dtypes.
     found = {
         name: arrays.get(name.replace("model.", "average.", 1), x).astype(x.dtype, copy=False)
         for name, x in arrays.items()
         if name.startswith("model.")
     }
+    return _fitting(found, shapes, task, str(run.directory))
+
+
+def _fitting(
+    found: Mapping[str, np.ndarray], shapes: Mapping[str, Any], task: Task, start: str
+) -> dict[str, np.ndarray]:
+    """Those of the arrays that a model with these shapes starts from, but for those of another head.
+
+    Raises:
+      ConfigError: a parameter has another shape there, or is not there and not one that `task` adds (names them).
+    """
     wanted = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
     missing = [n for n in wanted if n not in found and not n.startswith(task.new_parameters)]
     if missing:
-        raise ConfigError(f"the checkpoint of {run.directory} lacks {some(missing)} of this model")
+        raise ConfigError(f"the model of {start} lacks {some(missing)} of this one")
     said = {n: [Checkpoints.describe(x[n]) for x in (found, wanted)] for n in wanted if n in found}
-    differing = [f"{n} ({there} there, {here} here)" for n, (there, here) in said.items() if there != here]
-    if differing:
-        raise ConfigError(f"the checkpoint of {run.directory} does not fit this model: {some(differing)}")
+    differing = {n: f"{n} ({there} there, {here} here)" for n, (there, here) in said.items() if there != here}
+    if refused := [text for n, text in differing.items() if not n.startswith(task.new_parameters)]:
+        raise ConfigError(f"the model of {start} does not fit this one: {some(refused)}")
     # On the host: they are held for as long as the run trains.
-    return {name: np.asarray(found[name]) for name in wanted if name in found}
+    return {name: np.asarray(found[name]) for name in said if name not in differing}
 
 
-def _check_same_pattern(pretrained: Run, there: ModelConfig, here: ModelConfig) -> None:
+def _merged(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a run's state; of one with an adapter, those of the model that has it merged."""
+    if not any(name.startswith("adapter.") for name in arrays):
+        return arrays
+    experiment = Experiment.from_config(run.config)
+    model = experiment.program(experiment.restore_task(run.directory)).evaluated(arrays)
+    return {f"model.{path}": np.asarray(x) for path, x in named(model).items()}
+
+
+def _check_same_pattern(start: str, there: ModelConfig, here: ModelConfig) -> None:
     """Refuses a model whose layers differ among themselves in another way than those of the old one."""
 
     def by_layer(model: ModelConfig) -> list[dict[str, Any]]:
@@ -332,15 +373,15 @@ def _check_same_pattern(pretrained: Run, there: ModelConfig, here: ModelConfig) 
 
     if by_layer(there) != by_layer(here):
         differing = f"model.pattern ({there.pattern!r} there, {here.pattern!r} here)"
-        raise ConfigError(f"{pretrained.directory} holds another model: {differing}")
+        raise ConfigError(f"{start} holds another model: {differing}")
 
 
-def _check_same_function(pretrained: Run, there: ModelConfig, here: ModelConfig) -> None:
+def _check_same_function(start: str, there: ModelConfig, here: ModelConfig) -> None:
     """Parameters of the right shapes are not enough: the model must compute with them what the old one did."""
     old, new = _function(there), _function(here)
     differing = [f"model.{n} ({old[n]!r} there, {new[n]!r} here)" for n in sorted(old) if n in new and old[n] != new[n]]
     if differing:
-        raise ConfigError(f"{pretrained.directory} holds another model: {some(differing)}")
+        raise ConfigError(f"{start} holds another model: {some(differing)}")
 
 
 def _function(model: ModelConfig) -> dict[str, Any]:
@@ -355,6 +396,25 @@ def load_run(run: Run, step: int | None = None, progress: Progress = SILENT) -> 
       RunError: it has no (such) checkpoint, or one of something else than the directory says (names the field or file).
       CheckpointError: the checkpoint is damaged.
     """
+    experiment, task, trainer, arrays = _loaded(run, step, progress)
+    return experiment, task, trainer.model(arrays)
+
+
+def load_adapter(run: Run, step: int | None = None, progress: Progress = SILENT) -> tuple[Any, Adapter, float]:
+    """The model that a run with an adapter started from, the adapter, and its scale; otherwise as `load_run`.
+
+    Raises:
+      RunError: it has no adapter, or see `load_run`.
+      CheckpointError: the checkpoint is damaged.
+    """
+    experiment, _, trainer, arrays = _loaded(run, step, progress)
+    if experiment.training.adapter == "none":
+        raise RunError(f"{run.directory} has no adapter: all of its model was trained")
+    return trainer.program.apart(arrays)
+
+
+def _loaded(run: Run, step: int | None, progress: Progress) -> tuple[Experiment, Task, Trainer, Arrays]:
+    """A run as its config says it, and its state, on the first device."""
     with (
         progress.phase("reading the checkpoint"),
         reading.whole(run.checkpoints, step, ": --step={step}") as checkpoint,
@@ -363,7 +423,7 @@ def load_run(run: Run, step: int | None = None, progress: Progress = SILENT) -> 
         experiment = Experiment.from_config(run.config)
         task = experiment.restore_task(run.directory)
         trainer = experiment.trainer(task, ParallelConfig(data=1))
-        return experiment, task, trainer.model(checkpoint.restore(trainer.placed_shapes))
+        return experiment, task, trainer, checkpoint.restore(trainer.placed_shapes)
 
 
 def load_data(experiment: Experiment, directory: Path, *, fresh: bool, progress: Progress = SILENT) -> Any:
@@ -376,11 +436,7 @@ def load_data(experiment: Experiment, directory: Path, *, fresh: bool, progress:
     """
     if not fresh:
         check_kept(directory)
-    elif (pretrained := _pretrained_run(experiment)) is not None:
-        experiment.task_class.inherit(pretrained.directory, directory)
+    elif (start := experiment.task.init_from) is not None:
+        folder = Path(start) if interop.is_pretrained(start) else Run.open(start).directory
+        experiment.task_class.inherit(folder, directory)
     return experiment.load_data(directory, progress)
-
-
-def _pretrained_run(experiment: Experiment) -> Run | None:
-    """The run that the task starts from, if any."""
-    return None if experiment.task.init_from is None else Run.open(experiment.task.init_from)

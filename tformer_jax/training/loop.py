@@ -181,7 +181,7 @@ class _RunLoop(Loop):
     def __init__(self, trainer, batches, validate, validated, checkpoint_every, identity, writer, line, progress):
         self.step, self.mesh, self.batch = trainer.step, trainer.mesh, trainer.placed(batches).batch
         self.evaluate_every, self.checkpoint_every = trainer.config.evaluate_every, checkpoint_every
-        self._config, self._parameters = trainer.config, trainer.layout.parameters
+        self._config, self._parameters = trainer.config, trainer.layout.trained
         self._validate, self._validated, self._identity = validate, validated, identity
         self._writer, self._line, self._progress = writer, line, progress
         self._compiled: set[Any] = set()  # the shapes of batches that there is a program for

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +12,17 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec as P
 
-from ..config import COUNT, INSIDE, RUN, SEED, TRAINING, UNSIGNED, Component, field
+from ..config import COUNT, INSIDE, POSITIVE, RUN, SEED, TRAINING, UNSIGNED, Component, ConfigError, field
+from ..nn.adapters import Adapter, init_adapter, with_adapter
 from ..nn.parameters import by_path, check_unshared
 from ..nn.partitioning import ROWS
 from .optimizers import OptimizerConfig, in_float32, make_optimizer, schedule_free_average, stop_frozen
+from .paths import check_pattern
 from .schedules import make_schedule
 from .step import Arrays, LossFunction, StateLayout, TrainState, make_train_step, with_dtypes_of
 
-_NO_STEP = 2**32 - 1  # the number of a key that no step has
+# The numbers of keys that no step has: of the initial parameters, and of an adapter.
+_NO_STEP, _OF_ADAPTER = 2**32 - 1, 2**32 - 2
 
 
 class TrainingConfig(Component):
@@ -30,6 +33,12 @@ class TrainingConfig(Component):
       seed: random seed of the initial parameters and of dropout.
       accumulate: number of parts of a batch, computed one after the other to save memory.
       average_decay: decay of a moving average of the parameters, which is then evaluated; None: no average.
+      adapter: "lora": low-rank matrices A and B beside some of the model's are trained, and nothing else (Hu et al., 2021);
+        "none": the model is.
+      adapter_rank: that of A B.
+      adapter_alpha: A B is multiplied by adapter_alpha / adapter_rank; None: by 1.
+      adapter_on: regular expressions; the matrices that have an adapter are those whose whole path one of them matches,
+        such as ".*attention.w_[qv]".
       max_skipped: number of steps of the run that may be skipped because their loss or gradient is not finite; one
         more ends it.
       log_every: number of steps between rows of metrics.jsonl.
@@ -42,15 +51,43 @@ class TrainingConfig(Component):
     seed: int = field(0, SEED, part=TRAINING)
     accumulate: int = field(1, COUNT, part=TRAINING)
     average_decay: float | None = field(None, INSIDE, part=TRAINING, traced=True)
+    adapter: str = field("none", among=("none", "lora"), part=TRAINING)
+    adapter_rank: int | None = field(None, COUNT, part=TRAINING)
+    adapter_alpha: float | None = field(None, POSITIVE, part=TRAINING)
+    adapter_on: Sequence[str] = field((), part=TRAINING)
     max_skipped: int = field(0, UNSIGNED, part=TRAINING)
     log_every: int = field(20, COUNT, part=RUN)
     evaluate_every: int = field(wanted=COUNT, part=RUN)
     validation_batches: int | None = field(None, COUNT, part=RUN)
 
+    def check(self) -> None:
+        if not isinstance(self.adapter_on, tuple | list):
+            raise ConfigError(f"adapter_on must be a tuple of regular expressions, got {self.adapter_on!r}")
+        for pattern in self.adapter_on:
+            check_pattern("adapter_on", pattern)
+        for name in ("adapter_rank", "adapter_alpha", "adapter_on"):
+            value = getattr(self, name)
+            if self.adapter == "none" and value not in (None, (), []):
+                raise ConfigError(f"{name} has no meaning with adapter='none', got {value!r}; set adapter='lora'")
+            if self.adapter == "lora" and value in (None, (), []) and name != "adapter_alpha":
+                raise ConfigError(f"{name} must be set with adapter='lora', got {value!r}")
+
+    def check_trained(self, optimizer: OptimizerConfig) -> None:
+        """Refuses an optimiser that freezes parameters, of an adapter whose model is frozen anyhow."""
+        if self.adapter != "none" and optimizer.freeze:
+            raise ConfigError(
+                f"optimizer.freeze must be empty with training.adapter={self.adapter!r}: nothing of the model is trained"
+            )
+
     @property
     def key(self) -> Array:
         """The key of all that is random in a run but its data."""
         return jax.random.key(self.seed)
+
+    @property
+    def adapter_scale(self) -> float:
+        """What A B of an adapter is multiplied by."""
+        return 1.0 if self.adapter_alpha is None else self.adapter_alpha / self.adapter_rank
 
 
 class Program:
@@ -81,8 +118,9 @@ class Program:
           prepare: see `make_train_step`.
 
         Raises:
-          ConfigError: the tables of paths do not go with the model, or it holds one parameter twice.
+          ConfigError: the tables of paths do not go with the model or the adapter, or it holds one parameter twice.
         """
+        training.check_trained(optimizer)
         self.training, self._make_model = training, make_model
         schedule = make_schedule(optimizer, training.steps)
         self._transformation = make_optimizer(optimizer, schedule, learning_rate_factors)
@@ -98,17 +136,33 @@ class Program:
             schedule,
             training.accumulate,
             prepare=prepare,
+            combine=self._combined,
             average_decay=training.average_decay,
         )
+
+    def _combined(self, model: Any, trained: Any) -> Any:
+        """The model that has learnt what was trained."""
+        if self.training.adapter == "none":
+            return trained
+        return with_adapter(model, trained, self.training.adapter_scale)
 
     def _initial(self, key: Array, given: Mapping[str, Any] = MappingProxyType({})) -> TrainState:
         # NNX gives the i-th parameter `fold_in(key, i)`, which from this key would be the randomness of step i.
         model = self._make_model(nnx.Rngs(jax.random.fold_in(key, _NO_STEP)))
         check_unshared(model)
         model = by_path(given.get, model)  # before the optimiser, which may remember where parameters started
-        average = None if self.training.average_decay is None else in_float32(model)
+        adapter = None if self.training.adapter == "none" else self._initial_adapter(model, key)
+        trained = model if adapter is None else adapter
+        average = None if self.training.average_decay is None else in_float32(trained)
         skipped = jnp.int32(0) if self.training.max_skipped else None
-        return TrainState(jnp.int32(0), model, self._transformation.init(model), average, skipped)
+        return TrainState(jnp.int32(0), model, self._transformation.init(trained), average, skipped, adapter)
+
+    def _initial_adapter(self, model: Any, key: Array) -> Adapter:
+        drawn = jax.random.fold_in(key, _OF_ADAPTER)
+        try:
+            return init_adapter(model, self.training.adapter_on, self.training.adapter_rank, drawn)
+        except ConfigError as error:
+            raise ConfigError(f"training.adapter_on: {error}") from None
 
     def initial(self, key: Array, given: Mapping[str, Any]) -> Arrays:
         """The state before the first step; `given`: parameters that start from these values, by path in the model."""
@@ -127,10 +181,20 @@ class Program:
         return self.layout.flatten(state), metrics
 
     def evaluated(self, arrays: Arrays) -> Any:
-        """The model within a state that is to be evaluated, in its dtypes.
+        """The model within a state that is to be evaluated, in its dtypes, an adapter merged into it.
 
         It is the moving average, where there is one, or else the point that the optimiser means.
         """
         state = self.layout.unflatten(arrays)
-        average = schedule_free_average(state.optimizer, state.model) if state.average is None else state.average
-        return state.model if average is state.model else with_dtypes_of(state.model, average)
+        return self._combined(state.model, _meant(state))
+
+    def apart(self, arrays: Arrays) -> tuple[Any, Adapter, float]:
+        """The model within a state of a program with an adapter, the adapter to be evaluated, and its scale."""
+        state = self.layout.unflatten(arrays)
+        return state.model, _meant(state), self.training.adapter_scale
+
+
+def _meant(state: TrainState) -> Any:
+    """What is trained as it is to be evaluated, in its dtypes."""
+    average = schedule_free_average(state.optimizer, state.trained) if state.average is None else state.average
+    return state.trained if average is state.trained else with_dtypes_of(state.trained, average)

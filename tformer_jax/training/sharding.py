@@ -11,10 +11,11 @@ from ..nn.parameters import MATRICES, ParameterInfo
 from .paths import Table, first_match
 
 # The mesh axis that splits an axis of a parameter: "tensor" heads, the feed-forward width, the vocabulary and experts
-# (Shoeybi et al., 2019), "fsdp" the model width (Rajbhandari et al., 2020). Axes of other names, and those of stacked
-# layers, are whole everywhere; so are vectors of the model width.
+# (Shoeybi et al., 2019), "fsdp" the widths of the model and of embeddings (Rajbhandari et al., 2020). Axes of other names,
+# and those of stacked layers, are whole everywhere; so are vectors of these widths.
 MESH_AXES = {
     "heads": "tensor", "kv_heads": "tensor", "ff": "tensor", "vocab": "tensor", "experts": "tensor", "model": "fsdp",
+    "embedding": "fsdp",
 }  # fmt: skip
 
 

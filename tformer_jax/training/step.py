@@ -33,9 +33,10 @@ class TrainState:
       step: updates so far.
       model: its parameters.
       optimizer: what it remembers.
-      average: the moving average of the parameters, a model too, in float32; None: there is none.
+      average: the moving average of what is trained, of its structure, in float32; None: there is none.
       skipped: how many steps changed nothing because their loss or gradient was not finite; None: such a
         step ends the run.
+      adapter: what is trained instead of the model, which stays as it is, see `nn.with_adapter`; None: there is none.
     """
 
     step: Any
@@ -43,6 +44,16 @@ class TrainState:
     optimizer: Any
     average: Any = None
     skipped: Any = None
+    adapter: Any = None
+
+    @property
+    def trained(self) -> Any:
+        """What is differentiated and updated: the adapter, if there is one, or else the model."""
+        return self.model if self.adapter is None else self.adapter
+
+    def changed(self, trained: Any, **others: Any) -> "TrainState":
+        """Returns the state with another value of what is trained, and of other fields."""
+        return dataclasses.replace(self, **{"model" if self.adapter is None else "adapter": trained}, **others)
 
 
 class StateLayout:
@@ -54,12 +65,13 @@ class StateLayout:
     Attributes:
       shapes: of each array, by its path.
       parameters: what each of the model's parameters is, by its path in the model, in the order of its leaves.
+      trained: the same of what is trained, the adapter's if there is one.
     """
 
     def __init__(self, abstract: TrainState):
         """`abstract`: a state, or what `jax.eval_shape` says of one."""
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(abstract)
-        self.parameters = parameters(abstract.model)
+        self.parameters, self.trained = parameters(abstract.model), parameters(abstract.trained)
         self.shapes = {path_name(path): jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in leaves}
 
     def flatten(self, state: TrainState) -> Arrays:
@@ -78,6 +90,7 @@ def make_train_step(
     accumulate: int = 1,
     *,
     prepare: Callable[[Any, Array], Any] | None = None,
+    combine: Callable[[Any, Any], Any] = lambda model, trained: trained,
     average_decay: Number | None = None,
     axis: str | None = None,
 ) -> Callable[[TrainState, Any, Array], tuple[TrainState, Arrays]]:
@@ -85,14 +98,15 @@ def make_train_step(
 
     Args:
       loss: `(model, batch, key) -> (mean loss, its weight, other means by name)`.
-      optimizer: of the parameters, that is of the model as a pytree. Its memory keeps the dtypes that it starts with:
-        those of `make_optimizer`, or of any `with_float32_memory`, are float32 whatever the parameters are.
+      optimizer: of what is trained, that is of the model, or of the adapter, as a pytree. Its memory keeps the dtypes
+        that it starts with: those of `make_optimizer`, or of any `with_float32_memory`, are float32 whatever those are.
       schedule: only for the metrics.
       accumulate: splits the rows of a batch into this many parts that are differentiated one after the other;
         the weighted mean of their gradients is that of the whole batch. Part j is the rows j, j + accumulate, ...,
         so that each has its share of every device's rows.
       prepare: `(batch, key) -> batch`, what is random about a batch itself and may mix its rows: those of one part,
         and none that only fills up.
+      combine: `(model, trained) -> model`, the model that the loss is of.
       average_decay: d of the moving average, see `moving_average`; None: none is kept.
       axis: of `pmap`, each of whose devices has some of the rows, of a `SplitBatch`.
 
@@ -104,14 +118,14 @@ def make_train_step(
       ConfigError: another mean has a name that a row of metrics has already, or is no scalar.
     """
 
-    def objective(model, batch, key):
+    def objective(trained, model, batch, key):
         """The mean loss of a batch, or of a part of it; its weight and other means."""
         if axis is not None:
             batch = _prepare_together(prepare, batch, key, axis, accumulate)
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         elif prepare is not None:
             batch = prepare(batch, key)
-        value, weight, others = loss(model, batch, key)
+        value, weight, others = loss(combine(model, trained), batch, key)
         return jnp.float32(value), (jnp.float32(weight), _checked(others))
 
     gradients = jax.value_and_grad(objective, has_aux=True)
@@ -119,16 +133,16 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Any, key: Array) -> tuple[TrainState, Arrays]:
         key = jax.random.fold_in(key, state.step)
-        (value, (weight, others)), grads = mean_gradients(state.model, batch, key)
+        (value, (weight, others)), grads = mean_gradients(state.trained, state.model, batch, key)
         means, grads = {"loss": value} | others, in_float32(grads)
         if axis is not None:
             means, weight, grads = _mean_over_devices(means, weight, grads, axis)
         squares = jnp.stack([jnp.square(g).sum() for g in jax.tree.leaves(grads)])
         norm = jnp.sqrt(squares.sum())
-        parameters = in_float32(state.model)
-        updates, memory = optimizer.update(grads, state.optimizer, parameters)
-        model = with_dtypes_of(state.model, optax.apply_updates(parameters, updates))
-        average = None if average_decay is None else moving_average(state.average, model, average_decay, state.step)
+        old = in_float32(state.trained)
+        updates, memory = optimizer.update(grads, state.optimizer, old)
+        trained = with_dtypes_of(state.trained, optax.apply_updates(old, updates))
+        average = None if average_decay is None else moving_average(state.average, trained, average_decay, state.step)
         metrics = means | {
             "weight": weight,
             "gradient_norm": norm,
@@ -136,7 +150,8 @@ def make_train_step(
             "finite_gradients": jnp.isfinite(squares),
         }
         step = state.step + 1
-        new = TrainState(step, model, with_dtypes_of(state.optimizer, memory), average, state.skipped)
+        memory = with_dtypes_of(state.optimizer, memory)
+        new = state.changed(trained, step=step, optimizer=memory, average=average)
         if state.skipped is None:
             return new, metrics
         finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
@@ -160,17 +175,17 @@ def _checked(others: Mapping[str, Any]) -> Arrays:
 def _in_parts(gradients: Callable, count: int) -> Callable:
     """`gradients` of a batch from those of `count` parts of it: their means, by their weights."""
 
-    def of_parts(model, batch, key):
+    def of_parts(trained, model, batch, key):
         rows = batch.rows if isinstance(batch, SplitBatch) else len(jax.tree.leaves(batch)[0])
         if rows % count:
             raise ValueError(f"a batch of {rows} rows does not divide into accumulate={count} parts")
         parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, part_and_key):
-            (value, (weight, others)), grads = gradients(model, *part_and_key)
+            (value, (weight, others)), grads = gradients(trained, model, *part_and_key)
             return jax.tree.map(lambda t, g: t + g * weight, total, in_float32(grads)), (weight, (value, others))
 
-        zero = jax.tree.map(jnp.zeros_like, in_float32(model))
+        zero = jax.tree.map(jnp.zeros_like, in_float32(trained))
         total, (weights, means) = jax.lax.scan(add, zero, (parts, jax.random.split(key, count)))
         weight = weights.sum()
         divisor = jnp.where(weight == 0, 1.0, weight)

@@ -122,4 +122,10 @@ class Trainer:
 
     @property
     def parameter_count(self) -> int:
+        """The number of the model's parameters."""
         return sum(math.prod(info.shape) for info in self.layout.parameters.values())
+
+    @property
+    def trained_count(self) -> int:
+        """The number of those that are trained: the adapter's, if there is one."""
+        return sum(math.prod(info.shape) for info in self.layout.trained.values())

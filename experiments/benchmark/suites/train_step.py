@@ -3,12 +3,13 @@
 Rows are named model-size: "small" is for a CPU, in float32, "large" the published size, for an accelerator, computed in
 bfloat16 with float32 parameters. The batch is one of
 random tokens or pixels that lies on the device; nothing is dropped out. The FLOPs are those of the products
-by formula, three times a forward pass.
+by formula, three times a forward pass. "gpt2-adapter" is fine-tuning of the whole model, and beside it of an adapter alone.
 """
 
 import functools
 import importlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,12 @@ ROWS = [
     Row("bert-large", _BERT | _BASE | dict(rows=64, length=512, vocab_size=30_522), _ALL),
     Row("classifier-large", _CLASSIFIER | _BASE | dict(rows=64, length=512, vocab_size=30_522), _ALL),
     Row("vit-large", _VIT | _BASE | dict(rows=128, image_size=224, patch_size=16), _ALL),
+    Row("gpt2-adapter", _GPT | dict(d_model=768, layers=12, heads=12, rows=4, vocab_size=50_257), ways=("adapter",)),
     Row("transformer-large", _TRANSLATION | _PAPER | dict(rows=128, length=128, vocab_size=37_000), _SOME),
 ]  # fmt: skip
 
 CLASSES = 10
+_ADAPTER = dict(adapter="lora", adapter_rank=8, adapter_on=(".*attention.w_[qv]",))
 
 
 def rows(names: Sequence[str]) -> list[Row]:
@@ -52,13 +55,14 @@ def rows(names: Sequence[str]) -> list[Row]:
 
 def prepare(settings: Mapping[str, Any], contender: str, changes: Mapping[str, Any]) -> Work:
     flops, count, unit = cost(settings)
-    if contender == "tformer_jax":
-        turn = _product(settings, changes)
+    if contender in ("tformer_jax", "adapter"):
+        turn = _product(settings, changes, _ADAPTER if contender == "adapter" else {})
     else:
         library, _, how = contender.partition(".")
         peer = importlib.import_module(f"experiments.benchmark.peers.{library}_training")
         turn = peer.train_step(settings, batch(settings), compiled=how == "compile")
-    return Work(turn, count, unit, 3 * flops)
+    # Of an adapter, nearly no matrix has a gradient.
+    return Work(turn, count, unit, (2 if contender == "adapter" else 3) * flops)
 
 
 def batch(settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -121,8 +125,10 @@ def _task(name: str, vocab_size: int | None):
     return of(config, *(learnt[name] for name in of.learnt))
 
 
-def product(settings: Mapping[str, Any], changes: Mapping[str, Any]):
-    """The project's trainer for these settings, and its batch."""
+def product(
+    settings: Mapping[str, Any], changes: Mapping[str, Any], training: Mapping[str, Any] = MappingProxyType({})
+):
+    """The project's trainer for these settings, `training` among them, and its batch."""
     from tformer_jax.config import build, merged, nested
     from tformer_jax.training.optimizers import OptimizerConfig
     from tformer_jax.training.program import Program, TrainingConfig
@@ -137,7 +143,7 @@ def product(settings: Mapping[str, Any], changes: Mapping[str, Any]):
         dict(name="adamw", learning_rate=3e-4, weight_decay=0.1, clip_norm=1.0, schedule="constant", warmup_steps=0),
         "optimizer",
     )
-    training = TrainingConfig(steps=1000, evaluate_every=1000)
+    training = TrainingConfig(steps=1000, evaluate_every=1000, **training)
     make = lambda rngs: task.Model(model, rngs=rngs)
     return task, model, Trainer(Program(make, task.prepared_loss, training, optimizer, prepare=task.prepare))
 
@@ -161,10 +167,10 @@ def product_batch(settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return found if settings["task"] == "image_classification" else found | {"lengths": lengths(T)}
 
 
-def _product(settings: Mapping[str, Any], changes: Mapping[str, Any]):
+def _product(settings: Mapping[str, Any], changes: Mapping[str, Any], training: Mapping[str, Any]):
     import jax
 
-    task, _, trainer = product(settings, changes)
+    task, _, trainer = product(settings, changes, training)
     placed, state = jax.device_put(product_batch(settings)), {"arrays": trainer.initial()}
 
     def turn() -> None:

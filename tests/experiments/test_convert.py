@@ -1,0 +1,108 @@
+"""A run as a folder of Hugging Face's: written, predicted with, loaded by `transformers`."""
+
+import copy
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+
+TEXT = "the red cat"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """`runs(task)`: a finished run whose model a family can say."""
+    base, made = tmp_path_factory.getbasetemp(), {}
+
+    def runs(task):
+        if task not in made:
+            config = copy.deepcopy(tiny_runs.configs(base)[task])
+            config["model"] |= {"layer": {"norm_position": "pre"}, "pooling": "cls"}
+            if task == "causal_lm":
+                del config["model"]["pooling"]
+                config["model"] |= {"scale_embeddings": False}
+            made[task] = tiny_runs.run_and_train(config, tmp_path_factory.mktemp(task) / "run")
+        return made[task]
+
+    return runs
+
+
+@pytest.fixture
+def converted(runs, here, tmp_path):
+    """`converted(task)`: the run, its folder, and what the command said."""
+
+    def converted(task):
+        found = runs(task)
+        said = here("convert", f"--from={found.run.directory}", f"--to={tmp_path / 'folder'}")
+        assert said.returncode == 0, said.stderr
+        return found, tmp_path / "folder", said.stdout
+
+    return converted
+
+
+def test_a_language_model_writes_the_same_from_its_folder(converted, here):
+    """The folder has another model, another tokenizer, or other special tokens than the run."""
+    found, folder, said = converted("causal_lm")
+    assert "as GPTNeoXForCausalLM" in said and "not carried: the optimiser's state" in said
+    asked = [f"--text={TEXT}", "--greedy", "--max_new_tokens=6"]
+    of_run, of_folder = (here("predict", f"--workdir={d}", *asked) for d in (found.run.directory, folder))
+    assert of_folder.returncode == 0 and of_folder.stdout == of_run.stdout and of_run.stdout.startswith(TEXT)
+
+
+def test_a_classifier_of_images_says_the_same_from_its_folder(converted, here, tmp_path_factory):
+    """Classes lose their names or order, or images are scaled otherwise."""
+    found, folder, _ = converted("image_classification")
+    image = tiny_runs.files(tmp_path_factory.getbasetemp()) / "images" / "train" / "dark" / "0.png"
+    asked = [f"--image={image}"]
+    of_run, of_folder = (here("predict", f"--workdir={d}", *asked) for d in (found.run.directory, folder))
+    assert of_folder.stdout == of_run.stdout and "dark" in of_run.stdout
+    said = json.loads((folder / "preprocessor_config.json").read_text())
+    assert said["image_mean"] == [0.5] and said["size"] == {"height": 8, "width": 8}
+
+
+def test_images_that_are_scaled_otherwise_are_refused(converted, here):
+    """A folder whose images have the mean of ImageNet's gives other classes, in silence."""
+    _, folder, _ = converted("image_classification")
+    said = json.loads((folder / "preprocessor_config.json").read_text()) | {"image_mean": [0.485]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    refused = here("predict", f"--workdir={folder}", "--image=a.png")
+    assert refused.returncode == 1 and "image_mean=[0.485]" in refused.stderr
+
+
+@pytest.mark.parity
+def test_theirs_goes_on_with_a_text_as_the_run_does(converted):
+    """`transformers` reads another text, or writes another one."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers", minversion="5.23")
+    found, folder, _ = converted("causal_lm")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    row = tokenizer(TEXT, return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = theirs(row).logits
+    ours = np.asarray(found.model(jnp.asarray(row.numpy())))
+    assert np.abs(ours - logits.numpy()).max() <= 2e-5 * np.abs(ours).max()
+    assert row[0].tolist() == [1, *tokenizer(TEXT, add_special_tokens=False).input_ids]
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(runs, here, tmp_path):
+    """A folder of something else is overwritten in part."""
+    (tmp_path / "notes.txt").write_text("mine")
+    said = here("convert", f"--from={runs('causal_lm').run.directory}", f"--to={tmp_path}")
+    assert said.returncode == 1 and "is not empty; choose a new folder" in said.stderr
+
+
+def test_what_no_family_can_say_is_named(here, tmp_path, tmp_path_factory):
+    """A model is written as what computes something else."""
+    found = tiny_runs.finished(tmp_path_factory.getbasetemp(), "text_classification")
+    said = here("convert", f"--from={found.run.directory}", f"--to={tmp_path / 'folder'}")
+    assert said.returncode == 1 and "cannot say" in said.stderr and "layer.norm_position='post'" in said.stderr
+
+
+def test_a_step_of_a_folder_is_refused(converted, here):
+    """A folder of theirs has no steps: the flag would be ignored."""
+    _, folder, _ = converted("causal_lm")
+    said = here("predict", f"--workdir={folder}", "--step=3", f"--text={TEXT}")
+    assert said.returncode == 1 and "--step has no meaning" in said.stderr

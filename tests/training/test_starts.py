@@ -1,0 +1,179 @@
+"""Runs that start from a folder of Hugging Face's: its model, its tokenizer, and what of it may be another."""
+
+import copy
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tokenizers import Tokenizer, decoders, models as tokenizer_models, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
+
+from tformer_jax import interop, models
+from tformer_jax.config import ConfigError, build
+from tformer_jax.data import tokenizers
+from tformer_jax.nn.parameters import named
+from tformer_jax.training.experiment import run_training
+from tformer_jax.training.pretrained import completed
+from tformer_jax.training.run import Run
+
+SMALL = dict(d_model=16, num_layers=2, scale_embeddings=False)
+PARTS = dict(
+    attention=dict(num_heads=2), feed_forward=dict(width=24, activation="gelu"), positions=dict(name="learned")
+)
+BERT = SMALL | PARTS | dict(max_length=48, embedding_norm=True, num_token_types=2)
+VIT = dict(d_model=16, num_layers=2, layer=dict(norm_position="pre"), image_size=8, patch_size=4, num_channels=1)
+# The model of a folder for each task, and the family that says it.
+MODELS = {
+    "causal_lm": ("CausalLM", "gpt2", SMALL | PARTS | dict(max_length=48, layer=dict(norm_position="pre"))),
+    "masked_lm": ("MaskedLM", "bert", BERT),
+    "text_classification": ("MaskedLM", "bert", BERT),
+    "image_classification": ("VisionTransformer", "vit", VIT | PARTS | dict(num_classes=5)),
+}
+# As BERT names its special tokens, in another order than a run has them.
+THEIRS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A tokenizer as one of theirs is, which frames a text itself."""
+    made = Tokenizer(tokenizer_models.BPE(unk_token="[UNK]"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        ["the red cat saw a small dog"], BpeTrainer(special_tokens=THEIRS, initial_alphabet=alphabet)
+    )
+    used = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=used)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """`folder(task)`: a folder as theirs is, with room for more tokens than the tokenizer has."""
+
+    def folder(task, name=None, **changes):
+        usual, family, fields = MODELS[task]
+        name = name or usual
+        text = {} if task == "image_classification" else {"vocab_size": tokenizer.get_vocab_size() + 3}
+        cls = getattr(models, name)
+        place = tmp_path_factory.mktemp("theirs")
+        model = cls(build(cls.Config, fields | text | changes, "model"), rngs=nnx.Rngs(1))
+        draw = np.random.default_rng(0).standard_normal
+        model = jax.tree.map(lambda x: x + 0.1 * draw(x.shape).astype(np.float32), model)  # biases too
+        kept = None if task == "image_classification" else tokenizer
+        interop.save_pretrained(model, place, family=family, tokenizer=kept)
+        return place, model
+
+    return folder
+
+
+@pytest.fixture
+def started(configs):
+    """`started(task, folder, changes)`: the config of a run of one step, which changes nothing, from a folder."""
+
+    def started(task, place, changes=None, **fields):
+        config = copy.deepcopy(configs[task])
+        config["task"]["init_from"] = str(place)
+        config["optimizer"]["learning_rate"] = 1e-30
+        config["training"] = {"steps": 1, "evaluate_every": 1}
+        config["model"] |= fields
+        return completed(config, changes or {})
+
+    return started
+
+
+@pytest.mark.parametrize("task", MODELS)
+def test_a_run_starts_from_the_parameters_of_a_folder(started, folder, train, tmp_path, task):
+    """Fine-tuning would start from scratch, in part, or as another function of the same parameters."""
+    place, model = folder(task)
+    found = train(started(task, place), tmp_path / "run")
+    held, there = named(found.model), named(model)
+    prefixes = ("classifier.", "transform", "output.") if task != "masked_lm" else ()
+    body = {path for path in there if not path.startswith(prefixes)}
+    assert body <= held.keys() and len(body) > 10
+    for path in body:
+        np.testing.assert_allclose(held[path], there[path], 0, 1e-20, err_msg=path)
+    new = {path for path in held.keys() - body}
+    assert all(path.startswith(("classifier.", "encoder.pooler.")) for path in new)
+    assert f"{len(body)} arrays are initialised from {place}" in found.said
+    if task == "image_classification":
+        assert held["classifier.b"].shape == (2,)  # of other classes
+
+
+def test_a_run_starts_from_a_model_without_a_head(started, folder, train, tmp_path):
+    """A bare encoder, whose paths are others, is refused, or none of it is found."""
+    place, model = folder("text_classification", "TextEncoder", pooler=True)
+    found = train(started("text_classification", place), tmp_path / "run")
+    held, there = named(found.model.encoder), named(model)
+    assert held.keys() == there.keys() and any("pooler" in path for path in there)
+    for path, x in there.items():
+        np.testing.assert_allclose(held[path], x, 0, 1e-20, err_msg=path)
+
+
+def test_a_run_has_the_tokenizer_of_the_folder(started, folder, train, tokenizer, tmp_path):
+    """Texts would be cut, or framed, in another way than the model was trained on."""
+    place, model = folder("text_classification")
+    found = train(started("text_classification", place), tmp_path / "run")
+    assert found.model.config.vocab_size == model.config.vocab_size > found.task.tokenizer.get_vocab_size()
+    row = found.data.train_batches().batch(0)["tokens"][0].tolist()
+    kept = row[: row.index(2) + 1]
+    assert kept[0] == 1 and set(row[len(kept) :]) <= {3}  # [CLS] ... [SEP] [PAD] ...
+    assert kept == tokenizer.encode(tokenizer.decode(kept)).ids
+
+
+def test_a_run_goes_on_without_the_folder(started, folder, train, tmp_path):
+    """A run could not be opened once the folder has gone."""
+    place, _ = folder("causal_lm")
+    config = started("causal_lm", place)
+    run = train(config, tmp_path / "run").run
+    place.rename(tmp_path / "gone")
+    again = train(run.config, run.directory)
+    assert not any("initialised from" in line for line in again.said)
+
+
+def test_what_holds_of_training_alone_is_the_configs(started, folder):
+    """Dropout or a kernel that a person asked for would be the folder's."""
+    place, _ = folder("masked_lm")
+    config = started("masked_lm", place, dropout_rate=0.25, remat="full")
+    assert config["model"]["dropout_rate"] == 0.25 and config["model"]["remat"] == "full"
+    assert config["model"]["embedding_norm"] and config["model"]["num_layers"] == 2
+
+
+def test_images_of_another_size_have_interpolated_positions(started, folder, train, tmp_path):
+    """Positions of a model of larger images would be cut off, or refused."""
+    place, model = folder("image_classification", image_size=16)
+    found = train(started("image_classification", place), tmp_path / "run")
+    wanted = model.resized(8).positions.table[...]
+    np.testing.assert_allclose(found.model.positions.table[...], wanted, 0, 1e-20)
+
+
+def test_another_function_than_the_folders_is_refused(started, folder, tmp_path):
+    """A flag would make another model of the parameters, in silence."""
+    place, _ = folder("causal_lm")
+    config = started("causal_lm", place, {"model.feed_forward.activation": "relu"})
+    with pytest.raises(
+        ConfigError, match=r"holds another model: model.feed_forward.activation \('gelu' there, 'relu' here"
+    ):
+        run_training(Run.start(tmp_path / "run", config), lambda _: None)
+
+
+def test_a_folder_of_another_kind_of_model_is_refused(started, folder):
+    """A classifier of texts would start from what generates them."""
+    place, _ = folder("causal_lm")
+    with pytest.raises(ConfigError, match="model must be one of"):
+        started("masked_lm", place)
+
+
+def test_special_tokens_are_known_by_their_names(tokenizer):
+    """Padding would be read as the start of a text, whose number it has in a run."""
+    assert tokenizers.special(tokenizer) == (3, 1, 2, 4)
+    assert tokenizers.encode_framed(tokenizer, ["the cat"])[0][0] == 1
+
+
+def test_a_translation_does_not_start_from_a_folder(config, folder):
+    """Its targets would begin with another token than the model was trained with, and its text have other tokens."""
+    place, _ = folder("causal_lm")
+    asked = config | {"task": config["task"] | {"init_from": str(place)}}
+    with pytest.raises(ConfigError, match="from which a translation cannot start"):
+        completed(asked, {})

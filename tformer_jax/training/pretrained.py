@@ -1,0 +1,126 @@
+"""A folder of Hugging Face's as what a run starts from: the config of its model, and its parameters."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import interop
+from ..config import RUN, TRAINING, ConfigError, build, leaves, merged, nested, to_dict
+from ..data.files import DataError
+from ..interop.files import read_json, write_json
+from ..models import TextEncoder, Transformer
+from ..nn import ModelConfig
+from ..nn.parameters import named
+from ..tasks import TASKS, Task
+
+
+def completed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config whose `model` section is that of the folder that `task.init_from` names, if it names one.
+
+    Of the section that was there, how it runs and what holds of training alone stay: dropout, `remat`, ...
+
+    Args:
+      config: of an experiment, plain nested dictionaries.
+      changes: fields of it that a person has set, by dotted name: those of the model are set in the folder's too, and
+        what then is another function than the folder's is refused when the run starts.
+
+    Raises:
+      ConfigError, DataError: see `interop.read_config`.
+    """
+    start = config["task"].get("init_from")
+    if not interop.is_pretrained(start):
+        return dict(config)
+    task = TASKS.named(config["task"].get("name"), "task.name")
+    if task.Model is Transformer:
+        raise ConfigError(
+            f"task.init_from={start} is a folder of Hugging Face's, from which a {config['task']['name']} cannot start: the "
+            "targets of each family begin with a token of its own, which the data do not know"
+        )
+    check_scaled(Path(start))
+    there = interop.read_config(start, task.Model.__name__)
+    planned = task.planned_fields(build(task.DataConfig, config["data"], "data"))
+    here = build(task.Model.Config, {**config["model"], **planned}, "model")
+    own = {name: x for name, x, kind in leaves(here) if kind.part in (RUN, TRAINING)}
+    known = {name for name, _, _ in leaves(there)}
+    set_here = {name.removeprefix("model."): x for name, x in changes.items() if name.startswith("model.")}
+    kept = nested({name: x for name, x in (own | set_here).items() if name in known | set_here.keys()})
+    table = merged(type(there), to_dict(there), kept)
+    # The data say how many classes there are, how large an image is; tokens may be fewer than the model has room for.
+    follows = planned.keys() - {"vocab_size"} | {"precision"}
+    return {**config, "model": {name: x for name, x in table.items() if name not in follows}}
+
+
+def folder_arrays(folder: str, task: Task, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Returns the parameters in a folder of Hugging Face's, by their paths in a state of the task's model.
+
+    Args:
+      folder: of a model of the same family, perhaps without a head or with another.
+      task: that will train it.
+      config: of the model that the task trains; images of another size than the folder's have interpolated positions.
+    """
+    model, _ = interop.load_pretrained(folder, dtype=config.dtypes.params)
+    size = getattr(config, "image_size", None)
+    if size is not None and size != model.config.image_size:
+        model = model.resized(size)
+    prefix = "model.encoder." if isinstance(model, TextEncoder) and task.Model is not TextEncoder else "model."
+    return {prefix + path: np.asarray(jax.device_get(x)) for path, x in named(model).items()}
+
+
+def load_folder(folder: str) -> tuple[Task, Any]:
+    """Returns the task and the model of a folder of Hugging Face's, to predict with.
+
+    The task is the first one of such a model; its classes have the names that `config.json` gives them.
+
+    Raises:
+      ConfigError: no task is of such a model, or its images are scaled otherwise than a run's.
+      DataError: the folder lacks something.
+    """
+    model, tokenizer = interop.load_pretrained(folder)
+    fitting = [task for task in TASKS.values() if task.Model is type(model) and task.Model is not Transformer]
+    if not fitting:
+        raise ConfigError(f"{folder} holds a {type(model).__name__}, with which no task predicts")
+    names = json.loads(model.origin.config).get("id2label") or {}
+    count = getattr(model.config, "num_classes", None) or 0
+    learnt = {"tokenizer": tokenizer, "classes": [names.get(str(i), f"LABEL_{i}") for i in range(count)]}
+    if missing := [name for name in fitting[0].learnt if not learnt[name]]:
+        raise DataError(f"{folder} has no {' and no '.join(missing)}, which the task {fitting[0].name!r} needs")
+    check_scaled(Path(folder))
+    return fitting[0](fitting[0].Config(), *(learnt[name] for name in fitting[0].learnt)), model
+
+
+def check_scaled(folder: Path) -> None:
+    """Refuses a folder whose images are not scaled to [-1, 1], as those of runs are.
+
+    Raises:
+      ConfigError: they are not.
+    """
+    file = folder / "preprocessor_config.json"
+    said = read_json(file) if file.is_file() else {}
+    for key in ("image_mean", "image_std"):
+        if said.get(key, [0.5]) != [0.5] * len(said.get(key, [0.5])):
+            raise ConfigError(f"{file} says {key}={said[key]}: images of a run have 0.5, others are not supported")
+
+
+def save_folder(task: Task, model: Any, folder: Path, family: str | None = None) -> str:
+    """Writes a run's model as a folder of Hugging Face's, with the tokenizer, the classes and the scaling of images.
+
+    Returns the architecture that it is written as.
+
+    Raises:
+      ConfigError: see `interop.save_pretrained`; or the sides of a translation have a vocabulary each.
+    """
+    tokenizer = getattr(task, "tokenizer", None)
+    if "tokenizers" in task.learnt:
+        tokenizer = task.tokenizers.target  # a model of two vocabularies is one that no family can say
+    classes = task.classes if "classes" in task.learnt else ()
+    interop.save_pretrained(model, folder, tokenizer=tokenizer, family=family, classes=classes)
+    if (size := getattr(model.config, "image_size", None)) is not None:
+        halves = [0.5] * model.config.num_channels
+        scaled = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": halves}
+        scaled |= {"image_std": halves, "do_resize": True, "size": {"height": size, "width": size}}
+        write_json(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"} | scaled)
+    return read_json(folder / "config.json")["architectures"][0]
