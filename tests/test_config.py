@@ -341,6 +341,8 @@ def test_each_choice_of_a_field_is_a_program_of_its_own(model, path, given, choi
             needs = {"embedding_width": 6}
         if path == "pooler_activation":
             needs = {"pooler": True}
+        if choice == "prefix":
+            needs = {"num_registers": 1, "positions.name": "learned"}
         programs.add(training_program(model, config_of(model, given, needs, {path: choice})))
     assert len(programs) == len(choices)
 
