@@ -3,6 +3,7 @@
 import copy
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,13 +63,38 @@ def test_a_classifier_of_images_says_the_same_from_its_folder(converted, here, t
     assert said["image_mean"] == [0.5] and said["size"] == {"height": 8, "width": 8}
 
 
-def test_images_that_are_scaled_otherwise_are_refused(converted, here):
-    """A folder whose images have the mean of ImageNet's gives other classes, in silence."""
+def test_images_are_scaled_as_the_folder_says(converted, here, tmp_path_factory):
+    """A folder whose images have another mean gives other classes: pixels of it are shifted as the mean is."""
     _, folder, _ = converted("image_classification")
-    said = json.loads((folder / "preprocessor_config.json").read_text()) | {"image_mean": [0.485]}
+    image = tiny_runs.files(tmp_path_factory.getbasetemp()) / "images" / "train" / "dark" / "0.png"
+    asked = [f"--workdir={folder}", f"--image={image}"]
+    before = here("predict", *asked).stdout
+    said = json.loads((folder / "preprocessor_config.json").read_text()) | {"image_mean": [0.1], "image_std": [0.25]}
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
-    refused = here("predict", f"--workdir={folder}", "--image=a.png")
-    assert refused.returncode == 1 and "image_mean=[0.485]" in refused.stderr
+    after = here("predict", *asked)
+    assert after.returncode == 0 and after.stdout != before
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "image_classification"])
+def test_a_run_of_a_folder_says_the_same(converted, here, tmp_path, tmp_path_factory, task):
+    """The way back has another model, tokenizer, classes or scaling; or it is no run."""
+    _, folder, _ = converted(task)
+    said = here("convert", f"--from={folder}", f"--to={tmp_path / 'again'}")
+    assert said.returncode == 0, said.stderr
+    assert f"of the task {task}, before its first step" in said.stdout and "not carried" in said.stdout
+    image = tiny_runs.files(tmp_path_factory.getbasetemp()) / "images" / "train" / "light" / "3.png"
+    asked = [f"--image={image}"] if task == "image_classification" else [f"--text={TEXT}", "--greedy"]
+    of_folder, of_run = (here("predict", f"--workdir={d}", *asked) for d in (folder, tmp_path / "again"))
+    assert of_run.returncode == 0 and of_run.stdout == of_folder.stdout != ""
+
+
+def test_inspect_shows_the_model_of_a_folder(converted, here):
+    """The cost is that of the preset's model."""
+    found, folder, _ = converted("causal_lm")
+    config = ["--config=experiments/configs/causal_lm.py:tiny", f"--config.task.init_from={folder}"]
+    said = here("inspect", *config, "--config.data.row_length=16", "--totals_only")
+    count = sum(x.size for x in jax.tree.leaves(found.model))
+    assert said.returncode == 0 and f"parameters             {count:,}" in said.stdout, said.stderr
 
 
 @pytest.mark.parity

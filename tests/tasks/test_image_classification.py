@@ -139,6 +139,17 @@ def probe_logits(images):
     return np.stack([images[:, 0].mean((1, 2)), images[:, -1].mean((1, 2)), images.mean((1, 2, 3))], -1)
 
 
+def test_images_are_scaled_by_the_mean_and_the_deviation_of_each_channel(make_task, model, probe):
+    """Training, or evaluation, would show a model other pixels than it was made for."""
+    task = make_task(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.5))
+    wanted = (PICTURES / 255 - np.array([0.4, 0.5, 0.6])) / np.array([0.2, 0.25, 0.5])
+    shown, _ = probe(task, PICTURES, [0] * ROWS, 0)
+    np.testing.assert_allclose(2 * shown - 1, wanted, atol=1e-5)
+    batch = {"images": jnp.asarray(PICTURES), "labels": jnp.zeros(ROWS, jnp.int32)}
+    _, _, best = task.measure(model, batch, 0)
+    np.testing.assert_array_equal(best, quick_jit(model)(jnp.asarray(wanted, jnp.float32)).argmax(-1))
+
+
 PICTURES = np.stack([picture(i) for i in range(ROWS)])
 
 
@@ -294,6 +305,8 @@ def test_a_file_that_is_no_image_is_named(make_task, model, tmp_path):
         ({"label_smoothing": 1.0}, r"task\.label_smoothing must be in \[0, 1\), got 1\.0"),
         ({"max_shift": -1}, r"task\.max_shift must be finite and not negative, got -1"),
         ({"mixup": -0.5}, r"task\.mixup must be finite and not negative, got -0\.5"),
+        ({"std": (0.2, 0.0, 0.1)}, r"task\.std must be a tuple of one or three positive numbers, got \(0\.2, 0\.0"),
+        ({"mean": (0.1, 0.2)}, r"task\.mean must be a tuple of one or three numbers, got \(0\.1, 0\.2\)"),
     ],
 )
 def test_a_config_that_cannot_be_names_the_field(fields, message):
@@ -305,4 +318,4 @@ def test_a_config_that_cannot_be_names_the_field(fields, message):
 def test_every_field_of_the_config_is_seen_here():
     """A field was added to the config that no test above turns; `init_from` is that of tests/training/test_starts.py."""
     fields = {field.name for field in dataclasses.fields(ImageClassificationTask.Config)}
-    assert fields == {"init_from", "label_smoothing", "flip", "max_shift", "mixup"}
+    assert fields == {"init_from", "label_smoothing", "flip", "max_shift", "mixup", "mean", "std"}

@@ -1,6 +1,7 @@
 """Runs that start from a folder of Hugging Face's: its model, its tokenizer, and what of it may be another."""
 
 import copy
+import json
 
 import jax
 import numpy as np
@@ -12,9 +13,10 @@ from tokenizers.trainers import BpeTrainer
 from tformer_jax import interop, models
 from tformer_jax.config import ConfigError, build
 from tformer_jax.data import tokenizers
+from tformer_jax.data.files import DataError
 from tformer_jax.nn.parameters import named
 from tformer_jax.training.experiment import run_training
-from tformer_jax.training.pretrained import completed
+from tformer_jax.training.pretrained import completed, load_folder
 from tformer_jax.training.run import Run
 
 SMALL = dict(d_model=16, num_layers=2, scale_embeddings=False)
@@ -171,9 +173,45 @@ def test_special_tokens_are_known_by_their_names(tokenizer):
     assert tokenizers.encode_framed(tokenizer, ["the cat"])[0][0] == 1
 
 
-def test_a_translation_does_not_start_from_a_folder(config, folder):
-    """Its targets would begin with another token than the model was trained with, and its text have other tokens."""
-    place, _ = folder("causal_lm")
-    asked = config | {"task": config["task"] | {"init_from": str(place)}}
-    with pytest.raises(ConfigError, match="from which a translation cannot start"):
-        completed(asked, {})
+def test_a_translation_starts_from_a_folder(config, tokenizer, train, tmp_path):
+    """Its targets begin with another token than the model was trained with, its sources lack what the tokenizer adds."""
+    fields = SMALL | PARTS | dict(max_length=64, embedding_norm=True, output=dict(bias=True))
+    fields["positions"] = dict(name="learned", first=2, scaled=False)
+    fields["vocab_size"] = tokenizer.get_vocab_size()
+    model = models.Transformer(build(models.Transformer.Config, fields, "model"), rngs=nnx.Rngs(1))
+    interop.save_pretrained(model, tmp_path / "theirs", family="bart", tokenizer=tokenizer)
+    said = json.loads((tmp_path / "theirs" / "config.json").read_text()) | {"decoder_start_token_id": 2}
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(said))
+    (tmp_path / "theirs" / "generation_config.json").unlink()
+    asked = copy.deepcopy(config)
+    asked["task"]["init_from"] = str(tmp_path / "theirs")
+    asked["training"], asked["optimizer"]["learning_rate"] = {"steps": 1, "evaluate_every": 1}, 1e-30
+    asked["data"]["batch_tokens"] = 64
+    found = train(completed(asked, {}), tmp_path / "run")
+    np.testing.assert_allclose(found.model.target_embedding.table[...], model.target_embedding.table[...], 0, 1e-20)
+    batch = found.data.train_batches().batch(0)
+    assert set(batch["target"][:, 0]) == {2} and set(batch["target"][:, 1]) == {1} == set(batch["source"][:, 0])
+    assert found.task.restore(found.task.config, found.run.directory).tokenizers.start == 2
+    task, loaded = load_folder(tmp_path / "theirs")
+    assert task.tokenizers.start == 2 and len(task.translate(loaded, ["the cat"])) == 1
+
+
+def test_a_translation_that_starts_from_a_run_has_its_tokenizers(config, trained, train, tmp_path):
+    """The tokens of other sentences would be read with the vectors of those of the old ones."""
+    asked = copy.deepcopy(config)
+    asked["task"]["init_from"], asked["data"]["seed"] = str(trained.run.directory), 7
+    asked["training"] = {"steps": 1, "evaluate_every": 1}
+    found = train(asked, tmp_path / "run")
+    here, there = ((run.directory / "tokenizer.json").read_bytes() for run in (found.run, trained.run))
+    assert here == there
+
+
+def test_a_translation_needs_a_tokenizer(config, tmp_path):
+    """A model of other tokens would be trained with new ones, in silence."""
+    fields = SMALL | PARTS | dict(max_length=64, embedding_norm=True, output=dict(bias=True), vocab_size=40)
+    fields["positions"] = dict(name="learned", first=2, scaled=False)
+    model = models.Transformer(build(models.Transformer.Config, fields, "model"), rngs=nnx.Rngs(1))
+    interop.save_pretrained(model, tmp_path / "theirs", family="bart")
+    asked = config | {"task": config["task"] | {"init_from": str(tmp_path / "theirs")}}
+    with pytest.raises(DataError, match="has no tokenizer.json"):
+        run_training(Run.start(tmp_path / "run", completed(asked, {})), lambda _: None)

@@ -22,6 +22,7 @@ MASK, MASK_ID = "<mask>", 3  # where a tokenizer is asked for it
 UNKNOWN = "<unk>"  # of characters alone
 
 FILE = "tokenizer.json"  # in a run's directory
+START_FILE = "generation_config.json"  # which says, of a tokenizer from elsewhere, what a target starts with
 
 _PIECE, _TOGETHER = 4_000, 128
 # What special tokens are called, in this package first and then elsewhere; of a text that goes on, the last token of one is
@@ -117,7 +118,7 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 def encode_framed(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Returns the token ids of each text as a row that models read: as the tokenizer itself frames it, or else between the
     start and the end token."""
-    if tokenizer.num_special_tokens_to_add(is_pair=False):
+    if frames(tokenizer):
         tokenizer.encode_special_tokens = True
         return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     used = special(tokenizer)
@@ -178,6 +179,11 @@ def cut(text: str, size: int = _PIECE) -> Iterator[str]:
         end = match.start() if match else len(text)
         yield text[start:end]
         start = end
+
+
+def frames(tokenizer: Tokenizer) -> bool:
+    """Returns whether a tokenizer frames a text itself, as those from elsewhere do."""
+    return tokenizer.num_special_tokens_to_add(is_pair=False) > 0
 
 
 def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -> str:

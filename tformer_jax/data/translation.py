@@ -1,5 +1,6 @@
 """Sentence pairs, from where they lie to batches of tokens."""
 
+import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,13 @@ from .base import VOCABULARY, BoundedData, DataConfig, check_goes_with
 from .batches import BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
-from .files import DataError
+from .files import DataError, reading, write_whole
 from .sources.pairs import PAIRS, Pair
 from .splits import split_examples
 
 _NAMES = ("source", "target")
 _SOURCE_FILE, _TARGET_FILE = "source_tokenizer.json", tokenizers.FILE
+_START = "decoder_start_token_id"
 
 
 class TranslationDataConfig(DataConfig):
@@ -82,6 +84,7 @@ class Tokenizers(NamedTuple):
 
     source: Tokenizer
     target: Tokenizer
+    start: int = tokenizers.BOS_ID
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizers":
@@ -91,7 +94,7 @@ class Tokenizers(NamedTuple):
           ConfigError: it is not there.
         """
         target, own = tokenizers.load(directory / _TARGET_FILE), directory / _SOURCE_FILE
-        return cls(tokenizers.load(own) if own.exists() else target, target)
+        return cls(tokenizers.load(own) if own.exists() else target, target, _start(directory, target))
 
     @property
     def pad(self) -> int:
@@ -99,12 +102,45 @@ class Tokenizers(NamedTuple):
         return tokenizers.special(self.target).pad
 
     def encode_sources(self, texts: list[str]) -> list[list[int]]:
-        """Returns token ids, without start or end: the encoder sees the whole sentence at once."""
-        return tokenizers.encode(self.source, texts)
+        """Returns token ids, without start or end, unless the tokenizer has them: the encoder sees the sentence at once."""
+        encode = tokenizers.encode_framed if tokenizers.frames(self.source) else tokenizers.encode
+        return encode(self.source, texts)
 
     def encode_targets(self, texts: list[str]) -> list[list[int]]:
-        """Returns token ids between the start and the end token."""
-        return tokenizers.encode_framed(self.target, texts)
+        """Returns token ids after the start token, up to the end token."""
+        rows = tokenizers.encode_framed(self.target, texts)
+        return [[self.start, *row] for row in rows] if tokenizers.frames(self.target) else rows
+
+
+def inherit_tokenizers(start: Path, directory: Path) -> None:
+    """Takes the tokenizers of another directory over into one, and the token that its targets start with.
+
+    Raises:
+      DataError: there are none.
+    """
+    if not (start / _TARGET_FILE).exists():
+        raise DataError(f"{start} has no {_TARGET_FILE}: a translation starts from a model and its tokenizer")
+    for name in (_TARGET_FILE, _SOURCE_FILE):
+        if (start / name).exists():
+            write_whole(directory / name, (start / name).read_bytes())
+    if (said := _start_said(start)) is not None:
+        write_whole(directory / tokenizers.START_FILE, json.dumps({_START: said}))
+
+
+def _start(directory: Path, target: Tokenizer) -> int:
+    """The token that a target starts with: what a file says beside a tokenizer from elsewhere, or the start of a text."""
+    said = _start_said(directory)
+    return tokenizers.special(target).bos if said is None else said
+
+
+def _start_said(directory: Path) -> int | None:
+    for name in (tokenizers.START_FILE, "config.json"):
+        if (file := directory / name).exists():
+            with reading(file, ValueError, AttributeError):
+                said = json.loads(file.read_text("utf-8")).get(_START)
+            if said is not None:
+                return said
+    return None
 
 
 class TranslationData(BoundedData):
@@ -136,7 +172,7 @@ class TranslationData(BoundedData):
 
         if config.source_vocab_size is None:
             shared = kept(_TARGET_FILE, source + target, config.vocab_size)
-            self.tokenizers = Tokenizers(shared, shared)
+            self.tokenizers = Tokenizers(shared, shared, _start(directory, shared))
         else:
             own = kept(_SOURCE_FILE, source, config.source_vocab_size)
             self.tokenizers = Tokenizers(own, kept(_TARGET_FILE, target, config.vocab_size))

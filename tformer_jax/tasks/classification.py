@@ -55,6 +55,10 @@ class Classification(Task):
     def model_fields(self) -> dict[str, Any]:
         return super().model_fields | {"num_classes": len(self.classes)}
 
+    def inputs(self, batch: Any) -> Any:
+        """Returns a batch with what `logits` reads beside it."""
+        return batch
+
     @staticmethod
     def logits(model: Any, batch: Any) -> Float[Array, "B C"]:
         """Returns the logits of a batch without its labels, float32, with nothing random about it."""
@@ -62,7 +66,7 @@ class Classification(Task):
 
     def measure(self, model: Any, batch: Any, number: int) -> Measured:
         """Cross-entropy in nats per example, without augmentation, smoothing or dropout, accuracy, and the classes."""
-        return _measure(type(self).logits, model, batch)
+        return _measure(type(self).logits, model, self.inputs(batch))
 
     def predicted(self, batches: ExampleBatches, scores: Scores) -> dict[int, str]:
         """Returns the class that each example of batches is taken for, from their scores."""
@@ -75,7 +79,7 @@ class Classification(Task):
 
     def ranked(self, model: Any, batch: Any) -> list[ClassProbability]:
         """The classes of the first row of a batch, likeliest first."""
-        probabilities = np.asarray(_probabilities(type(self).logits, model, batch)[0])
+        probabilities = np.asarray(_probabilities(type(self).logits, model, self.inputs(batch))[0])
         order = np.argsort(-probabilities, kind="stable")
         return [ClassProbability(self.classes[i], float(probabilities[i])) for i in order]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float
@@ -41,11 +42,22 @@ class ImageClassificationTask(Classification):
           flip: flip images left to right with probability 1/2.
           max_shift: the most pixels by which an image is moved, in y and in x; see `functional.random_shift`.
           mixup: alpha of `functional.mixup`; 0: no mixup.
+          mean, std: pixels in [0, 1] become (pixel - mean) / std: a number of all channels, or one of each.
         """
 
         flip: bool = field(False, part=TRAINING)
         max_shift: int = field(0, NOT_NEGATIVE, part=TRAINING)
         mixup: float = field(0.0, NOT_NEGATIVE, part=TRAINING, traced=True)
+        mean: tuple = (0.5,)
+        std: tuple = (0.5,)
+
+        def check(self) -> None:
+            for name in ("mean", "std"):
+                value = getattr(self, name)
+                numbers = isinstance(value, tuple | list) and all(type(x) in (int, float) for x in value)
+                if not numbers or len(value) not in (1, 3) or name == "std" and min(value) <= 0:
+                    positive = "positive numbers" if name == "std" else "numbers"
+                    raise ConfigError(f"{name} must be a tuple of one or three {positive}, got {value!r}")
 
     class Prediction(RankedPrediction):
         """The images to classify."""
@@ -76,7 +88,7 @@ class ImageClassificationTask(Classification):
     def prepared_loss(self, model: VisionTransformer, batch: Any, key: Array) -> Loss:
         """The training loss of images, a mean, and how many they are."""
         _, dropout_key = jax.random.split(key)
-        pooled, beside = model.hidden(_centred(batch["images"]), key=dropout_key)
+        pooled, beside = model.hidden(_scaled(batch["images"], self.config.mean, self.config.std), key=dropout_key)
         loss = optax.softmax_cross_entropy(model.logits(pooled).astype(jnp.float32), batch["targets"])
         return with_auxiliary(F.weighted_mean(loss, batch["weights"]), batch["weights"].sum(), beside.losses)
 
@@ -91,9 +103,13 @@ class ImageClassificationTask(Classification):
             images, targets = F.mixup(images, targets, mix_key, self.config.mixup, real=real)
         return images, targets
 
+    def inputs(self, batch: Any) -> Any:
+        return {**batch, "mean": np.float32(self.config.mean), "std": np.float32(self.config.std)}
+
     @staticmethod
     def logits(model: VisionTransformer, batch: Any) -> Float[Array, "B C"]:
-        return model(_centred(batch["images"].astype(jnp.float32) / 255)).astype(jnp.float32)
+        images = _scaled(batch["images"].astype(jnp.float32) / 255, batch["mean"], batch["std"])
+        return model(images).astype(jnp.float32)
 
     def evaluate_split(
         self, model: VisionTransformer, data: ImageClassificationData, split: str, progress: Progress = SILENT
@@ -124,6 +140,6 @@ class ImageClassificationTask(Classification):
         return progress.each("classifying", files, "images", ranked)
 
 
-def _centred(images: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:
-    """Images of [-1, 1] from those of [0, 1]."""
-    return 2 * images - 1
+def _scaled(images: Float[Array, "B Y X C"], mean: Any, std: Any) -> Float[Array, "B Y X C"]:
+    """Images of [0, 1] by the mean and the deviation of each channel."""
+    return (images - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

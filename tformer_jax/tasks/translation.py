@@ -16,7 +16,7 @@ from ..config import COUNT, NOT_NEGATIVE, SHARE, TRAINING, ConfigError, field
 from ..data import files, tokenizers
 from ..data.batches.buckets import Buckets, ladder
 from ..data.text import canonical
-from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig
+from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig, inherit_tokenizers
 from ..models import Transformer
 from ..nn import ModelConfig
 from ..nn.layers import split_key
@@ -70,12 +70,16 @@ class TranslationTask(Task):
     tokenizers: Tokenizers
 
     @classmethod
+    def inherit(cls, start: Path, directory: Path) -> None:
+        inherit_tokenizers(start, directory)
+
+    @classmethod
     def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:
         return {"vocab_size": data.vocab_size, "source_vocab_size": data.source_vocab_size}
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        source, target = (tokenizer.get_vocab_size() for tokenizer in self.tokenizers)
+        source, target = (tokenizer.get_vocab_size() for tokenizer in self.tokenizers[:2])
         shared = self.tokenizers.source is self.tokenizers.target
         return {"vocab_size": target, "source_vocab_size": None if shared else source}
 
@@ -155,7 +159,7 @@ class TranslationTask(Task):
             "source_mask": F.AttentionMask(lengths=batch["source_lengths"]),
             # Room for half as much again and a few; more only feeds repetitions.
             "max_length": min(model.config.max_length, 3 * source.shape[1] // 2 + 10),
-            "bos_id": used.bos,
+            "bos_id": self.tokenizers.start,
             "eos_id": used.eos,
         }
         if self.config.beam_size == 1:

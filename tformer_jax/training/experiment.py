@@ -140,7 +140,7 @@ class Experiment:
         planned = self.task_class.planned_fields(self.data)
         tables = {**self.model, **planned, **fields, "precision": self.precision}
         if "vocab_size" in self.model:  # of the model that it starts from, which may have room for more tokens
-            tables["vocab_size"] = max(self.model["vocab_size"], fields.get("vocab_size", 0))
+            tables["vocab_size"] = self.model["vocab_size"]
         return build(self.task_class.Model.Config, tables, "model")
 
     def trainer(self, task: Task, parallel: ParallelConfig | None = None) -> Trainer:
@@ -298,6 +298,8 @@ def initial_arrays(
     if (start := experiment.task.init_from) is None:
         return {}
     here = experiment.model_config(task.model_fields)
+    if (tokens := task.model_fields.get("vocab_size", 0)) > getattr(here, "vocab_size", tokens):
+        raise ConfigError(f"the tokenizer has {tokens:,} tokens, and the model of {start} {here.vocab_size:,}")
     if interop.is_pretrained(start):
         there = interop.read_config(start, task.Model.__name__)
         read = lambda: _fitting(folder_arrays(start, task, here), shapes, task, start)

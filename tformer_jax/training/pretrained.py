@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from .. import interop
-from ..config import RUN, TRAINING, ConfigError, build, leaves, merged, nested, to_dict
+from ..config import RUN, TRAINING, ConfigError, build, fields_of, leaves, merged, nested, to_dict
 from ..data.files import DataError
+from ..data.translation import Tokenizers
 from ..interop.files import read_json, write_json
-from ..models import TextEncoder, Transformer
+from ..models import TextEncoder, VisionTransformer
 from ..nn import ModelConfig
 from ..nn.parameters import named
 from ..tasks import TASKS, Task
@@ -35,23 +36,29 @@ def completed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     if not interop.is_pretrained(start):
         return dict(config)
     task = TASKS.named(config["task"].get("name"), "task.name")
-    if task.Model is Transformer:
-        raise ConfigError(
-            f"task.init_from={start} is a folder of Hugging Face's, from which a {config['task']['name']} cannot start: the "
-            "targets of each family begin with a token of its own, which the data do not know"
-        )
-    check_scaled(Path(start))
     there = interop.read_config(start, task.Model.__name__)
     planned = task.planned_fields(build(task.DataConfig, config["data"], "data"))
-    here = build(task.Model.Config, {**config["model"], **planned}, "model")
-    own = {name: x for name, x, kind in leaves(here) if kind.part in (RUN, TRAINING)}
+    of_run = [name for name, _, kind in fields_of(task.Model.Config) if kind.part in (RUN, TRAINING)]
+    own = {name: x for name in of_run if (x := _within(config["model"], name)) is not None}
     known = {name for name, _, _ in leaves(there)}
     set_here = {name.removeprefix("model."): x for name, x in changes.items() if name.startswith("model.")}
     kept = nested({name: x for name, x in (own | set_here).items() if name in known | set_here.keys()})
     table = merged(type(there), to_dict(there), kept)
     # The data say how many classes there are, how large an image is; tokens may be fewer than the model has room for.
     follows = planned.keys() - {"vocab_size"} | {"precision"}
-    return {**config, "model": {name: x for name, x in table.items() if name not in follows}}
+    scaling = scaling_of(Path(start)) if task.Model is VisionTransformer else {}
+    return {
+        **config,
+        "model": {name: x for name, x in table.items() if name not in follows},
+        "task": {**config["task"], **scaling},
+    }
+
+
+def _within(table: Mapping[str, Any], path: str) -> Any:
+    """The value of a dotted name within tables; None: there is none."""
+    for name in path.split("."):
+        table = table.get(name) if isinstance(table, Mapping) else None
+    return table
 
 
 def folder_arrays(folder: str, task: Task, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -70,39 +77,36 @@ def folder_arrays(folder: str, task: Task, config: ModelConfig) -> dict[str, np.
     return {prefix + path: np.asarray(jax.device_get(x)) for path, x in named(model).items()}
 
 
-def load_folder(folder: str) -> tuple[Task, Any]:
+def load_folder(folder: str | Path) -> tuple[Task, Any]:
     """Returns the task and the model of a folder of Hugging Face's, to predict with.
 
     The task is the first one of such a model; its classes have the names that `config.json` gives them.
 
     Raises:
-      ConfigError: no task is of such a model, or its images are scaled otherwise than a run's.
+      ConfigError: no task is of such a model.
       DataError: the folder lacks something.
     """
     model, tokenizer = interop.load_pretrained(folder)
-    fitting = [task for task in TASKS.values() if task.Model is type(model) and task.Model is not Transformer]
+    fitting = [task for task in TASKS.values() if task.Model is type(model)]
     if not fitting:
         raise ConfigError(f"{folder} holds a {type(model).__name__}, with which no task predicts")
     names = json.loads(model.origin.config).get("id2label") or {}
     count = getattr(model.config, "num_classes", None) or 0
     learnt = {"tokenizer": tokenizer, "classes": [names.get(str(i), f"LABEL_{i}") for i in range(count)]}
+    learnt["tokenizers"] = tokenizer and Tokenizers.load(Path(folder))
     if missing := [name for name in fitting[0].learnt if not learnt[name]]:
         raise DataError(f"{folder} has no {' and no '.join(missing)}, which the task {fitting[0].name!r} needs")
-    check_scaled(Path(folder))
-    return fitting[0](fitting[0].Config(), *(learnt[name] for name in fitting[0].learnt)), model
+    scaling = scaling_of(Path(folder)) if isinstance(model, VisionTransformer) else {}
+    return fitting[0](fitting[0].Config(**scaling), *(learnt[name] for name in fitting[0].learnt)), model
 
 
-def check_scaled(folder: Path) -> None:
-    """Refuses a folder whose images are not scaled to [-1, 1], as those of runs are.
-
-    Raises:
-      ConfigError: they are not.
-    """
+def scaling_of(folder: Path) -> dict[str, tuple[float, ...]]:
+    """Returns the fields of a task on images by which those of a folder are scaled; {}: it does not say."""
     file = folder / "preprocessor_config.json"
     said = read_json(file) if file.is_file() else {}
-    for key in ("image_mean", "image_std"):
-        if said.get(key, [0.5]) != [0.5] * len(said.get(key, [0.5])):
-            raise ConfigError(f"{file} says {key}={said[key]}: images of a run have 0.5, others are not supported")
+    if not said.get("do_normalize", True):
+        return {"mean": (0.0,), "std": (1.0,)}
+    return {name: tuple(said[f"image_{name}"]) for name in ("mean", "std") if said.get(f"image_{name}")}
 
 
 def save_folder(task: Task, model: Any, folder: Path, family: str | None = None) -> str:
@@ -119,8 +123,9 @@ def save_folder(task: Task, model: Any, folder: Path, family: str | None = None)
     classes = task.classes if "classes" in task.learnt else ()
     interop.save_pretrained(model, folder, tokenizer=tokenizer, family=family, classes=classes)
     if (size := getattr(model.config, "image_size", None)) is not None:
-        halves = [0.5] * model.config.num_channels
-        scaled = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": halves}
-        scaled |= {"image_std": halves, "do_resize": True, "size": {"height": size, "width": size}}
+        each = lambda values: list(values) * (model.config.num_channels if len(values) == 1 else 1)
+        scaled = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_resize": True}
+        scaled |= {"image_mean": each(task.config.mean), "image_std": each(task.config.std)}
+        scaled |= {"size": {"height": size, "width": size}}
         write_json(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"} | scaled)
     return read_json(folder / "config.json")["architectures"][0]

@@ -28,7 +28,7 @@ from .directories import RUN_FOLDERS, RunError, check_free, check_holds, check_l
 from .paths import some
 
 # What was learnt from the data before training, and decides what tokens and classes mean; and what the data were.
-LEARNT = ("tokenizer.json", "source_tokenizer.json", "classes.json", digest.FILE)
+LEARNT = ("tokenizer.json", "source_tokenizer.json", "generation_config.json", "classes.json", digest.FILE)
 # What the files of its plugins were when it began.
 PLUGINS = "plugins.json"
 # What a run writes before it trains.
