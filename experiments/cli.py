@@ -43,7 +43,7 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 PLUGIN = define_texts("plugin", "File or module that registers components, tasks, ...; may be given several times.")
 WORKDIR = define_text("workdir", None, "Directory of the run or sweep.")
-TO = define_text("to", None, "Directory to make; it must not exist yet, or be empty.")
+TO = define_text("to", None, "Directory to make; nothing may be there yet.")
 COMPILED = define_text(
     "compilation_cache", None, "Folder of compiled programs, by default in the user's cache folder; off: none are kept."
 )

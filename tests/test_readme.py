@@ -244,8 +244,9 @@ SHAPES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page]])
-def test_the_python_examples_run(page, plugin):
+def test_the_python_examples_run(page, plugin, monkeypatch, tmp_path):
     """A newcomer would paste an example that fails."""
+    monkeypatch.chdir(tmp_path)  # where some write
     names: dict = {}
     for block in re.finditer(r"```python\n(.*?)```", PAGES[page], re.S):
         if file := re.match(r"# (\w+\.py)\n", block[1]):

@@ -187,7 +187,7 @@ def _files_of(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def _checked_header(file: Path, opened: BinaryIO) -> dict[str, Stored]:
-    """What a file that begins here holds, by name."""
+    """The tensors of a file, by name, once safetensors has found it whole."""
     with safetensors.safe_open(file, framework="np", backend="pread"):
         pass  # it has checked that the header is whole, and that the tensors fill the file without gaps
     size = int.from_bytes(opened.read(8), "little")

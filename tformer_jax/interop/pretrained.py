@@ -235,7 +235,7 @@ def _ends(family: type[Family], theirs: Mapping[str, Any], architecture: str, te
 
 
 def _has_output(family: type[Family], architecture: str) -> bool:
-    """Whether a model of ours projects to a vocabulary, perhaps by its own matrix."""
+    """Says that a model of ours projects to a vocabulary, perhaps by its own matrix."""
     return bool(family.output) and "output" in {
         of.name for of in dataclasses.fields(family.model_of(architecture).Config)
     }

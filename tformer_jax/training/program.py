@@ -86,7 +86,7 @@ class TrainingConfig(Component):
 
     @property
     def adapter_scale(self) -> float:
-        """What A B of an adapter is multiplied by."""
+        """The factor of A B of an adapter."""
         return 1.0 if self.adapter_alpha is None else self.adapter_alpha / self.adapter_rank
 
 
@@ -195,6 +195,6 @@ class Program:
 
 
 def _meant(state: TrainState) -> Any:
-    """What is trained as it is to be evaluated, in its dtypes."""
+    """The trained model or adapter as it is to be evaluated, in its dtypes."""
     average = schedule_free_average(state.optimizer, state.trained) if state.average is None else state.average
     return state.trained if average is state.trained else with_dtypes_of(state.trained, average)

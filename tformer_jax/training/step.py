@@ -48,7 +48,7 @@ class TrainState:
 
     @property
     def trained(self) -> Any:
-        """What is differentiated and updated: the adapter, if there is one, or else the model."""
+        """The tree that is differentiated and updated: the adapter, if there is one, or else the model."""
         return self.model if self.adapter is None else self.adapter
 
     def changed(self, trained: Any, **others: Any) -> "TrainState":

@@ -56,7 +56,7 @@ def fields(vocab, act, ff, layers, heads):
 
 
 def _read_scale(theirs):
-    """What scales the logits of T5 and not of v1.1 was said by a tie that both have."""
+    """Reads what scales the logits of T5 and not of v1.1, which was said by a tie that both have."""
     scaled = theirs.get("scale_decoder_outputs", theirs.get("tie_word_embeddings") is not False)
     return {"output.scale": theirs["d_model"] ** -0.5 if scaled else None}
 
