@@ -11,9 +11,10 @@ from typing import Any
 from tformer_jax import interop
 from tformer_jax.config import ConfigError
 from tformer_jax.data.classes import keep_classes
+from tformer_jax.nn.parameters import named
 from tformer_jax.tasks import Task
 from tformer_jax.training.checkpoints import Checkpoints
-from tformer_jax.training.experiment import Experiment, initial_arrays, load_run
+from tformer_jax.training.experiment import Experiment, load_run
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.pretrained import completed, load_folder, save_folder
 from tformer_jax.training.run import Run, changed_plugins
@@ -67,7 +68,9 @@ def to_run(folder: str, directory: Path) -> None:
             keep_classes(task.classes, run.directory)
         task = experiment.restore_task(run.directory)
         trainer = experiment.trainer(task, ParallelConfig(data=1))
-        arrays = trainer.initial(initial_arrays(experiment, task, trainer.layout.shapes, cli.say))
+        shapes = trainer.layout.shapes  # in whose dtypes the run has them
+        held = {f"model.{path}": x for path, x in named(model).items()}
+        arrays = trainer.initial({path: x.astype(shapes[path].dtype) for path, x in held.items()})
         with Checkpoints(run.checkpoints, experiment.checkpoint) as checkpoints:
             checkpoints.save(0, arrays, run.identity)
     cli.say(f"the run is in {directory}: of the task {task.name}, before its first step")

@@ -1,14 +1,10 @@
 """Whole checkpoints: a folder of Hugging Face's to a model of ours, and back."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
 import json
-import os
-import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +16,16 @@ from tokenizers import Tokenizer
 
 from ..config import ConfigError, check_choice
 from ..data.files import DataError
-from ..nn.parameters import ParameterInfo, is_variable, named, parameters, path_name
+from ..nn.parameters import is_variable, named, path_name
+from .arrays import Placing, read_arrays
 from .family import FAMILIES, Family, fits
 from .fields import at
-from .files import CONFIG, DTYPES, GENERATION, Tensors, copy, read_json, tensors_in, write_json, write_tensors
+from .files import CONFIG, DTYPES, GENERATION, Tensors, read_json, tensors_in, write_json, write_tensors
 from .tensors import Entry, entries
 from .texts import read_settings, read_tokenizer, special_tokens, write_tokenizer
 
-_SHARD_BYTES, _THREADS = 5 << 30, 4
+_SHARD_BYTES = 5 << 30
 _GENERATING = ("CausalLM", "Transformer")
-Placing = Callable[[str, ParameterInfo], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +77,7 @@ def load_pretrained(
         shapes = jax.eval_shape(lambda: family.model_of(architecture)(config, rngs=nnx.Rngs(0)))
         table = entries(family.rows_of(architecture), shapes)
         names, left_over, carried = _checked(family, architecture, table, tensors, folder, ends)
-        arrays = _arrays(table, names, tensors, shapes, place)
+        arrays = read_arrays(table, names, tensors, shapes, place)
         kept = _bytes_of(carried, tensors)
     loaded = jax.tree_util.tree_map_with_path(
         lambda path, held: held.replace(arrays[path_name(path)]), shapes, is_leaf=is_variable
@@ -291,64 +287,6 @@ def _checked(
 def _bytes_of(names: Sequence[str], tensors: Tensors) -> bytes:
     """Tensors as a safetensors file, which unlike arrays can be compared: models that differ in them are two structures."""
     return safetensors.numpy.save({name: tensors.read(name) for name in names})
-
-
-def _arrays(
-    table: Sequence[Entry], names: Mapping[str, str], tensors: Tensors, shapes: Any, place: Placing | None
-) -> dict[str, jax.Array]:
-    """Each parameter's array where it belongs, as soon as all of its tensors are read."""
-    infos, arrays = parameters(shapes), {}
-    buffers = {path: _aligned(of.shape, of.dtype) for path, of in named(shapes).items()}
-    parts = collections.Counter(held.path for entry in table for held in entry.held)
-    # One array after the other, so that few are begun at a time; the largest first, so that no thread is left with one.
-    order = lambda entry: (-buffers[entry.held[0].path].nbytes, entry.held[0].path)
-    table = sorted(table, key=order)
-
-    # Made here: what a thread takes itself, its arena of the C library keeps.
-    number, scratches = min(_THREADS, os.cpu_count() or 1), queue.SimpleQueue()
-    for _ in range(number):
-        scratches.put(tensors.scratch())
-
-    def read(entry: Entry) -> None:
-        places, scratch = [buffers[of.path][(*of.index, ...)] for of in entry.held], scratches.get()
-        try:
-            _read(entry, names.get(entry.name), tensors, places, scratch)
-        finally:
-            scratches.put(scratch)
-
-    with concurrent.futures.ThreadPoolExecutor(number) as threads:
-        for entry, _ in zip(table, threads.map(read, table), strict=True):
-            for path in (held.path for held in entry.held):
-                parts[path] -= 1
-                if not parts[path]:
-                    where = None if place is None else place(path, infos[path])
-                    arrays[path] = jax.device_put(buffers.pop(path), where, may_alias=True)
-    return arrays
-
-
-def _read(entry: Entry, name: str | None, tensors: Tensors, places: Sequence[np.ndarray], scratch: np.ndarray) -> None:
-    """Reads a tensor to the places of what it holds; zeros where there is none.
-
-    One parameter's is read straight to where it is to lie, if that can be seen as the tensor, perhaps transposed.
-    """
-    if name is None:
-        for to in places:
-            to[...] = 0
-        return
-    whole = entry.view.write(places, entry.infos) if len(places) == 1 else None
-    if whole is not None and np.may_share_memory(whole, places[0]):
-        tensors.read_into(name, whole, scratch)
-    else:
-        for to, part in zip(places, entry.view.read(tensors.read(name, scratch), entry.infos), strict=True):
-            copy(to, part, name)
-
-
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array that begins where a CPU's arrays do, so that it becomes one of JAX's without a copy."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def tensors_of(model: Any, table: Sequence[Entry]) -> Iterator[tuple[str, np.ndarray]]:

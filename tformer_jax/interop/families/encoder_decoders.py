@@ -1,14 +1,9 @@
 """Tables that BART, mBART, Pegasus, Marian and M2M100 have in common."""
 
+from ..family import Family
 from ..fields import Field, activation, alike, always, only, same
 from ..tensors import Sides, linear, norm, row, within
 from .shared import attention
-
-SHARED = "model.shared.weight"
-# Other names of the one table.
-COPIES = (r"model\.(en|de)coder\.embed_tokens\.weight", r"lm_head\.weight")
-
-OPTIONAL = ("final_logits_bias",)
 
 
 def fields(vocab, act="gelu", dropout=(0.1, 0.0), scale=False, **more):
@@ -39,24 +34,6 @@ def _unless(value, other):
     return None if value == other else value
 
 
-def rows(bias=True):
-    """The rows; `bias`: there is one of the logits."""
-    side = lambda theirs, ours: [
-        *within(f"model.{theirs}.", "", [
-            row("embed_positions.weight", f"{ours[1]}.scheme.table"),
-            *norm("layernorm_embedding", f"{ours[1]}.norm"),
-            *norm("layer_norm", f"{ours[0]}.final_norm"),
-        ]),
-        *within(f"model.{theirs}.layers.{{}}.", f"{ours[0]}.{{}}.", _LAYER),
-    ]  # fmt: skip
-    return [
-        row(SHARED, "target_embedding.table"),
-        *side("encoder", ("encoder", "source_positions")),
-        *side("decoder", ("decoder", "target_positions")),
-        *([row("final_logits_bias", "output.b", view=Sides(leading=1))] if bias else []),
-    ]
-
-
 _LAYER = [
     *within("self_attn.", "", attention(o="out_proj")),
     *norm("self_attn_layer_norm", "attention_residual.norm"),
@@ -66,3 +43,31 @@ _LAYER = [
     *linear("fc2", ("feed_forward.w2", "feed_forward.b2")),
     *norm("final_layer_norm", "feed_forward_residual.norm"),
 ]
+
+
+def _side(theirs, ours):
+    """The rows of a stack, and of the positions before it."""
+    return [
+        *within(f"model.{theirs}.", "", [
+            row("embed_positions.weight", f"{ours[1]}.scheme.table"),
+            *norm("layernorm_embedding", f"{ours[1]}.norm"),
+            *norm("layer_norm", f"{ours[0]}.final_norm"),
+        ]),
+        *within(f"model.{theirs}.layers.{{}}.", f"{ours[0]}.{{}}.", _LAYER),
+    ]  # fmt: skip
+
+
+class EncoderDecoder(Family):
+    """BART and its kin: they have one table of tokens, also where a file names it three times."""
+
+    embedding = "model.shared.weight"
+    harmless = ("classif_dropout", "classifier_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std", "is_decoder",
+             "add_bias_logits", "add_final_layer_norm", "normalize_before", "normalize_embedding", "static_position_embeddings",
+             "extra_pos_embeddings", "force_bos_token_to_be_generated")  # fmt: skip
+    rows = (
+        row("model.shared.weight", "target_embedding.table"),
+        *_side("encoder", ("encoder", "source_positions")), *_side("decoder", ("decoder", "target_positions")),
+        row("final_logits_bias", "output.b", view=Sides(leading=1)),
+    )  # fmt: skip
+    leftovers = (r"model\.(en|de)coder\.embed_tokens\.weight", r"lm_head\.weight")
+    optional = ("final_logits_bias",)

@@ -1,9 +1,8 @@
 """M2M100 (Fan et al., 2021) and NLLB (NLLB Team, 2022): padding takes no position."""
 
-from ..family import FAMILIES, Family
+from ..family import FAMILIES
 from ..fields import Field, same
-from .bart import HARMLESS
-from .encoder_decoders import COPIES, SHARED, fields, rows
+from .encoder_decoders import EncoderDecoder, fields
 
 
 def _read(theirs):
@@ -14,9 +13,8 @@ def _read(theirs):
 
 
 @FAMILIES.register("m2m_100")
-class M2M100(Family):
+class M2M100(EncoderDecoder):
     architectures = {"M2M100ForConditionalGeneration": "Transformer"}
-    embedding = SHARED
     fields = (
         *fields(
             128_112, "relu", (0.1, 0.1), True, positions=dict(name="sinusoidal", concatenated=True),
@@ -25,6 +23,4 @@ class M2M100(Family):
         same("pad_token_id", "padding_token", 1),
         Field((), _read, lambda config: {}),
     )  # fmt: skip
-    harmless = HARMLESS
-    rows = rows(bias=False)
-    leftovers = (*COPIES, r"model\.(en|de)coder\.embed_positions\.weights?")
+    leftovers = (*EncoderDecoder.leftovers, r"model\.(en|de)coder\.embed_positions\.weights?")

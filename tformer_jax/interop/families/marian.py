@@ -1,15 +1,14 @@
 """Marian (Junczys-Dowmunt et al., 2018; Tiedemann & Thottingal, 2020) and Pegasus (Zhang et al., 2020)."""
 
 from ...config import to_dict
-from ..family import FAMILIES, Family
+from ..family import FAMILIES
 from ..fields import only
-from .bart import HARMLESS
-from .encoder_decoders import COPIES, OPTIONAL, SHARED, fields, rows
+from .encoder_decoders import EncoderDecoder, fields
 
 SINES = dict(name="sinusoidal", concatenated=True)
 
 
-class Sinusoidal(Family):
+class Sinusoidal(EncoderDecoder):
     """A family whose positions are sinusoids, of which a file may hold a table: that wins, and is kept."""
 
     @classmethod
@@ -26,18 +25,11 @@ class Sinusoidal(Family):
 @FAMILIES.register("marian")
 class Marian(Sinusoidal):
     architectures = {"MarianMTModel": "Transformer"}
-    embedding = SHARED
     fields = (*fields(58_101, positions=SINES, output=dict(bias=True)), only("share_encoder_decoder_embeddings", True))
-    harmless = (*HARMLESS, "decoder_vocab_size")
-    rows = rows()
-    leftovers, optional = COPIES, OPTIONAL
+    harmless = (*EncoderDecoder.harmless, "decoder_vocab_size")
 
 
 @FAMILIES.register("pegasus")
 class Pegasus(Sinusoidal):
     architectures = {"PegasusForConditionalGeneration": "Transformer"}
-    embedding = SHARED
     fields = fields(50_265, positions=SINES, output=dict(bias=True), layer=dict(norm_position="pre"))
-    harmless = HARMLESS
-    rows = rows()
-    leftovers, optional = COPIES, OPTIONAL
