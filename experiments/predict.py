@@ -6,17 +6,20 @@ python -m experiments.predict --workdir=runs/language --text="My fellow citizens
 python -m experiments.predict --workdir=runs/masked --text="The [MASK] of the United States"
 python -m experiments.predict --workdir=runs/reviews --text="A dull, lifeless mess."
 python -m experiments.predict --workdir=runs/vision --image=seven.png --image=nine.png
+python -m experiments.predict --workdir=runs/language --interactive
 """
 
 import contextlib
 import dataclasses
+import sys
 import typing
 from collections.abc import Sequence
 
 from absl import flags
 from rich.console import Console
 
-from tformer_jax.config import Component, ConfigError, kind_of
+from tformer_jax.config import Component, ConfigError, hints_of, kind_of
+from tformer_jax.data.files import DataError
 from tformer_jax.registry import load_plugin
 from tformer_jax.tasks import TASKS, Task
 from tformer_jax.training.directories import RunError
@@ -24,7 +27,9 @@ from tformer_jax.training.run import Run
 from tformer_jax.training.terminal import Terminal
 
 from . import cli, trained
-from .parsers import define_field
+from .parsers import define_field, define_switch
+
+INTERACTIVE = define_switch("interactive", "Predict on each line that you type, on a terminal.")
 
 # Not where the predictions go, which may be a file.
 _progress = Terminal(Console(stderr=True))
@@ -34,9 +39,46 @@ _made: dict[str, typing.Any] = {}
 
 
 def main() -> None:
+    if INTERACTIVE.value and not sys.stdin.isatty():
+        raise ConfigError("--interactive needs a terminal to type on; give --text, or --input=FILE of lines")
     task, model = trained.load_model(_progress)
-    for piece in task.predict(model, asked_of(type(task)), _progress):
+    asked = asked_of(type(task))
+    if INTERACTIVE.value:
+        converse(task, model, asked)
+    else:
+        answer(task, model, asked)
+
+
+def answer(task: Task, model: typing.Any, asked: Component) -> None:
+    """Prints what is predicted, in pieces as they come."""
+    for piece in task.predict(model, asked, _progress):
         print(piece, end="", flush=True)
+
+
+def converse(task: Task, model: typing.Any, asked: Component) -> None:
+    """Answers each line that is typed, until the end of the input; an answer that is interrupted ends alone.
+
+    Raises:
+      ConfigError: a line is not enough for the task, or there is an input beside those that are typed.
+    """
+    import readline  # noqa: F401  # which gives `input` its arrow keys, and takes over the terminal when it is imported
+
+    if task.typed is None:
+        raise ConfigError(f"--interactive has no meaning for {task.name}; leave it out")
+    if given := [name for name in (task.typed, "input") if getattr(asked, name, None)]:
+        raise ConfigError(f"--{given[0]} has no meaning with --interactive; leave one of them out")
+    several = typing.get_origin(hints_of(task.Prediction)[task.typed]) is tuple
+    with contextlib.suppress(EOFError):
+        while True:
+            if not (line := input(f"{task.typed}> ").strip()):
+                continue
+            try:
+                answer(task, model, asked.changed(**{task.typed: (line,) if several else line}))
+            except (ConfigError, DataError) as error:
+                print(f"error: {error}", file=sys.stderr)
+            except KeyboardInterrupt:
+                print(flush=True)
+    print()
 
 
 def asked_of(task: type[Task]) -> Component:

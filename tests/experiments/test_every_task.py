@@ -6,8 +6,13 @@ import importlib
 import inspect
 import io
 import json
+import os
+import pty
 import re
+import select
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -286,6 +291,8 @@ def test_images_are_classified_a_line_each(became, images):
         ("language", ["--text=a", "--top=3"], "--top has no meaning for causal_lm"),
         ("language", ["--text=a", "--greedy", "--top_p=0.5"], "--top_p has no meaning with --greedy"),
         ("language", ["--text=a", "--greedy", "--seed=0"], "--seed has no meaning with --greedy"),
+        ("language", ["--text=a", "--greedy", "--num_samples=2"], "--num_samples has no meaning with --greedy"),
+        ("language", ["--interactive"], "--interactive needs a terminal"),
         ("language", ["--text=a", "--temperature=0"], r"temperature must be in \(0, inf\), got 0\.0"),
         ("language", [f"--text={LONG}", "--max_new_tokens=6"], r"the text has \d+ tokens; .*--slide would cut its"),
         ("language", ["--text=a", "--max_new_tokens=50"], "max_new_tokens=50 leaves no room for a prompt"),
@@ -295,6 +302,7 @@ def test_images_are_classified_a_line_each(became, images):
         ("masked", [f"--text=[MASK] {LONG}"], r"the text has \d+ tokens, but the model reads at most 48"),
         ("masked", ["--text=[MASK]", "--greedy"], "--greedy has no meaning for masked_lm"),
         ("texts", ["--text=a", "--input=b"], "give --text or --input"),
+        ("texts", ["--text=a", "--num_samples=2"], "--num_samples has no meaning for text_classification"),
         ("texts", ["--text=a", "--seed=1"], "--seed has no meaning for text_classification"),
         ("texts", [f"--text={LONG}"], r"text 1 has \d+ tokens, but the model reads at most 48"),
         ("vision", [], "give --image"),
@@ -313,6 +321,62 @@ def test_what_cannot_be_predicted_is_refused(copied, within, capsys, name, flags
     with pytest.raises((ConfigError, DataError), match=message):
         module.main()
     assert capsys.readouterr().out == ""
+
+
+def drawn_texts(here, copied, *flags):
+    """The first lines of what the language model writes after "the red", one for each time that it was asked."""
+    said = here("predict", f"--workdir={copied('language')}", "--text=the red", "--max_new_tokens=12", *flags).stdout
+    return said.split("the red")[1:]
+
+
+@pytest.mark.slow
+def test_samples_of_one_text_differ_and_follow_the_seed(here, copied):
+    """`--num_samples` would write one text several times, or other ones with the same seed."""
+    (one,) = drawn_texts(here, copied, "--seed=3")
+    three, again, others = (drawn_texts(here, copied, "--num_samples=3", f"--seed={n}") for n in (3, 3, 4))
+    assert len(set(three)) == 3 and three == again and three[0] == one
+    assert not set(three) & set(others)
+
+
+@contextlib.contextmanager
+def typing_at(environment, name, *flags):
+    """A command on a terminal of its own: `say(text)` types, `read(until)` waits for what is written."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", f"experiments.{name}", *flags]
+    process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = ""
+
+    def read(until):
+        nonlocal seen
+        while until not in seen:
+            assert select.select([ours], [], [], 120)[0], seen
+            seen += os.read(ours, 4096).decode("utf-8", "replace")
+        found, seen = seen.split(until, 1)
+        return found
+
+    try:
+        yield lambda text: os.write(ours, text.encode()), read, process
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@pytest.mark.slow
+def test_a_person_types_and_is_answered(environment, copied):
+    """An error would end the conversation, an answer be that of another line, or the end not be heard."""
+    flags = (f"--workdir={copied('masked')}", "--interactive", "--top=2")
+    with typing_at(environment, "predict", *flags) as (say, read, process):
+        read("text> ")
+        say("the [MASK] cat\n")
+        assert re.search(r"\[MASK\] 1: '.*' \d\.\d{3}  '.*' \d\.\d{3}", read("text> "))
+        say("no gap\n")
+        assert "error: the text has no [MASK] to fill in" in read("text> ")
+        say("a [MASK] and [MASK]\n")
+        assert "[MASK] 2: " in read("text> ")
+        say("\x04")
+        assert process.wait() == 0
 
 
 def test_every_flag_reaches_the_sampler(within):
@@ -350,4 +414,4 @@ def test_a_continuation_is_printed_as_it_comes(within, capsys, monkeypatch):
     assert seen == ["", "zero one", " two"]
     assert capsys.readouterr().out == "\n"
     assert (asked["text"], asked["max_new_tokens"], asked["slide"]) == ("zero", 7, True)
-    assert asked["key"] == jax.random.key(4)
+    assert asked["key"] == jax.random.fold_in(jax.random.key(4), 0)  # of the first draw

@@ -205,6 +205,14 @@ def test_samples_go_on_with_the_beginnings_of_documents(make_task, data_of, mode
     assert {how["max_new_tokens"] for _, how in asked} == {7}
 
 
+def test_every_sample_is_drawn_by_itself(make_task, data_of, model, parrot):
+    """Three beginnings would go on with one text."""
+    _, asked = parrot
+    make_task(sample_tokens=7).evaluate(model, data_of("segments"), ["test"])
+    keys = {tuple(np.ravel(jax.random.key_data(how["key"]))) for _, how in asked}
+    assert len(keys) == len(asked) == 3
+
+
 def test_a_beginning_that_fills_the_context_is_no_reason_to_fail(make_task, data_of, model, monkeypatch):
     """A run with a short context would train for hours and fail when it is evaluated."""
     data = data_of("segments")

@@ -1,5 +1,6 @@
 """Masked language modelling: the loss of the chosen tokens alone, accuracy, pseudo-perplexity, and filling gaps."""
 
+import ast
 import dataclasses
 import functools
 import math
@@ -133,6 +134,13 @@ def test_the_first_that_are_chosen_are_kept():
         np.testing.assert_array_equal(found[1], weights)
 
 
+def task_row(data):
+    """The longest row of the split for testing, without padding."""
+    batches = data.evaluation_batches("test")
+    rows = [row[:n] for i in range(len(batches)) for row, n in zip(*map(batches.batch(i).get, ("tokens", "lengths")))]
+    return max(rows, key=len)
+
+
 # Validation and evaluation -----------------------------------------------------------------------
 
 
@@ -212,7 +220,7 @@ def test_an_evaluation_has_what_it_promises(make_task, data, model, monkeypatch)
     """`task.pseudo_perplexity_rows` would turn nothing, or numbers be of another split than they say."""
     task = make_task()
     monkeypatch.setattr(task, "config", dataclasses.replace(task.config, pseudo_perplexity_rows=2))
-    monkeypatch.setattr(task, "_filled", lambda model, row: None)
+    monkeypatch.setattr(task, "_filled", lambda model, numbered: None)
     evaluations = task.evaluate(model, data, ["validation", "test"])
     for split, evaluation in evaluations.items():
         batches = data.evaluation_batches(split)
@@ -224,20 +232,34 @@ def test_an_evaluation_has_what_it_promises(make_task, data, model, monkeypatch)
         assert evaluation.note == "pseudo-perplexity of 2 rows"
 
 
-def test_samples_show_the_gaps_and_what_stood_there(make_task, data, model, monkeypatch):
-    """A reader could not compare what the model wrote with what it should have."""
+def test_a_sample_shows_one_gap_its_guesses_and_what_stood_there(make_task, data, model, monkeypatch):
+    """A reader would have to look for the gap in a wall of text, or see guesses for another one."""
     task = make_task()
-    monkeypatch.setattr(task, "config", dataclasses.replace(task.config, mask_rate=0.5))
     monkeypatch.setattr(task, "score", lambda *_: Scores({}, 1.0, []))
     monkeypatch.setattr(task, "pseudo_perplexity", lambda *_: 1.0)
-    evaluation = task.evaluate(model, data, ["test"])["test"]
-    texts = " ".join(document.text for document in data.splits["test"])
-    assert len(evaluation.samples) > 1
-    for sample in evaluation.samples:
-        assert sample.original.strip() in texts
-        gaps = sample.masked.count("[MASK]")
-        between = [part for part in sample.masked.split(" [MASK]") if part]
-        assert gaps > 0 and all(part in sample.original and part in sample.predicted for part in between)
+    samples = task.evaluate(model, data, ["test"])["test"].samples
+    texts = " ".join(" ".join(document.text.split()) for document in data.splits["test"])
+    assert len(samples) > 1
+    for sample in samples:
+        before, after = sample.masked.removeprefix(" ...").removesuffix(" ...").split(" [MASK]")
+        assert " ".join(f"{before}{ast.literal_eval(sample.original)}{after}".split()) in texts
+        assert len(tokenizers.encode(data.tokenizer, [sample.masked])[0]) < 40
+
+
+def test_a_sample_is_guessed_from_the_rest_of_its_row(make_task, data, model):
+    """The model would see the answer, or less than the row; probabilities would be of another token."""
+    task, row = make_task(), task_row(data)
+    found = {task._filled(model, (number, row)) for number in range(8)}
+    wanted = set()
+    for place in range(1, len(row) - 1):
+        read = np.where(np.arange(len(row)) == place, MASK_ID, row)
+        logits = np.asarray(forward(model, jnp.asarray(np.pad(read, (0, ROW - len(row))))[None], np.int32([len(row)])))
+        scores = np.exp(logits[0, place].astype(np.float64))
+        best = np.argsort(-scores)[:3]
+        texts = [tokenizers.decode(data.tokenizer, [token], strip=False) for token in (*best, row[place])]
+        said = "  ".join(f"{t!r} {scores[i] / scores.sum():.3f}" for t, i in zip(texts[:3], best, strict=True))
+        wanted.add((said, repr(texts[3])))
+    assert len(found) > 1 and {(one.predicted, one.original) for one in found} <= wanted
 
 
 def test_an_evaluation_is_described(make_task):

@@ -95,6 +95,7 @@ class Task:
       DataConfig, Data: the `data` section, and what reads it.
       Model: what it trains.
       Prediction: what may be asked of `predict`: a flag of `experiments.predict` for each field.
+      typed: the field of `Prediction` that a line is which somebody types; None: predictions need more than a line.
       name: by which it is registered.
       unit: what the weight of a batch counts.
       learnt: what the data have learnt that the task is made of, attributes of both, in this order; see `LEARNT`.
@@ -111,6 +112,7 @@ class Task:
     Data: ClassVar[type[Data]]
     Model: ClassVar[type]
     Prediction: ClassVar[type[Component]] = Component
+    typed: ClassVar[str | None] = None
     name: ClassVar[str]
     unit: ClassVar[str] = "tokens"
     learnt: ClassVar[tuple[str, ...]] = ()

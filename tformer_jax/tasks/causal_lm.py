@@ -29,7 +29,7 @@ _CONTINUED = 3
 _SAMPLE_PROMPT = 128
 # What is generated for a prompt, unless it is said.
 _NEW_TOKENS = 100
-_DRAW = ("temperature", "top_k", "top_p", "min_p", "seed")
+_DRAW = ("temperature", "top_k", "top_p", "min_p", "seed", "num_samples")
 
 
 class Continuation(NamedTuple):
@@ -79,6 +79,9 @@ class CausalLMTask(DocumentTask):
             None, help="Above 1, tokens that the text already contains become less probable."
         )
         seed: int | None = field(None, SEED, help="Random seed of sampling; by default 0.")
+        num_samples: int | None = field(
+            None, COUNT, help="Number of continuations of each text, each drawn by itself; by default 1."
+        )
         slide: bool = field(False, help="If a text is too long for the model, read only its end.")
 
         def check(self):
@@ -157,14 +160,17 @@ class CausalLMTask(DocumentTask):
         metrics = scores.means | {"bits_per_byte": bits / data.byte_count(split), "tokens": scores.weight}
         texts = [document.text[:_PROMPT_CHARACTERS] for document in data.splits[split][:_CONTINUED]]
         continued = functools.partial(self._continued, model)
-        samples = progress.each(f"writing samples of {split}", texts, "samples", continued)
+        samples = progress.each(f"writing samples of {split}", [*enumerate(texts)], "samples", continued)
         unknown = data.unknown_count(split)
         note = f"{unknown:,} characters are not in the training split and are scored as <unk>" if unknown else ""
         return Evaluation(metrics, note, samples)
 
-    def _continued(self, model: CausalLM, text: str) -> Continuation:
-        # A beginning may fill a short context.
-        return Continuation(text, "".join(self.continue_text(model, text, slide=True, pad_to=_SAMPLE_PROMPT)))
+    def _continued(self, model: CausalLM, numbered: tuple[int, str]) -> Continuation:
+        number, text = numbered
+        how = {"key": _key_of_draw(0, number), "pad_to": _SAMPLE_PROMPT}
+        return Continuation(
+            text, "".join(self.continue_text(model, text, slide=True, **how))
+        )  # it may fill the context
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return (
@@ -180,12 +186,13 @@ class CausalLMTask(DocumentTask):
     def predict(self, model: CausalLM, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
         """Yields each text and its continuation, as it comes."""
         try:
-            how = {"sampler": asked.sampler(), "key": jax.random.key(asked.seed or 0), "slide": asked.slide}
+            how = {"sampler": asked.sampler(), "slide": asked.slide}
         except ValueError as error:
             raise ConfigError(str(error)) from None
         how["max_new_tokens"] = asked.max_new_tokens or min(_NEW_TOKENS, max(1, model.config.max_length // 2))
-        for text, where in self.known_texts(asked):
-            pieces = self.continue_text(model, text, **how)
+        drawn = [placed for placed in self.known_texts(asked) for _ in range(asked.num_samples or 1)]
+        for number, (text, where) in enumerate(drawn):
+            pieces = self.continue_text(model, text, key=_key_of_draw(asked.seed or 0, number), **how)
             try:
                 with progress.phase("compiling"):
                     first = next(pieces)  # what is refused is refused before anything is printed
@@ -241,3 +248,8 @@ class CausalLMTask(DocumentTask):
                 yield whole[len(said) :]
                 said = whole
         yield whole[len(said) :]
+
+
+def _key_of_draw(seed: int, number: int) -> Array:
+    """The key of one of several texts that are drawn, which would else go on alike."""
+    return jax.random.fold_in(jax.random.key(seed), number)

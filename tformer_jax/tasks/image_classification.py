@@ -65,7 +65,7 @@ class ImageClassificationTask(Classification):
         image: tuple[str, ...] = field((), help="Image file; may be given several times.")
 
     DataConfig, Data, Model = ImageClassificationDataConfig, ImageClassificationData, VisionTransformer
-    unit = "images"
+    unit, typed = "images", "image"
     new_parameters = ("model.classifier.", "model.register_classifiers.")
 
     @classmethod

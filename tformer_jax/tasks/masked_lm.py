@@ -30,10 +30,12 @@ from .vocabulary import VocabularyLossConfig, loss_inputs, perplexity, projectio
 MASK_TEXT = "[MASK]"
 
 _SHOWN = 5
+# Of a sample: so many tokens on each side of its gap, and so many guesses.
+_AROUND, _GUESSES = 12, 3
 
 
 class Filled(NamedTuple):
-    """A text with gaps, the tokens that the model put there, and the true ones."""
+    """A gap in the text around it, the likeliest tokens for it with their probabilities, and the true one."""
 
     masked: str
     predicted: str
@@ -121,7 +123,7 @@ class MaskedLMTask(DocumentTask):
         rows = self._rows(batches, self.config.pseudo_perplexity_rows)
         metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows, progress), "rows": len(rows)}
         filled = functools.partial(self._filled, model)
-        samples = progress.each(f"filling gaps of {split}", rows[:_SHOWN], "samples", filled)
+        samples = progress.each(f"filling gaps of {split}", [*enumerate(rows[:_SHOWN])], "samples", filled)
         return Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
@@ -161,9 +163,7 @@ class MaskedLMTask(DocumentTask):
                 advance()
         for gaps in filled:
             for number, guesses in enumerate(gaps, 1):
-                # Quoted: a token may be blank, or begin with the blank before its word.
-                said = "  ".join(f"{guess.token!r} {guess.probability:.3f}" for guess in guesses)
-                yield f"{MASK_TEXT} {number}: {said}\n"
+                yield f"{MASK_TEXT} {number}: {_said(guesses)}\n"
 
     def first_unknown(self, text: str) -> int | None:
         at = 0
@@ -179,13 +179,15 @@ class MaskedLMTask(DocumentTask):
         Raises:
           DataError: no gap, or more tokens than the model reads.
         """
-        tokens = self._with_gaps(text, model.config.max_length)
-        probabilities = self._predicted(model, tokens)
-        guesses = []
-        for place in np.flatnonzero(np.asarray(tokens) == self._special.mask):
-            best = np.argsort(-probabilities[place], kind="stable")[:count]
-            guesses.append([Guess(self._text([i]), float(probabilities[place, i])) for i in best])
-        return guesses
+        return self._guesses(model, np.asarray(self._with_gaps(text, model.config.max_length)), count)
+
+    def _guesses(self, model: MaskedLM, tokens: np.ndarray, count: int) -> list[list[Guess]]:
+        """The likeliest tokens for each gap of a row."""
+        best_first = []
+        for probabilities in self._predicted(model, tokens)[tokens == self._special.mask]:
+            best = np.argsort(-probabilities, kind="stable")[:count]
+            best_first.append([Guess(self._text([i]), float(probabilities[i])) for i in best])
+        return best_first
 
     def _predicted(self, model: MaskedLM, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """The probabilities [n V] of the tokens at each place of a row."""
@@ -213,27 +215,23 @@ class MaskedLMTask(DocumentTask):
             rows += [row[:n] for row, n in zip(batch["tokens"], batch["lengths"], strict=True) if n > 2]
         return [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
-    def _filled(self, model: MaskedLM, row: np.ndarray) -> Filled:
-        """Some tokens of the row hidden, predicted, and as they were."""
-        batch = {"tokens": jnp.asarray(padded(row, model.config.max_length))[None]}
-        corrupted = _corrupted(batch, jax.random.key(1), self._corruption)
-        masked = np.asarray(corrupted["masked"][0])[: len(row)]
-        gaps = np.where(masked, self._special.mask, row)
-        best = self._predicted(model, gaps).argmax(-1)
-        predicted = np.where(masked, best, row)
-        shown = (self._text(part[1:-1]) for part in (predicted, row))
-        return Filled(self._with_marks(gaps[1:-1]), *shown)
-
-    def _with_marks(self, tokens: np.ndarray) -> str:
-        mask = self._special.mask
-        parts = np.split(tokens, np.flatnonzero(tokens == mask))
-        return "".join(
-            f"{self._gap}{self._text(part[1:])}" if len(part) and part[0] == mask else self._text(part)
-            for part in parts
-        )
+    def _filled(self, model: MaskedLM, numbered: tuple[int, np.ndarray]) -> Filled:
+        """One token of a row, anywhere but at its ends, as the model guesses it from all others."""
+        number, row = numbered
+        place = np.random.default_rng(number).integers(1, len(row) - 1)
+        (guesses,) = self._guesses(model, np.where(np.arange(len(row)) == place, self._special.mask, row), _GUESSES)
+        before, after = row[1:place], row[place + 1 : -1]
+        start, end = (" ..." if len(part) > _AROUND else "" for part in (before, after))
+        around = self._text(before[-_AROUND:]), self._gap, self._text(after[:_AROUND])
+        return Filled(start + "".join(around) + end, _said(guesses), repr(self._text([row[place]])))
 
     def _text(self, tokens: Iterable[Any]) -> str:
         return tokenizers.decode(self.tokenizer, tokens, strip=False)
+
+
+def _said(guesses: Iterable[Guess]) -> str:
+    """Guesses in a line. Quoted: a token may be blank, or begin with the blank before its word."""
+    return "  ".join(f"{guess.token!r} {guess.probability:.3f}" for guess in guesses)
 
 
 class _Corruption(NamedTuple):

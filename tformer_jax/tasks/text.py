@@ -53,7 +53,7 @@ class RankedPrediction(Component):
 class TextTask(Task):
     """A task on texts, whose data have a `tokenizer`."""
 
-    Prediction = TextPrediction
+    Prediction, typed = TextPrediction, "text"
     learnt = ("tokenizer",)
 
     tokenizer: Tokenizer

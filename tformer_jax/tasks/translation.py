@@ -63,7 +63,7 @@ class TranslationTask(Task):
             if self.beam_size == 1 and self.length_penalty:
                 raise ConfigError("length_penalty must be 0 with task.beam_size=1: it ranks the hypotheses of a beam")
 
-    Prediction = TextPrediction
+    Prediction, typed = TextPrediction, "text"
     DataConfig, Data, Model = TranslationDataConfig, TranslationData, Transformer
     learnt = ("tokenizers",)
 
