@@ -244,19 +244,24 @@ def _check_text(arguments: Sequence[str]) -> None:
 
 
 def run(
-    main: Callable[[], None], *required: str, before: Callable[[Sequence[str]], None] = lambda arguments: None
+    main: Callable[..., None],
+    *required: str,
+    before: Callable[[Sequence[str]], None] = lambda arguments: None,
+    takes: str = "",
 ) -> None:
     """Parses the flags, of which some are required, and calls `main`; `before` makes those that depend on others.
+
+    `takes`: what the arguments are that have no flag, with which `main` is called; "": there must be none.
 
     What a user can put right ends in one line and exit code 1; a run that was asked to stop in exit code
     `EXIT_CODE` and in one line that says how to go on.
     """
 
     def guarded(arguments: list[str]) -> None:
-        if len(arguments) > 1:
+        if len(arguments) > 1 and not takes:
             sys.exit(f"error: unexpected arguments: {' '.join(arguments[1:])}")
         try:
-            main()
+            main(*([arguments[1:]] if takes else []))
             sys.stdout.flush()
         except BrokenPipeError:  # whoever read the output has gone, such as `head`
             _drop_output()

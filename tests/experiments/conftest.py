@@ -12,6 +12,7 @@ import sys
 import pytest
 from absl import flags as absl_flags
 from forked import ROOT, CommandServer
+from pictures import assert_picture  # noqa: F401
 from support import unchecked_annotations
 
 from experiments import cli
@@ -81,6 +82,7 @@ REQUIRED = {
     "export": ("workdir", "member", "to"),
     "convert": ("from", "to"),
     "compare_sweeps": ("sweeps", "by", "picture"),
+    "runs": (),
 }
 
 
@@ -99,7 +101,10 @@ def here():
     """
 
     def here(name, *flags):
-        module = importlib.import_module(f"experiments.{name}")
+        module = importlib.import_module("experiments.runs.__main__" if name == "runs" else f"experiments.{name}")
+        how = {"predict": {"before": getattr(module, "of_plugins", None)}, "runs": {"takes": "directories"}}.get(
+            name, {}
+        )
         _forget()
         arguments, output, errors = [name, *map(str, flags)], io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended, contextlib.ExitStack() as held:
@@ -108,7 +113,7 @@ def here():
             for redirect in (contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)):
                 held.enter_context(redirect)
             held.enter_context(unchecked_annotations())
-            cli.run(module.main, *REQUIRED[name], **({"before": module.of_plugins} if name == "predict" else {}))
+            cli.run(module.main, *REQUIRED[name], **how)
         _forget()
         code = ended.value.code or 0
         if isinstance(code, str):  # as Python does with what nobody catches

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +38,9 @@ _FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
 # Where a run runs, and where its plugins are, may change from start to start: what it computes does not.
 _FREE = ("parallel", "plugins")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
+
+# So long, at most, does who looks for a lock hold it.
+_LOOKING_SECONDS = 0.1
 
 # As the JSON standard calls what Python reads as these.
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a string"}
@@ -220,7 +224,8 @@ def locked(directory: Path) -> Iterator[None]:
     """Keeps other processes from training in a directory.
 
     The lock is the operating system's: whatever ends the process, it is gone. It is on the file `lock`, and on the
-    directory itself where the file system can do that: who deletes the file does not let a second process in.
+    directory itself where the file system can do that: who deletes the file does not let a second process in. Who looks
+    whether it is held, see `in_use`, holds it for a moment.
 
     Raises:
       RunError: another process holds it (says which, and on what machine), or no process can.
@@ -232,7 +237,7 @@ def locked(directory: Path) -> Iterator[None]:
         with writing(file):  # without a buffer, which closing would have to write
             lock = held.enter_context(open(file, "ab", buffering=0))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock.fileno(), fcntl.LOCK_EX)
         except BlockingIOError:
             raise _in_use(directory) from None
         except OSError as error:  # of a file system without locks
@@ -241,6 +246,29 @@ def locked(directory: Path) -> Iterator[None]:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
+
+
+def in_use(directory: Path) -> bool:
+    """Returns whether a process is training in a directory; False where the file system cannot tell."""
+    try:
+        with open(directory / "lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody ever trained there, or there are no locks
+        return False
+    return False
+
+
+def _lock(file: int, how: int) -> None:
+    """Locks an open file, or raises a BlockingIOError if another process holds it longer than to look at it."""
+    for last in (False, True):
+        try:
+            return fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if last:
+                raise
+            time.sleep(_LOOKING_SECONDS)
 
 
 @contextlib.contextmanager
@@ -268,7 +296,7 @@ def _in_use(directory: Path) -> RunError:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and the code's commit: what a result depends on beside its config."""
+    """Versions, devices and the code's commit: what a result depends on beside its config; and the command."""
     here = Path(__file__).parent
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
     return {
@@ -277,6 +305,7 @@ def environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "command": ["python", *sys.orig_argv[1:]],
         "commit": git.stdout.strip() if git.returncode == 0 else None,
     }
 
