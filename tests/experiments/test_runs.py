@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-import time
+import subprocess
 
 import numpy as np
 import pytest
@@ -95,14 +95,10 @@ def test_who_looks_does_not_keep_a_run_from_starting(tmp_path):
         pass
     looking = os.open(directory / "lock", os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)
-    pid = os.fork()
-    if not pid:  # a child that lets go soon, as who looks does
-        time.sleep(0.05)
-        os._exit(0)
-    os.close(looking)  # the child holds it alone now
+    looks = subprocess.Popen(["sleep", "0.05"], pass_fds=[looking])
+    os.close(looking)  # it holds it alone now
     with locked(directory):
-        pass
-    os.waitpid(pid, 0)
+        looks.wait()
 
 
 def test_what_lies_within_a_search_is_no_run_of_its_own(tmp_path):

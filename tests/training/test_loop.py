@@ -366,7 +366,9 @@ def test_metrics_up_to_a_divergence_are_kept(trainer, new_run):
     run = new_run()
     with pytest.raises(Diverged):
         go(trainer, run, Data(poison={8: np.inf}))
-    assert [row["step"] for row in read_metrics(run.metrics_file) if "loss" in row] == [2, 4, 6, 8]
+    *rows, last = read_metrics(run.metrics_file)
+    assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8]
+    assert last["step"] == 9 and last["diverged"].startswith("batch 8 has loss inf")
 
 
 class Several(nnx.Module):

@@ -208,7 +208,7 @@ class _RunLoop(Loop):
         if step == self._config.steps or step % self._config.log_every == 0:
             self._write(step, metrics)
 
-    def _write(self, step: int, values: Mapping[str, float]) -> None:
+    def _write(self, step: int, values: Mapping[str, Any]) -> None:
         if self._writer is not None:
             self._writer.write(step, values)
 
@@ -217,7 +217,7 @@ class _RunLoop(Loop):
         allowed, skipped = self._config.max_skipped, metrics.get("skipped")
         found = f"batch {step - 1} has {not_finite(metrics, self._parameters, finite)}"
         if skipped is None or skipped > allowed:
-            self._write(step, {**metrics, "diverged": found})
+            self._write(step, {"diverged": found})
             after = f", after {allowed} skipped step(s)" if allowed else ""
             raise Diverged(f"training stopped at step {step}: {found}{after}")
         self._line.say(f"step {step} is skipped ({skipped:.0f} of at most {allowed}): {found}")

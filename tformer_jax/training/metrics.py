@@ -37,8 +37,8 @@ class MetricsWriter:
         self._file = GrowingFile(file)
         self._events = EventFile(tensorboard, read_metrics(file))
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One row: the step and its numbers; what is not finite, which JSON cannot say, is null."""
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One row: the step and its numbers, or a text that says why there are none; what is not finite is null."""
         row = {"step": step, **sayable(values)}
         self._file.write(json.dumps(row).encode() + b"\n")
         self._events.write(row)
