@@ -30,7 +30,8 @@ WIDTH = "model.d_model"
         ("finished", {"loss": 2.0}, "finished", 2.0),
         ("finished", {"loss": None}, "diverged", math.nan),
         ("diverged", {"loss": 2.0}, "diverged", math.nan),
-        ("stopped", {"loss": 3.0}, "not finished", 3.0),
+        ("stopped", {"loss": 3.0}, "stopped early", 3.0),
+        ("running", {"loss": 3.0}, "not finished", 3.0),
         ("waiting", {}, "not finished", math.nan),
     ],
 )
@@ -83,7 +84,8 @@ def test_a_mean_is_of_all_its_members():
     found = cells(results, swept_fields(results), "loss")
     assert list(found) == [(0,), (1,), (2,), (3,)]
     assert [cell.finished for cell in found.values()] == [[1.0, 2.0], [1.0], [1.0], []]
-    assert [cell.failure for cell in found.values()] == [None, "diverged", "not finished", "diverged"]
+    assert [cell.failure for cell in found.values()] == [None, "diverged", "stopped early", "diverged"]
+    assert [cell.stopped for cell in found.values()] == [[], [], [2.0], []]
     np.testing.assert_array_equal([cell.mean for cell in found.values()], [1.5, math.nan, math.nan, math.nan])
 
 
@@ -113,7 +115,7 @@ def test_a_line_for_each_combination_of_the_other_fields():
         at_rate(1e-2, 2.0, a__x=1, b__y="p"),
         at_rate(1e-3, 3.0, a__x=2, b__y="p"),
         at_rate(3e-4, 4.0, a__x=1, b__y="q"),
-        at_rate(1e-3, 5.0, "stopped", a__x=2, b__y="q"),
+        at_rate(1e-3, 5.0, "running", a__x=2, b__y="q"),
         result(7.0, a__x=1, b__y="q"),
     ]
     found = learning_rate_lines(results, "loss")
@@ -151,6 +153,8 @@ def test_what_cannot_be_told_apart_is_refused():
         ([0.1, 0.4, 0.7, 0.8, 0.9], False, (0.1, 0.9, False)),
         ([0.1, 0.86, 0.87, 0.88, 0.89, 0.9], False, (0.86, 0.9, False)),
         ([2.0, 2.0, 2.0, 3.0], True, (2.0, 3.0, False)),
+        ([2.0, 2.001, 2.03], True, (2.0, 2.03, False)),
+        ([0.7, 0.97, 0.97, 0.97, 0.98], False, (0.7, 0.98, False)),
         ([7.0], True, (6.9, 7.1, False)),
         ([], True, (0.0, 1.0, False)),
     ],

@@ -16,6 +16,7 @@ from tformer_jax.sweeps.plots import (
     plot_heat_map,
     plot_learning_rates,
     plot_parallel_coordinates,
+    plot_scatter,
     plot_sweep,
 )
 
@@ -112,6 +113,24 @@ def test_panels_share_their_axis_and_their_colours(figures, tmp_path):
     assert legend(figures[0]) == {*widths, "best"}
 
 
+def test_what_was_stopped_is_drawn(figures, tmp_path):
+    """The picture of successive halving would be nearly empty, or take numbers of fewer steps for means."""
+    results = [at_rate(1e-4, 3.0, "stopped"), at_rate(1e-3, 2.0), at_rate(1e-2, 2.5), at_rate(0.1, 3.5, "stopped")]
+    axes = learning_rates(figures, results, tmp_path)
+    assert marks(axes, "stopped early") == [[1e-4, 3.0], [0.1, 3.5]]
+    assert axes.get_ylim()[1] > 3.5
+    np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), [math.nan, 2.0, 2.5, math.nan])
+
+
+def test_three_points_have_a_star_a_line_and_two_one_in_all(figures, tmp_path):
+    """Stars would mark every point of short lines, and so nothing."""
+    two = [at_rate(rate, rate * d, model__d_model=d) for rate in (1.0, 2.0) for d in (1, 2)]
+    assert marks(learning_rates(figures, two, tmp_path), "best") == [[1.0, 1.0]]
+    three = [*two, *(at_rate(3.0, 3.0 * d, model__d_model=d) for d in (1, 2))]
+    plot_learning_rates({"": three}, tmp_path / "picture.png")
+    assert marks(figures[1].axes[0], "best") == [[1.0, 1.0], [1.0, 2.0]]
+
+
 def test_of_random_draws_the_best_stands_out(figures, tmp_path):
     """Random draws would fill the legend, and each have a star."""
     results = [at_rate(10 ** (-4 + i / 20), 2 + (i - 7) ** 2 / 100, model__dropout_rate=i / 100) for i in range(9)]
@@ -155,7 +174,7 @@ def test_the_cells_of_a_map_are_the_means(figures, assert_picture, tmp_path):
         seed=(0, 1),
     )
     results[0] |= {"status": "diverged"}
-    results[-1] |= {"status": "stopped"}
+    results[-1] |= {"status": "running"}
     plot_heat_map(results, tmp_path / "picture.png", metric="loss", lowest=True)
     assert_picture(tmp_path / "picture.png")
     axes = figures[0].axes[0]
@@ -171,6 +190,19 @@ def test_the_cells_of_a_map_are_the_means(figures, assert_picture, tmp_path):
     assert texts == {(0, 0): "2.500", (1, 0): "1/2", (2, 0): "4.500", (0, 1): "5.500", (1, 1): "6.500", (2, 1): "1/2"}
     assert not axes.yaxis_inverted()
     assert legend(figures[0]) == {"diverged", "not finished"}
+
+
+def test_a_cell_that_was_stopped_has_its_number(figures, tmp_path):
+    """The map of successive halving would be nearly empty; or the best be a cell of fewer steps."""
+    results = grid(lambda x, y: 1.0 + x + y, x=(1, 2), y=(1, 2))
+    for i, status in enumerate(("stopped", "finished", "stopped", "finished")):
+        results[i] |= {"status": status}
+    plot_heat_map(results, tmp_path / "picture.png", metric="loss", lowest=True)
+    axes = figures[0].axes[0]
+    assert {t.get_position(): t.get_text() for t in axes.texts}[0, 0] == "3.000"
+    *_, frame = axes.patches
+    assert not frame.get_fill() and (frame.get_x(), frame.get_y()) == (-0.5, 0.5)
+    assert legend(figures[0]) == {"stopped early"}
 
 
 def test_a_map_of_failures_has_no_best(figures, tmp_path):
@@ -199,7 +231,8 @@ def test_the_curves_are_the_rows(figures, assert_picture, tmp_path):
     assert len({tuple(line.get_color()) for line in (finished, stopped, diverged)}) == 3
     assert [x for x, _ in marks(axes, "diverged")] == [27]
     assert axes.get_ylim()[1] < 6
-    assert legend(figures[0]) == {"training", "validation", "diverged", "not finished"}
+    assert legend(figures[0]) == {"training", "validation", "diverged", "stopped early"}
+    assert {t.get_text().strip() for t in axes.texts} == {"5", "6", "7"}  # the numbers of the table
 
 
 def test_curves_that_end_outside_are_marked(figures, tmp_path):
@@ -209,6 +242,32 @@ def test_curves_that_end_outside_are_marked(figures, tmp_path):
     axes = figures[0].axes[0]
     assert [x for x, _ in marks(axes, "beyond the axis")] == [30]
     assert axes.get_ylim()[1] < 6
+    assert "4: 1e6" in {t.get_text() for t in axes.texts}
+
+
+def test_curves_without_an_end_are_marked_too(figures, tmp_path):
+    """Two of six members would be cut off unsaid, because nothing but their curves says how bad they are."""
+    ends = (2.0, 2.1, 2.2, 2.3, 40.0, 50.0)
+    rows = {m: curve_rows([5.0, 4.0, end], [end]) for m, end in enumerate(ends)}
+    results = [result(end if end < 3 else None, "finished" if end < 3 else "running", m) for m, end in enumerate(ends)]
+    for row in results[4:]:
+        row["final"] = {}
+    plot_curves(results, rows, tmp_path / "picture.png")
+    axes = figures[0].axes[0]
+    assert len(marks(axes, "beyond the axis")) == 2
+    assert {"4: 40", "5: 50"} <= {t.get_text() for t in axes.texts}
+    assert {str(m) for m in range(4)} <= {t.get_text().strip() for t in axes.texts}
+
+
+def test_of_very_many_curves_the_title_says_which_have_numbers(figures, tmp_path):
+    """A picture would be black with numbers, or hide some unsaid."""
+    rows = {m: curve_rows([5.0], [2 + m / 100]) for m in range(40)}
+    plot_curves([result(2 + m / 100, member=m) for m in rows], rows, tmp_path / "picture.png", title="wide")
+    axes = figures[0].axes[0]
+    assert {int(t.get_text()) for t in axes.texts} == set(range(24))
+    assert axes.get_title() == "wide: loss of 40 members; numbers: the 24 best of 40 members"
+    heights = sorted(t.get_position()[1] for t in axes.texts)
+    assert np.diff(heights).min() > 0.03
 
 
 @pytest.mark.parametrize(
@@ -224,7 +283,7 @@ def test_curves_say_which_is_which(figures, tmp_path, overrides, bar, entries):
     """Nobody would know which curve is which; or the seeds would be told apart, and not what is tried."""
     results = grid(lambda *_: 2.0, **overrides)
     plot_curves(results, {row["member"]: curve_rows([5.0, 3.0], [2.0]) for row in results}, tmp_path / "picture.png")
-    assert [axes.get_ylabel() for axes in figures[0].axes] == ["loss", *bar]
+    assert [axes.get_ylabel() for axes in figures[0].axes] == ["loss (nats)", *bar]
     assert legend(figures[0]) == {"training", "validation", *entries}
 
 
@@ -241,8 +300,39 @@ def test_the_best_line_is_on_top(figures, assert_picture, tmp_path):
     assert drawn[-1].get_linewidth() > 2 * drawn[-2].get_linewidth()
     assert drawn[2].get_alpha() < drawn[-1].get_alpha()
     assert len(marks(axes, "diverged")) == 1
-    assert {"x", "y", "z", "final loss"} <= {text.get_text() for text in axes.texts}
-    assert legend(figures[0]) == {"best", "diverged", "not finished"}
+    assert {"x", "y", "z", "final loss (nats)"} <= {text.get_text() for text in axes.texts}
+    assert legend(figures[0]) == {"best", "diverged", "stopped early", "not finished"}
+
+
+def test_parallel_axes_have_round_numbers(figures, tmp_path):
+    """Random draws would be labelled 3.16e-4, 4.87e-3, ..., and members have no numbers."""
+    drawn = zip((3.1623e-4, 1.2345e-3, 4.8765e-3), (0.1234, 0.2345, 0.0123), (1, 2, 3), strict=True)
+    results = [result(2.0 + i, member=7 + i, rate=r, dropout=d, depth=n) for i, (r, d, n) in enumerate(drawn)]
+    plot_parallel_coordinates(results, tmp_path / "picture.png", metric="loss", lowest=True)
+    texts = [text.get_text().strip(" –") for text in figures[0].axes[0].texts]
+    assert {"1e-3", "1", "2", "3", "7", "8", "9"} <= set(texts)
+    assert not any("." in x and len(x) > 4 for x in texts)
+
+
+def test_what_is_beyond_parallel_axes_is_said(figures, tmp_path):
+    """A number that exploded would be a mark that means any number."""
+    results = [result(x, member=i, a=i, b=-i, c=i % 3) for i, x in enumerate((2.0, 2.1, 2.2, 2.3, 1e6))]
+    plot_parallel_coordinates(results, tmp_path / "picture.png", metric="loss", lowest=True)
+    assert "beyond the axis: 4: 1e6" in figures[0].axes[0].get_title()
+
+
+def test_points_are_members(figures, assert_picture, tmp_path):
+    """Random draws of two numbers would be a grid of as many columns as draws; or a point be another member's."""
+    values = [(1e-4, 0.1, 3.0), (3e-3, 0.2, 2.0), (2e-2, 0.05, 2.5)]
+    results = [at_rate(rate, loss, dropout=x) | {"member": 4 + i} for i, (rate, x, loss) in enumerate(values)]
+    results += [at_rate(0.1, None, "diverged", dropout=0.3) | {"member": 7}]
+    plot_scatter(results, tmp_path / "picture.png", metric="loss", lowest=True)
+    assert_picture(tmp_path / "picture.png")
+    axes = figures[0].axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("learning_rate", "dropout", "log")
+    assert marks(axes, "best") == [[3e-3, 0.2]] and marks(axes, "diverged") == [[0.1, 0.3]]
+    places = {t.get_text(): t.xy for t in axes.texts}
+    assert places == {str(4 + i): (rate, x) for i, (rate, x, _) in enumerate([*values, (0.1, 0.3, None)])}
 
 
 SWEEPS = {
@@ -254,7 +344,11 @@ SWEEPS = {
         grid(lambda x, y, z: x + 2.0, x=(1, 2), y=(True, False), z=([1], [1, 2])),
         {"parallel_coordinates"},
     ),
-    "two fields, drawn": ([result(2.0 + i, x=i, y=i * i, member=i) for i in range(9)], {"parallel_coordinates"}),
+    "two fields, drawn": ([result(2.0 + i, x=i, y=i * i, member=i) for i in range(9)], {"scatter"}),
+    "a continuous rate, and a choice": (
+        [at_rate(10**-x, 2 + x, kind="pq"[i % 2]) for i, x in enumerate((1, 1.3, 1.7, 2.1))],
+        {"learning_rate", "parallel_coordinates"},
+    ),
     "seeds": (grid(lambda seed: 2.0 + seed, seed=(0, 1)), set()),
     "equal numbers, and one that has none": (
         [at_rate(0.1, 2.0, x=None), at_rate(0.2, 2.0, "finished", x=(1, 2)), at_rate(0.2, None, "diverged", x=None)],
@@ -262,13 +356,13 @@ SWEEPS = {
     ),
     "the rates were stopped": (
         [at_rate(0.1, 2.0, "stopped", x=1), at_rate(0.2, 2.0, "stopped", x=1), result(1.0, x=2)],
-        {"heat_map"},
+        {"learning_rate", "parallel_coordinates"},
     ),
     "all diverged": ([at_rate(rate, None, "diverged", x=1) for rate in (0.1, 0.2)], set()),
 }
 
 
-@pytest.mark.parametrize("name", by_day(SWEEPS, 0, 1, 4, 6))
+@pytest.mark.parametrize("name", by_day(SWEEPS, 0, 1, 2, 5, 7))
 def test_a_sweep_has_the_pictures_that_make_sense(figures, assert_picture, tmp_path, name):
     """A picture would be missing, be empty, or end the sweep with an error."""
     results, expected = SWEEPS[name]

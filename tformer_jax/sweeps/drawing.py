@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..analysis.plots import save_picture
-from .plot_data import DIVERGED, UNFINISHED, Line, Scale, costs, is_number, text
+from .plot_data import DIVERGED, FINISHED, STOPPED, UNFINISHED, Line, Scale, costs, is_number, text
 
 # Okabe & Ito (2008), told apart by colour-blind people too, without the yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "0.75"
-LIGHT = {"alpha": 0.3, "label": UNFINISHED}
+LIGHT = {kind: {"alpha": 0.45, "label": kind} for kind in (UNFINISHED, STOPPED)}
 CURVES = {
     "loss": {"label": "training", "linewidth": 0.6, "alpha": 0.5, "zorder": 1.5},
     "validation_loss": {"label": "validation", "linewidth": 1.2, "marker": "o", "markersize": 2.5},
@@ -31,16 +31,55 @@ BEST, SEED, BEYOND = "best", "a seed that finished", "beyond the axis"
 _MARKS = {
     BEST: {"marker": "*", "markersize": 13, "markeredgecolor": "white", "zorder": 5},
     SEED: {"marker": "o", "markersize": 4.5, "fillstyle": "none"},
+    STOPPED: {"marker": "v", "markersize": 5.5, "fillstyle": "none"},
     DIVERGED: {"marker": "x", "markersize": 6, "markeredgewidth": 1.6, "zorder": 4},
     BEYOND: {"marker": "D", "markersize": 5, "zorder": 4},
+    FINISHED: {"marker": "o", "markersize": 7},
+    UNFINISHED: {"marker": "^", "markersize": 6, "fillstyle": "none"},
 }
 # What has many colours, and is grey in a legend.
-_EXPLAINED = (*(style["label"] for style in (*CURVES.values(), LIGHT)), *_MARKS)
-_MOST_LINES, _MOST_TICKS, _DEEPEST = 14, 8, 6
+_EXPLAINED = (*(style["label"] for style in (*CURVES.values(), *LIGHT.values())), *_MARKS)
+_MOST_LINES, _MOST_TICKS, _DEEPEST, _MOST_NUMBERS = 14, 8, 6, 24
+_UNITS = {"loss": "loss (nats)"}
+# Between the numbers of members, as a share of the axis.
+_APART = 0.038
 
 
-def mark(axes: Axes, x: float, y: float, kind: str, colour: Any) -> None:
+def named(metric: str) -> str:
+    """A metric with its unit."""
+    return _UNITS.get(metric, metric.replace("_", " "))
+
+
+def mark(axes: Axes, x: float, y: float, kind: str, colour: Any, words: str = "") -> None:
+    """Marks a point, with some words beside it."""
     axes.plot(x, y, color=colour, label=kind, linestyle="none", **_MARKS[kind])
+    if words:
+        axes.annotate(words, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=7, annotation_clip=False)
+
+
+def number_members(axes: Axes, x: float, ends: Mapping[int, float], best_first: Sequence[int]) -> str:
+    """Writes the numbers of members at the ends of their lines, above one another; of very many, of the best.
+
+    Args:
+      axes: whose limits are final.
+      x: where lines end.
+      ends: y of each member, in numbers of the axis.
+      best_first: the members in their order.
+
+    Returns:
+      What the numbers are, for the title.
+    """
+    shown = [number for number in best_first if number in ends][:_MOST_NUMBERS]
+    to_axis = lambda y: axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]
+    heights = {number: min(max(to_axis(ends[number]), 0.0), 1.0) for number in shown}
+    last = -1.0
+    for number in sorted(shown, key=heights.get):
+        heights[number] = last = max(heights[number], last + _APART)
+    down = max(0.0, last - 1.0)
+    for number in shown:
+        words = {"transform": axes.get_xaxis_transform(), "va": "center", "fontsize": 7, "color": "0.25"}
+        axes.text(x, heights[number] - down, f" {number}", **words)
+    return "numbers: members" if len(shown) == len(ends) else f"numbers: the {len(shown)} best of {len(ends)} members"
 
 
 class Edge:
@@ -50,9 +89,9 @@ class Edge:
         self.axes, self.scale = axes, scale
         self.depths: Counter[float] = Counter()
 
-    def mark(self, x: float, kind: str, colour: Any) -> None:
+    def mark(self, x: float, kind: str, colour: Any, words: str = "") -> None:
         self.depths[x] = min(self.depths[x] + 1, _DEEPEST)
-        mark(self.axes, x, self.scale.at(self.scale.outside(0.05 * self.depths[x])), kind, colour)
+        mark(self.axes, x, self.scale.at(self.scale.outside(0.05 * self.depths[x])), kind, colour, words)
 
 
 def limit(edges: Sequence[Edge]) -> None:
@@ -68,9 +107,10 @@ def limit(edges: Sequence[Edge]) -> None:
 
 
 def ticks(scale: Scale, numbers: Sequence[float] = ()) -> dict[float, str]:
-    """The numbers themselves if they are few and apart, else round ones; and their texts."""
+    """The numbers themselves if they are few, round and apart, else other round ones; and their texts."""
     apart = len(numbers) == 1 or (np.diff(scale.position(numbers)) >= 0.08).all()  # one may be the whole scale
-    if not 0 < len(numbers) <= _MOST_TICKS or not apart:
+    are_round = len(numbers) == 1 or all(isinstance(x, int) or float(f"{x:.1e}") == x for x in numbers)
+    if not 0 < len(numbers) <= _MOST_TICKS or not apart or not are_round:
         ratio = scale.high / scale.low if scale.log else 1.0
         digits = (1.0, 2.0, 5.0) if ratio < 30 else (1.0, 3.0) if ratio < 1000 else (1.0,)
         locator = LogLocator(subs=digits) if scale.log else MaxNLocator(6, steps=(1, 2, 5, 10))

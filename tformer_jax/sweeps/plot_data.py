@@ -1,8 +1,8 @@
 """Numbers that the pictures of a sweep show: fields, outcomes, means over seeds, lines, scales; nothing is drawn here.
 
 A result is a row: "member", "status", "steps", "overrides" {field: value} and "final" {metric: number}. A mean is over
-members that differ in their seeds alone and all finished. One that diverged has no number; one that was stopped or
-still runs has a number of fewer steps, which is in no mean.
+members that differ in their seeds alone and all finished. One that diverged has no number; one that was stopped early,
+as by successive halving, or still runs, has a number of fewer steps, which is in no mean.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ Results = Sequence[Result]
 Rows = Sequence[Mapping[str, Any]]
 
 # What came of a member.
-FINISHED, DIVERGED, UNFINISHED = "finished", "diverged", "not finished"
+FINISHED, DIVERGED, UNFINISHED, STOPPED = "finished", "diverged", "not finished", "stopped early"
 # Fields, without their sections.
 LEARNING_RATE, SEEDS = "learning_rate", ("seed", "order_seed")
 _NOT_SET = "not set"
@@ -106,7 +106,12 @@ class Cell:
     def failure(self) -> str | None:
         """The reason why there is no mean."""
         kinds = {kind for kind, _ in self.outcomes}
-        return next((kind for kind in (DIVERGED, UNFINISHED) if kind in kinds), None)
+        return next((kind for kind in (DIVERGED, UNFINISHED, STOPPED) if kind in kinds), None)
+
+    @property
+    def stopped(self) -> list[float]:
+        """The numbers of those that were stopped early."""
+        return [number for kind, number in self.outcomes if kind == STOPPED and math.isfinite(number)]
 
     @property
     def mean(self) -> float:
@@ -131,11 +136,13 @@ class Line:
 
 
 def outcome(result: Result, metric: str) -> tuple[str, float]:
-    """FINISHED, DIVERGED or UNFINISHED, and the last number of the metric: NaN if there is none."""
+    """FINISHED, DIVERGED, STOPPED or UNFINISHED, and the last number of the metric: NaN if there is none."""
     number = result["final"].get(metric)
     number = math.nan if number is None or not math.isfinite(number) else float(number)
     if result["status"] == "diverged":
         return DIVERGED, math.nan
+    if result["status"] in ("stopped", "pruned"):
+        return STOPPED, number
     if result["status"] != "finished":
         return UNFINISHED, number
     return DIVERGED if math.isnan(number) else FINISHED, number
@@ -164,6 +171,12 @@ def swept_fields(results: Results) -> list[Field]:
     return [field for field in varying_fields(results) if field.label not in SEEDS]
 
 
+def is_grid(results: Results, fields: Sequence[Field], metric: str) -> bool:
+    """Returns whether two fields were tried with one another, as random draws and continuous values are not."""
+    count, sizes = len(cells(results, fields, metric)), [len(field.values) for field in fields]
+    return len(fields) == 2 and 2 * count >= math.prod(sizes) and 2 * count >= 3 * max(sizes)
+
+
 def cells(results: Results, fields: Sequence[Field], metric: str) -> dict[tuple[int, ...], Cell]:
     """The members that share their values of these fields, by the places of the values, ascending."""
     groups: dict[tuple[int, ...], list[tuple[str, float]]] = {}
@@ -175,7 +188,7 @@ def cells(results: Results, fields: Sequence[Field], metric: str) -> dict[tuple[
 def learning_rate_lines(results: Results, metric: str, by: str | None = None) -> list[Line]:
     """A line for each combination of the fields that vary beside the learning rate and the seeds.
 
-    One none of whose members has finished or diverged is left out.
+    One none of whose members has a number or diverged is left out.
 
     Args:
       results: those without a learning rate among their overrides are left out.
@@ -206,19 +219,21 @@ def learning_rate_lines(results: Results, metric: str, by: str | None = None) ->
     return [
         Line(line, {field.label: field.values[i] for field, i in zip(told, place, strict=True)})
         for place, line in lines.items()
-        if any(cell.finished or cell.failure == DIVERGED for cell in line.values())
+        if any(cell.finished or cell.stopped or cell.failure == DIVERGED for cell in line.values())
     ]
 
 
 def metric_scale(numbers: Iterable[float], lowest: bool) -> Scale:
     """Returns the scale from the best number to the worst; far outliers lie beyond it and do not flatten the others.
 
-    Far is six times as far from the best as the better two thirds are.
+    Far is six times as far from the best as the better two thirds are, and at least half as good: what is cut is no
+    small difference, however near to each other the others are.
     """
     found = np.array([x for x in numbers if math.isfinite(x)] or [0.0, 1.0])
     merit = np.log(found) if lowest and found.min() > 0 else found
     distance = merit - merit.min() if lowest else merit.max() - merit
-    reach = 6 * np.sort(distance)[(len(found) - 1) * 2 // 3]
+    half = math.log(2) if lowest and found.min() > 0 else abs(merit.min() if lowest else merit.max()) / 2
+    reach = max(6 * np.sort(distance)[(len(found) - 1) * 2 // 3], half)
     kept = found[distance <= reach] if reach > 0 else found
     return Scale.between(kept.min(), kept.max(), lowest)
 
