@@ -273,6 +273,19 @@ def test_the_tokens_of_a_word_share_its_number(lossless):
         assert words.tolist() == lossless.encode(text, add_special_tokens=False).word_ids
 
 
+@pytest.mark.parametrize("unknown", ["[UNK]", "<unk>"])
+def test_words_of_a_vocabulary_from_elsewhere_are_not_read_letter_by_letter(unknown):
+    """A tokenizer of whole words is taken for one of characters: every word of a text is unknown, or there is a traceback."""
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({unknown: 0, "the": 1, "cat": 2, "a": 3}, unk_token=unknown)
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    text = "the cat sat on a mat"
+    ((ids, numbers),) = encode_words(words, [text])
+    assert ids.tolist() == words.encode(text).ids == [1, 2, 0, 0, 3, 0] and numbers.tolist() == [0, 1, 2, 3, 4, 5]
+    assert tokenizers.unknown_id(words) == 0
+
+
 def test_words_are_what_one_would_call_words(lossless):
     """Punctuation would be masked with the word before it."""
     ((ids, words),) = encode_words(lossless, ["über zebras, sat"])

@@ -133,8 +133,11 @@ CASES: dict[str, tuple[str, list[dict[str, Any]]]] = {
             head_dim=6, use_sliding_window=True, max_window_layers=2, attention_bias=True, **SMALL_WINDOW
         ),
     ]),
-    "gemma": ("GemmaForCausalLM", [GEMMA]),
-    "gemma2": ("Gemma2ForCausalLM", [GEMMA | dict(query_pre_attn_scalar=24, **SMALL_WINDOW)]),
+    "gemma": ("GemmaForCausalLM", [GEMMA, GEMMA | dict(hidden_act="relu2")]),
+    "gemma2": ("Gemma2ForCausalLM", [
+        GEMMA | dict(query_pre_attn_scalar=24, **SMALL_WINDOW),
+        GEMMA | dict(query_pre_attn_scalar=24, hidden_activation="gelu", **SMALL_WINDOW),
+    ]),
     "gemma3_text": ("Gemma3ForCausalLM", [GEMMA3]),
     "phi": ("PhiForCausalLM", [SIZES | HALF, GROUPED | HALF | dict(qk_layernorm=True)]),
     "phi3": ("Phi3ForCausalLM", [

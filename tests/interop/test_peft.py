@@ -231,6 +231,57 @@ def test_an_option_of_theirs_that_ours_does_not_have_is_named(gpt2, saved, said,
         interop.load_adapter(saved(said), gpt2)
 
 
+def test_an_adapter_without_a_scale_changes_nothing(gpt2, saved):
+    """A scale of 0 is divided by."""
+    for said, wanted in (({"lora_alpha": 0}, 0.0), ({"alpha_pattern": {"0.attn.c_attn": 0}}, 1.0)):
+        adapter, scale = interop.load_adapter(saved(said), gpt2)
+        assert scale == wanted
+        merged = with_adapter(gpt2, adapter, scale).decoder.layers[0].attention.w_q[...]
+        change = np.abs(merged - gpt2.decoder.layers[0].attention.w_q[...]).max(axis=(1, 2, 3))
+        assert change[0] == 0 and (change[1] > 0) == (wanted > 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"lora_alpha": float("nan")}, "cannot read .*adapter_config.json: lora_alpha must be finite, got nan"),
+        ({"alpha_pattern": [1]}, "cannot read .*adapter_config.json"),
+        ({"r": 5}, "of another rank: transformer.h.0.attn.c_attn has 6, and adapter_config.json says 5"),
+        ({"rank_pattern": {"c_attn": 0}}, "of another rank: transformer.h.0.attn.c_attn has 6, .* says 0"),
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_are_named(gpt2, saved, said, message):
+    """A model of no numbers, a traceback, or the scale of another rank than PEFT has it."""
+    with pytest.raises(DataError, match=message):
+        interop.load_adapter(saved(said), gpt2)
+
+
+@pytest.mark.parametrize(
+    ("on", "rank", "message"),
+    [
+        ((".*w_q",), 0, "rank must be a positive integer, got 0"),
+        ((".*w_q",), -1, "rank must be a positive integer, got -1"),
+        ((".*w_q",), 9, "rank must be at most 8, the width of the matrices that the adapter is on, got 9"),
+        (("(",), 1, r"'\(' is no regular expression: missing \)"),
+        ((), 1, "needs a regular expression .* got none"),
+        ((".*w_z",), 1, "no matrix has a path that matches '.*w_z'"),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_refused(gpt2, on, rank, message):
+    """It would be of nothing, have parameters that nothing needs, or end in a traceback."""
+    with pytest.raises(ConfigError, match=message):
+        init_adapter(gpt2, on, rank, jax.random.key(0))
+
+
+@pytest.mark.parametrize(("on", "scale"), [(ON, float("nan")), (ON, float("inf")), ((), 1.0)])
+def test_an_adapter_of_nothing_is_not_saved(gpt2, tmp_path, on, scale):
+    """A file is written that no JSON reader takes, or that holds nothing."""
+    with pytest.raises(ValueError, match="needs a matrix that it is on and a finite scale"):
+        interop.save_adapter(gpt2, drawn(gpt2) if on else {}, tmp_path / "a", scale=scale)
+    assert not (tmp_path / "a").exists()
+
+
 A, B = (f"base_model.model.{QKV.format(0)}.lora_{x}.weight" for x in "AB")
 
 
@@ -239,12 +290,13 @@ A, B = (f"base_model.model.{QKV.format(0)}.lora_{x}.weight" for x in "AB")
     [
         ({B: None}, r"misshapen: transformer.h.0.attn.c_attn must have A \[r, 8\] and B \[24, r\], got \[\[6, 8\], 'none'\]"),
         ({A: np.zeros((6, 9), np.float32)}, r"misshapen: .* got \[\[6, 9\], \[24, 6\]\]"),
+        ({A: np.zeros((0, 8), np.float32), B: np.zeros((24, 0), np.float32)}, r"misshapen: .* got \[\[0, 8\], \[24, 0\]\]"),
         ({"base_model.model.x.lora_A.weight": np.zeros((6, 9), np.float32)}, "unexpected: x"),
         ({"base_model.model.lm_head.bias": np.zeros(3, np.float32)}, "unexpected: base_model.model.lm_head.bias"),
         ({A.replace("lora_A", "base_layer"): np.zeros((8, 24), np.float32)}, "of another model: .*attn.c_attn.base_layer is"),
         ({f"base_model.model.{QKV.format(i)}.lora_{x}.weight": None for i in (0, 1) for x in "AB"}, "it holds none"),
     ],
-    ids=["no B", "another width", "no such module", "no adapter", "another base", "nothing"],
+    ids=["no B", "another width", "no rank", "no such module", "no adapter", "another base", "nothing"],
 )  # fmt: skip
 def test_tensors_that_are_not_of_the_model_are_named(gpt2, saved, tensors, message):
     """The error would be of NumPy, or an adapter be of a part of what its file holds."""
@@ -257,6 +309,10 @@ def test_files_that_cannot_be_read_are_named(gpt2, saved):
     folder = saved({"alpha_pattern": {"(": 3}})
     with pytest.raises(DataError, match="cannot read .*adapter_config.json: missing \\)"):
         interop.load_adapter(folder, gpt2)
+    with pytest.raises(DataError, match=f"cannot read .*: {A} is of I32: all must be one of"):
+        interop.load_adapter(saved({"alpha_pattern": {}}, {A: np.zeros((6, 8), np.int32)}), gpt2)
+    with pytest.raises(DataError, match=f"float32 cannot hold the values of {A}, such as 1e.39"):
+        interop.load_adapter(saved({}, {A: np.full((6, 8), 1e39)}), gpt2)
     file = saved({"alpha_pattern": {}}) / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(DataError, match="cannot read .*adapter_model.safetensors: "):

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models as tokenizer_models
 from tformer_jax import interop, models
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError
-from tformer_jax.interop import files
+from tformer_jax.interop import files, pretrained
 from tformer_jax.interop.files import Tensors
 
 
@@ -145,6 +145,35 @@ def test_what_was_saved_there_before_is_gone(tmp_path, llama, before, after):
     }  # fmt: skip
 
 
+def test_a_single_file_comes_before_an_index(tmp_path, llama):
+    """Where both are there, transformers reads the one and we the other."""
+    model = loaded(tmp_path, *llama)
+    safetensors.numpy.save_file({name: x + 1 for name, x in llama[1].items()}, tmp_path / "1.safetensors")
+    where = dict.fromkeys(llama[1], "1.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    again, _ = interop.load_pretrained(tmp_path)
+    np.testing.assert_array_equal(again.output.w[...], model.output.w[...])
+
+
+def test_a_folder_whose_saving_was_cut_off_is_no_model(tmp_path, llama, monkeypatch):
+    """The config of an earlier model is believed of the tensors of a later one."""
+    model = loaded(tmp_path, *llama)
+    monkeypatch.setattr(pretrained, "write_tensors", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        interop.save_pretrained(model, tmp_path)
+    with pytest.raises(DataError, match="has no config.json"):
+        interop.load_pretrained(tmp_path)
+
+
+def test_a_folder_with_tensors_is_a_model_that_lacks_something(tmp_path, llama):
+    """It is taken for a run, and the error says that it has no checkpoint."""
+    loaded(tmp_path, *llama)
+    (tmp_path / "config.json").write_text("{}")
+    assert interop.is_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert interop.is_pretrained(tmp_path) and not interop.is_pretrained(tmp_path / "no folder")
+
+
 def test_values_are_cast_on_the_way(tmp_path, llama):
     """`dtype` is that of the computation alone, or values are rounded twice."""
     model = loaded(tmp_path, *llama, dtype="bfloat16")
@@ -258,6 +287,8 @@ CONFIGS = {
     ),
     "an unknown key": ({"quantization_config": {"bits": 4}}, r"quantization_config=.*'llama' does not know"),
     "an activation": ({"hidden_act": "gelu_10"}, "hidden_act='gelu_10'; known are"),
+    "a number for architectures": ({"architectures": 3}, "architectures must be a list of names of classes, got 3"),
+    "a part of each head": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5, which is not supp"),
     "an architecture": (
         {"architectures": ["LlamaForTokens"]},
         r"architectures=\['LlamaForTokens'\].*say model='CausalLM'",
@@ -280,6 +311,7 @@ def test_what_a_config_may_not_say_is_named(tmp_path, llama, name):
 REFUSED = {
     "gpt2": {"scale_attn_by_inverse_layer_idx": True},
     "bloom": {"apply_residual_connection_post_layernorm": True}, "gemma": {"use_bidirectional_attention": True},
+    "gemma3_text": {"attn_logit_softcapping": 2.0},
 }  # fmt: skip
 
 
@@ -308,11 +340,25 @@ def test_all_that_is_wrong_with_tensors_is_said_at_once(tmp_path, llama):
         assert line in str(error.value)
 
 
-def test_a_dtype_that_cannot_hold_the_values_is_refused(tmp_path, llama):
-    """Weights become infinite."""
-    llama[1]["model.norm.weight"][3] = 1e6
-    with pytest.raises(DataError, match="float16 cannot hold the values of model.norm.weight, such as 1e.06"):
-        loaded(tmp_path, *llama, dtype="float16")
+@pytest.mark.parametrize(
+    ("kept", "dtype", "value", "message"),
+    [
+        (
+            "float32",
+            "float16",
+            1e6,
+            "float16 cannot hold the values of model.norm.weight, such as 1e.06: load it as float32",
+        ),
+        ("float64", "float32", 1e39, "float32 cannot hold .* such as 1e.39: no dtype that a model of ours has does"),
+        ("float64", None, 1.0, "the tensors are of float64, .*: load them with dtype='float32'"),
+    ],
+)
+def test_a_dtype_that_cannot_hold_the_values_is_refused(tmp_path, llama, kept, dtype, value, message):
+    """Weights become infinite, or the error says what cannot help."""
+    config, tensors = llama[0], {name: x.astype(kept) for name, x in llama[1].items()}
+    tensors["model.norm.weight"][3] = value
+    with pytest.raises(DataError, match=message):
+        loaded(tmp_path, config, tensors, dtype=dtype)
 
 
 def truncated(folder):
@@ -334,11 +380,22 @@ def shard_missing(folder):
 
 
 def index_beyond_folder(folder):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
 
 
 def index_of_others(folder):
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    (folder / "model.safetensors").rename(folder / "1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "1.safetensors"}}))
+
+
+def in_two_shards(folder):
+    """All in one shard, and a tensor in another too, with other values; which is meant?"""
+    tensors = read_tensors(folder)
+    (folder / "model.safetensors").rename(folder / "1.safetensors")
+    safetensors.numpy.save_file({HEAD: tensors[HEAD] + 1}, folder / "2.safetensors")
+    where = dict.fromkeys(tensors, "1.safetensors") | {HEAD: "2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
 
 
 def tokenizer_of_another(folder):
@@ -346,16 +403,23 @@ def tokenizer_of_another(folder):
     Tokenizer(tokenizer_models.WordLevel(many, unk_token="0")).save(str(folder / "tokenizer.json"))
 
 
+def tokenizer_with_gaps(folder):
+    few = {"a": 0, "b": 98}
+    Tokenizer(tokenizer_models.WordLevel(few, unk_token="a")).save(str(folder / "tokenizer.json"))
+
+
 DAMAGES = {
     truncated: "cannot read .*model.safetensors", mislabelled: "cannot read .*model.safetensors",
     pickled: "pytorch_model.bin: such a file may run code when it is read. Convert it",
     shard_missing: "names model-1.safetensors, which is not there", index_beyond_folder: "needs weight_map, a table from",
-    index_of_others: "says that model.safetensors holds a; it does not",
+    index_of_others: "says that 1.safetensors holds a; it does not",
+    in_two_shards: "safetensors and ..safetensors both hold lm_head.weight: take away one of each",
     lambda folder: (folder / "model.safetensors").unlink(): "has neither model.safetensors nor",
     lambda folder: (folder / "config.json").unlink(): "has no config.json: it is no folder of a model",
     lambda folder: (folder / "config.json").write_text("{"): "cannot read .*config.json",
     lambda folder: (folder / "config.json").write_text("[]"): "config.json must hold a table, got list",
     tokenizer_of_another: "has 99 tokens, the model 29: it is another model's",
+    tokenizer_with_gaps: "has 99 tokens, the model 29: it is another model's",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import safetensors
 from checkpoints import ATTENDED, CASES, EACH, IMAGES, TARGET, TEXT, T, V, outputs, read_tensors
 from support import by_day, quick_jit, tiny_model
 
-from tformer_jax import decoding, interop, models
+from tformer_jax import decoding, functional, interop, models
 from tformer_jax.data import tokenizers
+from tformer_jax.interop import fields
 from tformer_jax.interop.pretrained import tensors_of
 from tformer_jax.interop.tensors import entries
 
@@ -90,6 +92,73 @@ def test_states_of_images_and_of_two_sides_are_theirs(pair):
         seen = ATTENDED if side == "encoder_" else np.ones(captured.shape[1:3], bool)
         for i, states in enumerate(found[f"{side}hidden_states"][1:-1]):
             assert_within(captured[i][seen], states[tensor(seen)], 2e-5, f"{side}layer {i}")
+
+
+def said_in_full(family, architecture, said):
+    """A `config.json` with all that theirs makes of it: defaults, and old keys by their new names."""
+    config = getattr(transformers, architecture).config_class.from_dict(copy.deepcopy(said))
+    return json.loads(config.to_json_string(use_diff=False)) | {"architectures": [architecture]}
+
+
+def read(family, architecture, said):
+    return interop.FAMILIES[family].read_config(said, architecture)
+
+
+@pytest.mark.parametrize("family", interop.FAMILIES)
+def test_what_a_config_does_not_say_is_as_theirs_has_it(family):
+    """A key that a file leaves out, since it has the default of the family, has another value here."""
+    for architecture in interop.FAMILIES[family].architectures:
+        full = said_in_full(family, architecture, {})
+        wanted = read(family, architecture, full)
+        sparse = [{"model_type": family}, *({k: x for k, x in full.items() if k != key} for key in full)]
+        for said in sparse:
+            assert read(family, architecture, said) == wanted, full.keys() - said.keys()
+
+
+SU = dict(type="longrope", short_factor=[1.0, 1.5], long_factor=[1.2, 3.0])
+LONG = dict(rope_type="longrope", factor=2.0, short_factor=[1.0, 1.5], long_factor=[1.2, 3.0])
+TURNS = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+NESTED = {"full_attention": LINEAR, "sliding_attention": {"rope_theta": 5.0}}
+SMALL = dict(hidden_size=16, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=12)
+SMALLER = dict(hidden_size=16, num_attention_heads=4, head_dim=4)
+# A family's architecture, and what a file of it may say in an old form, in several, or in part.
+FORMS = {
+    "llama": ("LlamaForCausalLM", [
+        SMALL | {"rope_scaling": LONG}, SMALL | {"rope_parameters": TURNS}, SMALL | {"rope_scaling": TURNS, "rope_theta": 7.0},
+    ]),
+    "phi3": ("Phi3ForCausalLM", [
+        SMALL | {"rope_scaling": SU}, SMALL | {"rope_scaling": SU, "original_max_position_embeddings": 8},
+        SMALL | {"rope_parameters": LONG | {"original_max_position_embeddings": 8}, "original_max_position_embeddings": 10},
+    ]),
+    "modernbert": ("ModernBertModel", [
+        {"rope_scaling": LINEAR, "global_rope_theta": 7.0}, {"rope_scaling": LINEAR, "rope_parameters": NESTED},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    ]),
+    "gemma3_text": ("Gemma3ForCausalLM", [
+        SMALLER | {"rope_scaling": LINEAR, "rope_theta": 7.0}, SMALLER | {"rope_scaling": LINEAR, "rope_parameters": NESTED},
+        SMALLER | {"rope_scaling": {"type": "linear", "factor": 2.0}}, SMALLER | {"rope_local_base_freq": 7.0},
+    ]),
+    "bert": ("BertForSequenceClassification", [{"num_labels": 2, "id2label": {"0": "a", "1": "b", "2": "c"}}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "number"), [(family, i) for family in FORMS for i in range(len(FORMS[family][1]))])
+def test_old_forms_of_a_config_mean_what_theirs_makes_of_them(family, number):
+    """A scaling is of other layers, of another length or passed over; or one of two keys that differ is the other."""
+    architecture, forms = FORMS[family]
+    said = forms[number] | {"model_type": family}
+    assert read(family, architecture, said) == read(family, architecture, said_in_full(family, architecture, said))
+
+
+def test_activations_are_theirs():
+    """A name means another function there."""
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    for name, ours in fields.ACTIVATIONS.items():
+        wanted = transformers.activations.ACT2FN[name](tensor(x)).numpy()
+        np.testing.assert_allclose(
+            functional.ACTIVATIONS[ours](jnp.asarray(x)), wanted, rtol=1e-5, atol=1e-6, err_msg=name
+        )
 
 
 def mixed(found):

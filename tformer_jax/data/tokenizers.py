@@ -142,7 +142,7 @@ def encode_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.nd
     A word is what the tokenizer never joins to its neighbours. For lossless tokenizers: texts are
     encoded in pieces, which bounds the memory and changes none of their tokens.
     """
-    if isinstance(tokenizer.model, models.WordLevel):
+    if _of_characters(tokenizer):
         return _encode_characters(tokenizer, texts)
     tokenizer.encode_special_tokens = True
     pieces = [(number, piece) for number, text in enumerate(texts) for piece in cut(text)]
@@ -156,6 +156,13 @@ def encode_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.nd
             ids[number].append(np.asarray(encoding.ids, np.int32))
             words[number].append((np.asarray(encoding.word_ids) + before).astype(np.int32))
     return [(np.concatenate(i), np.concatenate(w)) for i, w in zip(ids, words, strict=True)]
+
+
+def _of_characters(tokenizer: Tokenizer) -> bool:
+    """Says that tokens are characters, as those of `train_characters` are; one from elsewhere may have words."""
+    known = {*_special_tokens(mask=True), UNKNOWN}
+    vocabulary = tokenizer.get_vocab() if isinstance(tokenizer.model, models.WordLevel) else ()
+    return UNKNOWN in vocabulary and all(len(token) == 1 or token in known for token in vocabulary)
 
 
 def _encode_characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -195,8 +202,9 @@ def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
-    """Returns the token of characters that the vocabulary does not have; None where there are no such characters."""
-    return tokenizer.token_to_id(UNKNOWN) if isinstance(tokenizer.model, models.WordLevel) else None
+    """Returns the token of what the vocabulary does not have; None where there is no such text."""
+    model = tokenizer.model
+    return tokenizer.token_to_id(model.unk_token) if isinstance(model, models.WordLevel) else None
 
 
 def save(tokenizer: Tokenizer, file: Path) -> None:

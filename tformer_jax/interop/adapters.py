@@ -22,7 +22,7 @@ from ..data.files import DataError, reading, write_whole
 from ..nn.adapters import Adapter, adapter_part, check_paths, check_untied, sides
 from ..nn.parameters import ParameterInfo, parameters
 from .family import Family
-from .files import read_json, tensors_in, write_json
+from .files import copy, read_json, tensors_in, write_json
 from .pretrained import said_by, tensors_of
 from .tensors import Entry, Sides, entries
 
@@ -61,9 +61,11 @@ def save_adapter(
 
     Raises:
       ConfigError: no family can say the model, or no module of theirs holds a matrix that has an adapter.
-      ValueError: the adapter is of another model.
+      ValueError: the adapter is of another model or of no matrix, or the scale is not finite.
     """
     check_paths(adapter, parameters(model))
+    if not adapter or not math.isfinite(scale):
+        raise ValueError(f"an adapter needs a matrix that it is on and a finite scale, got {len(adapter)} and {scale}")
     chosen, architecture, _ = said_by(model, family)
     table = entries(chosen.rows_of(architecture), model)
     arrays = {
@@ -115,14 +117,15 @@ def load_adapter(folder: str | Path, model: Any, *, family: str | None = None) -
     said, tensors = read_json(folder / CONFIG), _tensors_in(folder)
     _check_said(said, folder)
     chosen, architecture, _ = said_by(model, family)
-    found = _by_entry(chosen, architecture, model, tensors, folder)
-    infos, layers, scales = parameters(model), collections.defaultdict(dict), []
-    for entry, module, a, b in found:
-        scales.append(_alpha(said, module, folder) / len(a))
-        # What differs from the scale of the first is B's.
+    found = _by_entry(chosen, architecture, model, tensors, said, folder)
+    infos, layers = parameters(model), collections.defaultdict(dict)
+    scales = [_number(said, "alpha", module, folder) / len(a) for _, module, a, _ in found]
+    whole = next(filter(None, scales), 0.0)
+    for scale, (entry, _, a, b) in zip(scales, found, strict=True):
+        # What differs from the scale of the whole is B's.
         for held, of_part in zip(entry.held, _parts(entry, b), strict=True):
-            layers[held.path][held.index] = a.T, scales[-1] / scales[0] * of_part
-    return {path: _stacked(infos[path], of_layers) for path, of_layers in layers.items()}, scales[0]
+            layers[held.path][held.index] = a.T, (scale / whole if whole else 1.0) * of_part
+    return {path: _stacked(infos[path], of_layers) for path, of_layers in layers.items()}, whole
 
 
 def _module(entry: Entry, model: Any) -> str:
@@ -208,8 +211,12 @@ def _endings(chosen: Collection[str], modules: Sequence[str]) -> list[str]:
 def _tensors_in(folder: Path) -> dict[str, np.ndarray]:
     if not (folder / TENSORS).is_file() and (folder / "adapter_model.bin").is_file():
         raise DataError(f"{folder} has its tensors in adapter_model.bin: such a file may run code when it is read")
-    with reading(folder / TENSORS, safetensors.SafetensorError, KeyError):
-        return tensors_in((folder / TENSORS).read_bytes())
+    with reading(folder / TENSORS, safetensors.SafetensorError, ValueError):
+        tensors = tensors_in((folder / TENSORS).read_bytes())
+        wide = {name: np.empty(x.shape, np.float32) for name, x in tensors.items()}
+        for name, x in tensors.items():
+            copy(wide[name], x, name)
+    return wide
 
 
 def _check_said(said: Mapping[str, Any], folder: Path) -> None:
@@ -223,17 +230,25 @@ def _check_said(said: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(f"{folder / CONFIG} says {what}, which is not supported")
 
 
-def _alpha(said: Mapping[str, Any], module: str, folder: Path) -> float:
-    """`lora_alpha` of a module: the first pattern that its path ends with may say another."""
-    with reading(folder / CONFIG, re.error, TypeError, ValueError):
-        for pattern, alpha in (said.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return float(alpha)
-        return float(said.get("lora_alpha", 8))
+def _number(said: Mapping[str, Any], name: str, module: str, folder: Path) -> float:
+    """`lora_alpha` or the rank of a module: the first pattern that its path ends with may say another."""
+    key = {"alpha": "lora_alpha", "rank": "r"}[name]
+    with reading(folder / CONFIG, re.error, TypeError, ValueError, AttributeError):
+        patterns = (said.get(f"{name}_pattern") or {}).items()
+        fitting = [value for pattern, value in patterns if re.match(rf"(.*\.)?({pattern})$", module)]
+        value = float(fitting[0] if fitting else said.get(key, 8))
+        if not math.isfinite(value):
+            raise ValueError(f"{key} must be finite, got {value}")
+    return value
 
 
 def _by_entry(
-    family: type[Family], architecture: str, model: Any, tensors: Mapping[str, np.ndarray], folder: Path
+    family: type[Family],
+    architecture: str,
+    model: Any,
+    tensors: Mapping[str, np.ndarray],
+    said: Mapping[str, Any],
+    folder: Path,
 ) -> list[tuple[Entry, str, np.ndarray, np.ndarray]]:
     """Each weight that has an adapter, its module, A [r inputs] and B [outputs r]; all that is wrong is in one error."""
     table = {entry.name: entry for entry in entries(family.rows_of(architecture), model)}
@@ -254,13 +269,15 @@ def _by_entry(
         entry, a, b = table[name], *(pair.get(f"lora_{'embedding_' * _is_table(table[name])}{x}") for x in "AB")
         _module(entry, model)
         (inputs,), outputs = sides(entry.infos[0])[0], sum(sides(info)[1][-1] for info in entry.infos)
-        if a is None or b is None or a.ndim != 2 or a.shape[1] != inputs or b.shape != (outputs, len(a)):
+        if a is None or b is None or a.ndim != 2 or a.shape[1] != inputs or b.shape != (outputs, len(a)) or not len(a):
             shapes = ["none" if x is None else list(x.shape) for x in (a, b)]
             wrong.append(f"misshapen: {module} must have A [r, {inputs}] and B [{outputs}, r], got {shapes}")
+        elif (rank := _number(said, "rank", module, folder)) != len(a):
+            wrong.append(f"of another rank: {module} has {len(a)}, and {CONFIG} says {rank:g}")
         elif "base_layer" in pair and not np.array_equal(pair["base_layer"], next(tensors_of(model, [entry]))[1]):
             wrong.append(f"of another model: {module}.base_layer is not as the model has it")
         else:
-            result.append((entry, module, np.float32(a), np.float32(b)))
+            result.append((entry, module, a, b))
     if wrong or not result:
         lines = "\n  ".join(wrong) or "it holds none"
         raise DataError(f"{folder / TENSORS} is no adapter of this model:\n  {lines}")

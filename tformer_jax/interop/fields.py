@@ -118,18 +118,19 @@ def alike(theirs: Sequence[str], ours: str, default: Any) -> Field:
 
 
 # Their names of activations, those that are written first.
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
     "gelu_accurate": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh",
-    "sigmoid": "sigmoid", "quick_gelu": "quick_gelu",
+    "sigmoid": "sigmoid", "quick_gelu": "quick_gelu", "relu2": "relu_squared", "gelu_python": "gelu",
+    "gelu_python_tanh": "gelu_tanh",
 }  # fmt: skip
 
 
-def activation(theirs: str, default: str, ours: str = "feed_forward.activation", *, spelt: Sequence[str] = ()) -> Field:
-    """Makes the field of an activation."""
+def activation(theirs: str, default: str, ours: str = "feed_forward.activation", **meaning: str) -> Field:
+    """Makes the field of an activation; `meaning`: by their names, those of ours that mean another one here."""
     # The tanh form has many names: the family's own is written.
-    names = {default: _ACTIVATIONS[default], **_ACTIVATIONS}
-    return named(theirs, {name: {ours: mine} for name, mine in names.items()}, default, spelt=spelt)
+    names = {default: ACTIVATIONS[default], **ACTIVATIONS, **meaning}
+    return named(theirs, {name: {ours: mine} for name, mine in names.items()}, default)
 
 
 def width(theirs: str, *, of: Sequence[str] = ("hidden_size",)) -> Field:

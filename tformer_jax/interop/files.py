@@ -81,6 +81,9 @@ class Tensors(contextlib.AbstractContextManager):
                     here = _checked_header(file, opened)
                 if lost := sorted((named or set()) - here.keys()):
                     raise DataError(f"{folder / _INDEX} says that {file.name} holds {', '.join(lost)}; it does not")
+                if twice := sorted(self.stored.keys() & here.keys()):
+                    other = self.stored[twice[0]].file.name
+                    raise DataError(f"{file} and {other} both hold {', '.join(twice)}: take away one of each")
                 self._files[file] = opened.fileno()
                 self.stored |= here
             self._close = stack.pop_all().close
@@ -151,20 +154,30 @@ def copy(to: np.ndarray, part: np.ndarray, name: str) -> None:
         with np.errstate(over="ignore"):
             block[...] = values
         if narrower and (beyond := np.isinf(block) & ~np.isinf(values)).any():
-            raise DataError(
-                f"{to.dtype} cannot hold the values of {name}, such as {values[beyond][0]:g}: load it as float32"
-            )
+            largest = abs(values[beyond]).max()
+            fits = largest <= jax.numpy.finfo("float32").max
+            what = "load it as float32" if fits else "no dtype that a model of ours has does"
+            raise DataError(f"{to.dtype} cannot hold the values of {name}, such as {largest:g}: {what}")
 
 
 def tensors_in(file: bytes) -> dict[str, np.ndarray]:
-    """Returns the tensors of a safetensors file in memory, bfloat16 ones too."""
+    """Returns the tensors of a safetensors file in memory, bfloat16 ones too; a ValueError names one of another dtype."""
+    found = dict(safetensors.deserialize(file))
+    if wrong := [f"{name} is of {x['dtype']}" for name, x in found.items() if x["dtype"] not in DTYPES]:
+        raise ValueError(f"{', '.join(wrong)}: all must be one of {list(DTYPES)}")
     dtype = lambda name: jax.numpy.dtype(DTYPES[name])
-    found = safetensors.deserialize(file)
-    return {name: np.frombuffer(x["data"], dtype(x["dtype"])).reshape(x["shape"]) for name, x in found}
+    return {name: np.frombuffer(x["data"], dtype(x["dtype"])).reshape(x["shape"]) for name, x in found.items()}
+
+
+def has_tensors(folder: Path) -> bool:
+    """Returns whether a folder has files of tensors as theirs has them."""
+    return any((folder / name).is_file() for name in (TENSORS, _INDEX))
 
 
 def _files_of(folder: Path) -> dict[Path, set[str] | None]:
     """The files of tensors, and which an index says are in each."""
+    if (folder / TENSORS).is_file():  # first, as theirs has it
+        return {folder / TENSORS: None}
     if (folder / _INDEX).is_file():
         named = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(named, dict) or not all(isinstance(x, str) and Path(x).name == x for x in named.values()):
@@ -175,8 +188,6 @@ def _files_of(folder: Path) -> dict[Path, set[str] | None]:
         if lost := sorted(file.name for file in files if not file.is_file()):
             raise DataError(f"{folder / _INDEX} names {', '.join(lost)}, which is not there")
         return files
-    if (folder / TENSORS).is_file():
-        return {folder / TENSORS: None}
     pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
     if pickled:
         raise DataError(
@@ -218,7 +229,7 @@ def write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], sizes
     names = (
         [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))] if shards[1:] else [TENSORS]
     )
-    # An index comes before a single file where both are there, and shards of another number would be left.
+    # A single file comes before an index where both are there, and shards of another number would be left.
     (folder / _INDEX).unlink(missing_ok=True)
     for file in folder.glob("model*.safetensors"):
         if file.name == TENSORS or re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", file.name):

@@ -15,37 +15,43 @@ _FRACTION = ("partial_rotary_factor", "rotary_pct")
 _LENGTH = "original_max_position_embeddings"
 
 
-def rope(theta: float = 10_000.0, fraction: float = 1.0, *, layout: str = "half") -> Field:
+def rope(theta: float = 10_000.0, fraction: float | None = None, *, layout: str = "half") -> Field:
     """Makes the field of rotary positions, in the new form (`rope_parameters`) and the old ones (`rope_scaling` ...).
 
     Args:
-      theta, fraction: what they are where they are absent.
+      theta, fraction: what they are where they are absent; None: theirs turns whole heads, whatever a file says.
       layout: of the pairs, see `functional.rotate`.
     """
 
     def read(theirs: Theirs) -> Ours:
         said = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
-        keys = (*_THETA, *_FRACTION, _LENGTH)
+        keys = (*_THETA, *_FRACTION)
         said = {key: theirs[key] for key in keys if theirs.get(key) is not None} | said
+        if theirs.get(_LENGTH) is not None:  # which theirs believes before the table's
+            said[_LENGTH] = theirs[_LENGTH]
         return {f"positions.{name}": x for name, x in turned(said, theirs, theta, fraction, layout).items()}
 
     def write(config: ModelConfig) -> dict[str, Any]:
-        whole = {} if fraction == 1.0 else {"partial_rotary_factor": 1.0}
+        whole = {} if fraction in (None, 1.0) else {"partial_rotary_factor": 1.0}
         return {"rope_parameters": whole | parameters_of(config)}
 
     return Field(("rope_parameters", "rope_scaling", *_THETA, *_FRACTION), read, write)
 
 
-def ropes(full: tuple[str, float], local: tuple[str, float]) -> tuple[Field, Callable[[Theirs], Ours]]:
+def ropes(
+    full: tuple[str, float], local: tuple[str, float], *, scaled: Sequence[str] = (FULL,)
+) -> tuple[Field, Callable[[Theirs], Ours]]:
     """Makes the field of rotary positions that layers under a window have another of, and what is different in these.
 
     Args:
       full, local: the old key of the base of layers without a window and of those under one, and what it is by default.
+      scaled: the kinds of layers that the old `rope_scaling` is of.
     """
 
     def said(theirs: Theirs, kind: str, key: str, theta: float) -> Ours:
         both, old = theirs.get("rope_parameters") or {}, theirs.get("rope_scaling") or {}
-        return {"rope_theta": theirs.get(key, theta), **(old if kind == FULL else {}), **(both.get(kind) or {})}
+        own = both.get(kind) or {"rope_type": "default"}
+        return {"rope_theta": theirs.get(key, theta), **own, **(old if kind in scaled else {})}
 
     def read(theirs: Theirs) -> Ours:
         return {f"positions.{name}": x for name, x in turned(said(theirs, FULL, *full), theirs, full[1]).items()}
@@ -61,14 +67,17 @@ def ropes(full: tuple[str, float], local: tuple[str, float]) -> tuple[Field, Cal
     return Field(keys, read, write), different
 
 
-def turned(said: Theirs, theirs: Theirs, theta: float, fraction: float = 1.0, layout: str = "half") -> Ours:
-    """Returns the fields of our rotary positions that a table of `rope_parameters` says."""
+def turned(said: Theirs, theirs: Theirs, theta: float, fraction: float | None = None, layout: str = "half") -> Ours:
+    """Returns the fields of our rotary positions that a table of `rope_parameters` says; see `rope`."""
+    part = found(said, _FRACTION, fraction or 1.0)
+    if fraction is None and part not in (None, 1.0):
+        raise ConfigError(f"config.json says partial_rotary_factor={part!r}, which is not supported: it must be 1.0")
     kind = said.get("rope_type", said.get("type")) or "default"
     kind = "longrope" if "short_factor" in said else kind  # the old "su" and "yarn" of Phi 3
     if kind not in _SCALINGS:
         raise ConfigError(f"config.json says rope_type={kind!r}, which is not supported; known are {list(_SCALINGS)}")
     head = theirs.get("head_dim") or found(theirs, ("hidden_size",)) // found(theirs, ("num_attention_heads",))
-    width = int(head * found(said, _FRACTION, fraction))
+    width = int(head * (part or 1.0))
     return {
         "name": "rotary",
         "base": float(found(said, _THETA, theta)),
@@ -81,16 +90,20 @@ def turned(said: Theirs, theirs: Theirs, theta: float, fraction: float = 1.0, la
     }
 
 
+def _trained_length(said: Theirs, theirs: Theirs) -> int:
+    return found(said, (_LENGTH,), theirs.get("max_position_embeddings"))
+
+
 def _llama3(said: Theirs, theirs: Theirs) -> Ours:
     turns = said.get("low_freq_factor", 1.0), said.get("high_freq_factor", 4.0)
     return {
-        "scaling": "llama3", "factor": said["factor"], "trained_length": said[_LENGTH],
+        "scaling": "llama3", "factor": said["factor"], "trained_length": _trained_length(said, theirs),
         "turns": () if turns == TURNS["llama3"] else turns,
     }  # fmt: skip
 
 
 def _yarn(said: Theirs, theirs: Theirs) -> Ours:
-    length = found(said, (_LENGTH,), theirs.get("max_position_embeddings"))
+    length = _trained_length(said, theirs)
     factor = said.get("factor") or theirs["max_position_embeddings"] / length
     turns = said.get("beta_slow") or 1, said.get("beta_fast") or 32
     magnitude, scales = said.get("attention_factor"), (said.get("mscale"), said.get("mscale_all_dim"))
@@ -104,7 +117,7 @@ def _yarn(said: Theirs, theirs: Theirs) -> Ours:
 
 
 def _longrope(said: Theirs, theirs: Theirs) -> Ours:
-    length, longest = found(said, (_LENGTH,), 4096), theirs["max_position_embeddings"]
+    length, longest = _trained_length(said, theirs), theirs["max_position_embeddings"]
     factor, magnitude = said.get("factor") or longest / length, said.get("attention_factor")
     if magnitude is None:
         magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(length))

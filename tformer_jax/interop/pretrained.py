@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..nn.parameters import is_variable, named, path_name
 from .arrays import Placing, read_arrays
 from .family import FAMILIES, Family, fits
 from .fields import at
-from .files import CONFIG, DTYPES, GENERATION, Tensors, read_json, tensors_in, write_json, write_tensors
+from .files import CONFIG, DTYPES, GENERATION, Tensors, has_tensors, read_json, tensors_in, write_json, write_tensors
 from .tensors import Entry, entries
 from .texts import read_settings, read_tokenizer, special_tokens, write_tokenizer
 
@@ -89,9 +90,11 @@ def load_pretrained(
 
 
 def is_pretrained(source: Any) -> bool:
-    """Returns whether something is a folder of Hugging Face's: it has a `config.json` with a `model_type`."""
+    """Returns whether something is a folder of Hugging Face's: it has tensors, or a `config.json` with a `model_type`."""
+    if source is None:
+        return False
     try:
-        return source is not None and "model_type" in read_json(Path(source) / CONFIG)
+        return has_tensors(Path(source)) or "model_type" in read_json(Path(source) / CONFIG)
     except (DataError, OSError):
         return False
 
@@ -148,6 +151,7 @@ def save_pretrained(
     theirs.pop("torch_dtype", None)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)  # first: a folder that was begun is no model without it
     carried = {} if origin is None else tensors_in(origin.carried)
     sizes = {entry.name: int(np.prod(entry.shape)) * dtype.itemsize for entry in table}
     sizes |= {name: x.nbytes for name, x in carried.items()}
@@ -158,7 +162,7 @@ def save_pretrained(
         write_json(folder / GENERATION, special_tokens(tokenizer, model))
     if tokenizer is not None:
         write_tokenizer(tokenizer, folder, model, {} if origin is None else json.loads(origin.tokenizer))
-    write_json(folder / CONFIG, theirs)  # last: a folder that was begun is no model without it
+    write_json(folder / CONFIG, theirs)
 
 
 def _identified(source: str | Path, model: str | None) -> tuple[Path, dict[str, Any], type[Family], str]:
@@ -171,7 +175,7 @@ def _identified(source: str | Path, model: str | None) -> tuple[Path, dict[str, 
 
 def _folder(source: str | Path) -> Path:
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # which of a name that is too long is no error
         if not (folder / CONFIG).is_file():
             raise DataError(f"{folder} has no {CONFIG}: it is no folder of a model")
         return folder
@@ -203,8 +207,10 @@ def _architecture(family: type[Family], theirs: Mapping[str, Any], model: str | 
     """The class of theirs: what the file says, if that is the model that is asked for."""
     ours = list(dict.fromkeys(family.architectures.values()))
     said = theirs.get("architectures") or list(family.architectures)[:1]
+    if not isinstance(said, list) or not all(isinstance(name, str) for name in said):
+        raise ConfigError(f"config.json: architectures must be a list of names of classes, got {said!r}")
     if model is not None:
-        check_choice("model", model, [*ours, *family.architectures])
+        check_choice(f"the model of a folder of {family.name!r}", model, [*ours, *family.architectures])
         fitting = [name for name, of in family.architectures.items() if model in (name, of)]
         return next((name for name in said if name in fitting), fitting[0])
     for name in said:
@@ -242,8 +248,11 @@ def _config(
 ) -> tuple[Any, dict[str, str]]:
     """Our config, with the ties that tensors have, and the dtype; and the tensors of `_ends`."""
     ends = _ends(family, theirs, architecture, tensors)
-    kinds = {of.dtype for of in tensors.stored.values()} & DTYPES.keys()
-    dtype = dtype or _widest(DTYPES[kind] for kind in kinds or {"F32"}).name
+    if dtype is None:
+        kinds = {of.dtype for of in tensors.stored.values()} & DTYPES.keys()
+        dtype = _widest(DTYPES[kind] for kind in kinds or {"F32"}).name
+        if dtype == "float64":
+            raise DataError("the tensors are of float64, which no model of ours is: load them with dtype='float32'")
     changes: dict[str, Any] = family.by_tensors(tensors.stored)
     changes["precision"] = f"params={dtype},compute={dtype},output=float32"
     if _has_output(family, architecture):
@@ -274,11 +283,11 @@ def _checked(
     wrong = [f"missing: {name}" for name in lost if not fits(name, family.optional)]
     wrong += [f"unexpected: {name} {stored[name].shape}" for name in rest if name not in (*left_over, *carried)]
     for entry in table:
-        if (name := names.get(entry.name)) is not None:
-            if stored[name].shape != entry.shape:
-                wrong.append(f"misshapen: {name} must be {entry.shape}, got {stored[name].shape}")
-            if stored[name].dtype not in DTYPES:
-                wrong.append(f"of another dtype: {name} must be one of {list(DTYPES)}, got {stored[name].dtype}")
+        if (name := names.get(entry.name)) is not None and stored[name].shape != entry.shape:
+            wrong.append(f"misshapen: {name} must be {entry.shape}, got {stored[name].shape}")
+    for name in sorted({*names.values(), *carried}):
+        if stored[name].dtype not in DTYPES:
+            wrong.append(f"of another dtype: {name} must be one of {list(DTYPES)}, got {stored[name].dtype}")
     if wrong:
         raise DataError(f"{folder} does not hold the tensors that its {CONFIG} says:\n  " + "\n  ".join(wrong))
     return names, left_over, carried

@@ -26,7 +26,7 @@ def read_tokenizer(folder: Path, vocab_size: int | None) -> Tokenizer | None:
     if vocab_size is None or not (folder / TOKENIZER).is_file():
         return None
     tokenizer = tokenizers.load(folder / TOKENIZER)
-    if (size := tokenizer.get_vocab_size()) > vocab_size:
+    if (size := 1 + max(tokenizer.get_vocab().values(), default=-1)) > vocab_size:  # numbers may have gaps
         raise DataError(f"{folder / TOKENIZER} has {size:,} tokens, the model {vocab_size:,}: it is another model's")
     return tokenizer
 

@@ -8,7 +8,7 @@ Source: Hu et al., 2021.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ..config import ConfigError
+from ..config import COUNT, ConfigError
 from ..functional.numbers import Number
 from .parameters import ParameterInfo, by_path, parameters
 
@@ -35,13 +35,14 @@ def init_adapter(model: Any, on: Sequence[str], rank: int, key: Array) -> Adapte
       key: for the draw.
 
     Raises:
-      ConfigError: an expression that matches no matrix, or a matrix that cannot have a part (see `check_untied`).
+      ConfigError: no expression, or one that is none or matches no matrix; a rank that is no positive integer, or above the
+        widths of all these matrices; or a matrix that cannot have a part (see `check_untied`).
     """
+    COUNT.check("rank", rank)
     matrices = {path: info for path, info in parameters(model).items() if info.is_matrix}
-    for pattern in on:
-        if not any(re.fullmatch(pattern, path) for path in matrices):
-            raise ConfigError(f"no matrix has a path that matches {pattern!r}")
-    chosen = [path for path in matrices if any(re.fullmatch(pattern, path) for pattern in on)]
+    chosen = _chosen(on, matrices)
+    if rank > (most := max(min(side[-1] for side in sides(matrices[path])) for path in chosen)):
+        raise ConfigError(f"rank must be at most {most}, the width of the matrices that the adapter is on, got {rank}")
     adapter = {}
     for i, path in enumerate(chosen):
         info = matrices[path]
@@ -55,6 +56,20 @@ def init_adapter(model: Any, on: Sequence[str], rank: int, key: Array) -> Adapte
             a = jax.random.uniform(jax.random.fold_in(key, i), a.shape, minval=-limit, maxval=limit)
         adapter[path] = adapter_part(info, a, b)
     return adapter
+
+
+def _chosen(on: Sequence[str], paths: Collection[str]) -> list[str]:
+    """The paths that one of these expressions matches."""
+    if not on:
+        raise ConfigError("an adapter needs a regular expression of the matrices that it is on, got none")
+    for pattern in on:
+        try:
+            matched = any(re.fullmatch(pattern, path) for path in paths)
+        except (re.error, TypeError) as error:
+            raise ConfigError(f"{pattern!r} is no regular expression: {error}") from None
+        if not matched:
+            raise ConfigError(f"no matrix has a path that matches {pattern!r}")
+    return [path for path in paths if any(re.fullmatch(pattern, path) for pattern in on)]
 
 
 def sides(info: ParameterInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -6,6 +6,7 @@ from ..family import FAMILIES, Family
 from ..fields import always, same
 from ..tensors import Sides, row
 from .dinov2 import DinoV2
+from .vision import side
 
 _NAME = "dinov2_with_registers"
 
@@ -17,7 +18,7 @@ class DinoV2WithRegisters(Family):
     }  # fmt: skip
     prefix, bare = f"{_NAME}.", ("Dinov2WithRegistersModel", "")
     fields = (
-        *(of for of in DinoV2.fields if "use_mask_token" not in of.keys),
+        *(of for of in DinoV2.fields if not {"use_mask_token", "patch_size"}.intersection(of.keys)), side("patch_size", 16),
         same("num_register_tokens", "num_registers", 4), always(register_positions=False),
     )  # fmt: skip
     harmless = DinoV2.harmless

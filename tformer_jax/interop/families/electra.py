@@ -14,7 +14,7 @@ class Electra(Family):
     architectures = {f"Electra{theirs}": ours for theirs, ours in encoders.MODELS.items()}
     prefix, bare = "electra.", ("TextEncoder", "encoder.")
     embedding, output = "electra.embeddings.word_embeddings.weight", "generator_lm_head.weight"
-    fields = (*encoders.fields(), token_width("embedding_size", "last", 128))
+    fields = (*encoders.fields(d=256, ff=1024, heads=4), token_width("embedding_size", "last", 128))
     harmless = ("classifier_dropout", "summary_activation", "summary_last_dropout", "summary_type", "summary_use_proj")
     rows = (
         *encoders.encoder("electra"),

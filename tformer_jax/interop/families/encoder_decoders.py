@@ -1,9 +1,9 @@
 """Tables that BART, mBART, Pegasus, Marian and M2M100 have in common."""
 
 from ..family import Family
-from ..fields import Field, activation, alike, always, only, same
+from ..fields import activation, alike, always, only, same
 from ..tensors import Sides, linear, norm, row, within
-from .shared import attention
+from .shared import attention, decoder_layers
 
 
 def fields(vocab, act="gelu", dropout=(0.1, 0.0), scale=False, **more):
@@ -13,11 +13,7 @@ def fields(vocab, act="gelu", dropout=(0.1, 0.0), scale=False, **more):
         same("d_model", "d_model", 1024),
         same("max_position_embeddings", "max_length", 1024),
         same("encoder_layers", "num_layers", 12, spelt=("num_hidden_layers",)),
-        Field(
-            ("decoder_layers",),
-            lambda theirs: {"num_decoder_layers": _unless(theirs["decoder_layers"], theirs["encoder_layers"])},
-            lambda config: {"decoder_layers": config.decoder_layers}, 12,
-        ),
+        decoder_layers("decoder_layers", "encoder_layers", 12),
         alike(("encoder_attention_heads", "decoder_attention_heads"), "attention.num_heads", 16),
         alike(("encoder_ffn_dim", "decoder_ffn_dim"), "feed_forward.width", 4096),
         activation("activation_function", act),
@@ -28,10 +24,6 @@ def fields(vocab, act="gelu", dropout=(0.1, 0.0), scale=False, **more):
         only("tie_word_embeddings", True),
         always(**more),
     )  # fmt: skip
-
-
-def _unless(value, other):
-    return None if value == other else value
 
 
 _LAYER = [

@@ -9,14 +9,14 @@ MODELS = {"ForMaskedLM": "MaskedLM", "Model": "TextEncoder", "ForSequenceClassif
 TIE = same("tie_word_embeddings", "output.tie", True)
 
 
-def fields(vocab=30_522, length=512, types=2):
+def fields(vocab=30_522, d=768, ff=3072, heads=12):
     """The fields of the encoder."""
     return (
         *sizes(
-            vocab, 768, 3072, 12, 12, length, act="gelu", eps=("layer_norm_eps", 1e-12), tie=None,
+            vocab, d, ff, 12, heads, 512, act="gelu", eps=("layer_norm_eps", 1e-12), tie=None,
             dropout=("attention_probs_dropout_prob", 0.1),
         ),
-        same("type_vocab_size", "num_token_types", types),
+        same("type_vocab_size", "num_token_types", 2),
         same("hidden_dropout_prob", "dropout_rate", 0.1),
         only("position_embedding_type", "absolute"),
         only("is_decoder", False),

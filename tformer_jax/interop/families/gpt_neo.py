@@ -1,5 +1,6 @@
 """GPT-Neo (Black et al., 2021): scores that are not scaled, layers by turns with a window."""
 
+from ...config import ConfigError
 from ..family import FAMILIES, Family
 from ..fields import Field, activation, alike, always, same, width
 from ..layers import pattern, windows_of
@@ -8,10 +9,12 @@ from .shared import attention, mlp
 
 
 def _read_kinds(theirs):
-    kinds = [kind for kinds, count in theirs["attention_types"] for _ in range(count) for kind in kinds]
-    kinds = theirs.get("attention_layers") or kinds
+    types, count = theirs.get("attention_types") or [[["global", "local"], 12]], theirs["num_layers"]
+    kinds = theirs.get("attention_layers") or [kind for kinds, times in types for kind in kinds * times]
+    if len(kinds) != count or not {"global", "local"}.issuperset(kinds):
+        raise ConfigError(f"config.json: attention_types must be {count} of 'global' and 'local' in all, got {kinds}")
     local = {"attention": {"window": theirs.get("window_size", 256)}}
-    return pattern([local if kind == "local" else {} for kind in kinds[: theirs["num_layers"]]])
+    return pattern([local if kind == "local" else {} for kind in kinds])
 
 
 def _write_kinds(config):
@@ -31,8 +34,7 @@ class GPTNeo(Family):
         same("hidden_size", "d_model", 2048),
         same("num_layers", "num_layers", 24, spelt=("num_hidden_layers",)),
         same("num_heads", "attention.num_heads", 16, spelt=("num_attention_heads",)),
-        Field(("attention_types", "attention_layers", "window_size"), _read_kinds, _write_kinds,
-              [[["global", "local"], 12]]),
+        Field(("attention_types", "attention_layers", "window_size"), _read_kinds, _write_kinds),
         width("intermediate_size"),
         activation("activation_function", "gelu_new"),
         same("layer_norm_epsilon", "norm.eps", 1e-5),
@@ -50,10 +52,8 @@ class GPTNeo(Family):
         row("transformer.wte.weight", "embedding.table"),
         row("transformer.wpe.weight", "positions.scheme.table"),
         *within("transformer.h.{}.", "decoder.{}.", [
-            *norm("ln_1", "attention_residual.norm"),
-            *within("attn.attention.", "", attention(o="out_proj")),
-            *norm("ln_2", "feed_forward_residual.norm"),
-            *mlp("mlp.c_fc", "mlp.c_proj"),
+            *norm("ln_1", "attention_residual.norm"), *within("attn.attention.", "", attention(o="out_proj")),
+            *norm("ln_2", "feed_forward_residual.norm"), *mlp("mlp.c_fc", "mlp.c_proj"),
         ]),
         *norm("transformer.ln_f", "decoder.final_norm"),
         *linear("lm_head", ("output.w", "output.b")),

@@ -2,12 +2,12 @@
 
 from ..family import FAMILIES, Family, Head
 from ..fields import activation, always, labels, same
-from ..layers import ropes, sliding
+from ..layers import FULL, SLIDING, ropes, sliding
 from ..tensors import LINEAR, linear, norm, row, within
 from .encoders import MODELS, TIE
 from .shared import HEADS, HIDDEN, LAST, sizes
 
-_ROPE, _LOCAL = ropes(("global_rope_theta", 160_000.0), ("local_rope_theta", 10_000.0))
+_ROPE, _LOCAL = ropes(("global_rope_theta", 160_000.0), ("local_rope_theta", 10_000.0), scaled=(FULL, SLIDING))
 _LAYERS = sliding(
     lambda theirs, i: i % theirs.get("global_attn_every_n_layers", 3) != 0, keys=("global_attn_every_n_layers",),
     local=_LOCAL, first={"layer": {"attention_norm": False}}, both_sides=("local_attention", 128),

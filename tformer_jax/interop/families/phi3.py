@@ -19,8 +19,8 @@ class Phi3(Family):
     fields = (
         *sizes(32_064, 3072, 8192, 32, 32, 4096, eps=("rms_norm_eps", 1e-5)),
         kv_heads(),
-        rope(),
-        Field(("original_max_position_embeddings",), lambda theirs: {}, _trained_length),
+        rope(fraction=1.0),
+        Field(("original_max_position_embeddings",), lambda theirs: {}, _trained_length, 4096),
         same("sliding_window", "attention.window", None),
         alike(("resid_pdrop", "embd_pdrop"), "dropout_rate", 0.0),
         always(

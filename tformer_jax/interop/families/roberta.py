@@ -20,12 +20,16 @@ _PLACES = Field(
 )  # fmt: skip
 
 
+def _fields(vocab):
+    return (*encoders.fields(vocab), _PAD, _PLACES)
+
+
 @FAMILIES.register("roberta")
 class Roberta(Family):
     architectures = {f"Roberta{theirs}": ours for theirs, ours in encoders.MODELS.items()}
     prefix, bare = "roberta.", ("TextEncoder", "encoder.")
     embedding, output = "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"
-    fields = (*encoders.fields(50_265), _PAD, _PLACES)
+    fields = _fields(50_265)
     harmless = ("classifier_dropout",)
     rows = encoders.encoder("roberta")
     heads = {
@@ -49,3 +53,4 @@ class Roberta(Family):
 @FAMILIES.register("xlm-roberta")
 class XLMRoberta(Roberta):
     architectures = {f"XLMRoberta{theirs}": ours for theirs, ours in encoders.MODELS.items()}
+    fields = _fields(30_522)

@@ -55,6 +55,15 @@ def decoder(layer: list[Row], *, final: str = "model.norm") -> list[Row]:
 LLAMA_LAYER = [*within("self_attn.", "", attention()), *GATED, *PRE_NORMS]
 
 
+def decoder_layers(theirs: str, encoder: str, default: int | None = None) -> Field:
+    """Makes the field of the number of a decoder's layers, which null is that of the encoder's, the key `encoder`."""
+
+    def read(config: Theirs) -> Ours:
+        return {"num_decoder_layers": None if config[theirs] == config[encoder] else config[theirs]}
+
+    return Field((theirs,), read, lambda config: {theirs: config.decoder_layers}, default)
+
+
 def token_width(theirs: str, projection: str, default: int | None = None) -> Field:
     """Makes the field of the width of the vectors of tokens, which null or the model's is without maps."""
 

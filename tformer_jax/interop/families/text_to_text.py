@@ -1,13 +1,12 @@
 """Tables that T5 and its kin have in common."""
 
-from ..fields import Field, always, named, same
+from ..fields import ACTIVATIONS, Field, always, named, same
 from ..tensors import LINEAR, norm, row, within
-from .shared import attention
+from .shared import attention, decoder_layers
 
-_KINDS = {
-    "relu": ("mlp", "relu"), "gated-gelu": ("gated", "gelu_tanh"), "gated-silu": ("gated", "silu"),
-    "gelu": ("mlp", "gelu"), "gated-relu": ("gated", "relu"),
-}  # fmt: skip
+_KINDS = {name: ("mlp", act) for name, act in ACTIVATIONS.items()}
+_KINDS |= {f"gated-{name}": ("gated", act) for name, act in ACTIVATIONS.items()}
+_KINDS["gated-gelu"] = ("gated", "gelu_tanh")  # which is written first
 
 
 def _side(side, number):
@@ -40,7 +39,7 @@ def fields(vocab, act, ff, layers, heads):
         same("d_kv", "attention.head_dim", 64),
         same("d_ff", "feed_forward.width", ff),
         same("num_layers", "num_layers", layers),
-        same("num_decoder_layers", "num_decoder_layers", None),
+        decoder_layers("num_decoder_layers", "num_layers"),
         same("num_heads", "attention.num_heads", heads),
         same("relative_attention_num_buckets", "positions.num_buckets", 32),
         same("relative_attention_max_distance", "positions.max_distance", 128),

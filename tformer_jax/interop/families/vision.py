@@ -8,7 +8,7 @@ from .shared import attention, mlp
 PIXELS = ("patch_embedding.w", "patch_embedding.b")
 
 
-def _side(theirs, ours, default):
+def side(theirs, default):
     """The field of the side of a square, which may be said twice."""
 
     def read(config):
@@ -17,9 +17,9 @@ def _side(theirs, ours, default):
             if len(set(value)) != 1:
                 raise ConfigError(f"config.json says {theirs}={value}, which is not supported: both must be alike")
             value = value[0]
-        return {ours: value}
+        return {theirs: value}
 
-    return Field((theirs,), read, lambda config: {theirs: getattr(config, ours)}, default)
+    return Field((theirs,), read, lambda config: {theirs: getattr(config, theirs)}, default)
 
 
 def fields(patch, eps, *, act="gelu", ff=3072, **always_so):
@@ -29,8 +29,8 @@ def fields(patch, eps, *, act="gelu", ff=3072, **always_so):
         same("num_hidden_layers", "num_layers", 12),
         same("num_attention_heads", "attention.num_heads", 12),
         *([] if ff is None else [same("intermediate_size", "feed_forward.width", ff)]),
-        _side("image_size", "image_size", 224),
-        _side("patch_size", "patch_size", patch),
+        side("image_size", 224),
+        side("patch_size", patch),
         same("num_channels", "num_channels", 3),
         *([] if act is None else [activation("hidden_act", act)]),
         same("layer_norm_eps", "norm.eps", eps),
