@@ -160,6 +160,31 @@ def test_another_function_than_the_folders_is_refused(started, folder, tmp_path)
         run_training(Run.start(tmp_path / "run", config), lambda _: None)
 
 
+def test_an_output_is_untied_where_a_person_says_so(started, folder, train, tmp_path):
+    """An adapter of the output cannot be had of a tied model, though its refusal says how; or the output begins anew."""
+    place, model = folder("causal_lm")
+    config = started("causal_lm", place, {"model.output.tie": False})
+    config["training"] |= {"adapter": "lora", "adapter_rank": 2, "adapter_on": ["output.w"]}
+    found = train(config, tmp_path / "run")
+    tokens = jax.numpy.asarray([[5, 9, 14]])
+    np.testing.assert_allclose(found.model(tokens), model(tokens), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.model.output.w[...], model.embedding.table[...].T, 0, 1e-20)
+
+
+@pytest.mark.parametrize(
+    ("there", "changes", "message"),
+    [
+        ({"tie": False}, {"model.output.tie": True}, r"model.output.tie \(False there, True here\)"),
+        ({}, {"model.output.softcap": 3.0}, r"model.output.softcap \(None there, 3.0 here\)"),
+    ],
+)
+def test_another_output_than_the_folders_is_refused(started, folder, tmp_path, there, changes, message):
+    """A head that was trained would be thrown away, or its logits be others, in silence."""
+    place, _ = folder("causal_lm", output=there)
+    with pytest.raises(ConfigError, match=f"holds another model: {message}"):
+        run_training(Run.start(tmp_path / "run", started("causal_lm", place, changes)), lambda _: None)
+
+
 def test_a_folder_of_another_kind_of_model_is_refused(started, folder):
     """A classifier of texts would start from what generates them."""
     place, _ = folder("causal_lm")
