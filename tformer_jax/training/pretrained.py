@@ -13,6 +13,7 @@ from ..config import RUN, TRAINING, ConfigError, build, fields_of, leaves, merge
 from ..data.files import DataError
 from ..data.translation import Tokenizers
 from ..interop.files import read_json, write_json
+from ..interop.pretrained import said_by
 from ..models import TextEncoder, VisionTransformer
 from ..nn import ModelConfig
 from ..nn.parameters import named
@@ -152,11 +153,13 @@ def save_folder(task: Task, model: Any, folder: Path, family: str | None = None)
     if "tokenizers" in task.learnt:
         tokenizer = task.tokenizers.target  # a model of two vocabularies is one that no family can say
     classes = task.classes if "classes" in task.learnt else ()
-    interop.save_pretrained(model, folder, tokenizer=tokenizer, family=family, classes=classes)
+    _, architecture, _ = said_by(model, family)
     if (size := getattr(model.config, "image_size", None)) is not None:
         each = lambda values: list(values) * (model.config.num_channels if len(values) == 1 else 1)
         scaled = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_resize": True}
         scaled |= {"image_mean": each(task.config.mean), "image_std": each(task.config.std)}
         scaled |= {"size": {"height": size, "width": size}}
+        folder.mkdir(parents=True, exist_ok=True)  # the scaling first: a model without it would be believed
         write_json(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"} | scaled)
-    return read_json(folder / "config.json")["architectures"][0]
+    interop.save_pretrained(model, folder, tokenizer=tokenizer, family=family, classes=classes)
+    return architecture
