@@ -113,6 +113,25 @@ def test_a_run_starts_from_a_model_without_a_head(started, folder, train, tmp_pa
         np.testing.assert_allclose(held[path], x, 0, 1e-20, err_msg=path)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize(("name", "own"), [("Bert", {}), ("Electra", {"embedding_size": 16})])
+def test_a_run_starts_from_what_was_pretrained_with_another_head(started, train, tokenizer, tmp_path, name, own):
+    """ELECTRA's discriminators, as they are given away, are refused; or BERT's pooler, which the file has, begins anew."""
+    transformers = pytest.importorskip("transformers", minversion="5.23")
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    fields = sizes | own | dict(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=48)
+    theirs = getattr(transformers, f"{name}ForPreTraining")(getattr(transformers, f"{name}Config")(**fields))
+    theirs.save_pretrained(tmp_path / "theirs")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path / "theirs")
+    found = train(started("text_classification", tmp_path / "theirs"), tmp_path / "run")
+    held = named(found.model)
+    tensors = {n: x.detach().numpy() for n, x in theirs.named_parameters()}
+    table = f"{name.lower()}.embeddings.word_embeddings.weight"
+    np.testing.assert_allclose(held["encoder.embedding.table"], tensors[table], 0, 1e-20)
+    if name == "Bert":
+        np.testing.assert_allclose(held["encoder.pooler.w"], tensors["bert.pooler.dense.weight"].T, 0, 1e-20)
+
+
 def test_a_run_has_the_tokenizer_of_the_folder(started, folder, train, tokenizer, tmp_path):
     """Texts would be cut, or framed, in another way than the model was trained on."""
     place, model = folder("text_classification")

@@ -1,5 +1,6 @@
 """A folder of Hugging Face's as what a run starts from: the config of its model, and its parameters."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,12 +102,20 @@ def folder_arrays(folder: str, task: Task, config: ModelConfig) -> dict[str, np.
       task: that will train it.
       config: of the model that the task trains; images of another size than the folder's have interpolated positions.
     """
-    model, _ = interop.load_pretrained(folder, dtype=config.dtypes.params)
+    model = _loaded(folder, task, config.dtypes.params)
     size = getattr(config, "image_size", None)
     if size is not None and size != model.config.image_size:
         model = model.resized(size)
     prefix = "model.encoder." if isinstance(model, TextEncoder) and task.Model is not TextEncoder else "model."
     return {prefix + path: np.asarray(jax.device_get(x)) for path, x in named(model).items()}
+
+
+def _loaded(folder: str, task: Task, dtype: str) -> Any:
+    """The model in a folder: as the task's own, or else without any head, or else as the folder says."""
+    for name in (task.Model.__name__, TextEncoder.__name__):
+        with contextlib.suppress(ConfigError, DataError):  # a head is missing, or the family has no such model
+            return interop.load_pretrained(folder, model=name, dtype=dtype)[0]
+    return interop.load_pretrained(folder, dtype=dtype)[0]
 
 
 def load_folder(folder: str | Path) -> tuple[Task, Any]:
