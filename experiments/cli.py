@@ -201,7 +201,7 @@ def config() -> dict[str, Any]:
         found |= {"plugins": list(dict.fromkeys(plugins))} if plugins else {}
     except (AttributeError, OSError) as error:  # of ml_collections, which keeps quiet about it until now
         raise ConfigError(f"cannot load the config: {last_line(error.__cause__ or error)}") from None
-    return completed(found, config_flags.get_override_values(flags.FLAGS["config"]))
+    return completed(found, config_flags.get_override_values(flags.FLAGS["config"]), WORKDIR.value)
 
 
 def _resolved(plugin: str) -> str:

@@ -372,3 +372,31 @@ def test_a_tokenizer_of_theirs_comes_back(tmp_path):
     assert after("cat on a mat").input_ids == before("cat on a mat").input_ids == [2, 5, 1, 1, 6, 3]
     assert type(after) is type(before) and after.model_max_length == 9
     assert after.special_tokens_map == before.special_tokens_map
+
+
+BARE = ["llama", "gpt2", "opt", "bloom", "bart", "mbart", "marian", "pegasus", "m2m_100", "t5", "umt5"]
+
+
+@pytest.mark.parametrize("family", by_day(BARE, 0, 4))
+def test_a_model_of_theirs_without_a_head_comes_back(tmp_path, family):
+    """A folder such as BartModel's is refused, or its tensors come back under other names, or more than there were."""
+    architecture, configs = CASES[family]
+    whole = getattr(transformers, architecture)
+    (name,) = {of for of in interop.FAMILIES[family].architectures if of != architecture}
+    torch.manual_seed(0)
+    theirs = getattr(transformers, name)(whole.config_class(**configs[0])).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    model, _ = interop.load_pretrained(tmp_path / "theirs")
+    interop.save_pretrained(model, tmp_path / "back")
+    before, after = (
+        dict(safetensors.deserialize((tmp_path / n / "model.safetensors").read_bytes())) for n in ("theirs", "back")
+    )
+    assert before == after
+    _, said = type(theirs).from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(said[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    # Its states, through the table of tokens, are the logits of the model with a head.
+    headed = whole.from_pretrained(tmp_path / "theirs").eval()
+    headed.set_attn_implementation(theirs.config._attn_implementation)
+    if headed.config.tie_word_embeddings:
+        for name, got in quick_jit(outputs)(model).items():
+            assert_within(got, make_golden.outputs(headed)[name], 2e-5)

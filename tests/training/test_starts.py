@@ -113,6 +113,25 @@ def test_a_run_starts_from_a_model_without_a_head(started, folder, train, tmp_pa
         np.testing.assert_allclose(held[path], x, 0, 1e-20, err_msg=path)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize(("name", "own"), [("Bert", {}), ("Electra", {"embedding_size": 16})])
+def test_a_run_starts_from_what_was_pretrained_with_another_head(started, train, tokenizer, tmp_path, name, own):
+    """ELECTRA's discriminators, as they are given away, are refused; or BERT's pooler, which the file has, begins anew."""
+    transformers = pytest.importorskip("transformers", minversion="5.23")
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    fields = sizes | own | dict(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=48)
+    theirs = getattr(transformers, f"{name}ForPreTraining")(getattr(transformers, f"{name}Config")(**fields))
+    theirs.save_pretrained(tmp_path / "theirs")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path / "theirs")
+    found = train(started("text_classification", tmp_path / "theirs"), tmp_path / "run")
+    held = named(found.model)
+    tensors = {n: x.detach().numpy() for n, x in theirs.named_parameters()}
+    table = f"{name.lower()}.embeddings.word_embeddings.weight"
+    np.testing.assert_allclose(held["encoder.embedding.table"], tensors[table], 0, 1e-20)
+    if name == "Bert":
+        np.testing.assert_allclose(held["encoder.pooler.w"], tensors["bert.pooler.dense.weight"].T, 0, 1e-20)
+
+
 def test_a_run_has_the_tokenizer_of_the_folder(started, folder, train, tokenizer, tmp_path):
     """Texts would be cut, or framed, in another way than the model was trained on."""
     place, model = folder("text_classification")
@@ -158,6 +177,31 @@ def test_another_function_than_the_folders_is_refused(started, folder, tmp_path)
         ConfigError, match=r"holds another model: model.feed_forward.activation \('gelu' there, 'relu' here"
     ):
         run_training(Run.start(tmp_path / "run", config), lambda _: None)
+
+
+def test_an_output_is_untied_where_a_person_says_so(started, folder, train, tmp_path):
+    """An adapter of the output cannot be had of a tied model, though its refusal says how; or the output begins anew."""
+    place, model = folder("causal_lm")
+    config = started("causal_lm", place, {"model.output.tie": False})
+    config["training"] |= {"adapter": "lora", "adapter_rank": 2, "adapter_on": ["output.w"]}
+    found = train(config, tmp_path / "run")
+    tokens = jax.numpy.asarray([[5, 9, 14]])
+    np.testing.assert_allclose(found.model(tokens), model(tokens), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.model.output.w[...], model.embedding.table[...].T, 0, 1e-20)
+
+
+@pytest.mark.parametrize(
+    ("there", "changes", "message"),
+    [
+        ({"tie": False}, {"model.output.tie": True}, r"model.output.tie \(False there, True here\)"),
+        ({}, {"model.output.softcap": 3.0}, r"model.output.softcap \(None there, 3.0 here\)"),
+    ],
+)
+def test_another_output_than_the_folders_is_refused(started, folder, tmp_path, there, changes, message):
+    """A head that was trained would be thrown away, or its logits be others, in silence."""
+    place, _ = folder("causal_lm", output=there)
+    with pytest.raises(ConfigError, match=f"holds another model: {message}"):
+        run_training(Run.start(tmp_path / "run", started("causal_lm", place, changes)), lambda _: None)
 
 
 def test_a_folder_of_another_kind_of_model_is_refused(started, folder):

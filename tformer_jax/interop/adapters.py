@@ -85,6 +85,7 @@ def save_adapter(
     alpha = lambda rank: int(scale * rank) if float(scale * rank).is_integer() else scale * rank
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)  # it comes last: no tensors are read with the config of others
     write_whole(folder / TENSORS, safetensors.numpy.save(tensors, metadata={"format": "pt"}))
     said = dict(
         peft_type="LORA", task_type=_TASKS.get(type(model).__name__), base_model_name_or_path=base, inference_mode=True,

@@ -41,6 +41,7 @@ class Origin:
       tokenizer: the `tokenizer_config.json`, as text.
       left_over: tensors that were passed over, since nobody needs them.
       carried: tensors that ours has no use for and theirs has, as a safetensors file.
+      spelt: names of the family's table that the files have otherwise, and how they have them; "": not at all.
     """
 
     family: str
@@ -50,6 +51,7 @@ class Origin:
     tokenizer: str
     left_over: tuple[str, ...]
     carried: bytes
+    spelt: tuple[tuple[str, str], ...]
 
 
 def load_pretrained(
@@ -85,7 +87,8 @@ def load_pretrained(
     )
     generation = json.dumps(read_json(folder / GENERATION)) if (folder / GENERATION).is_file() else ""
     settings = json.dumps(read_settings(folder))
-    loaded.origin = Origin(family.name, architecture, json.dumps(theirs), generation, settings, left_over, kept)
+    spelt = tuple((entry.name, there) for entry in table if (there := _spelt(family, entry.name, names)) != entry.name)
+    loaded.origin = Origin(family.name, architecture, json.dumps(theirs), generation, settings, left_over, kept, spelt)
     return loaded, read_tokenizer(folder, at(config, "vocab_size"))
 
 
@@ -128,7 +131,7 @@ def save_pretrained(
     Args:
       model: of ours.
       folder: to write to; made if it is not there.
-      tokenizer: to save beside it.
+      tokenizer: to save beside it; None: one that is there stays.
       family: by name; None: that from which the model was loaded, or else the first that can say its config.
       classes: their names, of a classifier's; without any, those that it was loaded with, or numbers.
       shard_bytes: the most bytes of one file of tensors.
@@ -151,11 +154,17 @@ def save_pretrained(
     theirs.pop("torch_dtype", None)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)  # first: a folder that was begun is no model without it
+    for name in (CONFIG, GENERATION):  # of what was there before; a folder that was begun is no model without them
+        (folder / name).unlink(missing_ok=True)
     carried = {} if origin is None else tensors_in(origin.carried)
-    sizes = {entry.name: int(np.prod(entry.shape)) * dtype.itemsize for entry in table}
+    spelt = {} if origin is None else dict(origin.spelt)
+    # What the files did not have, since it was zeros, they need not have.
+    table = [of for of in table if spelt.get(of.name) != "" or np.any(next(tensors_of(model, [of]))[1])]
+    written = {of.name: spelt.get(of.name) or of.name for of in table}
+    sizes = {written[of.name]: int(np.prod(of.shape)) * dtype.itemsize for of in table}
     sizes |= {name: x.nbytes for name, x in carried.items()}
-    write_tensors(folder, itertools.chain(tensors_of(model, table), carried.items()), sizes, shard_bytes)
+    tensors = ((written[name], x) for name, x in tensors_of(model, table))
+    write_tensors(folder, itertools.chain(tensors, carried.items()), sizes, shard_bytes)
     if origin is not None and origin.generation:
         write_json(folder / GENERATION, json.loads(origin.generation))
     elif origin is None and tokenizer is not None and type(model).__name__ in _GENERATING:
@@ -291,6 +300,12 @@ def _checked(
     if wrong:
         raise DataError(f"{folder} does not hold the tensors that its {CONFIG} says:\n  " + "\n  ".join(wrong))
     return names, left_over, carried
+
+
+def _spelt(family: type[Family], name: str, names: Mapping[str, str]) -> str:
+    """How the files spell a name of the table: as it is there, of one whose values another has; "": they have only zeros."""
+    there = names.get(name, "")
+    return there if not there or family.names({there: None}, [name]) else name
 
 
 def _bytes_of(names: Sequence[str], tensors: Tensors) -> bytes:

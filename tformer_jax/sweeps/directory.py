@@ -1,6 +1,6 @@
 """The directory of a sweep: what was asked for, and everything that came of it.
 
-sweep.json  groups.json  rungs.json  environment.json  plugins.json  results.csv  results.jsonl  plots/
+sweep.json  start.json  groups.json  rungs.json  environment.json  plugins.json  results.csv  results.jsonl  plots/
 data/0/tokenizer.json ...   groups/0/metrics.jsonl  groups/0/checkpoints/ ...
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 from ..data.files import writing
 from ..training.directories import RunError, check_free, check_holds, check_layout, check_not_older, steps_in
 from ..training.paths import some
+from ..training.pretrained import START, keep_start
 from ..training.run import (
     LEARNT,
     PLUGINS,
@@ -26,6 +27,7 @@ from ..training.run import (
 
 _FILES = (
     "sweep.json",
+    START,
     "groups.json",
     "rungs.json",
     "environment.json",
@@ -71,6 +73,7 @@ class SweepDirectory:
         sweep._is_new = not (sweep._asked.exists() and sweep._groups.exists())  # nothing was trained yet
         sweep._forget_data()  # of a killed one, which may have had others
         if sweep._is_new:
+            keep_start(sweep.path, asked["config"])
             keep_plugins(sweep.path, asked["config"])
         elif differing := differences(_fixed(sweep.asked), _fixed(asked)):
             raise RunError(
@@ -103,7 +106,8 @@ class SweepDirectory:
     def withdraw(self) -> None:
         """Forgets a sweep that could not begin, so that another command may use its directory."""
         if self._is_new:
-            self._asked.unlink(missing_ok=True)
+            for file in (self._asked, self.path / START):
+                file.unlink(missing_ok=True)
             self._forget_data()
 
     def _forget_data(self) -> None:

@@ -13,6 +13,7 @@ from ..training import reading
 from ..training.checkpoints import Checkpoints
 from ..training.directories import RunError, steps_in
 from ..training.metrics import read_metrics
+from ..training.pretrained import START
 from ..training.run import PLUGINS, Run, check_writable, environment, locked, read_json, sums_of_learnt, write_json
 from .directory import SweepDirectory
 from .loop import MEMBERS
@@ -83,8 +84,9 @@ def _fill(
     learnt = sweep.data(record["data"])
     for name in sums_of_learnt(learnt):
         write_whole(directory / name, (learnt / name).read_bytes())
-    if (plugins := sweep.path / PLUGINS).exists():
-        write_whole(directory / PLUGINS, plugins.read_bytes())
+    for name in (START, PLUGINS):
+        if (kept := sweep.path / name).exists():
+            write_whole(directory / name, kept.read_bytes())
     rows = read_metrics(sweep.group(group) / "metrics.jsonl", members=record["members"])
     mine = [{n: x for n, x in row.items() if n != "member"} for row in rows if row["member"] == number]
     write_whole(run.metrics_file, "".join(json.dumps(row) + "\n" for row in mine if row["step"] <= step))

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +41,8 @@ from .trainer import Trainer
 
 # Batches whose rows are counted, to say which devices have none.
 _LOOKED_AT = 100
+# The matrix of an output, and the table of tokens that may be in its place, by their paths in a state.
+_OUTPUT, _TOKEN_TABLE = "model.output.w", re.compile(r"model\.(encoder\.|target_)?embedding\.table")
 
 
 def section_classes(task: type[Task]) -> dict[str, type]:
@@ -342,10 +345,15 @@ def _fitting(
 ) -> dict[str, np.ndarray]:
     """Those of the arrays that a model with these shapes starts from, but for those of another head.
 
+    An output matrix of its own, of a model whose output was tied, starts as the table of tokens.
+
     Raises:
       ConfigError: a parameter has another shape there, or is not there and not one that `task` adds (names them).
     """
     wanted = {name: shape for name, shape in shapes.items() if name.startswith("model.")}
+    tables = [name for name in found if _TOKEN_TABLE.fullmatch(name)]
+    if _OUTPUT in wanted.keys() - found.keys() and tables:
+        found = {**found, _OUTPUT: found[tables[0]].T}
     missing = [n for n in wanted if n not in found and not n.startswith(task.new_parameters)]
     if missing:
         raise ConfigError(f"the model of {start} lacks {some(missing)} of this one")
@@ -379,9 +387,13 @@ def _check_same_pattern(start: str, there: ModelConfig, here: ModelConfig) -> No
 
 
 def _check_same_function(start: str, there: ModelConfig, here: ModelConfig) -> None:
-    """Parameters of the right shapes are not enough: the model must compute with them what the old one did."""
-    old, new = _function(there), _function(here)
+    """Parameters of the right shapes are not enough: the model must compute with them what the old one did.
+
+    An output that was tied may be so no longer, see `_fitting`.
+    """
+    old, new = ({**_function(model), **_output(model)} for model in (there, here))
     differing = [f"model.{n} ({old[n]!r} there, {new[n]!r} here)" for n in sorted(old) if n in new and old[n] != new[n]]
+    differing = [text for text in differing if text != "model.output.tie (True there, False here)"]
     if differing:
         raise ConfigError(f"{start} holds another model: {some(differing)}")
 
@@ -389,6 +401,12 @@ def _check_same_function(start: str, there: ModelConfig, here: ModelConfig) -> N
 def _function(model: ModelConfig) -> dict[str, Any]:
     """The fields of the function that a model computes, by name, but for what differs by layer."""
     return {name: x for name, x, kind in leaves(model) if kind.part == FUNCTION and name != "pattern"}
+
+
+def _output(model: ModelConfig) -> dict[str, Any]:
+    """The fields of a model's projection to a vocabulary, by name; {}: it has none."""
+    output = getattr(model, "output", None)
+    return {} if output is None else {name: x for name, x, _ in leaves(output, "output.")}
 
 
 def load_run(run: Run, step: int | None = None, progress: Progress = SILENT) -> tuple[Experiment, Task, Any]:

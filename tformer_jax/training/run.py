@@ -1,6 +1,6 @@
 """A run directory: what was asked for, what it ran on, and everything that came of it.
 
-config.json  environment.json  plugins.json  metrics.jsonl  data.json  tokenizer.json or classes.json
+config.json  start.json  environment.json  plugins.json  metrics.jsonl  data.json  tokenizer.json or classes.json
 checkpoints/  tensorboard/  samples/  plots/  damaged/
 """
 
@@ -22,18 +22,20 @@ from typing import Any, TypeVar
 
 import jax
 
+from ..config import ConfigError
 from ..data import digest
-from ..data.files import write_whole, writing
+from ..data.files import DataError, write_whole, writing
 from ..registry import plugin_sum
 from .directories import RUN_FOLDERS, RunError, check_free, check_holds, check_layout, check_not_older, steps_in
 from .paths import some
+from .pretrained import START, keep_start
 
 # What was learnt from the data before training, and decides what tokens and classes mean; and what the data were.
 LEARNT = ("tokenizer.json", "source_tokenizer.json", "generation_config.json", "classes.json", digest.FILE)
 # What the files of its plugins were when it began.
 PLUGINS = "plugins.json"
 # What a run writes before it trains.
-_MADE = ("config.json", PLUGINS, *LEARNT)
+_MADE = ("config.json", START, PLUGINS, *LEARNT)
 _FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
 # Where a run runs, and where its plugins are, may change from start to start: what it computes does not.
 _FREE = ("parallel", "plugins")
@@ -102,7 +104,8 @@ class Run:
 
         Raises:
           RunError: see `locked`.
-          WriteError: a file cannot be written; a run that did not begin before is withdrawn.
+          ConfigError, DataError, WriteError: the folder that it starts from cannot be read, a plugin not be loaded, or a
+            file not be written; a run that did not begin before is withdrawn.
         """
         with contextlib.ExitStack() as held:
             try:
@@ -110,8 +113,9 @@ class Run:
                 write_json(self.config_file, self.config)
                 write_json(self.directory / "environment.json", environment())
                 if not self.has_checkpoint:
+                    keep_start(self.directory, self.config)
                     keep_plugins(self.directory, self.config)
-            except OSError:
+            except (ConfigError, DataError, OSError):
                 self.withdraw()
                 raise
             yield

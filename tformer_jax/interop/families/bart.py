@@ -8,13 +8,13 @@ _LEARNED = dict(name="learned", first=2, scaled=False)
 
 @FAMILIES.register("bart")
 class Bart(EncoderDecoder):
-    architectures = {"BartForConditionalGeneration": "Transformer"}
+    architectures = {"BartForConditionalGeneration": "Transformer", "BartModel": "Transformer"}
     fields = fields(50_265, positions=_LEARNED, embedding_norm=True, output=dict(bias=True))
 
 
 @FAMILIES.register("mbart")
 class MBart(EncoderDecoder):
-    architectures = {"MBartForConditionalGeneration": "Transformer"}
+    architectures = {"MBartForConditionalGeneration": "Transformer", "MBartModel": "Transformer"}
     fields = fields(
         50_265, positions=_LEARNED, embedding_norm=True, output=dict(bias=True), layer=dict(norm_position="pre")
     )

@@ -52,7 +52,7 @@ def _side(theirs, ours):
 class EncoderDecoder(Family):
     """BART and its kin: they have one table of tokens, also where a file names it three times."""
 
-    embedding = "model.shared.weight"
+    prefix, embedding = "model.", "model.shared.weight"
     harmless = ("classif_dropout", "classifier_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std", "is_decoder",
              "add_bias_logits", "add_final_layer_norm", "normalize_before", "normalize_embedding", "static_position_embeddings",
              "extra_pos_embeddings", "force_bos_token_to_be_generated")  # fmt: skip
@@ -61,5 +61,5 @@ class EncoderDecoder(Family):
         *_side("encoder", ("encoder", "source_positions")), *_side("decoder", ("decoder", "target_positions")),
         row("final_logits_bias", "output.b", view=Sides(leading=1)),
     )  # fmt: skip
-    leftovers = (r"model\.(en|de)coder\.embed_tokens\.weight", r"lm_head\.weight")
+    leftovers = (r"(model\.)?(en|de)coder\.embed_tokens\.weight", r"lm_head\.weight")
     optional = ("final_logits_bias",)

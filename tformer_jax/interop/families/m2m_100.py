@@ -14,7 +14,7 @@ def _read(theirs):
 
 @FAMILIES.register("m2m_100")
 class M2M100(EncoderDecoder):
-    architectures = {"M2M100ForConditionalGeneration": "Transformer"}
+    architectures = {"M2M100ForConditionalGeneration": "Transformer", "M2M100Model": "Transformer"}
     fields = (
         *fields(
             128_112, "relu", (0.1, 0.1), True, positions=dict(name="sinusoidal", concatenated=True),
@@ -23,4 +23,4 @@ class M2M100(EncoderDecoder):
         same("pad_token_id", "padding_token", 1),
         Field((), _read, lambda config: {}),
     )  # fmt: skip
-    leftovers = (*EncoderDecoder.leftovers, r"model\.(en|de)coder\.embed_positions\.weights?")
+    leftovers = (*EncoderDecoder.leftovers, r"(model\.)?(en|de)coder\.embed_positions\.weights?")

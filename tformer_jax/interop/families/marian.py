@@ -24,12 +24,12 @@ class Sinusoidal(EncoderDecoder):
 
 @FAMILIES.register("marian")
 class Marian(Sinusoidal):
-    architectures = {"MarianMTModel": "Transformer"}
+    architectures = {"MarianMTModel": "Transformer", "MarianModel": "Transformer"}
     fields = (*fields(58_101, positions=SINES, output=dict(bias=True)), only("share_encoder_decoder_embeddings", True))
     harmless = (*EncoderDecoder.harmless, "decoder_vocab_size")
 
 
 @FAMILIES.register("pegasus")
 class Pegasus(Sinusoidal):
-    architectures = {"PegasusForConditionalGeneration": "Transformer"}
+    architectures = {"PegasusForConditionalGeneration": "Transformer", "PegasusModel": "Transformer"}
     fields = fields(50_265, positions=SINES, output=dict(bias=True), layer=dict(norm_position="pre"))
