@@ -117,11 +117,11 @@ def save_folder(task: Task, model: Any, folder: Path, family: str | None = None)
     Raises:
       ConfigError: see `interop.save_pretrained`; or the sides of a translation have a vocabulary each.
     """
-    tokenizer = getattr(task, "tokenizer", None)
-    if "tokenizers" in task.learnt:
-        tokenizer = task.tokenizers.target  # a model of two vocabularies is one that no family can say
+    tokenizer, start = getattr(task, "tokenizer", None), None
+    if "tokenizers" in task.learnt:  # a model of two vocabularies is one that no family can say
+        tokenizer, start = task.tokenizers.target, task.tokenizers.start
     classes = task.classes if "classes" in task.learnt else ()
-    interop.save_pretrained(model, folder, tokenizer=tokenizer, family=family, classes=classes)
+    interop.save_pretrained(model, folder, tokenizer=tokenizer, family=family, classes=classes, start=start)
     if (size := getattr(model.config, "image_size", None)) is not None:
         each = lambda values: list(values) * (model.config.num_channels if len(values) == 1 else 1)
         scaled = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_resize": True}
