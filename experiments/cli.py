@@ -33,7 +33,7 @@ from tformer_jax.training.processes import is_first
 from tformer_jax.training.terminal import Terminal
 
 from .configs.sections import with_choices
-from .parsers import Around, define_text, define_texts
+from .parsers import Around, define_integer, define_text, define_texts
 
 _CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
@@ -44,6 +44,7 @@ CONFIG = config_flags.DEFINE_config_file(
 PLUGIN = define_texts("plugin", "File or module that registers components, tasks, ...; may be given several times.")
 WORKDIR = define_text("workdir", None, "Directory of the run or sweep.")
 TO = define_text("to", None, "Directory to make; nothing may be there yet.")
+STEP = define_integer("step", None, "Step of the checkpoint to use; by default the newest.")
 COMPILED = define_text(
     "compilation_cache", None, "Folder of compiled programs, by default in the user's cache folder; off: none are kept."
 )
@@ -197,11 +198,22 @@ def config() -> dict[str, Any]:
     """
     try:
         found = _as_dict(CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"]))
-        plugins = [_resolved(plugin) for plugin in (*found.get("plugins", ()), *(PLUGIN.value or ()))]
-        found |= {"plugins": list(dict.fromkeys(plugins))} if plugins else {}
+        found = with_plugins(found)
     except (AttributeError, OSError) as error:  # of ml_collections, which keeps quiet about it until now
         raise ConfigError(f"cannot load the config: {last_line(error.__cause__ or error)}") from None
     return completed(found, config_flags.get_override_values(flags.FLAGS["config"]), WORKDIR.value)
+
+
+def with_plugins(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config that names the plugins of --plugin too."""
+    plugins = [_resolved(plugin) for plugin in (*config.get("plugins", ()), *(PLUGIN.value or ()))]
+    return {**config, "plugins": list(dict.fromkeys(plugins))} if plugins else dict(config)
+
+
+def check_no_plugins(run: str | Path) -> None:
+    """Raises a ConfigError if --plugin is given for a run, and not for a folder of Hugging Face's."""
+    if PLUGIN.present:
+        raise ConfigError(f"--plugin has no meaning for {run}, a run, which knows its plugins; leave it out")
 
 
 def _resolved(plugin: str) -> str:
@@ -246,12 +258,14 @@ def _check_text(arguments: Sequence[str]) -> None:
 def run(
     main: Callable[..., None],
     *required: str,
+    optional: Sequence[str] = (),
     before: Callable[[Sequence[str]], None] = lambda arguments: None,
     takes: str = "",
 ) -> None:
     """Parses the flags, of which some are required, and calls `main`; `before` makes those that depend on others.
 
-    `takes`: what the arguments are that have no flag, with which `main` is called; "": there must be none.
+    Of the flags that commands share, this one has those that are required and those that are optional. `takes`: what the
+    arguments are that have no flag, with which `main` is called; "": there must be none.
 
     What a user can put right ends in one line and exit code 1; a run that was asked to stop in exit code
     `EXIT_CODE` and in one line that says how to go on.
@@ -300,10 +314,10 @@ def run(
             sys.exit(f"error: {_config_problem(error, arguments)}")
         if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
             sys.exit(f"error: give {' and '.join(missing)}")
-        if PLUGIN.present and "config" not in required:
+        if PLUGIN.present and PLUGIN.name not in optional:
             sys.exit("error: --plugin has no meaning for this command: the run knows its plugins; leave it out")
-        for flag in (CONFIG, WORKDIR, TO):
-            if flag.present and flag.name not in required:
+        for flag in (CONFIG, WORKDIR, TO, STEP):
+            if flag.present and flag.name not in (*required, *optional):
                 sys.exit(f"error: --{flag.name} has no meaning for this command; leave it out")
         if keep_compiled(COMPILED.value) is None and COMPILED.value not in (None, OFF):
             sys.exit(f"error: --compilation_cache={COMPILED.value} is no folder that can be written; give another")
@@ -312,7 +326,7 @@ def run(
     keep_freed_memory()
     for name in flags.FLAGS:  # --help shows those that a command shares with others too
         module = flags.FLAGS.find_module_defining_flag(name) or ""
-        if name in required or (module.startswith("experiments.") and module != __name__):
+        if name in (*required, *optional, COMPILED.name) or (module.startswith("experiments.") and module != __name__):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     sys.unraisablehook = _say_unraisable
     # Of images that are read all the same: odd metadata, and half of the pixels that are too many.

@@ -19,7 +19,7 @@ from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.pretrained import completed, load_folder, save_folder
 from tformer_jax.training.run import Run, changed_plugins
 
-from . import cli, trained
+from . import cli
 from .parsers import define_text
 
 FROM = define_text("from", None, "Directory of the run, or folder of Hugging Face's.")
@@ -33,18 +33,19 @@ def main() -> None:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"--to={to} is not empty; choose a new folder")
     if interop.is_pretrained(FROM.value):
-        for name, value in (("step", trained.STEP.value), ("family", FAMILY.value)):
+        for name, value in (("step", cli.STEP.value), ("family", FAMILY.value)):
             if value is not None:
                 raise ConfigError(f"--{name} has no meaning for {FROM.value}, a folder of Hugging Face's; leave it out")
         to_run(FROM.value, to)
     else:
+        cli.check_no_plugins(FROM.value)
         to_folder(Run.open(FROM.value), to)
 
 
 def to_folder(run: Run, folder: Path) -> None:
     """Writes a run's model as a folder."""
     cli.say(*changed_plugins(run.directory, run.config))
-    _, task, model = load_run(run, trained.STEP.value, cli.terminal)
+    _, task, model = load_run(run, cli.STEP.value, cli.terminal)
     with cli.terminal.phase("writing the folder"):
         said = save_folder(task, model, folder, FAMILY.value)
     cli.say(f"the model is in {folder}, as {said}")
@@ -88,8 +89,8 @@ def _config(task: Task, model: Any, folder: str) -> dict[str, Any]:
             config["data"][name] = getattr(model.config, name)
     if config["data"].get("row_length"):
         config["data"]["row_length"] = min(config["data"]["row_length"], model.config.max_length)
-    return config
+    return cli.with_plugins(config)
 
 
 if __name__ == "__main__":
-    cli.run(main, "from", "to")
+    cli.run(main, "from", "to", optional=("plugin", "step"))

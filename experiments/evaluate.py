@@ -22,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "workdir")
+    cli.run(main, "workdir", optional=("step",))

@@ -167,4 +167,4 @@ def _bytes(count: int) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, "config")
+    cli.run(main, "config", optional=("plugin",))

@@ -131,4 +131,4 @@ for _task in TASKS.values():
 
 
 if __name__ == "__main__":
-    cli.run(main, "workdir", before=of_plugins)
+    cli.run(main, "workdir", optional=("plugin", "step"), before=of_plugins)

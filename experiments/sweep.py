@@ -147,4 +147,4 @@ def _say_best(config: dict[str, Any], best: Row, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "config", "workdir")
+    cli.run(main, "config", "workdir", optional=("plugin",))

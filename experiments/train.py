@@ -77,4 +77,4 @@ def join_processes() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "config", "workdir")
+    cli.run(main, "config", "workdir", optional=("plugin",))

@@ -14,9 +14,7 @@ from tformer_jax.training.run import Run, changed_plugins
 from tformer_jax.training.terminal import Terminal
 
 from . import cli
-from .parsers import define_integer
 
-STEP = define_integer("step", None, "Step of the checkpoint to use; by default the newest.")
 WEIGHTS_KEPT = flags.DEFINE_enum(
     "weights", WEIGHTS[0], WEIGHTS, "How matrices and token tables are kept: int8 has a scale for each output, and "
     "generates faster; see tformer_jax.nn.with_weights.",
@@ -27,9 +25,10 @@ def load_model(progress: Terminal) -> tuple[Task, Any]:
     """Loads the task and the model of --workdir: of a run, or of a folder of Hugging Face's."""
     folder = cli.WORKDIR.value
     if not interop.is_pretrained(folder):
+        cli.check_no_plugins(folder)
         _, _, task, model = load(progress)
         return task, model
-    if STEP.value is not None:
+    if cli.STEP.value is not None:
         raise ConfigError(f"--step has no meaning for {folder}, a folder of Hugging Face's; leave it out")
     with progress.phase("reading the checkpoint"):
         task, model = load_folder(folder)
@@ -40,7 +39,7 @@ def load(progress: Terminal) -> tuple[Run, Experiment, Task, Any]:
     """Loads the run of --workdir: the run, its experiment, task and model; `progress` is told what takes long."""
     run = Run.open(cli.WORKDIR.value)
     progress.say(*changed_plugins(run.directory, run.config))  # first: it may be why the rest cannot be loaded
-    experiment, task, model = load_run(run, STEP.value, progress)
+    experiment, task, model = load_run(run, cli.STEP.value, progress)
     if WEIGHTS_KEPT.value != WEIGHTS[0]:
         progress.say(f"weights are kept in {WEIGHTS_KEPT.value}")
     return run, experiment, task, with_weights(model, WEIGHTS_KEPT.value)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models as tokenizer_models
 from tformer_jax import interop, models
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError
-from tformer_jax.interop import files, pretrained
+from tformer_jax.interop import files
 from tformer_jax.interop.files import Tensors
 
 

@@ -22,6 +22,7 @@ MASK, MASK_ID = "<mask>", 3  # where a tokenizer is asked for it
 UNKNOWN = "<unk>"  # of characters alone
 
 FILE = "tokenizer.json"  # in a run's directory
+START = "decoder_start_token_id"
 START_FILE = "generation_config.json"  # which says, of a tokenizer from elsewhere, what a target starts with
 
 _PIECE, _TOGETHER = 4_000, 128
@@ -32,6 +33,7 @@ _NAMES = {
     "bos": (BOS, "[CLS]", "<|begin_of_text|>", "<s>", "<|endoftext|>"),
     "eos": (EOS, "[SEP]", "<|end_of_text|>", "</s>", "<|endoftext|>"),
     "mask": (MASK, "[MASK]"),
+    "unk": (UNKNOWN, "[UNK]"),
 }
 
 
@@ -46,11 +48,15 @@ class Special(NamedTuple):
 
 def special(tokenizer: Tokenizer) -> Special:
     """Returns a tokenizer's special tokens, which are known by their names; those of a run that it lacks have its numbers."""
-    found = {}
-    for (role, names), usual in zip(_NAMES.items(), (PAD_ID, BOS_ID, EOS_ID, MASK_ID), strict=True):
-        there = [number for number in map(tokenizer.token_to_id, names) if number is not None]
-        found[role] = there[0] if there else usual
-    return Special(**found)
+    usual = Special(PAD_ID, BOS_ID, EOS_ID, MASK_ID)._asdict()
+    found = {role: tokenizer.token_to_id(name) for role, name in special_names(tokenizer).items() if role in usual}
+    return Special(**usual | found)
+
+
+def special_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """Returns what a tokenizer calls its special tokens, as far as it has them: of "pad", "bos", "eos", "mask" and "unk"."""
+    there = {role: [x for x in names if tokenizer.token_to_id(x) is not None] for role, names in _NAMES.items()}
+    return {role: names[0] for role, names in there.items() if names}
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, mask: bool = False) -> Tokenizer:

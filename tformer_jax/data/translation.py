@@ -19,7 +19,6 @@ from .splits import split_examples
 
 _NAMES = ("source", "target")
 _SOURCE_FILE, _TARGET_FILE = "source_tokenizer.json", tokenizers.FILE
-_START = "decoder_start_token_id"
 
 
 class TranslationDataConfig(DataConfig):
@@ -124,7 +123,7 @@ def inherit_tokenizers(start: Path, directory: Path) -> None:
         if (start / name).exists():
             write_whole(directory / name, (start / name).read_bytes())
     if (said := _start_said(start)) is not None:
-        write_whole(directory / tokenizers.START_FILE, json.dumps({_START: said}))
+        write_whole(directory / tokenizers.START_FILE, json.dumps({tokenizers.START: said}))
 
 
 def _start(directory: Path, target: Tokenizer) -> int:
@@ -137,7 +136,7 @@ def _start_said(directory: Path) -> int | None:
     for name in (tokenizers.START_FILE, "config.json"):
         if (file := directory / name).exists():
             with reading(file, ValueError, AttributeError):
-                said = json.loads(file.read_text("utf-8")).get(_START)
+                said = json.loads(file.read_text("utf-8")).get(tokenizers.START)
             if said is not None:
                 return said
     return None

@@ -23,7 +23,7 @@ from .family import FAMILIES, Family, fits
 from .fields import at
 from .files import CONFIG, DTYPES, GENERATION, Tensors, has_tensors, read_json, tensors_in, write_json, write_tensors
 from .tensors import Entry, entries
-from .texts import read_settings, read_tokenizer, special_tokens, write_tokenizer
+from .texts import START, read_settings, read_tokenizer, special_tokens, write_tokenizer
 
 _SHARD_BYTES = 5 << 30
 _GENERATING = ("CausalLM", "Transformer")
@@ -124,6 +124,7 @@ def save_pretrained(
     tokenizer: Tokenizer | None = None,
     family: str | None = None,
     classes: Sequence[str] = (),
+    start: int | None = None,
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Saves a model as a folder that `transformers` loads.
@@ -134,6 +135,8 @@ def save_pretrained(
       tokenizer: to save beside it; None: one that is there stays.
       family: by name; None: that from which the model was loaded, or else the first that can say its config.
       classes: their names, of a classifier's; without any, those that it was loaded with, or numbers.
+      start: the token with which a target of a translation begins; None: that of the model it was loaded from, or of the
+        start of a text.
       shard_bytes: the most bytes of one file of tensors.
 
     Raises:
@@ -144,11 +147,13 @@ def save_pretrained(
     dtype = _widest({x.dtype for x in jax.tree.leaves(model)})
     origin = _origin_of(model, chosen)
     known = {} if origin is None else json.loads(origin.config)
+    begins = {} if start is None else {START: start}
+    special = special_tokens(tokenizer, model)
     if origin is None:
-        theirs = special_tokens(tokenizer, model) | theirs
+        theirs = special | theirs
     else:
         theirs = _merged(chosen, architecture, known, theirs, model.config)
-    theirs |= {"architectures": [architecture], "dtype": dtype.name}
+    theirs |= {"architectures": [architecture], "dtype": dtype.name} | begins
     if classes:
         theirs |= {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
     theirs.pop("torch_dtype", None)
@@ -166,9 +171,9 @@ def save_pretrained(
     tensors = ((written[name], x) for name, x in tensors_of(model, table))
     write_tensors(folder, itertools.chain(tensors, carried.items()), sizes, shard_bytes)
     if origin is not None and origin.generation:
-        write_json(folder / GENERATION, json.loads(origin.generation))
+        write_json(folder / GENERATION, json.loads(origin.generation) | begins)
     elif origin is None and tokenizer is not None and type(model).__name__ in _GENERATING:
-        write_json(folder / GENERATION, special_tokens(tokenizer, model))
+        write_json(folder / GENERATION, special | begins)
     if tokenizer is not None:
         write_tokenizer(tokenizer, folder, model, {} if origin is None else json.loads(origin.tokenizer))
     write_json(folder / CONFIG, theirs)
@@ -207,7 +212,8 @@ def _family_of(theirs: Mapping[str, Any], folder: Path) -> str:
         check_choice("model_type", name, FAMILIES)
     except ConfigError as error:
         raise ConfigError(
-            f"{folder / CONFIG}: {error}. A plugin can add a family: register a subclass of interop.Family"
+            f"{folder / CONFIG}: {error}. A plugin can add a family: register a subclass of interop.Family, "
+            "in a file that --plugin names"
         ) from None
     return name
 

@@ -9,11 +9,14 @@ from ..data import tokenizers
 from ..data.files import DataError
 from .files import read_json, write_json
 
+START = tokenizers.START  # key of `config.json`
 TOKENIZER, _CONFIG = tokenizers.FILE, "tokenizer_config.json"
-_SPECIAL = {"bos_token": tokenizers.BOS, "eos_token": tokenizers.EOS, "pad_token": tokenizers.PAD}
-_SPECIAL |= {"mask_token": tokenizers.MASK, "unk_token": tokenizers.UNKNOWN}
+# Tokens that begin and end a text and have keys of their own in `tokenizer_config.json`.
+_KEYS = {"[CLS]": "cls_token", "[SEP]": "sep_token"}
 # What a run's data put around a text: a model that goes on with it sees no end, an encoder of sources neither.
-_FRAMES = {"CausalLM": [tokenizers.BOS, "$A"], "Transformer": ["$A"]}
+_TEXT = "$A"
+_FRAMES, _WHOLE = {"CausalLM": ("bos", _TEXT), "Transformer": (_TEXT,)}, ("bos", _TEXT, "eos")
+_SAID = ("bos", "eos", "pad")  # by their numbers in `config.json`
 
 
 def read_tokenizer(folder: Path, vocab_size: int | None) -> Tokenizer | None:
@@ -43,9 +46,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model: Any, settings: di
       tokenizer: one of a run's, or another.
       folder: to write to.
       model: that reads its tokens.
-      settings: from `read_settings`; {}: there are none, and names of special tokens are those of a run.
+      settings: from `read_settings`; {}: there are none, and special tokens are known by their names.
     """
-    special = {key: token for key, token in _SPECIAL.items() if tokenizer.token_to_id(token) is not None}
+    special = {_KEYS.get(name, f"{role}_token"): name for role, name in _names(tokenizer).items()}
     settings = settings or {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_length}
     tokenizers.save(_framing(tokenizer, model), folder / TOKENIZER)
     write_json(folder / _CONFIG, special | settings)
@@ -53,18 +56,27 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model: Any, settings: di
 
 def special_tokens(tokenizer: Tokenizer | None, model: Any) -> dict[str, int | None]:
     """Returns the special tokens of a `config.json`, which has to say them: their defaults may be beyond the vocabulary."""
-    number = lambda key: None if tokenizer is None else tokenizer.token_to_id(_SPECIAL[key])
-    found = {f"{key}_id": number(key) for key in ("bos_token", "eos_token", "pad_token")}
+    names = {} if tokenizer is None else _names(tokenizer)
+    found = {f"{role}_token_id": tokenizer.token_to_id(names[role]) if role in names else None for role in _SAID}
     starts = type(model).__name__ == "Transformer" and found["bos_token_id"] is not None
-    return found | ({"decoder_start_token_id": found["bos_token_id"]} if starts else {})
+    return found | ({START: found["bos_token_id"]} if starts else {})
+
+
+def _names(tokenizer: Tokenizer) -> dict[str, str]:
+    """What special tokens are called; an end of a text with which rows are filled up is no token of padding there."""
+    names = tokenizers.special_names(tokenizer)
+    return {role: name for role, name in names.items() if role != "pad" or name != names.get("eos")}
 
 
 def _framing(tokenizer: Tokenizer, model: Any) -> Tokenizer:
     """A run's tokenizer, whose rows the data frame, as one that does it."""
-    if tokenizer.post_processor is not None or tokenizer.token_to_id(tokenizers.BOS) is None:
+    names, template = tokenizers.special_names(tokenizer), _FRAMES.get(type(model).__name__, _WHOLE)
+    if tokenizers.frames(tokenizer) or not names.keys() | {_TEXT} >= set(template):
         return tokenizer
     framed = Tokenizer.from_str(tokenizer.to_str())
-    template = _FRAMES.get(type(model).__name__, [tokenizers.BOS, "$A", tokenizers.EOS])
-    used = [(token, tokenizer.token_to_id(token)) for token in template if token != "$A"]
-    framed.post_processor = processors.TemplateProcessing(single=" ".join(template), special_tokens=used)
+    used = [(names[role], tokenizer.token_to_id(names[role])) for role in template if role != _TEXT]
+    single = " ".join(names.get(role, role) for role in template)
+    frame = processors.TemplateProcessing(single=single, special_tokens=used)
+    there = tokenizer.post_processor
+    framed.post_processor = frame if there is None else processors.Sequence([there, frame])
     return framed

@@ -158,9 +158,9 @@ def save_folder(task: Task, model: Any, folder: Path, family: str | None = None)
     Raises:
       ConfigError: see `interop.save_pretrained`; or the sides of a translation have a vocabulary each.
     """
-    tokenizer = getattr(task, "tokenizer", None)
-    if "tokenizers" in task.learnt:
-        tokenizer = task.tokenizers.target  # a model of two vocabularies is one that no family can say
+    tokenizer, start = getattr(task, "tokenizer", None), None
+    if "tokenizers" in task.learnt:  # a model of two vocabularies is one that no family can say
+        tokenizer, start = task.tokenizers.target, task.tokenizers.start
     classes = task.classes if "classes" in task.learnt else ()
     _, architecture, _ = said_by(model, family)
     if (size := getattr(model.config, "image_size", None)) is not None:
@@ -170,5 +170,5 @@ def save_folder(task: Task, model: Any, folder: Path, family: str | None = None)
         scaled |= {"size": {"height": size, "width": size}}
         folder.mkdir(parents=True, exist_ok=True)  # the scaling first: a model without it would be believed
         write_json(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"} | scaled)
-    interop.save_pretrained(model, folder, tokenizer=tokenizer, family=family, classes=classes)
+    interop.save_pretrained(model, folder, tokenizer=tokenizer, family=family, classes=classes, start=start)
     return architecture
