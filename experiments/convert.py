@@ -19,10 +19,11 @@ from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.pretrained import completed, load_folder, save_folder
 from tformer_jax.training.run import Run, changed_plugins
 
-from . import cli, trained
+from . import cli
 from .parsers import define_text
+from .step import STEP
 
-FROM = define_text("from", None, "Directory of the run, or folder of Hugging Face's.")
+FROM = define_text("from", None, "Directory of the run, or folder of Hugging Face's.", like="DIRECTORY")
 FAMILY = define_text(
     "family", None, "Family to write it as, such as gpt2; by default the first that can say the model."
 )
@@ -33,7 +34,7 @@ def main() -> None:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"--to={to} is not empty; choose a new folder")
     if interop.is_pretrained(FROM.value):
-        for name, value in (("step", trained.STEP.value), ("family", FAMILY.value)):
+        for name, value in (("step", STEP.value), ("family", FAMILY.value)):
             if value is not None:
                 raise ConfigError(f"--{name} has no meaning for {FROM.value}, a folder of Hugging Face's; leave it out")
         to_run(FROM.value, to)
@@ -44,7 +45,7 @@ def main() -> None:
 def to_folder(run: Run, folder: Path) -> None:
     """Writes a run's model as a folder."""
     cli.say(*changed_plugins(run.directory, run.config))
-    _, task, model = load_run(run, trained.STEP.value, cli.terminal)
+    _, task, model = load_run(run, STEP.value, cli.terminal)
     with cli.terminal.phase("writing the folder"):
         said = save_folder(task, model, folder, FAMILY.value)
     cli.say(f"the model is in {folder}, as {said}")

@@ -14,9 +14,8 @@ from tformer_jax.training.run import Run, changed_plugins
 from tformer_jax.training.terminal import Terminal
 
 from . import cli
-from .parsers import define_integer
+from .step import STEP
 
-STEP = define_integer("step", None, "Step of the checkpoint to use; by default the newest.")
 WEIGHTS_KEPT = flags.DEFINE_enum(
     "weights", WEIGHTS[0], WEIGHTS, "How matrices and token tables are kept: int8 has a scale for each output, and "
     "generates faster; see tformer_jax.nn.with_weights.",
