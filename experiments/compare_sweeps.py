@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import WriteError
-from tformer_jax.sweeps.plots import plot_learning_rates
 from tformer_jax.sweeps.results import read_results
 from tformer_jax.training.directories import RunError
 
@@ -22,6 +21,8 @@ PICTURE = define_text("picture", None, "PNG file to write the picture to.", like
 
 
 def main() -> None:
+    from tformer_jax.sweeps.plots import plot_learning_rates  # here: --help waits for no Matplotlib
+
     panels = {}
     wanted = "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..."
     if not SWEEPS.value:
