@@ -2,14 +2,10 @@
 
 import dataclasses
 import errno
-import importlib.util
-import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
@@ -32,28 +28,37 @@ from tformer_jax.training.pretrained import completed
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.terminal import Terminal
 
+from .config_files import check_there, config_module
 from .configs.sections import with_choices
-from .parsers import Around, define_integer, define_text, define_texts
+from .help import check_values, drop_output, page, show, what_to_give, without_help_config
+from .help_config import fields_page
+from .parsers import Around, define_integer, define_text, define_texts, found_flags
 
 _CTRL_C, _CLOSED_PIPE = 130, 141  # as shells have them
 
-# Of commands that name them as required; the others refuse them.
+# Of commands that name them as required or optional; the others refuse them.
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file and preset, such as experiments/configs/translation.py:tiny."
 )
-PLUGIN = define_texts("plugin", "File or module that registers components, tasks, ...; may be given several times.")
-WORKDIR = define_text("workdir", None, "Directory of the run or sweep.")
-TO = define_text("to", None, "Directory to make; nothing may be there yet.")
+PLUGIN = define_texts(
+    "plugin", "File or module that registers components, tasks, ...; may be given several times.", like="FILE.py"
+)
+WORKDIR = define_text("workdir", None, "Directory of the run or sweep.", like="DIRECTORY")
+TO = define_text("to", None, "Directory to make; nothing may be there yet.", like="DIRECTORY")
 STEP = define_integer("step", None, "Step of the checkpoint to use; by default the newest.")
 COMPILED = define_text(
-    "compilation_cache", None, "Folder of compiled programs, by default in the user's cache folder; off: none are kept."
-)
+    "compilation_cache", None, "Folder of compiled programs, by default in the user's cache folder; off: none are kept.",
+    like="FOLDER",
+)  # fmt: skip
 
 
 class _WithChoices(Around):
     """The parser of --config, which chooses components by name before flags set their fields, whatever their order."""
 
+    like = "FILE.py:PRESET"
+
     def parse(self, argument: str) -> Any:
+        check_there(argument)
         config, choices = self._parser.parse(argument), _choices(sys.argv)
         return with_choices(config.to_dict(), choices).lock() if choices and isinstance(config, ConfigDict) else config
 
@@ -61,19 +66,9 @@ class _WithChoices(Around):
 flags.FLAGS["config"].parser = _WithChoices(flags.FLAGS["config"].parser)
 
 
-def _given(arguments: Sequence[str], name: str) -> list[tuple[str, str]]:
-    """Finds flags before they are parsed, as (name, value); `name`: a regular expression of their names.
-
-    A value stands after "=", or else is the next argument.
-    """
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    found = ((re.match(rf"--?({name})(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
-    return [(match[1], after if match[2] is None else match[2]) for match, after in found if match]
-
-
 def _choices(arguments: Sequence[str]) -> dict[str, str]:
     """Finds the components that flags choose: {"model.positions.name": "rotary"}."""
-    return {name.removeprefix("config."): value for name, value in _given(arguments, r"config\.[\w.]+\.name")}
+    return {name.removeprefix("config."): value for name, value in found_flags(arguments, r"config\.[\w.]+\.name")}
 
 
 _console = Console()
@@ -112,34 +107,10 @@ def _kept(error: UnexpectedTracerError) -> str:
     return f"{made} is used after it; keep parameters alone, and make other arrays in the call that needs them"
 
 
-def _drop_output() -> None:
-    """Discards what standard output does not take, so that Python does not complain once more at the end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def config_module(file: str) -> ModuleType:
-    """A config file, loaded; `file`: as --config has it, with a preset or without.
-
-    Raises:
-      ConfigError: it is no Python file.
-      Whatever it raises itself.
-    """
-    path = Path(file.partition(":")[0])
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None:
-        raise ConfigError(f"{path} is not a Python file; --config must be FILE.py or FILE.py:PRESET")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _config_problem(error: Exception, arguments: Sequence[str]) -> str:
     """Returns why --config or a flag that changes its fields is wrong: an unknown field, or what the file raised."""
     try:
-        _, given = _given(arguments, "config")[-1]
+        _, given = found_flags(arguments, "config")[-1]
         found = config_module(given).get_config(*given.split(":", 1)[1:])
         config = with_choices(_as_dict(found, given), _choices(arguments)).to_dict()
     except Exception as error:
@@ -224,7 +195,7 @@ def _resolved(plugin: str) -> str:
 
 def _load_plugins(arguments: Sequence[str]) -> None:
     """Imports what --plugin names, before a config is read that may choose what it registers."""
-    for _, plugin in _given(arguments, "plugin"):
+    for _, plugin in found_flags(arguments, "plugin"):
         if plugin:
             load_plugin(_resolved(plugin))
 
@@ -278,10 +249,10 @@ def run(
             main(*([arguments[1:]] if takes else []))
             sys.stdout.flush()
         except BrokenPipeError:  # whoever read the output has gone, such as `head`
-            _drop_output()
+            drop_output()
             sys.exit(_CLOSED_PIPE)
         except OSError as error:
-            _drop_output()
+            drop_output()
             sys.exit(f"error: {_refused(error)}")
         except (ConfigError, DataError, RunError, CheckpointError, Diverged) as error:
             sys.exit(f"error: {error}")
@@ -295,10 +266,16 @@ def run(
             sys.exit(_CTRL_C)
 
     def parse(arguments: list[str]) -> list[str]:
+        nonlocal main
         try:
             _check_text(arguments)
+            check_values(arguments)
             _load_plugins(arguments)
             before(arguments)
+            if (text := page(main, arguments, [f.name for f in shared if f.name in taken], required)) is not None:
+                main = lambda *_: show(text)
+                return flags.FLAGS(arguments[:1])
+            arguments, word = without_help_config(arguments)
             rest = flags.FLAGS(arguments)
         except flags.UnrecognizedFlagError as error:
             forgotten = "; put --config=FILE before it" if error.flagname.startswith("config.") else ""
@@ -308,26 +285,27 @@ def run(
         except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
             of_file = "cannot load the config: " if "Traceback" in str(error) else ""
             said = last_line(error).removeprefix(f"{ConfigError.__module__}.ConfigError: ")
-            said = re.sub(r"^flag --config=.*?: (?=config\.)", "", said)
+            said = re.sub(r"^flag --config=.*?: (?=config\.|the config )", "", said)
             sys.exit(f"error: {of_file}{said}")
         except Exception as error:  # whatever a config file raises
             sys.exit(f"error: {_config_problem(error, arguments)}")
-        if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
-            sys.exit(f"error: give {' and '.join(missing)}")
-        if PLUGIN.present and PLUGIN.name not in optional:
-            sys.exit("error: --plugin has no meaning for this command: the run knows its plugins; leave it out")
-        for flag in (CONFIG, WORKDIR, TO, STEP):
-            if flag.present and flag.name not in (*required, *optional):
-                sys.exit(f"error: --{flag.name} has no meaning for this command; leave it out")
+        needed = required if word is None else {CONFIG.name} & {*required}
+        if missing := [name for name in needed if flags.FLAGS[name].value is None]:
+            sys.exit(f"error: {what_to_give(missing)}")
+        refused = [flag.name for flag in shared if flag.present and flag.name not in taken]
+        if refused := [*refused, *["help_config"] * (word is not None and CONFIG.name not in taken)]:
+            why = ": the run knows its plugins" if refused[0] == "plugin" else ""
+            sys.exit(f"error: --{refused[0]} has no meaning for this command{why}; leave it out")
+        if word is not None:
+            main = lambda *_: show(fields_page(config(), word))
+            return rest
         if keep_compiled(COMPILED.value) is None and COMPILED.value not in (None, OFF):
             sys.exit(f"error: --compilation_cache={COMPILED.value} is no folder that can be written; give another")
         return rest
 
+    shared = (CONFIG, WORKDIR, TO, STEP, PLUGIN, COMPILED)
+    taken = {*required, *optional, COMPILED.name}
     keep_freed_memory()
-    for name in flags.FLAGS:  # --help shows those that a command shares with others too
-        module = flags.FLAGS.find_module_defining_flag(name) or ""
-        if name in (*required, *optional, COMPILED.name) or (module.startswith("experiments.") and module != __name__):
-            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     sys.unraisablehook = _say_unraisable
     # Of images that are read all the same: odd metadata, and half of the pixels that are too many.
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -1,29 +1,28 @@
 """Learning rate against loss of several sweeps side by side, a line for each value of a field.
 
-    python -m experiments.compare_sweeps --sweeps=standard=runs/standard,muP=runs/mup --by=model.d_model \
+    python -m experiments.compare_sweeps --sweeps=standard=runs/standard,muP=runs/mup --by=model.d_model \\
         --picture=rates.png
 """
 
 from pathlib import Path
 
-from absl import flags
-
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import WriteError
-from tformer_jax.sweeps.plots import plot_learning_rates
 from tformer_jax.sweeps.results import read_results
 from tformer_jax.training.directories import RunError
 
 from . import cli
-from .parsers import define_text
+from .parsers import define_list, define_text
 from .ranking import ranking
 
-SWEEPS = flags.DEFINE_list("sweeps", None, "Sweeps to compare: NAME=DIRECTORY,OTHER=DIRECTORY,...")
-BY = define_text("by", None, "Config field that has one line per value, such as model.d_model.")
-PICTURE = define_text("picture", None, "PNG file to write the picture to.")
+SWEEPS = define_list("sweeps", None, "Sweeps to compare, each with a name.", like="NAME=DIRECTORY,OTHER=DIRECTORY,...")
+BY = define_text("by", None, "Config field that has one line per value, such as model.d_model.", like="FIELD")
+PICTURE = define_text("picture", None, "PNG file to write the picture to.", like="FILE.png")
 
 
 def main() -> None:
+    from tformer_jax.sweeps.plots import plot_learning_rates  # here: --help waits for no Matplotlib
+
     panels = {}
     wanted = "--sweeps must be NAME=DIRECTORY,OTHER=DIRECTORY..."
     if not SWEEPS.value:

@@ -22,7 +22,7 @@ from tformer_jax.training.run import Run, changed_plugins
 from . import cli
 from .parsers import define_text
 
-FROM = define_text("from", None, "Directory of the run, or folder of Hugging Face's.")
+FROM = define_text("from", None, "Directory of the run, or folder of Hugging Face's.", like="DIRECTORY")
 FAMILY = define_text(
     "family", None, "Family to write it as, such as gpt2; by default the first that can say the model."
 )

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import re
 import typing
+from collections.abc import Sequence
 from types import NoneType
 from typing import Any
 
@@ -15,6 +17,16 @@ flags.disclaim_key_flags()  # those that are made here are the command's
 
 # What is counted is an int32 in programs, files and databases.
 _MOST = 2**31 - 1
+
+
+def found_flags(arguments: Sequence[str], name: str) -> list[tuple[str, str]]:
+    """Finds flags before they are parsed, as (name, value); `name`: a regular expression of their names.
+
+    A value stands after "=", or else is the next argument.
+    """
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    found = ((re.match(rf"--?({name})(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
+    return [(match[1], after if match[2] is None else match[2]) for match, after in found if match]
 
 
 class _Plain(flags.ArgumentParser):
@@ -54,6 +66,9 @@ class _Boolean(flags.BooleanParser):
 
 class _NotEmpty(flags.ArgumentParser):
     """A text that says something: `--workdir=$RUN` with no $RUN would be the current directory."""
+
+    def __init__(self, like: str):
+        self.like = like
 
     def parse(self, argument: Any) -> str:
         if not argument:
@@ -97,14 +112,21 @@ def define_switch(name: str, help: str) -> flags.FlagHolder:
     return flags.DEFINE_flag(flags.Flag(_Boolean(), None, name, False, help, boolean=True))
 
 
-def define_text(name: str, default: str | None, help: str) -> flags.FlagHolder:
-    """A flag for a path, a name or another text that must not be empty."""
-    return flags.DEFINE(_NotEmpty(), name, default, help)
+def define_text(name: str, default: str | None, help: str, like: str = "TEXT") -> flags.FlagHolder:
+    """A flag for a path, a name or another text that must not be empty; `like`: how `--help` writes it."""
+    return flags.DEFINE(_NotEmpty(like), name, default, help)
 
 
-def define_texts(name: str, help: str) -> flags.FlagHolder:
+def define_list(name: str, default: Sequence[str] | None, help: str, like: str = "TEXT,...") -> flags.FlagHolder:
+    """A flag for several of them, separated by commas."""
+    parser = flags.ListParser()
+    parser.like = like
+    return flags.DEFINE(parser, name, default, help, serializer=flags.ListSerializer(","))
+
+
+def define_texts(name: str, help: str, like: str = "TEXT") -> flags.FlagHolder:
     """A flag for several of them, given several times."""
-    return flags.DEFINE_multi(_NotEmpty(), flags.ArgumentSerializer(), name, None, help)
+    return flags.DEFINE_multi(_NotEmpty(like), flags.ArgumentSerializer(), name, None, help)
 
 
 def define_integer(

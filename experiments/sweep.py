@@ -1,6 +1,6 @@
 """Trains many experiments: the members of a space of overrides, together in one program, or as a search.
 
-    python -m experiments.sweep --config=experiments/configs/causal_lm.py:tiny --workdir=runs/sweep \
+    python -m experiments.sweep --config=experiments/configs/causal_lm.py:tiny --workdir=runs/sweep \\
         --sweep="optimizer.learning_rate=log(1e-4,1e-2,7); seed=0..3"
 
 The language of --sweep stands in tformer_jax/sweeps/text.py; without the flag, the config file's `get_sweep()` says
@@ -26,6 +26,7 @@ from tformer_jax.training.interruption import Interruption
 from tformer_jax.training.metrics import read_metrics
 
 from . import cli
+from .config_files import config_module
 from .parsers import define_integer, define_text
 from .ranking import BEST, METRIC, ranking
 
@@ -95,7 +96,7 @@ def _space() -> Space:
     if SWEEP.value is not None:
         return parse(SWEEP.value)
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-    module = cli.config_module(file)
+    module = config_module(file)
     if not hasattr(module, "get_sweep"):
         raise ConfigError(f"{file} has no get_sweep(); give the search space as --sweep='field=values; ...'")
     found = module.get_sweep()

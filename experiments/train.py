@@ -1,6 +1,6 @@
 """Trains an experiment, or goes on with it, then reports on the test split.
 
-    python -m experiments.train --config=experiments/configs/translation.py:tiny --workdir=runs/t1 \
+    python -m experiments.train --config=experiments/configs/translation.py:tiny --workdir=runs/t1 \\
         --config.optimizer.learning_rate=3e-4
 """
 

@@ -14,12 +14,14 @@ peak memory is what turns took beyond what stood before. Let nothing else run be
 import importlib
 import pkgutil
 import sys
+import textwrap
 from pathlib import Path
 
 from absl import app, flags
 
 from tformer_jax.data.files import WriteError
 
+from ..help import check_values, page, show, width
 from . import report, suites
 from .turns import CEILING, PROJECT, take_turns
 
@@ -72,5 +74,18 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _parsed(arguments: list[str]) -> list[str]:
+    """Reads the flags, or shows what `--help` asks for."""
+    if (text := page(main, arguments)) is not None:
+        suites_there = textwrap.fill(f"Suites: {', '.join(SUITES)}.", width())
+        show(f"{text}\n\n{suites_there}")
+        sys.exit()
+    try:
+        check_values(arguments)
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parsed)

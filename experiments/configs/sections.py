@@ -46,6 +46,7 @@ def locked(presets: Mapping[str, Callable[[], dict]]) -> Callable[..., ConfigDic
         check_choice("preset", preset, presets)
         return ConfigDict(presets[preset]()).lock()
 
+    get_config.presets = presets  # which `--help` lists
     return get_config
 
 

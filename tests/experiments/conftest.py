@@ -81,7 +81,7 @@ REQUIRED = {
     "predict": ("workdir",),
     "export": ("workdir", "member", "to"),
     "convert": ("from", "to"),
-    "compare_sweeps": ("sweeps", "by", "picture"),
+    "compare_sweeps": ("sweeps", "picture"),
     "runs": (),
 }
 

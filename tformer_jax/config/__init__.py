@@ -22,6 +22,7 @@ from .values import (  # noqa: F401  (what an author of a component needs is her
     check_choice,
     check_plain,
     check_positive,
+    in_words,
     literals,
     nearest,
     one_of,
@@ -125,6 +126,13 @@ class Component:
 
     def check(self) -> None:
         """Raises a ConfigError, which begins with the name of a field, where fields do not go together."""
+
+    @classmethod
+    def choices_of(cls, name: str) -> tuple[Any, ...]:
+        """Returns the values that a field may have, where these are few; none: they are many."""
+        (kind,) = (kind_of(of) for of in dataclasses.fields(cls) if of.name == name)
+        wanted = kind.wanted.choices if kind.wanted else ()
+        return tuple(kind.among or literals(hints_of(cls)[name]) or wanted)
 
     def changed(self, **changes: Any) -> Self:
         """Returns the same with other values; a table changes some fields of a component: `attention={"window": 8}`.

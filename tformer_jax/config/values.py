@@ -102,14 +102,18 @@ def plain_number(value: Any, kinds: tuple[type, ...]) -> Any:
     return float(value) if float in kinds and int not in kinds and abs(value) <= _LARGEST else value
 
 
+def in_words(kinds: tuple[type, ...]) -> str:
+    """Returns what values of some types are called: "an integer or None"."""
+    return " or ".join(_CALLED.get(kind, kind.__name__) for kind in kinds)
+
+
 def check_plain(name: str, value: Any, kinds: tuple[type, ...]) -> None:
     """Raises a ConfigError for what no field of these types can be."""
     of_kind = isinstance(value, (*kinds, int) if float in kinds else kinds) and not (
         isinstance(value, bool) and bool not in kinds
     )
     if not of_kind:
-        wanted = " or ".join(_CALLED.get(kind, kind.__name__) for kind in kinds)
-        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+        raise ConfigError(f"{name} must be {in_words(kinds)}, got {value!r}")
     if value == "":
         raise ConfigError(f"{name} must not be empty")
     if isinstance(value, str) and "\0" in value:

@@ -27,7 +27,7 @@ class DataConfig(Component):
       source: where the data come from; "files" or "folders" are the user's own.
       source_options: more that the source asks for, as text: "count=500,easy=True"; see `Sources`.
       seed: random seed of what is held out, and of the order of training batches.
-      order_seed: random seed of that order alone; None: `seed`.
+      order_seed: random seed of the order of training batches alone; None: `seed`.
     """
 
     sources: ClassVar[Sources]
@@ -40,6 +40,10 @@ class DataConfig(Component):
 
     def check(self) -> None:
         self.sources.check(self, self.inputs)
+
+    @classmethod
+    def choices_of(cls, name: str) -> tuple[Any, ...]:
+        return tuple(getattr(cls, "sources", ())) if name == "source" else super().choices_of(name)
 
     def read(self, say: Say = lambda line: None) -> Any:
         """Reads all that the source has, before anything is held out; `say` is told which files are not read.

@@ -21,7 +21,8 @@ class ImageClassificationDataConfig(DataConfig):
       path: folder of the images, with source="idx" or "folders".
       image_size: height and width, in pixels. Image files are resized to it; images of the other
         sources must have it.
-      num_channels: number of channels, 1 (grey) or 3 (RGB); likewise.
+      num_channels: number of channels, 1 (grey) or 3 (RGB), to which image files are converted; images of
+        the other sources must have it.
       validation_size, test_size: number of training images to hold out for that split,
         exactly, of each class its share; None exactly where the source has the split itself
         ("idx": test; "folders": path/validation, path/test).

@@ -26,7 +26,7 @@ class TranslationDataConfig(DataConfig):
 
     Attributes:
       source_file, target_file: two line-aligned text files; with source="files".
-      tsv_file: or one file of source, tab, target; with source="files".
+      tsv_file: one file of source, tab, target, in place of source_file and target_file; with source="files".
       split: hold out whole documents ("group"), single sentences ("sentence"), or test on each
         ("both": two of each); see `splits.split_examples`.
       validation_size, test_size: least number of pairs to hold out.

@@ -18,7 +18,12 @@ CAPTURES = ("attention_weights", "residual")
 
 
 class CausalLMConfig(TextModelConfig):
-    """The config of a `CausalLM`: that of every model of text, and its `output`."""
+    """The config of a `CausalLM`.
+
+    Attributes:
+      output: the projection to the vocabulary.
+      others: see `TextModelConfig`.
+    """
 
     output: OutputConfig = field(OutputConfig)
 

@@ -35,12 +35,13 @@ class MultiHeadAttention(AttentionConfig):
       scale: multiplies q kᵀ; None: 1 / √H.
       softcap: c of c tanh(score / c), on the scaled scores (Gemma 2); None: no cap.
       qk_norm: normalise queries and keys, each head by itself (Henry et al., 2020).
-      joint_qk_norm: all heads together instead (OLMo 2); with qk_norm=True.
-      own_qk_norms: each head has gains of its own (StableLM); with qk_norm=True.
-      qk_norm_kind: "rms", or "layer", which subtracts the mean.
-      qk_norm_bias: add a shift; with qk_norm_kind="layer".
+      joint_qk_norm: normalise all heads together instead of each by itself (OLMo 2); with qk_norm=True.
+      own_qk_norms: give each head gains of its own in those norms (StableLM); with qk_norm=True.
+      qk_norm_kind: norm of queries and keys: "rms", or "layer", which subtracts the mean.
+      qk_norm_bias: add a shift in those norms; with qk_norm_kind="layer".
       qkv_clip: c, to which queries, keys and values are clipped as they are projected, at -c too (OLMo); None: not at all.
-      qkv_bias, output_bias: add biases in the projections to queries, keys and values; in that of the heads.
+      qkv_bias: add biases in the projections to queries, keys and values.
+      output_bias: add biases in the projection of the heads.
       dropout_rate: dropout rate of the attention weights.
       implementation: a kernel's name, see `functional.scaled_dot_product_attention`.
     """

@@ -24,7 +24,7 @@ class TransformerLayerConfig(LayerConfig):
       norm_position: place of the norm in each sublayer: "post" (the paper): norm(x + sublayer(x)); "pre":
         x + sublayer(norm(x)); "output": x + norm(sublayer(x)) (OLMo 2); "sandwich": x + norm'(sublayer(norm(x)))
         (Ding et al., 2021). All but the first add a final norm to each stack.
-      final_norm: False: they add none (early fine-tunings of OPT).
+      final_norm: add a norm at the end of each stack, unless norm_position="post"; False: none (early fine-tunings of OPT).
       parallel: attention and feed-forward read the same normed stream and are added together (Wang & Komatsuzaki,
         2021); with norm_position="pre", and not of layers that attend to a memory.
       shared_norm: parallel sublayers read one normed stream; False: each norms it for itself (GPT-NeoX).

@@ -156,7 +156,11 @@ class ModelConfig(Component):
       num_layers: L, the number of layers of a stack.
       pattern: what differs by layer, a table of changes each, cycled: `({"attention": {"window": 64}}, {})` gives every
         other layer a window. A depth that the pattern does not divide ends within it.
-      attention, positions, norm, feed_forward, layer: chosen by name; see the registries of `nn`.
+      attention: how tokens look at each other, by name; see `ATTENTIONS`.
+      positions: how the model is told where tokens stand, by name; see `POSITIONS`.
+      norm: how a token's state is normalised, by name; see `NORMS`.
+      feed_forward: what a layer does with each token by itself, by name; see `FEED_FORWARDS`.
+      layer: how attention, feed-forward network and norms make a layer, by name; see `LAYERS`.
       embedding_norm: normalise the embeddings, positions included (BERT).
       dropout_rate: dropout rate of embeddings and of each sublayer's output.
       init: how parameters start.

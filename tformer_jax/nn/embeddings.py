@@ -65,7 +65,7 @@ class OutputConfig(Component):
 
     Attributes:
       tie: use the (target) embedding, transposed (Press & Wolf, 2017).
-      bias: add one to the logits (BERT, Phi).
+      bias: add biases to the logits (BERT, Phi).
       scale: multiplies the logits, but for the bias (T5: 1 / √d_model); None: nothing does.
       softcap: c of c tanh(logit / c), on the logits; None: no cap.
     """

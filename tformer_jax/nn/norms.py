@@ -21,7 +21,7 @@ class LayerNormConfig(NormConfig):
     Attributes:
       eps: number added to the variance.
       bias: add a shift.
-      gain: multiply by one.
+      gain: multiply by a learned gain.
       unit_offset: multiply by 1 + gain, with gains that start at 0.
     """
 

@@ -32,7 +32,7 @@ class Sinusoidal(PositionScheme):
     """`functional.sinusoidal_positions`, added to the embeddings (equation 6); of patches, the sinusoids in 2-D.
 
     Attributes:
-      base: of the geometric sequence of wavelengths.
+      base: that of the geometric sequence of wavelengths.
       concatenated: of text, all sines before all cosines (Marian), where equation 6 has them by turns.
       first: of text, the position of the first token (M2M100: 2).
     """
@@ -94,14 +94,14 @@ class Rotary(PositionScheme):
     """`functional.apply_rotary`: queries and keys are turned by their positions (Su et al., 2021).
 
     Attributes:
-      base: of the geometric sequence of wavelengths.
+      base: that of the geometric sequence of wavelengths.
       scaling: for contexts that are longer than those of training, see `functional.rotary_tables`; or "longrope" (Phi 3),
         whose pairs have divisors of their own, others as soon as a position of the batch is beyond trained_length.
-      factor: of scaling; 1 with "none" and "longrope".
+      factor: how many times as long contexts become by scaling; 1 with "none" and "longrope".
       trained_length: of "llama3", "yarn" and "longrope", the tokens of a context before it became longer; None with the
         others.
       turns: of "llama3" and "yarn", two numbers, see `functional.rotary_tables`; (): what these scalings say.
-      whole_pairs: of "yarn", see there.
+      whole_pairs: of "yarn", begin and end at whole pairs, as published code does.
       magnitude: multiplies cosines and sines; None: what the scaling says.
       short_divisors, long_divisors: of "longrope", a number for each pair.
       width: how much of each head is turned, from its beginning; None: all of it.
@@ -195,7 +195,9 @@ class Relative(_OfScores):
     """T5's learned biases by distance (Raffel et al., 2020).
 
     Attributes:
-      num_buckets, max_distance: see `functional.relative_position_buckets`.
+      num_buckets: number of biases of a head, each of some distances, in both directions together; see
+        `functional.relative_position_buckets`.
+      max_distance: from about here on, all distances of a direction have one bias.
       by_layer: each layer has a table of its own (UMT5); False: all layers of a stack share one.
     """
 

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from ..config import ConfigError
 
@@ -208,6 +207,8 @@ class Draws(Space):
         # By name, and in an order of their own: else fields of two draws in one space would be tied to each other.
         marks = [zlib.crc32(name.encode()) for name in dimensions]
         if self.quasi:
+            from scipy.stats import qmc  # here: no command waits for it that does not draw with it
+
             rng = np.random.default_rng([self.seed, *marks])
             shares = rng.permutation(qmc.Halton(len(marks), rng=rng).random(self.count))
         else:

@@ -51,10 +51,10 @@ class CausalLMTask(DocumentTask):
         """The `task` section of a causal language modelling experiment.
 
         Attributes:
-          label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
           sample_tokens: length of the samples written while training and evaluating, in tokens; at most half of
             the model's max_length.
           sample_temperature: sampling temperature of those samples; see `decoding.sampling`.
+          others: see `VocabularyLossConfig`.
         """
 
         sample_tokens: int = field(64, COUNT)

@@ -62,10 +62,10 @@ class MaskedLMTask(DocumentTask):
         """The `task` section of a masked language modelling experiment.
 
         Attributes:
-          label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
           mask_rate: share of the tokens that are predicted; see `functional.mask_tokens`.
           pseudo_perplexity_rows: number of rows of a split whose tokens are all masked, one at a time, for
             the pseudo-perplexity (Salazar et al., 2020): each costs as many forward passes as it has tokens.
+          others: see `VocabularyLossConfig`.
         """
 
         mask_rate: float = field(0.15, INSIDE)

@@ -50,9 +50,10 @@ class TranslationTask(Task):
         """The `task` section of a translation experiment.
 
         Attributes:
-          label_smoothing, z_loss, fused_loss: see `VocabularyLossConfig`.
           beam_size: number of hypotheses kept when translating; 1 is greedy search.
-          length_penalty: see `decoding.beam_search`.
+          length_penalty: exponent of the length by which the score of a hypothesis is divided; 0: it is not. See
+            `decoding.beam_search`.
+          others: see `VocabularyLossConfig`.
         """
 
         label_smoothing: float = field(0.1, SHARE, part=TRAINING, traced=True)

@@ -24,7 +24,8 @@ class VocabularyLossConfig(TaskConfig):
     """The fields that losses over a vocabulary share. They hold for training; evaluation has plain cross-entropy.
 
     Attributes:
-      label_smoothing, z_loss: see `functional.cross_entropy`.
+      label_smoothing: share of each target that is spread evenly over the vocabulary; see `functional.cross_entropy`.
+      z_loss: coefficient of the square of the log-normaliser, which keeps that near 0; see `functional.cross_entropy`.
       fused_loss: use `functional.fused_cross_entropy`, which never holds all logits; None: where they are many.
     """
 

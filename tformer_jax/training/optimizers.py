@@ -105,7 +105,13 @@ OPTIMIZERS = _Optimizers("optimiser", family=OptimizerConfig, needs=("make",))
 
 @OPTIMIZERS.register("adamw")
 class AdamW(OptimizerConfig):
-    """Loshchilov & Hutter, 2019: Adam with decoupled weight decay."""
+    """Loshchilov & Hutter, 2019: Adam with decoupled weight decay.
+
+    Attributes:
+      b1: decay of the moving average of gradients, the momentum.
+      b2: decay of the moving average of their squares.
+      eps: number added to the root of that average, by which the other one is divided.
+    """
 
     unit_updates = True
 
@@ -129,7 +135,12 @@ class Adam(AdamW):
 
 @OPTIMIZERS.register("lion")
 class Lion(OptimizerConfig):
-    """Chen et al., 2023: the sign of a moving average of gradients."""
+    """Chen et al., 2023: the sign of a moving average of gradients.
+
+    Attributes:
+      b1: weight of the moving average beside the gradient, where the sign is taken.
+      b2: decay of the moving average.
+    """
 
     unit_updates = True
 
@@ -142,7 +153,11 @@ class Lion(OptimizerConfig):
 
 @OPTIMIZERS.register("sgd")
 class Sgd(OptimizerConfig):
-    """Gradient descent; with momentum 0, without any."""
+    """Gradient descent.
+
+    Attributes:
+      momentum: decay of a sum of past gradients that is followed in place of the last one; 0: there is none.
+    """
 
     momentum: float = number(0.9, SHARE)
 

@@ -31,7 +31,8 @@ class ParallelConfig(Component):
       mode: "jit": one program over a mesh of devices; "pmap": the same program on every device, each with its
         share of the rows and the whole state, the gradients averaged.
       data: number of devices (or groups of them) that share the rows of a batch, each with all parameters.
-      fsdp: likewise, but each holds only its part of the parameters and of the optimiser's state.
+      fsdp: number of devices that share the rows too, of which each holds only its part of the parameters and of the
+        optimiser's state.
       tensor: number of devices that share heads, the feed-forward width and the vocabulary.
       sequence: number of devices that share the positions of each row.
       sharding_table: rows of (regular expression, mesh axes or None of the last axes), such as

@@ -35,8 +35,8 @@ class TrainingConfig(Component):
       average_decay: decay of a moving average of the parameters, which is then evaluated; None: no average.
       adapter: "lora": low-rank matrices A and B beside some of the model's are trained, and nothing else (Hu et al., 2021);
         "none": the model is.
-      adapter_rank: that of A B.
-      adapter_alpha: A B is multiplied by adapter_alpha / adapter_rank; None: by 1.
+      adapter_rank: rank of A B, the product of an adapter's matrices.
+      adapter_alpha: that product is multiplied by adapter_alpha / adapter_rank; None: by 1.
       adapter_on: regular expressions; the matrices that have an adapter are those whose whole path one of them matches,
         such as ".*attention.w_[qv]".
       max_skipped: number of steps of the run that may be skipped because their loss or gradient is not finite; one
