@@ -122,6 +122,8 @@ class Experiment:
         experiment.checkpoint.check_validated(experiment.training.evaluate_every)
         if experiment.checkpoint.keep_best:
             check_choice("checkpoint.best_metric", experiment.checkpoint.best_metric, task_class.validated)
+        if experiment.training.patience is not None:
+            check_choice("training.patience_metric", experiment.training.patience_metric, task_class.validated)
         return experiment
 
     @property
@@ -255,6 +257,7 @@ def run_training(
 
     try:
         how = {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
+        how |= {"higher_is_better": task.higher_is_better}
         arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
     except RunError:  # of a checkpoint that lay there already
         run.withdraw()
