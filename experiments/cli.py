@@ -244,9 +244,14 @@ def _check_text(arguments: Sequence[str]) -> None:
 
 
 def run(
-    main: Callable[[], None], *required: str, before: Callable[[Sequence[str]], None] = lambda arguments: None
+    main: Callable[[], None],
+    *required: str,
+    before: Callable[[Sequence[str]], None] = lambda arguments: None,
+    spared: Callable[[], Sequence[str]] = tuple,
 ) -> None:
     """Parses the flags, of which some are required, and calls `main`; `before` makes those that depend on others.
+
+    `spared`: those of the required ones that these flags can do without.
 
     What a user can put right ends in one line and exit code 1; a run that was asked to stop in exit code
     `EXIT_CODE` and in one line that says how to go on.
@@ -293,7 +298,7 @@ def run(
             sys.exit(f"error: {of_file}{said}")
         except Exception as error:  # whatever a config file raises
             sys.exit(f"error: {_config_problem(error, arguments)}")
-        if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
+        if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None and name not in spared()]:
             sys.exit(f"error: give {' and '.join(missing)}")
         if PLUGIN.present and "config" not in required:
             sys.exit("error: --plugin has no meaning for this command: the run knows its plugins; leave it out")

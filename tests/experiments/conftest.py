@@ -108,7 +108,8 @@ def here():
             for redirect in (contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)):
                 held.enter_context(redirect)
             held.enter_context(unchecked_annotations())
-            cli.run(module.main, *REQUIRED[name], **({"before": module.of_plugins} if name == "predict" else {}))
+            more = {"predict": ("before", "of_plugins"), "train": ("spared", "spared")}.get(name)
+            cli.run(module.main, *REQUIRED[name], **({more[0]: getattr(module, more[1])} if more else {}))
         _forget()
         code = ended.value.code or 0
         if isinstance(code, str):  # as Python does with what nobody catches

@@ -21,7 +21,7 @@ from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
 from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.interruption import Interrupted
 from tformer_jax.training.loop import train
-from tformer_jax.training.metrics import read_metrics, sayable
+from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.patience import Patience
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
@@ -53,7 +53,7 @@ def error(model, batch, key):
 
 
 @functools.cache
-def trainer(steps, patience, metric="loss"):
+def trainer(steps, patience, metric):
     training = TrainingConfig(steps=steps, evaluate_every=EVERY, patience=patience, patience_metric=metric)
     optimizer = optimizer_config(learning_rate=0.1, schedule="constant")
     return Trainer(Program(Number, error, training, optimizer))
@@ -65,11 +65,10 @@ def go(directory, values, steps, patience, metric="loss", stop_after=None):
     run, said = Run.start(directory, {"training": training}), []
     validate = lambda step, arrays: {"loss": 0.0, metric: values[step // EVERY - 1]}
     told = lambda step, numbers: step == stop_after
-    how = {"validated": told, "higher_is_better": ("accuracy",)}
     try:
         with run.locked():
             made = trainer(steps, patience, metric)
-            arrays = train(made, Data(), validate, run, CheckpointConfig(every=EVERY), said.append, **how)
+            arrays = train(made, Data(), validate, run, CheckpointConfig(every=EVERY), said.append, validated=told)
     except Interrupted:
         arrays = None
     with Checkpoints(run.checkpoints, CheckpointConfig(every=1), read_only=True) as kept:
@@ -94,7 +93,7 @@ VALUES = st.lists(st.sampled_from([1.0, 2.0, 3.0, 4.0, math.nan, math.inf]), min
 @given(values=VALUES, patience=st.integers(1, 4), higher=st.booleans())
 def test_patience_ends_when_it_should(values, patience, higher):
     """A run would stop too early or too late, or take a number that is none for a better one."""
-    count = Patience(patience, "loss", higher_is_better=higher)
+    count = Patience(patience, "loss", "highest" if higher else None)
     over = next((n for n, x in enumerate(values, 1) if count.take(n, x) or count.is_over), None)
     assert over == ends(values, patience, higher)
 
@@ -138,7 +137,7 @@ def test_the_same_command_says_that_the_run_had_stopped(tmp_path):
 
 @pytest.mark.parametrize(
     ("steps", "patience", "until"),
-    [(20, 3, 20), (20, None, 20), (24, 2, 24), (18, 2, 8), (20, 1, 8)],
+    [(20, 3, 20), (20, None, 20), (24, 2, 14), (18, 2, 8), (20, 1, 8)],
 )
 def test_more_patience_or_more_steps_train_on(tmp_path, steps, patience, until):
     """A run that has stopped early could never be longer; or less of either would make it so."""
@@ -211,8 +210,11 @@ def test_every_metric_of_a_validation_can_be_waited_for(configs, finished, task,
     rows = [row for row in read_metrics(found.run.metrics_file) if "validation_loss" in row]
     assert {name.removeprefix("validation_") for name in rows[-1]} - {"step"} == metrics.keys()
     for metric, higher in metrics.items():
-        experiment = Experiment.from_config(changed(configs[task], patience=2, patience_metric=metric))
-        assert (metric in experiment.task_class.higher_is_better) == higher
+        Experiment.from_config(changed(configs[task], patience=2, patience_metric=metric))
+        count = Patience(1, metric)
+        for step, value in enumerate((0.5, 0.6)):
+            count.take(step, value)
+        assert (count.best == 0.6) == higher
 
 
 def test_an_experiment_stops_early(configs, train, tmp_path):
@@ -230,6 +232,11 @@ WRONG = {
         r"training.patience_metric must be one of \['loss', 'perplexity'\], got 'accuracy'",
     ),
     "none at all": ({"patience": 0}, "training.patience must be a positive integer, got 0"),
+    "no such best": (
+        {"patience": 1, "patience_best": "max"},
+        r"training.patience_best must be one of \['lowest', 'highest'\], got 'max'",
+    ),
+    "a best without patience": ({"patience_best": "highest"}, "patience_best goes with patience, which is None"),
     "a metric without patience": ({"patience_metric": "perplexity"}, "patience_metric goes with patience, which is N"),
 }
 

@@ -103,7 +103,6 @@ class Task:
         shape: a head.
       samples: whether `sample` makes something.
       validated: names of the numbers of a validation.
-      higher_is_better: those of them of which this is so, as of an accuracy; of all others, lower is.
       config: the `task` section.
     """
 
@@ -119,7 +118,6 @@ class Task:
     new_parameters: ClassVar[tuple[str, ...]] = ()
     samples: ClassVar[bool] = False
     validated: ClassVar[tuple[str, ...]] = ("loss",)
-    higher_is_better: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, *learnt: Any):
         self.config = config

@@ -48,7 +48,6 @@ class Classification(Task):
     Config = ClassificationConfig
     learnt = ("classes",)
     validated = ("loss", "accuracy")
-    higher_is_better = ("accuracy",)
 
     classes: list[str]
 

@@ -76,7 +76,6 @@ class MaskedLMTask(DocumentTask):
     unit = "masked tokens"
     new_parameters = ("model.transform.", "model.transform_norm.", "model.output.")
     validated = ("loss", "masked_accuracy")
-    higher_is_better = ("masked_accuracy",)
 
     @property
     def _special(self) -> tokenizers.Special:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -122,7 +122,6 @@ def train(
     unit: str = "tokens",
     initial: Callable[[], Mapping[str, Any]] | None = None,
     validated: Validated = lambda step, numbers: False,
-    higher_is_better: Container[str] = (),
     terminal: Terminal | None = None,
 ) -> Arrays:
     """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
@@ -139,7 +138,6 @@ def train(
       unit: of what a batch's weight counts, for the progress line.
       initial: makes the values that parameters start from, by path, instead of at random.
       validated: is told what `validate` gave; if it says True, training stops there as if it was interrupted.
-      higher_is_better: the numbers of a validation of which this is so.
       terminal: where progress is shown; by default on standard output. Of several processes, the first one shows it.
 
     Raises:
@@ -150,10 +148,10 @@ def train(
     """
     progress = (terminal or Terminal()) if is_first() else SILENT
     with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
-        patience = _patience(trainer, higher_is_better)
+        config = trainer.config
+        patience = Patience(config.patience, config.patience_metric, config.patience_best)
         start, until, arrays = _started(trainer, checkpoints, run, patience, initial, say, progress)
         writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say) if is_first() else None
-        config = trainer.config
         line = ProgressLine(config.steps, start, unit, terminal=progress, evaluate_every=config.evaluate_every)
         loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, writer, line, progress)
         loop.checkpoints, loop.interruption, loop.patience = checkpoints, interruption, patience
@@ -170,12 +168,6 @@ def train(
             if writer is not None:
                 writer.close()
             line.close()
-
-
-def _patience(trainer: Trainer, higher_is_better: Container[str]) -> Patience:
-    """The patience of a run, before its first validation."""
-    metric = trainer.config.patience_metric
-    return Patience(trainer.config.patience, metric, higher_is_better=metric in higher_is_better)
 
 
 def _started(trainer, checkpoints, run, patience, initial, say, progress) -> tuple[int, int, Arrays]:

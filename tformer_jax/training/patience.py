@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .metrics import usual_best
 from .processes import agreed
 
 
@@ -21,8 +22,13 @@ class Patience:
       last: step of the last validation.
     """
 
-    def __init__(self, most: int | None, metric: str, *, higher_is_better: bool = False):
-        self.most, self.metric, self._sign = most, metric, -1 if higher_is_better else 1
+    def __init__(self, most: int | None, metric: str = "loss", best: str | None = None):
+        """Args:
+        most, metric: see above.
+        best: value of the metric, "lowest" or "highest"; None: see `usual_best`.
+        """
+        self.most, self.metric = most, metric
+        self._sign = -1 if (best or usual_best(metric)) == "highest" else 1
         self.best: float | None = None
         self.best_step: int | None = None
         self.last, self.waited = 0, 0

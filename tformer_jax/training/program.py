@@ -47,8 +47,8 @@ class TrainingConfig(Component):
       validation_batches: number of batches of the validation split that a validation uses, spread evenly over it
         and always the same; None: all of them. The final report always uses whole splits.
       patience: number of validations without a better value after which the run ends; None: it goes to its last step.
-      patience_metric: number of the validation that is looked at, such as "loss" or "accuracy"; the task knows whether
-        higher is better.
+      patience_metric: metric of the validation that is looked at, such as "loss" or "accuracy".
+      patience_best: which patience_metric is best, "lowest" or "highest"; None: the highest accuracy, the lowest loss.
     """
 
     steps: int = field(wanted=COUNT, part=TRAINING, may_change=True)
@@ -65,10 +65,12 @@ class TrainingConfig(Component):
     validation_batches: int | None = field(None, COUNT, part=RUN)
     patience: int | None = field(None, COUNT, part=TRAINING, may_change=True)
     patience_metric: str = field("loss", part=TRAINING, may_change=True)
+    patience_best: str | None = field(None, among=("lowest", "highest"), part=TRAINING, may_change=True)
 
     def check(self) -> None:
-        if self.patience is None and self.patience_metric != "loss":
-            raise ConfigError("patience_metric goes with patience, which is None; set both or neither")
+        if self.patience is None and (self.patience_metric, self.patience_best) != ("loss", None):
+            name = "patience_best" if self.patience_metric == "loss" else "patience_metric"
+            raise ConfigError(f"{name} goes with patience, which is None; set both or neither")
         if not isinstance(self.adapter_on, tuple | list):
             raise ConfigError(f"adapter_on must be a tuple of regular expressions, got {self.adapter_on!r}")
         for pattern in self.adapter_on:
