@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
@@ -231,12 +232,14 @@ def run(
     *required: str,
     optional: Sequence[str] = (),
     before: Callable[[Sequence[str]], None] = lambda arguments: None,
+    spared: Callable[[], Sequence[str]] = tuple,
     takes: str = "",
 ) -> None:
     """Parses the flags, of which some are required, and calls `main`; `before` makes those that depend on others.
 
-    Of the flags that commands share, this one has those that are required and those that are optional. `takes`: what the
-    arguments are that have no flag, with which `main` is called; "": there must be none.
+    Of the flags that commands share, this one has those that are required and those that are optional. `spared`: those
+    of the required ones that the flags given can do without. `takes`: what the arguments are that have no flag, with
+    which `main` is called; "": there must be none.
 
     What a user can put right ends in one line and exit code 1; a run that was asked to stop in exit code
     `EXIT_CODE` and in one line that says how to go on.
@@ -289,7 +292,7 @@ def run(
             sys.exit(f"error: {of_file}{said}")
         except Exception as error:  # whatever a config file raises
             sys.exit(f"error: {_config_problem(error, arguments)}")
-        needed = required if word is None else {CONFIG.name} & {*required}
+        needed = [n for n in required if n not in spared()] if word is None else {CONFIG.name} & {*required}
         if missing := [name for name in needed if flags.FLAGS[name].value is None]:
             sys.exit(f"error: {what_to_give(missing)}")
         refused = [flag.name for flag in shared if flag.present and flag.name not in taken]

@@ -1,16 +1,22 @@
 """Scores a run's newest checkpoint on data that it was not trained on: numbers, samples and plots.
 
 python -m experiments.evaluate --workdir=runs/translation --split=validation
+python -m experiments.evaluate --workdir=runs/translation --split=validation --batches=8
 """
 
 from tformer_jax.config import check_choice
 from tformer_jax.training.experiment import load_data
 
 from . import cli, trained
-from .parsers import define_text
-from .reporting import report
+from .parsers import define_integer, define_text
+from .reporting import report, score_parts
 
 SPLIT = define_text("split", None, "Split to score, such as validation; by default every test split.")
+BATCHES = define_integer(
+    "batches",
+    None,
+    "Number of batches of a split to score, evenly spread over it: their numbers alone, and no samples.",
+)
 
 
 def main() -> None:
@@ -18,7 +24,11 @@ def main() -> None:
     data = load_data(experiment, run.directory, fresh=False, progress=cli.terminal)
     if SPLIT.value is not None:
         check_choice("--split", SPLIT.value, data.splits)
-    report(run, task, data, model, None if SPLIT.value is None else [SPLIT.value])
+    splits = None if SPLIT.value is None else [SPLIT.value]
+    if BATCHES.value is None:
+        report(run, task, data, model, splits)
+    else:
+        score_parts(task, data, model, splits, BATCHES.value)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tformer_jax.analysis.plots import plot_loss
-from tformer_jax.data.batches import Part
+from tformer_jax.data.batches import Part, checked
 from tformer_jax.data.files import write_whole
 from tformer_jax.tasks import Evaluation, Task
 from tformer_jax.training.metrics import read_metrics, sayable
@@ -25,7 +25,7 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
     Raises:
       WriteError: a file cannot be written.
     """
-    splits = [name for name in data.splits if name.startswith("test")] if splits is None else splits
+    splits = _tested(data) if splits is None else splits
     evaluations = task.evaluate(model, data, splits, cli.terminal)
     _show_samples(evaluations[splits[0]])
     for line in data.report:
@@ -52,15 +52,24 @@ def short_report(run: Run, task: Task, data: Any, model: Any) -> None:
     Raises:
       WriteError: a file cannot be written.
     """
-    for split in [name for name in data.splits if name.startswith("test")]:
-        batches = data.evaluation_batches(split)
-        some = Part(batches, min(_SOME_BATCHES, len(batches)))
-        numbers = task.score(model, some, cli.terminal, f"scoring a part of {split}").means
-        said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
-        cli.say(f"{split}, {len(some)} of {len(batches)} batches: {said}")
+    score_parts(task, data, model, _tested(data), _SOME_BATCHES)
     if rows := read_metrics(run.metrics_file, cli.say):
         plot_loss(rows, run.plots / "loss.png")
     cli.say(f"plots and checkpoints are in {run.directory}; experiments.evaluate reports on whole splits")
+
+
+def score_parts(task: Task, data: Any, model: Any, splits: Sequence[str] | None, count: int) -> None:
+    """Prints the numbers of so many batches of splits (by default those for testing), evenly spread over each."""
+    for split in _tested(data) if splits is None else splits:
+        batches = checked(data.evaluation_batches(split), f"the batches of {split}")
+        some = Part(batches, min(count, len(batches)))
+        numbers = task.score(model, some, cli.terminal, f"scoring a part of {split}").means
+        said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
+        cli.say(f"{split}, {len(some)} of {len(batches)} batches: {said}")
+
+
+def _tested(data: Any) -> list[str]:
+    return [name for name in data.splits if name.startswith("test")]
 
 
 def _show_samples(evaluation: Evaluation) -> None:

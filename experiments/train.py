@@ -2,15 +2,20 @@
 
     python -m experiments.train --config=experiments/configs/translation.py:tiny --workdir=runs/t1 \\
         --config.optimizer.learning_rate=3e-4
+    python -m experiments.train --config=experiments/configs/translation.py:tiny --dry_run
 """
 
 import contextlib
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 
 from tformer_jax.config import ConfigError
+from tformer_jax.training.dry_run import dry_run
 from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.interruption import Interruption
 from tformer_jax.training.parallel import make_mesh
@@ -34,12 +39,18 @@ REPORT = flags.DEFINE_enum(
     ["full", "short", "none"],
     "Report at the end: full, of whole test splits with samples and plots; short, of some of their batches; none.",
 )
+DRY_RUN = define_switch(
+    "dry_run", "Build and compile, make two steps and validate one batch, say what they cost, and keep nothing."
+)
 PROCESS_ID = define_integer("process_id", None, "With --coordinator: number of this process, from 0.", lowest=0)
 
 
 def main() -> None:
     config = cli.config()
     experiment = Experiment.from_config(config)  # before anything is written
+    if DRY_RUN.value:
+        try_out(config)
+        return
     join_processes()
     make_mesh(experiment.parallel)  # complains, before data are read
 
@@ -56,6 +67,20 @@ def main() -> None:
             with interruption.at_once("after the last step"):
                 if REPORT.value != "none":
                     (report if REPORT.value == "full" else short_report)(run, task, data, model)
+
+
+def spared() -> tuple[str, ...]:
+    """The required flags that this command line can do without."""
+    return ("workdir",) if DRY_RUN.value else ()
+
+
+def try_out(config: Mapping[str, Any]) -> None:
+    """Makes a dry run; refuses what the same command would refuse without --dry_run, and changes no directory."""
+    if DISTRIBUTED.value or COORDINATOR.value is not None:
+        raise ConfigError("--dry_run is of one process: leave out --distributed and --coordinator")
+    if cli.WORKDIR.value is not None:
+        Run(Path(cli.WORKDIR.value), config).check()
+    dry_run(config, cli.say, cli.terminal)
 
 
 def join_processes() -> None:
@@ -77,4 +102,4 @@ def join_processes() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "config", "workdir", optional=("plugin",))
+    cli.run(main, "config", "workdir", optional=("plugin",), spared=spared)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from support import quick_jit, unchecked_annotations
 
+from tformer_jax.nn.parameters import named
 from tformer_jax.training.experiment import run_training
 from tformer_jax.training.run import Run
 
@@ -24,6 +25,11 @@ def run_and_train(config, directory):
         patch.setattr(jax, "jit", quick_jit)
         task, data, model = run_training(run, said.append)
     return types.SimpleNamespace(run=run, task=task, data=data, model=model, said=said)
+
+
+def named_arrays(model):
+    """The arrays of a model, by path, on the host."""
+    return {name: np.asarray(x) for name, x in named(model).items()}
 
 
 @functools.cache

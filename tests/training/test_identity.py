@@ -46,7 +46,7 @@ CONFIGS = {
         lambda config: config["model"].pop("positions"),
         r'model\.positions \(\{"name": "rotary"\} there, null here\)',
     ),
-    "another type": (put("training", "steps", "12"), r'training\.steps \(12 there, "12" here\)'),
+    "another type": (put("model", "num_layers", "1"), r'model\.num_layers \(1 there, "1" here\)'),
     "true for a number": (put("model", "num_layers", True), r"model\.num_layers \(1 there, true here\)"),
     "another shape": (put("model", "d_model", 32), r"model\.d_model \(16 there, 32 here\)"),
     "a section that is null": (lambda config: config.update(task=None), r"task \({.*} there, null here\)"),

@@ -109,7 +109,7 @@ def test_a_field_on_one_side_only_is_a_difference(run, section):
 def test_a_refused_config_leaves_the_run_as_it_was(run):
     """The refused config would be written."""
     with pytest.raises(RunError):
-        Run.start(run.directory, changed(training={"steps": 11}))
+        Run.start(run.directory, changed(model={"d_model": 16}))
     assert json.loads((run.directory / "config.json").read_text("utf-8")) == CONFIG
 
 

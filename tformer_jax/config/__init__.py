@@ -51,6 +51,7 @@ class Kind:
       part: FUNCTION, TRAINING, ENDS, RUN or ORDER.
       traced: a number that a compiled program may take as an argument, unless it is 0 or None, which turns
         something off.
+      may_change: a run that goes on may have another value, although it is no mere way to run; see `training.changes`.
       help: what `--help` says of a flag for it.
     """
 
@@ -58,6 +59,7 @@ class Kind:
     among: Mapping[str, Any] | Sequence[str] | None = None
     part: str = FUNCTION
     traced: bool = False
+    may_change: bool = False
     help: str = ""
 
 
@@ -68,13 +70,14 @@ def field(
     among: Mapping[str, Any] | Sequence[str] | None = None,
     part: str = FUNCTION,
     traced: bool = False,
+    may_change: bool = False,
     help: str = "",
 ) -> Any:
     """Makes a field of a component; see `Kind`. A `default` that is a function of nothing is called for each one.
 
     `among`, such as a registry, is looked at when a value is checked: plugins may add to it.
     """
-    metadata = {"kind": Kind(wanted, among, part, traced, help)}
+    metadata = {"kind": Kind(wanted, among, part, traced, may_change, help)}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

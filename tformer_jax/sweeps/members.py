@@ -132,6 +132,8 @@ def make_members(config: Mapping[str, Any], sets: Sequence[Overrides]) -> list[M
         overrides = {names.setdefault(fields.resolve(name), name): value for name, value in overrides.items()}
         try:
             experiment = Experiment.from_config(whole)
+            if experiment.training.patience is not None:
+                raise ConfigError("training.patience must be None in a sweep: its members train equally long")
             if experiment.remarks and _LENGTHS & {full for name in overrides for full in fields.resolve(name)}:
                 raise ConfigError(experiment.remarks[0])  # the others' learning rate gets farther than this one's
         except (ConfigError, TypeError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 from ..config import check_choice
 from ..data.files import write_whole
 from ..training.directories import RunError
+from ..training.metrics import usual_best
 from ..training.run import holds
 from .members import Member
 from .space import Overrides
@@ -35,7 +36,7 @@ class Ranking:
         Raises:
           ConfigError: `best` is something else.
         """
-        best = best or ("highest" if metric.endswith("accuracy") else "lowest")
+        best = best or usual_best(metric)
         check_choice("best", best, ("lowest", "highest"))
         self.metric, self.lowest = metric, best == "lowest"
 

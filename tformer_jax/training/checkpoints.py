@@ -19,8 +19,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from ..config import COUNT, RUN, UNSIGNED, Component, ConfigError, field
 from .directories import steps_in
+from .json_files import read_json
 from .processes import agreed, is_first
-from .run import read_json
 from .step import Arrays
 from .sums import drop_unreadable_times, first_damage, write_sums
 

@@ -25,7 +25,7 @@ class _Kind:
       parts: the folders in it that are nothing by themselves.
       way_out: what to do instead with a part, of {whole}.
       runs: the folder in it whose folders are runs of their own, once it has made them.
-      instead: what else can be done with it, to follow its name.
+      instead: what else can be done with it, of {whole}, to follow its name.
     """
 
     name: str
@@ -57,7 +57,7 @@ _KINDS = {
     ),
     "sweep.json": _Kind(
         "a sweep of members", files=("sweep.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
-        instead="; experiments.export makes a run of a member",
+        instead="; " + _EXPORT,
     ),
     "groups.json": _Kind(  # whose sweep.json is lost
         "a sweep of members", files=("groups.json",), parts=("data", "groups", "plots"), way_out=_EXPORT,
@@ -97,7 +97,7 @@ def check_holds(directory: Path, own: str, kind: str) -> None:
         return
     for file, found in _KINDS.items():
         if found.name != _KINDS[own].name and (directory / file).exists():
-            raise RunError(f"{directory} is not {kind}: it holds {found.name}{found.instead}")
+            raise RunError(f"{directory} is not {kind}: it holds {found.name}{found.instead.format(whole=directory)}")
     _check_no_part(directory)
     raise RunError(f"{directory} is not {kind}: it has no {own}")
 

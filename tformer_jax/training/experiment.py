@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from .. import interop
 from ..config import FUNCTION, ConfigError, Precision, build, check_choice, leaves, nearest, nested
@@ -19,7 +21,7 @@ from ..data.digest import check_kept
 from ..data.files import write_whole
 from ..nn import ModelConfig, parametrization
 from ..nn.adapters import Adapter
-from ..nn.parameters import named
+from ..nn.parameters import by_path, named
 from ..progress import SILENT, Progress
 from ..registry import load_plugin
 from ..tasks import TASKS, Task
@@ -27,7 +29,7 @@ from . import reading
 from .checkpoints import CheckpointConfig, Checkpoints
 from .directories import RunError
 from .interruption import Interruption
-from .loop import Validated, train
+from .loop import Validate, Validated, train
 from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
@@ -125,6 +127,8 @@ class Experiment:
         experiment.checkpoint.check_validated(experiment.training.evaluate_every)
         if experiment.checkpoint.keep_best:
             check_choice("checkpoint.best_metric", experiment.checkpoint.best_metric, task_class.validated)
+        if experiment.training.patience is not None:
+            check_choice("training.patience_metric", experiment.training.patience_metric, task_class.validated)
         return experiment
 
     @property
@@ -231,7 +235,7 @@ def run_training(
     progress = terminal if is_first() else SILENT
     try:
         with Interruption() as interruption, interruption.at_once("before the first step", run.withdraw):
-            data, batches, validation = _read(experiment, run, progress)
+            data, batches, validation = read_batches(experiment, run, progress)
             task = experiment.task_class.from_data(experiment.task, data)
             with progress.phase("building the model"):
                 trainer = experiment.trainer(task)
@@ -242,8 +246,25 @@ def run_training(
         run.withdraw()
         raise
     remarks = (*changed_plugins(run.directory, run.config), *experiment.remarks)
-    for line in (*remarks, *data.report, _size(trainer), *_where(trainer, batches)):
+    for line in (*remarks, *data.report, size_line(trainer), *device_lines(trainer, batches)):
         say(line)
+
+    try:
+        how = {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
+        validate = validator(trainer, task, validation, run, progress)
+        arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
+    except RunError:  # of a checkpoint that lay there already
+        run.withdraw()
+        raise
+    except BaseException:
+        if not run.has_checkpoint:
+            run.withdraw()
+        raise
+    return task, data, trainer.local_model(arrays)
+
+
+def validator(trainer: Trainer, task: Task, validation: Batches, run: Run, progress: Progress) -> Validate:
+    """What makes the numbers of a validation of a state, and leaves a sample in the run."""
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
         alone = trainer.mesh.size == 1
@@ -256,20 +277,10 @@ def run_training(
         with jax.set_mesh(trainer.mesh):
             return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh), progress)
 
-    try:
-        how = {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
-        arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
-    except RunError:  # of a checkpoint that lay there already
-        run.withdraw()
-        raise
-    except BaseException:
-        if not run.has_checkpoint:
-            run.withdraw()
-        raise
-    return task, data, trainer.local_model(arrays)
+    return validate
 
 
-def _read(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, Any, Any]:
+def read_batches(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, Any, Any]:
     """The data, and the batches to train and to validate on."""
     fresh = not run.has_checkpoint
     data = first_then_others(lambda: load_data(experiment, run.directory, fresh=fresh, progress=progress))
@@ -278,14 +289,14 @@ def _read(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, An
         return data, batches, experiment.validation_batches(data)
 
 
-def _size(trainer: Trainer) -> str:
+def size_line(trainer: Trainer) -> str:
     """Text about the number of parameters."""
     everything, trained = trainer.parameter_count, trainer.trained_count
     of_these = "" if trainer.config.adapter == "none" else f", and {trained:,} of an adapter, which alone are trained"
     return f"{everything:,} parameters{of_these}"
 
 
-def _where(trainer: Trainer, batches: Batches) -> list[str]:
+def device_lines(trainer: Trainer, batches: Batches) -> list[str]:
     """Lines that a person should know of the devices."""
     if trainer.mesh.size == 1:
         return []
@@ -307,9 +318,9 @@ def initial_arrays(
         there = interop.read_config(start, task.Model.__name__)
         read = lambda: _fitting(folder_arrays(start, task, here), shapes, task, start)
     else:
-        run = Run.open(start)
+        run = run_to_start_from(start)
         there = Experiment.from_config(run.config).model_config({})
-        read = lambda: pretrained_arrays(run, shapes, task)
+        read = lambda: pretrained_arrays(run, shapes, task, getattr(here, "image_size", None))
     _check_same_pattern(start, there, here)  # first: it says more than which arrays are missing
     found = read()
     _check_same_function(start, there, here)
@@ -317,8 +328,29 @@ def initial_arrays(
     return found
 
 
-def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[str, np.ndarray]:
+def run_to_start_from(start: str) -> Run:
+    """Opens the run that `task.init_from` names.
+
+    Raises:
+      RunError: there is none; it is a sweep, or SWEEP:NUMBER (says how a member becomes a run).
+    """
+    sweep, _, number = start.rpartition(":")
+    if re.fullmatch("[0-9]+", number) and (Path(sweep) / "sweep.json").is_file() and not Path(start).exists():
+        command = f"python -m experiments.export --workdir={sweep} --member={number} --to=DIRECTORY"
+        raise RunError(f"{start} is a member of a sweep: {command} makes it a run, to start from")
+    return Run.open(start)
+
+
+def pretrained_arrays(
+    run: Run, shapes: Mapping[str, Any], task: Task, image_size: int | None = None
+) -> dict[str, np.ndarray]:
     """The parameters of a run's newest checkpoint that a model with these shapes starts from.
+
+    Args:
+      run: that was trained.
+      shapes: of the state of a model.
+      task: that will train it.
+      image_size: of a model of images; positions of another size are interpolated.
 
     Raises:
       ConfigError: see `_fitting`.
@@ -337,7 +369,19 @@ def pretrained_arrays(run: Run, shapes: Mapping[str, Any], task: Task) -> dict[s
         for name, x in arrays.items()
         if name.startswith("model.")
     }
-    return _fitting(found, shapes, task, str(run.directory))
+    return _fitting(_resized(run, found, image_size), shapes, task, str(run.directory))
+
+
+def _resized(run: Run, found: dict[str, np.ndarray], image_size: int | None) -> dict[str, np.ndarray]:
+    """The arrays of a run's model, as they are for images of this size."""
+    experiment = Experiment.from_config(run.config)
+    task = experiment.restore_task(run.directory)
+    config = experiment.model_config(task.model_fields)
+    if image_size in (None, getattr(config, "image_size", None)):
+        return found
+    model = nnx.eval_shape(lambda: task.Model(config, rngs=nnx.Rngs(0)))
+    model = by_path(lambda path, _: jnp.asarray(found[f"model.{path}"]), model)
+    return {f"model.{path}": np.asarray(x) for path, x in named(model.resized(image_size)).items()}
 
 
 def _fitting(
@@ -457,6 +501,6 @@ def load_data(experiment: Experiment, directory: Path, *, fresh: bool, progress:
     if not fresh:
         check_kept(directory)
     elif (start := experiment.task.init_from) is not None:
-        folder = Path(start) if interop.is_pretrained(start) else Run.open(start).directory
+        folder = Path(start) if interop.is_pretrained(start) else run_to_start_from(start).directory
         experiment.task_class.inherit(folder, directory)
     return experiment.load_data(directory, progress)

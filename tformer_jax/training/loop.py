@@ -11,10 +11,12 @@ import numpy as np
 
 from ..data.batches import Batches
 from ..progress import SILENT
+from .changes import changes, describe_changes
 from .checkpoints import CheckpointConfig, Checkpoints
 from .interruption import Interrupted, Interruption
-from .metrics import MetricsWriter, ProgressLine
+from .metrics import MetricsWriter, ProgressLine, read_metrics
 from .paths import some
+from .patience import Patience
 from .processes import in_any, is_first
 from .run import Run
 from .step import OWN_METRICS, Arrays
@@ -48,10 +50,12 @@ class Loop:
       interruption: that of the process.
       mesh: whose processes stop together; None: there is one process.
       stop: the loop ends after this step, before the last one.
+      done: the loop ends after this step as after the last one.
     """
 
     mesh: jax.sharding.Mesh | None = None
     stop: bool = False
+    done: bool = False
     _pending: tuple[int, Arrays, Any] | None = None
 
     def is_over(self) -> bool:
@@ -74,6 +78,7 @@ class Loop:
                 if last or step % self.evaluate_every == 0:
                     self._settle()
                     numbers = self.validate(step, arrays)
+                    last |= self.done
                 # Several processes must stop at the same step: each waits until all have heard of it.
                 self.stop |= self.interruption.requested and jax.process_count() == 1
                 if last or step % self.checkpoint_every == 0 or self.stop:
@@ -121,6 +126,8 @@ def train(
 ) -> Arrays:
     """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
 
+    The last step is that of the config, or before it the one at which `training.patience` is over.
+
     Args:
       trainer: what to run.
       batches: of the training split.
@@ -141,14 +148,15 @@ def train(
     """
     progress = (terminal or Terminal()) if is_first() else SILENT
     with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
-        start, arrays = _started(trainer, checkpoints, run, initial, say, progress)
-        writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say) if is_first() else None
         config = trainer.config
+        patience = Patience(config.patience, config.patience_metric, config.patience_best)
+        start, until, arrays = _started(trainer, checkpoints, run, patience, initial, say, progress)
+        writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say) if is_first() else None
         line = ProgressLine(config.steps, start, unit, terminal=progress, evaluate_every=config.evaluate_every)
         loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, writer, line, progress)
-        loop.checkpoints, loop.interruption = checkpoints, interruption
+        loop.checkpoints, loop.interruption, loop.patience = checkpoints, interruption, patience
         try:
-            arrays = loop.steps(arrays, start, config.steps)
+            arrays = loop.steps(arrays, start, until)
             with progress.phase("writing the last checkpoint"):
                 checkpoints.wait()
             return arrays
@@ -162,17 +170,26 @@ def train(
             line.close()
 
 
-def _started(trainer, checkpoints, run, initial, say, progress) -> tuple[int, Arrays]:
-    """The last step that is done, and the state after it."""
+def _started(trainer, checkpoints, run, patience, initial, say, progress) -> tuple[int, int, Arrays]:
+    """The last step that is done, that until which the run trains, and the state; tells the patience what was before."""
     with progress.phase("reading the newest checkpoint"):
         found = checkpoints.restore_newest(trainer.placed_shapes, say, run.check_identity)
     if found is None:
         with progress.phase("making the initial parameters"):
-            return 0, trainer.initial(initial() if initial else None)
-    start, total = found[0], trainer.config.steps
+            return 0, trainer.config.steps, trainer.initial(initial() if initial else None)
+    (start, arrays), total = found, trainer.config.steps
+    there = checkpoints.identity(start)
+    for line in describe_changes(there, run.config, trainer.program.optimizer, start):
+        say(line)
+    if patience.most is not None:
+        patience.read(read_metrics(run.metrics_file, lambda line: None), start)
+    before, _ = changes(there, run.config).get("training.steps", (total, total))
+    if start < total and patience.is_over and patience.last == start and total <= before:
+        say(f"stopped early at step {start}, {patience.describe()}. More patience, or more steps, trains on")
+        return start, start, arrays
     going_on = f"going on from the checkpoint of step {start}"
     say(going_on if start < total else f"already trained to step {start}")
-    return found
+    return start, total, arrays
 
 
 class _RunLoop(Loop):
@@ -229,7 +246,17 @@ class _RunLoop(Loop):
         said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
         self._line.say(f"step {step}: validation {said}")
         self.stop |= self._validated(step, numbers)
+        self._wait(step, numbers)
         return numbers
+
+    def _wait(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Ends the loop with this validation if those before it were enough without a better one."""
+        if self.patience.most is None:
+            return
+        self.patience.take(step, numbers[self.patience.metric])
+        self.done = self.patience.is_over and step < self._config.steps
+        if self.done:
+            self._line.say(f"stopping early at step {step}, {self.patience.describe()}")
 
     def save(self, step: int, arrays: Arrays, numbers: Mapping[str, float] | None) -> None:
         self.checkpoints.save(step, arrays, self._identity, numbers)

@@ -22,6 +22,11 @@ _LAST_STEP = 2**53  # which other readers of JSON have exactly
 _TEXTS = ("diverged",)  # in rows of numbers
 
 
+def usual_best(metric: str) -> str:
+    """Returns which values of a validation's metric are best: the "highest" of an accuracy, the "lowest" of others."""
+    return "highest" if metric.endswith("accuracy") else "lowest"
+
+
 class MetricsWriter:
     """Appends rows to metrics.jsonl and to TensorBoard's event file.
 

@@ -29,7 +29,8 @@ class TrainingConfig(Component):
     """The `training` section of an experiment.
 
     Attributes:
-      steps: number of updates in all.
+      steps: number of updates in all. A run trains on with more of them; a schedule that depends on their number then
+        says that it jumps.
       seed: random seed of the initial parameters and of dropout.
       accumulate: number of parts of a batch, computed one after the other to save memory.
       average_decay: decay of a moving average of the parameters, which is then evaluated; None: no average.
@@ -45,9 +46,12 @@ class TrainingConfig(Component):
       evaluate_every: number of steps between validations; the last step always has one.
       validation_batches: number of batches of the validation split that a validation uses, spread evenly over it
         and always the same; None: all of them. The final report always uses whole splits.
+      patience: number of validations without a better value after which the run ends; None: it goes to its last step.
+      patience_metric: metric of the validation that is looked at, such as "loss" or "accuracy".
+      patience_best: which patience_metric is best, "lowest" or "highest"; None: the highest accuracy, the lowest loss.
     """
 
-    steps: int = field(wanted=COUNT, part=TRAINING)
+    steps: int = field(wanted=COUNT, part=TRAINING, may_change=True)
     seed: int = field(0, SEED, part=TRAINING)
     accumulate: int = field(1, COUNT, part=TRAINING)
     average_decay: float | None = field(None, INSIDE, part=TRAINING, traced=True)
@@ -59,8 +63,14 @@ class TrainingConfig(Component):
     log_every: int = field(20, COUNT, part=RUN)
     evaluate_every: int = field(wanted=COUNT, part=RUN)
     validation_batches: int | None = field(None, COUNT, part=RUN)
+    patience: int | None = field(None, COUNT, part=TRAINING, may_change=True)
+    patience_metric: str = field("loss", part=TRAINING, may_change=True)
+    patience_best: str | None = field(None, among=("lowest", "highest"), part=TRAINING, may_change=True)
 
     def check(self) -> None:
+        if self.patience is None and (self.patience_metric, self.patience_best) != ("loss", None):
+            name = "patience_best" if self.patience_metric == "loss" else "patience_metric"
+            raise ConfigError(f"{name} goes with patience, which is None; set both or neither")
         if not isinstance(self.adapter_on, tuple | list):
             raise ConfigError(f"adapter_on must be a tuple of regular expressions, got {self.adapter_on!r}")
         for pattern in self.adapter_on:
@@ -96,7 +106,7 @@ class Program:
     Numbers of the configs may be traced: one compiled program then serves many values.
 
     Attributes:
-      training: as given.
+      training, optimizer: as given.
       layout: of the state.
     """
 
@@ -121,7 +131,7 @@ class Program:
           ConfigError: the tables of paths do not go with the model or the adapter, or it holds one parameter twice.
         """
         training.check_trained(optimizer)
-        self.training, self._make_model = training, make_model
+        self.training, self.optimizer, self._make_model = training, optimizer, make_model
         schedule = make_schedule(optimizer, training.steps)
         self._transformation = make_optimizer(optimizer, schedule, learning_rate_factors)
         self.layout = StateLayout(jax.eval_shape(self._initial, training.key))

@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 
@@ -26,7 +26,9 @@ from ..config import ConfigError
 from ..data import digest
 from ..data.files import DataError, write_whole, writing
 from ..registry import plugin_sum
+from .changes import FREE_FIELDS
 from .directories import RUN_FOLDERS, RunError, check_free, check_holds, check_layout, check_not_older, steps_in
+from .json_files import read_json, shortened
 from .paths import some
 from .pretrained import START, keep_start
 
@@ -37,16 +39,13 @@ PLUGINS = "plugins.json"
 # What a run writes before it trains.
 _MADE = ("config.json", START, PLUGINS, *LEARNT)
 _FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
-# Where a run runs, and where its plugins are, may change from start to start: what it computes does not.
+# Where a run, a sweep or a search runs, and where its plugins are, may change from start to start.
 _FREE = ("parallel", "plugins")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
 
+
 # So long, at most, does who looks for a lock hold it.
 _LOOKING_SECONDS = 0.1
-
-# As the JSON standard calls what Python reads as these.
-_JSON_NAMES = {dict: "an object", list: "an array", str: "a string"}
-_Kind = TypeVar("_Kind")
 
 
 class Run:
@@ -70,18 +69,17 @@ class Run:
 
     @classmethod
     def start(cls, directory: str | Path, config: Mapping[str, Any], *, trial: bool = False) -> "Run":
-        """Creates the directory, or reopens that of the same config; the `parallel` section may differ.
+        """Creates the directory, or reopens that of the same config; what may differ, `changes` says.
 
         `trial`: a search has it for one of its trials.
 
         Raises:
-          RunError: it cannot be written, its config is damaged, it belongs to another one (names the fields), or
-            it is the directory of something else, or a part of one.
+          RunError: it cannot be written, its config is damaged, it belongs to another one (names the fields), it is
+            trained further than the config says, or it is the directory of something else, or a part of one.
         """
         run = cls(Path(directory), config)
-        check_free(run.directory, "run", "config.json", makes_run=trial)
+        run.check(trial=trial)
         check_writable(run.directory)
-        check_layout(run.directory, _FILES, RUN_FOLDERS)
         for folder in (run.samples, run.plots):
             with writing(folder):
                 folder.mkdir(exist_ok=True)
@@ -89,14 +87,31 @@ class Run:
             run._not_ours = frozenset(name for name in _MADE if (run.directory / name).exists())
             with _folder_locked(run.directory):  # nobody is about to make it something else
                 write_json(run.config_file, run.config)
-        there = read_json(run.config_file)
-        check_not_older(run.config_file, there)
-        if differing := differences(fixed(there), fixed(run.config)):
+        run._check_config()
+        return run
+
+    def check(self, *, trial: bool = False) -> None:
+        """Refuses what `start` refuses of a directory, and changes nothing in it."""
+        check_free(self.directory, "run", "config.json", makes_run=trial)
+        check_layout(self.directory, _FILES, RUN_FOLDERS)
+        if self.config_file.exists():
+            self._check_config()
+
+    def _check_config(self) -> None:
+        """Compares config.json, and how far the run is trained, with the config."""
+        there = read_json(self.config_file)
+        check_not_older(self.config_file, there)
+        if differing := differences(fixed(there), fixed(self.config), free=FREE_FIELDS):
             raise RunError(
-                f"{run.directory} holds a run of another config; it differs in {some(differing)}. "
+                f"{self.directory} holds a run of another config; it differs in {some(differing)}. "
                 f"Choose another --workdir, or the same config to go on with this one"
             )
-        return run
+        steps, done = self.config.get("training", {}).get("steps"), steps_in(self.checkpoints)[-1:]
+        if steps is not None and done and steps < done[0]:
+            raise RunError(
+                f"{self.directory} is trained further than training.steps={steps}: its newest checkpoint is of step "
+                f"{done[0]}. Give training.steps={done[0]} or more, or choose another --workdir"
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -202,7 +217,7 @@ def check_identity(
     """
     there, here = fixed(of_checkpoint), fixed(here)
     saved, found = there.pop("files", {}), here.pop("files")
-    if differing := differences(there, here):
+    if differing := differences(there, here, free=FREE_FIELDS):
         raise RunError(
             f"{asked} does not fit the checkpoint {checkpoint}: it differs in {some(differing)}. "
             f"Put it back as it was (the checkpoint's own config is in its config/metadata)"
@@ -314,28 +329,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def read_json(file: Path, kind: type[_Kind] = dict) -> _Kind:
-    """The value in a JSON file, an object unless `kind` says otherwise.
-
-    Raises:
-      RunError: the file cannot be read, holds no JSON, or a value of another kind.
-    """
-    try:
-        value = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot read {file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # of UTF-8 too; of brackets within brackets
-        raise RunError(f"{file} is damaged: {error}") from None
-    if not isinstance(value, kind):
-        raise RunError(f"{file} is damaged: it must hold {_JSON_NAMES[kind]}, and holds {_shortened(value)}")
-    return value
-
-
-def _shortened(value: Any, most: int = 40) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
 def holds(value: Any, **kinds: type) -> bool:
     """Returns whether a value of JSON is an object in which these names have values of these kinds."""
     return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
@@ -347,7 +340,7 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the part of a config that must not change from start to start."""
+    """Returns a config without the sections that may change from start to start."""
     return {name: section for name, section in config.items() if name not in _FREE}
 
 
@@ -365,13 +358,15 @@ def check_writable(directory: Path) -> None:
         raise RunError(f"cannot write to {directory}: {error.strerror}") from None
 
 
-def differences(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
-    """The dotted names of the fields that differ, with both values."""
+def differences(old: Mapping, new: Mapping, prefix: str = "", *, free: Container[str] = ()) -> list[str]:
+    """The dotted names of the fields that differ, with both values; those of `free` may."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name), new.get(name)
+        if f"{prefix}{name}" in free:
+            continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{name}.")
+            found += differences(a, b, f"{prefix}{name}.", free=free)
         elif a != b or isinstance(a, bool) != isinstance(b, bool):  # true is 1 in Python
-            found.append(f"{prefix}{name} ({_shortened(a)} there, {_shortened(b)} here)")
+            found.append(f"{prefix}{name} ({shortened(a)} there, {shortened(b)} here)")
     return found
