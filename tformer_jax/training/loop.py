@@ -14,6 +14,7 @@ from ..progress import SILENT
 from .checkpoints import CheckpointConfig, Checkpoints
 from .interruption import Interrupted, Interruption
 from .metrics import MetricsWriter, ProgressLine
+from .pace import Pace, StepFlops
 from .paths import some
 from .processes import in_any, is_first
 from .run import Run
@@ -115,6 +116,7 @@ def train(
     say: Callable[[str], None] = print,
     *,
     unit: str = "tokens",
+    step_flops: StepFlops | None = None,
     initial: Callable[[], Mapping[str, Any]] | None = None,
     validated: Validated = lambda step, numbers: False,
     terminal: Terminal | None = None,
@@ -128,7 +130,8 @@ def train(
       run: where everything is written.
       checkpoint: how often, and how many are kept.
       say: prints a line before the loop starts.
-      unit: of what a batch's weight counts, for the progress line.
+      unit: of what a batch's weight counts, for the progress line and the rows.
+      step_flops: counts those of the model in a step, for the rows; None: nobody does.
       initial: makes the values that parameters start from, by path, instead of at random.
       validated: is told what `validate` gave; if it says True, training stops there as if it was interrupted.
       terminal: where progress is shown; by default on standard output. Of several processes, the first one shows it.
@@ -143,9 +146,13 @@ def train(
     with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
         start, arrays = _started(trainer, checkpoints, run, initial, say, progress)
         writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say) if is_first() else None
-        config = trainer.config
-        line = ProgressLine(config.steps, start, unit, terminal=progress, evaluate_every=config.evaluate_every)
-        loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, writer, line, progress)
+        config, kept = trainer.config, checkpoints.progress(start) if start else {}
+        every = {"evaluate_every": config.evaluate_every, "checkpoint_every": checkpoint.every}
+        durations = kept.get("durations", {})
+        line = ProgressLine(config.steps, start, unit, terminal=progress, **every, durations=durations)
+        pace = Pace(unit, list(trainer.mesh.devices.flat), step_flops, kept)
+        told = (writer, line, pace, progress)
+        loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, *told)
         loop.checkpoints, loop.interruption = checkpoints, interruption
         try:
             arrays = loop.steps(arrays, start, config.steps)
@@ -178,16 +185,17 @@ def _started(trainer, checkpoints, run, initial, say, progress) -> tuple[int, Ar
 class _RunLoop(Loop):
     """The loop of one run; of several processes, the first one alone has a writer."""
 
-    def __init__(self, trainer, batches, validate, validated, checkpoint_every, identity, writer, line, progress):
+    def __init__(self, trainer, batches, validate, validated, checkpoint_every, identity, writer, line, pace, progress):
         self.step, self.mesh, self.batch = trainer.step, trainer.mesh, trainer.placed(batches).batch
         self.evaluate_every, self.checkpoint_every = trainer.config.evaluate_every, checkpoint_every
         self._config, self._parameters = trainer.config, trainer.layout.trained
         self._validate, self._validated, self._identity = validate, validated, identity
-        self._writer, self._line, self._progress = writer, line, progress
+        self._writer, self._line, self._pace, self._progress = writer, line, pace, progress
         self._compiled: set[Any] = set()  # the shapes of batches that there is a program for
 
     @contextlib.contextmanager
     def compiling(self, batch: Any) -> Iterator[None]:
+        self._pace.begin(batch)
         shapes = tuple(x.shape for x in jax.tree.leaves(batch))
         if shapes in self._compiled:
             yield
@@ -205,8 +213,9 @@ class _RunLoop(Loop):
             self._not_finite(step, metrics, finite)
         others = {name: value for name, value in metrics.items() if name not in OWN_METRICS}
         self._line.update(step, metrics["loss"], metrics["weight"], others)
+        self._pace.end(metrics["loss"], metrics["weight"])
         if step == self._config.steps or step % self._config.log_every == 0:
-            self._write(step, metrics)
+            self._write(step, metrics | self._pace.row(self._line.busy))
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         if self._writer is not None:
@@ -224,14 +233,17 @@ class _RunLoop(Loop):
     def validate(self, step: int, arrays: Arrays) -> Mapping[str, float]:
         with self._line.pause(validates=step):
             numbers = self._validate(step, arrays)
-        self._write(step, {f"validation_{name}": value for name, value in numbers.items()})
+        row = {f"validation_{name}": value for name, value in numbers.items()}
+        self._write(step, row | {"seconds": self._pace.seconds})
         said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
         self._line.say(f"step {step}: validation {said}")
         self.stop |= self._validated(step, numbers)
         return numbers
 
     def save(self, step: int, arrays: Arrays, numbers: Mapping[str, float] | None) -> None:
-        self.checkpoints.save(step, arrays, self._identity, numbers)
+        kept = self._pace.kept() | {"durations": self._line.durations}
+        with self._line.pause(saves=step), self._progress.phase("writing a checkpoint"):
+            self.checkpoints.save(step, arrays, self._identity, numbers, kept)
 
     def where(self, step: int) -> str:
         return f"after step {step} of {self._config.steps}"
