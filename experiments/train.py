@@ -6,20 +6,24 @@
 
 import contextlib
 import re
+from pathlib import Path
 
 import jax
 from absl import flags
 
 from tformer_jax.config import ConfigError
+from tformer_jax.training.directories import steps_in
 from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.interruption import Interruption
 from tformer_jax.training.parallel import make_mesh
 from tformer_jax.training.processes import first_then_others, is_first
+from tformer_jax.training.profiling import Profile
 from tformer_jax.training.run import Run
 
 from . import cli
 from .parsers import define_integer, define_switch, define_text
 from .reporting import report, short_report
+from .tracking import check_tracking, tracking
 
 DISTRIBUTED = define_switch(
     "distributed", "Train as one of several processes that SLURM, Open MPI, GKE or Cloud TPU started."
@@ -34,6 +38,10 @@ REPORT = flags.DEFINE_enum(
     ["full", "short", "none"],
     "Report at the end: full, of whole test splits with samples and plots; short, of some of their batches; none.",
 )
+PROFILE = define_text(
+    "profile", None, "STEP,COUNT: trace COUNT steps from STEP on, and say what takes longest in them."
+)
+WANDB = define_text("wandb", None, "Project of Weights & Biases in which to log the run, too.")
 PROCESS_ID = define_integer("process_id", None, "With --coordinator: number of this process, from 0.", lowest=0)
 
 
@@ -42,6 +50,9 @@ def main() -> None:
     experiment = Experiment.from_config(config)  # before anything is written
     join_processes()
     make_mesh(experiment.parallel)  # complains, before data are read
+    profile = _profile(experiment.training.steps) if is_first() else None
+    if is_first():
+        check_tracking(WANDB.value)
 
     def start(held: contextlib.ExitStack) -> Run:
         run = Run.start(cli.WORKDIR.value, config)
@@ -51,11 +62,24 @@ def main() -> None:
 
     with Interruption() as interruption, contextlib.ExitStack() as held:
         run = first_then_others(lambda: start(held))
-        task, data, model = run_training(run, cli.say, terminal=cli.terminal)
+        tracked = held.enter_context(tracking(run, WANDB.value if is_first() else None, cli.terminal))
+        task, data, model = run_training(run, cli.say, terminal=cli.terminal, tracked=tracked, profile=profile)
         if is_first():
             with interruption.at_once("after the last step"):
                 if REPORT.value != "none":
                     (report if REPORT.value == "full" else short_report)(run, task, data, model)
+
+
+def _profile(steps: int) -> Profile | None:
+    """The profile that a flag asks for, of a run of so many steps; None: it does not."""
+    if (asked := PROFILE.value) is None:
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,8},[1-9][0-9]{0,8}", asked):
+        raise ConfigError(f"--profile must be STEP,COUNT, both from 1, such as 100,5, got {asked!r}")
+    workdir, (first, count) = Path(cli.WORKDIR.value), map(int, asked.split(","))
+    profile = Profile(first, count, workdir / "profile")
+    profile.check(max(steps_in(workdir / "checkpoints"), default=0), steps)
+    return profile
 
 
 def join_processes() -> None:

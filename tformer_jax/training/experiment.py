@@ -227,11 +227,12 @@ def run_training(
     say: Callable[[str], None],
     validated: Validated = lambda step, numbers: False,
     terminal: Terminal | None = None,
+    **how: Any,
 ) -> tuple[Task, Any, Any]:
     """Trains the run's experiment, or goes on with it; returns the task, the data and the model.
 
-    The model is whole on the first device of each process, for searches and samples. `validated`, `terminal`: see
-    `train`.
+    The model is whole on the first device of each process, for searches and samples. `validated`, `terminal`, and `how`
+    (`tracked`, `profile`): see `train`.
 
     Raises:
       ConfigError: the config or the data are not what they must be.
@@ -268,7 +269,7 @@ def run_training(
             return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh), progress)
 
     try:
-        how = {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
+        how |= {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
         how |= {"step_flops": experiment.step_flops(task)}
         arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
     except RunError:  # of a checkpoint that lay there already

@@ -12,11 +12,13 @@ import numpy as np
 from ..data.batches import Batches
 from ..progress import SILENT
 from .checkpoints import CheckpointConfig, Checkpoints
+from .compilation import Compiling
 from .interruption import Interrupted, Interruption
 from .metrics import MetricsWriter, ProgressLine
 from .pace import Pace, StepFlops
 from .paths import some
 from .processes import in_any, is_first
+from .profiling import Profile
 from .run import Run
 from .step import OWN_METRICS, Arrays
 from .terminal import Terminal
@@ -24,6 +26,7 @@ from .trainer import Trainer
 
 Validate = Callable[[int, Arrays], dict[str, float]]
 Validated = Callable[[int, Mapping[str, float]], bool]
+Tracked = Callable[[Mapping[str, Any]], None]
 
 
 class Diverged(RuntimeError):
@@ -119,6 +122,8 @@ def train(
     step_flops: StepFlops | None = None,
     initial: Callable[[], Mapping[str, Any]] | None = None,
     validated: Validated = lambda step, numbers: False,
+    tracked: Tracked = lambda row: None,
+    profile: Profile | None = None,
     terminal: Terminal | None = None,
 ) -> Arrays:
     """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
@@ -134,6 +139,8 @@ def train(
       step_flops: counts those of the model in a step, for the rows; None: nobody does.
       initial: makes the values that parameters start from, by path, instead of at random.
       validated: is told what `validate` gave; if it says True, training stops there as if it was interrupted.
+      tracked: is given every row of metrics, those of before too.
+      profile: of some steps; of several processes, the first one has it.
       terminal: where progress is shown; by default on standard output. Of several processes, the first one shows it.
 
     Raises:
@@ -143,17 +150,21 @@ def train(
       CheckpointError: a checkpoint cannot be written; those before are untouched.
     """
     progress = (terminal or Terminal()) if is_first() else SILENT
-    with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
+    with contextlib.ExitStack() as opened:
+        interruption = opened.enter_context(Interruption())
+        checkpoints = opened.enter_context(Checkpoints(run.checkpoints, checkpoint))
         start, arrays = _started(trainer, checkpoints, run, initial, say, progress)
-        writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say) if is_first() else None
+        writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say, tracked) if is_first() else None
         config, kept = trainer.config, checkpoints.progress(start) if start else {}
         every = {"evaluate_every": config.evaluate_every, "checkpoint_every": checkpoint.every}
-        durations = kept.get("durations", {})
-        line = ProgressLine(config.steps, start, unit, terminal=progress, **every, durations=durations)
+        every |= {"compiling": opened.enter_context(Compiling()).seconds, "durations": kept.get("durations", {})}
+        line = ProgressLine(config.steps, start, unit, terminal=progress, **every)
         pace = Pace(unit, list(trainer.mesh.devices.flat), step_flops, kept)
         told = (writer, line, pace, progress)
         loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, *told)
         loop.checkpoints, loop.interruption = checkpoints, interruption
+        if profile is not None:
+            loop.step = profile.watched(loop.step, start, progress, line.pause)
         try:
             arrays = loop.steps(arrays, start, config.steps)
             with progress.phase("writing the last checkpoint"):
@@ -164,6 +175,8 @@ def train(
             left = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
             raise Diverged(f"{error}; {left}") from None
         finally:
+            if profile is not None:
+                profile.close()
             if writer is not None:
                 writer.close()
             line.close()

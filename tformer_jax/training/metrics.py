@@ -33,19 +33,31 @@ class MetricsWriter:
     again, are dropped, so both files read as if nothing had happened.
     """
 
-    def __init__(self, file: Path, tensorboard: Path, start_step: int, say: Callable[[str], None] = print):
-        """Raises:
-        WriteError: a file cannot be written; so does `write`.
+    def __init__(
+        self,
+        file: Path,
+        tensorboard: Path,
+        start_step: int,
+        say: Callable[[str], None] = print,
+        tracked: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    ):
+        """`tracked`: is given every row too, those that there are and each that is written.
+
+        Raises:
+          WriteError: a file cannot be written; so does `write`.
         """
         drop_later_rows(file, start_step, say)
-        self._file = GrowingFile(file)
-        self._events = EventFile(tensorboard, read_metrics(file))
+        self._file, self._tracked, rows = GrowingFile(file), tracked, read_metrics(file)
+        self._events = EventFile(tensorboard, rows)
+        for row in rows:
+            tracked(row)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row: the step and its numbers; what is not finite, which JSON cannot say, is null."""
         row = {"step": step, **sayable(values)}
         self._file.write(json.dumps(row).encode() + b"\n")
         self._events.write(row)
+        self._tracked(row)
 
     def close(self) -> None:
         self._file.close()
@@ -127,6 +139,7 @@ class ProgressLine:
         terminal: Progress | None = None,
         evaluate_every: int | None = None,
         checkpoint_every: int | None = None,
+        compiling: Callable[[], float] = lambda: 0.0,
         durations: Mapping[str, Sequence[float]] = MappingProxyType({}),
     ):
         """Args:
@@ -136,6 +149,7 @@ class ProgressLine:
         terminal: shared with all that is shown beside the line.
         evaluate_every: steps between validations, whose time is then part of what is left; None: there are none.
         checkpoint_every: the same of checkpoints.
+        compiling: gives the seconds that were spent on compiling so far, see `compilation.Compiling`.
         durations: of those before `start`, see the property.
         """
         self._terminal, self._unit = terminal or Terminal(console), unit
@@ -143,7 +157,7 @@ class ProgressLine:
         every = {"validation": evaluate_every, "checkpoint": checkpoint_every}
         due = {n: _Due(x, total, start, [*durations.get(n, ())]) for n, x in every.items() if x is not None}
         self._left = _Left(total, due, time.monotonic(), collections.deque([_Mark(0.0, start, 0.0)]))
-        self._last_log = time.monotonic()
+        self._last_log, self._compiling = time.monotonic(), compiling
         self._shown: Mapping[str, float] = {}
         self._bar = contextlib.ExitStack()
         if self._terminal.is_live:
@@ -163,12 +177,16 @@ class ProgressLine:
     @contextlib.contextmanager
     def pause(self, *, validates: int | None = None, saves: int | None = None) -> Iterator[None]:
         """Time within is not that of steps; `validates`, `saves`: the step of a validation, or of a checkpoint."""
+        if self._left.since is not None:  # within a pause
+            yield
+            return
         kind, step = ("validation", validates) if saves is None else ("checkpoint", saves)
+        before = self._compiling()
         self._left.pause(time.monotonic(), None if step is None else kind)
         try:
             yield
-        finally:
-            self._left.go_on(time.monotonic(), step)
+        finally:  # what the first validation compiles, the next ones need not
+            self._left.go_on(time.monotonic(), step, self._compiling() - before)
         if validates == self._total and not self._terminal.is_live:
             self._say_step()  # now nothing is left
 
@@ -281,12 +299,12 @@ class _Left:
     def pause(self, now: float, kind: str | None) -> None:
         self.since, self.kind = now, kind
 
-    def go_on(self, now: float, step: int | None) -> None:
-        """After a pause; `step`: that it was for, if it is of a kind that comes again."""
+    def go_on(self, now: float, step: int | None, once: float = 0.0) -> None:
+        """After a pause; `step`: that it was for, if it is of a kind that comes again, but for `once` of its seconds."""
         took, self.since = now - self.since, None
         self.paused += took
         if self.kind in self.due:
-            self.due[self.kind].over(step, took)
+            self.due[self.kind].over(step, max(0.0, took - once))
 
     def busy(self, now: float) -> float:
         """Seconds of steps."""
