@@ -58,8 +58,9 @@ def short_report(run: Run, task: Task, data: Any, model: Any) -> None:
         numbers = task.score(model, some, cli.terminal, f"scoring a part of {split}").means
         said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
         cli.say(f"{split}, {len(some)} of {len(batches)} batches: {said}")
-    if rows := read_metrics(run.metrics_file, cli.say):
-        plot_loss(rows, run.plots / "loss.png")
+    with cli.terminal.phase("drawing plots"):
+        if rows := read_metrics(run.metrics_file, cli.say):
+            plot_loss(rows, run.plots / "loss.png")
     cli.say(f"plots and checkpoints are in {run.directory}; experiments.evaluate reports on whole splits")
 
 

@@ -12,6 +12,7 @@ import jax
 from absl import flags
 
 from tformer_jax.config import ConfigError
+from tformer_jax.progress import SILENT
 from tformer_jax.training.directories import steps_in
 from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.interruption import Interruption
@@ -49,7 +50,10 @@ def main() -> None:
     config = cli.config()
     experiment = Experiment.from_config(config)  # before anything is written
     join_processes()
-    make_mesh(experiment.parallel)  # complains, before data are read
+    # Which process is the first one, is known when they have started.
+    starting = SILENT if DISTRIBUTED.value or COORDINATOR.value else cli.terminal
+    with starting.phase("starting the devices"):
+        make_mesh(experiment.parallel)  # complains, before data are read
     profile = _profile(experiment.training.steps) if is_first() else None
     if is_first():
         check_tracking(WANDB.value)

@@ -252,7 +252,8 @@ class _GroupLoop(Loop):
         self.sweep, self.group, self.results = sweep, group, sweep.results
         self.evaluate_every, self.checkpoint_every = group.training.evaluate_every, group.checkpoint.every
         self.checkpoints, self.file, self.identity = checkpoints, file, sweep.directory.identity(group.number)
-        self.interruption, self.terminal = sweep.interruption, sweep.board.terminal
+        self.interruption = sweep.interruption
+        self.progress = self.terminal = sweep.board.terminal
 
     def train(self, going: Sequence[Member], until: int, since: int) -> None:
         """Trains these members from the newest checkpoint, unless it is of the step `until`.

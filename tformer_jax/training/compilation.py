@@ -72,7 +72,7 @@ class Compiling:
 
     def seconds(self) -> float:
         """Seconds so far; a program that is traced within another one counts once."""
-        return sum(end - begin for begin, end in self._parts)
+        return sum((end - begin for begin, end in self._parts), 0.0)
 
     def _listen(self, event: str, duration: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ..data.batches import Batches
-from ..progress import SILENT
+from ..progress import SILENT, Progress
 from .checkpoints import CheckpointConfig, Checkpoints
 from .compilation import Compiling
 from .interruption import Interrupted, Interruption
@@ -52,10 +52,12 @@ class Loop:
       interruption: that of the process.
       mesh: whose processes stop together; None: there is one process.
       stop: the loop ends after this step, before the last one.
+      progress: is told what takes long.
     """
 
     mesh: jax.sharding.Mesh | None = None
     stop: bool = False
+    progress: Progress = SILENT
     _pending: tuple[int, Arrays, Any] | None = None
 
     def is_over(self) -> bool:
@@ -86,7 +88,8 @@ class Loop:
                 if last:
                     break
                 if self.stop:
-                    self.checkpoints.wait()  # before it is said that there is one
+                    with self.progress.phase("writing the last checkpoint"):
+                        self.checkpoints.wait()  # before it is said that there is one
                     raise Interrupted(f"stopped {self.where(step)}, whose checkpoint is kept")
         return arrays
 
@@ -203,7 +206,7 @@ class _RunLoop(Loop):
         self.evaluate_every, self.checkpoint_every = trainer.config.evaluate_every, checkpoint_every
         self._config, self._parameters = trainer.config, trainer.layout.trained
         self._validate, self._validated, self._identity = validate, validated, identity
-        self._writer, self._line, self._pace, self._progress = writer, line, pace, progress
+        self._writer, self._line, self._pace, self.progress = writer, line, pace, progress
         self._compiled: set[Any] = set()  # the shapes of batches that there is a program for
 
     @contextlib.contextmanager
@@ -216,7 +219,7 @@ class _RunLoop(Loop):
         self._compiled.add(shapes)
         largest = " x ".join(map(str, max(shapes, key=math.prod)))
         which = "the step" if len(self._compiled) == 1 else f"the step for batches of {largest}"
-        with self._line.pause(), self._progress.phase(f"compiling {which}"):
+        with self._line.pause(), self.progress.phase(f"compiling {which}"):
             yield
 
     def record(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -255,7 +258,7 @@ class _RunLoop(Loop):
 
     def save(self, step: int, arrays: Arrays, numbers: Mapping[str, float] | None) -> None:
         kept = self._pace.kept() | {"durations": self._line.durations}
-        with self._line.pause(saves=step), self._progress.phase("writing a checkpoint"):
+        with self._line.pause(saves=step), self.progress.phase("writing a checkpoint"):
             self.checkpoints.save(step, arrays, self._identity, numbers, kept)
 
     def where(self, step: int) -> str:
