@@ -32,6 +32,7 @@ from tformer_jax.training.pretrained import completed
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.terminal import Terminal
 
+from . import LOADING
 from .configs.sections import with_choices
 from .parsers import Around, define_text, define_texts
 
@@ -226,12 +227,6 @@ def config_flags_given() -> list[str]:
     return [f"--config={config_flags.get_config_filename(flag)}", *changed, *plugins]
 
 
-def _take_line_away() -> None:
-    """Clears the line that stands on a terminal while a command is loaded."""
-    if sys.stdout is not None and sys.stdout.isatty():
-        print("\r\x1b[K", end="", flush=True)
-
-
 def _say_unraisable(problem: Any) -> None:
     """Leaves out what threads of a failed write have to say, hundreds of times, when nobody waits for them any more."""
     if str(problem.exc_value) != "Event loop is closed":
@@ -310,7 +305,8 @@ def run(
             sys.exit(f"error: --compilation_cache={COMPILED.value} is no folder that can be written; give another")
         return rest
 
-    _take_line_away()
+    if sys.stdout is not None and sys.stdout.isatty():
+        print(" " * len(LOADING), end="\r", flush=True)
     keep_freed_memory()
     for name in flags.FLAGS:  # --help shows those that a command shares with others too
         module = flags.FLAGS.find_module_defining_flag(name) or ""

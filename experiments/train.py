@@ -54,7 +54,7 @@ def main() -> None:
     starting = SILENT if DISTRIBUTED.value or COORDINATOR.value else cli.terminal
     with starting.phase("starting the devices"):
         make_mesh(experiment.parallel)  # complains, before data are read
-    profile = _profile(experiment.training.steps) if is_first() else None
+    profile = _profile(experiment.training.steps)
     if is_first():
         check_tracking(WANDB.value)
 

@@ -468,6 +468,10 @@ def test_a_member_that_was_dropped_can_be_trained_to_its_end(halved, finished, p
     rows, wanted = read_metrics(run.metrics_file), metrics_of(finished.directory)[number]
     assert rows[-1]["step"] == STEPS
     np.testing.assert_allclose(rows[-1]["validation_loss"], wanted[-1]["validation_loss"], rtol=1e-5)
+    means = [[row["mean_loss"] for row in those if "mean_loss" in row] for those in (rows, wanted)]
+    np.testing.assert_allclose(*means, rtol=1e-5)  # one is of steps before and after
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
 
 
 def test_a_swept_number_of_steps_is_beside_the_steps_that_were_taken(config, tmp_path):

@@ -143,7 +143,7 @@ def train(
       initial: makes the values that parameters start from, by path, instead of at random.
       validated: is told what `validate` gave; if it says True, training stops there as if it was interrupted.
       tracked: is given every row of metrics, those of before too.
-      profile: of some steps; of several processes, the first one has it.
+      profile: of some steps.
       terminal: where progress is shown; by default on standard output. Of several processes, the first one shows it.
 
     Raises:

@@ -10,6 +10,7 @@ import jax
 from ..analysis.trace import dearest_operations
 from ..config import ConfigError
 from ..progress import Progress
+from .processes import is_first
 
 _SHOWN = 10
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -17,6 +18,8 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 class Profile:
     """A window of steps that are traced into a folder, where TensorBoard finds them: `plugins/profile/TIME/`.
+
+    Of several processes, the first one traces; all compile what it does, because some compilers work together.
 
     Attributes:
       first, last: its steps.
@@ -63,7 +66,7 @@ class Profile:
                 self._start(arrays)
             with jax.profiler.StepTraceAnnotation("train", step_num=number):
                 arrays, metrics = program(arrays, batch)
-            if number == self.last:
+            if number == self.last and self._is_on:
                 jax.block_until_ready((arrays, metrics))
                 with pause():
                     self._end(progress)
@@ -72,7 +75,7 @@ class Profile:
         return one
 
     def _start(self, arrays: Any) -> None:
-        if not self._is_on:
+        if not self._is_on and is_first():
             jax.block_until_ready(arrays)  # of the steps before the window
             jax.profiler.start_trace(str(self.folder))
             self._is_on = True
