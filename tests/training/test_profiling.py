@@ -27,7 +27,7 @@ def go(run, profile, data=None):
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
     run = Run.start(tmp_path_factory.mktemp("profiled") / "run", {"name": "test"})
-    return run, *go(run, Profile(4, 3, run.profile))
+    return run, *go(run, Profile(6, 3, run.profile))
 
 
 def test_a_trace_is_where_tensorboard_looks(profiled):
@@ -43,7 +43,7 @@ def test_a_trace_is_of_the_window_alone(profiled):
     found = jax.profiler.ProfileData.from_file(str(file))
     events = [event for plane in found.planes for line in plane.lines for event in line.events]
     steps = [dict(event.stats)["step_num"] for event in events if event.name == "train"]
-    assert sorted(steps) == [4, 5, 6]
+    assert sorted(steps) == [6, 7, 8]
     assert not any("backend_compile" in event.name for event in events)
 
 
@@ -56,7 +56,7 @@ def test_the_dearest_operations_are_said_with_their_code(profiled):
     shares = [float(row[1].rstrip("%")) for row in rows]
     assert shares == sorted(shares, reverse=True) and sum(shares) <= 100.1
     assert any(re.search(r"\.py:\d+$", row[-1]) for row in rows)
-    assert f"steps 4 to 6 are in {profiled[0].profile}" in profiled[2]
+    assert f"steps 6 to 8 are in {profiled[0].profile}" in profiled[2]
 
 
 def test_a_profiled_run_is_the_run(profiled, tmp_path):
