@@ -84,7 +84,7 @@ def test_a_run_that_ends_within_the_window_ends_the_trace(tmp_path):
         (10, 4, 0, "is of step 10 to 13, and the run ends at step 12"),
         (13, 1, 0, "and the run ends at step 12: give an earlier STEP or a smaller COUNT"),
         (6, 2, 6, "is of step 6 to 7, and the run goes on after step 6: give a later STEP"),
-        (12, 1, 12, "goes on after step 12"),
+        (12, 1, 12, "and the run has made all of its 12 steps: leave --profile out"),
     ],
 )
 def test_a_window_that_never_comes_is_refused(first, count, done, said, tmp_path):

@@ -159,9 +159,9 @@ def train(
         start, arrays = _started(trainer, checkpoints, run, initial, say, progress)
         writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say, tracked) if is_first() else None
         config, kept = trainer.config, checkpoints.progress(start) if start else {}
-        every = {"evaluate_every": config.evaluate_every, "checkpoint_every": checkpoint.every}
-        every |= {"compiling": opened.enter_context(Compiling()).seconds, "durations": kept.get("durations", {})}
-        line = ProgressLine(config.steps, start, unit, terminal=progress, **every)
+        pauses = {"evaluate_every": config.evaluate_every, "checkpoint_every": checkpoint.every}
+        pauses |= {"compiling": opened.enter_context(Compiling()).seconds, "durations": kept.get("durations", {})}
+        line = ProgressLine(config.steps, start, unit, terminal=progress, **pauses)
         pace = Pace(unit, list(trainer.mesh.devices.flat), step_flops, kept)
         told = (writer, line, pace, progress)
         loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, *told)

@@ -44,6 +44,8 @@ class Profile:
         window = f"--profile is of step {self.first} to {self.last}"
         if self.last > steps:
             raise ConfigError(f"{window}, and the run ends at step {steps}: give an earlier STEP or a smaller COUNT")
+        if done >= steps:
+            raise ConfigError(f"{window}, and the run has made all of its {steps} steps: leave --profile out")
         if self.first <= done:
             raise ConfigError(f"{window}, and the run goes on after step {done}: give a later STEP")
 
