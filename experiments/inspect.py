@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tformer_jax.analysis.flops import TRAINING, Cost
+from tformer_jax.analysis.peaks import PEAKS
 from tformer_jax.config import RUN, ConfigError, build, check_positive, fields_of, merged, plain_kinds
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment
@@ -36,8 +37,6 @@ TOTALS_ONLY = define_switch("totals_only", "Leave out the table of parameters.")
 _MOST_DEVICES = 2048
 # A million times what the fastest device reaches; beyond it, a step would take no time.
 _MOST_TFLOPS, _LEAST = 1e9, 1e-9
-# Dense bfloat16 TFLOP/s of one device, from its maker's data sheet.
-PEAKS = {"a100": 312, "h100": 989, "h200": 989, "v4": 275, "v5e": 197, "v5p": 459, "v6e": 918}
 
 
 def main() -> None:

@@ -53,8 +53,9 @@ def short_report(run: Run, task: Task, data: Any, model: Any) -> None:
       WriteError: a file cannot be written.
     """
     score_parts(task, data, model, _tested(data), _SOME_BATCHES)
-    if rows := read_metrics(run.metrics_file, cli.say):
-        plot_loss(rows, run.plots / "loss.png")
+    with cli.terminal.phase("drawing plots"):
+        if rows := read_metrics(run.metrics_file, cli.say):
+            plot_loss(rows, run.plots / "loss.png")
     cli.say(f"plots and checkpoints are in {run.directory}; experiments.evaluate reports on whole splits")
 
 

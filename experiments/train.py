@@ -15,16 +15,20 @@ import jax
 from absl import flags
 
 from tformer_jax.config import ConfigError
+from tformer_jax.progress import SILENT
+from tformer_jax.training.directories import steps_in
 from tformer_jax.training.dry_run import dry_run
 from tformer_jax.training.experiment import Experiment, run_training
 from tformer_jax.training.interruption import Interruption
 from tformer_jax.training.parallel import make_mesh
 from tformer_jax.training.processes import first_then_others, is_first
+from tformer_jax.training.profiling import Profile
 from tformer_jax.training.run import Run
 
 from . import cli
 from .parsers import define_integer, define_switch, define_text
 from .reporting import report, short_report
+from .tracking import check_tracking, tracking
 
 DISTRIBUTED = define_switch(
     "distributed", "Train as one of several processes that SLURM, Open MPI, GKE or Cloud TPU started."
@@ -42,6 +46,10 @@ REPORT = flags.DEFINE_enum(
 DRY_RUN = define_switch(
     "dry_run", "Build and compile, make two steps and validate one batch, say what they cost, and keep nothing."
 )
+PROFILE = define_text(
+    "profile", None, "STEP,COUNT: trace COUNT steps from STEP on, and say what takes longest in them."
+)
+WANDB = define_text("wandb", None, "Project of Weights & Biases in which to log the run, too.")
 PROCESS_ID = define_integer("process_id", None, "With --coordinator: number of this process, from 0.", lowest=0)
 
 
@@ -52,7 +60,13 @@ def main() -> None:
         try_out(config)
         return
     join_processes()
-    make_mesh(experiment.parallel)  # complains, before data are read
+    # Which process is the first one, is known when they have started.
+    starting = SILENT if DISTRIBUTED.value or COORDINATOR.value else cli.terminal
+    with starting.phase("starting the devices"):
+        make_mesh(experiment.parallel)  # complains, before data are read
+    profile = _profile(experiment.training.steps)
+    if is_first():
+        check_tracking(WANDB.value)
 
     def start(held: contextlib.ExitStack) -> Run:
         run = Run.start(cli.WORKDIR.value, config)
@@ -62,7 +76,8 @@ def main() -> None:
 
     with Interruption() as interruption, contextlib.ExitStack() as held:
         run = first_then_others(lambda: start(held))
-        task, data, model = run_training(run, cli.say, terminal=cli.terminal)
+        tracked = held.enter_context(tracking(run, WANDB.value if is_first() else None, cli.terminal))
+        task, data, model = run_training(run, cli.say, terminal=cli.terminal, tracked=tracked, profile=profile)
         if is_first():
             with interruption.at_once("after the last step"):
                 if REPORT.value != "none":
@@ -78,9 +93,24 @@ def try_out(config: Mapping[str, Any]) -> None:
     """Makes a dry run; refuses what the same command would refuse without --dry_run, and changes no directory."""
     if DISTRIBUTED.value or COORDINATOR.value is not None:
         raise ConfigError("--dry_run is of one process: leave out --distributed and --coordinator")
+    for flag in (PROFILE, WANDB):
+        if flag.value is not None:
+            raise ConfigError(f"--{flag.name} has no meaning with --dry_run; leave one of them out")
     if cli.WORKDIR.value is not None:
         Run(Path(cli.WORKDIR.value), config).check()
     dry_run(config, cli.say, cli.terminal)
+
+
+def _profile(steps: int) -> Profile | None:
+    """The profile that a flag asks for, of a run of so many steps; None: it does not."""
+    if (asked := PROFILE.value) is None:
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,8},[1-9][0-9]{0,8}", asked):
+        raise ConfigError(f"--profile must be STEP,COUNT, both from 1, such as 100,5, got {asked!r}")
+    workdir, (first, count) = Path(cli.WORKDIR.value), map(int, asked.split(","))
+    profile = Profile(first, count, workdir / "profile")
+    profile.check(max(steps_in(workdir / "checkpoints"), default=0), steps)
+    return profile
 
 
 def join_processes() -> None:

@@ -80,6 +80,12 @@ def block_sizes(q: int, k: int):
         yield
 
 
+def untimed(rows):
+    """Rows of metrics without what is of the machine, its time and its memory: all else is of the run alone."""
+    of_machine = lambda name: name in ("seconds", "mfu", "peak_memory_bytes") or name.endswith("_per_second")
+    return [{name: x for name, x in row.items() if not of_machine(name)} for row in rows]
+
+
 def normal(seed: int, *shape: int, scale: float = 1.0, dtype=jnp.float32) -> jax.Array:
     """Numbers from NumPy: nothing to compile."""
     return jnp.asarray((scale * np.random.default_rng(seed).standard_normal(shape)).astype(dtype))

@@ -184,18 +184,20 @@ def parsed(arguments, monkeypatch, plugin):
     monkeypatch.setattr(sys, "argv", ["train", *command])
     config_flags.DEFINE_config_file("config", flag_values=values)
     values["config"].parser = type(flags.FLAGS["config"].parser)(values["config"].parser)
-    for name, define in {"workdir": flags.DEFINE_string, "sweep": flags.DEFINE_string, **OF_TRAIN}.items():
+    for name, define in {"workdir": flags.DEFINE_string, "sweep": flags.DEFINE_string, **BESIDE_CONFIG}.items():
         define(name, None, "", flag_values=values)
     values(sys.argv)
     return values
 
 
-OF_TRAIN = {
+BESIDE_CONFIG = {
     "dry_run": flags.DEFINE_boolean,
     "distributed": flags.DEFINE_boolean,
     "coordinator": flags.DEFINE_string,
     "num_processes": flags.DEFINE_integer,
     "process_id": flags.DEFINE_integer,
+    "profile": flags.DEFINE_string,
+    "wandb": flags.DEFINE_string,
 }
 
 

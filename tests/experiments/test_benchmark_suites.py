@@ -270,6 +270,27 @@ def test_the_cost_of_a_checkpoint_is_said():
     ]
 
 
+def test_steps_that_are_logged(monkeypatch, tmp_path):
+    """Logging would cost nothing because nothing is logged."""
+    monkeypatch.setattr(checkpoints, "scratch", lambda: tmp_path)
+    changes = FEW_DOCUMENTS | {"logging": "", "training.log_every": 2}
+    work = checkpoints.prepare(dict(preset="causal_lm:tiny", steps=3), PROJECT, changes)
+    work.turn(), work.turn()
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6] and rows[0].keys() > {"loss", "mean_loss", "seconds"}
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert work.notes()["steps"] == 6 and work.notes()["logging"] > 0
+
+
+def test_the_cost_of_logging_is_said():
+    """The share would be of another ratio than that of rounds."""
+    base, other = times(PROJECT, 1.0, 2.0, 4.0), times("tformer_jax@logging", 1.01, 2.01, 4.04, steps=9, logging=12e-6)
+    assert checkpoints.summary(lines(Row("vision", {}), [base, other])) == [
+        "vision, tformer_jax@logging: logging takes 1.00 % of the steps' time (median of 3 rounds), by itself 12 "
+        "microseconds a step"
+    ]
+
+
 @pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}], ids=["as it is", "cast"])
 def test_a_checkpoint_is_written_and_loaded(changes):
     """The files would be of another model, or of one shard, or nothing be loaded."""

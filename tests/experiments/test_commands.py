@@ -11,13 +11,13 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from support import by_day
+from support import by_day, untimed
 
 LAST, EVERY = 120, 40  # as in conftest.py
 
 
 def rows_of(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return untimed([json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()])
 
 
 def lines_of(result):

@@ -17,7 +17,7 @@ import pretended
 import pytest
 import tiny_runs
 from rich.console import Console
-from support import quick_jit, unchecked_annotations
+from support import quick_jit, unchecked_annotations, untimed
 
 from tformer_jax.config import ConfigError
 from tformer_jax.sweeps import calibration
@@ -89,10 +89,6 @@ def metrics_of(directory):
     return found
 
 
-def without_seconds(rows):
-    return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
-
-
 def newest(checkpoints):
     with Checkpoints(checkpoints, CheckpointConfig(every=1), read_only=True) as opened:
         return opened.restore_as_saved(opened.latest)
@@ -100,8 +96,8 @@ def newest(checkpoints):
 
 def test_a_member_has_the_metrics_of_its_run_alone(finished, alone):
     """What is logged, or validated, of a member is another's, or of another step."""
-    rows = without_seconds(metrics_of(finished.directory)[3])
-    wanted = read_metrics(alone.run.metrics_file)
+    rows = untimed(metrics_of(finished.directory)[3])
+    wanted = untimed(read_metrics(alone.run.metrics_file))
     assert [(row["step"], row.keys()) for row in rows] == [(row["step"], row.keys()) for row in wanted]
     for row, one in zip(rows, wanted, strict=True):
         np.testing.assert_allclose(list(row.values()), list(one.values()), rtol=1e-5, err_msg=str(one))
@@ -164,7 +160,7 @@ def test_halving_keeps_the_better_half(finished, halved):
 def test_who_goes_on_after_a_rung_computes_what_it_would_have(finished, halved):
     """A smaller program trains its members on other batches, keys or states."""
     for number in rungs_of(halved.directory)[str(RUNG)]:
-        one, other = (without_seconds(metrics_of(found.directory)[number]) for found in (halved, finished))
+        one, other = (untimed(metrics_of(found.directory)[number]) for found in (halved, finished))
         assert one == other
 
 
@@ -472,6 +468,10 @@ def test_a_member_that_was_dropped_can_be_trained_to_its_end(halved, finished, p
     rows, wanted = read_metrics(run.metrics_file), metrics_of(finished.directory)[number]
     assert rows[-1]["step"] == STEPS
     np.testing.assert_allclose(rows[-1]["validation_loss"], wanted[-1]["validation_loss"], rtol=1e-5)
+    means = [[row["mean_loss"] for row in those if "mean_loss" in row] for those in (rows, wanted)]
+    np.testing.assert_allclose(*means, rtol=1e-5)  # one is of steps before and after
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
 
 
 def test_a_swept_number_of_steps_is_beside_the_steps_that_were_taken(config, tmp_path):

@@ -240,7 +240,7 @@ from pathlib import Path
 import experiments.train
 from tformer_jax.training.metrics import MetricsWriter
 MetricsWriter(Path(sys.argv[1], "metrics.jsonl"), Path(sys.argv[1], "tensorboard"), 0).close()
-print(*{"torch", "matplotlib"} & sys.modules.keys())
+print(*{"torch", "matplotlib", "wandb"} & sys.modules.keys())
 import torch
 """
 

@@ -48,7 +48,8 @@ def test_phases_of_a_run_are_named_in_order_and_counted_to_their_ends(recorded):
     assert names == [
         "reading data", "training a tokenizer", "preparing batches", "building the model",
         "reading the newest checkpoint", "making the initial parameters", "compiling the step",
-        "writing a sample", "validating", "writing a sample", "validating", "writing the last checkpoint",
+        "writing a sample", "validating", "writing a sample", "validating", "writing a checkpoint",
+        "writing the last checkpoint",
         f"scoring {tokens['test']:,} tokens of test", "writing samples of test",
         f"scoring {tokens['validation']:,} tokens of validation", "writing samples of validation",
     ]  # fmt: skip

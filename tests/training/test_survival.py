@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from support import by_day, optimizer_config
+from support import by_day, optimizer_config, untimed
 
 from tformer_jax.data.batches import Batches
 from tformer_jax.training import interruption
@@ -107,7 +107,7 @@ def bits(arrays):
 
 
 def rows_of(run):
-    return [json.loads(line) for line in run.metrics_file.read_text("utf-8").splitlines()]
+    return untimed([json.loads(line) for line in run.metrics_file.read_text("utf-8").splitlines()])
 
 
 def checkpoint_steps(run):

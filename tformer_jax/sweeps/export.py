@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..training.metrics import read_metrics
 from ..training.pretrained import START
 from ..training.run import PLUGINS, Run, check_writable, environment, locked, read_json, sums_of_learnt, write_json
 from .directory import SweepDirectory
-from .loop import MEMBERS
+from .loop import MEANS, MEMBERS
 from .members import Member, make_members
 from .vectorized import member_arrays
 
@@ -50,7 +51,7 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path, progress: 
         raise RunError(f"member {number} of {sweep.path} has no checkpoint yet")
     (member,) = make_members(sweep.asked["config"], [members[str(number)]])
     if to.exists():
-        if _is_exported(to, member, int(found["step"])):  # by a process that was killed as it ended, say
+        if _is_exported(to, member, int(found[0]["step"])):  # by a process that was killed as it ended, say
             return Run.open(to)
         raise RunError(f"{to} exists already; choose a new directory for the exported member")
     unfinished = to.with_name(f".{to.name}.unfinished")
@@ -59,7 +60,7 @@ def export_member(sweep: SweepDirectory, number: int, to: str | Path, progress: 
         for entry in unfinished.iterdir():  # of a process that was killed
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         try:
-            _fill(unfinished, sweep, groups[0], number, member, found)
+            _fill(unfinished, sweep, groups[0], number, member, *found)
             os.rename(unfinished, to)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -74,9 +75,15 @@ def _is_exported(to: Path, member: Member, step: int) -> bool:
 
 
 def _fill(
-    directory: Path, sweep: SweepDirectory, group: int, number: int, member: Member, arrays: dict[str, np.ndarray]
+    directory: Path,
+    sweep: SweepDirectory,
+    group: int,
+    number: int,
+    member: Member,
+    arrays: dict[str, np.ndarray],
+    mean: Mapping[str, float],
 ) -> None:
-    """Writes what a run has that was trained as far as `arrays`."""
+    """Writes what a run has that was trained as far as `arrays`; `mean`: of its losses since its last row."""
     run, record, step = Run(directory, member.config), sweep.groups()[group], int(arrays["step"])
     write_json(run.config_file, run.config)
     for folder in (run.samples, run.plots):
@@ -88,15 +95,22 @@ def _fill(
         if (kept := sweep.path / name).exists():
             write_whole(directory / name, kept.read_bytes())
     rows = read_metrics(sweep.group(group) / "metrics.jsonl", members=record["members"])
-    mine = [{n: x for n, x in row.items() if n != "member"} for row in rows if row["member"] == number]
-    write_whole(run.metrics_file, "".join(json.dumps(row) + "\n" for row in mine if row["step"] <= step))
+    mine = [row for row in rows if row["member"] == number and row["step"] <= step]
+    kept = [{n: x for n, x in row.items() if n != "member"} for row in mine]
+    write_whole(run.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
     write_json(directory / "environment.json", environment())
     with Checkpoints(run.checkpoints, member.experiment.checkpoint) as checkpoints:
-        checkpoints.save(step, arrays, run.identity)
+        seconds = next((row["seconds"] for row in reversed(mine) if "seconds" in row), 0.0)
+        checkpoints.save(step, arrays, run.identity, progress={"loss": dict(mean), "seconds": seconds})
 
 
-def _newest_state(sweep: SweepDirectory, group: int, number: int) -> dict[str, np.ndarray] | None:
-    """The last state of a member: in the group's checkpoints, or with those that were left behind at a rung."""
+def _newest_state(
+    sweep: SweepDirectory, group: int, number: int
+) -> tuple[dict[str, np.ndarray], Mapping[str, float]] | None:
+    """The last state of a member: in the group's checkpoints, or with those that were left behind at a rung.
+
+    And the mean of its losses since its last row.
+    """
     folder = sweep.group(group)
     rungs = steps_in(folder / "left")
     for place in (folder / "checkpoints", *(folder / "left" / str(step) for step in reversed(rungs))):
@@ -104,8 +118,8 @@ def _newest_state(sweep: SweepDirectory, group: int, number: int) -> dict[str, n
             continue
         with reading.whole(place) as checkpoint:
             sweep.check_identity(group, checkpoint.identity, place / str(checkpoint.step))
-            states = checkpoint.restore_as_saved()
+            states, means = checkpoint.restore_as_saved(), checkpoint.progress.get(MEANS, {})
         numbers = states.pop(MEMBERS).tolist()
         if number in numbers:
-            return member_arrays(states, numbers.index(number))
+            return member_arrays(states, numbers.index(number)), means.get(str(number), {})
     return None

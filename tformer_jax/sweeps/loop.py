@@ -22,6 +22,7 @@ from ..training.directories import RunError, check_free
 from ..training.interruption import Interruption
 from ..training.loop import Loop, not_finite
 from ..training.metrics import drop_later_rows, read_metrics, sayable
+from ..training.pace import IntervalMean
 from ..training.run import changed_plugins, check_writable, environment, locked, write_json
 from ..training.step import Arrays
 from .board import Board
@@ -32,6 +33,7 @@ from .results import Ranking, Results, Row, validated, write_results
 from .space import Space
 
 MEMBERS = "sweep.members"  # in a checkpoint, whose states it holds
+MEANS = "losses"  # what goes on beside the states: an `IntervalMean` of each member
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,7 +252,8 @@ class _GroupLoop(Loop):
         self.sweep, self.group, self.results = sweep, group, sweep.results
         self.evaluate_every, self.checkpoint_every = group.training.evaluate_every, group.checkpoint.every
         self.checkpoints, self.file, self.identity = checkpoints, file, sweep.directory.identity(group.number)
-        self.interruption, self.terminal = sweep.interruption, sweep.board.terminal
+        self.interruption = sweep.interruption
+        self.progress = self.terminal = sweep.board.terminal
 
     def train(self, going: Sequence[Member], until: int, since: int) -> None:
         """Trains these members from the newest checkpoint, unless it is of the step `until`.
@@ -267,6 +270,8 @@ class _GroupLoop(Loop):
             going = [member for member in self.group.members if member.number in states[MEMBERS]]
         self.population = self.group.population.of(going)
         self.numbers = [member.number for member in going]
+        means = self.checkpoints.progress(start).get(MEANS, {}) if start else {}
+        self.means = {number: IntervalMean(**means.get(str(number), {})) for number in self.numbers}
         with self.terminal.phase(f"making the states of {len(going)} members"):
             arrays = self._restored(start, states) if start else self.population.initial(self.group.pretrained)
         self.step, self.clock = self.population.step, time.perf_counter()
@@ -294,12 +299,16 @@ class _GroupLoop(Loop):
             folder = self.sweep.directory.group(self.group.number) / "left" / str(step)
             with Checkpoints(folder, CheckpointConfig(every=1)) as checkpoints:
                 numbers = np.asarray([there[i] for i in left], np.int32)
-                checkpoints.save(step, {n: x[left] for n, x in states.items()} | {MEMBERS: numbers}, self.identity)
+                progress = self.checkpoints.progress(step)
+                left_behind = {n: x[left] for n, x in states.items()} | {MEMBERS: numbers}
+                checkpoints.save(step, left_behind, self.identity, progress=progress)
         return self.population.place({name: x[kept] for name, x in states.items()})
 
     def save(self, step: int, arrays: Arrays, numbers: None) -> None:
         members = {MEMBERS: np.asarray(self.numbers, np.int32)}
-        self.checkpoints.save(step, self.population.states(arrays) | members, self.identity)
+        means = {number: dataclasses.asdict(mean) for number, mean in self.means.items()}
+        states = self.population.states(arrays) | members
+        self.checkpoints.save(step, states, self.identity, progress={MEANS: means})
 
     def is_over(self) -> bool:
         return not self._alive()
@@ -316,11 +325,13 @@ class _GroupLoop(Loop):
             result["seconds"] += share
             one = {name: x[i] for name, x in metrics.items()}
             is_alive, finite = one.pop("alive"), one.pop("finite_gradients")
+            self.means[self.numbers[i]].add(float(one["loss"]), float(one["weight"]))
             if not is_alive:
                 self._row(i, step, {"diverged": not_finite(one, self.population.parameters, finite)})
             elif step % self.group.training.log_every == 0 or step == self.group.training.steps:
                 numbers = {name: float(x) for name, x in one.items()}
-                self._row(i, step, numbers | {"seconds": round(result["seconds"], 3)})
+                beside = {"mean_loss": self.means[self.numbers[i]].take(), "seconds": round(result["seconds"], 3)}
+                self._row(i, step, numbers | beside)
         self.sweep.board.update(self.results.rows(), self.where(step))
 
     def _row(self, place: int, step: int, values: Mapping[str, Any]) -> None:
@@ -344,6 +355,7 @@ class _GroupLoop(Loop):
             with ThreadPoolExecutor(self.population.device_count) as pool:
                 found = [one for part in pool.map(on_device, self.population.by_device(alive)) for one in part]
         for i, numbers in found:
-            self._row(i, step, {f"validation_{name}": value for name, value in numbers.items()})
+            row = {f"validation_{name}": value for name, value in numbers.items()}
+            self._row(i, step, row | {"seconds": round(self.results[self.numbers[i]]["seconds"], 3)})
         write_results(self.results.rows(), self.sweep.directory.path)
         self.sweep.board.update(self.results.rows(), self.where(step), news=True)

@@ -112,7 +112,8 @@ class Checkpoints:
             create=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
         )
-        handlers = {"arrays": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
+        handlers = {name: ocp.JsonCheckpointHandler() for name in ("config", "progress")}
+        handlers["arrays"] = ocp.StandardCheckpointHandler()
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> "Checkpoints":
@@ -143,6 +144,7 @@ class Checkpoints:
         arrays: Mapping[str, Array | np.ndarray],
         identity: Mapping,
         metrics: Mapping[str, float] | None = None,
+        progress: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts writing; returns once the arrays are copied and may be donated.
 
@@ -151,6 +153,7 @@ class Checkpoints:
           arrays: by path.
           identity: what these are arrays of: a config, say; plain JSON values.
           metrics: of a validation at this step, for `keep_best`.
+          progress: what else goes on where these arrays do, such as sums that are not over; plain JSON values.
 
         Raises:
           CheckpointError: the checkpoint before could not be written.
@@ -163,6 +166,8 @@ class Checkpoints:
                 f"checkpoint.best_metric={self._config.best_metric!r} is no metric of the validation, only {known}"
             )
         parts = {"arrays": ocp.args.StandardSave(arrays), "config": ocp.args.JsonSave(dict(identity))}
+        if progress is not None:
+            parts["progress"] = ocp.args.JsonSave(dict(progress))
         with self._explained():
             self._manager.wait_until_finished()  # it would wait anyway, and the next line is for the next step
             self._saving = step
@@ -192,6 +197,11 @@ class Checkpoints:
     def identity(self, step: int) -> dict[str, Any]:
         """Returns what `save` was told that the arrays of a step are; the checkpoint is known to be whole."""
         return read_json(self.directory / str(step) / "config" / "metadata")
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """Returns what `save` was told that goes on with the arrays of a step, if anything."""
+        file = self.directory / str(step) / "progress" / "metadata"
+        return read_json(file) if file.exists() else {}
 
     def restore(self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct], *, is_whole: bool = False) -> Arrays:
         """Restores the arrays of a step, with these shapes, dtypes and shardings.

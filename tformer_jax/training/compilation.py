@@ -3,7 +3,9 @@
 import hashlib
 import os
 import platform
+import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
@@ -55,3 +57,26 @@ def _processor() -> str:
         lines = []
     said = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
     return hashlib.sha256("\n".join([platform.machine(), *said]).encode()).hexdigest()[:12]
+
+
+class Compiling:
+    """The time that is spent on tracing and compiling programs, within a context."""
+
+    def __enter__(self) -> "Compiling":
+        self._parts: list[tuple[float, float]] = []
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def seconds(self) -> float:
+        """Seconds so far; a program that is traced within another one counts once."""
+        return sum((end - begin for begin, end in self._parts), 0.0)
+
+    def _listen(self, event: str, duration: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            now = time.monotonic()
+            while self._parts and self._parts[-1][1] > now - duration:  # which was within this one
+                self._parts.pop()
+            self._parts.append((now - duration, now))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # What a run's directory holds beside its files.
-RUN_FOLDERS = ("checkpoints", "damaged", "plots", "samples", "tensorboard")
+RUN_FOLDERS = ("checkpoints", "damaged", "plots", "profile", "samples", "tensorboard", "wandb")
 
 
 class RunError(ValueError):

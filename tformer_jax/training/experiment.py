@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from .. import interop
+from ..analysis.flops import TRAINING
 from ..config import FUNCTION, ConfigError, Precision, build, check_choice, leaves, nearest, nested
 from ..data.batches import Batches, Part, checked
 from ..data.digest import check_kept
@@ -31,6 +32,7 @@ from .directories import RunError
 from .interruption import Interruption
 from .loop import Validate, Validated, train
 from .optimizers import OptimizerConfig
+from .pace import StepFlops
 from .parallel import ParallelConfig, PlacedBatches
 from .paths import some
 from .pretrained import folder_arrays
@@ -189,6 +191,18 @@ class Experiment:
         shapes = self.data.largest_batch(limit, self.training.accumulate)
         return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
+    def step_flops(self, task: Task) -> StepFlops | None:
+        """The model's FLOPs in a training step, by formula; None: there is none for what it trains."""
+        if self.training.adapter != "none" or self.optimizer.freeze or self.parallel.mode == "pmap":
+            return None  # most matrices would have no gradient, which it counts; or a batch other axes
+        model = self.model_config(task.model_fields)
+
+        def count(batch: Mapping[str, Any]) -> int | None:
+            cost = task.cost(model, batch)
+            return cost and TRAINING * cost.flops
+
+        return count
+
     def load_data(self, directory: Path, progress: Progress = SILENT) -> Any:
         """The data, with its tokenizers or classes kept in `directory`."""
         return self.task_class.load_data(self.data, self.model_config({}), directory, progress)
@@ -220,11 +234,12 @@ def run_training(
     say: Callable[[str], None],
     validated: Validated = lambda step, numbers: False,
     terminal: Terminal | None = None,
+    **how: Any,
 ) -> tuple[Task, Any, Any]:
     """Trains the run's experiment, or goes on with it; returns the task, the data and the model.
 
-    The model is whole on the first device of each process, for searches and samples. `validated`, `terminal`: see
-    `train`.
+    The model is whole on the first device of each process, for searches and samples. `validated`, `terminal`, and `how`
+    (`tracked`, `profile`): see `train`.
 
     Raises:
       ConfigError: the config or the data are not what they must be.
@@ -250,7 +265,8 @@ def run_training(
         say(line)
 
     try:
-        how = {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
+        how |= {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
+        how |= {"step_flops": experiment.step_flops(task)}
         validate = validator(trainer, task, validation, run, progress)
         arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
     except RunError:  # of a checkpoint that lay there already

@@ -10,14 +10,17 @@ import jax
 import numpy as np
 
 from ..data.batches import Batches
-from ..progress import SILENT
+from ..progress import SILENT, Progress
 from .changes import changes, describe_changes
 from .checkpoints import CheckpointConfig, Checkpoints
+from .compilation import Compiling
 from .interruption import Interrupted, Interruption
 from .metrics import MetricsWriter, ProgressLine, read_metrics
+from .pace import Pace, StepFlops
 from .paths import some
 from .patience import Patience
 from .processes import in_any, is_first
+from .profiling import Profile
 from .run import Run
 from .step import OWN_METRICS, Arrays
 from .terminal import Terminal
@@ -25,6 +28,7 @@ from .trainer import Trainer
 
 Validate = Callable[[int, Arrays], dict[str, float]]
 Validated = Callable[[int, Mapping[str, float]], bool]
+Tracked = Callable[[Mapping[str, Any]], None]
 
 
 class Diverged(RuntimeError):
@@ -51,11 +55,13 @@ class Loop:
       mesh: whose processes stop together; None: there is one process.
       stop: the loop ends after this step, before the last one.
       done: the loop ends after this step as after the last one.
+      progress: is told what takes long.
     """
 
     mesh: jax.sharding.Mesh | None = None
     stop: bool = False
     done: bool = False
+    progress: Progress = SILENT
     _pending: tuple[int, Arrays, Any] | None = None
 
     def is_over(self) -> bool:
@@ -87,7 +93,8 @@ class Loop:
                 if last:
                     break
                 if self.stop:
-                    self.checkpoints.wait()  # before it is said that there is one
+                    with self.progress.phase("writing the last checkpoint"):
+                        self.checkpoints.wait()  # before it is said that there is one
                     raise Interrupted(f"stopped {self.where(step)}, whose checkpoint is kept")
         return arrays
 
@@ -120,8 +127,11 @@ def train(
     say: Callable[[str], None] = print,
     *,
     unit: str = "tokens",
+    step_flops: StepFlops | None = None,
     initial: Callable[[], Mapping[str, Any]] | None = None,
     validated: Validated = lambda step, numbers: False,
+    tracked: Tracked = lambda row: None,
+    profile: Profile | None = None,
     terminal: Terminal | None = None,
 ) -> Arrays:
     """Trains from the newest whole checkpoint of the run, or from scratch, to the last step; returns the state.
@@ -135,9 +145,12 @@ def train(
       run: where everything is written.
       checkpoint: how often, and how many are kept.
       say: prints a line before the loop starts.
-      unit: of what a batch's weight counts, for the progress line.
+      unit: of what a batch's weight counts, for the progress line and the rows.
+      step_flops: counts those of the model in a step, for the rows; None: nobody does.
       initial: makes the values that parameters start from, by path, instead of at random.
       validated: is told what `validate` gave; if it says True, training stops there as if it was interrupted.
+      tracked: is given every row of metrics, those of before too.
+      profile: of some steps.
       terminal: where progress is shown; by default on standard output. Of several processes, the first one shows it.
 
     Raises:
@@ -147,14 +160,22 @@ def train(
       CheckpointError: a checkpoint cannot be written; those before are untouched.
     """
     progress = (terminal or Terminal()) if is_first() else SILENT
-    with Interruption() as interruption, Checkpoints(run.checkpoints, checkpoint) as checkpoints:
-        config = trainer.config
-        patience = Patience(config.patience, config.patience_metric, config.patience_best)
+    with contextlib.ExitStack() as opened:
+        interruption = opened.enter_context(Interruption())
+        checkpoints = opened.enter_context(Checkpoints(run.checkpoints, checkpoint))
+        patience = Patience(trainer.config.patience, trainer.config.patience_metric, trainer.config.patience_best)
         start, until, arrays = _started(trainer, checkpoints, run, patience, initial, say, progress)
-        writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say) if is_first() else None
-        line = ProgressLine(config.steps, start, unit, terminal=progress, evaluate_every=config.evaluate_every)
-        loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, writer, line, progress)
+        writer = MetricsWriter(run.metrics_file, run.tensorboard, start, say, tracked) if is_first() else None
+        config, kept = trainer.config, checkpoints.progress(start) if start else {}
+        pauses = {"evaluate_every": config.evaluate_every, "checkpoint_every": checkpoint.every}
+        pauses |= {"compiling": opened.enter_context(Compiling()).seconds, "durations": kept.get("durations", {})}
+        line = ProgressLine(config.steps, start, unit, terminal=progress, **pauses)
+        pace = Pace(unit, list(trainer.mesh.devices.flat), step_flops, kept)
+        told = (writer, line, pace, progress)
+        loop = _RunLoop(trainer, batches, validate, validated, checkpoint.every, run.identity, *told)
         loop.checkpoints, loop.interruption, loop.patience = checkpoints, interruption, patience
+        if profile is not None:
+            loop.step = profile.watched(loop.step, start, progress, line.pause)
         try:
             arrays = loop.steps(arrays, start, until)
             with progress.phase("writing the last checkpoint"):
@@ -165,6 +186,8 @@ def train(
             left = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is of step {newest}"
             raise Diverged(f"{error}; {left}") from None
         finally:
+            if profile is not None:
+                profile.close()
             if writer is not None:
                 writer.close()
             line.close()
@@ -195,16 +218,17 @@ def _started(trainer, checkpoints, run, patience, initial, say, progress) -> tup
 class _RunLoop(Loop):
     """The loop of one run; of several processes, the first one alone has a writer."""
 
-    def __init__(self, trainer, batches, validate, validated, checkpoint_every, identity, writer, line, progress):
+    def __init__(self, trainer, batches, validate, validated, checkpoint_every, identity, writer, line, pace, progress):
         self.step, self.mesh, self.batch = trainer.step, trainer.mesh, trainer.placed(batches).batch
         self.evaluate_every, self.checkpoint_every = trainer.config.evaluate_every, checkpoint_every
         self._config, self._parameters = trainer.config, trainer.layout.trained
         self._validate, self._validated, self._identity = validate, validated, identity
-        self._writer, self._line, self._progress = writer, line, progress
+        self._writer, self._line, self._pace, self.progress = writer, line, pace, progress
         self._compiled: set[Any] = set()  # the shapes of batches that there is a program for
 
     @contextlib.contextmanager
     def compiling(self, batch: Any) -> Iterator[None]:
+        self._pace.begin(batch)
         shapes = tuple(x.shape for x in jax.tree.leaves(batch))
         if shapes in self._compiled:
             yield
@@ -212,7 +236,7 @@ class _RunLoop(Loop):
         self._compiled.add(shapes)
         largest = " x ".join(map(str, max(shapes, key=math.prod)))
         which = "the step" if len(self._compiled) == 1 else f"the step for batches of {largest}"
-        with self._line.pause(), self._progress.phase(f"compiling {which}"):
+        with self._line.pause(), self.progress.phase(f"compiling {which}"):
             yield
 
     def record(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -222,8 +246,9 @@ class _RunLoop(Loop):
             self._not_finite(step, metrics, finite)
         others = {name: value for name, value in metrics.items() if name not in OWN_METRICS}
         self._line.update(step, metrics["loss"], metrics["weight"], others)
+        self._pace.end(metrics["loss"], metrics["weight"])
         if step == self._config.steps or step % self._config.log_every == 0:
-            self._write(step, metrics)
+            self._write(step, metrics | self._pace.row(self._line.busy))
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         if self._writer is not None:
@@ -242,7 +267,8 @@ class _RunLoop(Loop):
     def validate(self, step: int, arrays: Arrays) -> Mapping[str, float]:
         with self._line.pause(validates=step):
             numbers = self._validate(step, arrays)
-        self._write(step, {f"validation_{name}": value for name, value in numbers.items()})
+        row = {f"validation_{name}": value for name, value in numbers.items()}
+        self._write(step, row | {"seconds": self._pace.seconds})
         said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
         self._line.say(f"step {step}: validation {said}")
         self.stop |= self._validated(step, numbers)
@@ -259,7 +285,9 @@ class _RunLoop(Loop):
             self._line.say(f"stopping early at step {step}, {self.patience.describe()}")
 
     def save(self, step: int, arrays: Arrays, numbers: Mapping[str, float] | None) -> None:
-        self.checkpoints.save(step, arrays, self._identity, numbers)
+        kept = self._pace.kept() | {"durations": self._line.durations}
+        with self._line.pause(saves=step), self.progress.phase("writing a checkpoint"):
+            self.checkpoints.save(step, arrays, self._identity, numbers, kept)
 
     def where(self, step: int) -> str:
         return f"after step {step} of {self._config.steps}"

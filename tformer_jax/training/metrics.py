@@ -1,11 +1,12 @@
 """Metrics while training: metrics.jsonl, TensorBoard, and the terminal."""
 
+import collections
 import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,9 @@ from .events import EventFile
 from .terminal import Terminal, clock
 
 _LOG_EVERY_SECONDS = 10.0
+_WINDOW_SECONDS = 20.0  # of steps, that a speed is the mean of
+_MARK_EVERY_SECONDS = 0.1
+_REMEMBERED = 5  # pauses of a kind, whose mean the next ones are expected to take
 _LAST_STEP = 2**53  # which other readers of JSON have exactly
 _TEXTS = ("diverged",)  # in rows of numbers
 
@@ -34,19 +38,31 @@ class MetricsWriter:
     again, are dropped, so both files read as if nothing had happened.
     """
 
-    def __init__(self, file: Path, tensorboard: Path, start_step: int, say: Callable[[str], None] = print):
-        """Raises:
-        WriteError: a file cannot be written; so does `write`.
+    def __init__(
+        self,
+        file: Path,
+        tensorboard: Path,
+        start_step: int,
+        say: Callable[[str], None] = print,
+        tracked: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    ):
+        """`tracked`: is given every row too, those that there are and each that is written.
+
+        Raises:
+          WriteError: a file cannot be written; so does `write`.
         """
         drop_later_rows(file, start_step, say)
-        self._file = GrowingFile(file)
-        self._events = EventFile(tensorboard, read_metrics(file))
+        self._file, self._tracked, rows = GrowingFile(file), tracked, read_metrics(file)
+        self._events = EventFile(tensorboard, rows)
+        for row in rows:
+            tracked(row)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One row: the step and its numbers, or a text that says why there are none; what is not finite is null."""
         row = {"step": step, **sayable(values)}
         self._file.write(json.dumps(row).encode() + b"\n")
         self._events.write(row)
+        self._tracked(row)
 
     def close(self) -> None:
         self._file.close()
@@ -127,6 +143,9 @@ class ProgressLine:
         *,
         terminal: Progress | None = None,
         evaluate_every: int | None = None,
+        checkpoint_every: int | None = None,
+        compiling: Callable[[], float] = lambda: 0.0,
+        durations: Mapping[str, Sequence[float]] = MappingProxyType({}),
     ):
         """Args:
         total, start: the last step, and the one that is done already.
@@ -134,13 +153,17 @@ class ProgressLine:
         console: where to, if there is no `terminal`.
         terminal: shared with all that is shown beside the line.
         evaluate_every: steps between validations, whose time is then part of what is left; None: there are none.
+        checkpoint_every: the same of checkpoints.
+        compiling: gives the seconds that were spent on compiling so far, see `compilation.Compiling`.
+        durations: of those before `start`, see the property.
         """
         self._terminal, self._unit = terminal or Terminal(console), unit
         self._total, self._start, self._step = total, start, start
-        self._left = _Left(total, start, evaluate_every, time.monotonic())
-        self._last_log = time.monotonic()
+        every = {"validation": evaluate_every, "checkpoint": checkpoint_every}
+        due = {n: _Due(x, total, start, [*durations.get(n, ())]) for n, x in every.items() if x is not None}
+        self._left = _Left(total, due, time.monotonic(), collections.deque([_Mark(0.0, start, 0.0)]))
+        self._last_log, self._compiling = time.monotonic(), compiling
         self._shown: Mapping[str, float] = {}
-        self._count = 0.0
         self._bar = contextlib.ExitStack()
         if self._terminal.is_live:
             bar = self._terminal.bar(f"step {start}/{total}", total, self._numbers, start)
@@ -148,23 +171,39 @@ class ProgressLine:
 
     def update(self, step: int, loss: float, count: float, others: Mapping[str, float] = MappingProxyType({})) -> None:
         """Takes in a step: its loss, how many targets it saw, in the unit, and the loss's other means."""
-        self._step, self._shown, self._count = step, {"loss": loss} | others, self._count + count
         now = time.monotonic()
+        self._step, self._shown = step, {"loss": loss} | others
+        self._left.mark(now, step, count)
         if self._terminal.is_live:
             self._moved(completed=step, description=f"step {step}/{self._total}")
-        elif now - self._last_log >= _LOG_EVERY_SECONDS or (step == self._total and not self._left.to_come()):
+        elif now - self._last_log >= _LOG_EVERY_SECONDS or (step == self._total and not self._left.validations()):
             self._say_step()
 
     @contextlib.contextmanager
-    def pause(self, validates: int | None = None) -> Iterator[None]:
-        """Time within is not that of steps; `validates`: the step that is validated meanwhile."""
-        self._left.pause(time.monotonic())
+    def pause(self, *, validates: int | None = None, saves: int | None = None) -> Iterator[None]:
+        """Time within is not that of steps; `validates`, `saves`: the step of a validation, or of a checkpoint."""
+        if self._left.since is not None:  # within a pause
+            yield
+            return
+        kind, step = ("validation", validates) if saves is None else ("checkpoint", saves)
+        before = self._compiling()
+        self._left.pause(time.monotonic(), None if step is None else kind)
         try:
             yield
-        finally:
-            self._left.go_on(time.monotonic(), validates)
+        finally:  # what the first validation compiles, the next ones need not
+            self._left.go_on(time.monotonic(), step, self._compiling() - before)
         if validates == self._total and not self._terminal.is_live:
             self._say_step()  # now nothing is left
+
+    @property
+    def busy(self) -> float:
+        """Seconds of steps, without those of pauses."""
+        return self._left.busy(time.monotonic())
+
+    @property
+    def durations(self) -> dict[str, list[float]]:
+        """How long the last validations and checkpoints took: the next process of this run expects the like."""
+        return {name: due.took for name, due in self._left.due.items()}
 
     def _say_step(self) -> None:
         self.say(f"step {self._step}/{self._total}  {self._numbers()}")
@@ -173,9 +212,7 @@ class ProgressLine:
     def _numbers(self) -> str:
         if self._step == self._start:
             return ""
-        now = time.monotonic()
-        speed = self._count / max(self._left.busy(now), 1e-9)
-        left = self._left.text(self._step, now)
+        speed, left = self._left.speed(), self._left.text(self._step, time.monotonic())
         means = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._shown.items())
         return f"{means}  {speed:,.0f} {self._unit}/s  {left} left"
 
@@ -189,29 +226,90 @@ class ProgressLine:
             self._say_step()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Mark:
+    """A moment after a step: seconds of steps until then, the step, and what has been counted since the start."""
+
+    busy: float
+    step: int
+    count: float
+
+
+@dataclasses.dataclass
+class _Due:
+    """What makes the steps wait every so often, and at the last step whatever its number.
+
+    Attributes:
+      every, total: steps between, and the last step.
+      done: the last step that had it.
+      took: seconds of the last ones.
+    """
+
+    every: int
+    total: int
+    done: int
+    took: list[float]
+
+    def over(self, step: int, seconds: float) -> None:
+        self.done, self.took = step, [*self.took, seconds][-_REMEMBERED:]
+
+    def to_come(self) -> int:
+        """How many are not over."""
+        if self.done >= self.total:
+            return 0
+        return self.total // self.every - self.done // self.every + bool(self.total % self.every)
+
+    def seconds(self) -> float:
+        """What those to come will take; 0 where nothing is known yet."""
+        return self.to_come() * sum(self.took) / max(1, len(self.took))
+
+
 @dataclasses.dataclass
 class _Left:
-    """Time that a run still takes: steps at their speed so far, and validations as long as those before."""
+    """Time that a run still takes: steps at their speed of the last seconds, and pauses as long as the last ones.
+
+    Attributes:
+      total: the last step.
+      due: the pauses to come, by kind.
+      began: when the steps did.
+      marks: of the window that speeds are the means of, the first and the last at its ends.
+      paused: seconds of all pauses that are over.
+      since, kind: when the pause began that is on, and which one it is.
+    """
 
     total: int
-    start: int
-    evaluate_every: int | None
+    due: dict[str, _Due]
     began: float
+    marks: collections.deque[_Mark]
     paused: float = 0.0
-    since: float | None = None  # when the pause began that is on
-    validations: list[float] = dataclasses.field(default_factory=list)
-    validated: int | None = None
+    since: float | None = None
+    kind: str | None = None
 
-    def pause(self, now: float) -> None:
-        self.since = now
+    def mark(self, now: float, step: int, count: float) -> None:
+        """Takes in a step that has just been made."""
+        marks, busy = self.marks, self.busy(now)
+        here = _Mark(busy, step, marks[-1].count + count)
+        if len(marks) > 2 and marks[-1].busy - marks[-2].busy < _MARK_EVERY_SECONDS:
+            marks[-1] = here
+        else:
+            marks.append(here)
+        while len(marks) > 2 and marks[1].busy <= busy - _WINDOW_SECONDS:
+            marks.popleft()
 
-    def go_on(self, now: float, validated: int | None) -> None:
-        """After a pause, for the validation of a step or for something else."""
+    def speed(self) -> float:
+        """What is counted in a second of steps."""
+        first, last = self.marks[0], self.marks[-1]
+        return (last.count - first.count) / max(last.busy - first.busy, 1e-9)
+
+    def pause(self, now: float, kind: str | None) -> None:
+        self.since, self.kind = now, kind
+
+    def go_on(self, now: float, step: int | None, once: float = 0.0) -> None:
+        """After a pause; `step`: that it was for, if it is of a kind that comes again, but for `once` of its seconds."""
         took, self.since = now - self.since, None
         self.paused += took
-        if validated is not None:
-            self.validations.append(took)
-            self.validated = validated
+        if self.kind in self.due:
+            self.due[self.kind].over(step, max(0.0, took - once))
 
     def busy(self, now: float) -> float:
         """Seconds of steps."""
@@ -219,19 +317,17 @@ class _Left:
 
     def text(self, step: int, now: float) -> str:
         """ "1:20", or "1:20 and 2 validations" before there is one to measure by."""
-        seconds = self.busy(now) / (step - self.start) * (self.total - step)
-        count = self.to_come()
-        if not self.validations:
-            return clock(seconds) + (f" and {count} validation{'s' * (count > 1)}" if count else "")
-        mean = sum(self.validations) / len(self.validations)
-        return clock(seconds + max(0.0, count * mean - self._pausing(now)))
+        first, last = self.marks[0], self.marks[-1]
+        each = (last.busy - first.busy) / max(1, last.step - first.step)
+        seconds = each * (self.total - step) - min(each, self.busy(now) - last.busy)  # a part of the next one is over
+        for kind, due in self.due.items():
+            seconds += max(0.0, due.seconds() - (self._pausing(now) if kind == self.kind else 0.0))
+        unknown = self.validations() if "validation" in self.due and not self.due["validation"].took else 0
+        return clock(max(0.0, seconds)) + (f" and {unknown} validation{'s' * (unknown > 1)}" if unknown else "")
+
+    def validations(self) -> int:
+        """Validations that are not over."""
+        return self.due["validation"].to_come() if "validation" in self.due else 0
 
     def _pausing(self, now: float) -> float:
         return 0.0 if self.since is None else now - self.since
-
-    def to_come(self) -> int:
-        """Validations that are not over; the last step has one whatever its number."""
-        every, after = self.evaluate_every, self.start if self.validated is None else self.validated
-        if every is None or after >= self.total:
-            return 0
-        return self.total // every - after // every + bool(self.total % every)

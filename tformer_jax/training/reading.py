@@ -29,11 +29,13 @@ class Checkpoint:
     Attributes:
       step: whose it is.
       identity: what its arrays are of.
+      progress: what goes on where they do.
       restore, restore_as_saved: those of `Checkpoints`, of this step.
     """
 
     step: int
     identity: Mapping[str, Any]
+    progress: Mapping[str, Any]
     restore: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Arrays]
     restore_as_saved: Callable[[], dict[str, np.ndarray]]
 
@@ -70,7 +72,7 @@ def whole(checkpoints: Path, step: int | None = None, older: str = "") -> Iterat
                 linked = held.enter_context(Checkpoints(Path(links), config, read_only=True))
                 restore = functools.partial(linked.restore, chosen, is_whole=True)
                 as_saved = functools.partial(linked.restore_as_saved, chosen, is_whole=True)
-                yield Checkpoint(chosen, linked.identity(chosen), restore, as_saved)
+                yield Checkpoint(chosen, linked.identity(chosen), linked.progress(chosen), restore, as_saved)
                 return
         if (chosen, problem) == before:
             other = _other(checkpoints, chosen, older)

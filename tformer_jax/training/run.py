@@ -1,7 +1,7 @@
 """A run directory: what was asked for, what it ran on, and everything that came of it.
 
 config.json  start.json  environment.json  plugins.json  metrics.jsonl  data.json  tokenizer.json or classes.json
-checkpoints/  tensorboard/  samples/  plots/  damaged/
+checkpoints/  tensorboard/  samples/  plots/  damaged/  profile/  wandb/
 """
 
 import contextlib
@@ -38,7 +38,7 @@ LEARNT = ("tokenizer.json", "source_tokenizer.json", "generation_config.json", "
 PLUGINS = "plugins.json"
 # What a run writes before it trains.
 _MADE = ("config.json", START, PLUGINS, *LEARNT)
-_FILES = (*_MADE, "environment.json", "metrics.jsonl", "lock")
+_FILES = (*_MADE, "environment.json", "metrics.jsonl", "wandb.json", "lock")
 # Where a run, a sweep or a search runs, and where its plugins are, may change from start to start.
 _FREE = ("parallel", "plugins")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "sacrebleu")
@@ -54,7 +54,7 @@ class Run:
     Attributes:
       directory: its path.
       config: the fully resolved config, plain JSON values.
-      config_file, metrics_file, checkpoints, tensorboard, samples, plots: what lies in it.
+      config_file, metrics_file, checkpoints, tensorboard, samples, plots, profile: what lies in it.
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any]):
@@ -65,6 +65,7 @@ class Run:
         self.tensorboard = directory / "tensorboard"
         self.samples = directory / "samples"
         self.plots = directory / "plots"
+        self.profile = directory / "profile"
         self._not_ours: frozenset[str] = frozenset(_MADE)
 
     @classmethod

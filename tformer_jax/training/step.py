@@ -21,7 +21,7 @@ LossFunction = Callable[[Any, Any, Array], tuple[Array, Array, dict[str, Array]]
 
 # The numbers of a step, beside the loss's other means; and what else a row of metrics has.
 OWN_METRICS = ("loss", "weight", "gradient_norm", "learning_rate", "finite_gradients", "skipped")
-_OF_A_ROW = ("step", "member", "seconds", "alive", "diverged")
+_OF_A_ROW = ("step", "member", "mean_loss", "seconds", "mfu", "peak_memory_bytes", "alive", "diverged")
 
 
 @jax.tree_util.register_dataclass
@@ -165,7 +165,8 @@ def make_train_step(
 def _checked(others: Mapping[str, Any]) -> Arrays:
     """Means beside the loss, in float32."""
     for name, value in others.items():
-        if name in (*OWN_METRICS, *_OF_A_ROW) or name.startswith("validation_"):
+        is_kind = name.startswith("validation_") or name.endswith("_per_second")
+        if is_kind or name in (*OWN_METRICS, *_OF_A_ROW):
             raise ConfigError(f"the loss's metric {name!r} has the name of another number of a step; rename it")
         if jnp.shape(value) != ():
             raise ConfigError(f"the loss's metric {name!r} must be a scalar, got the shape {jnp.shape(value)}")
