@@ -4,7 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from support import tiny_config
 
+from tformer_jax import models
+from tformer_jax.nn import parameters
 from tformer_jax.nn.draws import normal, uniform
 
 SHAPES = [(), (1,), (7,), (33, 5), (3, 4, 8), (257, 129)]
@@ -49,3 +53,16 @@ def test_what_has_more_values_than_a_word_counts_is_left_to_jax():
     program = jax.make_jaxpr(lambda key: normal(key, (2**16, 2**16)))(jax.random.key(0))
     assert "random_bits" in str(program)
     assert "random_bits" not in str(jax.make_jaxpr(lambda key: normal(key, (2**16, 2**15)))(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("made", [lambda make: make(), lambda make: jax.jit(make)()], ids=["by itself", "in a program"])
+@pytest.mark.parametrize("std", [None, 0.02])
+def test_a_model_starts_where_jax_would_start_it(std, made, monkeypatch):
+    """The runs of a seed would be other runs than they were."""
+    config = tiny_config("MaskedLM", num_layers=3, init_std=std, positions="learned", d_model=64, d_ff=96)
+    make = lambda: models.MaskedLM(config, rngs=nnx.Rngs(5))
+    ours = made(make)
+    monkeypatch.setattr(parameters, "normal", lambda key, shape: jax.random.normal(key, shape, jnp.float32))
+    between = lambda key, shape, limit: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+    monkeypatch.setattr(parameters, "uniform", between)
+    jax.tree.map(np.testing.assert_array_equal, ours, made(lambda: make()))
