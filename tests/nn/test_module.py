@@ -89,7 +89,7 @@ def test_a_model_within_a_program_is_printed():
     assert told[-1] == repr(model)
 
 
-@pytest.mark.parametrize("leaf", [None, "x", 3, object()], ids=str)
+@pytest.mark.parametrize("leaf", [None, "x", 3, object()], ids=lambda leaf: type(leaf).__name__)
 def test_a_tree_of_anything_is_printed(leaf):
     """A message of JAX about a tree of the wrong things would end in another error."""
     assert repr(jax.tree.map(lambda x: leaf, gpt(num_layers=2))).startswith("CausalLM: 0 parameters")
