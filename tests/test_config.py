@@ -926,3 +926,29 @@ def test_build_names_the_group_of_fields():
         build(Thing, dict(sise=3), "thing")
     with pytest.raises(ConfigError, match="^thing needs size$"):
         build(Thing, dict(kind="round"), "thing")
+
+
+def subclasses(cls):
+    return {cls.__name__: cls} | {name: x for sub in cls.__subclasses__() for name, x in subclasses(sub).items()}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_text_of_a_config_makes_an_equal_one(name):
+    """A config could not be pasted back, or its text would hide a field that was changed."""
+    fitting = [c for c in CONFIGS.values() if PRESETS[name]().keys() <= {of.name for of in dataclasses.fields(c)}]
+    for cls in fitting:
+        config = cls.preset(name, **({"num_classes": 2} if cls is models.TextClassifier.Config else {}))
+        assert eval(repr(config), subclasses(Component)) == config
+
+
+def test_the_text_of_a_config_has_what_differs():
+    """Whoever prints a config would search for its own choices among sixty fields."""
+    config = models.CausalLM.Config(vocab_size=9, max_length=8, attention={"num_heads": 4, "window": 3})
+    assert (
+        repr(config)
+        == "CausalLMConfig(attention=MultiHeadAttention(num_heads=4, window=3), vocab_size=9, max_length=8)"
+    )
+    assert repr(config.positions) == f"{type(config.positions).__name__}()"
+    told = []
+    jax.eval_shape(lambda rate: told.append(repr(config.changed(dropout_rate=rate))), 0.5)
+    assert "dropout_rate=" in told[0]  # a traced number is no value to compare

@@ -7,10 +7,12 @@ import inspect
 import pkgutil
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import tiny_runs
 from absl import flags
 from ml_collections import config_flags
 
@@ -242,14 +244,18 @@ SHAPES = {
     "best": lambda names: names["best"].tokens.shape == (2, 4, 20),
     "new": lambda names: names["new"].shape == (2, 10),
     "classes": lambda names: names["classes"].shape == (1, 1000),
+    "numbers": lambda names: len(names["numbers"]["step"]) == len(names["numbers"]["validation_loss"]) > 0,
+    "continued": lambda names: names["continued"].startswith("My fellow citizens,"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page]])
-def test_the_python_examples_run(page, plugin, monkeypatch, tmp_path):
+def test_the_python_examples_run(page, plugin, monkeypatch, tmp_path, tmp_path_factory):
     """A newcomer would paste an example that fails."""
     monkeypatch.chdir(tmp_path)  # where some write
+    if "open_run" in PAGES[page]:  # the run of the first command, in small
+        shutil.copytree(tiny_runs.finished(tmp_path_factory.getbasetemp(), "causal_lm").run.directory, "runs/language")
     names: dict = {}
     for block in re.finditer(r"```python\n(.*?)```", PAGES[page], re.S):
         if file := re.match(r"# (\w+\.py)\n", block[1]):

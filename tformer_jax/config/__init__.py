@@ -111,7 +111,7 @@ class Component:
         super().__init_subclass__(**how)
         if cls.registry is not None and "name" not in vars(cls):
             cls.name = None  # not that of the class that it is made from: it is another component
-        dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)(cls)
         typing.no_type_check(cls.__init__)  # tables become components, and integers are numbers: see `__post_init__`
 
     def __post_init__(self):
@@ -151,13 +151,19 @@ class Component:
         if type(self) is not type(other):
             return NotImplemented
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
-        return all(a is b if _is_traced(a) or _is_traced(b) else a == b for a, b in pairs)
+        return all(_same(a, b) for a, b in pairs)
 
     def __hash__(self) -> int:
         if "_hash" not in self.__dict__:  # of a model's config, asked for once for each of its modules
             values = (_hashable(getattr(self, f.name)) for f in dataclasses.fields(self))
             self.__dict__["_hash"] = hash((type(self), *values))
         return self.__dict__["_hash"]
+
+    def __repr__(self) -> str:
+        """What makes an equal one: the fields that are not as they are by default."""
+        of = {f.name: (getattr(self, f.name), _default(f)) for f in dataclasses.fields(self)}
+        said = [f"{name}={value!r}" for name, (value, usual) in of.items() if not _same(value, usual)]
+        return f"{type(self).__qualname__}({', '.join(said)})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_hash"}  # another process has others
@@ -166,6 +172,15 @@ class Component:
 def _is_traced(value: Any) -> bool:
     """Returns whether only the running program knows a value."""
     return hasattr(value, "aval")
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b if _is_traced(a) or _is_traced(b) else a == b
+
+
+def _default(of: dataclasses.Field) -> Any:
+    """The value of a field that nobody sets; `MISSING`: it must be set."""
+    return of.default if of.default_factory is dataclasses.MISSING else of.default_factory()
 
 
 def _hashable(value: Any) -> Any:

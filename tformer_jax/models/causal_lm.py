@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from .. import functional as F
 from ..config import field
 from ..functional.masks import EMPTY
-from ..nn import Beside, Cache, Embedding, Output, OutputConfig, Positions, Stack, TextModelConfig
+from ..nn import Beside, Cache, Embedding, Module, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.layers import split_key
 from .inputs import causal_relation, check_captures
 
@@ -28,7 +28,7 @@ class CausalLMConfig(TextModelConfig):
     output: OutputConfig = field(OutputConfig)
 
 
-class CausalLM(nnx.Module):
+class CausalLM(Module):
     """A stack of self-attention layers in which no token sees a later one.
 
         P(x) = Π_t P(x_t | x_<t)

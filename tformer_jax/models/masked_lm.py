@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from ..config import COUNT, ENDS, UNSIGNED, ConfigError, field
 from ..functional.activations import ACTIVATIONS
-from ..nn import Beside, Embedding, Linear, Output, OutputConfig, Positions, Stack, TextModelConfig
+from ..nn import Beside, Embedding, Linear, Module, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.layers import split_key
 from .inputs import check_captures, counted_positions, token_mask
 
@@ -62,7 +62,7 @@ class MaskedLMConfig(TextEncoderConfig):
     output: OutputConfig = field(lambda: OutputConfig(bias=True))
 
 
-class TextEncoder(nnx.Module):
+class TextEncoder(Module):
     """Tokens to contextual states, each of which sees the whole text: what `MaskedLM` and `TextClassifier` share.
 
     By itself it is a model without a head. With `config.pooler`, it also gives the state of a whole text, `pooled`.
@@ -129,7 +129,7 @@ class TextEncoder(nnx.Module):
         return pooled if self.pooler_norm is None else self.pooler_norm(pooled)
 
 
-class MaskedLM(nnx.Module):
+class MaskedLM(Module):
     """A text encoder that predicts masked tokens.
 
         P(x_i | X_without_M) = softmax(W_o LayerNorm(activation(W h_i + b)) + b_o)

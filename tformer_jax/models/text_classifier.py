@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import COUNT, ENDS, field, one_of
-from ..nn import Beside, Classifier
+from ..nn import Beside, Classifier, Module
 from ..nn.layers import split_key
 from .masked_lm import TextEncoder, TextEncoderConfig
 
@@ -27,7 +27,7 @@ class TextClassifierConfig(TextEncoderConfig):
     pooling: str = field("cls", one_of("cls", "mean"), part=ENDS)
 
 
-class TextClassifier(nnx.Module):
+class TextClassifier(Module):
     """A text encoder under a linear classifier.
 
     It reads the first token's state, or with pooling="mean" the mean over all that are not

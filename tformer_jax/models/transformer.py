@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from .. import functional as F
 from ..config import COUNT, UNSIGNED, ConfigError, field
-from ..nn import Beside, DecoderCache, Embedding, Output, OutputConfig, Positions, Stack, TextModelConfig
+from ..nn import Beside, DecoderCache, Embedding, Module, Output, OutputConfig, Positions, Stack, TextModelConfig
 from ..nn.config import LAYERS_WANTED
 from ..nn.layers import split_key
 from .inputs import check_captures, counted_positions, cross_mask, memory_mask, token_mask
@@ -57,7 +57,7 @@ class TransformerConfig(TextModelConfig):
         return self.num_decoder_layers or self.num_layers
 
 
-class Transformer(nnx.Module):
+class Transformer(Module):
     """Encoder: source to contextual embeddings. Decoder: memory and tokens so far to the next token.
 
         P(y | x) = Π_t P(y_t | y_<t, encode(x))                                    (equation 1)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from .. import functional as F
 from ..config import COUNT, ENDS, UNSIGNED, ConfigError, field, one_of
 from ..functional.activations import ACTIVATIONS
-from ..nn import AttentionPooling, Beside, Classifier, Linear, ModelConfig, Stack, table, zeros
+from ..nn import AttentionPooling, Beside, Classifier, Linear, ModelConfig, Module, Stack, table, zeros
 from ..nn.layers import split_key
 from .inputs import check_captures
 
@@ -84,7 +84,7 @@ class VisionTransformerConfig(ModelConfig):
         return self.has_class_token + self.num_registers
 
 
-class VisionTransformer(nnx.Module):
+class VisionTransformer(Module):
     """An encoder over image patches, and a linear classifier on its class token or on the mean of all.
 
         x_i = W_e Flatten(patch_i) + b_e + position_i                                (equation 15)

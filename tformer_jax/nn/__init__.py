@@ -25,6 +25,7 @@ from .config import (
 from .embeddings import Embedding, Output, OutputConfig, Positions, TextModelConfig
 from .feed_forward import DenseConfig, FeedForward
 from .layers import Classifier, Linear
+from .module import Module
 from .norms import Norm
 from .parameters import kernel, ones, table, zeros
 from .pooling import AttentionPooling
@@ -60,6 +61,7 @@ __all__ = [
     "LayerOutput",
     "Linear",
     "ModelConfig",
+    "Module",
     "MultiHeadAttention",
     "Norm",
     "NormConfig",

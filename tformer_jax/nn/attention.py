@@ -15,6 +15,7 @@ from ..functional.kernels import KERNELS
 from ..functional.numbers import is_off
 from .cache import KVCache
 from .config import ATTENTIONS, NORMS, AttentionConfig, ModelConfig
+from .module import Module
 from .parameters import described, kernel, zeros
 from .parametrization import attention_scale
 from .partitioning import spread_queries
@@ -107,7 +108,7 @@ class MultiHeadAttention(AttentionConfig):
         return KVCache.empty(shape, model.dtypes.compute, self.window, at_once)
 
 
-class EachHead(nnx.Module):
+class EachHead(Module):
     """A norm of heads [B T N H] in which each has parameters of its own."""
 
     def __init__(self, model: ModelConfig, norm: Any, heads: Mapping[str, int]):
@@ -137,7 +138,7 @@ class Attended(NamedTuple):
     weights: Float[Array, "B N T S"] | None = None
 
 
-class Attention(nnx.Module):
+class Attention(Module):
     """`functional.multi_head_attention` with what the config adds: norms of queries and keys, their rotation, a window.
 
     Attributes:

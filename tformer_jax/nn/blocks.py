@@ -11,6 +11,7 @@ from .. import functional as F
 from ..config import POSITIVE, ConfigError, field, one_of
 from .config import LAYERS, LayerConfig, ModelConfig
 from .layers import split_key
+from .module import Module
 from .parameters import ones
 
 Losses = dict[str, Float[Array, ""]]
@@ -80,7 +81,7 @@ class LayerOutput(NamedTuple):
     losses: Losses
 
 
-class Residual(nnx.Module):
+class Residual(Module):
     """x and a sublayer, with norms and gains where the config puts them and dropout on the sublayer's output."""
 
     def __init__(self, model: ModelConfig, *, normed: bool = True):
@@ -102,7 +103,7 @@ class Residual(nnx.Module):
         return self.norm(x) if self.model.layer.norm_position == "post" else x
 
 
-class EncoderLayer(nnx.Module):
+class EncoderLayer(Module):
     """Self-attention, then the feed-forward network (equation 7). Under a causal mask, a layer of a causal model.
 
     Z' = LayerNorm(X + MHA(X, X));  Z = LayerNorm(Z' + FFN(Z'))          (post-norm)

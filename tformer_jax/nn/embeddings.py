@@ -17,6 +17,7 @@ from ..functional.products import product
 from ..functional.quantization import Weight
 from .config import ModelConfig
 from .layers import Linear
+from .module import Module
 from .parameters import kernel, table, zeros
 from .parametrization import divided_by_growth, reference_size
 from .partitioning import spread_stream, whole_vectors
@@ -76,7 +77,7 @@ class OutputConfig(Component):
     softcap: float | None = field(None, POSITIVE, part=ENDS)
 
 
-class Embedding(nnx.Module):
+class Embedding(Module):
     """A table of vectors of tokens, scaled by √E on the way out if the config says so: the E at m = 1, see `parametrization`."""
 
     def __init__(self, vocab_size: int, model: TextModelConfig, *, axis: str = "vocab", rngs: nnx.Rngs):
@@ -147,7 +148,7 @@ def as_token(name: str, value: Any, vocab_size: int) -> int:
     return value
 
 
-class Positions(nnx.Module):
+class Positions(Module):
     """The beginning of the stream: what the position scheme adds to embeddings, if anything; then norm and dropout.
 
     Where embeddings have a width of their own, they are mapped to the model's: before all that, or after.
@@ -185,7 +186,7 @@ class Positions(nnx.Module):
         return self.projection(x) if place == "last" else x
 
 
-class Output(nnx.Module):
+class Output(Module):
     """The projection to the vocabulary: its own matrix, or the embedding table transposed.
 
     It takes states as wide as the vectors of tokens: `projected` makes them so, unless the model does it by itself,

@@ -8,6 +8,7 @@ from .. import functional as F
 from ..config import COUNT, SHARE, TRAINING, field
 from ..functional.activations import ACTIVATIONS
 from .config import FEED_FORWARDS, FeedForwardConfig, ModelConfig
+from .module import Module
 from .parameters import kernel, zeros
 
 
@@ -43,7 +44,7 @@ class GatedConfig(DenseConfig):
         return FeedForward(self, model, gated=True, rngs=rngs)
 
 
-class FeedForward(nnx.Module):
+class FeedForward(Module):
     """`functional.feed_forward`, or with `gated` `functional.gated_feed_forward`."""
 
     def __init__(self, config: DenseConfig, model: ModelConfig, *, gated: bool, rngs: nnx.Rngs):

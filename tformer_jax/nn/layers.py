@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ..functional.products import product
 from .config import ModelConfig
+from .module import Module
 from .parameters import kernel, zeros
 from .parametrization import divided_by_growth
 
@@ -19,7 +20,7 @@ def split_key(key: Array | None, count: int) -> list[Array] | list[None]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
-class Linear(nnx.Module):
+class Linear(Module):
     """x W + b over the last axis, in x's dtype, from one axis, as (name, size), to another; without bias x W.
 
     In the role of an output it is x W / m + b; for m, see `parametrization`.

@@ -4,13 +4,13 @@ import functools
 from collections.abc import Mapping
 
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
 from ..config import POSITIVE, ConfigError, field
 from .config import NORMS, ModelConfig, NormConfig
+from .module import Module
 from .parameters import ones, zeros
 
 
@@ -55,7 +55,7 @@ class RMSNormConfig(NormConfig):
         return Norm(self, F.rms_norm, model, axes or {"model": model.d_model}, bias=False)
 
 
-class Norm(nnx.Module):
+class Norm(Module):
     """`functional.layer_norm` or `functional.rms_norm` over the last axis, or as many together as `axes` names."""
 
     def __init__(self, config, function, model: ModelConfig, axes: Mapping[str, int], *, bias: bool, gain: bool = True):

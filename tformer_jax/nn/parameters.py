@@ -13,6 +13,7 @@ from jax import Array
 
 from ..config import ConfigError, nearest
 from .config import ModelConfig
+from .draws import normal, uniform
 from .parametrization import axis_growth, growth, reference_size
 
 Held = TypeVar("Held", Array, np.ndarray)
@@ -112,8 +113,7 @@ def kernel(
     scale = (2 * model.num_layers) ** -0.5 if residual and model.init.scale_residual else 1.0
     if model.init.std is not None:
         shrunk = math.sqrt(growth(model)) if role == "hidden" else 1.0
-        draw = jax.random.normal(rngs.params(), info.shape, jnp.float32)
-        return _param(model, info, scale / shrunk * model.init.std * draw)
+        return _param(model, info, scale / shrunk * model.init.std * normal(rngs.params(), info.shape))
     # But for a hidden matrix, fans are those of the width at which nothing changes (see `parametrization`).
     grown = {name: 1.0 if role == "hidden" else axis_growth(model, name) for name in axes}
     fan_in, fan_out = (
@@ -121,7 +121,7 @@ def kernel(
         for side in (info.inputs, info.outputs)
     )
     limit = scale * math.sqrt(6 / (fan_in + fan_out))
-    return _param(model, info, jax.random.uniform(rngs.params(), info.shape, jnp.float32, -limit, limit))
+    return _param(model, info, uniform(rngs.params(), info.shape, limit))
 
 
 def table(model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: str = "embedding") -> nnx.Param:
@@ -131,7 +131,7 @@ def table(model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: 
     """
     info = _info(axes, list(axes)[:1], (), role)
     std = reference_size(model, *list(axes.items())[-1]) ** -0.5 if model.init.std is None else model.init.std
-    return _param(model, info, std * jax.random.normal(rngs.params(), info.shape, jnp.float32))
+    return _param(model, info, std * normal(rngs.params(), info.shape))
 
 
 def zeros(model: ModelConfig, axes: Mapping[str, int], *, role: str = "bias") -> nnx.Param:

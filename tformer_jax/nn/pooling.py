@@ -6,10 +6,11 @@ from jax import Array
 from jaxtyping import Float
 
 from .config import ModelConfig
+from .module import Module
 from .parameters import table
 
 
-class AttentionPooling(nnx.Module):
+class AttentionPooling(Module):
     """A learned query attends to all states; a feed-forward network follows (Zhai et al., 2022, section 3.3).
 
     z = MHA(probe, X);  pooled = z + FFN(norm(z))

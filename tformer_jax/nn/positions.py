@@ -13,6 +13,7 @@ from .. import functional as F
 from ..config import COUNT, POSITIVE, UNSIGNED, ConfigError, Wanted, field, one_of, up_to
 from ..functional.relative import MOST_BUCKETS
 from .config import POSITIONS, ModelConfig, PositionScheme
+from .module import Module
 from .parameters import kernel, table
 from .parametrization import reference_size
 
@@ -217,7 +218,7 @@ class Relative(_OfScores):
         return RelativeBias(self, model, bidirectional=bidirectional, rngs=rngs)
 
 
-class Sinusoids(nnx.Module):
+class Sinusoids(Module):
     """The table of equation 6, computed where it is added."""
 
     def __init__(self, model: ModelConfig):
@@ -229,7 +230,7 @@ class Sinusoids(nnx.Module):
         return _added(x, table, positions + self.scheme.first)
 
 
-class LearnedTable(nnx.Module):
+class LearnedTable(Module):
     """A learned table [first + max_length, D], as large as the embeddings that it is added to."""
 
     def __init__(self, model: ModelConfig, *, rngs: nnx.Rngs):
@@ -248,7 +249,7 @@ def _added(x: Array, vectors: Float[Array, "P D"], positions: Where) -> Array:
     return x + vectors.at[positions].get(mode="fill", fill_value=jnp.nan).astype(x.dtype)
 
 
-class Patches(nnx.Module):
+class Patches(Module):
     """The positions of patches: none. The class token comes first."""
 
     def __call__(self, x: Float[Array, "B P D"], first: Float[Array, "B E D"] | None) -> Float[Array, "B Q D"]:
@@ -291,7 +292,7 @@ class LearnedPatches(Patches):
         return other
 
 
-class DistanceBias(nnx.Module):
+class DistanceBias(Module):
     """`functional.alibi_bias`."""
 
     def __init__(self, num_heads: int):
@@ -301,7 +302,7 @@ class DistanceBias(nnx.Module):
         return F.alibi_bias(queries, keys, self.num_heads)
 
 
-class RelativeBias(nnx.Module):
+class RelativeBias(Module):
     """A learned bias for each bucket of distances and each head."""
 
     def __init__(self, config: Relative, model: ModelConfig, *, bidirectional: bool, rngs: nnx.Rngs):

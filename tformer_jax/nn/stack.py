@@ -15,6 +15,7 @@ from .. import functional as F
 from .blocks import LayerOutput, Losses
 from .cache import Cache
 from .config import ModelConfig
+from .module import Module
 from .parameters import described
 from .partitioning import spread_stream
 
@@ -36,7 +37,7 @@ class Beside(NamedTuple):
     cache: Any = None
 
 
-class Stack(nnx.Module):
+class Stack(Module):
     """`num_layers` layers: as often as the pattern fits, by `lax.scan`, and those that are left.
 
     Attributes:
@@ -206,7 +207,7 @@ class Stack(nnx.Module):
         return ByLayer(layers, tail)
 
 
-class LayerBiases(nnx.Module):
+class LayerBiases(Module):
     """The modules that bias the scores of each layer; of layers with other positions None.
 
     Attributes:
