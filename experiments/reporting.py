@@ -51,7 +51,7 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
         _plot_training(run, task, {split: evaluation.metrics for split, evaluation in evaluations.items()})
         subject = Subject(run.directory.name, task.name, splits[0])
         pictured = Pictured(data, splits[0], evaluations[splits[0]], run.plots, subject)
-        remarks = task.plot(model, pictured) or []
+        remarks = task.plot(model, pictured)
     remarks += _plot_heads(run, task, model, pictured)
     for remark in remarks:
         cli.say(remark)
@@ -81,26 +81,23 @@ def _plot_training(run: Run, task: Task, scores: Mapping[str, Mapping[str, float
 
 
 def _plot_heads(run: Run, task: Task, model: Any, of: Pictured) -> list[str]:
-    """Draws what heads look at in the checkpoints that are kept; returns why not, and how to keep more, a line each."""
-    kept, more = (
-        steps_in(run.checkpoints),
-        "keep more with --config.checkpoint.keep_every=N or --config.checkpoint.keep=N",
-    )
+    """Draws what heads look at in the checkpoints that are kept; returns why not, in a line."""
+    kept, what = steps_in(run.checkpoints), "no picture of heads over training"
     if jax.process_count() > 1:  # which would have to read them together
-        return ["no picture of heads over training: draw it with experiments.evaluate, in one process"]
+        return [f"{what}: draw it with experiments.evaluate, in one process"]
     if len(kept) < 2:
-        return [f"no picture of heads over training: it takes two checkpoints; {more}"]
+        return [f"{what}: it takes two checkpoints; keep more with --config.checkpoint.keep_every=N or keep=N"]
     if (example := task.example(model, of)) is None:
         return []  # `plot` has said why
     chosen = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), _SOME_CHECKPOINTS)).round().astype(int))
-    note = "" if len(chosen) == len(kept) else f"; {len(chosen)} of {len(kept)} checkpoints"
-    steps, remarks = [kept[i] for i in chosen], [] if len(kept) > 2 else [f"heads.png has two checkpoints; {more}"]
+    note = "" if len(chosen) == len(kept) else f"{len(chosen)} of {len(kept)} checkpoints"
+    steps = [kept[i] for i in chosen]
     try:
         with cli.terminal.phase("looking at heads over training", len(steps), "checkpoints") as advance:
             draw_heads(task.read, _counted(load_models(run, steps), advance), example, of, note)
-    except ValueError as error:  # of attention, of a checkpoint that is damaged or was deleted meanwhile
-        return [f"no picture of heads over training: {error}"]
-    return remarks
+    except ValueError as error:  # of attention; of a checkpoint that is damaged, or was deleted meanwhile
+        return [f"{what}: {error}"]
+    return []
 
 
 def _counted(things: Iterable[Any], advance: Advance) -> Iterator[Any]:

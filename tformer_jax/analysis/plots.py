@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +125,9 @@ def save_picture(figure: Any, file: Path) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a "$" in a name is no formula
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a letter that the font lacks is drawn as a box
+        figure.savefig(content, format=kind, dpi=150)
     write_whole(file, content.getvalue())
 
 

@@ -158,7 +158,11 @@ def _draw_patches(axes: Any, vectors: np.ndarray, grid: tuple[int, int]) -> None
     axes.set_yticks(middles[0], rows + 1)
     axes.set_xticks(middles[1], columns + 1)
     some = "each patch" if len(chosen) == len(vectors) else f"{len(chosen)} of {len(vectors)} patches"
-    axes.set(title=f"similarity of the vector of {some} with those of all", xlabel="column of the patch", ylabel="row")
+    axes.set(
+        title=f"similarity of the vector of {some} with those of all",
+        xlabel="column of the patch",
+        ylabel="row of the patch",
+    )
 
 
 def _draw_similarity(axes: Any, similarity: np.ndarray, **how: Any) -> None:

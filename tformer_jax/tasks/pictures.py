@@ -180,5 +180,5 @@ def draw_heads(
     for name, numbers in found.items():
         entropy, distance = (np.stack(each) for each in zip(*numbers, strict=True))
         joined[name] = (entropy, None if name.endswith(".cross") else distance)
-    inputs = f"{plural(rows, 'input')} of the {of.split} split"
-    plot_heads(steps, joined, of.directory / "heads.png", unit=unit, subject=of.subject, note=f"{inputs}{note}")
+    note = "; ".join(filter(None, (f"means over {plural(rows, 'input')}", note)))
+    plot_heads(steps, joined, of.directory / "heads.png", unit=unit, subject=of.subject, note=note)
