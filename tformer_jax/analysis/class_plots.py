@@ -45,7 +45,7 @@ def plot_confusion(outcomes: Outcomes, classes: Sequence[str], file: Path, *, su
         if len(shown) <= _MOST_NUMBERS:
             for (row, column), count in np.ndenumerate(counts):
                 if count:
-                    dark = shares[row, column] > 0.5
+                    dark = shares[row, column] > 0.4
                     share = "" if len(shown) > 6 else f"\n{100 * shares[row, column]:.1f} %"
                     text = f"{count:,}{share}"
                     axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")

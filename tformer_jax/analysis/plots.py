@@ -91,14 +91,13 @@ def picture(file: Path, title: str, subject: Any = "", height: float = 5.0) -> I
 
 
 def shades() -> Any:
-    """Returns the colormap of what is never negative: from white to dark, in every kind of sight."""
+    """Returns the colormap of what is never negative: from white to dark, in every kind of sight; between maps, grey."""
     from matplotlib import colormaps  # here: see `picture`
     from matplotlib.colors import LinearSegmentedColormap
 
     dark = colormaps["viridis_r"](np.linspace(0.25, 1.0, 64))
-    return LinearSegmentedColormap.from_list(
-        "shades", [(0.0, "white"), *zip(np.linspace(0.2, 1.0, 64), dark, strict=True)]
-    )
+    nodes = [(0.0, "white"), *zip(np.linspace(0.2, 1.0, 64), dark, strict=True)]
+    return LinearSegmentedColormap.from_list("shades", nodes).with_extremes(bad="0.8")
 
 
 def layer_shades(count: int) -> Any:

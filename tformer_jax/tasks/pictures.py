@@ -72,7 +72,7 @@ class Pictured(NamedTuple):
     subject: Subject
 
 
-def words(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
+def words(tokenizer: Tokenizer, tokens: Iterable[Any]) -> list[str]:
     """Returns each of some tokens as text that can be read by itself: blanks and line ends are signs."""
     text = lambda token: tokenizer.decode([int(token)], skip_special_tokens=False)
     return [text(token).strip(" ").replace("\n", "⏎") or "␣" for token in tokens]
