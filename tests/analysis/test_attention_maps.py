@@ -178,7 +178,7 @@ def test_attention_has_a_map_a_head_and_the_sharpest_with_its_words(figures, ass
     assert texts(below.get_xticklabels()) == ["w", "x", "$y$", "z"]
     assert below.get_ylim()[0] > below.get_ylim()[1]
     assert below.get_title() == "layer 2, head 1\nlowest mean entropy, 0.00 nats"
-    assert figures[0].get_suptitle() == "Attention: 2 layers x 3 heads\nrun mine; the note"
+    assert figures[0].get_suptitle() == "Attention: 2 layers x 3 heads\nrun mine\nthe note"
     (frame,) = above.patches
     assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (-0.5, 3.5, 4, 3)
 
@@ -212,7 +212,7 @@ def test_attention_over_an_image_is_laid_over_its_patches(figures, assert_pictur
     assert tint.get_extent() == [-0.5, 5.5, 3.5, -0.5]  # the image's
     assert np.unravel_index(np.argmax(tint.get_alpha()), (2, 3)) == (1, 1)
     assert "layer 1, head 2" in right.get_title()
-    assert figures[0].get_suptitle().endswith("run mine; whose")
+    assert figures[0].get_suptitle().endswith("run mine\nwhose")
 
 
 def test_heads_over_training_are_all_drawn(figures, assert_picture, tmp_path):

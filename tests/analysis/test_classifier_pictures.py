@@ -133,7 +133,10 @@ def test_the_picture_of_mistakes_has_each_with_its_guess(figures, assert_picture
     plot_mistakes(outcomes, images, ["ant", "bee"], tmp_path / "m.png")
     assert_picture(tmp_path / "m.png")
     drawn = [axes for axes in figures[0].axes if axes.images]
-    assert [axes.get_title() for axes in drawn] == ["image 8: bee\nguess ant: 0.875", "image 3: ant\nguess bee: 0.600"]
+    assert [axes.get_title() for axes in drawn] == [
+        "is bee\nguess ant\np = 0.875, image 8",
+        "is ant\nguess bee\np = 0.600, image 3",
+    ]
     for axes, image in zip(drawn, images, strict=True):
         np.testing.assert_array_equal(np.asarray(axes.images[0].get_array())[..., :channels], image)
     assert figures[0].get_suptitle() == "All mistakes, of 3 examples"

@@ -14,6 +14,7 @@ from .plots import GREY, ORANGE, WIDTH, layer_shades, picture, shades
 _MOST_WORDS = 24  # that can be read along an axis
 _MOST_MAPS = 12  # along a side of the small ones
 _LONGEST_WORD = 14
+_FEW_TICKS = (0.0, 0.1, 0.5)
 _TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -122,11 +123,13 @@ def plot_heads(
       subject: see `picture`.
       note: more to be said.
     """
-    with picture(file, "What heads look at over training", _joined(subject, note), 3.1 * len(numbers) + 0.4) as figure:
+    layers = max(entropy.shape[1] for entropy, _ in numbers.values())
+    height = 3.3 * len(numbers) + 0.25 * (1 + layers // 5)
+    with picture(file, "What heads look at over training", _joined(subject, note), height) as figure:
         panels = figure.subplots(len(numbers), 2, squeeze=False, sharex=True)
         for row, (name, of) in zip(panels, numbers.items(), strict=True):
             for axes, found, label in zip(row, of, ("entropy (nats)", f"mean distance ({unit})"), strict=True):
-                axes.set_title(name)
+                axes.set_title(name if len(numbers) > 1 else "")
                 if found is None:
                     axes.text(0.5, 0.5, "no distance between two texts", ha="center", transform=axes.transAxes)
                     axes.set_axis_off()
@@ -158,7 +161,7 @@ def _what(weights: np.ndarray, layers: np.ndarray, heads: np.ndarray) -> str:
 
 
 def _joined(*texts: Any) -> str:
-    return "; ".join(filter(None, map(str, texts)))
+    return "\n".join(filter(None, map(str, texts)))
 
 
 def _named(layer: int, head: int, entropy: float) -> str:
@@ -201,6 +204,7 @@ def _draw_small(
 def _colour_bar(figure: Any, image: Any, panels: Sequence[Any]) -> None:
     bar = figure.colorbar(image, ax=panels, label="weight", aspect=40, shrink=0.9, pad=0.02)
     high = image.norm.vmax
-    ticks = [tick for tick in _TICKS if tick < 0.8 * high] + [high]
+    known = _TICKS if figure.get_size_inches()[1] > 5 else _FEW_TICKS
+    ticks = [tick for tick in known if tick < 0.8 * high] + [high]
     bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
     bar.outline.set_edgecolor(GREY)

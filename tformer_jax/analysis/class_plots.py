@@ -95,11 +95,12 @@ def plot_mistakes(
     title = f"{title}, of {plural(len(outcomes.labels), 'example')}"
     rows = -(-len(worst) // _COLUMNS)
     size = WIDTH / _COLUMNS
-    with picture(file, title, subject, rows * (size + 0.55)) as figure:
+    with picture(file, title, subject, rows * (size + 0.75)) as figure:
         panels = figure.subplots(rows, _COLUMNS, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
         for axes, image, at in zip(panels.flat, images, worst, strict=False):
             axes.imshow(np.repeat(image, 3, -1) if image.shape[-1] == 1 else image)
-            label, guess = (shortened(classes[x[at]], 16) for x in (outcomes.labels, outcomes.guesses))
-            axes.set_title(f"image {outcomes.examples[at]}: {label}\nguess {guess}: {outcomes.probabilities[at]:.3f}")
+            label, guess = (shortened(classes[x[at]], 15) for x in (outcomes.labels, outcomes.guesses))
+            where = f"image {outcomes.examples[at]}"
+            axes.set_title(f"is {label}\nguess {guess}\np = {outcomes.probabilities[at]:.3f}, {where}", fontsize=11)

@@ -45,7 +45,8 @@ def plot_by_length(
     bins, lengths = length_bins(lengths), np.asarray(lengths)
     chosen = [np.flatnonzero((lengths >= low) & (lengths <= high)).tolist() for low, high in bins]
     scores, overall = [score(some) for some in chosen], score(range(len(lengths)))
-    names = [str(low) if low == high else f"{low} to {high}" for low, high in bins]
+    between = " to " if max(lengths) < 1000 else " to\n"
+    names = [f"{low:,}" if low == high else f"{low:,}{between}{high:,}" for low, high in bins]
     title = f"{number.split(' (')[0]} by length of the source: {overall:.2f} of {plural(len(lengths), 'sentence')}"
     with picture(file, title, subject, 5.4) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))

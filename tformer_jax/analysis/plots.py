@@ -76,15 +76,16 @@ def picture(file: Path, title: str, subject: Any = "", height: float = 5.0) -> I
     Args:
       file: where it goes.
       title: what it shows; long ones are broken into lines.
-      subject: of what, a `Subject` or text; stands below.
+      subject: of what, a `Subject` or text; stands below, in lines of its own.
       height: in inches.
     """
     import matplotlib  # here: a command that draws nothing starts without Matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        lines = [line for text in (title, str(subject)) for line in textwrap.wrap(text, _LINE)]
+        lines = [line for text in (title, *str(subject).split("\n")) for line in textwrap.wrap(text, _LINE)]
         figure = Figure(figsize=(WIDTH, height + 0.22 * len(lines)), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1)  # of numbers at the ends of axes, one above the other
         figure.suptitle("\n".join(lines))
         yield figure
         save_picture(figure, file)
@@ -230,9 +231,18 @@ def _draw_number(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> Non
         axes.plot([steps[at]], [values[at]], "*", color=BLACK, label=label, **star)
     axes.set_ylabel(how.label)
     if how.log and values:
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter("{x:,.4g}")
-        axes.yaxis.set_major_formatter("{x:,.4g}")
+        _draw_logarithmic(axes, max(values) / min(values))
+
+
+def _draw_logarithmic(axes: Any, ratio: float) -> None:
+    """An upright logarithmic axis with few numbers, whatever the ratio of what is on it."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter  # here: see `picture`
+
+    axes.set_yscale("log")
+    few = MaxNLocator(4) if ratio < 10 else LogLocator(subs=(1.0, 3.0) if ratio < 100 else (1.0,), numticks=6)
+    axes.yaxis.set_major_locator(few)
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def plural(count: int, what: str) -> str:
