@@ -204,7 +204,7 @@ def _draw_small(
 def _colour_bar(figure: Any, image: Any, panels: Sequence[Any]) -> None:
     bar = figure.colorbar(image, ax=panels, label="weight", aspect=40, shrink=0.9, pad=0.02)
     high = image.norm.vmax
-    known = _TICKS if figure.get_size_inches()[1] > 5 else _FEW_TICKS
+    known = _TICKS if figure.bbox.height > 5 * figure.dpi else _FEW_TICKS
     ticks = [tick for tick in known if tick < 0.8 * high] + [high]
     bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
     bar.outline.set_edgecolor(GREY)
