@@ -1,13 +1,20 @@
 """The report on a trained model: scores, samples and plots."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tformer_jax.analysis.plots import plot_loss
+import jax
+import numpy as np
+
+from tformer_jax.analysis.plots import Subject, plot_loss
 from tformer_jax.data.batches import Part, checked
 from tformer_jax.data.files import write_whole
+from tformer_jax.progress import Advance
 from tformer_jax.tasks import Evaluation, Task
+from tformer_jax.tasks.pictures import Pictured, draw_heads
+from tformer_jax.training.directories import steps_in
+from tformer_jax.training.experiment import load_models
 from tformer_jax.training.metrics import read_metrics, sayable
 from tformer_jax.training.run import Run, write_json
 
@@ -15,6 +22,7 @@ from . import cli
 
 _SHOWN = 5
 _SOME_BATCHES = 4
+_SOME_CHECKPOINTS = 8
 
 
 def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | None = None) -> None:
@@ -40,9 +48,13 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
         write_whole(run.samples / f"{split}.jsonl", "".join(samples))
         write_json(run.samples / f"{split}_metrics.json", {**sayable(evaluation.metrics), "note": evaluation.note})
     with cli.terminal.phase("drawing plots"):
-        if rows := read_metrics(run.metrics_file, cli.say):
-            plot_loss(rows, run.plots / "loss.png")
-        task.plot(model, evaluations[splits[0]], run.plots)
+        _plot_training(run, task, {split: evaluation.metrics for split, evaluation in evaluations.items()})
+        subject = Subject(run.directory.name, task.name, splits[0])
+        pictured = Pictured(data, splits[0], evaluations[splits[0]], run.plots, subject)
+        remarks = task.plot(model, pictured)
+    remarks += _plot_heads(run, task, model, pictured)
+    for remark in remarks:
+        cli.say(remark)
     cli.say(f"samples, plots and checkpoints are in {run.directory}")
 
 
@@ -54,8 +66,7 @@ def short_report(run: Run, task: Task, data: Any, model: Any) -> None:
     """
     score_parts(task, data, model, _tested(data), _SOME_BATCHES)
     with cli.terminal.phase("drawing plots"):
-        if rows := read_metrics(run.metrics_file, cli.say):
-            plot_loss(rows, run.plots / "loss.png")
+        _plot_training(run, task)
     cli.say(f"plots and checkpoints are in {run.directory}; experiments.evaluate reports on whole splits")
 
 
@@ -71,6 +82,38 @@ def score_parts(task: Task, data: Any, model: Any, splits: Sequence[str] | None,
 
 def _tested(data: Any) -> list[str]:
     return [name for name in data.splits if name.startswith("test")]
+
+
+def _plot_training(run: Run, task: Task, scores: Mapping[str, Mapping[str, float]] | None = None) -> None:
+    if rows := read_metrics(run.metrics_file, cli.say):
+        subject = Subject(run.directory.name, task.name)
+        plot_loss(rows, run.plots / "loss.png", subject=subject, metric=task.judged_by, scores=scores)
+
+
+def _plot_heads(run: Run, task: Task, model: Any, of: Pictured) -> list[str]:
+    """Draws what heads look at in the checkpoints that are kept; returns why not, in a line."""
+    kept, what = steps_in(run.checkpoints), "no picture of heads over training"
+    if jax.process_count() > 1:  # which would have to read them together
+        return [f"{what}: draw it with experiments.evaluate, in one process"]
+    if len(kept) < 2:
+        return [f"{what}: it takes two checkpoints; keep more with --config.checkpoint.keep_every=N or keep=N"]
+    if (example := task.example(model, of)) is None:
+        return []  # `plot` has said why
+    chosen = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), _SOME_CHECKPOINTS)).round().astype(int))
+    note = "" if len(chosen) == len(kept) else f"{len(chosen)} of {len(kept)} checkpoints"
+    steps = [kept[i] for i in chosen]
+    try:
+        with cli.terminal.phase("looking at heads over training", len(steps), "checkpoints") as advance:
+            draw_heads(task.read, _counted(load_models(run, steps), advance), example, of, note)
+    except ValueError as error:  # of attention; of a checkpoint that is damaged, or was deleted meanwhile
+        return [f"{what}: {error}"]
+    return []
+
+
+def _counted(things: Iterable[Any], advance: Advance) -> Iterator[Any]:
+    for thing in things:
+        yield thing
+        advance()
 
 
 def _show_samples(evaluation: Evaluation) -> None:

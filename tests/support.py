@@ -6,6 +6,7 @@ import pickletools
 import re
 import resource
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,15 @@ def by_day(cases, *places):
     differs little."""
     parts = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [pytest.param(*part, marks=[] if i in places else pytest.mark.slow) for i, part in enumerate(parts)]
+
+
+def pictures_of(task: str) -> set[str]:
+    """The names of the pictures that a report of a task leaves, as the page says."""
+    page = (Path(__file__).parents[1] / "experiments" / "README.md").read_text("utf-8").split("\n## Pictures\n")[1]
+    rows = [row.split("|") for row in page.split("\n## ")[0].splitlines() if ".png" in row]
+    return {
+        name for _, names, tasks, *_ in rows if "all" in tasks or task in tasks for name in re.findall("`(.*?)`", names)
+    }
 
 
 def optimizer_config(**fields):

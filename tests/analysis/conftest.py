@@ -1,1 +1,1 @@
-from pictures import assert_picture, figures  # noqa: F401
+from pictures import assert_apart, assert_picture, figures  # noqa: F401

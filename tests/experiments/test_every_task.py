@@ -19,7 +19,7 @@ import jax
 import pytest
 import tiny_runs
 from rich.console import Console
-from support import by_day, tiny_model
+from support import by_day, pictures_of, tiny_model
 
 from experiments import cli, trained
 from experiments.reporting import report
@@ -156,6 +156,15 @@ def test_samples_are_printed_and_kept(reported, copied, name):
     assert len(shown) == min(5, len(kept))
     assert all(sample[field].splitlines()[0].strip() in "\n".join(lines) for sample in kept[:1])
     assert (copied(name) / "plots" / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize("name", NAMES_BY_DAY)
+def test_a_report_leaves_the_pictures_that_its_page_promises(reported, copied, name):
+    """A picture would be looked for in vain, or be there without a word on the page."""
+    said = [line for line in reported(name) if line.startswith("no picture")]
+    left_out = {"mistakes.png"} if "no picture of mistakes: there are none" in said else set()
+    assert len(said) == len(left_out)
+    assert {file.name for file in (copied(name) / "plots").iterdir()} == pictures_of(NAMES[name]) - left_out
 
 
 # Predicting ------------------------------------------------------------------------------------

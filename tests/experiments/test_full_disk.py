@@ -82,7 +82,9 @@ def test_numbers_are_printed_before_anything_is_written(tmp_path, capsys, name):
     task = types.SimpleNamespace(
         evaluate=lambda model, data, splits, progress: {"test": Evaluation({"loss": 1.25}, "", [Sample("a text")])},
         describe=lambda metrics: f"loss {metrics['loss']}",
-        plot=lambda *_: None,
+        plot=lambda *_: [],
+        name="a task",
+        judged_by="loss",
     )
     data = types.SimpleNamespace(splits={"test": []}, report=["2 texts are left out"])
     with pytest.raises(WriteError, match=f"^cannot write {run.directory / name}: No space left on device$"):

@@ -146,7 +146,7 @@ def test_images_are_scaled_by_the_mean_and_the_deviation_of_each_channel(make_ta
     shown, _ = probe(task, PICTURES, [0] * ROWS, 0)
     np.testing.assert_allclose(2 * shown - 1, wanted, atol=1e-5)
     batch = {"images": jnp.asarray(PICTURES), "labels": jnp.zeros(ROWS, jnp.int32)}
-    _, _, best = task.measure(model, batch, 0)
+    _, _, (_, best, _) = task.measure(model, batch, 0)
     np.testing.assert_array_equal(best, quick_jit(model)(jnp.asarray(wanted, jnp.float32)).argmax(-1))
 
 

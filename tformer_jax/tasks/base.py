@@ -13,6 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ..analysis.flops import Cost
+from ..analysis.positions import plot_positions
 from ..config import ORDER, TRAINING, Component, ConfigError, field, hints_of, leaves, plain_kinds
 from ..data import tokenizers
 from ..data.base import BoundedData, Data
@@ -23,6 +24,7 @@ from ..data.translation import Tokenizers
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from ..registry import Registry
+from .pictures import Example, Pictured, draw_attention
 
 # The training loss, a mean; the weight of its batch in a mean over batches; and other means over the same targets, by
 # name, which join the step's metrics.
@@ -41,11 +43,12 @@ class Scores(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The numbers of one split, what has to be said of them, and examples (NamedTuples of strings)."""
+    """The numbers of one split, what has to be said of them, examples (NamedTuples of strings), and what pictures need."""
 
     metrics: dict[str, float]
     note: str = ""
     samples: Sequence[Any] = ()
+    outcomes: Any = None
 
 
 class Learnt(NamedTuple):
@@ -104,6 +107,7 @@ class Task:
         shape: a head.
       samples: whether `sample` makes something.
       validated: names of the numbers of a validation.
+      judged_by: the number, of validations or evaluations, that is drawn beside the loss.
       config: the `task` section.
     """
 
@@ -120,6 +124,7 @@ class Task:
     new_parameters: ClassVar[tuple[str, ...]] = ()
     samples: ClassVar[bool] = False
     validated: ClassVar[tuple[str, ...]] = ("loss",)
+    judged_by: ClassVar[str] = "loss"
 
     def __init__(self, config: Any, *learnt: Any):
         self.config = config
@@ -259,8 +264,29 @@ class Task:
         """Makes something with the model that can be read while it trains."""
         raise NotImplementedError
 
-    def plot(self, model: Any, evaluation: Evaluation, directory: Path) -> None:
-        """Draws pictures of one evaluation."""
+    # Pictures.
+
+    def example(self, model: Any, of: Pictured) -> Example | None:
+        """Returns inputs of the split that is evaluated to look at a model with; None: there are none."""
+        return None
+
+    def read(self, model: Any, batch: Any) -> Any:
+        """Runs the model on the batch of an `example`, with nothing random, for what it looks at; not compiled by itself."""
+        return self.loss(model, batch, None)
+
+    def plot(self, model: Any, of: Pictured) -> list[str]:
+        """Draws pictures of one evaluation; returns, a line each, which are not there and why."""
+        remarks, example = [], self.example(model, of)
+        if example is None:
+            remarks.append(f"no pictures of attention: the task {self.name} has no example to look at")
+        else:
+            try:
+                draw_attention(self.read, model, example, of)
+            except ValueError as error:
+                remarks.append(f"no pictures of attention: {error}")
+        if reason := plot_positions(model, of.directory / "positions.png", subject=of.subject):
+            remarks.append(f"no picture of positions: {reason}")
+        return remarks
 
     # Prediction.
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool
 
@@ -20,6 +21,7 @@ from ..models import CausalLM
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, Scores, with_auxiliary
+from .pictures import Example, Pictured, text_side
 from .text import DocumentTask, TextPrediction
 from .vocabulary import VocabularyLossConfig, loss_inputs, perplexity, plain_loss, target_weights
 
@@ -104,6 +106,7 @@ class CausalLMTask(DocumentTask):
     DataConfig, Data, Model = CausalLMDataConfig, CausalLMData, CausalLM
     samples = True
     validated = ("loss", "perplexity")
+    judged_by = "perplexity"
     prefix: ClassVar[bool] = False  # whether the tokens of a prompt see all of it, see `decoding.generate`
 
     @staticmethod
@@ -171,6 +174,20 @@ class CausalLMTask(DocumentTask):
         return Continuation(
             text, "".join(self.continue_text(model, text, slide=True, **how))
         )  # it may fill the context
+
+    def example(self, model: CausalLM, of: Pictured) -> Example | None:
+        """Returns rows of the split; the last token of each is predicted alone."""
+        found = super().example(model, of)
+        tokens = found.batch["tokens"][:, :-1]
+        lengths = np.full(len(tokens), tokens.shape[1])
+        if (segments := found.batch.get("segments")) is not None:
+            lengths = (segments[:, :-1] > 0).sum(1)
+        elif "lengths" in found.batch:
+            lengths = found.batch["lengths"] - 1
+        return found._replace(sides=text_side(self.tokenizer, tokens, lengths))
+
+    def read(self, model: CausalLM, batch: Any) -> Any:
+        return self._loss(model, batch, None, None)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return (

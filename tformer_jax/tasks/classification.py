@@ -11,9 +11,12 @@ from jax import Array
 from jaxtyping import Float
 
 from .. import functional as F
+from ..analysis.class_plots import plot_confusion, plot_reliability
+from ..analysis.classes import Outcomes
 from ..config import SHARE, TRAINING, field
 from ..data.batches import ExampleBatches
 from .base import Measured, Scores, Task, TaskConfig
+from .pictures import Pictured
 
 
 class Classified(NamedTuple):
@@ -48,6 +51,7 @@ class Classification(Task):
     Config = ClassificationConfig
     learnt = ("classes",)
     validated = ("loss", "accuracy")
+    judged_by = "accuracy"
 
     classes: list[str]
 
@@ -65,13 +69,26 @@ class Classification(Task):
         raise NotImplementedError
 
     def measure(self, model: Any, batch: Any, number: int) -> Measured:
-        """Cross-entropy in nats per example, without augmentation, smoothing or dropout, accuracy, and the classes."""
+        """Cross-entropy in nats per example, without augmentation, smoothing or dropout, accuracy, and the classes with their
+        probabilities."""
         return _measure(type(self).logits, model, self.inputs(batch))
 
-    def predicted(self, batches: ExampleBatches, scores: Scores) -> dict[int, str]:
-        """Returns the class that each example of batches is taken for, from their scores."""
-        pairs = (zip(batches.indices(i), best, strict=False) for i, best in enumerate(scores.outputs))
-        return {int(example): self.classes[best] for batch in pairs for example, best in batch}
+    def read(self, model: Any, batch: Any) -> Any:
+        return self.logits(model, self.inputs(batch))
+
+    def outcomes(self, batches: ExampleBatches, scores: Scores) -> Outcomes:
+        """Returns what each example of batches is taken for, from their scores."""
+        numbers = [batches.indices(i) for i in range(len(batches))]
+        parts = [(some, *(x[: len(some)] for x in found)) for some, found in zip(numbers, scores.outputs, strict=True)]
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        return Outcomes(*(column[order] for column in columns))
+
+    def plot(self, model: Any, of: Pictured) -> list[str]:
+        """Draws also confusion.png and reliability.png."""
+        plot_confusion(of.evaluation.outcomes, self.classes, of.directory / "confusion.png", subject=of.subject)
+        plot_reliability(of.evaluation.outcomes, of.directory / "reliability.png", subject=of.subject)
+        return super().plot(model, of)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         numbers = f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats"
@@ -106,7 +123,7 @@ def _measure(logits_of: Callable[[Any, Any], Array], model: Any, batch: Any) -> 
     loss, weight = labelled_loss(logits, labels, 0.0)
     best = logits.argmax(-1)
     right = F.weighted_mean((best == labels).astype(jnp.float32), (labels >= 0).astype(jnp.float32))
-    return {"loss": loss, "accuracy": right}, weight, best
+    return {"loss": loss, "accuracy": right}, weight, (labels, best, jax.nn.softmax(logits).max(-1))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -13,6 +13,8 @@ from jaxtyping import Float
 
 from .. import functional as F
 from ..analysis import flops
+from ..analysis.attention import patch_places
+from ..analysis.class_plots import MOST_MISTAKES, plot_mistakes
 from ..config import NOT_NEGATIVE, TRAINING, ConfigError, field
 from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from ..data.pixels import read_images
@@ -22,9 +24,11 @@ from ..nn import ModelConfig
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, with_auxiliary
 from .classification import Classification, ClassificationConfig, Classified, ClassProbability, ranked_lines
+from .pictures import Example, Pictured, Side
 from .text import RankedPrediction
 
 _SOME_CLASSES = 10
+_EXAMPLES = 8  # images to look at a model with
 
 
 @TASKS.register("image_classification")
@@ -117,9 +121,27 @@ class ImageClassificationTask(Classification):
         """Loss and accuracy, and the mistakes."""
         labels, batches = [self.classes[label] for label in data.splits[split].labels], data.evaluation_batches(split)
         scores = self.score(model, batches, progress, f"scoring {len(labels):,} images of {split}")
-        found = sorted(self.predicted(batches, scores).items())
-        mistakes = [Classified(f"image {e}", labels[e], best) for e, best in found if labels[e] != best]
-        return Evaluation(scores.means | {"images": len(labels)}, "samples: the mistakes", mistakes)
+        outcomes = self.outcomes(batches, scores)
+        wrong = np.flatnonzero(~outcomes.right)
+        mistakes = [Classified(f"image {e}", labels[e], self.classes[outcomes.guesses[e]]) for e in wrong]
+        return Evaluation(scores.means | {"images": len(labels)}, "samples: the mistakes", mistakes, outcomes)
+
+    def example(self, model: VisionTransformer, of: Pictured) -> Example:
+        """Returns images of the split."""
+        images, config = of.data.evaluation_batches(of.split).batch(0)["images"][:_EXAMPLES], model.config
+        places = patch_places(config.grid, config.prefix_length)
+        counted = np.ones((len(images), len(places)), np.float32)
+        side = Side(counted, places, unit="patches", image=images[0], has_class_token=config.has_class_token)
+        return Example({"images": images}, side, "the first image of the split")
+
+    def plot(self, model: VisionTransformer, of: Pictured) -> list[str]:
+        """Draws also mistakes.png, if there are any."""
+        worst = (outcomes := of.evaluation.outcomes).worst(MOST_MISTAKES)
+        remarks = [] if len(worst) else ["no picture of mistakes: there are none"]
+        if len(worst):
+            images = of.data.evaluation_batches(of.split).pixels(outcomes.examples[worst])
+            plot_mistakes(outcomes, images, self.classes, of.directory / "mistakes.png", subject=of.subject)
+        return remarks + super().plot(model, of)
 
     def predict(self, model: VisionTransformer, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
         """Yields a line for each image: the likeliest classes, and its file."""

@@ -24,6 +24,7 @@ from ..nn import ModelConfig
 from ..nn.partitioning import row_groups, spread_groups
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, with_auxiliary
+from .pictures import Example, Pictured, text_side
 from .text import DocumentTask, RankedPrediction, TextPrediction
 from .vocabulary import VocabularyLossConfig, loss_inputs, perplexity, projection
 
@@ -32,6 +33,7 @@ MASK_TEXT = "[MASK]"
 _SHOWN = 5
 # Of a sample: so many tokens on each side of its gap, and so many guesses.
 _AROUND, _GUESSES = 12, 3
+_HIDDEN = 7  # of as many tokens of an example one is hidden
 
 
 class Filled(NamedTuple):
@@ -78,6 +80,7 @@ class MaskedLMTask(DocumentTask):
     unit = "masked tokens"
     new_parameters = ("model.transform.", "model.transform_norm.", "model.output.")
     validated = ("loss", "masked_accuracy")
+    judged_by = "masked_accuracy"
 
     @property
     def _special(self) -> tokenizers.Special:
@@ -125,6 +128,19 @@ class MaskedLMTask(DocumentTask):
         filled = functools.partial(self._filled, model)
         samples = progress.each(f"filling gaps of {split}", [*enumerate(rows[:_SHOWN])], "samples", filled)
         return Evaluation(metrics, f"pseudo-perplexity of {len(rows)} rows", samples)
+
+    def example(self, model: MaskedLM, of: Pictured) -> Example:
+        """Returns rows of the split in which every seventh token is hidden."""
+        found = super().example(model, of)
+        tokens, lengths = np.array(found.batch["tokens"]), found.batch["lengths"]
+        hidden = np.arange(tokens.shape[1]) % _HIDDEN == _HIDDEN // 2
+        tokens[hidden & (np.arange(tokens.shape[1]) < lengths[:, None] - 1)] = self._special.mask
+        note = "; ".join(filter(None, (found.note, f"every {_HIDDEN}th token is hidden")))
+        side = text_side(self.tokenizer, tokens, lengths)
+        return Example({"tokens": tokens, "lengths": lengths}, side, note)
+
+    def read(self, model: MaskedLM, batch: Any) -> Any:
+        return model(batch["tokens"], mask=F.AttentionMask(lengths=batch["lengths"]))
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return (

@@ -15,6 +15,7 @@ from ..data.files import DataError, read_lines, write_whole
 from ..data.text import canonical
 from ..nn import ModelConfig
 from .base import Task
+from .pictures import LONGEST_EXAMPLE, Example, Pictured, some_rows, text_side
 
 # Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
 _SOME_TOKENS = 256
@@ -83,6 +84,18 @@ class TextTask(Task):
             if len(row) > limit:
                 raise DataError(f"text {number} has {len(row)} tokens, but the model reads at most {limit}; shorten it")
         return ({"tokens": padded(row, limit)[None], "lengths": np.int32([len(row)])} for row in encoded)
+
+    def example(self, model: Any, of: Pictured) -> Example | None:
+        """Returns rows of the split, if these are tokens, and the task reads them as every task does, or says how."""
+        own_measure = type(self).measure is not Task.measure and type(self).read is Task.read
+        batches = of.data.evaluation_batches(of.split)
+        if own_measure or "tokens" not in batches.batch(0):
+            return None
+        batch = some_rows(batches)
+        width = batch["tokens"].shape[1]
+        lengths = batch.get("lengths", np.full(len(batch["tokens"]), width))
+        note = "" if lengths[0] < LONGEST_EXAMPLE else f"the first {LONGEST_EXAMPLE} tokens of a text"
+        return Example(batch, text_side(self.tokenizer, batch["tokens"], lengths), note)
 
 
 class DocumentTask(TextTask):

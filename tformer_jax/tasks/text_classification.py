@@ -79,11 +79,14 @@ class TextClassificationTask(Classification, TextTask):
         """
         examples, batches = data.encode(split)[0], data.evaluation_batches(split)
         scores = self.score(model, batches, progress, f"scoring {len(examples):,} texts of {split}")
-        labels, found = [example.label for example in examples], self.predicted(batches, scores)
+        labels, outcomes = [example.label for example in examples], self.outcomes(batches, scores)
         majority = max(labels.count(name) for name in self.classes) / len(labels)
-        samples = [Classified(x.text, x.label, found[e]) for e, x in enumerate(examples[:_SHOWN])]
+        samples = [
+            Classified(x.text, x.label, self.classes[best])
+            for x, best in zip(examples[:_SHOWN], outcomes.guesses, strict=False)
+        ]
         note = f"the most frequent class has {100 * majority:.2f} %"
-        return Evaluation(scores.means | {"texts": len(labels)}, note, samples)
+        return Evaluation(scores.means | {"texts": len(labels)}, note, samples, outcomes)
 
     def predict(self, model: TextClassifier, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
         """Yields a line for each text: the likeliest classes, and itself."""

@@ -11,7 +11,7 @@ from jax import Array
 
 from .. import decoding, functional as F
 from ..analysis import flops
-from ..analysis.plots import plot_attention
+from ..analysis.lengths import plot_by_length
 from ..config import COUNT, NOT_NEGATIVE, SHARE, TRAINING, ConfigError, field
 from ..data import files, tokenizers
 from ..data.batches.buckets import Buckets, ladder
@@ -22,11 +22,14 @@ from ..nn import ModelConfig
 from ..nn.layers import split_key
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, Task, with_auxiliary
+from .pictures import LONGEST_EXAMPLE, Example, Pictured, text_side, words
 from .text import TextPrediction
 from .vocabulary import VocabularyLossConfig, loss_inputs, plain_loss, target_weights
 
 _DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
+_EXAMPLES = 8  # sentences to look at a model with
+_BLEU = sacrebleu.BLEU()
 
 
 class Sample(NamedTuple):
@@ -67,6 +70,7 @@ class TranslationTask(Task):
     Prediction, typed = TextPrediction, "text"
     DataConfig, Data, Model = TranslationDataConfig, TranslationData, Transformer
     learnt = ("tokenizers",)
+    judged_by = "bleu"
 
     tokenizers: Tokenizers
 
@@ -107,14 +111,11 @@ class TranslationTask(Task):
         evaluations = {}
         for split in splits:
             samples = [Sample(pair.source, pair.target, next(translations)) for pair in pairs[split]]
-            bleu = sacrebleu.BLEU()
-            # The tokenizer reads NFC, so that is what a model writes, whatever the references are in.
-            written = [canonical(sample.translation) for sample in samples]
-            score = bleu.corpus_score(written, [[canonical(sample.reference) for sample in samples]]).score
+            score = self.bleu(samples).score
             scoring = f"scoring {len(samples):,} sentences of {split}"
             numbers = self.score(model, data.evaluation_batches(split), progress, scoring).means
             metrics = numbers | {"bleu": score, "sentences": len(samples)}
-            evaluations[split] = Evaluation(metrics, f"signature {bleu.get_signature()}", samples)
+            evaluations[split] = Evaluation(metrics, f"signature {_BLEU.get_signature()}", samples)
         return evaluations
 
     def describe(self, metrics: Mapping[str, float]) -> str:
@@ -168,23 +169,42 @@ class TranslationTask(Task):
         beam = {"beam_size": self.config.beam_size, "length_penalty": self.config.length_penalty, "num_results": 1}
         return decoding.beam_search(model, source, **how, **beam).tokens[:, 0]
 
-    def plot(self, model: Transformer, evaluation: Evaluation, directory: Path) -> None:
-        """Writes attention.png: where each word of one translation looked in the source, last layer."""
-        sample = min(evaluation.samples, key=lambda s: abs(len(s.source.split()) - _PLOTTED_WORDS))
-        (source,) = self.tokenizers.encode_sources([sample.source])
-        (target,) = self.tokenizers.encode_targets([sample.translation])
-        limit = model.config.max_length
-        arrays = (jnp.asarray([tokens[:limit]]) for tokens in (source, target[:-1]))
-        _, captured = model(*arrays, capture=("cross_attention_weights",))
-        weights = np.asarray(captured["decoder.cross_attention_weights"][-1, 0])
-        queries, keys = (
-            [tokenizer.decode([token]).strip() or "␣" for token in tokens]
-            for tokenizer, tokens in ((self.tokenizers.target, target[1:]), (self.tokenizers.source, source))
-        )
-        queries[-1] = "end"
-        plot_attention(
-            weights, queries, keys, "Cross-attention, last layer: a row per word written", directory / "attention.png"
-        )
+    def example(self, model: Transformer, of: Pictured) -> Example | None:
+        """Returns sentences of about eight words, and what the model makes of them."""
+        said = [sample for sample in of.evaluation.samples if sample.source.strip()]
+        some = sorted(said, key=lambda s: abs(len(s.source.split()) - _PLOTTED_WORDS))[:_EXAMPLES]
+        if not some:
+            return None
+        limit = min(model.config.max_length, LONGEST_EXAMPLE)
+        sources = [ids[:limit] for ids in self.tokenizers.encode_sources([s.source for s in some])]
+        targets = [ids[: limit + 1] for ids in self.tokenizers.encode_targets([s.translation for s in some])]
+        batch = {}
+        for name, rows in (("source", sources), ("target", targets)):
+            lengths = batch[f"{name}_lengths"] = np.int32([len(row) for row in rows])
+            fill = lambda row, width=lengths.max(): [*row, *[self.tokenizers.pad] * (width - len(row))]
+            batch[name] = np.int32([fill(row) for row in rows])
+        source = text_side(self.tokenizers.source, batch["source"], batch["source_lengths"])
+        # A row of weights is of the token that it writes: its words are those after the ones that it reads.
+        target = text_side(self.tokenizers.target, batch["target"][:, 1:], batch["target_lengths"] - 1)
+        read = target._replace(words=words(self.tokenizers.target, batch["target"][0, : len(target.words)]))
+        sides = {"encoder": (source, source), "decoder": (target, read), "decoder.cross": (target, source)}
+        return Example(batch, sides, "a row is of the word that is written next")
+
+    def plot(self, model: Transformer, of: Pictured) -> list[str]:
+        """Draws also lengths.png: BLEU by the length of the source sentence."""
+        samples = of.evaluation.samples
+        lengths = [len(sample.source.split()) for sample in samples]
+        score = lambda chosen: self.bleu([samples[i] for i in chosen]).score
+        file = of.directory / "lengths.png"
+        plot_by_length(lengths, score, file, number="BLEU (of 100)", unit="words", subject=of.subject)
+        return super().plot(model, of)
+
+    @staticmethod
+    def bleu(samples: Sequence[Sample]) -> Any:
+        """Returns the BLEU of translations, as one corpus: a `sacrebleu.metrics.bleu.BLEUScore`."""
+        # The tokenizer reads NFC, so that is what a model writes, whatever the references are in.
+        written = [canonical(sample.translation) for sample in samples]
+        return _BLEU.corpus_score(written, [[canonical(sample.reference) for sample in samples]])
 
 
 def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyLossConfig | None) -> Loss:

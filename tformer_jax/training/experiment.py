@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -478,6 +478,21 @@ def load_run(run: Run, step: int | None = None, progress: Progress = SILENT) -> 
     """
     experiment, task, trainer, arrays = _loaded(run, step, progress)
     return experiment, task, trainer.model(arrays)
+
+
+def load_models(run: Run, steps: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """Yields the models of several checkpoints of a run, each with its step, on the first device.
+
+    Raises:
+      RunError, CheckpointError: see `load_run`.
+    """
+    experiment = Experiment.from_config(run.config)
+    trainer = experiment.trainer(experiment.restore_task(run.directory), ParallelConfig(data=1))
+    for step in steps:
+        with reading.whole(run.checkpoints, step) as checkpoint:
+            run.check_identity(checkpoint.identity, checkpoint.step)
+            arrays = checkpoint.restore(trainer.placed_shapes)
+        yield step, trainer.model(arrays)
 
 
 def load_adapter(run: Run, step: int | None = None, progress: Progress = SILENT) -> tuple[Any, Adapter, float]:

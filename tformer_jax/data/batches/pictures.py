@@ -45,5 +45,13 @@ class ImageBatches(RowBatches, ExampleBatches):
         numbers = self._numbers(i, rows)
         pixels = np.zeros((len(numbers), self.image_size, self.image_size, self.num_channels), np.uint8)
         if (real := numbers >= 0).any():
-            pixels[real] = self.data.pixels(numbers[real], self.image_size, self.num_channels)
+            pixels[real] = self.pixels(numbers[real])
         return {"images": pixels, "labels": np.where(real, self.data.labels[numbers], np.int32(-1))}
+
+    def pixels(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns images by their numbers in the split, uint8 [B Y X C].
+
+        Raises:
+          DataError: an image file cannot be read.
+        """
+        return self.data.pixels(numbers, self.image_size, self.num_channels)
