@@ -1,10 +1,12 @@
 """Byte-level BPE and characters: nothing is lost, words keep together, and special tokens are never text."""
 
+import inspect
 import unicodedata
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
+from tokenizers import Tokenizer, models
 
 from tformer_jax.data import files, tokenizers
 from tformer_jax.data.tokenizers import (
@@ -309,3 +311,19 @@ def test_an_interrupted_save_leaves_no_half_file(tmp_path, lossless, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         kept(tmp_path / "tokenizer.json", lambda: lossless)
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["GPT2", "GPTNeoX", "Llama", "Gemma", "Cohere", "Bart", "Bert", "XLMRoberta"])
+def test_special_tokens_of_other_tokenizers_are_known(name):
+    """A text would begin with the unknown token, or have no end, since a family calls them otherwise."""
+    transformers = pytest.importorskip("transformers", minversion="5.23")
+    known = inspect.signature(getattr(transformers, f"{name}Tokenizer").__init__).parameters
+    said = lambda *keys: next((str(known[key].default) for key in keys if key in known), None)
+    of = {"pad": said("pad_token"), "bos": said("bos_token", "cls_token"), "eos": said("eos_token", "sep_token")}
+    of = {role: token for role, token in of.items() if token not in (None, "None")}
+    words = ["unused", "another", "a third", "a fourth", *dict.fromkeys(of.values())]
+    found = tokenizers.special(
+        Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="unused"))
+    )
+    assert len(of) > 1 and {role: getattr(found, role) for role in of} == {r: words.index(t) for r, t in of.items()}

@@ -29,10 +29,10 @@ _PIECE, _TOGETHER = 4_000, 128
 # What special tokens are called, in this package first and then elsewhere; of a text that goes on, the last token of one is
 # the first of the next.
 _NAMES = {
-    "pad": (PAD, "[PAD]", "<|pad|>", "<|endoftext|>"),
-    "bos": (BOS, "[CLS]", "<|begin_of_text|>", "<s>", "<|endoftext|>"),
-    "eos": (EOS, "[SEP]", "<|end_of_text|>", "</s>", "<|endoftext|>"),
-    "mask": (MASK, "[MASK]"),
+    "pad": (PAD, "[PAD]", "<PAD>", "<|pad|>", "<|padding|>", "<|endoftext|>"),
+    "bos": (BOS, "[CLS]", "<BOS_TOKEN>", "<|begin_of_text|>", "<s>", "<|endoftext|>"),
+    "eos": (EOS, "[SEP]", "<|END_OF_TURN_TOKEN|>", "<|end_of_text|>", "</s>", "<|endoftext|>"),
+    "mask": (MASK, "[MASK]", "<MASK_TOKEN>"),
     "unk": (UNKNOWN, "[UNK]"),
 }
 
