@@ -16,7 +16,7 @@ def fields(vocab=30_522, length=512, types=2):
             vocab, 768, 3072, 12, 12, length, act="gelu", eps=("layer_norm_eps", 1e-12), tie=None,
             dropout=("attention_probs_dropout_prob", 0.1),
         ),
-        same("type_vocab_size", "num_token_types", types),
+        same("type_vocab_size", "num_token_types", types, null=False),
         same("hidden_dropout_prob", "dropout_rate", 0.1),
         only("position_embedding_type", "absolute"),
         only("is_decoder", False),
