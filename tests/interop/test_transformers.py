@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
-from checkpoints import ATTENDED, CASES, EACH, IMAGES, TARGET, TEXT, T, V, outputs, read_tensors
+from checkpoints import ATTENDED, CASES, EACH, IMAGES, TARGET, TEXT, T, V, golden, outputs, read_tensors
 from support import by_day, quick_jit, tiny_model
 
 from tformer_jax import decoding, functional, interop, models
+from tformer_jax.config import ConfigError, leaves, nested
 from tformer_jax.data import tokenizers
 from tformer_jax.interop import fields
 from tformer_jax.interop.pretrained import tensors_of
@@ -358,6 +359,20 @@ def test_theirs_reads_a_runs_tokenizer(tmp_path, name, family, fields):
         said = transformers.GenerationConfig.from_pretrained(tmp_path / "run")
         assert (said.bos_token_id, said.eos_token_id, said.pad_token_id) == (1, 2, 0)
         assert said.decoder_start_token_id == (1 if name == "Transformer" else None)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_theirs_reads_what_is_said_of_none(family):
+    """A choice that ours does without is written as a null that their config refuses: nobody can load the folder."""
+    said, architecture = golden(family)[0]["config"], CASES[family][0]
+    chosen = interop.FAMILIES[said["model_type"]]
+    config = chosen.read_config(said, architecture)
+    for path, *_ in leaves(config):
+        try:
+            again = chosen.write_config(config.changed(**nested({path: None})), architecture)
+        except ConfigError:
+            continue
+        assert type(transformers.AutoConfig.for_model(**again)).model_type == chosen.name, path
 
 
 def test_a_tokenizer_of_theirs_comes_back(tmp_path):

@@ -169,7 +169,10 @@ class Family:
         if differing:
             # What all layers say, the first says for all.
             first = {path.rpartition(": ")[2]: wanted.get(path) for path in reversed(differing)}
-            what = ", ".join(f"{path}={value!r}" for path, value in sorted(first.items()))
+            # Of a component of another kind, its name says enough.
+            kinds = [path.removesuffix("name") for path in first if path.endswith(".name")]
+            of_kind = lambda path: any(path.startswith(kind) and path != f"{kind}name" for kind in kinds)
+            what = ", ".join(f"{path}={value!r}" for path, value in sorted(first.items()) if not of_kind(path))
             raise ConfigError(f"the family {cls.name!r} cannot say {what}")
         return theirs
 

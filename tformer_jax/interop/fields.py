@@ -49,7 +49,9 @@ def found(theirs: Theirs, keys: Sequence[str], default: Any = REQUIRED) -> Any:
     return default
 
 
-def same(theirs: str, ours: str | tuple[str, ...], default: Any = REQUIRED, *, spelt: Sequence[str] = ()) -> Field:
+def same(
+    theirs: str, ours: str | tuple[str, ...], default: Any = REQUIRED, *, spelt: Sequence[str] = (), null: bool = True
+) -> Field:
     """Makes a field that has the same value in both; `ours` may be several, all alike.
 
     Args:
@@ -57,14 +59,16 @@ def same(theirs: str, ours: str | tuple[str, ...], default: Any = REQUIRED, *, s
       ours: dotted names.
       default: what it is where the key is absent; none: it has to be there.
       spelt: other keys by which it is read.
+      null: whether theirs may be null; where it may not, the default is written for a None of ours, which the family then
+        cannot say.
     """
     paths, keys = (ours,) if isinstance(ours, str) else ours, (theirs, *spelt)
-    return Field(
-        keys,
-        lambda config: dict.fromkeys(paths, found(config, keys, default)),
-        lambda config: {theirs: at(config, paths[0])},
-        default,
-    )
+
+    def write(config: ModelConfig) -> dict[str, Any]:
+        value = at(config, paths[0])
+        return {theirs: default if value is None and not null else value}
+
+    return Field(keys, lambda config: dict.fromkeys(paths, found(config, keys, default)), write, default)
 
 
 def named(theirs: str, table: Mapping[Any, Ours], default: Any = REQUIRED, *, spelt: Sequence[str] = ()) -> Field:
@@ -142,15 +146,22 @@ def width(theirs: str, *, of: Sequence[str] = ("hidden_size",)) -> Field:
     return Field((theirs,), read, lambda config: {theirs: at(config, "feed_forward.width")}, None)
 
 
-def head_dim(default: int | None = None) -> Field:
-    """Makes the field of the width of a head; null or absent it is `default`, or else that of the model over the heads."""
+def head_dim(
+    default: int | None = None, theirs: str = "head_dim", of: tuple[str, str] = ("hidden_size", "num_attention_heads")
+) -> Field:
+    """Makes the field of the width of a head; null or absent it is `default`, or else that of the model over the heads.
+
+    Args:
+      default: see above.
+      theirs: the key.
+      of: the keys of the model's width and of the number of heads.
+    """
 
     def read(config: Theirs) -> Ours:
-        value = config["head_dim"]
-        even = config["hidden_size"] / config["num_attention_heads"]
+        value, even = config[theirs], config[of[0]] / config[of[1]]
         return {"attention.head_dim": None if value is None or value == even else value}
 
-    return Field(("head_dim",), read, lambda config: {"head_dim": config.attention.head_width(config.d_model)}, default)
+    return Field((theirs,), read, lambda config: {theirs: config.attention.head_width(config.d_model)}, default)
 
 
 def kv_heads(default: int | None = None) -> Field:

@@ -26,6 +26,7 @@ from .tensors import Entry, entries
 from .texts import START, read_settings, read_tokenizer, special_tokens, write_tokenizer
 
 _SHARD_BYTES = 5 << 30
+_NEAREST = 3  # families that an error names
 _GENERATING = ("CausalLM", "Transformer")
 
 
@@ -352,8 +353,10 @@ def said_by(model: Any, family: str | None) -> tuple[type[Family], str, dict[str
                 return one, name, one.write_config(model.config, name)
             except ConfigError as error:
                 reasons.append(str(error))
-    # Of those that have such a model, the one that lacks the least.
-    nearest = min(reasons, key=lambda reason: (" this model: " in reason, reason.count("="))) if reasons else lacking[0]
+    # Of those that have such a model, the ones that lack the least.
+    lacks = lambda reason: (" this model: " in reason, reason.count("="))
+    least = [reason for reason in dict.fromkeys(reasons) if lacks(reason) == min(map(lacks, reasons))]
+    nearest = "; or ".join(least[:_NEAREST] or lacking[:1])
     raise ConfigError(nearest if family else f"no family can say this model; the nearest: {nearest}")
 
 

@@ -37,7 +37,7 @@ class DinoV2(Family):
     fields = (
         *fields(14, 1e-6, act=None, ff=None), *DROPOUT, _ACTIVATION, Field(("mlp_ratio",), _read, _write, 4),
         Field(("use_swiglu_ffn",), lambda theirs: {}, lambda config: {}, False),
-        same("layerscale_value", "layer.layer_scale", 1.0), only("drop_path_rate", 0.0),
+        same("layerscale_value", "layer.layer_scale", 1.0, null=False), only("drop_path_rate", 0.0),
         Field(("use_mask_token",), lambda theirs: {}, lambda config: {"use_mask_token": False}),
     )  # fmt: skip
     harmless = ("apply_layernorm", "out_features", "out_indices", "reshape_hidden_states", "stage_names")

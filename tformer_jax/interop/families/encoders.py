@@ -16,7 +16,7 @@ def fields(vocab=30_522, d=768, ff=3072, heads=12):
             vocab, d, ff, 12, heads, 512, act="gelu", eps=("layer_norm_eps", 1e-12), tie=None,
             dropout=("attention_probs_dropout_prob", 0.1),
         ),
-        same("type_vocab_size", "num_token_types", 2),
+        same("type_vocab_size", "num_token_types", 2, null=False),
         same("hidden_dropout_prob", "dropout_rate", 0.1),
         only("position_embedding_type", "absolute"),
         only("is_decoder", False),

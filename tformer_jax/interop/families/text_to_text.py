@@ -1,6 +1,6 @@
 """Tables that T5 and its kin have in common."""
 
-from ..fields import ACTIVATIONS, Field, always, named, same
+from ..fields import ACTIVATIONS, Field, always, head_dim, named, same
 from ..tensors import LINEAR, norm, row, within
 from .shared import attention, decoder_layers
 
@@ -36,7 +36,7 @@ def fields(vocab, act, ff, layers, heads):
     return (
         same("vocab_size", "vocab_size", vocab),
         same("d_model", "d_model", 512, spelt=("hidden_size",)),
-        same("d_kv", "attention.head_dim", 64),
+        head_dim(64, "d_kv", ("d_model", "num_heads")),
         same("d_ff", "feed_forward.width", ff),
         same("num_layers", "num_layers", layers),
         decoder_layers("num_decoder_layers", "num_layers"),
