@@ -26,7 +26,7 @@ number = functools.partial(choice, traced=True)
 
 
 class OptimizerConfig(Component):
-    """The `optimizer` section of an experiment; `name` says which.
+    """The `optimizer` section of an experiment; `name` says which: a registered one, or of Optax, as "optax.adabelief".
 
     Tables are tuples of (regular expression, value): the first row that matches the whole path of a parameter, such as
     "decoder.layers.0.attention.w_q", overrides what is usual for it. Every row, but a last ".*", must decide something.
