@@ -394,7 +394,7 @@ def test_a_run_is_not_trained_in_the_directory_of_a_sweep(config, finished, tmp_
         with pytest.raises(RunError, match="holds a sweep of members; choose another --workdir for the run"):
             Run.start(path, config)
         assert sorted(path.iterdir()) == before
-    with pytest.raises(RunError, match=r"is not a run directory: it holds a sweep .*experiments\.export makes a run"):
+    with pytest.raises(RunError, match=r"is not a run directory: it holds a sweep .*\.export --workdir=.* makes a run"):
         Run.open(tmp_path)
 
 
