@@ -1,6 +1,7 @@
 """Parsers of flag values; a value that cannot be read is refused by the flag's name."""
 
 import dataclasses
+import itertools
 import math
 import re
 import typing
@@ -24,7 +25,7 @@ def found_flags(arguments: Sequence[str], name: str) -> list[tuple[str, str]]:
 
     A value stands after "=", or else is the next argument.
     """
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = itertools.pairwise([*arguments, ""])
     found = ((re.match(rf"--?({name})(?:=(.*))?$", a, re.DOTALL), b) for a, b in pairs)
     return [(match[1], after if match[2] is None else match[2]) for match, after in found if match]
 

@@ -80,6 +80,17 @@ def test_the_moving_mean_is_that_of_a_loop(count, window):
     np.testing.assert_allclose(moving_mean(values, window), wanted, atol=1e-12)
 
 
+def test_the_smooth_curve_is_of_all_steps_where_rows_know_them(figures, tmp_path):
+    """It would be a mean of one batch in twenty."""
+    rows = [{"step": 20 * (i + 1), "loss": 5.0, "mean_loss": 3.0 + i % 2} for i in range(9)]
+    plot_loss(rows, tmp_path / "loss.png")
+    found = {line.get_label(): line.get_ydata() for line in figures[0].axes[0].get_lines()}
+    np.testing.assert_allclose(
+        found["training, mean of all steps of 3 rows"], moving_mean([3.0 + i % 2 for i in range(9)], 3)
+    )
+    assert set(found["training, as logged"]) == {5.0}
+
+
 def test_a_long_run_has_a_smooth_curve_beside_the_raw_one(figures, tmp_path):
     """Noise would hide the trend, or the mean hide how much noise there was."""
     plot_loss(rows_of(range(1, 101)), tmp_path / "loss.png")

@@ -73,6 +73,8 @@ def command(start):
     return command
 
 
+# Of `cli.run` beside the flags that a command requires: names of what its module has.
+BESIDE = {"predict": {"before": "of_plugins"}, "train": {"spared": "spared"}}
 REQUIRED = {
     "train": ("config", "workdir"),
     "sweep": ("config", "workdir"),
@@ -102,9 +104,8 @@ def here():
 
     def here(name, *flags):
         module = importlib.import_module("experiments.runs.__main__" if name == "runs" else f"experiments.{name}")
-        how = {"predict": {"before": getattr(module, "of_plugins", None)}, "runs": {"takes": "directories"}}.get(
-            name, {}
-        )
+        how = {key: getattr(module, of_module) for key, of_module in BESIDE.get(name, {}).items()}
+        how |= {"takes": "directories"} if name == "runs" else {}
         _forget()
         arguments, output, errors = [name, *map(str, flags)], io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended, contextlib.ExitStack() as held:

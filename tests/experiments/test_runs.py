@@ -80,6 +80,24 @@ def test_a_status_is_what_became_of_a_run(tmp_path, how, status):
     assert summed_up(make_run(tmp_path / "r", **how)).status == status
 
 
+def test_a_run_that_stopped_early_is_done(tmp_path):
+    """A list would ask for a run to go on that ended as it was told to."""
+    losses = {10: 3.0, 20: 3.2, 30: 3.1}
+    directory = make_run(tmp_path / "r", losses=losses, steps=90)
+    assert summed_up(directory).status == "stopped"
+    config = json.loads((directory / "config.json").read_text())
+    config["training"] |= {"patience": 2, "patience_metric": "loss"}
+    (directory / "config.json").write_text(json.dumps(config))
+    assert summed_up(directory).status == "done"
+
+
+def test_a_command_is_read_as_it_was_given():
+    """A list would lose fields that were given in another way, or take paths for presets."""
+    given = "x --config a/b.py:tiny --config.seed 3 --noconfig.data.flip -config.model.norm.name=rms --workdir=config"
+    assert summary.preset_of(given.split()) == ("b.py:tiny", ("seed=3", "data.flip=False", "model.norm.name=rms"))
+    assert summary.preset_of([]) == ("", ())
+
+
 def test_a_run_trains_while_its_lock_is_held(tmp_path):
     """A run would be called stopped while it trains, or training for ever once it was killed."""
     directory = make_run(tmp_path / "r", done=20)

@@ -208,12 +208,15 @@ def _left_out(count: int) -> str:
 
 
 def _draw_training(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The loss of batches, and its mean over several rows: of all their steps, where rows have that."""
     steps, values, bad = _points(rows, "loss")
-    window = max(3, len(values) // 20) | 1 if len(values) > 5 else 1
     few = "o" if len(values) == 1 else "-"
     axes.plot(steps, values, few, color=SKY, linewidth=0.8, alpha=0.7, label=f"training, as logged{_left_out(bad)}")
+    name, of_all = ("mean_loss", " of all steps") if any("mean_loss" in row for row in rows) else ("loss", "")
+    steps, values, _ = _points(rows, name)
+    window = max(3, len(values) // 20) | 1 if len(values) > 5 else 1
     if window > 1:
-        axes.plot(steps, moving_mean(values, window), color=BLUE, label=f"training, mean of {window} rows")
+        axes.plot(steps, moving_mean(values, window), color=BLUE, label=f"training, mean{of_all} of {window} rows")
 
 
 def _draw_number(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
