@@ -204,9 +204,5 @@ def _configs(module: ModuleType, arguments: Sequence[str]) -> Iterator[str]:
             yield entry(shlex.quote(f"--config={path}:{name}"), sentence)
     config = shlex.quote(f"--config={given[-1] if given else example()}")
     start = f"python -m {module.__spec__.name} {config} --help_config"
-    yield from (
-        "",
-        "Fields of a config; those that have to do with a word:",
-        "",
-        *map(_command, (start, f"{start}=rate")),
-    )
+    yield from ("", *textwrap.wrap("Fields of a config; those that have to do with a word:", width()), "")
+    yield from map(_command, (start, f"{start}=rate"))

@@ -87,20 +87,24 @@ def test_commands_are_found():
     assert {"steps", "peers", "rows"} & taken_by("benchmark") and {"step", "split"} <= taken_by("evaluate")
 
 
-def on_screen(name, *flags, columns=80, platform="cpu"):
-    """What became of a command on a terminal of a width."""
-    environment = os.environ | {"COLUMNS": str(columns), "JAX_PLATFORMS": platform}
-    how = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "encoding": "utf-8"}
-    return subprocess.run([sys.executable, "-m", f"experiments.{name}", *flags], **how)
-
-
 @pytest.fixture(scope="module")
-def pages(together):
-    """What `--help` of each command prints, each 80 columns wide, where there is no device."""
+def pages(together, command):
+    """What `--help` of each command prints, 80 columns wide."""
     names = [*COMMANDS, "benchmark"]
-    found = together({name: lambda name=name: on_screen(name, "--help", platform="none_such") for name in names})
+    found = together({name: lambda name=name: command(name, "--help") for name in names})
     assert {name: (page.returncode, page.stderr) for name, page in found.items()} == dict.fromkeys(names, (0, ""))
     return {name: page.stdout for name, page in found.items()}
+
+
+@pytest.mark.parametrize("asked", ["--help", "--help_config"])
+def test_help_needs_no_device_and_is_as_wide_as_the_terminal(asked):
+    """A person would wait for accelerators, or read lines that are broken in the middle of words."""
+    command = [sys.executable, "-m", "experiments.train", f"{B}:tiny", asked]
+    environment = os.environ | {"COLUMNS": "50", "JAX_PLATFORMS": "none_such"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(map(len, result.stdout.splitlines()))[-30] <= 50
+    assert all(len(line) <= 50 or len(line.split()) <= 2 for line in result.stdout.splitlines())
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "benchmark"])
