@@ -20,9 +20,10 @@ from tformer_jax.training.schedules import SCHEDULES
 
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 TREES = {file.stem: ast.parse(file.read_text("utf-8")) for file in FILES}
-TREES["benchmark"] = ast.parse((ROOT / "experiments" / "benchmark" / "__main__.py").read_text("utf-8"))
+PACKAGES = ("benchmark", "runs")
+TREES |= {name: ast.parse((ROOT / "experiments" / name / "__main__.py").read_text("utf-8")) for name in PACKAGES}
 A, B = "experiments/configs/causal_lm.py", "--config=experiments/configs/causal_lm.py"
-SHARED = ("config", "workdir", "to", "plugin", "compilation_cache")
+SHARED = ("config", "workdir", "to", "step", "plugin", "compilation_cache")
 CONFIGS = sorted(file.stem for file in (ROOT / "experiments" / "configs").glob("*.py") if file.stem in TASKS)
 
 
@@ -32,14 +33,19 @@ def calls(tree):
     return [(ast.unparse(node.func).rpartition(".")[2], node) for node in found]
 
 
-def required_by(name):
-    """The flags that a command's source says it needs; None of what is no command."""
-    of_cli = [node for node in ast.walk(TREES[name]) if ast.unparse(node).startswith("cli.run(main")]
-    runs = [node for node in of_cli if isinstance(node, ast.Call)]
-    return [argument.value for argument in runs[0].args[1:]] if runs else None
+def run_by(name):
+    """The call in a command's source that parses its flags; None of what is no command."""
+    return next((node for called, node in calls(TREES[name]) if ast.unparse(node).startswith("cli.run(main")), None)
 
 
-COMMANDS = {name: needed for name in TREES if (needed := required_by(name)) is not None}
+def optional_of(name):
+    """The shared flags that a command's source says it can do without."""
+    found = [keyword.value for keyword in run_by(name).keywords if keyword.arg == "optional"] if name in RUNS else []
+    return ast.literal_eval(found[0]) if found else ()
+
+
+RUNS = {name: run for name in TREES if (run := run_by(name)) is not None}
+COMMANDS = {name: [argument.value for argument in run.args[1:]] for name, run in RUNS.items()}
 
 
 def shares(name):
@@ -47,7 +53,7 @@ def shares(name):
     found, todo = set(), [name]
     while todo:
         tree = TREES[todo.pop()]
-        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
         names = {one for node in froms for one in ((node.module,) if node.module else (a.name for a in node.names))}
         todo += (new := (names & TREES.keys()) - found)
         found |= new
@@ -64,7 +70,7 @@ def taken_by(name):
         if re.match("define_(?!field)|DEFINE_", called) and node.args and isinstance(node.args[0], ast.Constant)
     } - {"workdir" if name == "predict" else ""}
     needed = COMMANDS.get(name, ())
-    made |= {flag for flag in SHARED if flag in needed or (flag == "plugin" and "config" in needed)}
+    made |= {flag for flag in SHARED if flag in (*needed, *optional_of(name))}
     if name != "benchmark":
         made.add("compilation_cache")
     if name == "predict":
