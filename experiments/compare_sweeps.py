@@ -44,5 +44,10 @@ def main() -> None:
     cli.say(f"the picture is in {PICTURE.value}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command by its flags."""
     cli.run(main, "sweeps", "picture")
+
+
+if __name__ == "__main__":
+    run()

@@ -92,5 +92,10 @@ def _config(task: Task, model: Any, folder: str) -> dict[str, Any]:
     return cli.with_plugins(config)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command by its flags."""
     cli.run(main, "from", "to", optional=("plugin", "step"))
+
+
+if __name__ == "__main__":
+    run()

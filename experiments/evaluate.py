@@ -31,5 +31,10 @@ def main() -> None:
         score_parts(task, data, model, splits, BATCHES.value)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command by its flags."""
     cli.run(main, "workdir", optional=("step",))
+
+
+if __name__ == "__main__":
+    run()

@@ -19,5 +19,10 @@ def main() -> None:
     cli.say(f"member {MEMBER.value} is in {run.directory}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command by its flags."""
     cli.run(main, "workdir", "member", "to")
+
+
+if __name__ == "__main__":
+    run()

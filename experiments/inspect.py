@@ -165,5 +165,10 @@ def _bytes(count: int) -> str:
         count /= 1024
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command by its flags."""
     cli.run(main, "config", optional=("plugin",))
+
+
+if __name__ == "__main__":
+    run()

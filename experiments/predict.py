@@ -130,5 +130,10 @@ for _task in TASKS.values():
     define_flags(_task)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command by its flags."""
     cli.run(main, "workdir", optional=("plugin", "step"), before=of_plugins)
+
+
+if __name__ == "__main__":
+    run()

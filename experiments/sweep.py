@@ -147,5 +147,10 @@ def _say_best(config: dict[str, Any], best: Row, directory: Path) -> None:
     cli.say(f"  python -m experiments.{shlex.join(command)}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command by its flags."""
     cli.run(main, "config", "workdir", optional=("plugin",))
+
+
+if __name__ == "__main__":
+    run()

@@ -131,5 +131,10 @@ def join_processes() -> None:
             raise ConfigError(f"cannot join the other processes: {cli.last_line(error)}") from None
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command by its flags."""
     cli.run(main, "config", "workdir", optional=("plugin",), spared=spared)
+
+
+if __name__ == "__main__":
+    run()

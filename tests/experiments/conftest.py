@@ -15,8 +15,6 @@ from forked import ROOT, CommandServer
 from pictures import assert_picture  # noqa: F401
 from support import unchecked_annotations
 
-from experiments import cli
-
 STEPS, EVERY = 120, 40
 
 
@@ -73,21 +71,6 @@ def command(start):
     return command
 
 
-# Of `cli.run` beside the flags that a command requires: names of what its module has.
-BESIDE = {"predict": {"before": "of_plugins"}, "train": {"spared": "spared"}}
-REQUIRED = {
-    "train": ("config", "workdir"),
-    "sweep": ("config", "workdir"),
-    "inspect": ("config",),
-    "evaluate": ("workdir",),
-    "predict": ("workdir",),
-    "export": ("workdir", "member", "to"),
-    "convert": ("from", "to"),
-    "compare_sweeps": ("sweeps", "picture"),
-    "runs": (),
-}
-
-
 def _forget():
     """The flags of the last command, and those that its config had."""
     for name in [name for name in absl_flags.FLAGS if name.startswith("config.")]:
@@ -104,8 +87,6 @@ def here():
 
     def here(name, *flags):
         module = importlib.import_module("experiments.runs.__main__" if name == "runs" else f"experiments.{name}")
-        how = {key: getattr(module, of_module) for key, of_module in BESIDE.get(name, {}).items()}
-        how |= {"takes": "directories"} if name == "runs" else {}
         _forget()
         arguments, output, errors = [name, *map(str, flags)], io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended, contextlib.ExitStack() as held:
@@ -114,7 +95,7 @@ def here():
             for redirect in (contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)):
                 held.enter_context(redirect)
             held.enter_context(unchecked_annotations())
-            cli.run(module.main, *REQUIRED[name], **how)
+            module.run()
         _forget()
         code = ended.value.code or 0
         if isinstance(code, str):  # as Python does with what nobody catches

@@ -120,6 +120,10 @@ def test_help_lists_the_flags_that_a_command_takes_and_no_others(pages, name):
     assert sorted(listed) == sorted(taken_by(name))
 
 
+def module_of(name):
+    return importlib.import_module(f"experiments.{name}.__main__" if name in PACKAGES else f"experiments.{name}")
+
+
 @pytest.mark.parametrize(("name", "flag"), [(n, flag) for n in COMMANDS for flag in SHARED if flag not in taken_by(n)])
 def test_shared_flags_that_are_not_listed_are_refused(here, name, flag):
     """A flag that a command takes would be hidden."""
@@ -144,8 +148,8 @@ def examples(page):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_examples_of_help_can_be_pasted(pages, here, monkeypatch, name):
     """A newcomer's first command would be refused."""
-    module, reached = importlib.import_module(f"experiments.{name}"), []
-    monkeypatch.setattr(module, "main", lambda: reached.append(cli.CONFIG.value))
+    reached = []
+    monkeypatch.setattr(module_of(name), "main", lambda *_: reached.append(cli.CONFIG.value))
     found = examples(pages[name])
     assert found and all(example.startswith(f"python -m experiments.{name} ") for example in found)
     for number, example in enumerate(found, 1):
@@ -157,7 +161,7 @@ def test_the_examples_of_help_can_be_pasted(pages, here, monkeypatch, name):
 
 def test_the_examples_of_the_benchmark_can_be_pasted(pages):
     """A newcomer's first measurement would be refused."""
-    module = importlib.import_module("experiments.benchmark.__main__")
+    module = module_of("benchmark")
     for example in examples(pages["benchmark"]):
         try:
             _, suite = module._parsed(["benchmark", *shlex.split(example)[3:]])

@@ -201,7 +201,7 @@ def test_runs_are_compared_on_the_command_line(tmp_path, here, assert_picture):
     """The commands of the README would not do what it says."""
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", losses={10: 2.0}, steps=40)
-    said = here("runs", "compare", tmp_path / "a", tmp_path / "b", f"--picture={tmp_path / 'c.png'}")
+    said = here("runs", "compare", tmp_path / "a", tmp_path / "b", f"--curves={tmp_path / 'c.png'}")
     assert said.returncode == 0, said.stderr
     assert re.search(r"best validation loss +3\.0000 +2\.0000", said.stdout) and re.search(
         r"training\.steps +30 +40", said.stdout
