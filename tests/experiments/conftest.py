@@ -82,6 +82,14 @@ REQUIRED = {
     "convert": ("from", "to"),
     "compare_sweeps": ("sweeps", "by", "picture"),
 }
+OPTIONAL = {
+    "train": ("plugin",),
+    "sweep": ("plugin",),
+    "inspect": ("plugin",),
+    "evaluate": ("step",),
+    "predict": ("plugin", "step"),
+    "convert": ("plugin", "step"),
+}
 
 
 def _forget():
@@ -108,7 +116,8 @@ def here():
             for redirect in (contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors)):
                 held.enter_context(redirect)
             held.enter_context(unchecked_annotations())
-            cli.run(module.main, *REQUIRED[name], **({"before": module.of_plugins} if name == "predict" else {}))
+            before = {"before": module.of_plugins} if name == "predict" else {}
+            cli.run(module.main, *REQUIRED[name], optional=OPTIONAL.get(name, ()), **before)
         _forget()
         code = ended.value.code or 0
         if isinstance(code, str):  # as Python does with what nobody catches

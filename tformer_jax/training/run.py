@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from .. import interop
 from ..data import digest
 from ..data.files import write_whole, writing
 from ..registry import plugin_sum
@@ -146,6 +147,11 @@ class Run:
         check_holds(Path(directory), "config.json", "a run directory")
         check_layout(Path(directory), _FILES, RUN_FOLDERS)
         config = read_json(Path(directory) / "config.json")
+        if interop.is_pretrained(directory):
+            raise RunError(
+                f"{directory} is a folder of Hugging Face's, and no run; make one: "
+                f"python -m experiments.convert --from={directory} --to=runs/NAME"
+            )
         check_not_older(Path(directory) / "config.json", config)
         return cls(Path(directory), config)
 
