@@ -118,10 +118,14 @@ def test_a_folder_of_a_family_from_outside_is_predicted_with_and_made_a_run(conv
 
 
 def test_a_folder_is_no_run(converted, here):
-    """It has a config.json too: a command that needs a run says that it has no checkpoint yet, and not what to do."""
+    """It has a config.json too: a command says what differs, or lacks, and not what to do; or it leaves files there."""
     _, folder, _ = converted("causal_lm")
-    said = here("evaluate", f"--workdir={folder}")
-    assert said.returncode == 1 and f"experiments.convert --from={folder} --to=" in said.stderr
+    before = sorted(folder.iterdir())
+    config = "--config=experiments/configs/causal_lm.py:tiny"
+    for name, flags in (("evaluate", ()), ("train", [config])):
+        said = here(name, *flags, f"--workdir={folder}")
+        assert said.returncode == 1 and f"experiments.convert --from={folder} --to=" in said.stderr
+    assert sorted(folder.iterdir()) == before
 
 
 def test_inspect_shows_the_model_of_a_folder(converted, here):

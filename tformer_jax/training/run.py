@@ -75,6 +75,7 @@ class Run:
         """
         run = cls(Path(directory), config)
         check_free(run.directory, "run", "config.json", makes_run=trial)
+        _check_no_folder(run.directory)
         check_writable(run.directory)
         check_layout(run.directory, _FILES, RUN_FOLDERS)
         for folder in (run.samples, run.plots):
@@ -145,15 +146,20 @@ class Run:
           RunError: there is none.
         """
         check_holds(Path(directory), "config.json", "a run directory")
+        _check_no_folder(Path(directory))
         check_layout(Path(directory), _FILES, RUN_FOLDERS)
         config = read_json(Path(directory) / "config.json")
-        if interop.is_pretrained(directory):
-            raise RunError(
-                f"{directory} is a folder of Hugging Face's, and no run; make one: "
-                f"python -m experiments.convert --from={directory} --to=runs/NAME"
-            )
         check_not_older(Path(directory) / "config.json", config)
         return cls(Path(directory), config)
+
+
+def _check_no_folder(directory: Path) -> None:
+    """Raises a RunError if a directory is a folder of Hugging Face's, which has a config.json too."""
+    if interop.is_pretrained(directory):
+        raise RunError(
+            f"{directory} is a folder of Hugging Face's, and no run: experiments.convert --from={directory} --to=runs/NAME "
+            f"makes one of it, --config.task.init_from={directory} trains from it"
+        )
 
 
 def keep_plugins(directory: Path, config: Mapping[str, Any]) -> None:
