@@ -22,6 +22,8 @@ from .parameters import ParameterInfo, by_path, parameters
 
 Adapter = dict[str, dict[str, nnx.Param]]
 
+_SHOWN = 6  # paths that an error names
+
 
 def init_adapter(model: Any, on: Sequence[str], rank: int, key: Array) -> Adapter:
     """Draws an adapter that changes nothing yet, as PEFT does: A is uniform within 1/√inputs and B is 0.
@@ -40,7 +42,8 @@ def init_adapter(model: Any, on: Sequence[str], rank: int, key: Array) -> Adapte
     matrices = {path: info for path, info in parameters(model).items() if info.is_matrix}
     for pattern in on:
         if not any(re.fullmatch(pattern, path) for path in matrices):
-            raise ConfigError(f"no matrix has a path that matches {pattern!r}")
+            there = ", ".join([*matrices][:_SHOWN]) + (", ..." if len(matrices) > _SHOWN else "")
+            raise ConfigError(f"no matrix has a path that matches {pattern!r}; there are {there}")
     chosen = [path for path in matrices if any(re.fullmatch(pattern, path) for pattern in on)]
     adapter = {}
     for i, path in enumerate(chosen):
