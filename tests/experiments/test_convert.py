@@ -88,6 +88,46 @@ def test_a_run_of_a_folder_says_the_same(converted, here, tmp_path, tmp_path_fac
     assert of_run.returncode == 0 and of_run.stdout == of_folder.stdout != ""
 
 
+FAMILY = """
+from tformer_jax.interop import FAMILIES
+
+
+@FAMILIES.register("gpt_outside")
+class Outside(FAMILIES["gpt_neox"]):
+    architectures = {"GPTOutsideForCausalLM": "CausalLM"}
+"""
+
+
+def test_a_folder_of_a_family_from_outside_is_predicted_with_and_made_a_run(converted, here, tmp_path):
+    """A plugin's family is one of Python alone: no command can be told of it, or the run forgets who can read it."""
+    _, folder, _ = converted("causal_lm")
+    wanted = here("predict", f"--workdir={folder}", f"--text={TEXT}", "--greedy").stdout
+    said = json.loads((folder / "config.json").read_text())
+    said |= {"model_type": "gpt_outside", "architectures": ["GPTOutsideForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(said))
+    (tmp_path / "outside.py").write_text(FAMILY)
+    unknown = here("predict", f"--workdir={folder}", f"--text={TEXT}", "--greedy")
+    assert unknown.returncode == 1 and "in a file that --plugin names" in unknown.stderr
+    plugin = f"--plugin={tmp_path / 'outside.py'}"
+    of_folder = here("predict", f"--workdir={folder}", f"--text={TEXT}", "--greedy", plugin)
+    assert of_folder.stdout == wanted != "", of_folder.stderr
+    made = here("convert", f"--from={folder}", f"--to={tmp_path / 'again'}", plugin)
+    assert made.returncode == 0, made.stderr
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["plugins"] == [str(tmp_path / "outside.py")]
+    assert here("predict", f"--workdir={tmp_path / 'again'}", f"--text={TEXT}", "--greedy").stdout == wanted
+
+
+def test_a_folder_is_no_run(converted, here):
+    """It has a config.json too: a command says what differs, or lacks, and not what to do; or it leaves files there."""
+    _, folder, _ = converted("causal_lm")
+    before = sorted(folder.iterdir())
+    config = "--config=experiments/configs/causal_lm.py:tiny"
+    for name, flags in (("evaluate", ()), ("train", [config])):
+        said = here(name, *flags, f"--workdir={folder}")
+        assert said.returncode == 1 and f"experiments.convert --from={folder} --to=" in said.stderr
+    assert sorted(folder.iterdir()) == before
+
+
 def test_inspect_shows_the_model_of_a_folder(converted, here):
     """The cost is that of the preset's model."""
     found, folder, _ = converted("causal_lm")
@@ -124,7 +164,9 @@ def test_what_no_family_can_say_is_named(here, tmp_path, tmp_path_factory):
     """A model is written as what computes something else."""
     found = tiny_runs.finished(tmp_path_factory.getbasetemp(), "text_classification")
     said = here("convert", f"--from={found.run.directory}", f"--to={tmp_path / 'folder'}")
-    assert said.returncode == 1 and "cannot say" in said.stderr and "layer.norm_position='post'" in said.stderr
+    assert said.returncode == 1 and "the family 'bert' cannot say" in said.stderr and "pooling='mean'" in said.stderr
+    # BERT's own positions have none of the fields of rotary ones: their name is what is to be changed.
+    assert "positions.name='rotary'" in said.stderr and "positions.base" not in said.stderr
 
 
 def test_a_step_of_a_folder_is_refused(converted, here):

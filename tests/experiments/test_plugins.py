@@ -164,8 +164,20 @@ def test_what_is_wrong_with_a_plugin_or_its_fields_is_said_in_one_line(run, here
     assert re.match(f"error: {message}", result.stderr), result.stderr
 
 
+@pytest.mark.parametrize("name", ["train", "predict", "convert"])
+def test_help_has_the_flags_that_a_command_takes_and_no_other(command, name):
+    """A flag of the pages is not in the list of a command's flags, or one is that the command passes over."""
+    said = command(name, "--help").stdout
+    listed = set(re.findall(r"^  --(?:\[no\])?(\w+)", said, re.M))
+    assert {"plugin", "compilation_cache"} <= listed
+    assert ("step" in listed) == (name != "train") and ("weights" in listed) == (name == "predict")
+
+
 def test_a_command_that_opens_a_run_has_no_plugins_of_its_own(run, here, idea):
     """They would be ignored: the run says which there are."""
+    for name, flags in (("predict", [f"--workdir={run[0]}"]), ("convert", [f"--from={run[0]}", f"--to={run[0]}/to"])):
+        result = here(name, *flags, f"--plugin={idea}")
+        assert result.stderr.startswith(f"error: --plugin has no meaning for {run[0]}, a run, which knows its plugins")
     result = here("evaluate", f"--workdir={run[0]}", f"--plugin={idea}")
     assert result.stderr.startswith("error: --plugin has no meaning for this command: the run knows its plugins")
 

@@ -11,6 +11,7 @@ import pytest
 import safetensors
 from checkpoints import ATTENDED, CASES, EACH, IMAGES, TARGET, TEXT, T, V, golden, outputs, read_tensors
 from support import by_day, quick_jit, tiny_model
+from tokenizers import Tokenizer, models as tokenizer_models, pre_tokenizers, processors
 
 from tformer_jax import decoding, functional, interop, models
 from tformer_jax.config import ConfigError, leaves, nested
@@ -359,6 +360,52 @@ def test_theirs_reads_a_runs_tokenizer(tmp_path, name, family, fields):
         said = transformers.GenerationConfig.from_pretrained(tmp_path / "run")
         assert (said.bos_token_id, said.eos_token_id, said.pad_token_id) == (1, 2, 0)
         assert said.decoder_start_token_id == (1 if name == "Transformer" else None)
+
+
+TOKENS = {  # what a folder of theirs calls its special tokens, and how the frames that it has are written
+    "gpt2": (dict(bos_token="<|endoftext|>", eos_token="<|endoftext|>"), None),
+    "llama": (dict(unk_token="<unk>", bos_token="<s>", eos_token="</s>"), "<s> $A"),
+    "bert": (
+        dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"),
+        "[CLS] $A [SEP]",
+    ),
+    "t5": (dict(pad_token="<pad>", eos_token="</s>", unk_token="<unk>"), "$A </s>"),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+def test_a_run_with_a_tokenizer_of_theirs_is_written_with_its_special_tokens(tmp_path, kind):
+    """What was tuned cannot be filled up, has no token to hide, does not know where a text ends or a target begins."""
+    names, frame = TOKENS[kind]
+    words = {name: i for i, name in enumerate([*dict.fromkeys(names.values()), "cat", "mat", "on"])}
+    made = Tokenizer(tokenizer_models.WordLevel(words, unk_token=names.get("unk_token", "cat")))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.ByteLevel()
+    if frame is not None:
+        used = [(name, words[name]) for name in frame.split() if name in words]
+        made.post_processor = processors.TemplateProcessing(single=frame, special_tokens=used)
+    before = transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names)
+    fields = dict(vocab_size=len(words), max_length=64, scale_embeddings=False)
+    name, more = {
+        "gpt2": ("CausalLM", dict(positions="learned", norm_position="pre", activation="gelu_tanh")),
+        "llama": ("CausalLM", dict(positions="learned", norm_position="pre", activation="gelu_tanh")),
+        "bert": ("MaskedLM", dict(positions="learned", embedding_norm=True, num_token_types=2, activation="gelu")),
+        "t5": ("Transformer", {"positions.concatenated": True, "output.bias": True}),
+    }[kind]
+    start = 0 if kind == "t5" else None
+    interop.save_pretrained(tiny_model(name, **fields | more), tmp_path, tokenizer=made, start=start)
+    after = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert after.special_tokens_map == before.special_tokens_map
+    # Where theirs frames no text, a run does it all the same.
+    framed = before("cat on mat").input_ids if frame else [words["<|endoftext|>"], *before("cat on mat").input_ids]
+    assert after("cat on mat").input_ids == framed
+    assert after.decode(framed, skip_special_tokens=True) == "cat on mat"
+    said = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert said.pad_token_id == before.pad_token_id
+    if name != "MaskedLM":
+        assert (said.bos_token_id, said.eos_token_id) == (before.bos_token_id, before.eos_token_id)
+        generation = transformers.GenerationConfig.from_pretrained(tmp_path)
+        assert (generation.eos_token_id, generation.decoder_start_token_id) == (before.eos_token_id, start)
 
 
 @pytest.mark.parametrize("family", CASES)

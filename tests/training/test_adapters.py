@@ -288,7 +288,7 @@ def test_a_config_that_cannot_be_names_the_field(fields, message):
     ("changes", "message"),
     [
         ({"training": {"adapter_on": [*ON, ".*atention.*"]}}, r"training.adapter_on: no matrix .* matches '.\*atention.\*'"),
-        ({"training": {"adapter_on": [".*gamma"]}}, r"training.adapter_on: no matrix has a path that matches '.\*gamma'"),
+        ({"training": {"adapter_on": [".*gamma"]}}, r"training.adapter_on: no matrix .* matches '.\*gamma'; there are \w+\."),
         ({"training": {"adapter_on": [".*table"]}}, r"training.adapter_on: embedding.table is .* tied: .* untie them first"),
         ({"optimizer": {"freeze": [".*w_k"]}}, r"optimizer.freeze must be empty with training.adapter='lora'"),
     ],

@@ -16,7 +16,7 @@ from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
 from tformer_jax.nn.parameters import named
 from tformer_jax.training.experiment import run_training
-from tformer_jax.training.pretrained import completed, load_folder
+from tformer_jax.training.pretrained import completed, load_folder, save_folder
 from tformer_jax.training.run import Run
 
 SMALL = dict(d_model=16, num_layers=2, scale_embeddings=False)
@@ -238,6 +238,9 @@ def test_a_translation_starts_from_a_folder(config, tokenizer, train, tmp_path):
     assert found.task.restore(found.task.config, found.run.directory).tokenizers.start == 2
     task, loaded = load_folder(tmp_path / "theirs")
     assert task.tokenizers.start == 2 and len(task.translate(loaded, ["the cat"])) == 1
+    save_folder(found.task, found.model, tmp_path / "back")
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "back" / name).read_text())["decoder_start_token_id"] == 2
 
 
 def test_a_translation_that_starts_from_a_run_has_its_tokenizers(config, trained, train, tmp_path):

@@ -22,6 +22,8 @@ from .parameters import ParameterInfo, by_path, parameters
 
 Adapter = dict[str, dict[str, nnx.Param]]
 
+_SHOWN = 6  # paths that an error names
+
 
 def init_adapter(model: Any, on: Sequence[str], rank: int, key: Array) -> Adapter:
     """Draws an adapter that changes nothing yet, as PEFT does: A is uniform within 1/√inputs and B is 0.
@@ -68,7 +70,8 @@ def _chosen(on: Sequence[str], paths: Collection[str]) -> list[str]:
         except (re.error, TypeError) as error:
             raise ConfigError(f"{pattern!r} is no regular expression: {error}") from None
         if not matched:
-            raise ConfigError(f"no matrix has a path that matches {pattern!r}")
+            there = ", ".join([*paths][:_SHOWN]) + (", ..." if len(paths) > _SHOWN else "")
+            raise ConfigError(f"no matrix has a path that matches {pattern!r}; there are {there}")
     return [path for path in paths if any(re.fullmatch(pattern, path) for pattern in on)]
 
 

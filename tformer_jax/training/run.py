@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 
+from .. import interop
 from ..config import ConfigError
 from ..data import digest
 from ..data.files import DataError, write_whole, writing
@@ -94,6 +95,7 @@ class Run:
     def check(self, *, trial: bool = False) -> None:
         """Refuses what `start` refuses of a directory, and changes nothing in it."""
         check_free(self.directory, "run", "config.json", makes_run=trial)
+        _check_no_folder(self.directory)
         check_layout(self.directory, _FILES, RUN_FOLDERS)
         if self.config_file.exists():
             self._check_config()
@@ -168,10 +170,20 @@ class Run:
           RunError: there is none.
         """
         check_holds(Path(directory), "config.json", "a run directory")
+        _check_no_folder(Path(directory))
         check_layout(Path(directory), _FILES, RUN_FOLDERS)
         config = read_json(Path(directory) / "config.json")
         check_not_older(Path(directory) / "config.json", config)
         return cls(Path(directory), config)
+
+
+def _check_no_folder(directory: Path) -> None:
+    """Raises a RunError if a directory is a folder of Hugging Face's, which has a config.json too."""
+    if interop.is_pretrained(directory):
+        raise RunError(
+            f"{directory} is a folder of Hugging Face's, and no run: experiments.convert --from={directory} --to=runs/NAME "
+            f"makes one of it, --config.task.init_from={directory} trains from it"
+        )
 
 
 def keep_plugins(directory: Path, config: Mapping[str, Any]) -> None:
