@@ -37,14 +37,12 @@ def init_adapter(model: Any, on: Sequence[str], rank: int, key: Array) -> Adapte
       key: for the draw.
 
     Raises:
-      ConfigError: no expression, or one that is none or matches no matrix; a rank that is no positive integer, or above the
-        widths of all these matrices; or a matrix that cannot have a part (see `check_untied`).
+      ConfigError: no expression, or one that is none or matches no matrix; a rank that is no positive integer; or a
+        matrix that cannot have a part (see `check_untied`).
     """
     COUNT.check("rank", rank)
     matrices = {path: info for path, info in parameters(model).items() if info.is_matrix}
     chosen = _chosen(on, matrices)
-    if rank > (most := max(min(side[-1] for side in sides(matrices[path])) for path in chosen)):
-        raise ConfigError(f"rank must be at most {most}, the width of the matrices that the adapter is on, got {rank}")
     adapter = {}
     for i, path in enumerate(chosen):
         info = matrices[path]
