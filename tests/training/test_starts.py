@@ -213,7 +213,7 @@ def test_a_folder_of_another_kind_of_model_is_refused(started, folder):
 
 def test_special_tokens_are_known_by_their_names(tokenizer):
     """Padding would be read as the start of a text, whose number it has in a run."""
-    assert tokenizers.special(tokenizer) == (3, 1, 2, 4)
+    assert tokenizers.special(tokenizer, "pad", "bos", "eos", "mask") == (3, 1, 2, 4)
     assert tokenizers.encode_framed(tokenizer, ["the cat"])[0][0] == 1
 
 
