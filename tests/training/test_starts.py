@@ -217,6 +217,21 @@ def test_special_tokens_are_known_by_their_names(tokenizer):
     assert tokenizers.encode_framed(tokenizer, ["the cat"])[0][0] == 1
 
 
+def test_documents_are_framed_as_the_folder_says(started, folder, train, tmp_path):
+    """A model would be trained on texts between two tokens that it has never seen there."""
+    place, _ = folder("causal_lm")
+    said = {"bos_token": "[UNK]", "eos_token": {"__type": "AddedToken", "content": "[MASK]"}, "pad_token": "[CLS]"}
+    (place / "tokenizer_config.json").write_text(json.dumps(said))
+    found = train(started("causal_lm", place), tmp_path / "run")
+    batches = found.data.train_batches()
+    tokens = np.concatenate([batches.batch(i)["tokens"].reshape(-1) for i in range(len(batches))])
+    assert {0, 4} <= set(tokens.tolist()) and 2 not in tokens  # [SEP], the end by its name
+    for place in (found.run.directory, tmp_path / "another"):
+        place.mkdir(exist_ok=True)
+        restored = found.task.restore(found.task.config, found.run.directory)
+        assert tokenizers.special(restored.tokenizer, "bos", "eos", "pad") == (0, 4, 1)
+
+
 def test_a_translation_starts_from_a_folder(config, tokenizer, train, tmp_path):
     """Its targets begin with another token than the model was trained with, its sources lack what the tokenizer adds."""
     fields = SMALL | PARTS | dict(max_length=64, embedding_norm=True, output=dict(bias=True))

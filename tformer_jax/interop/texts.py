@@ -1,5 +1,6 @@
 """The tokenizer beside a checkpoint: what `transformers` reads of one, and how it frames a text."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,21 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model: Any, settings: di
       model: that reads its tokens.
       settings: from `read_settings`; {}: there are none.
     """
-    said, names = tokenizers.said_of(tokenizer).tokens, tokenizers.special_names(tokenizer)
-    # Files that say how a text ends, and not how it starts, mean that nothing starts it.
-    left = names.keys() - ({"bos", "eos"} if said.keys() & _ENDS else set())
-    usual = {_KEYS.get(names[role], f"{role}_token"): names[role] for role in left}
-    settings = settings or {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_length}
+    said = tokenizers.said_of(tokenizer).tokens
+    settings = settings or _settings(tokenizer, said, model)
     tokenizers.save(_framing(tokenizer, model), folder / TOKENIZER)
     # What the settings say alike stays as it is spelt: a table may say more of a token than its text.
     changed = {key: x for key, x in said.items() if tokenizers.text_of(settings.get(key), key, folder) != x}
-    write_json(folder / _CONFIG, usual | settings | changed)
+    write_json(folder / _CONFIG, settings | changed)
+
+
+def _settings(tokenizer: Tokenizer, said: Mapping[str, str | None], model: Any) -> dict[str, Any]:
+    """The settings of a run's tokenizer, with its special tokens by their usual names where nothing is said of them."""
+    names = tokenizers.special_names(tokenizer)
+    # Files that say how a text ends, and not how it starts, mean that nothing starts it.
+    left = names.keys() - ({"bos", "eos"} if said.keys() & _ENDS else set())
+    usual = {_KEYS.get(names[role], f"{role}_token"): names[role] for role in left}
+    return usual | {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_length}
 
 
 def special_tokens(tokenizer: Tokenizer | None, model: Any) -> dict[str, int | None]:
