@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models as kinds, pre_tokenizers, trainers
 
@@ -240,6 +239,7 @@ def test_a_number_that_nobody_set_is_no_token(folder):
     [
         (SETTINGS, '{"eos_token": 3}', r"eos_token must be a text, got 3"),
         (SETTINGS, '{"eos_token": {"lstrip": true}}', r"eos_token must be a text, got \{'lstrip'"),
+        (SETTINGS, r'{"eos_token": "\ud800"}', r"eos_token must be a text, got '\\ud800'"),
         (SETTINGS, "[]", r"tokenizer_config.json must hold a table, got list"),
         (MAP, "{", r"cannot read .*special_tokens_map.json"),
         (CONFIG, '{"eos_token_id": "2"}', r"config.json: eos_token_id must be the number of a token, got '2'"),

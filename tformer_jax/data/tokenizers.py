@@ -29,7 +29,6 @@ TOKENS_FILE, IDS_FILE = "tokenizer_config.json", "generation_config.json"
 START = "decoder_start_token_id"  # what a target of a translation starts with
 
 _OLD_TOKENS_FILE = "special_tokens_map.json"
-
 _PIECE, _TOGETHER = 4_000, 128
 # What those files call the special tokens of each role; encoders have names of their own for the start and the end.
 _KEYS = {
@@ -48,8 +47,7 @@ _NAMES = {
     "mask": (MASK, "[MASK]", "<MASK_TOKEN>"),
     "unk": (UNKNOWN, "[UNK]"),
 }
-
-
+# In the words of an error.
 _DOES = {"pad": "fills up rows", "bos": "starts a text", "eos": "ends a text", "mask": "stands for a hidden one"}
 
 
@@ -335,7 +333,7 @@ def text_of(token: Any, key: str, directory: Path) -> str | None:
       DataError: it is something else.
     """
     text = token.get("content", token) if isinstance(token, dict) else token
-    if not isinstance(text, str | None):
+    if not isinstance(text, str | None) or (text and _HALF.search(text)):
         raise DataError(f"{directory / TOKENS_FILE}, or {_OLD_TOKENS_FILE}: {key} must be a text, got {token!r}")
     return text
 
@@ -348,4 +346,5 @@ def _number_of(number: Any, key: str, file: Path) -> int | None:
     return None if first is None or first < 0 else first
 
 
+_HALF = re.compile("[\ud800-\udfff]")  # of a character, which JSON can have alone and UTF-8 cannot
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \n])")
