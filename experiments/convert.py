@@ -75,7 +75,7 @@ def to_run(folder: str, directory: Path) -> None:
         with Checkpoints(run.checkpoints, experiment.checkpoint) as checkpoints:
             checkpoints.save(0, arrays, run.identity)
     cli.say(f"the run is in {directory}: of the task {task.name}, before its first step")
-    cli.say("not carried: generation_config.json, and the spelling of config.json")
+    cli.say("not carried: what generation_config.json says of anything but tokens, and the spelling of config.json")
     if left := model.origin.left_over:
         cli.say(f"not carried: {len(left)} tensors that the model has no use for: {', '.join(left)}")
 

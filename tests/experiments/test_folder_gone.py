@@ -49,6 +49,9 @@ def given(tmp_path, tmp_path_factory):
         texts = [file.read_text() for file in sorted((files / "texts").iterdir())]
         own = None if "vocab_size" not in fields else tokenizers.train_bpe(texts, 290, lossless=True)
         interop.save_pretrained(model, folder, family=family, tokenizer=own)
+        if own is not None:  # as OPT's has it: what ends a text starts it
+            said = {"bos_token": "<eos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+            (folder / "tokenizer_config.json").write_text(json.dumps(said))
         if name == "VisionTransformer":
             (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.3], "image_std": [0.2]}))
         path = {"data.path": files / ("texts" if own else "images"), "task.init_from": folder}
@@ -87,6 +90,8 @@ def test_the_same_command_goes_on_without_the_folder(given, start, command, tmp_
     assert found.keys() == wanted.keys()
     for name, x in wanted.items():
         np.testing.assert_array_equal(found[name], x, err_msg=name)
+    if task == "causal_lm":
+        assert tokenizers.special(tokenizers.load(run / "tokenizer.json"), "bos", "eos", "pad") == (2, 2, 0)
     if task == "image_classification":
         assert json.loads((run / "config.json").read_text())["task"]["mean"] == [0.3]
 

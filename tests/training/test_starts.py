@@ -213,8 +213,37 @@ def test_a_folder_of_another_kind_of_model_is_refused(started, folder):
 
 def test_special_tokens_are_known_by_their_names(tokenizer):
     """Padding would be read as the start of a text, whose number it has in a run."""
-    assert tokenizers.special(tokenizer) == (3, 1, 2, 4)
+    assert tokenizers.special(tokenizer, "pad", "bos", "eos", "mask") == (3, 1, 2, 4)
     assert tokenizers.encode_framed(tokenizer, ["the cat"])[0][0] == 1
+
+
+def test_documents_are_framed_as_the_folder_says(started, folder, train, tmp_path):
+    """A model would be trained on texts between two tokens that it has never seen there."""
+    place, _ = folder("causal_lm")
+    said = {"bos_token": "[UNK]", "eos_token": {"__type": "AddedToken", "content": "[MASK]"}, "pad_token": "[CLS]"}
+    (place / "tokenizer_config.json").write_text(json.dumps(said))
+    found = train(started("causal_lm", place), tmp_path / "run")
+    batches = found.data.train_batches()
+    tokens = np.concatenate([batches.batch(i)["tokens"].reshape(-1) for i in range(len(batches))])
+    assert {0, 4} <= set(tokens.tolist()) and 2 not in tokens  # [SEP], the end by its name
+    restored = found.task.restore(found.task.config, found.run.directory)
+    assert tokenizers.special(restored.tokenizer, "bos", "eos", "pad") == (0, 4, 1)
+
+
+def test_a_token_that_a_folder_does_not_tell_is_asked_for_before_anything_is_trained(started, folder, tmp_path):
+    """Texts would end with a word in silence; or a refused run's files would stand in the way of the mended folder."""
+    place, _ = folder("causal_lm")
+    words = {f"word {i}": i for i in range(40)}
+    Tokenizer(tokenizer_models.WordLevel(words, unk_token="word 0")).save(str(place / "tokenizer.json"))
+    (place / "tokenizer_config.json").unlink()
+    for name in ("config.json", "generation_config.json"):
+        said = json.loads((place / name).read_text())
+        (place / name).write_text(json.dumps({key: x for key, x in said.items() if not key.endswith("_token_id")}))
+    run = lambda: run_training(Run.start(tmp_path / "run", started("causal_lm", place)), lambda _: None)
+    with pytest.raises(ConfigError, match="say which is, as bos_token in tokenizer_config.json"):
+        run()
+    (place / "tokenizer_config.json").write_text(json.dumps({"bos_token": "word 1", "eos_token": "word 2"}))
+    run()
 
 
 def test_a_translation_starts_from_a_folder(config, tokenizer, train, tmp_path):

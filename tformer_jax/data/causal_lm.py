@@ -32,7 +32,7 @@ class CausalLMData(DocumentData):
     config: CausalLMDataConfig
 
     def _batches(self, split, rows, seed):
-        used = special(self.tokenizer)
-        framed = [np.concatenate([[used.bos], ids, [used.eos]]).astype(np.int32) for ids, _ in self.encode(split)]
+        start, end, pad = special(self.tokenizer, "bos", "eos", "pad")
+        framed = [np.concatenate([[start], ids, [end]]).astype(np.int32) for ids, _ in self.encode(split)]
         tokens, documents = np.concatenate(framed), numbered(framed)  # [n] each
-        return Windows(tokens, documents, self.config.row_length, rows, seed, self.config.boundaries, used.pad)
+        return Windows(tokens, documents, self.config.row_length, rows, seed, self.config.boundaries, pad)

@@ -5,11 +5,12 @@ import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 # A text is held in memory as bytes, lines, documents and tokens, about ten times its size in all.
 MOST_TEXT_BYTES = 2 << 30
@@ -36,6 +37,19 @@ def reading(file: Path | str, *others: type[Exception]) -> Iterator[None]:
     except (OSError, *others) as error:
         named, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
         raise DataError(f"cannot read {named or file}: {reason or error}") from None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Returns the table in a JSON file.
+
+    Raises:
+      DataError: it cannot be read, is no JSON, or holds something else.
+    """
+    with reading(file, ValueError, RecursionError):
+        table = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(table, dict):
+        raise DataError(f"{file} must hold a table, got {type(table).__name__}")
+    return table
 
 
 def cache_dir() -> Path:

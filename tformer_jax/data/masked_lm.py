@@ -44,6 +44,5 @@ class MaskedLMData(DocumentData):
         ids, words = zip(*self.encode(split), strict=True)
         tokens, documents = np.concatenate(ids), numbered(ids)  # [n] each
         words = np.concatenate(words) if self.config.whole_words else None
-        used = special(self.tokenizer)
-        ends = used.bos, used.eos, used.pad
+        ends = special(self.tokenizer, "bos", "eos", "pad")
         return Pieces(tokens, documents, words, self.config.row_length, rows, seed, *ends)

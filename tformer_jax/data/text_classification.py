@@ -100,7 +100,7 @@ class TextClassificationData(BoundedData):
 
     def _batches(self, split, lengths, batch_tokens, seed, rows_multiple=1) -> LabelledBuckets:
         texts, tokens = self.encode(split)
-        how = (lengths, batch_tokens, seed, tokenizers.special(self.tokenizer).pad, rows_multiple)
+        how = (lengths, batch_tokens, seed, *tokenizers.special(self.tokenizer, "pad"), rows_multiple)
         return LabelledBuckets((tokens,), ("tokens",), *how, labels=self.labels(texts))
 
     def split(self, found, say):

@@ -1,18 +1,19 @@
 """Byte-level BPE, or single characters: trained on the run's own text and saved with it."""
 
 import itertools
+import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ..config import ConfigError
 from ..progress import SILENT, Progress
-from .files import write_whole
+from .files import DataError, read_json, write_whole
 from .text import canonical
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -22,41 +23,85 @@ MASK, MASK_ID = "<mask>", 3  # where a tokenizer is asked for it
 UNKNOWN = "<unk>"  # of characters alone
 
 FILE = "tokenizer.json"  # in a run's directory
-START = "decoder_start_token_id"
-START_FILE = "generation_config.json"  # which says, of a tokenizer from elsewhere, what a target starts with
+# What a folder of Hugging Face's says of special tokens: by name in the one file, by number in the other. A run that starts
+# from one keeps these tables under the same names.
+TOKENS_FILE, IDS_FILE = "tokenizer_config.json", "generation_config.json"
+START = "decoder_start_token_id"  # what a target of a translation starts with
 
+_OLD_TOKENS_FILE = "special_tokens_map.json"
 _PIECE, _TOGETHER = 4_000, 128
-# What special tokens are called, in this package first and then elsewhere; of a text that goes on, the last token of one is
-# the first of the next.
+# What those files call the special tokens of each role; encoders have names of their own for the start and the end.
+_KEYS = {
+    "pad": ("pad_token",),
+    "bos": ("bos_token", "cls_token"),
+    "eos": ("eos_token", "sep_token"),
+    "mask": ("mask_token",),
+    "unk": ("unk_token",),
+}
+# What special tokens are called, in this package first and then elsewhere, where no file says it; of a text that goes on,
+# the last token of one is the first of the next.
 _NAMES = {
-    "pad": (PAD, "[PAD]", "<PAD>", "<|pad|>", "<|padding|>", "<|endoftext|>"),
+    "pad": (PAD, "[PAD]", "<PAD>", "<|pad|>", "<|padding|>"),
     "bos": (BOS, "[CLS]", "<BOS_TOKEN>", "<|begin_of_text|>", "<s>", "<|endoftext|>"),
     "eos": (EOS, "[SEP]", "<|END_OF_TURN_TOKEN|>", "<|end_of_text|>", "</s>", "<|endoftext|>"),
     "mask": (MASK, "[MASK]", "<MASK_TOKEN>"),
     "unk": (UNKNOWN, "[UNK]"),
 }
+# In the words of an error.
+_DOES = {"pad": "fills up rows", "bos": "starts a text", "eos": "ends a text", "mask": "stands for a hidden one"}
 
 
-class Special(NamedTuple):
-    """The special tokens of a tokenizer: padding, the start and the end of a text, and what stands for a hidden token."""
+class Said(NamedTuple):
+    """What files beside a tokenizer say of its special tokens.
 
-    pad: int
-    bos: int
-    eos: int
-    mask: int
+    Attributes:
+      tokens: by key, such as "eos_token"; None: there is none.
+      ids: by key, such as "eos_token_id".
+    """
+
+    tokens: Mapping[str, str | None] = {}
+    ids: Mapping[str, int] = {}
 
 
-def special(tokenizer: Tokenizer) -> Special:
-    """Returns a tokenizer's special tokens, which are known by their names; those of a run that it lacks have its numbers."""
-    usual = Special(PAD_ID, BOS_ID, EOS_ID, MASK_ID)._asdict()
-    found = {role: tokenizer.token_to_id(name) for role, name in special_names(tokenizer).items() if role in usual}
-    return Special(**usual | found)
+def said_of(tokenizer: Tokenizer) -> Said:
+    """Returns what the files said beside which `load` found a tokenizer; nothing, of one that was made."""
+    return getattr(tokenizer, "said", Said())
+
+
+def special(tokenizer: Tokenizer, *roles: str) -> tuple[int, ...]:
+    """Returns special tokens: "bos" and "eos" start and end a text, "mask" stands for a hidden token, "pad" fills up rows.
+
+    They are what the files beside the tokenizer say, or else are known by their names. Without a token of padding, which
+    nothing reads, the end of a text fills up rows.
+
+    Raises:
+      ConfigError: one is not known.
+    """
+    names = special_names(tokenizer)
+    names.setdefault("pad", names.get("eos"))
+    for role in roles:
+        if names.get(role) is None:
+            raise ConfigError(
+                f"none of the tokenizer's tokens is known as the one that {_DOES[role]}: "
+                f"say which is, as {_KEYS[role][0]} in {TOKENS_FILE} beside its {FILE}"
+            )
+    return tuple(tokenizer.token_to_id(names[role]) for role in roles)
 
 
 def special_names(tokenizer: Tokenizer) -> dict[str, str]:
     """Returns what a tokenizer calls its special tokens, as far as it has them: of "pad", "bos", "eos", "mask" and "unk"."""
-    there = {role: [x for x in names if tokenizer.token_to_id(x) is not None] for role, names in _NAMES.items()}
-    return {role: names[0] for role, names in there.items() if names}
+    found = {role: _name(tokenizer, role) for role in _KEYS}
+    return {role: name for role, name in found.items() if name is not None and tokenizer.token_to_id(name) is not None}
+
+
+def _name(tokenizer: Tokenizer, role: str) -> str | None:
+    """What is said to be the token of a role, or else the first of the usual names that the tokenizer has."""
+    said = said_of(tokenizer)
+    by_name = (said.tokens.get(key) for key in _KEYS[role])
+    # A number beyond the vocabulary is the default of a family that nobody set.
+    by_id = (tokenizer.id_to_token(said.ids[f"{key}_id"]) for key in _KEYS[role] if f"{key}_id" in said.ids)
+    usual = (name for name in _NAMES[role] if tokenizer.token_to_id(name) is not None)
+    return next((name for name in itertools.chain(by_name, by_id, usual) if name is not None), None)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, lossless: bool = False, mask: bool = False) -> Tokenizer:
@@ -108,7 +153,8 @@ def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
 
 def planned(vocab_size: int) -> Tokenizer:
     """Returns a tokenizer of this many tokens and no text, where only their number matters."""
-    return Tokenizer(models.WordLevel({str(i): i for i in range(vocab_size)}, unk_token="0"))
+    names = [*_special_tokens(mask=True), *map(str, range(vocab_size))][:vocab_size]
+    return Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token=PAD))
 
 
 def _special_tokens(mask: bool) -> list[str]:
@@ -127,8 +173,8 @@ def encode_framed(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     if frames(tokenizer):
         tokenizer.encode_special_tokens = True
         return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-    used = special(tokenizer)
-    return [[used.bos, *ids, used.eos] for ids in encode(tokenizer, texts)]
+    start, end = special(tokenizer, "bos", "eos")
+    return [[start, *ids, end] for ids in encode(tokenizer, texts)]
 
 
 def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -200,8 +246,9 @@ def frames(tokenizer: Tokenizer) -> bool:
 
 
 def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -> str:
-    """Returns the text of `tokens` up to the first end-of-sequence, without outer blanks if `strip`."""
-    end = special(tokenizer).eos
+    """Returns the text of `tokens` up to the first end-of-sequence, if there is such a token, without outer blanks if
+    `strip`."""
+    (end,) = special(tokenizer, "eos") if "eos" in special_names(tokenizer) else (None,)
     before_end = itertools.takewhile(lambda token: token != end, tokens)
     text = tokenizer.decode([int(token) for token in before_end], skip_special_tokens=True)
     return text.strip() if strip else text
@@ -227,15 +274,77 @@ def kept(file: Path, train: Callable[[], Tokenizer], progress: Progress = SILENT
 
 
 def load(file: Path) -> Tokenizer:
-    """Loads a tokenizer saved by `Tokenizer.save`.
+    """Loads a tokenizer saved by `Tokenizer.save`, with what files beside it say of its special tokens.
 
     Raises:
       ConfigError: the file is not there or holds no tokenizer.
+      DataError: a file beside it is damaged.
     """
     try:
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exceptions
         raise ConfigError(f"cannot load a tokenizer from {file}: {error}") from None
+    tokenizer.said = read_said(file.parent)  # not kept by Tokenizer.save
+    return tokenizer
 
 
+def inherit(start: Path, directory: Path) -> None:
+    """Takes a tokenizer over from another directory, a run's or a folder of Hugging Face's, and what is said of it.
+
+    Raises:
+      DataError: there is none, or a file is damaged.
+    """
+    if not (start / FILE).exists():
+        raise DataError(f"{start} has no {FILE}: a task on text starts from a model and its tokenizer")
+    said = read_said(start)
+    write_whole(directory / FILE, (start / FILE).read_bytes())
+    for name, table in ((TOKENS_FILE, said.tokens), (IDS_FILE, said.ids)):
+        if table:
+            write_whole(directory / name, json.dumps(table, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_said(directory: Path) -> Said:
+    """Returns what the files in a directory say of special tokens, each as `transformers` reads it.
+
+    Raises:
+      DataError: one is damaged.
+    """
+    tables = {
+        name: read_json(directory / name) if (directory / name).is_file() else {}
+        for name in (TOKENS_FILE, _OLD_TOKENS_FILE, IDS_FILE, "config.json")
+    }
+    # Since it has this table, the old file is left there for old programs.
+    old = {} if "added_tokens_decoder" in tables[TOKENS_FILE] else tables[_OLD_TOKENS_FILE]
+    keys = [key for keys in _KEYS.values() for key in keys]
+    tokens = {key: text_of(x, key, directory) for key, x in (tables[TOKENS_FILE] | old).items() if key in keys}
+    ids = {
+        key: number
+        for name in ("config.json", IDS_FILE)  # the second decides
+        for key in (*(f"{key}_id" for key in keys), START)
+        if (number := _number_of(tables[name].get(key), key, directory / name)) is not None
+    }
+    return Said(tokens, ids)
+
+
+def text_of(token: Any, key: str, directory: Path) -> str | None:
+    """Returns the text of a token as the files in a directory have it: as text, or in a table; None: there is none.
+
+    Raises:
+      DataError: it is something else.
+    """
+    text = token.get("content", token) if isinstance(token, dict) else token
+    if not isinstance(text, str | None) or (text and _HALF.search(text)):
+        raise DataError(f"{directory / TOKENS_FILE}, or {_OLD_TOKENS_FILE}: {key} must be a text, got {token!r}")
+    return text
+
+
+def _number_of(number: Any, key: str, file: Path) -> int | None:
+    """A token's number, of several ends of a text the first; None: there is none, for which old files have -1."""
+    first = number[0] if isinstance(number, list) and number else number
+    if first is not None and (type(first) is not int or first >= 1 << 31):  # a bool is an int, and no number
+        raise DataError(f"{file}: {key} must be the number of a token, got {number!r}")
+    return None if first is None or first < 0 else first
+
+
+_HALF = re.compile("[\ud800-\udfff]")  # of a character, which JSON can have alone and UTF-8 cannot
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \n])")

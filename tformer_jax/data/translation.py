@@ -1,6 +1,5 @@
 """Sentence pairs, from where they lie to batches of tokens."""
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from .base import VOCABULARY, BoundedData, DataConfig, check_goes_with
 from .batches import BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
-from .files import DataError, reading, write_whole
+from .files import DataError, write_whole
 from .sources.pairs import PAIRS, Pair
 from .splits import split_examples
 
@@ -83,7 +82,6 @@ class Tokenizers(NamedTuple):
 
     source: Tokenizer
     target: Tokenizer
-    start: int = tokenizers.BOS_ID
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizers":
@@ -93,12 +91,18 @@ class Tokenizers(NamedTuple):
           ConfigError: it is not there.
         """
         target, own = tokenizers.load(directory / _TARGET_FILE), directory / _SOURCE_FILE
-        return cls(tokenizers.load(own) if own.exists() else target, target, _start(directory, target))
+        return cls(tokenizers.load(own) if own.exists() else target, target)
+
+    @property
+    def start(self) -> int:
+        """The token that a target starts with: what a file says beside a tokenizer from elsewhere, or the start of a text."""
+        said = tokenizers.said_of(self.target).ids.get(tokenizers.START)
+        return tokenizers.special(self.target, "bos")[0] if said is None else said
 
     @property
     def pad(self) -> int:
         """The token that fills up rows of either side, none of which is read."""
-        return tokenizers.special(self.target).pad
+        return tokenizers.special(self.target, "pad")[0]
 
     def encode_sources(self, texts: list[str]) -> list[list[int]]:
         """Returns token ids, without start or end, unless the tokenizer has them: the encoder sees the sentence at once."""
@@ -112,34 +116,14 @@ class Tokenizers(NamedTuple):
 
 
 def inherit_tokenizers(start: Path, directory: Path) -> None:
-    """Takes the tokenizers of another directory over into one, and the token that its targets start with.
+    """Takes the tokenizers of another directory over into one, and what is said of the target's.
 
     Raises:
-      DataError: there are none.
+      DataError: there are none, or a file is damaged.
     """
-    if not (start / _TARGET_FILE).exists():
-        raise DataError(f"{start} has no {_TARGET_FILE}: a translation starts from a model and its tokenizer")
-    for name in (_TARGET_FILE, _SOURCE_FILE):
-        if (start / name).exists():
-            write_whole(directory / name, (start / name).read_bytes())
-    if (said := _start_said(start)) is not None:
-        write_whole(directory / tokenizers.START_FILE, json.dumps({tokenizers.START: said}))
-
-
-def _start(directory: Path, target: Tokenizer) -> int:
-    """The token that a target starts with: what a file says beside a tokenizer from elsewhere, or the start of a text."""
-    said = _start_said(directory)
-    return tokenizers.special(target).bos if said is None else said
-
-
-def _start_said(directory: Path) -> int | None:
-    for name in (tokenizers.START_FILE, "config.json"):
-        if (file := directory / name).exists():
-            with reading(file, ValueError, AttributeError):
-                said = json.loads(file.read_text("utf-8")).get(tokenizers.START)
-            if said is not None:
-                return said
-    return None
+    tokenizers.inherit(start, directory)
+    if (start / _SOURCE_FILE).exists():
+        write_whole(directory / _SOURCE_FILE, (start / _SOURCE_FILE).read_bytes())
 
 
 class TranslationData(BoundedData):
@@ -171,7 +155,7 @@ class TranslationData(BoundedData):
 
         if config.source_vocab_size is None:
             shared = kept(_TARGET_FILE, source + target, config.vocab_size)
-            self.tokenizers = Tokenizers(shared, shared, _start(directory, shared))
+            self.tokenizers = Tokenizers(shared, shared)
         else:
             own = kept(_SOURCE_FILE, source, config.source_vocab_size)
             self.tokenizers = Tokenizers(own, kept(_TARGET_FILE, target, config.vocab_size))

@@ -22,7 +22,7 @@ from ..data.files import DataError, reading, write_whole
 from ..nn.adapters import Adapter, adapter_part, check_paths, check_untied, sides
 from ..nn.parameters import ParameterInfo, parameters
 from .family import Family
-from .files import copy, read_json, tensors_in, write_json
+from .files import copy, tensors_in, write_json
 from .pretrained import said_by, tensors_of
 from .tensors import Entry, Sides, entries
 

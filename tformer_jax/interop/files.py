@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ..data.files import DataError, reading, write_whole
+from ..data.files import DataError, read_json, reading, write_whole
 
 CONFIG, GENERATION, TENSORS = "config.json", "generation_config.json", "model.safetensors"
 _INDEX = f"{TENSORS}.index.json"
@@ -24,19 +24,6 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Bytes that are read at once of what is transposed or cast: they stay in a core's cache until they are where they belong.
 _STRIP = 1 << 20
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Returns the table in a JSON file.
-
-    Raises:
-      DataError: it cannot be read, is no JSON, or holds something else.
-    """
-    with reading(file, ValueError, RecursionError):
-        table = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(table, dict):
-        raise DataError(f"{file} must hold a table, got {type(table).__name__}")
-    return table
 
 
 def write_json(file: Path, table: Mapping[str, Any]) -> None:

@@ -16,12 +16,12 @@ from flax import nnx
 from tokenizers import Tokenizer
 
 from ..config import ConfigError, check_choice
-from ..data.files import DataError
+from ..data.files import DataError, read_json
 from ..nn.parameters import is_variable, named, path_name
 from .arrays import Placing, read_arrays
 from .family import FAMILIES, Family, fits
 from .fields import at
-from .files import CONFIG, DTYPES, GENERATION, Tensors, has_tensors, read_json, tensors_in, write_json, write_tensors
+from .files import CONFIG, DTYPES, GENERATION, Tensors, has_tensors, tensors_in, write_json, write_tensors
 from .tensors import Entry, entries
 from .texts import START, read_settings, read_tokenizer, special_tokens, write_tokenizer
 

@@ -1,18 +1,20 @@
 """The tokenizer beside a checkpoint: what `transformers` reads of one, and how it frames a text."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, processors
 
 from ..data import tokenizers
-from ..data.files import DataError
-from .files import read_json, write_json
+from ..data.files import DataError, read_json
+from .files import write_json
 
 START = tokenizers.START  # key of `config.json`
-TOKENIZER, _CONFIG = tokenizers.FILE, "tokenizer_config.json"
+TOKENIZER, _CONFIG = tokenizers.FILE, tokenizers.TOKENS_FILE
 # Tokens that begin and end a text and have keys of their own in `tokenizer_config.json`.
 _KEYS = {"[CLS]": "cls_token", "[SEP]": "sep_token"}
+_ENDS = {"bos_token", "eos_token", *_KEYS.values()}
 # What a run's data put around a text: a model that goes on with it sees no end, an encoder of sources neither.
 _TEXT = "$A"
 _FRAMES, _WHOLE = {"CausalLM": ("bos", _TEXT), "Transformer": (_TEXT,)}, ("bos", _TEXT, "eos")
@@ -46,26 +48,31 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, model: Any, settings: di
       tokenizer: one of a run's, or another.
       folder: to write to.
       model: that reads its tokens.
-      settings: from `read_settings`; {}: there are none, and special tokens are known by their names.
+      settings: from `read_settings`; {}: there are none.
     """
-    special = {_KEYS.get(name, f"{role}_token"): name for role, name in _names(tokenizer).items()}
-    settings = settings or {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_length}
+    said = tokenizers.said_of(tokenizer).tokens
+    settings = settings or _settings(tokenizer, said, model)
     tokenizers.save(_framing(tokenizer, model), folder / TOKENIZER)
-    write_json(folder / _CONFIG, special | settings)
+    # What the settings say alike stays as it is spelt: a table may say more of a token than its text.
+    changed = {key: x for key, x in said.items() if tokenizers.text_of(settings.get(key), key, folder) != x}
+    write_json(folder / _CONFIG, settings | changed)
+
+
+def _settings(tokenizer: Tokenizer, said: Mapping[str, str | None], model: Any) -> dict[str, Any]:
+    """The settings of a run's tokenizer, with its special tokens by their usual names where nothing is said of them."""
+    names = tokenizers.special_names(tokenizer)
+    # Files that say how a text ends, and not how it starts, mean that nothing starts it.
+    left = names.keys() - ({"bos", "eos"} if said.keys() & _ENDS else set())
+    usual = {_KEYS.get(names[role], f"{role}_token"): names[role] for role in left}
+    return usual | {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.max_length}
 
 
 def special_tokens(tokenizer: Tokenizer | None, model: Any) -> dict[str, int | None]:
     """Returns the special tokens of a `config.json`, which has to say them: their defaults may be beyond the vocabulary."""
-    names = {} if tokenizer is None else _names(tokenizer)
+    names = {} if tokenizer is None else tokenizers.special_names(tokenizer)
     found = {f"{role}_token_id": tokenizer.token_to_id(names[role]) if role in names else None for role in _SAID}
     starts = type(model).__name__ == "Transformer" and found["bos_token_id"] is not None
     return found | ({START: found["bos_token_id"]} if starts else {})
-
-
-def _names(tokenizer: Tokenizer) -> dict[str, str]:
-    """What special tokens are called; an end of a text with which rows are filled up is no token of padding there."""
-    names = tokenizers.special_names(tokenizer)
-    return {role: name for role, name in names.items() if role != "pad" or name != names.get("eos")}
 
 
 def _framing(tokenizer: Tokenizer, model: Any) -> Tokenizer:

@@ -239,18 +239,18 @@ class CausalLMTask(DocumentTask):
         Raises:
           ValueError: as `decoding.generate`.
         """
-        ids, used = tokenizers.encode_typed(self.tokenizer, text), tokenizers.special(self.tokenizer)
+        start, end = tokenizers.special(self.tokenizer, "bos", "eos")
         if max_new_tokens is None:
             max_new_tokens = min(self.config.sample_tokens, max(1, model.config.max_length // 2))
         sampler = decoding.sampling(temperature=self.config.sample_temperature) if sampler is None else sampler
         of_rows = type(self).mask is not CausalLMTask.mask and not self.prefix
         steps = decoding.stream(
             decoding.Recomputed(model, type(self).mask) if of_rows else model,
-            [[used.bos, *ids]],
+            [[start, *tokenizers.encode_typed(self.tokenizer, text)]],
             max_new_tokens=max_new_tokens,
             sampler=sampler,
             key=jax.random.key(0) if key is None else key,
-            eos_id=used.eos,
+            eos_id=end,
             slide=slide,
             pad_to=pad_to,
             prefix=self.prefix,

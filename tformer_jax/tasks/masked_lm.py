@@ -83,12 +83,13 @@ class MaskedLMTask(DocumentTask):
     judged_by = "masked_accuracy"
 
     @property
-    def _special(self) -> tokenizers.Special:
-        return tokenizers.special(self.tokenizer)
+    def _mask(self) -> int:
+        return tokenizers.special(self.tokenizer, "mask")[0]
 
     @property
     def _corruption(self) -> "_Corruption":
-        return _Corruption(self.tokenizer.get_vocab_size(), self._special, self.config.mask_rate)
+        kept = tokenizers.special(self.tokenizer, "pad", "bos", "eos")
+        return _Corruption(self.tokenizer.get_vocab_size(), self._mask, kept, self.config.mask_rate)
 
     @property
     def _gap(self) -> str:
@@ -134,7 +135,7 @@ class MaskedLMTask(DocumentTask):
         found = super().example(model, of)
         tokens, lengths = np.array(found.batch["tokens"]), found.batch["lengths"]
         hidden = np.arange(tokens.shape[1]) % _HIDDEN == _HIDDEN // 2
-        tokens[hidden & (np.arange(tokens.shape[1]) < lengths[:, None] - 1)] = self._special.mask
+        tokens[hidden & (np.arange(tokens.shape[1]) < lengths[:, None] - 1)] = self._mask
         note = "; ".join(filter(None, (found.note, f"every {_HIDDEN}th token is hidden")))
         side = text_side(self.tokenizer, tokens, lengths)
         return Example({"tokens": tokens, "lengths": lengths}, side, note)
@@ -162,7 +163,7 @@ class MaskedLMTask(DocumentTask):
 
         def log_prob(row: np.ndarray) -> np.ndarray:
             filled_up = np.pad(row, (0, length - len(row)))
-            return jax.device_get(_token_log_probs(model, filled_up, np.int32(len(row)), self._special.mask))
+            return jax.device_get(_token_log_probs(model, filled_up, np.int32(len(row)), self._mask))
 
         sums = progress.each("pseudo-perplexity", rows, "rows", log_prob)
         return perplexity(-np.sum(sums, dtype=np.float64) / sum(len(row) - 2 for row in rows))
@@ -200,7 +201,7 @@ class MaskedLMTask(DocumentTask):
     def _guesses(self, model: MaskedLM, tokens: np.ndarray, count: int) -> list[list[Guess]]:
         """The likeliest tokens for each gap of a row."""
         best_first = []
-        for probabilities in self._predicted(model, tokens)[tokens == self._special.mask]:
+        for probabilities in self._predicted(model, tokens)[tokens == self._mask]:
             best = np.argsort(-probabilities, kind="stable")[:count]
             best_first.append([Guess(self._text([i]), float(probabilities[i])) for i in best])
         return best_first
@@ -215,10 +216,11 @@ class MaskedLMTask(DocumentTask):
         if len(parts) == 1:
             raise DataError(f"the text has no {MASK_TEXT} to fill in")
         encoded = [tokenizers.encode_typed(self.tokenizer, part) for part in parts]
-        tokens = [self._special.bos, *encoded[0]]
+        start, end = tokenizers.special(self.tokenizer, "bos", "eos")
+        tokens = [start, *encoded[0]]
         for part in encoded[1:]:
-            tokens += [self._special.mask, *part]
-        tokens.append(self._special.eos)
+            tokens += [self._mask, *part]
+        tokens.append(end)
         if len(tokens) > limit:
             raise DataError(f"the text has {len(tokens)} tokens, but the model reads at most {limit}; shorten it")
         return tokens
@@ -235,7 +237,7 @@ class MaskedLMTask(DocumentTask):
         """One token of a row, anywhere but at its ends, as the model guesses it from all others."""
         number, row = numbered
         place = np.random.default_rng(number).integers(1, len(row) - 1)
-        (guesses,) = self._guesses(model, np.where(np.arange(len(row)) == place, self._special.mask, row), _GUESSES)
+        (guesses,) = self._guesses(model, np.where(np.arange(len(row)) == place, self._mask, row), _GUESSES)
         before, after = row[1:place], row[place + 1 : -1]
         start, end = (" ..." if len(part) > _AROUND else "" for part in (before, after))
         around = self._text(before[-_AROUND:]), self._gap, self._text(after[:_AROUND])
@@ -254,7 +256,8 @@ class _Corruption(NamedTuple):
     """What `functional.mask_tokens` has to know beside the tokens."""
 
     vocab_size: int
-    special: tokenizers.Special
+    mask_id: int
+    special_ids: tuple[int, ...]
     rate: float
 
 
@@ -262,9 +265,9 @@ def _corrupted(batch: Any, key: Array, how: _Corruption) -> Any:
     corrupted, masked = F.mask_tokens(
         batch["tokens"],
         key,
-        mask_id=how.special.mask,
+        mask_id=how.mask_id,
         vocab_size=how.vocab_size,
-        special_ids=how.special[:3],
+        special_ids=how.special_ids,
         rate=how.rate,
         word_ids=batch.get("word_ids"),
     )

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from ..config import COUNT, Component, ConfigError, field
 from ..data import tokenizers
 from ..data.batches.buckets import padded
-from ..data.files import DataError, read_lines, write_whole
+from ..data.files import DataError, read_lines
 from ..data.text import canonical
 from ..nn import ModelConfig
 from .base import Task
@@ -61,9 +61,7 @@ class TextTask(Task):
 
     @classmethod
     def inherit(cls, start: Path, directory: Path) -> None:
-        if not (file := start / tokenizers.FILE).exists():
-            raise DataError(f"{start} has no {file.name}: a task on text starts from a model and its tokenizer")
-        write_whole(directory / file.name, file.read_bytes())
+        tokenizers.inherit(start, directory)
 
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:

@@ -156,13 +156,13 @@ class TranslationTask(Task):
         return translations
 
     def _search(self, model: Transformer, batch: Any) -> Array:
-        source, used = batch["source"], tokenizers.special(self.tokenizers.target)
+        source, (end,) = batch["source"], tokenizers.special(self.tokenizers.target, "eos")
         how = {
             "source_mask": F.AttentionMask(lengths=batch["source_lengths"]),
             # Room for half as much again and a few; more only feeds repetitions.
             "max_length": min(model.config.max_length, 3 * source.shape[1] // 2 + 10),
             "bos_id": self.tokenizers.start,
-            "eos_id": used.eos,
+            "eos_id": end,
         }
         if self.config.beam_size == 1:
             return decoding.greedy_search(model, source, **how)

@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import interop
 from ..config import RUN, TRAINING, ConfigError, build, fields_of, leaves, merged, nested, to_dict
-from ..data.files import DataError
+from ..data.files import DataError, read_json
 from ..data.translation import Tokenizers
-from ..interop.files import read_json, write_json
+from ..interop.files import write_json
 from ..interop.pretrained import said_by
 from ..models import TextEncoder, VisionTransformer
 from ..nn import ModelConfig

@@ -24,7 +24,7 @@ import jax
 
 from .. import interop
 from ..config import ConfigError
-from ..data import digest
+from ..data import digest, tokenizers
 from ..data.files import DataError, write_whole, writing
 from ..registry import plugin_sum
 from .changes import FREE_FIELDS
@@ -34,7 +34,14 @@ from .paths import some
 from .pretrained import START, keep_start
 
 # What was learnt from the data before training, and decides what tokens and classes mean; and what the data were.
-LEARNT = ("tokenizer.json", "source_tokenizer.json", "generation_config.json", "classes.json", digest.FILE)
+LEARNT = (
+    tokenizers.FILE,
+    "source_tokenizer.json",
+    tokenizers.TOKENS_FILE,
+    tokenizers.IDS_FILE,
+    "classes.json",
+    digest.FILE,
+)
 # What the files of its plugins were when it began.
 PLUGINS = "plugins.json"
 # What a run writes before it trains.
