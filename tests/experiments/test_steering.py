@@ -128,5 +128,5 @@ def test_without_a_dry_run_a_directory_is_needed(here, flags):
     """A run would go nowhere."""
     given = [flag for flag in flags("none") if not flag.startswith("--workdir")]
     result = here("train", *given)
-    assert result.returncode == 1 and result.stderr == "error: give --workdir\n"
+    assert result.returncode == 1 and result.stderr == "error: give --workdir=DIRECTORY\n"
     assert not Path("none").exists()

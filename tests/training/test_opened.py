@@ -122,7 +122,11 @@ def test_opening_changes_nothing(finished):
     [
         (None, None, "^there is no directory .*nowhere"),
         ({"notes.txt": ""}, None, "is not a run directory: it has no config.json$"),
-        ({"sweep.json": "{}"}, None, "holds a sweep of members; experiments.export makes a run of a member$"),
+        (
+            {"sweep.json": "{}"},
+            None,
+            "holds a sweep of members; python -m experiments.export .* makes a run of a member$",
+        ),
         ({"config.json": '{"model_type": "gpt2"}'}, None, "load it by tformer_jax.interop.load_pretrained$"),
         ({"config.json": "{}", "checkpoints/6/x": ""}, 7, r"has no checkpoint of step 7, only of \[6\]$"),
     ],

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from ..config import ConfigError
-from ..data.files import DataError, reading, write_whole
+from ..data.files import DataError, read_json, reading, write_whole
 from ..nn.adapters import Adapter, adapter_part, check_paths, check_untied, sides
 from ..nn.parameters import ParameterInfo, parameters
 from .family import Family

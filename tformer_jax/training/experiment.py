@@ -390,10 +390,12 @@ def pretrained_arrays(
 
 def _resized(run: Run, found: dict[str, np.ndarray], image_size: int | None) -> dict[str, np.ndarray]:
     """The arrays of a run's model, as they are for images of this size."""
+    if image_size is None:
+        return found
     experiment = Experiment.from_config(run.config)
     task = experiment.restore_task(run.directory)
     config = experiment.model_config(task.model_fields)
-    if image_size in (None, getattr(config, "image_size", None)):
+    if image_size == config.image_size:
         return found
     model = nnx.eval_shape(lambda: task.Model(config, rngs=nnx.Rngs(0)))
     model = by_path(lambda path, _: jnp.asarray(found[f"model.{path}"]), model)
