@@ -3,10 +3,10 @@
 import base64
 import re
 from collections.abc import Iterable
-from typing import TypeAlias, Union
+from typing import TypeAlias
 from xml.etree import ElementTree
 
-Child: TypeAlias = Union[str, ElementTree.Element, Iterable["Child"]]
+Child: TypeAlias = str | ElementTree.Element | Iterable["Child"]
 
 
 def tag(name: str, /, *children: Child, **attributes: object) -> ElementTree.Element:

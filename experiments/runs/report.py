@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tformer_jax.sweeps.results import Ranking
@@ -27,7 +26,8 @@ h1, h2, h3 { line-height: 1.2; } h2 { border-top: 2px solid #0072b2; padding-top
 nav a { margin-right: 1rem; } a { color: #00558a; }
 :focus-visible { outline: 3px solid #d55e00; outline-offset: 2px; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; margin: .5rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .2rem .75rem .2rem 0; border-bottom: 1px solid #ddd; white-space: pre-wrap; }
+th, td { text-align: left; vertical-align: top; white-space: pre-wrap; }
+th, td { padding: .2rem .75rem .2rem 0; border-bottom: 1px solid #ddd; }
 thead th { border-bottom: 2px solid #888; } td { font-variant-numeric: tabular-nums; min-width: 4rem; }
 pre { background: #f4f4f4; padding: .75rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; } img { max-width: min(100%, 50rem); height: auto; } figcaption { color: #444; font-size: .9rem; }

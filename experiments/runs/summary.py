@@ -110,7 +110,7 @@ def _of_run(directory: Path, kind: str, ranking: Ranking) -> dict[str, Any]:
 def _stopped_early(run: Run, rows: Sequence[Mapping[str, Any]], step: int) -> bool:
     """Returns whether a run ended at a step, that of its newest checkpoint, because it was patient for long enough."""
     training = run.config.get("training", {})
-    asked = ({"metric": training["patience_metric"]} if "patience_metric" in training else {})
+    asked = {"metric": training["patience_metric"]} if "patience_metric" in training else {}
     patience = Patience(training.get("patience"), best=training.get("patience_best"), **asked)
     patience.read(rows, step)
     return patience.is_over and patience.last == step
