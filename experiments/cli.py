@@ -5,7 +5,7 @@ import errno
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ COMPILED = define_text(
     "compilation_cache", None, "Folder of compiled programs, by default in the user's cache folder; off: none are kept.",
     like="FOLDER",
 )  # fmt: skip
+_SHARED = (CONFIG, WORKDIR, TO, STEP, PLUGIN, COMPILED)
 
 
 class _WithChoices(Around):
@@ -228,6 +229,56 @@ def _check_text(arguments: Sequence[str]) -> None:
             raise flags.Error(f"{argument!r} contains a NUL character; leave it out")
 
 
+def _end_in_a_line(work: Callable[[], None]) -> None:
+    """Does a command's work; what a user can put right, or has asked for, ends in one line and an exit code."""
+    try:
+        work()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has gone, such as `head`
+        drop_output()
+        sys.exit(_CLOSED_PIPE)
+    except OSError as error:
+        drop_output()
+        sys.exit(f"error: {_refused(error)}")
+    except (ConfigError, DataError, RunError, CheckpointError, Diverged) as error:
+        sys.exit(f"error: {error}")
+    except UnexpectedTracerError as error:
+        sys.exit(f"error: {_kept(error)}")
+    except Interrupted as stopped:
+        print(how_to_go_on(stopped), file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command to start again or to go on", file=sys.stderr)
+        sys.exit(_CTRL_C)
+
+
+def _flags_problem(error: Exception, arguments: Sequence[str]) -> str:
+    """Returns in one line why flags could not be read."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return f"{error}{'; put --config=FILE before it' if error.flagname.startswith('config.') else ''}"
+    if isinstance(error, ConfigError):
+        return str(error)
+    if not isinstance(error, flags.Error):  # whatever a config file raises
+        return _config_problem(error, arguments)
+    # Its last line is the cause; above it stands a traceback of the config file.
+    of_file = "cannot load the config: " if "Traceback" in str(error) else ""
+    said = last_line(error).removeprefix(f"{ConfigError.__module__}.ConfigError: ")
+    return of_file + re.sub(r"^flag --config=.*?: (?=config\.|the config )", "", said)
+
+
+def _check_given(needed: Iterable[str], taken: Collection[str], word: str | None) -> None:
+    """Ends the command if a flag that it needs is not given, or a shared one that it does not take.
+
+    `word`: of --help_config; None: it is not given.
+    """
+    if missing := [name for name in needed if flags.FLAGS[name].value is None]:
+        sys.exit(f"error: {what_to_give(missing)}")
+    refused = [flag.name for flag in _SHARED if flag.present and flag.name not in taken]
+    if refused := [*refused, *["help_config"] * (word is not None and CONFIG.name not in taken)]:
+        why = ": the run knows its plugins" if refused[0] == "plugin" else ""
+        sys.exit(f"error: --{refused[0]} has no meaning for this command{why}; leave it out")
+
+
 def run(
     main: Callable[..., None],
     *required: str,
@@ -249,25 +300,7 @@ def run(
     def guarded(arguments: list[str]) -> None:
         if len(arguments) > 1 and not takes:
             sys.exit(f"error: unexpected arguments: {' '.join(arguments[1:])}")
-        try:
-            main(*([arguments[1:]] if takes else []))
-            sys.stdout.flush()
-        except BrokenPipeError:  # whoever read the output has gone, such as `head`
-            drop_output()
-            sys.exit(_CLOSED_PIPE)
-        except OSError as error:
-            drop_output()
-            sys.exit(f"error: {_refused(error)}")
-        except (ConfigError, DataError, RunError, CheckpointError, Diverged) as error:
-            sys.exit(f"error: {error}")
-        except UnexpectedTracerError as error:
-            sys.exit(f"error: {_kept(error)}")
-        except Interrupted as stopped:
-            print(how_to_go_on(stopped), file=sys.stderr)
-            sys.exit(EXIT_CODE)
-        except KeyboardInterrupt:
-            print("interrupted; run the same command to start again or to go on", file=sys.stderr)
-            sys.exit(_CTRL_C)
+        _end_in_a_line(lambda: main(*([arguments[1:]] if takes else [])))
 
     def parse(arguments: list[str]) -> list[str]:
         nonlocal main
@@ -276,38 +309,21 @@ def run(
             check_values(arguments)
             _load_plugins(arguments)
             before(arguments)
-            if (text := page(main, arguments, [f.name for f in shared if f.name in taken], required)) is not None:
+            if (text := page(main, arguments, [f.name for f in _SHARED if f.name in taken], required)) is not None:
                 main = lambda *_: show(text)
                 return flags.FLAGS(arguments[:1])
             arguments, word = without_help_config(arguments)
             rest = flags.FLAGS(arguments)
-        except flags.UnrecognizedFlagError as error:
-            forgotten = "; put --config=FILE before it" if error.flagname.startswith("config.") else ""
-            sys.exit(f"error: {error}{forgotten}")
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
-        except flags.Error as error:  # its last line is the cause; above it stands a traceback of the config file
-            of_file = "cannot load the config: " if "Traceback" in str(error) else ""
-            said = last_line(error).removeprefix(f"{ConfigError.__module__}.ConfigError: ")
-            said = re.sub(r"^flag --config=.*?: (?=config\.|the config )", "", said)
-            sys.exit(f"error: {of_file}{said}")
-        except Exception as error:  # whatever a config file raises
-            sys.exit(f"error: {_config_problem(error, arguments)}")
+        except Exception as error:
+            sys.exit(f"error: {_flags_problem(error, arguments)}")
         needed = [n for n in required if n not in spared()] if word is None else {CONFIG.name} & {*required}
-        if missing := [name for name in needed if flags.FLAGS[name].value is None]:
-            sys.exit(f"error: {what_to_give(missing)}")
-        refused = [flag.name for flag in shared if flag.present and flag.name not in taken]
-        if refused := [*refused, *["help_config"] * (word is not None and CONFIG.name not in taken)]:
-            why = ": the run knows its plugins" if refused[0] == "plugin" else ""
-            sys.exit(f"error: --{refused[0]} has no meaning for this command{why}; leave it out")
+        _check_given(needed, taken, word)
         if word is not None:
             main = lambda *_: show(fields_page(config(), word))
-            return rest
-        if keep_compiled(COMPILED.value) is None and COMPILED.value not in (None, OFF):
+        elif keep_compiled(COMPILED.value) is None and COMPILED.value not in (None, OFF):
             sys.exit(f"error: --compilation_cache={COMPILED.value} is no folder that can be written; give another")
         return rest
 
-    shared = (CONFIG, WORKDIR, TO, STEP, PLUGIN, COMPILED)
     taken = {*required, *optional, COMPILED.name}
     if sys.stdout is not None and sys.stdout.isatty():
         print(" " * len(LOADING), end="\r", flush=True)
