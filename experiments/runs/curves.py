@@ -6,16 +6,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tformer_jax.config import ConfigError
+from tformer_jax.sweeps.drawing import COLOURS, named
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.run import Run
 
 from .tables import names
 
-# Okabe and Ito's colours, which people tell apart who see some colours alike; styles of lines tell more of them apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLES = ("-", "--", ":", "-.")
-_UNITS = {"loss": "loss (nats)"}
-MOST = len(_COLOURS) * len(_STYLES)
+_STYLES = ("-", "--", ":", "-.")  # which tell more lines apart than there are colours
+MOST = len(COLOURS) * len(_STYLES)
 
 
 def of(runs: Sequence[Run], metric: str) -> Figure:
@@ -47,7 +45,7 @@ def drawn(rows: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> Figur
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes, called = figure.add_subplot(), metric.replace("_", " ")
     for i, (name, of_run) in enumerate(rows.items()):
-        colour, style = _COLOURS[i % len(_COLOURS)], _STYLES[i // len(_COLOURS)]
+        colour, style = COLOURS[i % len(COLOURS)], _STYLES[i // len(COLOURS)]
         if trained := _points(of_run, metric):
             axes.plot(*trained, linewidth=0.7, alpha=0.4, color=colour, linestyle=style)
         validated = _points(of_run, f"validation_{metric}")
@@ -57,7 +55,7 @@ def drawn(rows: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> Figur
             *(validated or ((), ())), "o", linestyle=style, label=label, color=colour, linewidth=1.6, markersize=4
         )
     faint = "; faint: of training batches" if any(_points(of_run, metric) for of_run in rows.values()) else ""
-    axes.set(xlabel="step", ylabel=_UNITS.get(metric, called), title=f"Validation {called}{faint}")
+    axes.set(xlabel="step", ylabel=named(metric), title=f"Validation {called}{faint}")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure

@@ -14,11 +14,11 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize, to_he
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from ..analysis.plots import save_picture
+from ..analysis.plots import BLACK, BLUE, GREEN, ORANGE, PINK, SKY, save_picture
 from .plot_data import DIVERGED, FINISHED, STOPPED, UNFINISHED, Line, Scale, costs, is_number, text
 
 # Okabe & Ito (2008), told apart by colour-blind people too, without the yellow, which white paper swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = (BLUE, ORANGE, GREEN, PINK, "#E69F00", SKY, BLACK)
 GREY = "0.75"
 LIGHT = {kind: {"alpha": 0.45, "label": kind} for kind in (UNFINISHED, STOPPED)}
 CURVES = {
