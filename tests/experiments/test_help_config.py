@@ -177,7 +177,8 @@ def test_a_config_without_a_task_is_refused(broken):
 
 def test_sections_that_are_missing_have_their_defaults():
     """A config file of one's own that is not whole would end in a traceback."""
-    fields_page({"task": {"name": "causal_lm"}, "model": 3})
+    page = fields_page({"task": {"name": "causal_lm"}, "model": 3})
+    assert "--config.optimizer.name=adam" in page and "model.num_layers" in page
 
 
 # Docstrings ------------------------------------------------------------------------------------

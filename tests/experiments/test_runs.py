@@ -116,7 +116,7 @@ def test_who_looks_does_not_keep_a_run_from_starting(tmp_path):
     looks = subprocess.Popen(["sleep", "0.05"], pass_fds=[looking])
     os.close(looking)  # it holds it alone now
     with locked(directory):
-        looks.wait()
+        assert summed_up(directory).status == "training" and looks.wait() == 0
 
 
 def test_what_lies_within_a_search_is_no_run_of_its_own(tmp_path):
