@@ -140,7 +140,7 @@ def _is_ours(module: str) -> bool:
 
 
 def _flags(shared: Collection[str], required: Collection[str]) -> Iterator[str]:
-    """What is said of each flag, those first that must be given."""
+    """Lines on each flag, those first that must be given."""
     found = [*(flags.FLAGS[name] for name in shared), *_own()]
     for flag in sorted(found, key=lambda flag: flag.name not in required):
         yield _described(flag, required)

@@ -141,7 +141,7 @@ def _default(of: dataclasses.Field) -> Any:
 
 
 def _wanted(cls: type[Component], of: dataclasses.Field) -> str:
-    """What a field may be, in words; nothing, where its value shows that."""
+    """Words for what a field may be; none where its value shows that."""
     kinds, wanted = plain_kinds(hints_of(cls)[of.name]) or (), kind_of(of).wanted
     or_none = ", or None" if NoneType in kinds else ""
     if choices := cls.choices_of(of.name):

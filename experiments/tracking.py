@@ -74,7 +74,7 @@ def tracking(run: Run, project: str | None, progress: Progress) -> Iterator[Call
 
 
 def _identifier(run: Run, project: str) -> str:
-    """What W&B knows the run by: its directory says it."""
+    """Identity of the run at W&B, which its directory keeps."""
     file = run.directory / "wandb.json"
     if not file.exists():
         write_json(file, {"project": project, "id": secrets.token_hex(4)})

@@ -21,7 +21,7 @@ _ENDED = ("finished", "stopped", "diverged", "failed", "pruned")
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a list says of a directory.
+    """Entry of a directory in a list.
 
     Attributes:
       directory: where it is.

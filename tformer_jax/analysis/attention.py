@@ -1,4 +1,4 @@
-"""What the heads of a model look at: the weights of every layer, and numbers that sum them up."""
+"""Attention of the heads of a model: the weights of every layer, and numbers that sum them up."""
 
 from collections.abc import Callable, Collection
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a classifier takes for what, and whether its probabilities are to be believed."""
+"""Mistakes of a classifier, and whether its probabilities are to be believed."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 
 class Outcomes(NamedTuple):
-    """What a classifier said of n labelled examples.
+    """Answers of a classifier to n labelled examples.
 
     Attributes:
       examples: [n], their numbers in the split, ascending.
@@ -22,7 +22,7 @@ class Outcomes(NamedTuple):
 
     @property
     def right(self) -> np.ndarray:
-        """Which guesses are right, [n]."""
+        """Whether each guess is right, [n]."""
         return self.labels == self.guesses
 
     def worst(self, count: int) -> np.ndarray:

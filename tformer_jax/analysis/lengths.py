@@ -1,4 +1,4 @@
-"""How a score depends on the length of what is scored."""
+"""Scores by the length of what is scored."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

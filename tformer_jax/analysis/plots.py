@@ -1,4 +1,4 @@
-"""How pictures of a run are drawn and saved, and the curves of its training."""
+"""Drawing and saving of the pictures of a run, and the curves of its training."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ _LINE = 82  # letters of a title in WIDTH
 
 
 class Subject(NamedTuple):
-    """What the pictures of a run are of: its name, and its task's.
+    """Subject of the pictures of a run: its name, and its task's.
 
     Attributes:
       run: the name of its directory.
@@ -45,7 +45,7 @@ class Subject(NamedTuple):
 
 
 class Number(NamedTuple):
-    """How a number that a task is judged by is drawn.
+    """Way to draw a number that a task is judged by.
 
     Attributes:
       label: with its unit.

@@ -1,4 +1,4 @@
-"""What a model is told of positions: how alike those that are added are, how heads turn, and how scores are biased."""
+"""Positions as a model is told them: how alike those that are added are, how heads turn, and how scores are biased."""
 
 from collections.abc import Sequence
 from pathlib import Path

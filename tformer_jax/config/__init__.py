@@ -160,7 +160,7 @@ class Component:
         return self.__dict__["_hash"]
 
     def __repr__(self) -> str:
-        """What makes an equal one: the fields that are not as they are by default."""
+        """Expression that makes an equal one: the fields that are not as they are by default."""
         of = {f.name: (getattr(self, f.name), _default(f)) for f in dataclasses.fields(self)}
         said = [f"{name}={value!r}" for name, (value, usual) in of.items() if not _same(value, usual)]
         return f"{type(self).__qualname__}({', '.join(said)})"

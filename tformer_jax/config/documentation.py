@@ -1,4 +1,4 @@
-"""What docstrings say of classes and of their fields, for those who ask at the command line.
+"""Sentences of docstrings on classes and of their fields, for those who ask at the command line.
 
 The sentence about a field stands under "Attributes:", of its class or of one that this is made from, and nowhere else:
 the API reference shows the same.

@@ -52,7 +52,7 @@ _DOES = {"pad": "fills up rows", "bos": "starts a text", "eos": "ends a text", "
 
 
 class Said(NamedTuple):
-    """What files beside a tokenizer say of its special tokens.
+    """Special tokens as the files beside a tokenizer say them.
 
     Attributes:
       tokens: by key, such as "eos_token"; None: there is none.
@@ -95,7 +95,7 @@ def special_names(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _name(tokenizer: Tokenizer, role: str) -> str | None:
-    """What is said to be the token of a role, or else the first of the usual names that the tokenizer has."""
+    """Name of the token of a role: what is said to be it, or else the first of the usual names that the tokenizer has."""
     said = said_of(tokenizer)
     by_name = (said.tokens.get(key) for key in _KEYS[role])
     # A number beyond the vocabulary is the default of a family that nobody set.

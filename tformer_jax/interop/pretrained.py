@@ -310,7 +310,7 @@ def _checked(
 
 
 def _spelt(family: type[Family], name: str, names: Mapping[str, str]) -> str:
-    """How the files spell a name of the table: as it is there, of one whose values another has; "": they have only zeros."""
+    """Spelling of a name of the table in the files: as it is there, of one whose values another has; "": they have only zeros."""
     there = names.get(name, "")
     return there if not there or family.names({there: None}, [name]) else name
 

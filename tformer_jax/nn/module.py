@@ -31,7 +31,7 @@ class Module(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class _Node:
-    """What is told of a module.
+    """Description of a module.
 
     Attributes:
       name: its place in the module that has it.
@@ -54,7 +54,7 @@ class _Node:
 
 
 def _node(name: str, module: nnx.Module, said: tuple[int, ...]) -> _Node:
-    """What is told of a module within stacked layers of the sizes that are `said`."""
+    """Description of a module within stacked layers of the sizes that are `said`."""
     stacked = _stacked(module)
     more = stacked[len(said) :]
     kind = type(module).__name__ + (f", {_layers(*more)}" if more else "")

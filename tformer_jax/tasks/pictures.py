@@ -19,7 +19,7 @@ _MOST_BYTES = 2**28  # of all weights that are looked at at once
 
 
 class Side(NamedTuple):
-    """What looks, or is looked at, in an example.
+    """One side of an example: what looks, or what is looked at.
 
     Attributes:
       counted: [B T], 1 where there is something, 0 at padding.
@@ -57,7 +57,7 @@ class Example(NamedTuple):
 
 
 class Pictured(NamedTuple):
-    """What the pictures of an evaluation are made of.
+    """Material of the pictures of an evaluation.
 
     Attributes:
       data, split, evaluation: what was evaluated, and what came of it.

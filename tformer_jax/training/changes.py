@@ -1,4 +1,4 @@
-"""What of its config may change when a run goes on, and what becomes of its result then.
+"""Fields of its config that may change when a run goes on, and what becomes of its result then.
 
 A field may change if it says so where it is declared: its part is RUN, or it `may_change`. This holds of the sections
 that every run has, whatever its task: training and checkpoint.

@@ -280,7 +280,7 @@ def run_training(
 
 
 def validator(trainer: Trainer, task: Task, validation: Batches, run: Run, progress: Progress) -> Validate:
-    """What makes the numbers of a validation of a state, and leaves a sample in the run."""
+    """Function that makes the numbers of a validation of a state, and leaves a sample in the run."""
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
         alone = trainer.mesh.size == 1

@@ -202,7 +202,7 @@ class ProgressLine:
 
     @property
     def durations(self) -> dict[str, list[float]]:
-        """How long the last validations and checkpoints took: the next process of this run expects the like."""
+        """Seconds that the last validations and checkpoints took: the next process of this run expects the like."""
         return {name: due.took for name, due in self._left.due.items()}
 
     def _say_step(self) -> None:
@@ -237,7 +237,7 @@ class _Mark:
 
 @dataclasses.dataclass
 class _Due:
-    """What makes the steps wait every so often, and at the last step whatever its number.
+    """Pause of the steps every so often, and at the last step whatever its number.
 
     Attributes:
       every, total: steps between, and the last step.
@@ -254,13 +254,13 @@ class _Due:
         self.done, self.took = step, [*self.took, seconds][-_REMEMBERED:]
 
     def to_come(self) -> int:
-        """How many are not over."""
+        """Number of those that are not over."""
         if self.done >= self.total:
             return 0
         return self.total // self.every - self.done // self.every + bool(self.total % self.every)
 
     def seconds(self) -> float:
-        """What those to come will take; 0 where nothing is known yet."""
+        """Seconds that those to come will take; 0 where nothing is known yet."""
         return self.to_come() * sum(self.took) / max(1, len(self.took))
 
 
@@ -297,7 +297,7 @@ class _Left:
             marks.popleft()
 
     def speed(self) -> float:
-        """What is counted in a second of steps."""
+        """Count in a second of steps."""
         first, last = self.marks[0], self.marks[-1]
         return (last.count - first.count) / max(last.busy - first.busy, 1e-9)
 

@@ -1,4 +1,4 @@
-"""What a row of metrics has beside the numbers of its step: the loss since the row before, time, speed and memory."""
+"""Numbers of a row of metrics beside the numbers of its step: the loss since the row before, time, speed and memory."""
 
 import collections
 import dataclasses
@@ -102,7 +102,7 @@ class Pace:
         return row | {"peak_memory_bytes": _peak_memory(self._own)}
 
     def kept(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """State that a checkpoint keeps of it."""
         return {"loss": dataclasses.asdict(self._mean), "seconds": self.seconds}
 
 

@@ -72,7 +72,7 @@ def keep_start(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 def _said_by_folder(folder: str, task: type[Task]) -> dict[str, Any]:
-    """What a folder says of a config: the `model` section, and fields of the `task` section."""
+    """Fields of a config that a folder says: the `model` section, and fields of the `task` section."""
     scaling = scaling_of(Path(folder)) if task.Model is VisionTransformer else {}
     return {"model": to_dict(interop.read_config(folder, task.Model.__name__)), "task": scaling}
 

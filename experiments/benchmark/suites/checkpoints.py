@@ -76,7 +76,7 @@ def prepare(settings: Mapping[str, Any], contender: str, changes: Mapping[str, A
 
 
 def _logging(trainer: Any, folder: Path, every: int) -> tuple[Callable[[Any, Mapping[str, Any]], None], list[float]]:
-    """What the training loop does with the numbers of a step, a bar on a terminal included; and its seconds, by step."""
+    """Handling of the numbers of a step by the training loop, a bar on a terminal included; and its seconds, by step."""
     from rich.console import Console
 
     from tformer_jax.training.metrics import MetricsWriter, ProgressLine
