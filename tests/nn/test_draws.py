@@ -58,11 +58,12 @@ def test_what_has_more_values_than_a_word_counts_is_left_to_jax():
 @pytest.mark.parametrize("made", [lambda make: make(), lambda make: jax.jit(make)()], ids=["by itself", "in a program"])
 @pytest.mark.parametrize("std", [None, 0.02])
 def test_a_model_starts_where_jax_would_start_it(std, made, monkeypatch):
-    """The runs of a seed would be other runs than they were."""
+    """The model of a seed would be another one in a program than by itself."""
     config = tiny_config("MaskedLM", num_layers=3, init_std=std, positions="learned", d_model=64, d_ff=96)
     make = lambda: models.MaskedLM(config, rngs=nnx.Rngs(5))
     ours = made(make)
-    monkeypatch.setattr(parameters, "normal", lambda key, shape: jax.random.normal(key, shape, jnp.float32))
+    by_jax = lambda key, shape, std: std * jax.random.normal(key, shape, jnp.float32)
+    monkeypatch.setattr(parameters, "normal", by_jax)
     between = lambda key, shape, limit: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
     monkeypatch.setattr(parameters, "uniform", between)
-    jax.tree.map(np.testing.assert_array_equal, ours, made(lambda: make()))
+    jax.tree.map(np.testing.assert_array_equal, ours, make())

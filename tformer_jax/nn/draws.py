@@ -22,13 +22,11 @@ _BITS_OF_ONE = np.uint32(0x3F800000)  # of 1.0; the mantissa is the last 23
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def normal(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """N(0, 1) in float32: √2 erf⁻¹(u) of a uniform u, as `jax.random.normal` has it.
-
-    What it is multiplied by stays outside: within, XLA would make one number of that and √2, and round otherwise.
-    """
+def normal(key: Array, shape: tuple[int, ...], std: Number = 1.0) -> Float[Array, "..."]:
+    """N(0, std²) in float32: std · √2 erf⁻¹(u) of a uniform u, as `std * jax.random.normal(...)` has it by itself."""
     above = np.nextafter(np.float32(-1), np.float32(0))
-    return np.float32(np.sqrt(2)) * lax.erf_inv(_between(key, shape, above, np.float32(1)))
+    standard = np.float32(np.sqrt(2)) * lax.erf_inv(_between(key, shape, above, np.float32(1)))
+    return std * lax.optimization_barrier(standard)  # XLA would make one number of std and √2, and round otherwise
 
 
 @functools.partial(jax.jit, static_argnums=1)

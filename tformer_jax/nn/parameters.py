@@ -113,7 +113,7 @@ def kernel(
     scale = (2 * model.num_layers) ** -0.5 if residual and model.init.scale_residual else 1.0
     if model.init.std is not None:
         shrunk = math.sqrt(growth(model)) if role == "hidden" else 1.0
-        return _param(model, info, scale / shrunk * model.init.std * normal(rngs.params(), info.shape))
+        return _param(model, info, normal(rngs.params(), info.shape, scale / shrunk * model.init.std))
     # But for a hidden matrix, fans are those of the width at which nothing changes (see `parametrization`).
     grown = {name: 1.0 if role == "hidden" else axis_growth(model, name) for name in axes}
     fan_in, fan_out = (
@@ -131,19 +131,19 @@ def table(model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: 
     """
     info = _info(axes, list(axes)[:1], (), role)
     std = reference_size(model, *list(axes.items())[-1]) ** -0.5 if model.init.std is None else model.init.std
-    return _param(model, info, std * normal(rngs.params(), info.shape))
+    return _param(model, info, normal(rngs.params(), info.shape, std))
 
 
 def zeros(model: ModelConfig, axes: Mapping[str, int], *, role: str = "bias") -> nnx.Param:
     """A bias, or another vector that starts at zero."""
     info = _info(axes, (), (), role)
-    return _param(model, info, jnp.zeros(info.shape))
+    return _full(model, info, 0.0)
 
 
 def ones(model: ModelConfig, axes: Mapping[str, int], *, role: str = "gain", times: float = 1.0) -> nnx.Param:
     """A gain, or another vector that starts at one, or at `times` that."""
     info = _info(axes, (), (), role)
-    return _param(model, info, jnp.full(info.shape, times))
+    return _full(model, info, times)
 
 
 def path_name(path: tuple) -> str:
@@ -224,6 +224,11 @@ def _metadata(info: ParameterInfo) -> dict[str, Any]:
 
 def _param(model: ModelConfig, info: ParameterInfo, value: Array) -> nnx.Param:
     return nnx.Param(value.astype(model.dtypes.params), **_metadata(info))
+
+
+def _full(model: ModelConfig, info: ParameterInfo, value: float) -> nnx.Param:
+    # By NumPy: `jnp.full` compiles a program for each shape.
+    return _param(model, info, jnp.asarray(np.full(info.shape, value), model.dtypes.params))
 
 
 def _info(axes: Mapping[str, int], contracted: Sequence[str], batch: Sequence[str], role: str) -> ParameterInfo:
