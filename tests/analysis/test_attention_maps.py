@@ -17,6 +17,7 @@ from tformer_jax.analysis.attention import (
     token_places,
 )
 from tformer_jax.analysis.attention_plots import plot_attention, plot_heads, plot_image_attention
+from tformer_jax.functional import kernels
 
 SMALL = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, vocab_size=50)
 
@@ -96,6 +97,20 @@ def test_recomputed_and_patterned_layers_have_their_weights(changes):
         np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
 
 
+def test_a_kernel_that_is_no_softmax_is_seen_as_it_weighs():
+    """Pictures of an attention of one's own would be those of a softmax that no layer took."""
+
+    @kernels.KERNELS.register("half of all that may be seen")
+    def halves(q, k, v, mask, bias, options, key):
+        seen = jnp.isfinite(kernels.masked_scores(q, k, mask, bias, options))
+        return kernels.weighted_sum(0.5 * seen, v)
+
+    model = tiny_model("CausalLM", attention={"implementation": "half of all that may be seen"})
+    maps = attention_maps(lambda model, tokens: model(tokens), model, jnp.asarray([[1, 2, 3, 4]]))
+    (weights,) = maps.values()
+    np.testing.assert_array_equal(weights, np.broadcast_to(0.5 * np.tril(np.ones((4, 4))), weights.shape))
+
+
 def test_layers_that_cannot_be_stacked_are_refused_in_words():
     """A report would end in an error about shapes."""
     model = tiny_model("CausalLM", pattern=({"attention": {"num_heads": 1}}, {}))
@@ -113,7 +128,9 @@ def test_entropy_is_that_of_a_loop():
     weights = weights_of(3, 4, 5)
     weights[0, 0] = [0, 1, 0, 0, 0]
     wanted = [[-sum(w * np.log(w) for w in row if w) for row in rows] for rows in weights]
-    np.testing.assert_allclose(attention_entropy(jnp.asarray(weights)), wanted, atol=1e-5)
+    for times in (1, 3):  # weights of a kernel that is no softmax need not sum to 1
+        np.testing.assert_allclose(attention_entropy(times * jnp.asarray(weights)), wanted, atol=1e-5)
+    assert attention_entropy(jnp.zeros(4)) == 0
 
 
 def test_distance_of_patches_leaves_out_the_class_token():

@@ -576,7 +576,8 @@ def sigmoid_attention(q, k, v, mask, bias, options, key):
 
 
 def test_any_function_is_an_implementation():
-    """A kernel from outside is refused, told another mask, bias or scale, or has its heads in another order."""
+    """A kernel from outside is refused, told another mask, bias or scale, has its heads in another order, or hands out the
+    weights of a softmax."""
     q, k, v = normal(0, 2, 3, 4, 2), normal(1, 2, 5, 2, 2), normal(2, 2, 5, 2, 3)
     mask, bias = F.AttentionMask(causal=True) | F.AttentionMask(prefix=jnp.array([2, 4])), normal(3, 4, 3, 5)
     run = functools.partial(F.scaled_dot_product_attention, mask=mask, bias=bias, scale=0.3)
@@ -585,6 +586,8 @@ def test_any_function_is_an_implementation():
     weights = np.where(np.isfinite(scores), 1 / (1 + 5 * np.exp(-np.maximum(scores, -9))), 0)
     np.testing.assert_allclose(out, np.einsum("bnts,bsnh->", weights, np.repeat(v, 2, axis=2)), rtol=1e-5)
     assert all(np.isfinite(g).all() for g in gradients)
+    handed_out = F.attention_weights(q, k, mask=mask, bias=bias, scale=0.3, implementation=sigmoid_attention)
+    np.testing.assert_allclose(handed_out, weights, rtol=1e-5)
     F.kernels.KERNELS.register("sigmoid of this test")(sigmoid_attention)
     np.testing.assert_array_equal(run(q, k, v, implementation="sigmoid of this test").sum(), out)
     with pytest.raises(ValueError, match="implementation must be one of .*; did you mean 'blockwise'?"):

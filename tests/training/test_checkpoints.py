@@ -202,6 +202,11 @@ def test_a_validation_that_is_not_a_number_is_none_of_the_best(tmp_path, best):
     assert save_all(tmp_path, losses, keep=1, keep_best=1, best=best) == wanted
 
 
+def test_the_best_accuracy_is_the_highest(tmp_path):
+    """Who asks for the best accuracy, and says no more, would keep the worst model."""
+    assert save_all(tmp_path, {1: 0.2, 2: 0.9, 3: 0.5}, keep=1, keep_best=1, best_metric="accuracy") == [1, 3]
+
+
 def test_a_best_metric_that_is_not_validated_is_refused(tmp_path):
     """A misspelt metric would keep any checkpoint; what there is to choose from is named."""
     config = CheckpointConfig(every=1, keep_best=1, best_metric="acuracy")

@@ -8,11 +8,14 @@ import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from rich.console import Console
 
+from tformer_jax.data.batches import Batches
 from tformer_jax.training import metrics
 from tformer_jax.training.compilation import Compiling
+from tformer_jax.training.experiment import validation_work
 from tformer_jax.training.metrics import ProgressLine
 
 
@@ -26,6 +29,7 @@ class Script:
       compiling: seconds of compilation before a step, which makes the steps wait.
       first: seconds of compilation within the first validation.
       durations: what an earlier process knew.
+      work: how many steps a validation is taken for before the first one.
     """
 
     total: int
@@ -38,6 +42,7 @@ class Script:
     compiling: object = lambda step: 20.0 if step == 1 else 0.0
     first: float = 0.0
     durations: dict = dataclasses.field(default_factory=dict)
+    work: float | None = None
 
     def play(self, monkeypatch):
         """[(seconds since the beginning, what is said to be left, what is left, whether validations are unknown)]."""
@@ -46,8 +51,9 @@ class Script:
         console = Console(file=io.StringIO(), force_terminal=False)
         every = {"evaluate_every": self.evaluate_every, "checkpoint_every": self.checkpoint_every}
         line = ProgressLine(
-            self.total, self.start, console=console, **every, compiling=lambda: compiled[0], durations=self.durations
-        )
+            self.total, self.start, console=console, **every, compiling=lambda: compiled[0], durations=self.durations,
+            validation_work=self.work,
+        )  # fmt: skip
         said, first = [], self.first
 
         def wait(seconds, *kinds):
@@ -80,7 +86,7 @@ class Script:
 
 def seconds_of(text):
     """The seconds of "… 1:02:03 left"."""
-    parts = re.search(r"  ([\d:]+)(?: and \d+ validations?)? left$", text)[1].split(":")
+    parts = re.search(r"  (?:about )?([\d:]+)(?: and \d+ validations?)? left$", text)[1].split(":")
     return sum(int(part) * 60**i for i, part in enumerate(reversed(parts)))
 
 
@@ -102,6 +108,14 @@ SCRIPTS = {
     "programs for more lengths": Script(4000, compiling=lambda step: 15.0 if step in (1, 2, 9, 30) else 0.0),
     "checkpoints that take long": Script(4000, checkpoint_every=250, checkpoint=lambda step: 20.0),
     "long steps": Script(40, evaluate_every=10, checkpoint_every=20, step=lambda step: 31.0),
+    "hours before the first validation": Script(
+        40_000,
+        evaluate_every=10_000,
+        checkpoint_every=10_000,
+        step=lambda step: 0.2,
+        validation=lambda step: 700.0,
+        work=3000,
+    ),
     "going on": Script(
         9000, start=5000, evaluate_every=2500, validation=lambda step: 100.0, durations={"validation": [95.0, 104.0]}
     ),
@@ -134,6 +148,26 @@ def test_the_speed_is_of_the_last_seconds(monkeypatch):
     script = Script(2000, step=lambda step: 0.01 if step <= 1900 else 1.0, evaluate_every=950)
     script.play(monkeypatch)
     assert script.line._left.speed() == pytest.approx(10.0)
+
+
+def test_a_validation_is_a_third_of_the_steps_that_read_as_much():
+    """Until the first validation a bar would say less by hours, or more: backward costs twice what forward does."""
+
+    class Rows(Batches):
+        def __init__(self, number, rows, length):
+            self.number, self.rows, self.length = number, rows, length
+
+        def __len__(self):
+            return self.number
+
+        def row_count(self, i):
+            return self.rows
+
+        def batch(self, i, rows):
+            count = len(range(self.rows)[rows])
+            return {"tokens": np.zeros((count, self.length), np.int32), "lengths": np.zeros(count, np.int32)}
+
+    assert validation_work(Rows(1000, 8, 64), Rows(30, 16, 128)) == 30 * 4 / 3
 
 
 def test_what_a_validation_takes_outlives_the_process(monkeypatch):

@@ -44,7 +44,8 @@ def attention_maps(run: Callable[..., Any], model: Any, *inputs: Any) -> dict[st
 
     Returns:
       By the place of a stack in the model, such as "encoder", [L B N T S]: layers, rows, heads, queries, keys. The weights
-      over a memory are those of "decoder.cross". Each row of weights sums to 1, or to 0 where nothing may be attended.
+      over a memory are those of "decoder.cross". Each row of weights sums to 1, or to 0 where nothing may be attended;
+      of a kernel of one's own to anything, see `functional.attention_weights`.
 
     Raises:
       ValueError: the model has no stack, or one whose layers cannot be laid on each other (says why).
@@ -78,9 +79,10 @@ def attention_entropy(weights: Float[Array, "*batch S"]) -> Float[Array, "*batch
     """The entropy of rows of attention weights in nats, -Σ_s w_s log w_s: 0 looks at one key, log S at all alike.
 
     Args:
-      weights: rows over the S keys; 0 log 0 is 0.
+      weights: rows over the S keys, each divided by its sum before (that of a softmax is 1); 0 log 0 is 0.
     """
-    return jax.scipy.special.entr(weights).sum(-1)
+    total = weights.sum(-1, keepdims=True)
+    return jax.scipy.special.entr(weights / jnp.where(total == 0.0, 1.0, total)).sum(-1)
 
 
 def attended_distance(

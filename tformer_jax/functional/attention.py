@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
@@ -19,6 +20,7 @@ from .kernels import (
     Request,
     ScoreOptions,
     attention_probabilities,
+    averages_by_softmax,
     choose,
     kernel_of,
     masked_scores,
@@ -147,14 +149,22 @@ def attention_weights(
     bias: Float[Array, "..."] | None = None,
     scale: Number | None = None,
     logit_softcap: Number | None = None,
+    implementation: str | Kernel = "auto",
 ) -> Float[Array, "B N T S"]:
     """The weights of equation 2, softmax(Q Kᵀ / √d_k), float32: what `scaled_dot_product_attention` averages with.
 
-    Arguments and errors are those of `scaled_dot_product_attention`. A row sums to 1, or to 0
-    where the query may attend no key.
+    Arguments and errors are those of `scaled_dot_product_attention`. A row sums to 1, or to 0 where the query may attend
+    no key; rows of an `implementation` of one's own may sum to anything. That one is asked for its averages of values
+    that are 1 at one key each and 0 at all others, which are its weights if they are linear in the values.
     """
-    q, k, mask, bias = _checked(q, k, mask, bias)
-    return attention_probabilities(q, k, mask, bias, _options(q.shape[3], scale, logit_softcap))
+    if averages_by_softmax(implementation):
+        q, k, mask, bias = _checked(q, k, mask, bias)
+        return attention_probabilities(q, k, mask, bias, _options(q.shape[3], scale, logit_softcap))
+    q, k = as_array("q", q, "B T N H", kind="floats"), as_array("k", k, "B S K H", kind="floats")
+    B, S, K, _ = k.shape
+    one_each = jnp.broadcast_to(jnp.eye(S)[:, None], (B, S, K, S))
+    how = {"mask": mask, "bias": bias, "scale": scale, "logit_softcap": logit_softcap, "implementation": implementation}
+    return scaled_dot_product_attention(q, k, one_each, **how).transpose(0, 2, 1, 3).astype(jnp.float32)
 
 
 def attention_scores(

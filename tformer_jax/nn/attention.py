@@ -223,7 +223,7 @@ class Attention(Module):
                 taken["cache"] = cache.write(k, v)
                 k, v = taken["cache"].keys, taken["cache"].values  # [B S K H], old tokens and new ones
             if weights:
-                taken["weights"] = F.attention_weights(q, k, **scoring)
+                taken["weights"] = F.attention_weights(q, k, **scoring, implementation=config.implementation)
             return q, k, v
 
         drops = key is not None and not is_off(config.dropout_rate)

@@ -137,13 +137,13 @@ def table(model: ModelConfig, rngs: nnx.Rngs, axes: Mapping[str, int], *, role: 
 def zeros(model: ModelConfig, axes: Mapping[str, int], *, role: str = "bias") -> nnx.Param:
     """A bias, or another vector that starts at zero."""
     info = _info(axes, (), (), role)
-    return _full(model, info, 0.0)
+    return _param(model, info, np.zeros(info.shape, np.float32))
 
 
 def ones(model: ModelConfig, axes: Mapping[str, int], *, role: str = "gain", times: float = 1.0) -> nnx.Param:
     """A gain, or another vector that starts at one, or at `times` that."""
     info = _info(axes, (), (), role)
-    return _full(model, info, times)
+    return _param(model, info, times * np.ones(info.shape, np.float32))
 
 
 def path_name(path: tuple) -> str:
@@ -222,13 +222,9 @@ def _metadata(info: ParameterInfo) -> dict[str, Any]:
     return {"axes": info.axes, "contracted": info.contracted, "batch": info.batch, "role": info.role}
 
 
-def _param(model: ModelConfig, info: ParameterInfo, value: Array) -> nnx.Param:
-    return nnx.Param(value.astype(model.dtypes.params), **_metadata(info))
-
-
-def _full(model: ModelConfig, info: ParameterInfo, value: float) -> nnx.Param:
-    # By NumPy: `jnp.full` compiles a program for each shape.
-    return _param(model, info, jnp.asarray(np.full(info.shape, value), model.dtypes.params))
+def _param(model: ModelConfig, info: ParameterInfo, value: Array | np.ndarray) -> nnx.Param:
+    # What is constant comes from NumPy: `jnp.full` compiles a program for each shape.
+    return nnx.Param(jnp.asarray(value, model.dtypes.params), **_metadata(info))
 
 
 def _info(axes: Mapping[str, int], contracted: Sequence[str], batch: Sequence[str], role: str) -> ParameterInfo:

@@ -20,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from ..config import COUNT, RUN, UNSIGNED, Component, ConfigError, field
 from .directories import steps_in
 from .json_files import read_json
+from .metrics import usual_best
 from .processes import agreed, is_first
 from .step import Arrays
 from .sums import drop_unreadable_times, first_damage, write_sums
@@ -39,7 +40,7 @@ class CheckpointConfig(Component):
       keep: number of the newest checkpoints to keep.
       keep_best: number of the best checkpoints to keep beside them, of steps with a validation.
       best_metric: metric of the validation that decides, such as "loss" or "accuracy".
-      best: which best_metric is best, "lowest" or "highest".
+      best: which best_metric is best, "lowest" or "highest"; None: the highest accuracy, the lowest loss.
       keep_every: keep the checkpoints of multiples of this step for ever; None: of none.
     """
 
@@ -47,7 +48,7 @@ class CheckpointConfig(Component):
     keep: int = field(2, COUNT, part=RUN)
     keep_best: int = field(0, UNSIGNED, part=RUN)
     best_metric: str = field("loss", part=RUN)
-    best: str = field("lowest", among=("lowest", "highest"), part=RUN)
+    best: str | None = field(None, among=("lowest", "highest"), part=RUN)
     keep_every: int | None = field(None, COUNT, part=RUN)
 
     def check(self) -> None:
@@ -70,7 +71,7 @@ class CheckpointConfig(Component):
         kept, best_of = [policies.LatestN(self.keep)], None
         if self.keep_best:
             best_of = lambda metrics: metrics[self.best_metric]
-            kept.append(_Best(best_of, self.keep_best, self.best == "lowest"))
+            kept.append(_Best(best_of, self.keep_best, (self.best or usual_best(self.best_metric)) == "lowest"))
         if self.keep_every is not None:
             kept.append(policies.EveryNSteps(self.keep_every))
         # Only with `best_fn` are metrics written, to be there after a restart.

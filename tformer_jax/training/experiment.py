@@ -266,7 +266,7 @@ def run_training(
 
     try:
         how |= {"unit": task.unit, "initial": initial, "validated": validated, "terminal": terminal}
-        how |= {"step_flops": experiment.step_flops(task)}
+        how |= {"step_flops": experiment.step_flops(task), "validation_work": validation_work(batches, validation)}
         validate = validator(trainer, task, validation, run, progress)
         arrays = train(trainer, batches, validate, run, experiment.checkpoint, say, **how)
     except RunError:  # of a checkpoint that lay there already
@@ -294,6 +294,15 @@ def validator(trainer: Trainer, task: Task, validation: Batches, run: Run, progr
             return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh), progress)
 
     return validate
+
+
+def validation_work(training: Batches, validation: Batches) -> float:
+    """Returns how many steps take about as long as a validation, in which a batch is read once.
+
+    A step reads a batch and goes back through it, which takes twice as long: of batches of a size, it is three of them.
+    """
+    size = lambda batches: batches.row_count(0) * max(x.size for x in batches.batch(0, slice(1)).values())
+    return len(validation) * size(validation) / size(training) / 3
 
 
 def read_batches(experiment: Experiment, run: Run, progress: Progress) -> tuple[Any, Any, Any]:

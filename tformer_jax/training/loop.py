@@ -128,6 +128,7 @@ def train(
     *,
     unit: str = "tokens",
     step_flops: StepFlops | None = None,
+    validation_work: float | None = None,
     initial: Callable[[], Mapping[str, Any]] | None = None,
     validated: Validated = lambda step, numbers: False,
     tracked: Tracked = lambda row: None,
@@ -147,6 +148,7 @@ def train(
       say: prints a line before the loop starts.
       unit: of what a batch's weight counts, for the progress line and the rows.
       step_flops: counts those of the model in a step, for the rows; None: nobody does.
+      validation_work: steps that take about as long as a validation, for the progress line until one has been timed.
       initial: makes the values that parameters start from, by path, instead of at random.
       validated: is told what `validate` gave; if it says True, training stops there as if it was interrupted.
       tracked: is given every row of metrics, those of before too.
@@ -169,6 +171,7 @@ def train(
         config, kept = trainer.config, checkpoints.progress(start) if start else {}
         pauses = {"evaluate_every": config.evaluate_every, "checkpoint_every": checkpoint.every}
         pauses |= {"compiling": opened.enter_context(Compiling()).seconds, "durations": kept.get("durations", {})}
+        pauses["validation_work"] = validation_work
         line = ProgressLine(config.steps, start, unit, terminal=progress, **pauses)
         pace = Pace(unit, list(trainer.mesh.devices.flat), step_flops, kept)
         told = (writer, line, pace, progress)

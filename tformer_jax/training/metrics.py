@@ -27,8 +27,8 @@ _TEXTS = ("diverged",)  # in rows of numbers
 
 
 def usual_best(metric: str) -> str:
-    """Returns which values of a validation's metric are best: the "highest" of an accuracy, the "lowest" of others."""
-    return "highest" if metric.endswith("accuracy") else "lowest"
+    """Returns which values of a validation's metric are best: the "highest" of an accuracy or a BLEU, the "lowest" of others."""
+    return "highest" if metric.endswith(("accuracy", "bleu")) else "lowest"
 
 
 class MetricsWriter:
@@ -146,6 +146,7 @@ class ProgressLine:
         checkpoint_every: int | None = None,
         compiling: Callable[[], float] = lambda: 0.0,
         durations: Mapping[str, Sequence[float]] = MappingProxyType({}),
+        validation_work: float | None = None,
     ):
         """Args:
         total, start: the last step, and the one that is done already.
@@ -156,11 +157,14 @@ class ProgressLine:
         checkpoint_every: the same of checkpoints.
         compiling: gives the seconds that were spent on compiling so far, see `compilation.Compiling`.
         durations: of those before `start`, see the property.
+        validation_work: steps that take about as long as a validation, until one has been timed; None: nobody knows.
         """
         self._terminal, self._unit = terminal or Terminal(console), unit
         self._total, self._start, self._step = total, start, start
         every = {"validation": evaluate_every, "checkpoint": checkpoint_every}
         due = {n: _Due(x, total, start, [*durations.get(n, ())]) for n, x in every.items() if x is not None}
+        if evaluate_every is not None:
+            due["validation"].work = validation_work
         self._left = _Left(total, due, time.monotonic(), collections.deque([_Mark(0.0, start, 0.0)]))
         self._last_log, self._compiling = time.monotonic(), compiling
         self._shown: Mapping[str, float] = {}
@@ -243,12 +247,14 @@ class _Due:
       every, total: steps between, and the last step.
       done: the last step that had it.
       took: seconds of the last ones.
+      work: steps that take about as long as one of them; None: nobody knows.
     """
 
     every: int
     total: int
     done: int
     took: list[float]
+    work: float | None = None
 
     def over(self, step: int, seconds: float) -> None:
         self.done, self.took = step, [*self.took, seconds][-_REMEMBERED:]
@@ -259,9 +265,11 @@ class _Due:
             return 0
         return self.total // self.every - self.done // self.every + bool(self.total % self.every)
 
-    def seconds(self) -> float:
-        """Seconds that those to come will take; 0 where nothing is known yet."""
-        return self.to_come() * sum(self.took) / max(1, len(self.took))
+    def seconds(self, step: float) -> float:
+        """Seconds that those to come will take, where a step takes `step`; 0 where nothing is known yet."""
+        if not self.took:
+            return self.to_come() * step * (self.work or 0.0)
+        return self.to_come() * sum(self.took) / len(self.took)
 
 
 @dataclasses.dataclass
@@ -316,14 +324,16 @@ class _Left:
         return now - self.began - self.paused - self._pausing(now)
 
     def text(self, step: int, now: float) -> str:
-        """ "1:20", or "1:20 and 2 validations" before there is one to measure by."""
+        """ "1:20"; before a validation was timed "about 1:20", or, where nobody can guess, "1:20 and 2 validations"."""
         first, last = self.marks[0], self.marks[-1]
         each = (last.busy - first.busy) / max(1, last.step - first.step)
         seconds = each * (self.total - step) - min(each, self.busy(now) - last.busy)  # a part of the next one is over
         for kind, due in self.due.items():
-            seconds += max(0.0, due.seconds() - (self._pausing(now) if kind == self.kind else 0.0))
-        unknown = self.validations() if "validation" in self.due and not self.due["validation"].took else 0
-        return clock(max(0.0, seconds)) + (f" and {unknown} validation{'s' * (unknown > 1)}" if unknown else "")
+            seconds += max(0.0, due.seconds(each) - (self._pausing(now) if kind == self.kind else 0.0))
+        said, unknown = clock(max(0.0, seconds)), self.validations()
+        if not unknown or (due := self.due["validation"]).took:
+            return said
+        return f"{said} and {unknown} validation{'s' * (unknown > 1)}" if due.work is None else f"about {said}"
 
     def validations(self) -> int:
         """Validations that are not over."""

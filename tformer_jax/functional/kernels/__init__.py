@@ -21,7 +21,7 @@ To add one, in any file:
 "auto" never takes it: that goes through a table of its own (`auto`), by what each kernel there says of a `Request`.
 """
 
-from .auto import AttentionChoice, auto_attention, choose, kernel_of
+from .auto import AttentionChoice, auto_attention, averages_by_softmax, choose, kernel_of
 from .blockwise import blockwise_attention
 from .cudnn import cudnn_attention
 from .reference import attention_probabilities, masked_scores, reference_attention, weighted_sum
@@ -37,6 +37,7 @@ __all__ = [
     "ScoreOptions",
     "attention_probabilities",
     "auto_attention",
+    "averages_by_softmax",
     "blockwise_attention",
     "choose",
     "cudnn_attention",

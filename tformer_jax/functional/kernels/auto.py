@@ -79,6 +79,12 @@ def choose(asked: Request) -> AttentionChoice:
     return AttentionChoice(kernel, others)
 
 
+def averages_by_softmax(implementation: str | Kernel) -> bool:
+    """Says that a kernel, or all that "auto" may take, weighs values by the softmax of the scores: each of those here."""
+    names = ("auto", *_REFUSALS)
+    return implementation in (*names, *map(KERNELS.get, names))
+
+
 def kernel_of(implementation: str | Kernel, asked: Request) -> Kernel:
     """Returns the kernel: a function as it is, or the one that a name stands for, or that "auto" chooses.
 
