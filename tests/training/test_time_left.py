@@ -114,7 +114,7 @@ SCRIPTS = {
         checkpoint_every=10_000,
         step=lambda step: 0.2,
         validation=lambda step: 700.0,
-        work=3000,
+        work=3000.0,
     ),
     "going on": Script(
         9000, start=5000, evaluate_every=2500, validation=lambda step: 100.0, durations={"validation": [95.0, 104.0]}
