@@ -235,13 +235,13 @@ def _taken(file: Path) -> Iterator[BinaryIO]:
         with open(file, "ab") as opened:
             with contextlib.suppress(OSError):
                 fcntl.flock(opened, fcntl.LOCK_EX)
-            if _is_at(opened, file):  # else who had it before has given it its name
+            if is_at(opened, file):  # else who had it before has given it its name
                 opened.truncate(0)
                 yield opened
                 return
 
 
-def _is_at(opened: BinaryIO, file: Path) -> bool:
+def is_at(opened: BinaryIO, file: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(opened.fileno()), os.stat(file))
     except FileNotFoundError:
