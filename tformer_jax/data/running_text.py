@@ -17,7 +17,8 @@ class DocumentDataConfig(DataConfig):
     """The fields that both `data` sections of running text share.
 
     Attributes:
-      path: a text file, or a folder of them; with source="files".
+      path: a text file, or a folder of them, with source="files"; a file, a folder or a pattern of tables, with
+        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`.
       split: hold out whole documents ("document"), or the end of each ("tail"); see `splits.split_documents`.
       validation_share, test_share: share of the characters to hold out for that split.
       tokenizer: "bpe" or "characters", trained on the training split.

@@ -19,7 +19,8 @@ class TextClassificationDataConfig(DataConfig):
     """The `data` section of a text classification experiment.
 
     Attributes:
-      path: a file of label, tab, text; with source="files".
+      path: a file of label, tab, text, with source="files"; a file, a folder or a pattern of tables, with
+        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`.
       validation_size, test_size: least number of texts to hold out; whole documents where there are any.
       vocab_size: vocabulary size of the BPE that is trained on the training split; None: the run's directory
         already holds a tokenizer, a pre-trained run's.

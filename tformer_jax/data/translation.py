@@ -26,6 +26,8 @@ class TranslationDataConfig(DataConfig):
     Attributes:
       source_file, target_file: two line-aligned text files; with source="files".
       tsv_file: one file of source, tab, target, in place of source_file and target_file; with source="files".
+      path: a file, a folder or a pattern of tables; with source="jsonl", "parquet", "arrow" or "huggingface", of which
+        see `sources.tables`.
       split: hold out whole documents ("group"), single sentences ("sentence"), or test on each
         ("both": two of each); see `splits.split_examples`.
       validation_size, test_size: least number of pairs to hold out.
@@ -41,11 +43,12 @@ class TranslationDataConfig(DataConfig):
     """
 
     sources = PAIRS
-    inputs = ("source_file", "target_file", "tsv_file")
+    inputs = ("source_file", "target_file", "tsv_file", "path")
 
     source_file: str | None = field(None)
     target_file: str | None = field(None)
     tsv_file: str | None = field(None)
+    path: str | None = field(None)
     split: str = field("group", among=("both", "group", "sentence"))
     validation_size: int = field(500, COUNT)
     test_size: int = field(1000, COUNT)

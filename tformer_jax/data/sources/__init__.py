@@ -6,7 +6,8 @@ A source of one's own is a function in a file that `--plugin` names:
     def sums(count: int = 1000) -> list[Document]:
         return [Document(f"{n}", f"{n} + {n} = {2 * n}\\n") for n in range(count)]
 
-It is chosen by `data.source=sums`; what a parameter is given: see `registered.Sources`.
+It is chosen by `data.source=sums`; what a parameter is given: see `registered.Sources`. What gives more than memory holds
+gives a `Stream`. Tables in files of JSON Lines, Parquet and Arrow: see `tables`.
 """
 
 from .documents import DOCUMENTS, Document, read_documents
@@ -14,9 +15,12 @@ from .images import IMAGES, ImageSource, LabelledImages
 from .labelled_texts import LABELLED_TEXTS, LabelledText
 from .pairs import PAIRS, Pair
 from .registered import Sources
+from .streams import Stream
+from .tables import FORMATS
 
 __all__ = [
     "DOCUMENTS",
+    "FORMATS",
     "IMAGES",
     "LABELLED_TEXTS",
     "PAIRS",
@@ -26,5 +30,6 @@ __all__ = [
     "LabelledText",
     "Pair",
     "Sources",
+    "Stream",
     "read_documents",
 ]

@@ -3,13 +3,15 @@
 import ast
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType
 from typing import Any
 
 from ...config import Component, ConfigError, build, hints_of, plain_kinds
 from ...registry import Registry
 from ..files import DataError
+from .streams import Stream
 
 _NOT_GIVEN = inspect.Parameter.empty
 Say = Callable[[str], None]
@@ -43,6 +45,8 @@ class Sources(Registry[Callable[..., Any]]):
             value, needed = getattr(section, name), name in asked and asked[name].default is _NOT_GIVEN
             if needed if value is None else name not in asked:
                 takers = {n: p[name] for n, source in self.items() if name in (p := _parameters(source))}
+                if value is None:
+                    takers = {section.source: asked[name]}
                 always = all(p.default is _NOT_GIVEN for p in takers.values())
                 raise ConfigError(
                     f"{name} goes with data.source={' or '.join(map(repr, takers))}{', and is needed there' * always}; "
@@ -56,22 +60,41 @@ class Sources(Registry[Callable[..., Any]]):
         Raises:
           DataError: the data cannot be read or fetched, or are not of this kind (says where the source is).
         """
+        found = self._found(section, say)
+        return found if isinstance(found, self._gives) else list(self._checked(section, found))
+
+    def stream(self, section: Component, say: Say = lambda line: None) -> Stream[Any]:
+        """Returns what the source of a section gives, one after the other: each is checked when its turn comes.
+
+        What a source gives as a generator, which goes once, is asked of it anew for every pass.
+
+        Raises:
+          DataError: the data cannot be read or fetched; while it is iterated, also as `read`.
+        """
+        found = self._found(section, say)
+        passes = itertools.chain([found], (self._found(section) for _ in itertools.count()))
+        again = (lambda: next(passes)) if isinstance(found, Iterator) else (lambda: found)
+        return Stream(lambda: self._checked(section, again()), getattr(found, "files", ()))
+
+    def _found(self, section: Component, say: Say = lambda line: None) -> Any:
+        """What the source of a section gives, as it is."""
         source = self.named(section.source, "source")
         given = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)} | {"say": say}
-        given = {name: given[name] for name in _parameters(source) if name in given} | self._options(section)
-        found = source(**given)
-        if isinstance(found, self._gives):
-            return found
-        found = list(found) if isinstance(found, Iterable) else [found]
-        wanted = f"the {self.kind} {section.source!r} ({self.place(section.source)}) must give {self._gives.__name__}s"
-        plain = {name: kinds for name, hint in hints_of(self._gives).items() if (kinds := plain_kinds(hint))}
-        for one in found:
-            if not isinstance(one, self._gives):
+        return source(**{name: given[name] for name in _parameters(source) if name in given}, **self._options(section))
+
+    def _checked(self, section: Component, found: Any) -> Iterator[Any]:
+        """Yields each example, once it is known to be of this kind."""
+        place, gives = self.place(section.source), self._gives
+        wanted = f"the {self.kind} {section.source!r} ({place}) must give {gives.__name__}s"
+        plain = [(name, kinds) for name, hint in hints_of(gives).items() if (kinds := plain_kinds(hint))]
+        for one in [found] if isinstance(found, gives) or not isinstance(found, Iterable) else found:
+            if not isinstance(one, gives):
                 raise DataError(f"{wanted}, got {repr(one)[:60]}")
-            if wrong := [name for name, kinds in plain.items() if not isinstance(getattr(one, name), kinds)]:
-                kinds = " or ".join(kind.__name__ for kind in plain[wrong[0]])
-                raise DataError(f"{wanted} whose {wrong[0]} is {kinds}, got {repr(getattr(one, wrong[0]))[:60]}")
-        return found
+            for name, kinds in plain:
+                if not isinstance(value := getattr(one, name), kinds):
+                    kinds = " or ".join(kind.__name__ for kind in kinds)
+                    raise DataError(f"{wanted} whose {name} is {kinds}, got {repr(value)[:60]}")
+            yield one
 
     def _options(self, section: Component) -> dict[str, Any]:
         """Returns the values of the parameters that are called like no field of the section."""
