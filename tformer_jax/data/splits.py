@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .examples import Examples
 from .files import DataError
 from .sources.documents import Document
 from .sources.images import LabelledImages
@@ -79,8 +80,8 @@ def split_examples(
 
 def split_documents(
     documents: Sequence[Document], *, by: str, validation_share: float, test_share: float, seed: int
-) -> Splits:
-    """Returns "train", "validation" and "test" documents; a text that several documents have counts once.
+) -> dict[str, Examples[Document]]:
+    """Returns "train", "validation" and "test" documents, in their order; a text that several documents have counts once.
 
     Args:
       documents: all of them.
@@ -93,34 +94,38 @@ def split_documents(
     Raises:
       DataError: a split would have no text.
     """
-    once: dict[str, Document] = {}
-    for document in documents:
-        once.setdefault(canonical(document.text), document)
-    shares, documents = {"test": test_share, "validation": validation_share}, list(once.values())
-    total = sum(len(document.text) for document in documents)
+    all_of_them = documents if isinstance(documents, Examples) else Examples.of(Document, documents, "text")
+    once = all_of_them.take(np.sort(np.unique(all_of_them.facts.same, axis=0, return_index=True)[1]))
+    shares, sizes = {"test": test_share, "validation": validation_share}, once.facts.characters
     if by == "document":
-        sizes = {name: share * total for name, share in shares.items()}
-        splits = _dealt(documents, sizes, lambda d: len(d.text), seed, lambda d: canonical(d.name))
+        wanted = {name: share * sizes.sum() for name, share in shares.items()}
+        splits = {name: once.take(part) for name, part in _dealt_numbers(once.text("name"), sizes, wanted, seed).items()}
     else:
-        splits = _tails(documents, shares)
+        test = sizes - (shares["test"] * sizes).astype(np.int64)
+        validation = test - (shares["validation"] * sizes).astype(np.int64)
+        parts = once.cut("text", np.stack([validation, test], 1))
+        splits = dict(zip(("train", "validation", "test"), parts, strict=True))
     for name, part in splits.items():
-        if not part:
+        if not len(part):
             hint = "; hold out the tail of every document (split='tail')" if by == "document" else ""
-            size = f"{len(documents)} document(s) of {total:,} characters"
+            size = f"{len(once)} document(s) of {sizes.sum():,} characters"
             raise DataError(f"{size} are too few for a {name} split{hint}")
     return splits
 
 
-def _tails(documents: Iterable[Document], shares: dict[str, float]) -> Splits:
-    splits: Splits = {"train": [], "validation": [], "test": []}
-    for name, text in documents:
-        test = len(text) - int(shares["test"] * len(text))
-        validation = test - int(shares["validation"] * len(text))
-        parts = {"train": text[:validation], "validation": text[validation:test], "test": text[test:]}
-        for split, part in parts.items():
-            if part:
-                splits[split].append(Document(name, part))
-    return splits
+def _dealt_numbers(
+    names: Iterable[str], sizes: np.ndarray, wanted: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+    """Returns the numbers of things by split, ascending: in the order of a hash of their names, so much to each of
+    `wanted`, the rest to "train"."""
+    sums = [hashlib.sha256(f"{seed}/{canonical(name)}".encode("utf-8", "surrogatepass")).digest() for name in names]
+    order = np.argsort(np.array(sums, "S32"), kind="stable")
+    splits = {"train": order}
+    for name, size in wanted.items():
+        # The first that make it up, the last of which may go beyond it.
+        count = int(np.searchsorted(np.cumsum(sizes[splits["train"]]), size)) + 1 if size > 0 else 0
+        splits |= {name: np.sort(splits["train"][:count]), "train": splits["train"][count:]}
+    return {name: np.sort(splits[name]) for name in ("train", "validation", "test")}
 
 
 def hold_out(data: LabelledImages, size: int, seed: int) -> tuple[LabelledImages, LabelledImages]:

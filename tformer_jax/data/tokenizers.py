@@ -29,7 +29,7 @@ TOKENS_FILE, IDS_FILE = "tokenizer_config.json", "generation_config.json"
 START = "decoder_start_token_id"  # what a target of a translation starts with
 
 _OLD_TOKENS_FILE = "special_tokens_map.json"
-_PIECE, _TOGETHER = 4_000, 128
+_PIECE = 4_000
 # What those files call the special tokens of each role; encoders have names of their own for the start and the end.
 _KEYS = {
     "pad": ("pad_token",),
@@ -188,26 +188,35 @@ def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
     return min(forms, key=lambda ids: (ids.count(unknown), len(ids)))
 
 
-def encode_words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns token ids and word numbers, int32 [n] each, of long texts; the tokens of one word have its number.
+class Encoded(NamedTuple):
+    """The tokens of pieces of text, one after another.
 
-    A word is what the tokenizer never joins to its neighbours. For lossless tokenizers: texts are
-    encoded in pieces, which bounds the memory and changes none of their tokens.
+    Attributes:
+      ids: int64 [n].
+      lengths: the number of tokens of each piece, int64 [k].
+      begins_word: whether a token is the first of a word, bool [n]. A word is what the tokenizer never joins to its
+        neighbours.
     """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    begins_word: np.ndarray
+
+
+def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[str]) -> Encoded:
+    """Returns the tokens of pieces of text, see `cut`, without special tokens. For lossless tokenizers."""
     if _of_characters(tokenizer):
-        return _encode_characters(tokenizer, texts)
+        return _encode_characters(tokenizer, pieces)
     tokenizer.encode_special_tokens = True
-    pieces = [(number, piece) for number, text in enumerate(texts) for piece in cut(text)]
-    ids: list[list[np.ndarray]] = [[np.zeros(0, np.int32)] for _ in texts]
-    words: list[list[np.ndarray]] = [[np.zeros(0, np.int32)] for _ in texts]
-    for at in range(0, len(pieces), _TOGETHER):
-        numbers, group = zip(*pieces[at : at + _TOGETHER], strict=True)
-        encodings = tokenizer.encode_batch(list(group), add_special_tokens=False)
-        for number, encoding in zip(numbers, encodings, strict=True):
-            before = 1 + words[number][-1].max(initial=-1)
-            ids[number].append(np.asarray(encoding.ids, np.int32))
-            words[number].append((np.asarray(encoding.word_ids) + before).astype(np.int32))
-    return [(np.concatenate(i), np.concatenate(w)) for i, w in zip(ids, words, strict=True)]
+    encodings = tokenizer.encode_batch(list(pieces), add_special_tokens=False)
+    ids, words = (
+        np.concatenate([np.zeros(0, np.int64), *(np.asarray(x, np.int64) for x in of)])
+        for of in ([e.ids for e in encodings], [e.word_ids for e in encodings])
+    )
+    lengths = np.asarray([len(encoding) for encoding in encodings], np.int64)
+    begins = np.diff(words, prepend=-1) != 0
+    begins[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+    return Encoded(ids, lengths, begins)
 
 
 def _of_characters(tokenizer: Tokenizer) -> bool:
@@ -217,14 +226,14 @@ def _of_characters(tokenizer: Tokenizer) -> bool:
     return UNKNOWN in vocabulary and all(len(token) == 1 or token in known for token in vocabulary)
 
 
-def _encode_characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _encode_characters(tokenizer: Tokenizer, pieces: Sequence[str]) -> Encoded:
     # A look-up: a hundred times as fast as a regular expression for each character.
-    table = np.full(0x110000, tokenizer.token_to_id(UNKNOWN), np.int32)
+    table = np.full(0x110000, tokenizer.token_to_id(UNKNOWN), np.int64)
     for token, number in tokenizer.get_vocab().items():
         if len(token) == 1:
             table[ord(token)] = number
-    ids = [table[np.frombuffer(text.encode("utf-32-le"), np.uint32)] for text in texts]
-    return [(row, np.arange(len(row), dtype=np.int32)) for row in ids]
+    ids = table[np.frombuffer("".join(pieces).encode("utf-32-le"), np.uint32)]
+    return Encoded(ids, np.asarray([len(piece) for piece in pieces], np.int64), np.ones(len(ids), bool))
 
 
 def cut(text: str, size: int = _PIECE) -> Iterator[str]:

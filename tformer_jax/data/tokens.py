@@ -1,0 +1,143 @@
+"""Tokens of texts, made once and kept on the disk."""
+
+import collections
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ..progress import SILENT, Progress
+from .examples import Examples
+from .ragged import Ragged
+from .store import Writer, stored
+from .tokenizers import cut, encode_pieces
+
+_Given, _Made = TypeVar("_Given"), TypeVar("_Made")
+
+_TOGETHER = 1 << 20  # characters that are encoded at once
+_COMMIT_EVERY = 1 << 25  # characters, after which a killed process need not encode them again
+
+
+class Tokens(NamedTuple):
+    """The tokens of texts.
+
+    Attributes:
+      ids: of each text, uint16, or uint32 where the vocabulary has more than 65,536.
+      words: 0 or 1 for each of `ids.values`, another one wherever a word begins; None: nobody asked.
+    """
+
+    ids: Ragged
+    words: np.ndarray | None
+
+
+def kept_tokens(
+    examples: Examples,
+    name: str,
+    tokenizer: Tokenizer,
+    *,
+    words: bool = False,
+    what: str = "tokenizing",
+    say: Callable[[str], None] = lambda line: None,
+    progress: Progress = SILENT,
+) -> Tokens:
+    """Returns the tokens of texts, without special ones, from a store of theirs; for lossless tokenizers.
+
+    Texts may be of any length: they are encoded in pieces, which changes none of their tokens.
+
+    Args:
+      examples: whose texts.
+      name: of the field with the text.
+      tokenizer: lossless.
+      words: whether to tell words apart.
+      what: is done, for the progress.
+      say, progress: see `stored`.
+
+    Raises:
+      WriteError: see `stored`.
+    """
+    texts = hashlib.sha256()
+    for facts in (examples.facts.sums, examples.facts.characters):
+        texts.update(np.ascontiguousarray(facts))
+    vocabulary = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+    key = {"texts": texts.hexdigest(), "field": name, "tokenizer": vocabulary, "words": words}
+
+    def make(writer: Writer) -> None:
+        with progress.phase(what, int(examples.facts.characters.sum()), "characters") as advance:
+            _write(examples, name, tokenizer, words, writer, advance)
+
+    found = stored("tokens", key, make, say, progress)
+    return Tokens(Ragged(found["ids"], found["offsets"]), found["words"] if words else None)
+
+
+class _Piece(NamedTuple):
+    """A piece of a text, and whether it is the last one of its text."""
+
+    text: str
+    last: bool
+
+
+def _write(examples: Examples, name: str, tokenizer: Tokenizer, words: bool, writer: Writer, advance: Any) -> None:
+    done, total, parity = writer.state or (0, 0, 0)
+    dtype = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
+    pieces = _pieces(examples, name)
+    for piece in itertools.islice(pieces, done):  # of a process that was killed
+        advance(len(piece.text))
+    if not done:
+        writer.append("offsets", np.zeros(1, np.int64))
+    encode = lambda group: (group, encode_pieces(tokenizer, [piece.text for piece in group]))
+    fresh = 0
+    for group, encoded in _ahead(encode, _groups(pieces)):
+        ends = total + np.cumsum(encoded.lengths)
+        writer.append("ids", encoded.ids.astype(dtype))
+        writer.append("offsets", ends[[piece.last for piece in group]])
+        if words:
+            numbers = parity + np.cumsum(encoded.begins_word)
+            writer.append("words", (numbers & 1).astype(np.uint8))
+            parity = int(numbers[-1] & 1) if len(numbers) else parity
+        size = sum(len(piece.text) for piece in group)
+        done, total, fresh = done + len(group), int(ends[-1]), fresh + size
+        advance(size)
+        if fresh >= _COMMIT_EVERY:
+            writer.commit((done, total, parity))
+            fresh = 0
+
+
+def _pieces(examples: Examples, name: str) -> Iterator[_Piece]:
+    """Yields the pieces that `cut` makes of each text, never more than a part of which is in memory."""
+    parts = examples.pieces(name)
+    part = next(parts, None)
+    for number in range(len(examples)):
+        held = ""
+        while part is not None and part[0] == number:
+            *whole, held = [*cut(held + part[1])] or [""]  # the last piece may go on
+            yield from (_Piece(text, False) for text in whole)
+            part = next(parts, None)
+        yield _Piece(held, True)
+
+
+def _groups(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    group, size = [], 0
+    for piece in pieces:
+        group.append(piece)
+        size += len(piece.text) + 1
+        if size >= _TOGETHER:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _ahead(work: Callable[[_Given], _Made], things: Iterable[_Given]) -> Iterator[_Made]:
+    """Yields `work(thing)` of each, in order; the next one is worked on meanwhile."""
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokens") as threads:
+        waiting: collections.deque[Any] = collections.deque()
+        for thing in things:
+            waiting.append(threads.submit(work, thing))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
