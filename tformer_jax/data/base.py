@@ -2,9 +2,10 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from ..config import ORDER, SEED, Component, ConfigError, Wanted, field
 from ..progress import SILENT, Progress
@@ -12,6 +13,7 @@ from . import digest
 from .batches import Batches, BatchShapes
 from .classes import keep_classes
 from .files import DataError
+from .ragged import Ragged, longest_sides
 from .sources.registered import Say, Sources
 
 # As many as the largest vocabulary in use has (Liang et al., 2023); memory for all is taken before anything is learnt.
@@ -150,7 +152,7 @@ class BoundedData(Data):
         self.max_length = max_length
         super().__init__(config, directory, progress)
 
-    def fitting(self, split: str, limit: int, *sides: Sequence[Sequence[int]]) -> tuple[list[Any], ...]:
+    def fitting(self, split: str, limit: int, *sides: Ragged) -> tuple[list[Any], *tuple[Ragged, ...]]:
         """Returns the examples of a split of at most `limit` tokens a side, and the sides; reports the others once.
 
         Args:
@@ -162,13 +164,13 @@ class BoundedData(Data):
           DataError: none is left.
         """
         examples, of = self.splits[split], "" if len(sides) == 1 else " a side"
-        fits = [max(map(len, tokens)) <= limit for tokens in zip(*sides, strict=True)]
-        if not any(fits):
+        kept = np.flatnonzero(longest_sides(sides) <= limit)
+        if not len(kept):
             raise DataError(
                 f"none of the {len(examples)} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"
             )
-        self.say_left_out(split, fits.count(False), f"{limit} tokens{of}")
-        return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (examples, *sides))
+        self.say_left_out(split, len(examples) - len(kept), f"{limit} tokens{of}")
+        return [examples[i] for i in kept], *(side.take(kept) for side in sides)
 
     def say_left_out(self, split: str, count: int, limit: str) -> None:
         """Reports how many examples of a split are longer than a limit, once."""

@@ -5,7 +5,8 @@ import numpy as np
 from ..config import ConfigError, field
 from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Pieces
-from .running_text import DocumentData, DocumentDataConfig, numbered
+from .ragged import Ragged
+from .running_text import DocumentData, DocumentDataConfig
 from .tokenizers import special
 
 
@@ -42,7 +43,6 @@ class MaskedLMData(DocumentData):
 
     def _batches(self, split, rows, seed):
         ids, words = zip(*self.encode(split), strict=True)
-        tokens, documents = np.concatenate(ids), numbered(ids)  # [n] each
         words = np.concatenate(words) if self.config.whole_words else None
         ends = special(self.tokenizer, "bos", "eos", "pad")
-        return Pieces(tokens, documents, words, self.config.row_length, rows, seed, *ends)
+        return Pieces(Ragged.from_lists(ids), words, self.config.row_length, rows, seed, *ends)

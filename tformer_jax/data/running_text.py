@@ -117,8 +117,3 @@ class DocumentData(Data):
 
     def _batches(self, split: str, rows: int, seed: int | None) -> RowBatches:
         raise NotImplementedError
-
-
-def numbered(parts: list[np.ndarray]) -> np.ndarray:
-    """Returns the number of its part for every token, int32."""
-    return np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
