@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from tformer_jax.data.batches.buckets import Buckets, choose_buckets, ladder
 from tformer_jax.data.batches.packed import Packed
 from tformer_jax.data.files import DataError
+from tformer_jax.data.ragged import Ragged
 
 examples = settings(derandomize=True, deadline=None, max_examples=30)
 
@@ -76,13 +77,18 @@ def parallel(lengths):
     return tuple(list(side) for side in zip(*pairs, strict=True))
 
 
+def ragged(lengths):
+    """The same as one `Ragged` per side."""
+    return tuple(map(Ragged.from_lists, parallel(lengths)))
+
+
 def buckets_of(lengths, count=3, batch_tokens=24, seed=0):
     longest = [max(pair) for pair in lengths]
-    return Buckets(parallel(lengths), ("a", "b"), choose_buckets(longest, count), batch_tokens, seed, PAD)
+    return Buckets(ragged(lengths), ("a", "b"), choose_buckets(longest, count), batch_tokens, seed, PAD)
 
 
 def packed_of(lengths, rows=2, seed=0, capacity=(11, 9)):
-    return Packed(parallel(lengths), ("a", "b"), capacity, rows, seed, PAD)
+    return Packed(ragged(lengths), ("a", "b"), capacity, rows, seed, PAD)
 
 
 def fixed_lengths(count=60):
@@ -199,7 +205,9 @@ def test_bucket_batches_can_be_split_evenly(lengths, batch_tokens, multiple, see
     """Parts of a batch would have different sizes, or examples would be lost to make them alike."""
     longest = [max(pair) for pair in lengths]
     sides, names = parallel(lengths), ("a", "b")
-    batches = Buckets(sides, names, choose_buckets(longest, 3), batch_tokens, seed, PAD, rows_multiple=multiple)
+    batches = Buckets(
+        ragged(lengths), names, choose_buckets(longest, 3), batch_tokens, seed, PAD, rows_multiple=multiple
+    )
     epoch = [batches.batch(i) for i in range(len(batches))]
     assert all(len(batch["a"]) % multiple == 0 for batch in epoch)
     seen = [e for batch in epoch for e in unbatched(batch)]
@@ -214,8 +222,9 @@ def test_splits_of_a_like_size_share_their_shapes():
 
 def test_sides_of_different_length_are_refused():
     """A source would be paired with the translation of another one."""
-    with pytest.raises(ValueError, match="shorter"):
-        Buckets(([[1], [2]], [[1]]), ("a", "b"), [1], 8, 0)
+    sides = Ragged.from_lists([[1], [2]]), Ragged.from_lists([[1]])
+    with pytest.raises(ValueError, match="same shape"):
+        Buckets(sides, ("a", "b"), [1], 8, 0)
 
 
 # Packed ----------------------------------------------------------------------------------------

@@ -34,7 +34,9 @@ def test_they_are_the_examples(rows, data):
     assert found.facts.characters.tolist() == [len(row.text) for row in rows]
     numbers = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
     some = found.take(np.asarray(numbers, np.int64))
-    assert list(some) == [rows[i] for i in numbers] and list(some.take(np.arange(len(numbers))[::-1])) == list(some)[::-1]
+    assert (
+        list(some) == [rows[i] for i in numbers] and list(some.take(np.arange(len(numbers))[::-1])) == list(some)[::-1]
+    )
 
 
 @examples

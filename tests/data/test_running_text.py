@@ -29,8 +29,10 @@ def folder(tmp_path, sentences):
 
 
 @pytest.fixture
-def make(folder, tmp_path):
+def make(folder, tmp_path, monkeypatch):
     """`make(kind, directory, **changes)`: the data of a config; kind is CausalLMData or MaskedLMData."""
+
+    monkeypatch.setenv("TFORMER_DATA", str(tmp_path / "cache"))
 
     def make(kind=CausalLMData, directory="run", **changes):
         (tmp_path / directory).mkdir(exist_ok=True)
@@ -111,7 +113,9 @@ def test_the_splits_are_those_of_the_config(make, folder):
     for changes in ({}, {"seed": 1}, {"split": "tail"}, {"test_share": 0.3}, {"validation_share": 0.3}):
         how = dict(by="document", validation_share=0.1, test_share=0.1, seed=0)
         how |= {"by" if name == "split" else name: value for name, value in changes.items()}
-        assert make(directory=str(changes), **changes).splits == split_documents(read_documents(folder), **how)
+        splits = make(directory=str(changes), **changes).splits, split_documents([*read_documents(folder)], **how)
+        found, wanted = ({name: list(part) for name, part in of.items()} for of in splits)
+        assert found == wanted
 
 
 @TOKENIZERS
@@ -211,8 +215,9 @@ def test_a_split_is_encoded_once(make, monkeypatch):
     """Every evaluation would encode millions of characters again."""
     data = make()
     data.evaluation_batches("test")
-    monkeypatch.setattr("tformer_jax.data.tokenizers.encode_words", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr("tformer_jax.data.tokens.encode_pieces", lambda *_: pytest.fail("encoded again"))
     data.evaluation_batches("test")
+    make().evaluation_batches("test")  # of another process
 
 
 # What is said ----------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ def test_the_report_tells_tokens_and_batches(make, kind):
     data = make(kind)
     batches = data.train_batches()
     text = "".join(texts_of(data, "train"))
-    tokens = sum(len(ids) for ids, _ in data.encode("train"))
+    tokens = sum(map(len, data.tokens("train").ids))
     assert data.report[-1] == (
         f"{tokens:,} training tokens of {len(text) / tokens:.2f} bytes, vocabulary of 300; "
         f"{len(batches):,} batches an epoch"

@@ -77,7 +77,7 @@ def test_a_stream_tells_its_files(registry, tmp_path):
     ("wrong", "message"),
     [
         ("text", r"the kind of documents 'wrong' \(.*test_streams\.py:\d+\) must give Documents, got 'text'"),
-        (Document("a", 3), "must give Documents whose text is str, got 3"),
+        (Document("a", 3), "must give Documents whose text is str or LargeText, got 3"),
     ],
 )
 def test_an_example_of_another_kind_is_refused_when_it_comes(registry, wrong, message):

@@ -17,7 +17,7 @@ from tformer_jax.data.tokenizers import (
     cut,
     decode,
     encode,
-    encode_words,
+    encode_pieces,
     kept,
     load,
     save,
@@ -260,39 +260,22 @@ def long_texts():
 
 
 @pytest.mark.parametrize("name", ["lossless", "characters"])
-def test_long_texts_have_the_tokens_of_short_ones(name, request):
+def test_pieces_have_the_tokens_of_whole_texts(name, request):
     """A language model would be trained on other tokens than it is prompted with."""
-    tokenizer, texts = request.getfixturevalue(name), [*long_texts(), "unknown: ☃ \U0001f468"]
-    found = encode_words(tokenizer, texts)
-    assert [ids.tolist() for ids, _ in found] == encode(tokenizer, texts)
-    assert {array.dtype for pair in found for array in pair} == {np.dtype(np.int32)}
-
-
-def test_the_tokens_of_a_word_share_its_number(lossless):
-    """Half of a word would be masked and the other half give it away: against the library's own count."""
-    lossless.encode_special_tokens = True
-    for text, (_, words) in zip(long_texts(), encode_words(lossless, long_texts()), strict=True):
-        assert words.tolist() == lossless.encode(text, add_special_tokens=False).word_ids
-
-
-@pytest.mark.parametrize("unknown", ["[UNK]", "<unk>"])
-def test_words_of_a_vocabulary_from_elsewhere_are_not_read_letter_by_letter(unknown):
-    """A tokenizer of whole words is taken for one of characters: every word of a text is unknown, or there is a traceback."""
-    words = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({unknown: 0, "the": 1, "cat": 2, "a": 3}, unk_token=unknown)
-    )
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    text = "the cat sat on a mat"
-    ((ids, numbers),) = encode_words(words, [text])
-    assert ids.tolist() == words.encode(text).ids == [1, 2, 0, 0, 3, 0] and numbers.tolist() == [0, 1, 2, 3, 4, 5]
-    assert tokenizers.unknown_id(words) == 0
+    tokenizer = request.getfixturevalue(name)
+    for text in [*long_texts(), "unknown: ☃ \U0001f468"]:
+        pieces = [*cut(text, 100)]
+        found = encode_pieces(tokenizer, pieces)
+        assert found.ids.tolist() == encode(tokenizer, [text])[0]
+        assert found.lengths.tolist() == [len(ids) for ids in encode(tokenizer, pieces)]
 
 
 def test_words_are_what_one_would_call_words(lossless):
     """Punctuation would be masked with the word before it."""
-    ((ids, words),) = encode_words(lossless, ["über zebras, sat"])
-    texts = [decode(lossless, ids[words == number], strip=False) for number in range(words.max() + 1)]
-    assert texts == ["über", " zebras", ",", " sat"]
+    found = encode_pieces(lossless, ["über zebras, sat", " on", "", " it"])
+    words = np.split(found.ids, np.flatnonzero(found.begins_word)[1:])
+    texts = [decode(lossless, ids, strip=False) for ids in words]
+    assert texts == ["über", " zebras", ",", " sat", " on", " it"]
 
 
 # Keeping ---------------------------------------------------------------------------------------

@@ -94,7 +94,11 @@ def test_they_are_made_once(texts, bpe, monkeypatch):
     monkeypatch.setattr(module, "encode_pieces", lambda *of: asked.append(1) or tokenizers.encode_pieces(*of))
     kept_tokens(documents(texts), "text", bpe)
     assert not asked
-    for changed in ((documents(texts[1:]), "text", bpe), (documents(texts), "name", bpe), (documents(texts), "text", other)):
+    for changed in (
+        (documents(texts[1:]), "text", bpe),
+        (documents(texts), "name", bpe),
+        (documents(texts), "text", other),
+    ):
         kept_tokens(*changed)
         assert asked
         asked.clear()

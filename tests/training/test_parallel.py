@@ -13,6 +13,7 @@ from tformer_jax.data.batches.buckets import Buckets, LabelledBuckets, choose_bu
 from tformer_jax.data.batches.packed import Packed
 from tformer_jax.data.batches.pictures import ImageBatches
 from tformer_jax.data.batches.windows import Pieces, Windows
+from tformer_jax.data.ragged import Ragged, longest_sides
 from tformer_jax.data.sources.images import LabelledImages, read_folders
 from tformer_jax.training.parallel import AXES, ParallelConfig, PlacedBatches, SplitBatches, make_mesh
 
@@ -198,19 +199,23 @@ def test_split_batches_are_the_rows_and_then_padding(rows, devices, multiple, ea
 def sequences(seed, count):
     """Of one to nine tokens that are all different."""
     lengths = np.random.default_rng(seed).integers(1, 10, count)
-    return [list(range(10 * i + 1, 10 * i + 1 + int(length))) for i, length in enumerate(lengths)]
+    return Ragged.from_lists([range(10 * i + 1, 10 * i + 1 + int(length)) for i, length in enumerate(lengths)])
 
 
-def stream(seed, count):
-    """The tokens of so many documents, and the document and the word of each."""
+def documents(seed, count):
+    """So many documents of tokens that are all different, from 10 on."""
     sizes = np.random.default_rng(seed).integers(1, 30, count)
-    tokens = np.arange(10, 10 + sizes.sum(), dtype=np.int32)
-    return tokens, np.repeat(np.arange(count, dtype=np.int32), sizes), tokens // 2
+    return Ragged(np.arange(10, 10 + sizes.sum(), dtype=np.int32), np.cumsum([0, *sizes]))
+
+
+def pieces(seed, count, rows, shuffle):
+    found = documents(seed, 9 + count)
+    return Pieces(found, found.values // 2, 6, rows, shuffle, 1, 2)
 
 
 def buckets(seed, count, rows, shuffle, names=("a", "b")):
     sides = tuple(sequences(seed + k, count) for k in range(len(names)))
-    lengths = choose_buckets([max(map(len, example)) for example in zip(*sides, strict=True)], 2)
+    lengths = choose_buckets(longest_sides(sides), 2)
     return Buckets(sides, names, lengths, 10 * rows, shuffle)
 
 
@@ -232,9 +237,11 @@ KINDS = {
     "packed": lambda seed, count, rows, shuffle: Packed(
         (sequences(seed, 4 * count), sequences(seed + 1, 4 * count)), ("a", "b"), (12, 12), min(rows, count), 0
     ),
-    "windows": lambda seed, count, rows, shuffle: Windows(*stream(seed, 9 + count)[:2], 5, rows, shuffle, "segments"),
-    "stream": lambda seed, count, rows, shuffle: Windows(*stream(seed, 9 + count)[:2], 5, rows, shuffle, "stream"),
-    "pieces": lambda seed, count, rows, shuffle: Pieces(*stream(seed, 9 + count), 6, rows, shuffle, 1, 2),
+    "windows": lambda seed, count, rows, shuffle: Windows(
+        documents(seed, 9 + count), 5, rows, shuffle, "segments", 1, 2
+    ),
+    "stream": lambda seed, count, rows, shuffle: Windows(documents(seed, 9 + count), 5, rows, shuffle, "stream", 1, 2),
+    "pieces": pieces,
     "images": images,
 }
 KIND = pytest.mark.parametrize("kind", KINDS)

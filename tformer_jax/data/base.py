@@ -2,9 +2,10 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from ..config import ORDER, SEED, Component, ConfigError, Wanted, field
 from ..progress import SILENT, Progress
@@ -12,7 +13,9 @@ from . import digest
 from .batches import Batches, BatchShapes
 from .classes import keep_classes
 from .files import DataError
+from .ragged import Ragged, longest_sides
 from .sources.registered import Say, Sources
+from .sources.streams import Stream
 
 # As many as the largest vocabulary in use has (Liang et al., 2023); memory for all is taken before anything is learnt.
 VOCABULARY = Wanted("be from 1 to 1,000,000", lambda x: 1 <= x <= 1_000_000)
@@ -53,6 +56,14 @@ class DataConfig(Component):
         """
         return self.sources.read(self, say)
 
+    def stream(self, say: Say = lambda line: None) -> Stream[Any]:
+        """Returns what the source has, one example after the other.
+
+        Raises:
+          DataError: see `Sources.stream`.
+        """
+        return self.sources.stream(self, say)
+
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
         """Returns the largest shapes of a training batch, and dtypes, as far as they are known without the data."""
         raise NotImplementedError
@@ -79,6 +90,7 @@ class Data:
       splits: examples by split: "train", "validation", "test".
       classes: the names of labels, in the order of their numbers; None: there are no labels.
       report: what a person should know of the data, a line each.
+      progress: is told what takes long.
       unit: what examples are called.
     """
 
@@ -87,6 +99,7 @@ class Data:
     splits: dict[str, Any]
     classes: list[str] | None = None
     report: list[str]
+    progress: Progress
 
     def __init__(self, config: DataConfig, directory: Path, progress: Progress = SILENT):
         """Args:
@@ -99,9 +112,9 @@ class Data:
           DataError: the data cannot be read, are not those that the run in `directory` began with, or nothing is left
             to train on.
         """
-        self.config, notes = config, []
+        self.config, self.progress, notes = config, progress, []
         with progress.phase("reading data"):
-            self.splits = self.split(config.read(notes.append), notes.append)
+            self.splits = self.split(self.read(notes.append), notes.append)
             if self.classes is not None:
                 keep_classes(self.classes, directory)
             # before a tokenizer is kept, which is of these data
@@ -125,6 +138,10 @@ class Data:
     def evaluation_batches(self, split: str) -> Batches:
         """Returns the batches of one pass over a split, in order."""
         raise NotImplementedError
+
+    def read(self, say: Say) -> Any:
+        """Returns all that the source has."""
+        return self.config.read(say)
 
     def split(self, found: Any, say: Say) -> dict[str, Any]:
         """Returns what the source has, by split; sets `classes`, where there are any."""
@@ -150,7 +167,7 @@ class BoundedData(Data):
         self.max_length = max_length
         super().__init__(config, directory, progress)
 
-    def fitting(self, split: str, limit: int, *sides: Sequence[Sequence[int]]) -> tuple[list[Any], ...]:
+    def fitting(self, split: str, limit: int, *sides: Ragged) -> tuple[list[Any], *tuple[Ragged, ...]]:
         """Returns the examples of a split of at most `limit` tokens a side, and the sides; reports the others once.
 
         Args:
@@ -162,13 +179,13 @@ class BoundedData(Data):
           DataError: none is left.
         """
         examples, of = self.splits[split], "" if len(sides) == 1 else " a side"
-        fits = [max(map(len, tokens)) <= limit for tokens in zip(*sides, strict=True)]
-        if not any(fits):
+        kept = np.flatnonzero(longest_sides(sides) <= limit)
+        if not len(kept):
             raise DataError(
                 f"none of the {len(examples)} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"
             )
-        self.say_left_out(split, fits.count(False), f"{limit} tokens{of}")
-        return tuple([x for x, ok in zip(side, fits, strict=True) if ok] for side in (examples, *sides))
+        self.say_left_out(split, len(examples) - len(kept), f"{limit} tokens{of}")
+        return [examples[i] for i in kept], *(side.take(kept) for side in sides)
 
     def say_left_out(self, split: str, count: int, limit: str) -> None:
         """Reports how many examples of a split are longer than a limit, once."""

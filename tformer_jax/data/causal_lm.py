@@ -1,11 +1,9 @@
 """Documents as a stream of tokens, to predict what comes next."""
 
-import numpy as np
-
 from ..config import field
 from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Windows
-from .running_text import DocumentData, DocumentDataConfig, numbered
+from .running_text import DocumentData, DocumentDataConfig
 from .tokenizers import special
 
 
@@ -32,7 +30,5 @@ class CausalLMData(DocumentData):
     config: CausalLMDataConfig
 
     def _batches(self, split, rows, seed):
-        start, end, pad = special(self.tokenizer, "bos", "eos", "pad")
-        framed = [np.concatenate([[start], ids, [end]]).astype(np.int32) for ids, _ in self.encode(split)]
-        tokens, documents = np.concatenate(framed), numbered(framed)  # [n] each
-        return Windows(tokens, documents, self.config.row_length, rows, seed, self.config.boundaries, pad)
+        ends = special(self.tokenizer, "bos", "eos", "pad")
+        return Windows(self.tokens(split).ids, self.config.row_length, rows, seed, self.config.boundaries, *ends)

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .examples import Facts
 from .files import DataError, file_sha256, in_threads, reading, write_whole
 from .sources.images import LabelledImages
 from .unchanged import remembered
@@ -32,6 +35,14 @@ def of_texts(unit: str, examples: Iterable[Sequence[str]], **counts: int) -> Dig
     """
     whole = ("".join(f"{len(text)} {text}" for text in texts).encode("utf-8", "surrogatepass") for texts in examples)
     return _digest(unit, [hashlib.sha256(text).digest() for text in whole], **counts)
+
+
+def of_facts(unit: str, facts: Facts) -> Digest:
+    """Returns the digest of examples of which facts are known."""
+    rows = np.concatenate([facts.sums, facts.characters[:, None].astype(np.uint64)], 1)  # [m 5]
+    sums = dict(zip(_SUMS, (rows, rows.sum(0, dtype=np.uint64)), strict=True))  # modulo 2**64
+    counts = {unit: len(rows), "characters": int(facts.characters.sum())}
+    return counts | {name: hashlib.sha256(np.ascontiguousarray(x, "<u8")).hexdigest() for name, x in sums.items()}
 
 
 def of_images(images: LabelledImages) -> Digest:

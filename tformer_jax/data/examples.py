@@ -1,7 +1,7 @@
 """Examples whose texts lie one after another in files, in place of Python's objects: memory does not grow with them.
 
-    Examples.of(Pair, pairs)        # of a few, in memory
-    kept_examples(Pair, stream, key, text="source")     # of any number, in a store; read from the source once
+Examples.of(Pair, pairs)        # of a few, in memory
+kept_examples(Pair, stream, key, text="source")     # of any number, in a store; read from the source once
 """
 
 import codecs
@@ -99,7 +99,9 @@ class Examples(Sequence[_Example], Generic[_Example]):
         """
         column, count = self.texts[name], ends.shape[1] + 1
         begins, lengths = column.spans(np.arange(len(self)))
-        edges = np.concatenate([begins[:, None], begins[:, None] + self._places(name, ends), (begins + lengths)[:, None]], 1)
+        edges = np.concatenate(
+            [begins[:, None], begins[:, None] + self._places(name, ends), (begins + lengths)[:, None]], 1
+        )
         characters = np.diff(ends, axis=1, prepend=0, append=self.facts.characters[:, None])  # [m k]
         parts = []
         for i in range(count):
@@ -155,8 +157,7 @@ def kept_examples(
 
     def make(writer: Writer) -> None:
         # Nothing is committed: who was killed here begins again, and reading takes little of the time.
-        with progress.phase("reading examples"):
-            _write(kind, examples, text, writer.append)
+        _write(kind, examples, text, writer.append)
 
     found = stored("examples", key, make, say, progress)
     return _read(kind, {name: found[name] for name in _arrays(kind)})
@@ -179,8 +180,7 @@ def kept_splits(
     """
 
     def make(writer: Writer) -> list[str]:
-        with progress.phase("splitting examples"):
-            made = split(examples)
+        made = split(examples)
         for name, part in made.items():
             for field, column in part.texts.items():
                 writer.append(f"{name}.{field}.chosen", np.asarray(column.chosen, np.int64))

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-# A text is held in memory as bytes, lines, documents and tokens, about ten times its size in all.
+# Lines in memory take several times as much.
 MOST_TEXT_BYTES = 2 << 30
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES, _BLOCK_BYTES = 16 << 20, 4 << 20
 # So many files are one task of a thread: to hand over one by one takes longer than to look at it.
 _TOGETHER = 500
 # In bytes: with what is put around it, 255 at most.
@@ -148,23 +148,46 @@ def read_bytes(file: Path, most: int) -> bytes:
     return b"".join(pieces)
 
 
-def read_lines(file: Path) -> list[str]:
-    """Reads the lines of a UTF-8 file, without their ends.
+def text_blocks(file: Path) -> Iterator[str]:
+    """Yields the text of a UTF-8 file, some whole lines at a time; every line ends with a newline, and nothing else.
 
     Raises:
-      DataError: the file cannot be read, is empty, is larger than `MOST_TEXT_BYTES`, or is not UTF-8 (says the line).
+      DataError: the file cannot be read, is empty, or is not UTF-8 (says the line).
     """
-    content = read_bytes(file, MOST_TEXT_BYTES)
-    if not content.strip():
+    before, blank = 0, True  # lines
+    with reading(file), open(file, "rb") as opened:
+        while block := opened.read(_BLOCK_BYTES) + opened.readline():
+            block = (block if before else block.removeprefix(codecs.BOM_UTF8)).replace(b"\r\n", b"\n")
+            block = block if block.endswith(b"\n") else block.removesuffix(b"\r") + b"\n"
+            try:
+                text = block.decode("utf-8")
+            except UnicodeDecodeError as error:
+                number, place = block.count(b"\n", 0, error.start), error.start - 1 - block.rfind(b"\n", 0, error.start)
+                where = (
+                    f"line {before + number + 1}: not valid UTF-8 ({error.reason} at byte {place}); save it as UTF-8"
+                )
+                raise DataError(f"{file}, {where}") from None
+            before, blank = before + block.count(b"\n"), blank and not block.strip()
+            yield text
+    if blank:
         raise DataError(f"{file} is empty")
-    lines, content = [], content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n")
-    for number, line in enumerate(content.split(b"\n"), 1):
-        try:
-            lines.append(line.removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            where = f"line {number}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-            raise DataError(f"{file}, {where}") from None
-    return lines
+
+
+def lines_of(file: Path) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file, without their ends; errors are those of `text_blocks`."""
+    for block in text_blocks(file):
+        yield from block[:-1].split("\n")
+
+
+def read_lines(file: Path) -> list[str]:
+    """Reads all lines of a UTF-8 file, without their ends.
+
+    Raises:
+      DataError: see `text_blocks`, or the file is larger than `MOST_TEXT_BYTES`.
+    """
+    if size_of(Path(file)) > MOST_TEXT_BYTES:
+        raise DataError(f"{file} holds more than {MOST_TEXT_BYTES:,} bytes, the limit for one file: give a smaller one")
+    return [*lines_of(file)]
 
 
 def read_rows(file: Path) -> list[str]:

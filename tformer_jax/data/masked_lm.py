@@ -1,11 +1,9 @@
 """Pieces of documents, to mask some of their tokens."""
 
-import numpy as np
-
 from ..config import ConfigError, field
 from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Pieces
-from .running_text import DocumentData, DocumentDataConfig, numbered
+from .running_text import DocumentData, DocumentDataConfig
 from .tokenizers import special
 
 
@@ -40,9 +38,10 @@ class MaskedLMData(DocumentData):
 
     config: MaskedLMDataConfig
 
+    @property
+    def has_words(self) -> bool:
+        return self.config.whole_words
+
     def _batches(self, split, rows, seed):
-        ids, words = zip(*self.encode(split), strict=True)
-        tokens, documents = np.concatenate(ids), numbered(ids)  # [n] each
-        words = np.concatenate(words) if self.config.whole_words else None
         ends = special(self.tokenizer, "bos", "eos", "pad")
-        return Pieces(tokens, documents, words, self.config.row_length, rows, seed, *ends)
+        return Pieces(*self.tokens(split), self.config.row_length, rows, seed, *ends)

@@ -18,7 +18,9 @@ _Section = TypeVar("_Section", bound=DataConfig)
 # Weights may be rounded to six digits, as 0.333333.
 _ROUNDED = 1e-5
 _FORM = "must read 'NAME:WEIGHT,NAME(field=value,...):WEIGHT', such as 'speeches:0.3,jsonl(path=books.jsonl):0.7'"
-_PART = re.compile(r"\s*(?P<source>[^\s:(),]+)\s*(?:\((?P<given>[^()]*)\))?\s*:\s*(?P<weight>[^,()]*?)\s*(?:,(?=.)|$)", re.S)
+_PART = re.compile(
+    r"\s*(?P<source>[^\s:(),]+)\s*(?:\((?P<given>[^()]*)\))?\s*:\s*(?P<weight>[^,()]*?)\s*(?:,(?=.)|$)", re.S
+)
 # A share of one is this many steps: what is counted in them is exact up to 2**63 rows.
 _STEPS = np.uint64(1 << 32)
 _LOW = np.uint64((1 << 32) - 1)

@@ -80,6 +80,15 @@ class Ragged:
         return filled(values, lengths, length, pad), lengths
 
 
+def longest_sides(sequences: Sequence[Ragged]) -> np.ndarray:
+    """Returns the length of each example's longest side, int64 [n].
+
+    Raises:
+      ValueError: sides do not have as many examples.
+    """
+    return np.stack([side.lengths for side in sequences]).max(0)
+
+
 def filled(values: np.ndarray, lengths: np.ndarray, length: int, pad: int) -> np.ndarray:
     """Returns values [N], the first `lengths[0]` of which are in row 0 and so on, as int32 [B T], with `pad` behind."""
     rows = np.full((len(lengths), length), pad, np.int32)

@@ -3,14 +3,17 @@
 from typing import ClassVar
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from ..config import COUNT, INSIDE, ConfigError, field
 from . import digest, tokenizers
 from .base import VOCABULARY, Data, DataConfig, check_goes_with
 from .batches import RowBatches, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS
-from .sources.documents import DOCUMENTS
+from .examples import kept_examples, kept_splits
+from .sources.documents import DOCUMENTS, Document
 from .splits import split_documents
+from .tokens import Tokens, kept_tokens
 
 
 class DocumentDataConfig(DataConfig):
@@ -62,24 +65,29 @@ class DocumentData(Data):
 
     Attributes:
       tokenizer: lossless (of characters, those of the training split); trained on it, or read from where it was saved.
+      has_words: whether batches tell words apart.
       others: see `Data`.
     """
 
     unit = "documents"
+    has_words: ClassVar[bool] = False
 
     def prepare(self, directory, progress):
-        texts, config = [document.text for document in self.splits["train"]], self.config
-        if config.tokenizer == "characters":
-            train = lambda: tokenizers.train_characters(texts, mask=config.mask)
-        else:
-            train = lambda: tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=config.mask)
+        config = self.config
+
+        def train() -> Tokenizer:
+            texts = (piece for _, piece in self.splits["train"].pieces("text"))
+            if config.tokenizer == "characters":
+                return tokenizers.train_characters(texts, mask=config.mask)
+            return tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=config.mask)
+
         self.tokenizer = tokenizers.kept(directory / tokenizers.FILE, train, progress)
-        self._encoded: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._tokens: dict[str, Tokens] = {}
 
     def train_batches(self, rows_multiple: int = 1) -> RowBatches:
         rows = rows_in_batch(self.config.batch_tokens, self.config.row_length, rows_multiple)
         batches = self._batches("train", rows, self.config.batch_seed)
-        tokens = sum(len(ids) for ids, _ in self.encode("train"))
+        tokens = len(self.tokens("train").ids.values)
         self.report.append(
             f"{tokens:,} training tokens of {self.byte_count('train') / tokens:.2f} bytes, "
             f"vocabulary of {self.tokenizer.get_vocab_size():,}; {len(batches):,} batches an epoch"
@@ -91,35 +99,36 @@ class DocumentData(Data):
 
     def byte_count(self, split: str) -> int:
         """Returns the bytes of a split's text in UTF-8."""
-        return sum(len(document.text.encode("utf-8")) for document in self.splits[split])
+        return int(self.splits[split].texts["text"].lengths.sum())
 
     def unknown_count(self, split: str) -> int:
         """Returns how many characters of a split the tokenizer does not have: none of a BPE, which has every byte."""
         unknown = tokenizers.unknown_id(self.tokenizer)
-        return 0 if unknown is None else sum(int((ids == unknown).sum()) for ids, _ in self.encode(split))
+        return 0 if unknown is None else int(np.count_nonzero(self.tokens(split).ids.values == unknown))
 
-    def encode(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Returns token ids and word numbers, int32 [n], of each document, without start and end; encoded once."""
-        if split not in self._encoded:
-            texts = [document.text for document in self.splits[split]]
-            self._encoded[split] = tokenizers.encode_words(self.tokenizer, texts)
-        return self._encoded[split]
+    def tokens(self, split: str) -> Tokens:
+        """Returns the tokens of each document, without start and end; made once, see `kept_tokens`."""
+        if split not in self._tokens:
+            how = {"words": self.has_words, "what": f"tokenizing {split}", "progress": self.progress}
+            say = self.report.append
+            self._tokens[split] = kept_tokens(self.splits[split], "text", self.tokenizer, say=say, **how)
+        return self._tokens[split]
+
+    def read(self, say):
+        stream = self.config.stream(say)
+        self._key = self.config.sources.key(self.config, stream)
+        return kept_examples(Document, stream, self._key, "text", say, self.progress)
 
     def split(self, found, say):
-        shares = {name: getattr(self.config, name) for name in ("validation_share", "test_share", "seed")}
-        return split_documents(found, by=self.config.split, **shares)
+        how = {name: getattr(self.config, name) for name in ("validation_share", "test_share", "seed")}
+        how |= {"by": self.config.split}
+        return kept_splits(found, [self._key, how], lambda found: split_documents(found, **how), say, self.progress)
 
     def size_of(self, part) -> str:
-        return f" ({sum(len(document.text) for document in part):,} characters)"
+        return f" ({int(part.facts.characters.sum()):,} characters)"
 
     def digest_of(self, part) -> digest.Digest:
-        characters = sum(len(document.text) for document in part)
-        return digest.of_texts(self.unit, [(document.text,) for document in part], characters=characters)
+        return digest.of_facts(self.unit, part.facts)
 
     def _batches(self, split: str, rows: int, seed: int | None) -> RowBatches:
         raise NotImplementedError
-
-
-def numbered(parts: list[np.ndarray]) -> np.ndarray:
-    """Returns the number of its part for every token, int32."""
-    return np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])

@@ -81,7 +81,9 @@ def split_examples(
 def split_documents(
     documents: Sequence[Document], *, by: str, validation_share: float, test_share: float, seed: int
 ) -> dict[str, Examples[Document]]:
-    """Returns "train", "validation" and "test" documents, in their order; a text that several documents have counts once.
+    """Returns "train", "validation" and "test" documents; a text that several documents have counts once.
+
+    Those to train on are in their order, the others in that in which they were taken.
 
     Args:
       documents: all of them.
@@ -99,7 +101,9 @@ def split_documents(
     shares, sizes = {"test": test_share, "validation": validation_share}, once.facts.characters
     if by == "document":
         wanted = {name: share * sizes.sum() for name, share in shares.items()}
-        splits = {name: once.take(part) for name, part in _dealt_numbers(once.text("name"), sizes, wanted, seed).items()}
+        splits = {
+            name: once.take(part) for name, part in _dealt_numbers(once.text("name"), sizes, wanted, seed).items()
+        }
     else:
         test = sizes - (shares["test"] * sizes).astype(np.int64)
         validation = test - (shares["validation"] * sizes).astype(np.int64)
@@ -116,16 +120,16 @@ def split_documents(
 def _dealt_numbers(
     names: Iterable[str], sizes: np.ndarray, wanted: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-    """Returns the numbers of things by split, ascending: in the order of a hash of their names, so much to each of
-    `wanted`, the rest to "train"."""
+    """Returns the numbers of things by split: in the order of a hash of their names, so much to each of `wanted`, the rest
+    to "train", ascending."""
     sums = [hashlib.sha256(f"{seed}/{canonical(name)}".encode("utf-8", "surrogatepass")).digest() for name in names]
     order = np.argsort(np.array(sums, "S32"), kind="stable")
     splits = {"train": order}
     for name, size in wanted.items():
         # The first that make it up, the last of which may go beyond it.
         count = int(np.searchsorted(np.cumsum(sizes[splits["train"]]), size)) + 1 if size > 0 else 0
-        splits |= {name: np.sort(splits["train"][:count]), "train": splits["train"][count:]}
-    return {name: np.sort(splits[name]) for name in ("train", "validation", "test")}
+        splits |= {name: splits["train"][:count], "train": splits["train"][count:]}
+    return {"train": np.sort(splits["train"]), "validation": splits["validation"], "test": splits["test"]}
 
 
 def hold_out(data: LabelledImages, size: int, seed: int) -> tuple[LabelledImages, LabelledImages]:

@@ -10,6 +10,7 @@ from .base import VOCABULARY, BoundedData, DataConfig
 from .batches import BatchShapes
 from .batches.buckets import EVALUATION_TOKENS, LabelledBuckets, choose_buckets, ladder, least_rows
 from .files import DataError
+from .ragged import Ragged
 from .sources.labelled_texts import LABELLED_TEXTS, LabelledText
 from .splits import split_examples
 from .text import canonical
@@ -69,24 +70,24 @@ class TextClassificationData(BoundedData):
         self.tokenizer = tokenizers.kept(file, train, progress)
         if size is not None and (found := self.tokenizer.get_vocab_size()) > size:
             raise ConfigError(f"data.vocab_size={size}, but the tokenizer in {file} has {found}; leave it None")
-        self._encoded: dict[str, tuple[list[LabelledText], list[list[int]]]] = {}
+        self._encoded: dict[str, tuple[list[LabelledText], Ragged]] = {}
 
     def train_batches(self, rows_multiple: int = 1) -> LabelledBuckets:
-        config, lengths = self.config, [len(ids) for ids in self.encode("train")[1]]
-        buckets = choose_buckets(lengths, config.num_buckets)
+        config = self.config
+        buckets = choose_buckets(self.encode("train")[1].lengths, config.num_buckets)
         batches = self._batches("train", buckets, config.batch_tokens, config.batch_seed, rows_multiple)
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
     def evaluation_batches(self, split: str) -> LabelledBuckets:
-        lengths = ladder(max(map(len, self.encode(split)[1])), self.max_length)
+        lengths = ladder(int(self.encode(split)[1].lengths.max()), self.max_length)
         return self._batches(split, lengths, EVALUATION_TOKENS, None)
 
     def labels(self, texts: list[LabelledText]) -> np.ndarray:
         """Returns what batches have as labels, [n]: the numbers of the classes, int32; -1 is for rows that fill up."""
         return np.asarray([self.classes.index(text.label) for text in texts], np.int32)
 
-    def encode(self, split: str) -> tuple[list[LabelledText], list[list[int]]]:
+    def encode(self, split: str) -> tuple[list[LabelledText], Ragged]:
         """Returns the texts of a split that the model can read whole, and their tokens from start to end.
 
         Those that are longer are counted in the report, once.
@@ -96,7 +97,7 @@ class TextClassificationData(BoundedData):
         """
         if split not in self._encoded:
             tokens = tokenizers.encode_framed(self.tokenizer, [text.text for text in self.splits[split]])
-            self._encoded[split] = self.fitting(split, self.max_length, tokens)
+            self._encoded[split] = self.fitting(split, self.max_length, Ragged.from_lists(tokens))
         return self._encoded[split]
 
     def _batches(self, split, lengths, batch_tokens, seed, rows_multiple=1) -> LabelledBuckets:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from ..config import COUNT, ConfigError, field
@@ -13,6 +14,7 @@ from .batches import BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
 from .files import DataError, write_whole
+from .ragged import Ragged, longest_sides
 from .sources.pairs import PAIRS, Pair
 from .splits import split_examples
 
@@ -169,24 +171,23 @@ class TranslationData(BoundedData):
         _, source, target = self.encode("train", limit)
         if config.batching == "packed":
             source_row = min(_source_row(source, target, limit), self.max_length)
-            kept = [i for i, tokens in enumerate(source) if len(tokens) <= source_row]
+            kept = np.flatnonzero(source.lengths <= source_row)
             self.say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
-            sides = [source[i] for i in kept], [target[i] for i in kept]
+            sides = source.take(kept), target.take(kept)
             rows = rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
             batches = Packed(sides, _NAMES, (source_row, limit + 1), rows, seed, self.tokenizers.pad)
         else:
-            longest = [max(map(len, pair)) for pair in zip(source, target, strict=True)]
-            how = (choose_buckets(longest, config.num_buckets), config.batch_tokens, seed)
+            how = (choose_buckets(longest_sides((source, target)), config.num_buckets), config.batch_tokens, seed)
             batches = Buckets((source, target), _NAMES, *how, self.tokenizers.pad, rows_multiple)
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
     def evaluation_batches(self, split: str) -> Buckets:
         _, source, target = self.encode(split, self.max_length)
-        lengths = ladder(max(map(len, source + target)), self.max_length)
+        lengths = ladder(int(longest_sides((source, target)).max()), self.max_length)
         return Buckets((source, target), _NAMES, lengths, EVALUATION_TOKENS, None, self.tokenizers.pad)
 
-    def encode(self, split: str, limit: int) -> tuple[list[Pair], list[list[int]], list[list[int]]]:
+    def encode(self, split: str, limit: int) -> tuple[list[Pair], Ragged, Ragged]:
         """Returns the pairs of a split whose sides have at most `limit` tokens, as text and as tokens.
 
         Pairs that are longer are counted in the report, once.
@@ -197,10 +198,10 @@ class TranslationData(BoundedData):
         pairs = self.splits[split]
         source = self.tokenizers.encode_sources([p.source for p in pairs])
         target = self.tokenizers.encode_targets([p.target for p in pairs])
-        return self.fitting(split, limit, source, target)
+        return self.fitting(split, limit, Ragged.from_lists(source), Ragged.from_lists(target))
 
 
-def _source_row(source, target, row_length: int) -> int:
+def _source_row(source: Ragged, target: Ragged, row_length: int) -> int:
     """Returns the length of a source row: its share of the tokens, and 5 % for uneven packing."""
-    share = sum(map(len, source)) / sum(map(len, target))
+    share = source.lengths.sum() / target.lengths.sum()
     return math.ceil(1.05 * share * row_length)

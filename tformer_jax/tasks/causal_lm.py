@@ -157,7 +157,7 @@ class CausalLMTask(DocumentTask):
         of the row before them, so that longer rows give better numbers. A character that no training text has
         costs the bits of `<unk>`, which do not tell which one it is: the note counts them.
         """
-        batches, text = data.evaluation_batches(split), sum(len(ids) for ids, _ in data.encode(split))
+        batches, text = data.evaluation_batches(split), len(data.tokens(split).ids.values)
         scores = self.score(model, batches, progress, f"scoring {text:,} tokens of {split}")
         bits = scores.means["loss"] * scores.weight / math.log(2)
         metrics = scores.means | {"bits_per_byte": bits / data.byte_count(split), "tokens": scores.weight}

@@ -122,7 +122,7 @@ class MaskedLMTask(DocumentTask):
     ) -> Evaluation:
         """Loss, masked accuracy and pseudo-perplexity, and some filled gaps."""
         batches = data.evaluation_batches(split)
-        tokens = sum(len(ids) for ids, _ in data.encode(split))
+        tokens = len(data.tokens(split).ids.values)
         metrics = self.score(model, batches, progress, f"scoring {tokens:,} tokens of {split}").means
         rows = self._rows(batches, self.config.pseudo_perplexity_rows)
         metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows, progress), "rows": len(rows)}

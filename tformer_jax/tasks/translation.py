@@ -15,6 +15,7 @@ from ..analysis.lengths import plot_by_length
 from ..config import COUNT, NOT_NEGATIVE, SHARE, TRAINING, ConfigError, field
 from ..data import files, tokenizers
 from ..data.batches.buckets import Buckets, ladder
+from ..data.ragged import Ragged
 from ..data.text import canonical
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig, inherit_tokenizers
 from ..models import Transformer
@@ -144,7 +145,7 @@ class TranslationTask(Task):
         if not order:
             return translations
         lengths = ladder(len(encoded[order[-1]]), limit)
-        sides = ([encoded[i] for i in order],)
+        sides = (Ragged.from_lists([encoded[i] for i in order]),)
         batches = Buckets(sides, ("source",), lengths, _DECODING_TOKENS, None, self.tokenizers.pad)
         with progress.phase(f"translating, beam of {self.config.beam_size}", len(order), "sentences") as advance:
             for i in range(len(batches)):

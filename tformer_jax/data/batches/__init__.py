@@ -1,7 +1,6 @@
 """Batches, and how data are cut into them. Batch i is a pure function of (seed, i)."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -10,6 +9,7 @@ import numpy as np
 
 from ...config import ConfigError
 from ..files import DataError
+from .order import shuffled
 
 Batch = dict[str, np.ndarray]
 
@@ -130,20 +130,15 @@ class RowBatches(Batches):
     def _numbers(self, i: int, rows: slice = ALL_ROWS, count: int | None = None) -> np.ndarray:
         """Returns the numbers of some rows of batch i, [B]; -1: it only fills up. `count`: of its epoch, or the least."""
         (epoch, position), count = divmod(i, len(self)), self._count if count is None else count
-        order = np.arange(count) if self.seed is None else permutation((self.seed, epoch), count)
-        return filled_up(order[position * self.rows : (position + 1) * self.rows], self.rows)[rows]
+        first = position * self.rows
+        positions = filled_up(np.arange(first, min(first + self.rows, count)), self.rows)[rows]
+        return positions if self.seed is None else shuffled((self.seed, epoch), count, positions)
 
 
 def filled_up(examples: np.ndarray, rows: int) -> np.ndarray:
     """Returns the numbers of examples, one for each of so many rows; -1 in those that only fill up."""
     missing = rows - len(examples)
     return np.concatenate([examples, np.full(missing, -1)]) if missing else examples
-
-
-@functools.lru_cache(maxsize=32)
-def permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
-    """Draws an order. Kept, because every batch of an epoch asks for the same one (or for one for each bucket)."""
-    return np.random.default_rng(seed).permutation(count)
 
 
 def rows_in_batch(batch_tokens: int, row_length: int, multiple: int) -> int:

@@ -8,7 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from ..files import DataError
-from . import ALL_ROWS, Batch, ExampleBatches, filled_up, permutation
+from ..ragged import Ragged, longest_sides
+from . import ALL_ROWS, Batch, ExampleBatches, filled_up
+from .order import shuffled
 
 # Token slots of a batch that is evaluated, where no config says how many.
 EVALUATION_TOKENS = 4096
@@ -25,7 +27,7 @@ def padded(tokens: Sequence[int] | np.ndarray, limit: int) -> np.ndarray:
     return np.pad(np.asarray(tokens, np.int32), (0, length - len(tokens)))
 
 
-def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
+def choose_buckets(lengths: Sequence[int] | np.ndarray, count: int) -> list[int]:
     """Returns the at most `count` bucket lengths that pad the fewest tokens, ascending; by dynamic programming.
 
     Each example goes into the shortest bucket that holds it; the last is the longest example.
@@ -69,7 +71,7 @@ class Buckets(ExampleBatches):
     The last batch of a bucket may have rows of length 0: padding like any other.
 
     Attributes:
-      sequences: one list of token lists per side; example e is the e-th of each.
+      sequences: the tokens of each side; example e is the e-th of each.
       names: what a batch calls the sides: `name` [B T] and `name + "_lengths"` [B].
       lengths: of the buckets, ascending (`choose_buckets`).
       batch_tokens: about how many tokens, padding included, one side of a batch has; more where the least number
@@ -82,7 +84,7 @@ class Buckets(ExampleBatches):
       DataError: an example is longer than the longest bucket.
     """
 
-    sequences: tuple[list[list[int]], ...]
+    sequences: tuple[Ragged, ...]
     names: tuple[str, ...]
     lengths: list[int]
     batch_tokens: int
@@ -91,65 +93,68 @@ class Buckets(ExampleBatches):
     rows_multiple: int = 1
 
     def __post_init__(self):
-        longest = [max(map(len, example)) for example in zip(*self.sequences, strict=True)]
-        if max(longest, default=0) > self.lengths[-1]:
-            raise DataError(f"an example of {max(longest)} tokens does not fit the longest bucket, {self.lengths[-1]}")
+        longest = longest_sides(self.sequences)
+        if (longest_of_all := longest.max(initial=0)) > self.lengths[-1]:
+            raise DataError(
+                f"an example of {longest_of_all} tokens does not fit the longest bucket, {self.lengths[-1]}"
+            )
         bucket = np.searchsorted(self.lengths, longest)
         members = [np.flatnonzero(bucket == b) for b in range(len(self.lengths))]
         # No more rows than there are examples, up to a power of two: splits of a like size share programs.
         most = [1 << max(0, len(group) - 1).bit_length() for group in members]
         rows = [least_rows(min(self.batch_tokens, length * n), length, self.rows_multiple)
                 for length, n in zip(self.lengths, most, strict=True)]  # fmt: skip
-        # The (bucket, first row) of each batch of an epoch, before it is shuffled.
-        plan = [(b, at) for b in range(len(rows)) for at in range(0, len(members[b]), rows[b])]
-        for name, value in (("_members", members), ("_rows", rows), ("_plan", plan)):
+        batches = [-(-len(group) // n) for group, n in zip(members, rows, strict=True)]
+        # Before they are shuffled, the batches of bucket b are those from _firsts[b] to _firsts[b + 1].
+        for name, value in (("_members", members), ("_rows", rows), ("_firsts", np.cumsum([0, *batches]))):
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return int(self._firsts[-1])
 
     @property
     def one_shape(self) -> bool:
         return len(self.lengths) == 1
 
+    def _place(self, i: int) -> tuple[int, int]:
+        """Returns the bucket of batch i, and which of the batches of that bucket it is."""
+        epoch, position = divmod(i, len(self))
+        if self.seed is not None:
+            position = int(shuffled((self.seed, epoch), len(self), position))
+        bucket = int(np.searchsorted(self._firsts, position, "right")) - 1
+        return bucket, position - int(self._firsts[bucket])
+
     def _chosen(self, i: int) -> tuple[int, np.ndarray]:
         """Returns the bucket of batch i and the examples in it."""
-        epoch, position = divmod(i, len(self))
-        if self.seed is None:
-            b, at = self._plan[position]
-            return b, self._members[b][at : at + self._rows[b]]
-        b, at = self._plan[permutation((self.seed, epoch), len(self))[position]]
-        members = self._members[b]
-        return b, members[permutation((self.seed, epoch, b), len(members))[at : at + self._rows[b]]]
+        bucket, number = self._place(i)
+        members, rows = self._members[bucket], self._rows[bucket]
+        positions = np.arange(number * rows, min((number + 1) * rows, len(members)))
+        if self.seed is not None:
+            positions = shuffled((self.seed, i // len(self), bucket), len(members), positions)
+        return bucket, members[positions]
 
     def indices(self, i: int) -> np.ndarray:
         return self._chosen(i)[1]
 
     def row_count(self, i: int) -> int:
-        return self._rows[self._chosen(i)[0]]
+        return self._rows[self._place(i)[0]]
 
     def batch(self, i: int, rows: slice = ALL_ROWS) -> Batch:
         """Returns `name` int32 [B T] and `name_lengths` int32 [B] for each side."""
-        b, examples = self._chosen(i)
-        return self._arrays(filled_up(examples, self._rows[b])[rows], self.lengths[b])
+        bucket, examples = self._chosen(i)
+        return self._arrays(filled_up(examples, self._rows[bucket])[rows], self.lengths[bucket])
 
     def _arrays(self, examples: np.ndarray, length: int) -> Batch:
         """Returns the rows of some examples, -1 for an empty one."""
         arrays: Batch = {}
         for name, side in zip(self.names, self.sequences, strict=True):
-            tokens = np.full((len(examples), length), self.pad_id, np.int32)
-            lengths = np.zeros(len(examples), np.int32)
-            for row, example in enumerate(examples):
-                if example >= 0:
-                    lengths[row] = len(side[example])
-                    tokens[row, : lengths[row]] = side[example]
-            arrays |= {name: tokens, f"{name}_lengths": lengths}
+            arrays[name], arrays[f"{name}_lengths"] = side.rows(examples, length, self.pad_id)
         return arrays
 
     def padding_share(self) -> float:
         """Returns the share of an epoch's token slots, over all sides, that hold padding."""
-        slots = len(self.sequences) * sum(self._rows[b] * self.lengths[b] for b, _ in self._plan)
-        return 1 - sum(len(tokens) for side in self.sequences for tokens in side) / slots
+        slots = len(self.sequences) * int((np.diff(self._firsts) * self._rows * self.lengths).sum())
+        return 1 - sum(int(side.lengths.sum()) for side in self.sequences) / slots
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

