@@ -6,7 +6,7 @@ import json
 
 import pytest
 import zstandard
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tformer_jax.data.files import DataError
 from tformer_jax.data.sources import DOCUMENTS, LABELLED_TEXTS, PAIRS, Document, LabelledText, Pair, json_lines
@@ -38,6 +38,7 @@ def test_a_file_is_read_by_lines_however_it_is_packed(write, name):
     assert [document.text for document in documents(path=str(file), field="text")] == TEXTS
 
 
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))), st.booleans(), st.sampled_from([b"\n", b"\r\n"]))
 def test_any_text_comes_as_it_was_written(tmp_path_factory, texts, as_ascii, end):
     """A character that other programs take for an end of a line would split a row."""
