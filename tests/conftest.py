@@ -61,6 +61,14 @@ def pytest_terminal_summary(terminalreporter):
                 terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {value}")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def data_of_the_tests_alone(tmp_path_factory):
+    """Tests neither find what the user's data have been made into nor leave something there."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TFORMER_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def plugins_of_one_file():
     """What the tests of a file register, those of the next one do not see; rooms that are imported meanwhile stay."""

@@ -55,7 +55,7 @@ def test_every_domain_has_its_own_file(rated):
 
 def test_lines_are_label_tab_text(write):
     """Text and label would be swapped, or the text split at blanks."""
-    assert read_labelled(write("a.tsv", "good\tI like it\r\nbad\tnot so much")) == [
+    assert list(read_labelled(write("a.tsv", "good\tI like it\r\nbad\tnot so much"))) == [
         LabelledText("I like it", "good"),
         LabelledText("not so much", "bad"),
     ]
@@ -70,7 +70,7 @@ def test_a_label_ends_before_its_blanks(write):
 def test_a_line_without_label_and_text_is_refused_by_number(write, line):
     """A malformed line would be cut or dropped, or the user would search for it by hand."""
     with pytest.raises(DataError, match="a.tsv, line 2: expected label, tab, text; got"):
-        read_labelled(write("a.tsv", f"good\tyes\n{line}\nbad\tno\n"))
+        list(read_labelled(write("a.tsv", f"good\tyes\n{line}\nbad\tno\n")))
 
 
 def test_blank_lines_at_the_end_are_no_texts(write):
@@ -81,4 +81,4 @@ def test_blank_lines_at_the_end_are_no_texts(write):
 def test_a_missing_file_is_refused_by_name(tmp_path):
     """A misspelt path would end in a traceback."""
     with pytest.raises(DataError, match="cannot read .*missing.tsv"):
-        read_labelled(tmp_path / "missing.tsv")
+        list(read_labelled(tmp_path / "missing.tsv"))

@@ -163,7 +163,7 @@ def test_a_pair_is_kept_once_with_the_group_where_it_first_stood():
 
 def test_parallel_files_are_paired_by_line(write):
     """Sentence and translation would not belong together."""
-    assert read_parallel(write("a", "one\ntwo\n"), write("b", "eins\nzwei\n")) == [
+    assert list(read_parallel(write("a", "one\ntwo\n"), write("b", "eins\nzwei\n"))) == [
         Pair("one", "eins"),
         Pair("two", "zwei"),
     ]
@@ -173,14 +173,14 @@ def test_different_line_counts_are_refused_with_both_files_and_counts(write):
     """A missing line would shift every pair after it without a word."""
     a, b = write("a.txt", "one\ntwo\nthree\n"), write("b.txt", "eins\nzwei\n")
     with pytest.raises(DataError) as error:
-        read_parallel(a, b)
+        list(read_parallel(a, b))
     for part in (f"{a} has 3 lines", f"{b} has 2"):
         assert part in str(error.value)
 
 
 def test_tsv_lines_are_source_tab_target(write):
     """The sides would be swapped or split at blanks."""
-    assert read_tsv(write("a.tsv", "one thing\teine Sache\r\ntwo\tzwei")) == [
+    assert list(read_tsv(write("a.tsv", "one thing\teine Sache\r\ntwo\tzwei"))) == [
         Pair("one thing", "eine Sache"),
         Pair("two", "zwei"),
     ]
@@ -190,13 +190,35 @@ def test_tsv_lines_are_source_tab_target(write):
 def test_a_tsv_line_without_exactly_one_tab_is_refused_by_number(write, line, fields):
     """A malformed line would be cut or dropped, or the user would search for it by hand."""
     with pytest.raises(DataError, match=rf"a.tsv, line 2: expected source, tab, target; got {fields} field"):
-        read_tsv(write("a.tsv", f"one\teins\n{line}\nthree\tdrei\n"))
+        list(read_tsv(write("a.tsv", f"one\teins\n{line}\nthree\tdrei\n")))
 
 
 def test_blank_lines_at_the_end_are_no_pairs(write):
     """Files as editors leave them are refused for their last lines, or lines that align no longer do."""
     pairs = [Pair("one", "eins"), Pair("two", "zwei")]
-    assert read_tsv(write("a.tsv", "one\teins\ntwo\tzwei\n\n \n")) == pairs
-    assert read_parallel(write("a.en", "one\ntwo\n\n\n"), write("a.de", "eins\nzwei")) == pairs
-    aligned = read_parallel(write("b.en", "one\ntwo\n"), write("b.de", "eins\n\n"))
+    assert list(read_tsv(write("a.tsv", "one\teins\ntwo\tzwei\n\n \n"))) == pairs
+    assert list(read_parallel(write("a.en", "one\ntwo\n\n\n"), write("a.de", "eins\nzwei"))) == pairs
+    aligned = list(read_parallel(write("b.en", "one\ntwo\n"), write("b.de", "eins\n\n")))
     assert aligned == [Pair("one", "eins"), Pair("two", "")]
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "counts"),
+    [("a\nb\n\nc\n\n", "x\ny\n", (4, 2)), ("a\n", "x\n\ny", (1, 3)), ("a\n\n\n", "x\n", None)],
+)
+def test_lines_that_one_file_has_more_of_are_counted_to_the_last_with_text(write, sources, targets, counts):
+    """Pairs would be shifted without a word, or the counts send the reader to a line that is no fault."""
+    found = read_parallel(write("a", sources), write("b", targets))
+    if counts is None:
+        assert list(found) == [Pair("a", "x")]
+        return
+    with pytest.raises(DataError, match=rf"a has {counts[0]} lines but .*b has {counts[1]}; they must align"):
+        list(found)
+
+
+def test_pairs_can_be_read_again_and_tell_their_files(write):
+    """The tokens would be made of an empty second pass, or not be made anew when a file changes."""
+    a, b = write("a", "one\ntwo\n"), write("b", "eins\nzwei\n")
+    found = read_parallel(a, b)
+    assert list(found) == list(found) == [Pair("one", "eins"), Pair("two", "zwei")]
+    assert (found.files, read_tsv(a).files) == ((a, b), (a,))

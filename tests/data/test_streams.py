@@ -6,7 +6,7 @@ import pytest
 
 from tformer_jax.data.base import DataConfig
 from tformer_jax.data.files import DataError
-from tformer_jax.data.sources import Document, Sources, Stream
+from tformer_jax.data.sources import Document, Sources, Stream, registered
 
 
 @pytest.fixture
@@ -95,3 +95,16 @@ def test_one_thing_that_is_no_list_is_one_example(registry):
     registry, section = registry
     registry.register("one")(lambda: Document("a", "text"))
     assert list(registry.stream(section("one"))) == [Document("a", "text")]
+
+
+def test_files_of_too_much_text_are_not_read_into_memory(registry, write, monkeypatch):
+    """Each of its files being small, a folder would fill the memory; one after the other they may be as many as they are."""
+    registry, section = registry
+    files = [write(name, "abc") for name in ("a", "b")]
+    registry.register("two")(lambda: Stream(lambda: iter([Document("a", "abc"), Document("b", "abc")]), files))
+    monkeypatch.setattr(registered, "MOST_TEXT_BYTES", 5)
+    with pytest.raises(
+        DataError, match=r"^the files of data\.source='two', .*/a and so on, hold 6 bytes, but at most 5 "
+    ):
+        registry.read(section("two"))
+    assert len(list(registry.stream(section("two")))) == 2

@@ -67,7 +67,7 @@ def test_what_stands_there_twice_in_two_forms_counts_once():
 def test_labels_in_two_forms_are_one_class(write, tmp_path):
     """One class would be two, of which a model could only guess which was meant."""
     lines = [f"{form('é')}\t{form('à')} {i}" for i in range(4) for form in (str, nfd)] + [f"b\tb {i}" for i in range(8)]
-    texts = read_labelled(write("a.tsv", "\n".join(lines)))
+    texts = list(read_labelled(write("a.tsv", "\n".join(lines))))
     assert {text.label for text in texts} == {"é", "b"}
     splits = split_examples(texts, by=None, validation_size=3, test_size=3, seed=0)
     assert not {t.text for t in splits["train"]} & {t.text for name in ("validation", "test") for t in splits[name]}

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-# Lines in memory take several times as much.
+# A text is held in memory as bytes, lines, documents and tokens, about ten times its size in all.
 MOST_TEXT_BYTES = 2 << 30
-_PIECE_BYTES, _BLOCK_BYTES = 16 << 20, 4 << 20
+_PIECE_BYTES = 16 << 20
 # So many files are one task of a thread: to hand over one by one takes longer than to look at it.
 _TOGETHER = 500
 # In bytes: with what is put around it, 255 at most.
@@ -148,59 +148,29 @@ def read_bytes(file: Path, most: int) -> bytes:
     return b"".join(pieces)
 
 
-def text_blocks(file: Path) -> Iterator[str]:
-    """Yields the text of a UTF-8 file, some whole lines at a time; every line ends with a newline, and nothing else.
-
-    Raises:
-      DataError: the file cannot be read, is empty, or is not UTF-8 (says the line).
-    """
-    before, blank = 0, True  # lines
-    with reading(file), open(file, "rb") as opened:
-        while block := opened.read(_BLOCK_BYTES) + opened.readline():
-            block = (block if before else block.removeprefix(codecs.BOM_UTF8)).replace(b"\r\n", b"\n")
-            block = block if block.endswith(b"\n") else block.removesuffix(b"\r") + b"\n"
-            try:
-                text = block.decode("utf-8")
-            except UnicodeDecodeError as error:
-                number, place = block.count(b"\n", 0, error.start), error.start - 1 - block.rfind(b"\n", 0, error.start)
-                where = (
-                    f"line {before + number + 1}: not valid UTF-8 ({error.reason} at byte {place}); save it as UTF-8"
-                )
-                raise DataError(f"{file}, {where}") from None
-            before, blank = before + block.count(b"\n"), blank and not block.strip()
-            yield text
-    if blank:
-        raise DataError(f"{file} is empty")
-
-
-def lines_of(file: Path) -> Iterator[str]:
-    """Yields the lines of a UTF-8 file, without their ends; errors are those of `text_blocks`."""
-    for block in text_blocks(file):
-        yield from block[:-1].split("\n")
-
-
 def read_lines(file: Path) -> list[str]:
-    """Reads all lines of a UTF-8 file, without their ends.
+    """Reads the lines of a UTF-8 file, without their ends.
 
     Raises:
-      DataError: see `text_blocks`, or the file is larger than `MOST_TEXT_BYTES`.
+      DataError: the file cannot be read, is empty, is larger than `MOST_TEXT_BYTES`, or is not UTF-8 (says the line).
     """
-    if size_of(Path(file)) > MOST_TEXT_BYTES:
-        raise DataError(f"{file} holds more than {MOST_TEXT_BYTES:,} bytes, the limit for one file: give a smaller one")
-    return [*lines_of(file)]
+    content = read_bytes(file, MOST_TEXT_BYTES).removeprefix(codecs.BOM_UTF8)
+    if not content.strip():
+        raise DataError(f"{file} is empty")
+    lines = content.removesuffix(b"\n").split(b"\n")
+    return [decoded(line.removesuffix(b"\r"), f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 
-def read_rows(file: Path) -> list[str]:
-    """Reads the lines of a table, one row each: as `read_lines`, without the blank ones at the end."""
-    return without_blank_end(read_lines(file), 0)
+def decoded(line: bytes, where: str) -> str:
+    """Returns the text of a line in UTF-8.
 
-
-def without_blank_end(lines: list[str], least: int) -> list[str]:
-    """Returns the lines without the blank ones at their end, as long as there are more than `least`."""
-    count = len(lines)
-    while count > least and not lines[count - 1].strip():
-        count -= 1
-    return lines[:count]
+    Raises:
+      DataError: it is not valid, `where` it stands.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
 class WriteError(OSError):

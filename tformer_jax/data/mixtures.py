@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Int64
 
 from ..config import ConfigError
 from .base import DataConfig
@@ -87,14 +86,12 @@ def _weight(text: str) -> float:
     return weight
 
 
-def mixed(
-    seed: int, weights: Sequence[float], positions: Int64[np.ndarray, "n"]
-) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
-    """Returns the source of each row, and which of that source's rows it is, for any rows of an endless order.
+def mixed(seed: int, weights: Sequence[float], positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the source of each row, and which of that source's rows it is, int64 [n] each, anywhere in an endless order.
 
-    Of source k, rows 0, 1, 2, ... come in this order, without gaps; of the first t rows, those of source k are t times
-    its weight up to less than k + 1 rows (the last: less than as many as there are sources before it). Any position is
-    computed by itself.
+    The rows 0, 1, 2, ... of a source come in this order, without gaps. Among the first t rows of all, the number of those
+    of source k differs from t times its weight by less than k + 1, and never by more than there are other sources. Each
+    position is computed by itself.
 
     The sources part the rows as cutting sequences: source 0 has those at which floor(w t + phase) grows, and
     the sources after it share the others in the same way (Morse and Hedlund, Symbolic Dynamics II, 1940).
@@ -102,7 +99,7 @@ def mixed(
     Args:
       seed: of the phases, which shift where the sources take turns.
       weights: positive, adding up to 1; kept to 2^-32.
-      positions: of the rows, from 0.
+      positions: of the rows, from 0, integers [n].
     """
     phases = np.random.default_rng(seed).integers(0, _STEPS, len(weights), dtype=np.uint64)
     sources = np.full(len(positions), len(weights) - 1)

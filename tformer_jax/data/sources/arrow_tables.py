@@ -7,9 +7,10 @@ from typing import Any
 
 from ...config import ConfigError
 from ..files import DataError, read_json, reading
+from .folders import files_at
 from .optional import needed
 from .registered import Say
-from .rows import Column, Row, Rows, files_at, rows_of_files
+from .rows import Column, Row, Rows, rows_of_files
 
 # So many rows are Python objects at a time.
 _ROWS = 1024

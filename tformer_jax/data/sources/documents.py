@@ -1,17 +1,22 @@
 """Sources of running text: a pinned wheel of speeches, and the user's own files."""
 
 import dataclasses
+import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import DataError, files_in, passed_over, size_of, text_blocks
+from ..files import size_of
 from ..text import file_name
 from .archives import Wheel
+from .folders import files_at
+from .lines import text_lines
 from .registered import Say, Sources
 from .streams import Stream
 
 _LARGE = 16 << 20  # bytes of a file whose text is not held in memory
+_TOGETHER = 10_000  # lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +26,10 @@ class LargeText:
     file: Path
 
     def pieces(self) -> Iterator[str]:
-        """Yields the text, some whole lines at a time; errors are those of `text_blocks`."""
-        return text_blocks(self.file)
+        """Yields the text, some lines at a time, each with a newline at its end; errors are those of `text_lines`."""
+        lines = text_lines(self.file)
+        while some := [*itertools.islice(lines, _TOGETHER)]:
+            yield "\n".join([*some, ""])
 
 
 class Document(NamedTuple):
@@ -61,25 +68,13 @@ def read_documents(path: Path | str, say: Say = lambda line: None) -> Stream[Doc
       say: is told of files that are no *.txt, by suffix, and of links to folders.
 
     Raises:
-      DataError: a folder without any file; while it is read, a file that cannot be read, is empty or is not UTF-8 (says
-        the line).
+      DataError: the path is not there, or a folder without any; while they are read, see `text_lines`.
     """
-    path = Path(path)
-    if not path.is_dir():
-        return _documents({file_name(path.name): path})
-    found = files_in(path, say)
-    texts = sorted((name for name in found if name.lower().endswith(".txt")), key=file_name)
-    if not texts:
-        raise DataError(f"{path} holds no *.txt file")
-    for line in passed_over(path, {*found} - {*texts}):
-        say(line)
-    return _documents({file_name(name): path / name for name in texts})
+    root, files = files_at(Path(path), (".txt",), say)
+    names = [file_name(os.path.relpath(file, root)) for file in files]
+    return Stream(lambda: map(Document, names, map(_text, files)), files)
 
 
-def _documents(files: dict[str, Path]) -> Stream[Document]:
-    def read() -> Iterator[Document]:
-        for name, file in files.items():
-            large = size_of(file) > _LARGE
-            yield Document(name, LargeText(file) if large else "".join(text_blocks(file)))
-
-    return Stream(read, files.values())
+def _text(file: Path) -> str | LargeText:
+    text = LargeText(file)
+    return text if size_of(file) > _LARGE else "".join(text.pieces())

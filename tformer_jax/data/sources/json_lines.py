@@ -1,6 +1,5 @@
 """Files of JSON Lines, one table a line, as they are or compressed by gzip or Zstandard."""
 
-import codecs
 import gzip
 import io
 import json
@@ -9,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..files import MOST_TEXT_BYTES, DataError
+from ..files import DataError, decoded
+from .folders import files_at
+from .lines import byte_lines
 from .optional import needed
 from .registered import Say
-from .rows import Column, Rows, files_at, rows_of_files
+from .rows import Column, Rows, rows_of_files
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
 
@@ -28,7 +29,7 @@ def json_lines(path: str, say: Say = lambda line: None) -> Rows:
 
     Raises:
       DataError: see `files_at`; while they are read, a file that is damaged or empty, a line that is no table, or
-        larger than `MOST_TEXT_BYTES` (says which).
+        too large (says which).
     """
     return rows_of_files(*files_at(Path(path), _SUFFIXES, say), "line", _read)
 
@@ -37,21 +38,18 @@ def _read(file: Path, columns: Sequence[Column]) -> Iterator[list[Any] | None]:
     fields = [column.field.split(".") for column in columns]
     for number, line in enumerate(_lines(file), 1):
         where = f"{file}, line {number}"
-        table = _table(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, where)
+        table = _table(decoded(line, where), where)
         yield None if table is None else [_value(table, *both, where) for both in zip(columns, fields, strict=True)]
 
 
-def _table(line: bytes, where: str) -> dict[str, Any] | None:
+def _table(line: str, where: str) -> dict[str, Any] | None:
     """The table that is a line; None: it is blank."""
     try:
-        text = line.decode("utf-8")
-        table = json.loads(text) if text.strip() else None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        table = json.loads(line) if line.strip() else None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON: {error}; write one table a line") from None
     if table is not None and not isinstance(table, dict):
-        raise DataError(f'{where} must be a table, such as {{"text": "..."}}, got {text.strip()[:40]}')
+        raise DataError(f'{where} must be a table, such as {{"text": "..."}}, got {line.strip()[:40]}')
     return table
 
 
@@ -77,12 +75,7 @@ def _lines(file: Path) -> Iterator[bytes]:
     number = 0
     try:
         with _opened(file) as opened:
-            while line := opened.readline(MOST_TEXT_BYTES + 1):
-                number += 1
-                if len(line) > MOST_TEXT_BYTES:
-                    raise DataError(
-                        f"{file}, line {number} has more than {MOST_TEXT_BYTES:,} bytes: write one table a line"
-                    )
+            for number, line in enumerate(byte_lines(opened, file), 1):
                 yield line
     except (OSError, EOFError, zlib.error) as error:
         after = f" after line {number}" if number else ""

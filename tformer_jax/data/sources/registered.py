@@ -12,7 +12,7 @@ from typing import Any
 
 from ...config import Component, ConfigError, build, hints_of, options, plain_kinds
 from ...registry import Registry
-from ..files import DataError, file_sha256
+from ..files import MOST_TEXT_BYTES, DataError, file_sha256, size_of
 from ..unchanged import fingerprint
 from .streams import Stream
 
@@ -61,9 +61,16 @@ class Sources(Registry[Callable[..., Any]]):
         """Returns what the source of a section gives: a list, unless it is one thing.
 
         Raises:
-          DataError: the data cannot be read or fetched, or are not of this kind (says where the source is).
+          DataError: the data cannot be read or fetched, their files have more than `MOST_TEXT_BYTES` together, or they are
+            not of this kind (says where the source is).
         """
         found = self._found(section, say)
+        files = getattr(found, "files", ())
+        if (size := sum(map(size_of, files))) > MOST_TEXT_BYTES:
+            raise DataError(
+                f"the files of data.source={section.source!r}, {files[0]} and so on, hold {size:,} bytes, but at most "
+                f"{MOST_TEXT_BYTES:,} can be read into memory: give fewer"
+            )
         return found if isinstance(found, self._gives) else list(self._checked(section, found))
 
     def stream(self, section: Component, say: Say = lambda line: None) -> Stream[Any]:
