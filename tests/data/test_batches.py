@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from scipy import stats
 
+from tformer_jax.data.batches import packed
 from tformer_jax.data.batches.buckets import Buckets, choose_buckets, ladder
 from tformer_jax.data.batches.packed import Packed
 from tformer_jax.data.files import DataError
@@ -291,6 +293,64 @@ def test_packing_leaves_little_padding():
     lengths = [(n, n) for n in map(int, rng.integers(3, 20, 2000))]
     batches = packed_of(lengths, rows=8, capacity=(64, 64))
     assert batches.padding_share() < 0.05
+
+
+def by_order(seed, sizes, capacity, open_rows):
+    """Examples by row, packed one after the other in plain Python: into the fullest of a few rows that holds it; where
+    none does, the fullest row is closed."""
+    done, rows = [], []
+    for example in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        room = [[c - sum(sizes[e][k] for e in row) for k, c in enumerate(capacity)] for row in rows]
+        left = [min(r - s for r, s in zip(of, sizes[example], strict=True)) for of in room]
+        if fitting := [(least, at) for at, least in enumerate(left) if least >= 0]:
+            rows[min(fitting)[1]].append(example)
+        else:
+            if len(rows) == open_rows:
+                done.append(rows.pop(min(range(open_rows), key=lambda at: sum(room[at]))))
+            rows.append([example])
+    return done + rows
+
+
+@examples
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=300),
+    st.tuples(st.integers(9, 20), st.integers(9, 20)),
+    SEEDS,
+    st.integers(1, 4),
+)
+def test_packing_in_groups_loses_nothing_and_overfills_no_row(sizes, capacity, seed, open_rows):
+    """An example would be lost or doubled where groups are packed again, or a row would hold more than it can: with few
+    open rows there are many groups of as few examples as there are here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "_OPEN_ROWS", open_rows)
+        plan = packed.packed_rows(np.array(sizes, np.int32).reshape(-1, 2).T, capacity, seed)
+    assert sorted(e for row in plan for e in row.tolist()) == list(range(len(sizes)))
+    for row in plan:
+        assert len(row) > 0
+        assert all(sum(sizes[e][k] for e in row) <= c for k, c in enumerate(capacity))
+
+
+@pytest.mark.parametrize("capacity", [(120, 128), (256, 256)])
+def test_packing_in_groups_pads_no_more_than_one_by_one(capacity):
+    """Speed would be paid for with padding: lengths of two sides as sentences have them, log-normal and correlated."""
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(size=(6000, 1)), rng.normal(size=(6000, 2))
+    sizes = np.clip(np.exp(3.2 + 0.5 * (0.95 * common + 0.3 * own)).round().astype(np.int32), 1, min(capacity))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "_OPEN_ROWS", 16)
+        plan = packed.packed_rows(sizes.T, capacity, 0)
+    assert len(plan) <= len(by_order(0, sizes.tolist(), capacity, 16))
+
+
+def test_any_two_examples_may_share_a_row():
+    """An example would always be read beside the same ones, such as its neighbours in the corpus or those of its length:
+    of 13 others one fits beside the first, another for each seed."""
+    sizes = np.full((1, 14), 5, np.int32)
+    company = [
+        next(set(row.tolist()) - {0} for row in packed.packed_rows(sizes, (10,), s) if 0 in row) for s in range(650)
+    ]
+    counts = np.bincount([other for (other,) in company], minlength=14)[1:]
+    assert stats.chisquare(counts).pvalue > 1e-4
 
 
 def test_other_rows_sit_out_in_other_epochs():
