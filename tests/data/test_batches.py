@@ -1,14 +1,15 @@
-"""Bucket lengths, buckets and packing: every example where it belongs, and batch i from (seed, i) alone."""
+"""Bucket lengths, buckets, and what they share with packed rows: every example where it belongs, and batch i from
+(seed, i) alone."""
 
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from sequences import parallel, ragged
 
 from tformer_jax.data.batches.buckets import Buckets, choose_buckets, ladder
 from tformer_jax.data.batches.packed import Packed
-from tformer_jax.data.files import DataError
 from tformer_jax.data.ragged import Ragged
 
 examples = settings(derandomize=True, deadline=None, max_examples=30)
@@ -68,18 +69,6 @@ SEEDS = st.integers(0, 5)
 LENGTHS = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda pair: max(pair) > 0), min_size=1, max_size=30
 )
-
-
-def parallel(lengths):
-    """One list of token lists per side; every token occurs once in all."""
-    numbers = itertools.count(1)
-    pairs = [[[next(numbers) for _ in range(length)] for length in pair] for pair in lengths]
-    return tuple(list(side) for side in zip(*pairs, strict=True))
-
-
-def ragged(lengths):
-    """The same as one `Ragged` per side."""
-    return tuple(map(Ragged.from_lists, parallel(lengths)))
 
 
 def buckets_of(lengths, count=3, batch_tokens=24, seed=0):
@@ -225,93 +214,3 @@ def test_sides_of_different_length_are_refused():
     sides = Ragged.from_lists([[1], [2]]), Ragged.from_lists([[1]])
     with pytest.raises(ValueError, match="same shape"):
         Buckets(sides, ("a", "b"), [1], 8, 0)
-
-
-# Packed ----------------------------------------------------------------------------------------
-
-FULL = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=60)
-
-
-def unpacked(batch):
-    """The examples of a packed batch, as pairs of tuples, read off the segments of each row."""
-    found = []
-    for a, a_seg, b, b_seg in zip(batch["a"], batch["a_segments"], batch["b"], batch["b_segments"], strict=True):
-        assert set(a_seg) - {0} == set(b_seg) - {0} == set(range(1, max(a_seg) + 1))
-        found += [(tuple(a[a_seg == s]), tuple(b[b_seg == s])) for s in range(1, max(a_seg) + 1)]
-    return found
-
-
-@examples
-@given(FULL, SEEDS, st.integers(0, 2))
-def test_packing_loses_and_repeats_nothing(lengths, seed, epoch):
-    """With one row a batch an epoch is the whole plan: every example is in it once, whole, sides together."""
-    batches = packed_of(lengths, rows=1, seed=seed)
-    seen = [e for i in range(len(batches)) for e in unpacked(batches.batch(epoch * len(batches) + i))]
-    assert sorted(seen) == sorted((tuple(a), tuple(b)) for a, b in zip(*parallel(lengths), strict=True))
-
-
-@examples
-@given(FULL.filter(lambda lengths: len(lengths) > 30), SEEDS, st.integers(2, 5), st.integers(0, 2))
-def test_an_epoch_of_packed_batches_holds_an_example_at_most_once(lengths, seed, rows, epoch):
-    """Some examples would weigh more than others."""
-    batches = packed_of(lengths, rows, seed)
-    seen = [e for i in range(len(batches)) for e in unpacked(batches.batch(epoch * len(batches) + i))]
-    everything = {(tuple(a), tuple(b)) for a, b in zip(*parallel(lengths), strict=True)}
-    assert len(seen) == len(set(seen))
-    assert set(seen) <= everything
-
-
-@examples
-@given(FULL, SEEDS)
-def test_segments_stand_one_after_the_other_and_then_padding(lengths, seed):
-    """Positions that restart at each segment would be wrong where a segment is torn apart."""
-    batches = packed_of(lengths, rows=1, seed=seed)
-    for i in range(len(batches)):
-        batch = batches.batch(i)
-        for name in ("a", "b"):
-            (tokens,), (segments,) = batch[name], batch[f"{name}_segments"]
-            runs = [segment for segment, _ in itertools.groupby(segments)]
-            assert [s for s in runs if s] == list(range(1, max(segments) + 1))
-            assert 0 not in runs[:-1]
-            np.testing.assert_array_equal(tokens == PAD, segments == 0)
-
-
-@examples
-@given(FULL, SEEDS, st.tuples(st.integers(9, 20), st.integers(9, 20)))
-def test_packed_batches_have_one_shape(lengths, seed, capacity):
-    """Rows would be longer than the program was compiled for."""
-    batches = packed_of(lengths, rows=1, seed=seed, capacity=capacity)
-    shapes = {(b["a"].shape[1], b["b"].shape[1]) for b in map(batches.batch, range(len(batches)))}
-    assert shapes == {capacity}
-
-
-def test_packing_leaves_little_padding():
-    """Packing would be no better than one example a row: the tokens of 2,000 examples nearly fill their rows."""
-    rng = np.random.default_rng(0)
-    lengths = [(n, n) for n in map(int, rng.integers(3, 20, 2000))]
-    batches = packed_of(lengths, rows=8, capacity=(64, 64))
-    assert batches.padding_share() < 0.05
-
-
-def test_other_rows_sit_out_in_other_epochs():
-    """The examples of the rows that do not fill a batch would never be trained on."""
-    batches = packed_of([(9, 9)] * 7, rows=4)  # seven rows, one batch: three rows sit out
-    epochs = [frozenset(unpacked(batches.batch(epoch))) for epoch in range(8)]
-    assert len(batches) == 1
-    assert len(frozenset.union(*epochs)) == 7
-
-
-@examples
-@given(FULL, SEEDS)
-def test_the_padding_share_of_packed_rows_is_what_one_counts(lengths, seed):
-    """The report would promise less (or more) waste than there is."""
-    batches = packed_of(lengths, rows=1, seed=seed)
-    epoch = [batches.batch(i)[name] for i in range(len(batches)) for name in ("a", "b")]
-    counted = sum((array == PAD).sum() for array in epoch) / sum(array.size for array in epoch)
-    assert batches.padding_share() == pytest.approx(counted, abs=1e-12)
-
-
-def test_too_few_rows_for_a_batch_is_an_error_with_both_numbers():
-    """Training would divide by an epoch of no batches."""
-    with pytest.raises(DataError, match="3 packed rows do not fill a batch of 4"):
-        packed_of([(9, 9)] * 3, rows=4)

@@ -1,5 +1,6 @@
 """Rows of a token stream: every token predicted once, no document mixed up, and batch i from (seed, i) alone."""
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -15,6 +16,8 @@ examples = settings(derandomize=True, deadline=None, max_examples=40)
 
 PAD, BOS, EOS, FIRST = 0, 1, 2, 10
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=8)
+# Some documents of a corpus are empty.
+SIZES_OR_NONE = st.lists(st.integers(0, 40), min_size=1, max_size=8)
 SEEDS = st.integers(0, 5)
 
 
@@ -107,6 +110,19 @@ def test_batches_have_one_shape_and_are_int32(make, seed):
 
 
 @KINDS
+@pytest.mark.parametrize("seed", [0, None])
+def test_documents_that_were_taken_are_read_as_if_alone(make, seed):
+    """Documents that were left out would come back, or be counted: the others lie apart in the values."""
+    alone = make([3, 41, 60, 17, 80], seed=seed)
+    documents = ragged([3, 90, 41, 1, 60, 17, 80]).take(np.array([0, 2, 4, 5, 6]))
+    taken = dataclasses.replace(alone, documents=documents)
+    own = np.concatenate([[*range(FIRST)], *documents])  # what stands there for a token of the stream
+    for i in range(2 * len(alone)):
+        a, b = alone.batch(i), taken.batch(i)
+        assert same(a | {"tokens": own[a["tokens"]].astype(np.int32)}, b)
+
+
+@KINDS
 def test_too_little_text_for_a_batch_is_an_error_with_the_numbers(make):
     """Training would divide by an epoch of no batches."""
     with pytest.raises(DataError, match="do not fill a batch of 4"):
@@ -135,8 +151,6 @@ def neighbours(sizes, boundaries):
     ]
 
 
-# Of documents some of which are empty: of start and end token alone.
-SIZES_OR_NONE = st.lists(st.integers(0, 40), min_size=1, max_size=8)
 BOUNDARIES = st.sampled_from(["segments", "stream"])
 
 
@@ -225,7 +239,7 @@ def rows_of(batch):
 
 
 @examples
-@given(SIZES, st.integers(3, 12), st.integers(1, 4))
+@given(SIZES_OR_NONE.filter(any), st.integers(3, 12), st.integers(1, 4))
 def test_evaluation_pieces_are_the_documents(sizes, length, rows):
     """The score would be that of part of the text, or of rows that mix documents."""
     found = [row for batch in epoch_of(pieces_of(sizes, length, rows, None)) for row in rows_of(batch)]
@@ -247,7 +261,7 @@ def epoch_rows(sizes, length, rows, seed, epoch):
 
 
 @examples
-@given(SIZES, st.integers(3, 12), st.integers(1, 3), SEEDS, st.integers(0, 2))
+@given(SIZES_OR_NONE, st.integers(3, 12), st.integers(1, 3), SEEDS, st.integers(0, 2))
 def test_training_pieces_are_pieces_of_one_document(sizes, length, rows, seed, epoch):
     """A row would mix documents, or tokens would weigh more than others."""
     _, documents = stream(sizes)

@@ -24,6 +24,7 @@ from experiments.benchmark.suites import (
     growth,
     input as reading,
     loading,
+    plans,
     scaling,
     startup,
     sweeps,
@@ -209,6 +210,26 @@ def test_batches_of_pictures_are_read_and_counted():
     work = reading.prepare(settings, PROJECT, {"data.image_size": 16, "data.batch_size": 64})
     work.turn()
     assert (work.count, work.unit) == (6 * 64, "images")
+
+
+@pytest.mark.parametrize("name", ["buckets", "packed"])
+def test_plans_say_how_much_is_padding(name):
+    """A plan could be made fast by leaving rows half empty, and nobody would see it."""
+    work = plans.prepare(settings_of(plans, name) | {"pairs": 3000}, PROJECT, {})
+    work.turn()
+    notes = json.loads(json.dumps(work.notes()))
+    assert (work.count, work.unit) == (3000, "pairs") and 0 < notes["padding"] < 0.5
+    (sentence,) = plans.summary(lines(Row(name, {}), [times(PROJECT, 1.0, **notes)]))
+    assert re.fullmatch(rf"{name}, tformer_jax: \d+\.\d % padding", sentence)
+
+
+def test_lengths_of_plans_are_those_that_are_said():
+    """Plans would be of longer or shorter pairs than the suite says, or of sides that have nothing to do with another."""
+    found = plans.lengths(100_000, 256)
+    np.testing.assert_allclose(found.mean(1), 28, atol=0.3)
+    np.testing.assert_allclose(found.std(1), 15, atol=0.5)
+    assert np.corrcoef(np.log(found))[0, 1] == pytest.approx(0.9, abs=0.02)
+    assert found.min() >= 1 and found.max() <= 256
 
 
 def test_padding_does_not_count():

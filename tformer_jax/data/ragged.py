@@ -61,9 +61,7 @@ class Ragged:
     def joined(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the values of some sequences, one after another, [N], and the lengths of these, int64 [B]."""
         begins, lengths = self.spans(numbers)
-        # What is added to the place of a value among those that are returned to have its place among all.
-        shift = begins - (np.cumsum(lengths) - lengths)
-        return self.values[np.arange(lengths.sum()) + np.repeat(shift, lengths)], lengths
+        return self.values[ranges(begins, lengths)], lengths
 
     def rows(self, numbers: np.ndarray, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns some sequences as rows, filled up with `pad`, and their lengths: int32 [B T] and int32 [B].
@@ -87,6 +85,12 @@ def longest_sides(sequences: Sequence[Ragged]) -> np.ndarray:
       ValueError: sides do not have as many examples.
     """
     return np.stack([side.lengths for side in sequences]).max(0)
+
+
+def ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns begins[0], begins[0] + 1, ..., `lengths[0]` numbers, and after them those of the others; int64 [N]."""
+    shift = begins - (np.cumsum(lengths) - lengths)
+    return np.arange(lengths.sum()) + np.repeat(shift, lengths)
 
 
 def filled(values: np.ndarray, lengths: np.ndarray, length: int, pad: int) -> np.ndarray:

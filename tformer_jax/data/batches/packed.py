@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..files import DataError
-from ..ragged import Ragged, filled
+from ..ragged import Ragged, filled, ranges
 from . import ALL_ROWS, Batch, RowBatches
 from .order import shuffled
 
 # Of a group, while it is packed: more leave less padding, and take longer.
 _OPEN_ROWS = 64
-# Packed side by side: more are faster, until their open rows outgrow the processor's cache.
-_MOST_GROUPS = 512
+# Packed side by side: more take fewer steps, until their open rows outgrow the processor's cache.
+_MOST_GROUPS = 2048
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Packed(RowBatches):
         """
         examples, counts = self._plan.joined(self._numbers(i, rows))  # [n] of all rows, [B]
         row = np.repeat(np.arange(len(counts)), counts)  # [n]
-        segments = np.arange(len(examples)) - (np.cumsum(counts) - counts)[row] + 1  # [n]
+        segments = ranges(np.ones_like(counts), counts)  # [n]
         arrays: Batch = {}
         for name, side, length in zip(self.names, self.sequences, self.lengths, strict=True):
             tokens, sizes = side.joined(examples)

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from ..ragged import Ragged
+from ..ragged import Ragged, filled, ranges
 from . import ALL_ROWS, Batch, RowBatches
 
 
@@ -53,25 +53,38 @@ class Windows(RowBatches):
         if self.seed is not None:
             room = n - self._count * self.row_length
             offset = int(np.random.default_rng((self.seed, i // len(self), 1)).integers(room))
-        at = offset + row[:, None] * self.row_length + np.arange(self.row_length + 1)  # [B T+1]
-        inside = (at < n) & (row >= 0)[:, None]
-        number = np.zeros(at.shape, np.int64)  # of the document
-        number[inside] = np.searchsorted(self._ends, at[inside], "right")
-        tokens = np.full(at.shape, self.pad_id, np.int32)
-        tokens[inside] = self._tokens(at[inside], number[inside])
+        begins = offset + row * self.row_length  # [B]
+        ends = np.minimum(begins + self.row_length + 1, n)
+        begins, ends = np.where(row >= 0, (begins, ends), 0)
+        first = np.searchsorted(self._ends, begins, "right")  # the document of the first token of each row
+        counts = np.where(row >= 0, np.searchsorted(self._ends, ends - 1, "right") - first + 1, 0)
+        document, row_of = ranges(first, counts), np.repeat(np.arange(len(row)), counts)  # of each part of a row
+        parts, sizes = self._parts(document, begins[row_of], ends[row_of])
+        tokens = filled(parts, ends - begins, self.row_length + 1, self.pad_id)
         if self.boundaries == "stream":
-            return {"tokens": tokens, "lengths": inside.sum(1, dtype=np.int32)}
-        segments = np.where(inside, number - number[:, :1] + 1, 0).astype(np.int32)
-        return {"tokens": tokens, "segments": segments}
+            return {"tokens": tokens, "lengths": (ends - begins).astype(np.int32)}
+        numbers = np.repeat(ranges(np.ones_like(counts), counts), sizes)
+        return {"tokens": tokens, "segments": filled(numbers, ends - begins, self.row_length + 1, 0)}
 
-    def _tokens(self, at: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """Returns the tokens at some places of the stream, int32 [N], from the numbers of their documents."""
-        begins, lengths = self.documents.spans(number)
-        place = at - self._ends[number] + lengths + 1  # in the document: -1 for the start, its length for the end
-        tokens = np.where(place < 0, np.int32(self.bos_id), np.int32(self.eos_id))
-        text = (place >= 0) & (place < lengths)
-        tokens[text] = self.documents.values[begins[text] + place[text]]
-        return tokens
+    def _parts(self, document: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens of documents between two places of the stream, one after another, and how many of each.
+
+        Args:
+          document: [R], numbers of documents.
+          begins, ends: [R], places before or in each, and in or behind it.
+        """
+        from_value, lengths = self.documents.spans(document)
+        last = self._ends[document]
+        start = last - lengths - 2
+        begins, ends = np.maximum(begins, start), np.minimum(ends, last)
+        sizes = ends - begins
+        until = np.cumsum(sizes)  # where among all that is returned a part ends
+        bos, eos = (until - sizes)[begins == start], until[ends == last] - 1
+        tokens, text = np.empty(sizes.sum(), np.int32), np.ones(sizes.sum(), bool)
+        text[bos] = text[eos] = False
+        tokens[bos], tokens[eos] = self.bos_id, self.eos_id
+        tokens[text] = self.documents.values[ranges(from_value + begins - start - 1, sizes)[text]]
+        return tokens, sizes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
