@@ -62,7 +62,7 @@ def rows_by_hand(data, split):
 
     Of all documents one after another, row r has the tokens r T to (r + 1) T, its last one as a target alone.
     """
-    documents = [[BOS_ID, *ids.tolist(), EOS_ID] for ids, _ in data.encode(split)]
+    documents = [[BOS_ID, *ids.tolist(), EOS_ID] for ids in data.tokens(split).ids]
     stream = [(number, token) for number, document in enumerate(documents) for token in document]
     rows = []
     for at in range(0, len(stream) - 1, ROW):

@@ -44,7 +44,7 @@ def test_phases_of_a_run_are_named_in_order_and_counted_to_their_ends(recorded):
     """A run would be silent for minutes: data, compilation, validation, samples, the test."""
     _, (_, data, _), recorder, _, _ = recorded
     names = [phase.what for phase in recorder.phases]
-    tokens = {split: sum(len(ids) for ids, _ in data.encode(split)) for split in ("test", "validation")}
+    tokens = {split: sum(map(len, data.tokens(split).ids)) for split in ("test", "validation")}
     assert names == [
         "reading data", "training a tokenizer", "preparing batches", "building the model",
         "reading the newest checkpoint", "making the initial parameters", "compiling the step",
