@@ -11,12 +11,12 @@ ROUNDS = 16
 def shuffled(seed: tuple[int, ...], count: int, positions: np.ndarray) -> np.ndarray:
     """Returns what stands at some positions of a random order of 0, 1, ..., count - 1; int64, as many.
 
-    A Feistel network with additions in place of exclusive or (Black & Rogaway, 2002, "Ciphers with arbitrary finite
-    domains", section 5): a number x is taken for the pair (x // b, x % b), and each round adds a random function of one
-    half to the other, modulo the number of its values a or b. That permutes the a * b >= count pairs. What comes out
-    as count or more is put in again until it does not ("cycle walking", section 3): about every sqrt(count)-th. The
-    random function of a round is the x-th number of SplitMix64 (Steele et al., 2014, "Fast splittable pseudorandom
-    number generators") from the key of the round. Time and memory are those of the positions.
+    The "generalized Feistel" and the "cycle-walking" cipher of Black & Rogaway (2002, "Ciphers with arbitrary finite
+    domains") together: a number x is taken for the pair (x // b, x % b), and each round adds a random function of one
+    half to the other, modulo the number of its values, a or b. That permutes the a * b >= count pairs. What comes out
+    as count or more, a few in sqrt(count), is put in again until it does not. The random function of a round is the
+    x-th number of SplitMix64 (Steele et al., 2014, "Fast splittable pseudorandom number generators") from the key of
+    the round. Time and memory grow with the positions alone.
 
     Args:
       seed: at least one number, none negative; other ones, or another number of them, give another order.

@@ -69,9 +69,9 @@ class Packed(RowBatches):
 def packed_rows(sizes: np.ndarray, capacity: Sequence[int], seed: int) -> Ragged:
     """Returns the examples of each row: each goes, in a random order, into the fullest open row that still holds it.
 
-    That is best fit with a bounded number of open bins (Csirik & Johnson, 2001, "Bounded space on-line bin packing"),
-    of many groups of examples at the same time. What lies in rows that are still open in the end is packed again, in
-    fewer groups, so that only rows of the last group remain that may be far from full.
+    That is best fit with a bounded number of open bins (Csirik & Johnson, 2001, "Bounded space on-line bin packing: best
+    is better than first"), of many groups of examples at the same time. What lies in rows that are still open in the
+    end is packed again, in fewer groups, so that only rows of the last group remain that may be far from full.
 
     Args:
       sizes: of the examples, int32 [sides n], none above the capacity.
