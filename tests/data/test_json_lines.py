@@ -69,7 +69,8 @@ def test_each_kind_of_text_is_made_of_its_fields(write):
 
 
 @pytest.mark.parametrize(
-    ("label", "name"), [(3, "3"), (-0.5, "-0.5"), (True, "true"), (" good ", "good"), ("e\u0301", "é")]
+    ("label", "name"),
+    [(3, "3"), (-0.5, "-0.5"), (True, "true"), (10**400, "1" + 400 * "0"), (" good ", "good"), ("e\u0301", "é")],
 )
 def test_a_label_is_a_text_or_a_number(write, label, name):
     """The numbers that most data sets have as labels would be refused, or one class be two."""

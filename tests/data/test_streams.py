@@ -97,14 +97,13 @@ def test_one_thing_that_is_no_list_is_one_example(registry):
     assert list(registry.stream(section("one"))) == [Document("a", "text")]
 
 
-def test_files_of_too_much_text_are_not_read_into_memory(registry, write, monkeypatch):
-    """Each of its files being small, a folder would fill the memory; one after the other they may be as many as they are."""
+def test_too_much_text_is_not_read_into_memory(registry, monkeypatch):
+    """Files that are small, or compressed, would fill the memory together; one by one they may be as many as they are."""
     registry, section = registry
-    files = [write(name, "abc") for name in ("a", "b")]
-    registry.register("two")(lambda: Stream(lambda: iter([Document("a", "abc"), Document("b", "abc")]), files))
-    monkeypatch.setattr(registered, "MOST_TEXT_BYTES", 5)
-    with pytest.raises(
-        DataError, match=r"^the files of data\.source='two', .*/a and so on, hold 6 bytes, but at most 5 "
-    ):
+    registry.register("two")(lambda: [Document("a", "ab"), Document("b", "abc")])
+    monkeypatch.setattr(registered, "MOST_TEXT_BYTES", 7)
+    assert len(registry.read(section("two"))) == 2
+    monkeypatch.setattr(registered, "MOST_TEXT_BYTES", 6)
+    with pytest.raises(DataError, match=r"^data\.source='two' has more than 6 characters, .*: give fewer files$"):
         registry.read(section("two"))
     assert len(list(registry.stream(section("two")))) == 2

@@ -141,7 +141,8 @@ def _loaded(source: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        hint = "; without a network, only what was loaded before is there" if isinstance(error, ConnectionError) else ""
+        offline = "; without a network only what was loaded before is there, at once with HF_HUB_OFFLINE=1"
+        hint = offline if isinstance(error, ConnectionError) else ""
         raise DataError(f"cannot load {source}: {' '.join(str(error).split())}{hint}") from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...config import Component, ConfigError, build, hints_of, options, plain_kinds
 from ...registry import Registry
-from ..files import MOST_TEXT_BYTES, DataError, file_sha256, size_of
+from ..files import MOST_TEXT_BYTES, DataError, file_sha256
 from ..unchanged import fingerprint
 from .streams import Stream
 
@@ -61,17 +61,11 @@ class Sources(Registry[Callable[..., Any]]):
         """Returns what the source of a section gives: a list, unless it is one thing.
 
         Raises:
-          DataError: the data cannot be read or fetched, their files have more than `MOST_TEXT_BYTES` together, or they are
-            not of this kind (says where the source is).
+          DataError: the data cannot be read or fetched, have more text than memory should hold, or are not of this kind
+            (says where the source is).
         """
         found = self._found(section, say)
-        files = getattr(found, "files", ())
-        if (size := sum(map(size_of, files))) > MOST_TEXT_BYTES:
-            raise DataError(
-                f"the files of data.source={section.source!r}, {files[0]} and so on, hold {size:,} bytes, but at most "
-                f"{MOST_TEXT_BYTES:,} can be read into memory: give fewer"
-            )
-        return found if isinstance(found, self._gives) else list(self._checked(section, found))
+        return found if isinstance(found, self._gives) else list(self._held(section, found))
 
     def stream(self, section: Component, say: Say = lambda line: None) -> Stream[Any]:
         """Returns what the source of a section gives, one after the other: each is checked when its turn comes.
@@ -121,6 +115,18 @@ class Sources(Registry[Callable[..., Any]]):
                 if not isinstance(value := getattr(one, name), kinds):
                     kinds = " or ".join(kind.__name__ for kind in kinds)
                     raise DataError(f"{wanted} whose {name} is {kinds}, got {repr(value)[:60]}")
+            yield one
+
+    def _held(self, section: Component, found: Any) -> Iterator[Any]:
+        """Yields each example of those that are all held in memory, as long as there are no too many."""
+        size = 0
+        for one in self._checked(section, found):
+            size += sum(len(text) for text in one if isinstance(text, str))
+            if size > MOST_TEXT_BYTES:
+                raise DataError(
+                    f"data.source={section.source!r} has more than {MOST_TEXT_BYTES:,} characters, the most that are held "
+                    "in memory: give fewer files"
+                )
             yield one
 
     def _options(self, section: Component) -> dict[str, Any]:

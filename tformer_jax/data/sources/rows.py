@@ -47,7 +47,7 @@ class Column(NamedTuple):
         Raises:
           DataError: it is something else, a number that is none, or has half a character, which no file can hold.
         """
-        if self.numbers and isinstance(value, int | float) and math.isfinite(value):
+        if self.numbers and (isinstance(value, int) or isinstance(value, float) and math.isfinite(value)):
             return json.dumps(value)
         if not isinstance(value, str) or self.numbers and not value.strip():
             raise self.wrong(where(), repr(value)[:60])
