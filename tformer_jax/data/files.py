@@ -158,19 +158,20 @@ def read_lines(file: Path) -> list[str]:
     if not content.strip():
         raise DataError(f"{file} is empty")
     lines = content.removesuffix(b"\n").split(b"\n")
-    return [decoded(line.removesuffix(b"\r"), f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+    return [decoded(line.removesuffix(b"\r"), file, number) for number, line in enumerate(lines, 1)]
 
 
-def decoded(line: bytes, where: str) -> str:
+def decoded(line: bytes, file: Path, number: int) -> str:
     """Returns the text of a line in UTF-8.
 
     Raises:
-      DataError: it is not valid, `where` it stands.
+      DataError: it is not valid (says which line of which file it is).
     """
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        where = f"line {number}: not valid UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        raise DataError(f"{file}, {where}") from None
 
 
 class WriteError(OSError):

@@ -38,7 +38,8 @@ def parquet(path: str, say: Say = lambda line: None) -> Rows:
 def arrow(path: str, say: Say = lambda line: None) -> Rows:
     """Returns the rows of an Arrow file or stream, of a folder of them, or of those that a pattern names.
 
-    Of a folder that `save_to_disk` of the package `datasets` wrote, the files that it names are read.
+    Of a folder that `save_to_disk` of the package `datasets` wrote, the files that it names are read. A stream that was cut
+    off between two batches cannot be told from a whole one: its format asks for no end.
 
     Args:
       path: of the file or folder, or the pattern.

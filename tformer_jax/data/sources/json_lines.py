@@ -16,6 +16,10 @@ from .registered import Say
 from .rows import Column, Rows, rows_of_files
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
+_DAMAGED = {
+    ".gz": "; it is damaged or not whole: fetch it again",
+    ".zst": "; it is damaged or not whole: fetch it again; or it was packed with --long: pack it without",
+}
 
 
 def json_lines(path: str, say: Say = lambda line: None) -> Rows:
@@ -38,7 +42,7 @@ def _read(file: Path, columns: Sequence[Column]) -> Iterator[list[Any] | None]:
     fields = [column.field.split(".") for column in columns]
     for number, line in enumerate(_lines(file), 1):
         where = f"{file}, line {number}"
-        table = _table(decoded(line, where), where)
+        table = _table(decoded(line, file, number), where)
         yield None if table is None else [_value(table, *both, where) for both in zip(columns, fields, strict=True)]
 
 
@@ -79,7 +83,7 @@ def _lines(file: Path) -> Iterator[bytes]:
                 yield line
     except (OSError, EOFError, zlib.error) as error:
         after = f" after line {number}" if number else ""
-        hint = "; it is damaged or not whole: fetch it again" if file.suffix.lower() in (".gz", ".zst") else ""
+        hint = _DAMAGED.get(file.suffix.lower(), "")
         raise DataError(f"cannot read {file}{after}: {getattr(error, 'strerror', None) or error}{hint}") from None
 
 

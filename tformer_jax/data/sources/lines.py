@@ -40,7 +40,7 @@ def text_lines(file: Path) -> Iterator[str]:
     with reading(file), open(file, "rb") as opened:
         for number, line in enumerate(byte_lines(opened, file), 1):
             empty = empty and not line.strip()
-            yield decoded(line.removesuffix(b"\n").removesuffix(b"\r"), f"{file}, line {number}")
+            yield decoded(line.removesuffix(b"\n").removesuffix(b"\r"), file, number)
     if empty:
         raise DataError(f"{file} is empty")
 

@@ -118,7 +118,7 @@ class Sources(Registry[Callable[..., Any]]):
             yield one
 
     def _held(self, section: Component, found: Any) -> Iterator[Any]:
-        """Yields each example of those that are all held in memory, as long as there are no too many."""
+        """Yields each example of those that are all held in memory, as long as these are not too many."""
         size = 0
         for one in self._checked(section, found):
             size += sum(len(text) for text in one if isinstance(text, str))
