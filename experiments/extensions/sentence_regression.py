@@ -5,7 +5,7 @@
         --config.data.source=files --config.data.path=ratings.tsv
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from jax import Array
 
 from tformer_jax import functional as F
 from tformer_jax.data.files import DataError
-from tformer_jax.data.splits import split_examples
 from tformer_jax.data.text_classification import TextClassificationData, TextClassificationDataConfig
 from tformer_jax.models import TextClassifier
 from tformer_jax.progress import SILENT, Progress
@@ -24,12 +23,10 @@ from tformer_jax.tasks import TASKS, TextTask, with_auxiliary
 class Ratings(TextClassificationData):
     """Texts whose labels are numbers."""
 
-    def split(self, found: Any, say: Any) -> dict[str, Any]:
-        config = self.config
-        sizes = {"validation_size": config.validation_size, "test_size": config.test_size, "seed": config.seed}
-        return split_examples(found, by=None, what="text", **sizes)
+    def name_classes(self, splits: Mapping[str, Any], say: Any) -> None:
+        """Sets none: numbers are no classes."""
 
-    def labels(self, texts: Sequence[Any]) -> np.ndarray:
+    def labels(self, texts: Iterable[Any]) -> np.ndarray:
         try:
             return np.asarray([text.label for text in texts], np.float32)
         except ValueError as error:

@@ -30,7 +30,7 @@ def test_they_are_the_examples(rows, data):
     """A text would lose a character, or have one of the next; None would be a text."""
     found = Examples.of(Row, rows, "text")
     assert len(found) == len(rows) and list(found) == rows and [found[i] for i in range(len(rows))] == rows
-    assert found[-1] == rows[-1] and list(found[1:]) == rows[1:]
+    assert found[-1] == rows[-1] and found[1:] == rows[1:] and found == rows and found != rows[1:]
     assert found.facts.characters.tolist() == [len(row.text) for row in rows]
     numbers = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
     some = found.take(np.asarray(numbers, np.int64))
@@ -100,13 +100,16 @@ def test_splits_are_made_once(tmp_path, monkeypatch):
     rows = [Row(f"text {i}", None) for i in range(40)]
     found = kept_examples(Row, iter(rows), "key", "text")
 
-    def split(all_of_them):
+    def split(say):
+        say("half of them")
         ends = np.tile([2, 4], (40, 1))
-        return {"odd": all_of_them.take(np.arange(1, 40, 2)), "ends": all_of_them.cut("text", ends)[2]}
+        return {"odd": found.take(np.arange(1, 40, 2)), "ends": found.cut("text", ends)[2]}
 
     wanted = {"odd": rows[1::2], "ends": [Row(row.text[4:], None) for row in rows]}
     for make in (split, lambda _: refused().send(None)):
-        splits = kept_splits(found, "key", make)
+        said = []
+        splits = kept_splits(found, "key", make, said.append)
+        assert said == ["half of them"]
         assert {name: list(part) for name, part in splits.items()} == wanted
         assert splits["ends"].facts.characters.tolist() == [len(row.text) for row in wanted["ends"]]
 

@@ -39,7 +39,7 @@ def test_no_training_source_is_held_out(pairs, by, validation_size, test_size, s
     """The model would be tested on sentences that it has seen."""
     splits = split_or_none(pairs, by, validation_size, test_size, seed)
     if splits is not None:
-        held_out = {pair.source for pair in splits["validation"] + splits["test"]}
+        held_out = {pair.source for pair in [*splits["validation"], *splits["test"]]}
         assert held_out.isdisjoint(pair.source for pair in splits["train"])
 
 
@@ -61,7 +61,7 @@ def test_all_that_is_not_held_out_is_trained_on(pairs, by, validation_size, test
     """Pairs would be lost for no reason."""
     splits = split_or_none(pairs, by, validation_size, test_size, seed)
     if splits is not None:
-        held_out = splits["validation"] + splits["test"]
+        held_out = [*splits["validation"], *splits["test"]]
         keys, sources = {key_of(pair, by) for pair in held_out}, {pair.source for pair in held_out}
         rest = [pair for pair in pairs if key_of(pair, by) not in keys and pair.source not in sources]
         assert sorted(splits["train"]) == sorted(rest)
@@ -108,7 +108,7 @@ def test_one_more_pair_leaves_the_order_of_the_other_groups(group, seed):
 
     def order(pairs):
         splits = split_or_none(pairs, seed=seed)
-        return list(dict.fromkeys(pair.group for pair in splits["test"] + splits["validation"] + splits["train"]))
+        return list(dict.fromkeys(pair.group for pair in [*splits["test"], *splits["validation"], *splits["train"]]))
 
     new = Pair("new source", "target", f"group {group}")
     before, after = order(many_groups()), order([*many_groups(), new])
@@ -164,7 +164,7 @@ def test_splitting_by_both_holds_out_sentences_of_seen_documents_too(pairs, seed
         held_out = both["validation_sentences"], both["test_sentences"]
         assert sorted(sum(held_out, both["train"])) == sorted(group["train"])
         for part, others in zip(held_out, ("test_sentences", "validation_sentences"), strict=True):
-            assert {p.source for p in part}.isdisjoint(p.source for p in both["train"] + both[others])
+            assert {p.source for p in part}.isdisjoint(p.source for p in [*both["train"], *both[others]])
 
 
 def test_splitting_by_both_says_when_too_little_is_left():

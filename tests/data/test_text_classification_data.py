@@ -65,7 +65,7 @@ def test_no_training_text_is_held_out(group):
     """The model would be tested on what it has seen: ten texts stand here twice, in other documents."""
     texts = grouped() if group else [text._replace(group=None) for text in grouped()]
     splits = split_examples(texts, by=None, validation_size=10, test_size=10, seed=0)
-    held_out = {text.text for text in splits["validation"] + splits["test"]}
+    held_out = {text.text for text in [*splits["validation"], *splits["test"]]}
     assert held_out.isdisjoint(text.text for text in splits["train"])
     assert min(map(len, splits.values())) > 0
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from ..progress import SILENT, Progress
 from . import digest
 from .batches import Batches, BatchShapes
 from .classes import keep_classes
+from .examples import Examples, kept_examples, kept_splits
 from .files import DataError
 from .ragged import Ragged, longest_sides
 from .sources.registered import Say, Sources
@@ -156,10 +158,44 @@ class Data:
 
     def digest_of(self, part: Any) -> digest.Digest:
         """Returns the digest of a split."""
-        return digest.of_texts(self.unit, (example[:2] for example in part))
+        raise NotImplementedError
 
 
-class BoundedData(Data):
+class TextData(Data):
+    """Data of which each example is a named tuple of texts: they lie in stores, and are read once.
+
+    Attributes:
+      text: the field of the main text of an example.
+      others: see `Data`.
+    """
+
+    text: ClassVar[str]
+    splits: dict[str, Examples]
+
+    def read(self, say: Say) -> Examples:
+        stream = self.config.stream(say)
+        self._key = self.config.sources.key(self.config, stream)
+        return kept_examples(self.config.sources.gives, stream, self._key, self.text, say, self.progress)
+
+    def split(self, found: Examples, say: Say) -> dict[str, Examples]:
+        how = self.how_to_split()
+        make = lambda say: self.make_splits(found, say, **how)
+        return kept_splits(found, [self._key, how], make, say, self.progress)
+
+    def how_to_split(self) -> dict[str, Any]:
+        """Returns the fields of the config that the splits follow from, by the names of arguments of `make_splits`."""
+        raise NotImplementedError
+
+    def make_splits(self, found: Examples, say: Say, **how: Any) -> Mapping[str, Examples]:
+        """Returns the splits of what the source has, by `Examples.take` and `Examples.cut`; `say` is told of what is left
+        out."""
+        raise NotImplementedError
+
+    def digest_of(self, part: Examples) -> digest.Digest:
+        return digest.of_facts(self.unit, part.facts)
+
+
+class BoundedData(TextData):
     """Data of which a model can read no more than `max_length` tokens of an example; longer ones are left out whole."""
 
     def __init__(self, config: DataConfig, max_length: int, directory: Path, progress: Progress = SILENT):
@@ -167,7 +203,7 @@ class BoundedData(Data):
         self.max_length = max_length
         super().__init__(config, directory, progress)
 
-    def fitting(self, split: str, limit: int, *sides: Ragged) -> tuple[list[Any], *tuple[Ragged, ...]]:
+    def fitting(self, split: str, limit: int, *sides: Ragged) -> tuple[Examples, *tuple[Ragged, ...]]:
         """Returns the examples of a split of at most `limit` tokens a side, and the sides; reports the others once.
 
         Args:
@@ -185,7 +221,7 @@ class BoundedData(Data):
                 f"none of the {len(examples)} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"
             )
         self.say_left_out(split, len(examples) - len(kept), f"{limit} tokens{of}")
-        return [examples[i] for i in kept], *(side.take(kept) for side in sides)
+        return examples.take(kept), *(side.take(kept) for side in sides)
 
     def say_left_out(self, split: str, count: int, limit: str) -> None:
         """Reports how many examples of a split are longer than a limit, once."""

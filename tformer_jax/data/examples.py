@@ -40,7 +40,7 @@ class Facts(NamedTuple):
     sums: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Examples(Sequence[_Example], Generic[_Example]):
     """Examples in an order, each a named tuple of texts, made when it is asked for.
 
@@ -63,6 +63,16 @@ class Examples(Sequence[_Example], Generic[_Example]):
 
     def __len__(self) -> int:
         return len(self.facts.characters)
+
+    def __eq__(self, other: object) -> bool:
+        """Says that they are the same examples in the same order, also of a list."""
+        alike = isinstance(other, Sequence) and len(self) == len(other)
+        return alike and all(ours == theirs for ours, theirs in zip(self, other, strict=True))
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} of {self.kind.__name__}>"
 
     def __getitem__(self, i: int | slice) -> Any:
         """Returns an example, or some as `Examples`."""
@@ -166,7 +176,7 @@ def kept_examples(
 def kept_splits(
     examples: Examples[_Example],
     key: Any,
-    split: Callable[[Examples[_Example]], Mapping[str, Examples[_Example]]],
+    split: Callable[[Callable[[str], None]], Mapping[str, Examples[_Example]]],
     say: Callable[[str], None] = lambda line: None,
     progress: Progress = SILENT,
 ) -> dict[str, Examples[_Example]]:
@@ -175,12 +185,14 @@ def kept_splits(
     Args:
       examples: as they were read, from `kept_examples`.
       key: all that the splits follow from, see `stored`.
-      split: makes them, of `Examples.take` or `Examples.cut`, if there is no store yet.
+      split: makes them, of `Examples.take` or `Examples.cut`, if there is no store yet; what it says to its argument is
+        said again whenever the store is read.
       say, progress: see `stored`.
     """
 
-    def make(writer: Writer) -> list[str]:
-        made = split(examples)
+    def make(writer: Writer) -> dict[str, list[str]]:
+        notes: list[str] = []
+        made = split(notes.append)
         for name, part in made.items():
             for field, column in part.texts.items():
                 writer.append(f"{name}.{field}.chosen", np.asarray(column.chosen, np.int64))
@@ -188,9 +200,11 @@ def kept_splits(
                     writer.append(f"{name}.{field}.offsets", column.offsets)
             for fact, values in part.facts._asdict().items():
                 writer.append(f"{name}.{fact}", values.reshape(-1))
-        return list(made)
+        return {"splits": list(made), "notes": notes}
 
     found = stored("splits", key, make, say, progress)
+    for note in found.about["notes"]:
+        say(note)
 
     def part(name: str) -> Examples:
         def texts(field: str, column: Ragged) -> Ragged:
@@ -200,7 +214,7 @@ def kept_splits(
         columns = {field: texts(field, column) for field, column in examples.texts.items()}
         return Examples(examples.kind, columns, _facts({fact: found[f"{name}.{fact}"] for fact in Facts._fields}))
 
-    return {name: part(name) for name in found.about}
+    return {name: part(name) for name in found.about["splits"]}
 
 
 def _facts(arrays: Mapping[str, np.ndarray]) -> Facts:

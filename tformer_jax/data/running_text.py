@@ -6,12 +6,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ..config import COUNT, INSIDE, ConfigError, field
-from . import digest, tokenizers
-from .base import VOCABULARY, Data, DataConfig, check_goes_with
+from . import tokenizers
+from .base import VOCABULARY, DataConfig, TextData, check_goes_with
 from .batches import RowBatches, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS
-from .examples import kept_examples, kept_splits
-from .sources.documents import DOCUMENTS, Document
+from .sources.documents import DOCUMENTS
 from .splits import split_documents
 from .tokens import Tokens, kept_tokens
 
@@ -60,7 +59,7 @@ class DocumentDataConfig(DataConfig):
             )
 
 
-class DocumentData(Data):
+class DocumentData(TextData):
     """The documents of one experiment, its tokenizer, and the batches of both.
 
     Attributes:
@@ -69,7 +68,7 @@ class DocumentData(Data):
       others: see `Data`.
     """
 
-    unit = "documents"
+    unit, text = "documents", "text"
     has_words: ClassVar[bool] = False
 
     def prepare(self, directory, progress):
@@ -114,21 +113,15 @@ class DocumentData(Data):
             self._tokens[split] = kept_tokens(self.splits[split], "text", self.tokenizer, say=say, **how)
         return self._tokens[split]
 
-    def read(self, say):
-        stream = self.config.stream(say)
-        self._key = self.config.sources.key(self.config, stream)
-        return kept_examples(Document, stream, self._key, "text", say, self.progress)
-
-    def split(self, found, say):
+    def how_to_split(self):
         how = {name: getattr(self.config, name) for name in ("validation_share", "test_share", "seed")}
-        how |= {"by": self.config.split}
-        return kept_splits(found, [self._key, how], lambda found: split_documents(found, **how), say, self.progress)
+        return how | {"by": self.config.split}
+
+    def make_splits(self, found, say, **how):
+        return split_documents(found, **how)
 
     def size_of(self, part) -> str:
         return f" ({int(part.facts.characters.sum()):,} characters)"
-
-    def digest_of(self, part) -> digest.Digest:
-        return digest.of_facts(self.unit, part.facts)
 
     def _batches(self, split: str, rows: int, seed: int | None) -> RowBatches:
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """Splits: which documents, sentences, texts or images are for validation and for test."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,28 +15,12 @@ from .text import canonical
 Splits = dict[str, Any]
 
 
-def _dealt(
-    things: Iterable[Any], sizes: Mapping[str, float], size_of: Callable, seed: int, name_of: Callable = str
-) -> Splits:
-    """Deals things out: at least so much to each of the splits of `sizes`, the rest to "train".
-
-    In the order of a hash of their names, so that one more leaves the others where they were.
-    """
-    order = iter(sorted(things, key=lambda thing: hashlib.sha256(f"{seed}/{name_of(thing)}".encode()).digest()))
-    splits: Splits = {"train": [], "validation": [], "test": []}
-    for name, size in sizes.items():
-        held_out = 0
-        while held_out < size and (thing := next(order, None)) is not None:
-            splits[name].append(thing)
-            held_out += size_of(thing)
-    splits["train"] = list(order)
-    return splits
-
-
 def split_examples(
     examples: Sequence[Any], *, by: str | None, validation_size: int, test_size: int, seed: int, what: str = "pair"
 ) -> Splits:
     """Returns "train", "validation" and "test" examples; no training text is in the other two, in any Unicode form.
+
+    Those to train on are in their order, the others in that in which they were taken.
 
     Args:
       examples: all of them, each a text, what belongs to it, and a group: `Pair` or `LabelledText`.
@@ -53,29 +37,58 @@ def split_examples(
       DataError: nothing would be left to train on, or groups are asked of examples without any.
     """
     how = {"validation_size": validation_size, "test_size": test_size, "seed": seed, "what": what}
+    if not isinstance(examples, Examples):
+        kind = type(examples[0])
+        examples = Examples.of(kind, examples, kind._fields[0])
     if by == "both":
         splits = split_examples(examples, by="group", **how)
         sentences = split_examples(splits.pop("train"), by="sentence", **how)
         return {"train": sentences.pop("train"), **splits} | {f"{n}_sentences": part for n, part in sentences.items()}
-    if by is None:
-        by = "sentence" if any(example.group is None for example in examples) else "group"
-    if by == "group" and any(example.group is None for example in examples):
-        raise DataError(f"these {what}s have no groups to split by; set data.split='sentence'")
-    groups: dict[str, list[Any]] = {}
-    for example in examples:
-        groups.setdefault(canonical(example.group if by == "group" else example[0]), []).append(example)
-    sizes = {"test": test_size, "validation": validation_size}
-    dealt = _dealt(groups, sizes, lambda group: len(groups[group]), seed)
-    splits = {name: [x for group in part for x in groups[group]] for name, part in dealt.items()}
-    held_out = {canonical(example[0]) for name in sizes for example in splits[name]}
-    splits["train"] = [example for example in splits["train"] if canonical(example[0]) not in held_out]
-    if not splits["train"]:
+    text, *_, group = examples.texts
+    if by != "sentence":
+        alone = any(name is None for name in examples.text(group))
+        if by is None:
+            by = "sentence" if alone else "group"
+        elif alone:
+            raise DataError(f"these {what}s have no groups to split by; set data.split='sentence'")
+    order, sizes = _groups(examples.text(group if by == "group" else text), len(examples), seed)
+    dealt = _dealt(sizes, {"test": test_size, "validation": validation_size})
+    edges = np.concatenate([[0], np.cumsum(sizes)])  # of groups in the order
+    splits = {name: order[edges[first] : edges[last]] for name, (first, last) in dealt.items()}
+    same = np.ascontiguousarray(examples.facts.same).view("S16")[:, 0]
+    held_out = np.concatenate([splits["test"], splits["validation"]])
+    train = np.sort(splits["train"])
+    splits["train"] = train[~np.isin(same[train], same[held_out])]
+    if not len(splits["train"]):
         raise DataError(
             f"no {what} is left to train on: {len(examples)} {what}s, test_size={test_size}, "
-            f"validation_size={validation_size}, and what is alike ({len(groups)} different {by}s) stays together; "
+            f"validation_size={validation_size}, and what is alike ({len(sizes)} different {by}s) stays together; "
             f"lower these sizes of the data section, or give more {what}s"
         )
-    return splits
+    return {name: examples.take(splits[name]) for name in ("train", "validation", "test")}
+
+
+def _groups(names: Iterable[str], count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the numbers of things, group after group, and the sizes of groups: of things with one name, in any form.
+
+    Groups are in the order of a hash of their names, so that one more leaves the others where they were.
+    """
+    sums = np.empty(count, "S32")
+    for i, name in enumerate(names):
+        sums[i] = hashlib.sha256(f"{seed}/{canonical(name)}".encode("utf-8", "surrogatepass")).digest()
+    _, inverse, sizes = np.unique(sums, return_inverse=True, return_counts=True)
+    return np.argsort(inverse, kind="stable"), sizes
+
+
+def _dealt(sizes: np.ndarray, wanted: Mapping[str, float]) -> dict[str, tuple[int, int]]:
+    """Returns the first thing of each split, and that behind its last: so much to each of `wanted`, the rest to "train"."""
+    ends, at, dealt = np.cumsum(sizes), 0, {}
+    for name, size in wanted.items():
+        before = ends[at - 1] if at else 0
+        # The first that make it up, the last of which may go beyond it.
+        end = min(len(sizes), int(np.searchsorted(ends, before + size)) + 1) if size > 0 else at
+        dealt[name], at = (at, end), end
+    return dealt | {"train": (at, len(sizes))}
 
 
 def split_documents(
@@ -101,9 +114,10 @@ def split_documents(
     shares, sizes = {"test": test_share, "validation": validation_share}, once.facts.characters
     if by == "document":
         wanted = {name: share * sizes.sum() for name, share in shares.items()}
-        splits = {
-            name: once.take(part) for name, part in _dealt_numbers(once.text("name"), sizes, wanted, seed).items()
-        }
+        order, _ = _groups(once.text("name"), len(once), seed)
+        dealt = {name: order[first:last] for name, (first, last) in _dealt(sizes[order], wanted).items()}
+        dealt["train"].sort()
+        splits = {name: once.take(dealt[name]) for name in ("train", "validation", "test")}
     else:
         test = sizes - (shares["test"] * sizes).astype(np.int64)
         validation = test - (shares["validation"] * sizes).astype(np.int64)
@@ -115,21 +129,6 @@ def split_documents(
             size = f"{len(once)} document(s) of {sizes.sum():,} characters"
             raise DataError(f"{size} are too few for a {name} split{hint}")
     return splits
-
-
-def _dealt_numbers(
-    names: Iterable[str], sizes: np.ndarray, wanted: Mapping[str, float], seed: int
-) -> dict[str, np.ndarray]:
-    """Returns the numbers of things by split: in the order of a hash of their names, so much to each of `wanted`, the rest
-    to "train", ascending."""
-    sums = [hashlib.sha256(f"{seed}/{canonical(name)}".encode("utf-8", "surrogatepass")).digest() for name in names]
-    order = np.argsort(np.array(sums, "S32"), kind="stable")
-    splits = {"train": order}
-    for name, size in wanted.items():
-        # The first that make it up, the last of which may go beyond it.
-        count = int(np.searchsorted(np.cumsum(sizes[splits["train"]]), size)) + 1 if size > 0 else 0
-        splits |= {name: splits["train"][:count], "train": splits["train"][count:]}
-    return {"train": np.sort(splits["train"]), "validation": splits["validation"], "test": splits["test"]}
 
 
 def hold_out(data: LabelledImages, size: int, seed: int) -> tuple[LabelledImages, LabelledImages]:

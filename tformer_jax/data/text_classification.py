@@ -1,6 +1,8 @@
 """Labelled texts, from where they lie to batches of tokens."""
 
+import functools
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -9,11 +11,15 @@ from . import tokenizers
 from .base import VOCABULARY, BoundedData, DataConfig
 from .batches import BatchShapes
 from .batches.buckets import EVALUATION_TOKENS, LabelledBuckets, choose_buckets, ladder, least_rows
+from .examples import Examples
 from .files import DataError
 from .ragged import Ragged
 from .sources.labelled_texts import LABELLED_TEXTS, LabelledText
+from .sources.registered import Say
+from .sources.streams import Stream
 from .splits import split_examples
 from .text import canonical
+from .tokens import kept_rows
 
 
 class TextClassificationDataConfig(DataConfig):
@@ -40,6 +46,11 @@ class TextClassificationDataConfig(DataConfig):
     batch_tokens: int = field(wanted=COUNT)
     num_buckets: int = field(4, COUNT)
 
+    def stream(self, say: Say = lambda line: None) -> Stream[LabelledText]:
+        found = super().stream(say)
+        # as classes are kept
+        return Stream(lambda: (text._replace(label=canonical(text.label)) for text in found), found.files)
+
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
         rows = least_rows(self.batch_tokens, max_length, rows_multiple)
         each = (rows,), "int32"
@@ -59,18 +70,17 @@ class TextClassificationData(BoundedData):
       ConfigError: also, there is no tokenizer and none can be trained, or it is not the asked one.
     """
 
-    unit = "texts"
+    unit, text = "texts", "text"
 
     def prepare(self, directory, progress):
         file, size = directory / tokenizers.FILE, self.config.vocab_size
         if size is None and not file.exists():
             raise ConfigError(f"data.vocab_size is needed to train a tokenizer: there is none in {file.parent}")
-        texts = [text.text for text in self.splits["train"]]
-        train = lambda: tokenizers.train_bpe(texts, size, lossless=True, mask=True)
+        train = lambda: tokenizers.train_bpe(self.splits["train"].text("text"), size, lossless=True, mask=True)
         self.tokenizer = tokenizers.kept(file, train, progress)
         if size is not None and (found := self.tokenizer.get_vocab_size()) > size:
             raise ConfigError(f"data.vocab_size={size}, but the tokenizer in {file} has {found}; leave it None")
-        self._encoded: dict[str, tuple[list[LabelledText], Ragged]] = {}
+        self._encoded: dict[str, tuple[Examples, Ragged]] = {}
 
     def train_batches(self, rows_multiple: int = 1) -> LabelledBuckets:
         config = self.config
@@ -83,11 +93,12 @@ class TextClassificationData(BoundedData):
         lengths = ladder(int(self.encode(split)[1].lengths.max()), self.max_length)
         return self._batches(split, lengths, EVALUATION_TOKENS, None)
 
-    def labels(self, texts: list[LabelledText]) -> np.ndarray:
+    def labels(self, texts: Examples) -> np.ndarray:
         """Returns what batches have as labels, [n]: the numbers of the classes, int32; -1 is for rows that fill up."""
-        return np.asarray([self.classes.index(text.label) for text in texts], np.int32)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return np.fromiter((numbers[label] for label in texts.text("label")), np.int32, len(texts))
 
-    def encode(self, split: str) -> tuple[list[LabelledText], Ragged]:
+    def encode(self, split: str) -> tuple[Examples, Ragged]:
         """Returns the texts of a split that the model can read whole, and their tokens from start to end.
 
         Those that are longer are counted in the report, once.
@@ -96,8 +107,11 @@ class TextClassificationData(BoundedData):
           DataError: none is left.
         """
         if split not in self._encoded:
-            tokens = tokenizers.encode_framed(self.tokenizer, [text.text for text in self.splits[split]])
-            self._encoded[split] = self.fitting(split, self.max_length, Ragged.from_lists(tokens))
+            encode = functools.partial(tokenizers.encode_framed, self.tokenizer)
+            how = {"what": f"tokenizing {split}", "say": self.report.append, "progress": self.progress}
+            ends = tokenizers.special(self.tokenizer, "bos", "eos")
+            tokens = kept_rows(self.splits[split], "text", self.tokenizer, encode, ends, **how)
+            self._encoded[split] = self.fitting(split, self.max_length, tokens)
         return self._encoded[split]
 
     def _batches(self, split, lengths, batch_tokens, seed, rows_multiple=1) -> LabelledBuckets:
@@ -105,21 +119,29 @@ class TextClassificationData(BoundedData):
         how = (lengths, batch_tokens, seed, *tokenizers.special(self.tokenizer, "pad"), rows_multiple)
         return LabelledBuckets((tokens,), ("tokens",), *how, labels=self.labels(texts))
 
+    def how_to_split(self):
+        return {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
+
+    def make_splits(self, found, say, **how):
+        return split_examples(found, by=None, what="text", **how)
+
     def split(self, found, say):
-        sizes = {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
-        found = [example._replace(label=canonical(example.label)) for example in found]  # as classes are kept
-        splits = split_examples(found, by=None, what="text", **sizes)
-        counts = Counter(text.label for text in splits["train"])
+        splits = super().split(found, say)
+        self.name_classes(splits, say)
+        return splits
+
+    def name_classes(self, splits: Mapping[str, Examples], say: Say) -> None:
+        """Sets the classes: the labels of training texts; says how many texts each has."""
+        counts = Counter(splits["train"].text("label"))
         self.classes = sorted(counts)
         if len(self.classes) < 2:
             only = self.classes[0]
             raise DataError(f"all training texts have the label {only!r}; classification needs at least two labels")
         for split, texts in splits.items():
-            for text, label, _ in texts:
-                if label not in self.classes:
+            for number, label in enumerate(texts.text("label")):
+                if label not in counts:
                     raise DataError(
-                        f"no training text has the label {label!r} of the {split} text {text[:40]!r}: "
+                        f"no training text has the label {label!r} of the {split} text {texts[number].text[:40]!r}: "
                         f"give this label more texts, or leave it out"
                     )
         say(f"training texts by class: {', '.join(f'{counts[name]:,} {name}' for name in self.classes)}")
-        return splits

@@ -194,13 +194,13 @@ class Encoded(NamedTuple):
     Attributes:
       ids: int64 [n].
       lengths: the number of tokens of each piece, int64 [k].
-      begins_word: whether a token is the first of a word, bool [n]. A word is what the tokenizer never joins to its
-        neighbours.
+      begins_word: whether a token is the first of a word, bool [n]; a word is what the tokenizer never joins to its
+        neighbours. None: nobody asked.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
-    begins_word: np.ndarray
+    begins_word: np.ndarray | None
 
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[str]) -> Encoded:

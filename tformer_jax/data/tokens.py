@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from ..progress import SILENT, Progress
 from .examples import Examples
 from .ragged import Ragged
-from .store import Writer, stored
-from .tokenizers import cut, encode_pieces
+from .store import Store, Writer, stored
+from .tokenizers import Encoded, cut, encode_pieces
 
 _Given, _Made = TypeVar("_Given"), TypeVar("_Made")
 
@@ -59,18 +59,72 @@ def kept_tokens(
     Raises:
       WriteError: see `stored`.
     """
+    encode = lambda pieces: encode_pieces(tokenizer, pieces)
+    how = _How(lambda: _pieces(examples, name), encode, words, {"words": words})
+    found = _kept(examples, name, tokenizer, how, what, say, progress)
+    return Tokens(Ragged(found["ids"], found["offsets"]), found["words"] if words else None)
+
+
+def kept_rows(
+    examples: Examples,
+    name: str,
+    tokenizer: Tokenizer,
+    encode: Callable[[list[str]], list[list[int]]],
+    about: Any,
+    *,
+    what: str = "tokenizing",
+    say: Callable[[str], None] = lambda line: None,
+    progress: Progress = SILENT,
+) -> Ragged:
+    """Returns the tokens of short texts, each encoded whole, from a store of theirs.
+
+    Args:
+      encode: gives the tokens of some texts, special ones included.
+      about: all that these follow from, beside the tokenizer; JSON can hold it.
+      others, errors: see `kept_tokens`.
+    """
+
+    def encoded(texts: list[str]) -> Encoded:
+        rows = encode(texts)
+        lengths = np.asarray([len(row) for row in rows], np.int64)
+        return Encoded(np.fromiter(itertools.chain.from_iterable(rows), np.int64, lengths.sum()), lengths, None)
+
+    how = _How(lambda: (_Piece(text, True) for text in examples.text(name)), encoded, False, {"rows": about})
+    found = _kept(examples, name, tokenizer, how, what, say, progress)
+    return Ragged(found["ids"], found["offsets"])
+
+
+class _How(NamedTuple):
+    """A way to encode texts.
+
+    Attributes:
+      pieces: gives the pieces of all texts, in order.
+      encode: the pieces of some.
+      words: whether to tell words apart.
+      about: all that the tokens follow from, beside the texts and the tokenizer.
+    """
+
+    pieces: Callable[[], Iterator["_Piece"]]
+    encode: Callable[[list[str]], Encoded]
+    words: bool
+    about: Any
+
+
+def _kept(
+    examples: Examples, name: str, tokenizer: Tokenizer, how: _How, what: str, say: Any, progress: Progress
+) -> Store:
     texts = hashlib.sha256()
     for facts in (examples.facts.sums, examples.facts.characters):
         texts.update(np.ascontiguousarray(facts))
     vocabulary = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-    key = {"texts": texts.hexdigest(), "field": name, "tokenizer": vocabulary, "words": words}
+    key = {"texts": texts.hexdigest(), "field": name, "tokenizer": vocabulary, "how": how.about}
+    dtype = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
 
     def make(writer: Writer) -> None:
-        with progress.phase(what, int(examples.facts.characters.sum()), "characters") as advance:
-            _write(examples, name, tokenizer, words, writer, advance)
+        with progress.phase(what, len(examples), "texts") as advance:
+            _write(how, dtype, writer, advance)
 
-    found = stored("tokens", key, make, say, progress)
-    return Tokens(Ragged(found["ids"], found["offsets"]), found["words"] if words else None)
+    return stored("tokens", key, make, say, progress)
 
 
 class _Piece(NamedTuple):
@@ -80,27 +134,25 @@ class _Piece(NamedTuple):
     last: bool
 
 
-def _write(examples: Examples, name: str, tokenizer: Tokenizer, words: bool, writer: Writer, advance: Any) -> None:
+def _write(how: _How, dtype: Any, writer: Writer, advance: Callable[[int], None]) -> None:
     done, total, parity = writer.state or (0, 0, 0)
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
-    pieces = _pieces(examples, name)
+    pieces = how.pieces()
     for piece in itertools.islice(pieces, done):  # of a process that was killed
-        advance(len(piece.text))
+        advance(int(piece.last))
     if not done:
         writer.append("offsets", np.zeros(1, np.int64))
-    encode = lambda group: (group, encode_pieces(tokenizer, [piece.text for piece in group]))
+    encode = lambda group: (group, how.encode([piece.text for piece in group]))
     fresh = 0
     for group, encoded in _ahead(encode, _groups(pieces)):
-        ends = total + np.cumsum(encoded.lengths)
+        ends, last = total + np.cumsum(encoded.lengths), [piece.last for piece in group]
         writer.append("ids", encoded.ids.astype(dtype))
-        writer.append("offsets", ends[[piece.last for piece in group]])
-        if words:
+        writer.append("offsets", ends[last])
+        if how.words:
             numbers = parity + np.cumsum(encoded.begins_word)
             writer.append("words", (numbers & 1).astype(np.uint8))
             parity = int(numbers[-1] & 1) if len(numbers) else parity
-        size = sum(len(piece.text) for piece in group)
-        done, total, fresh = done + len(group), int(ends[-1]), fresh + size
-        advance(size)
+        done, total, fresh = done + len(group), int(ends[-1]), fresh + sum(len(piece.text) for piece in group)
+        advance(sum(last))
         if fresh >= _COMMIT_EVERY:
             writer.commit((done, total, parity))
             fresh = 0

@@ -1,8 +1,9 @@
 """Sentence pairs, from where they lie to batches of tokens."""
 
+import itertools
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -13,10 +14,12 @@ from .base import VOCABULARY, BoundedData, DataConfig, check_goes_with
 from .batches import BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
+from .examples import Examples
 from .files import DataError, write_whole
 from .ragged import Ragged, longest_sides
-from .sources.pairs import PAIRS, Pair
+from .sources.pairs import PAIRS
 from .splits import split_examples
+from .tokens import kept_rows
 
 _NAMES = ("source", "target")
 _SOURCE_FILE, _TARGET_FILE = "source_tokenizer.json", tokenizers.FILE
@@ -140,30 +143,34 @@ class TranslationData(BoundedData):
       others: see `BoundedData`.
     """
 
-    unit = "pairs"
+    unit, text = "pairs", "source"
 
-    def split(self, found, say):
-        whole = [pair for pair in found if pair.source.strip() and pair.target.strip()]
-        if not whole:
+    def how_to_split(self):
+        how = {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
+        return how | {"by": self.config.split}
+
+    def make_splits(self, found, say, **how):
+        both = zip(found.text("source"), found.text("target"), strict=True)
+        whole = np.fromiter((bool(source.strip() and target.strip()) for source, target in both), bool, len(found))
+        if not whole.any():
             raise DataError(f"none of the {len(found):,} pairs has a text on both sides: nothing is left to train on")
-        if blank := len(found) - len(whole):
+        if blank := len(found) - int(whole.sum()):
             say(f"{blank:,} of {len(found):,} pairs have an empty side and are left out")
-        sizes = {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
-        return split_examples(whole, by=self.config.split, **sizes)
+        return split_examples(found.take(np.flatnonzero(whole)), **how)
 
     def prepare(self, directory, progress):
-        config, pairs = self.config, self.splits["train"]
-        source, target = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        config, train = self.config, self.splits["train"]
 
-        def kept(name: str, texts: list[str], size: int) -> Tokenizer:
+        def kept(name: str, size: int, *sides: str) -> Tokenizer:
+            texts = itertools.chain.from_iterable(map(train.text, sides))
             return tokenizers.kept(directory / name, lambda: tokenizers.train_bpe(texts, size), progress)
 
         if config.source_vocab_size is None:
-            shared = kept(_TARGET_FILE, source + target, config.vocab_size)
+            shared = kept(_TARGET_FILE, config.vocab_size, "source", "target")
             self.tokenizers = Tokenizers(shared, shared)
         else:
-            own = kept(_SOURCE_FILE, source, config.source_vocab_size)
-            self.tokenizers = Tokenizers(own, kept(_TARGET_FILE, target, config.vocab_size))
+            own = kept(_SOURCE_FILE, config.source_vocab_size, "source")
+            self.tokenizers = Tokenizers(own, kept(_TARGET_FILE, config.vocab_size, "target"))
 
     def train_batches(self, rows_multiple: int = 1) -> Buckets | Packed:
         config, seed = self.config, self.config.batch_seed
@@ -187,7 +194,7 @@ class TranslationData(BoundedData):
         lengths = ladder(int(longest_sides((source, target)).max()), self.max_length)
         return Buckets((source, target), _NAMES, lengths, EVALUATION_TOKENS, None, self.tokenizers.pad)
 
-    def encode(self, split: str, limit: int) -> tuple[list[Pair], Ragged, Ragged]:
+    def encode(self, split: str, limit: int) -> tuple[Examples, Ragged, Ragged]:
         """Returns the pairs of a split whose sides have at most `limit` tokens, as text and as tokens.
 
         Pairs that are longer are counted in the report, once.
@@ -195,10 +202,16 @@ class TranslationData(BoundedData):
         Raises:
           DataError: none is left.
         """
-        pairs = self.splits[split]
-        source = self.tokenizers.encode_sources([p.source for p in pairs])
-        target = self.tokenizers.encode_targets([p.target for p in pairs])
-        return self.fitting(split, limit, Ragged.from_lists(source), Ragged.from_lists(target))
+        of = self.tokenizers
+        source = self._rows(split, "source", of.source, of.encode_sources, tokenizers.frames(of.source))
+        ends = (of.start, *tokenizers.special(of.target, "bos", "eos"))
+        target = self._rows(split, "target", of.target, of.encode_targets, ends)
+        return self.fitting(split, limit, source, target)
+
+    def _rows(self, split: str, side: str, tokenizer: Tokenizer, encode: Any, about: Any) -> Ragged:
+        what = f"tokenizing the {side}s of {split}"
+        how = {"what": what, "say": self.report.append, "progress": self.progress}
+        return kept_rows(self.splits[split], side, tokenizer, encode, about, **how)
 
 
 def _source_row(source: Ragged, target: Ragged, row_length: int) -> int:

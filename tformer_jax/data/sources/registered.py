@@ -31,7 +31,7 @@ class Sources(Registry[Callable[..., Any]]):
     def __init__(self, kind: str, gives: type):
         """`gives`: what a source returns an iterable of, or one of."""
         super().__init__(kind)
-        self._gives = gives
+        self.gives = gives
 
     def check(self, section: Component, inputs: Iterable[str]) -> None:
         """Refuses a section that does not give its source what that needs, or gives what it does not read.
@@ -65,7 +65,7 @@ class Sources(Registry[Callable[..., Any]]):
             (says where the source is).
         """
         found = self._found(section, say)
-        return found if isinstance(found, self._gives) else list(self._held(section, found))
+        return found if isinstance(found, self.gives) else list(self._held(section, found))
 
     def stream(self, section: Component, say: Say = lambda line: None) -> Stream[Any]:
         """Returns what the source of a section gives, one after the other: each is checked when its turn comes.
@@ -104,7 +104,7 @@ class Sources(Registry[Callable[..., Any]]):
 
     def _checked(self, section: Component, found: Any) -> Iterator[Any]:
         """Yields each example, once it is known to be of this kind."""
-        place, gives = self.place(section.source), self._gives
+        place, gives = self.place(section.source), self.gives
         wanted = f"the {self.kind} {section.source!r} ({place}) must give {gives.__name__}s"
         hints = {name: options(hint) for name, hint in hints_of(gives).items()}
         plain = [(name, kinds) for name, kinds in hints.items() if all(isinstance(kind, type) for kind in kinds)]
