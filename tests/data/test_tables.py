@@ -1,5 +1,8 @@
 """Tables as a config names them: each format for each kind of text, with what it asks for."""
 
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -77,3 +80,10 @@ def test_what_a_table_cannot_be_given_is_refused(kind, changes, message):
     _, config, fields = KINDS[kind]
     with pytest.raises(ConfigError, match=message):
         build(config, fields | dict(source="parquet", path="a.parquet") | changes, "data")
+
+
+def test_packages_of_formats_are_imported_when_they_are_read():
+    """Every run would need them, and start seconds later."""
+    names = "pyarrow", "datasets", "zstandard"
+    code = f"import sys, tformer_jax.data.sources; print([name for name in {names} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"

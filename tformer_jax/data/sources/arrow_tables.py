@@ -28,9 +28,11 @@ def parquet(path: str, say: Say = lambda line: None) -> Rows:
     """
 
     def read(file: Path, columns: Sequence[Column]) -> Iterator[list[Any]]:
-        with _whole(file), needed("pyarrow.parquet", file).ParquetFile(file, memory_map=True) as opened:
+        with _whole(file), needed("pyarrow.parquet", file).ParquetFile(file) as opened:
             names = [".".join(_path(opened.schema_arrow, column, file)) for column in columns]
-            yield from _values(opened.iter_batches(_ROWS, columns=names), opened.schema_arrow, columns, file)
+            for group in range(opened.num_row_groups):  # of all at once, pyarrow keeps what it has read
+                batches = opened.iter_batches(_ROWS, row_groups=[group], columns=names)
+                yield from _values(batches, opened.schema_arrow, columns, file)
 
     return rows_of_files(*files_at(Path(path), (".parquet",), say), "row", read)
 
@@ -51,10 +53,10 @@ def arrow(path: str, say: Say = lambda line: None) -> Rows:
 
     def read(file: Path, columns: Sequence[Column]) -> Iterator[list[Any]]:
         pyarrow = needed("pyarrow", file)
-        with _whole(file), pyarrow.memory_map(str(file)) as mapped:
-            is_file = mapped.read(6) == b"ARROW1"
-            mapped.seek(0)
-            opened = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(mapped)
+        with _whole(file), pyarrow.OSFile(str(file)) as raw:
+            is_file = raw.read(6) == b"ARROW1"
+            raw.seek(0)
+            opened = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(raw)
             batches = map(opened.get_batch, range(opened.num_record_batches)) if is_file else opened
             yield from _values(batches, opened.schema, columns, file)
 
