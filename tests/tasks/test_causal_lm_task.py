@@ -15,6 +15,8 @@ from support import by_day, quick_jit, tiny_model
 from tformer_jax.config import ConfigError, build
 from tformer_jax.data import tokenizers
 from tformer_jax.data.causal_lm import CausalLMData, CausalLMDataConfig
+from tformer_jax.data.examples import Examples
+from tformer_jax.data.sources import Document
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.decoding import greedy, sampling
 from tformer_jax.functional import AttentionMask
@@ -216,7 +218,8 @@ def test_every_sample_is_drawn_by_itself(make_task, data_of, model, parrot):
 def test_a_beginning_that_fills_the_context_is_no_reason_to_fail(make_task, data_of, model, monkeypatch):
     """A run with a short context would train for hours and fail when it is evaluated."""
     data = data_of("segments")
-    monkeypatch.setitem(data.splits, "test", [d._replace(text=d.text * 20) for d in data.splits["test"]])
+    long = Examples.of(Document, [d._replace(text=d.text * 20) for d in data.splits["test"]], "text")
+    monkeypatch.setitem(data.splits, "test", long)
     monkeypatch.setattr(data, "evaluation_batches", lambda split: data_of("segments").evaluation_batches(split))
     evaluation = make_task(sample_tokens=2).evaluate(model, data, ["test"])["test"]
     assert len(evaluation.samples) == 3

@@ -209,7 +209,7 @@ def test_rows_of_the_pseudo_perplexity_are_spread_over_the_split(make_task, data
     """It would be that of the first documents alone, count a row twice, or include rows of padding."""
     batches = data.evaluation_batches("train")
     every = make_task()._rows(batches, 10_000)
-    pieces = sum(-(-len(ids) // (ROW - 2)) for ids, _ in data.encode("train"))
+    pieces = sum(-(-len(ids) // (ROW - 2)) for ids in data.tokens("train").ids)
     assert len(every) == pieces
     some = make_task()._rows(batches, 4)
     places = [next(i for i, row in enumerate(every) if np.array_equal(row, one)) for one in some]

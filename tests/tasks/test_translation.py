@@ -14,7 +14,9 @@ from support import by_day, quick_jit, tiny_transformer
 from tformer_jax import decoding
 from tformer_jax.config import ConfigError, build
 from tformer_jax.data.batches.packed import Packed
+from tformer_jax.data.examples import Examples
 from tformer_jax.data.files import DataError
+from tformer_jax.data.sources import Pair
 from tformer_jax.data.tokenizers import BOS_ID, EOS_ID
 from tformer_jax.data.translation import TranslationData, TranslationDataConfig
 from tformer_jax.tasks import Scores, TranslationTask, translation
@@ -248,7 +250,8 @@ def test_the_score_is_that_of_sacrebleu(make_task, data, model, echo):
 def test_the_score_does_not_depend_on_the_unicode_form(make_task, data, model, monkeypatch, forms):
     """A model that writes every reference would score next to nothing where the references come from a Mac."""
     there, written = (lambda text, form=form: unicodedata.normalize(form, f"{text} größer") for form in forms)
-    pairs = {name: [p._replace(target=there(p.target)) for p in part] for name, part in data.splits.items()}
+    changed = {name: [p._replace(target=there(p.target)) for p in part] for name, part in data.splits.items()}
+    pairs = {name: Examples.of(Pair, part, "source") for name, part in changed.items()}
     answers = {pair.source: written(pair.target) for pair in data.splits["test"]}
     other, task = copy.copy(data), make_task()
     other.splits = pairs
