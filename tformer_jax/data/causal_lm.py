@@ -3,7 +3,6 @@
 from ..config import field
 from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Windows
-from .ragged import Ragged
 from .running_text import DocumentData, DocumentDataConfig
 from .tokenizers import special
 
@@ -31,6 +30,5 @@ class CausalLMData(DocumentData):
     config: CausalLMDataConfig
 
     def _batches(self, split, rows, seed):
-        documents = Ragged.from_lists([ids for ids, _ in self.encode(split)])
         ends = special(self.tokenizer, "bos", "eos", "pad")
-        return Windows(documents, self.config.row_length, rows, seed, self.config.boundaries, *ends)
+        return Windows(self.documents(split), self.config.row_length, rows, seed, self.config.boundaries, *ends)

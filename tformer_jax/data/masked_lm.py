@@ -5,7 +5,6 @@ import numpy as np
 from ..config import ConfigError, field
 from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Pieces
-from .ragged import Ragged
 from .running_text import DocumentData, DocumentDataConfig
 from .tokenizers import special
 
@@ -42,7 +41,6 @@ class MaskedLMData(DocumentData):
     config: MaskedLMDataConfig
 
     def _batches(self, split, rows, seed):
-        ids, words = zip(*self.encode(split), strict=True)
-        words = np.concatenate(words) if self.config.whole_words else None
+        words = np.concatenate([words for _, words in self.encode(split)]) if self.config.whole_words else None
         ends = special(self.tokenizer, "bos", "eos", "pad")
-        return Pieces(Ragged.from_lists(ids), words, self.config.row_length, rows, seed, *ends)
+        return Pieces(self.documents(split), words, self.config.row_length, rows, seed, *ends)

@@ -9,6 +9,7 @@ from . import digest, tokenizers
 from .base import VOCABULARY, Data, DataConfig, check_goes_with
 from .batches import RowBatches, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS
+from .ragged import Ragged
 from .sources.documents import DOCUMENTS
 from .splits import split_documents
 
@@ -103,6 +104,11 @@ class DocumentData(Data):
             texts = [document.text for document in self.splits[split]]
             self._encoded[split] = tokenizers.encode_words(self.tokenizer, texts)
         return self._encoded[split]
+
+    def documents(self, split: str) -> Ragged:
+        """Returns the token ids of each document, without start and end."""
+        ids = [ids for ids, _ in self.encode(split)]
+        return Ragged(np.concatenate(ids), np.cumsum([0, *map(len, ids)]))
 
     def split(self, found, say):
         shares = {name: getattr(self.config, name) for name in ("validation_share", "test_share", "seed")}
