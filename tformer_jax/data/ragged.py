@@ -1,6 +1,7 @@
 """Sequences of different lengths that lie one after another in one flat array, which may be a file mapped into memory."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -23,13 +24,11 @@ class Ragged:
     chosen: np.ndarray | None = None
 
     @classmethod
-    def from_lists(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> "Ragged":
-        """Returns sequences of tokens, each a list or an array, one after another in memory, as int32."""
+    def from_lists(cls, sequences: Sequence[Sequence[int]]) -> "Ragged":
+        """Returns sequences of tokens one after another in memory, as int32."""
         offsets = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
-        # An empty list is an array of floats for NumPy, which would not be cast otherwise.
-        values = np.concatenate([np.zeros(0, np.int32), *sequences], dtype=np.int32, casting="unsafe")
-        return cls(values, offsets)
+        return cls(np.fromiter(itertools.chain.from_iterable(sequences), np.int32, int(offsets[-1])), offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1 if self.chosen is None else len(self.chosen)

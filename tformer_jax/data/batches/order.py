@@ -23,8 +23,8 @@ def shuffled(seed: tuple[int, ...], count: int, positions: np.ndarray) -> np.nda
       count: of what is in order, at least 1.
       positions: integers in [0, count), of any shape.
     """
-    # An even number of columns: where both halves are odd, no network of them has an odd permutation.
-    a = 2 * math.ceil((math.isqrt(count - 1) + 1) / 2)
+    a = math.isqrt(count - 1) + 1
+    a += a % 2  # where a and b are odd, every round is an even permutation, and so is all that comes of them
     halves = np.uint64(a), np.uint64(-(-count // a))
     keys = np.random.SeedSequence(seed[0], spawn_key=seed[1:]).generate_state(ROUNDS, np.uint64)
     found = np.asarray(positions).astype(np.uint64)
