@@ -22,7 +22,7 @@ from tformer_jax.config import RUN, ConfigError, build, check_positive, fields_o
 from tformer_jax.tasks import Task
 from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.parallel import AXES, ParallelConfig
-from tformer_jax.training.sharding import bytes_per_device
+from tformer_jax.training.sharding import bytes_per_device, split_over
 from tformer_jax.training.trainer import Trainer
 
 from . import cli
@@ -100,7 +100,7 @@ def _print_parameters(trainer: Trainer) -> None:
         table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
     for path in trainer.layout.parameters:
         shape = trainer.layout.shapes[f"model.{path}"].shape
-        spec = ", ".join("-" if axis is None else str(axis) for axis in trainer.shardings[f"model.{path}"].spec)
+        spec = ", ".join(" ".join(axes) or "-" for axes in split_over(trainer.shardings[f"model.{path}"].spec))
         table.add_row(path, " ".join(map(str, shape)), f"{math.prod(shape):,}", spec)
     Console(width=140).print(table)
     cli.say("")

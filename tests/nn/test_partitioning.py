@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
-from support import assert_close, block_sizes, by_day, normal, quick_jit, tiny_model
+from support import assert_close, block_sizes, by_day, normal, quick_jit, tiny_model, with_leaf
 
 import tformer_jax.functional as F
 from tformer_jax.nn.partitioning import row_groups, spread_queries, spread_stream
@@ -127,6 +127,47 @@ def test_a_mesh_with_other_axes_is_left_alone():
         x = jax.jit(spread_stream)(normal(0, 2, 4, 8))
         assert row_groups(8) == 1
     np.testing.assert_array_equal(x, normal(0, 2, 4, 8))
+
+
+def lookup_and_logits(model, tokens, hidden):
+    """Of a model: vectors of tokens and logits of states, and the gradient by the table of a function of both."""
+
+    def function(table, model):
+        model = with_leaf(model, "embedding.table", table)
+        vectors, logits = model.embedding(tokens), model.logits(hidden)
+        weights = normal(1, *vectors.shape), normal(2, *logits.shape)
+        return (vectors * weights[0]).sum() + (logits * weights[1]).sum(), (vectors, logits)
+
+    return jax.jit(jax.grad(function, has_aux=True))(model.embedding.table[...], model)
+
+
+SOME_WORDS = [(1, (8, 16, (1, 2, 4, 1))), (2, (13, 16, (1, 2, 4, 1))), (3, (3, 16, (1, 1, 8, 1))),
+              (4, (13, 12, (1, 2, 4, 1))), (5, (1, 16, (2, 1, 2, 2))), (6, (97, 40, (1, 4, 2, 1)))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "words"), by_day(SOME_WORDS, 1, 2, 3), ids=str)
+def test_any_number_of_words_is_looked_up_and_projected_to(seed, words):
+    """Devices would fill up a share of words with others: against NumPy, by the formula, in float64."""
+    vocab_size, d_model, sizes = words
+    model = tiny_model("CausalLM", vocab_size=vocab_size, d_model=d_model)
+    rng = np.random.default_rng(seed)
+    tokens, hidden = rng.integers(0, vocab_size, (B, T)), normal(seed, B, T, d_model)
+    with jax.set_mesh(mesh(*sizes)):
+        gradient, (vectors, logits) = lookup_and_logits(model, jnp.asarray(tokens), hidden)
+    table, scale = np.float64(model.embedding.table[...]), model.embedding.scale
+    assert_close(vectors, scale * table[tokens], 1e-5)
+    assert_close(logits, np.float64(hidden) @ table.T, 1e-5)
+    wanted = np.einsum("BTD,BTV->VD", np.float64(hidden), np.float64(normal(2, B, T, vocab_size)))
+    np.add.at(wanted, tokens, scale * np.float64(normal(1, B, T, d_model)))
+    assert_close(gradient, wanted, 1e-5)
+
+
+def test_a_word_that_is_none_is_not_what_fills_up():
+    """The first word that is none would get the zeros of a device's share, and train on unseen."""
+    model = tiny_model("CausalLM", vocab_size=13, d_model=16)
+    with jax.set_mesh(mesh(1, 2, 4, 1)):
+        vectors = jax.jit(lambda model, tokens: model.embedding(tokens))(model, jnp.asarray([[12, 13, 15, 16, -1]]))
+    assert np.isnan(vectors).all(-1).tolist() == [[False, True, True, True, True]]
 
 
 def test_groups_are_those_that_rows_lie_in():

@@ -167,7 +167,7 @@ def test_under_pmap_every_device_has_the_whole_state():
 
 # Axes that do not divide -----------------------------------------------------------------------
 
-# Six heads and thirteen words: neither four nor eight divides them; eight divides the other axes.
+# Six heads and thirteen words: neither four nor eight divides them; eight divides the other axes. Words have their own rule.
 ODD = dict(d_model=48, num_heads=6, d_ff=64, vocab_size=13)
 
 
@@ -177,16 +177,52 @@ def test_an_axis_that_does_not_divide_stays_whole_and_the_others_do_not():
     specs = {path: tuple(parameter_spec(path, info, mesh)) for path, info in infos("CausalLM", **ODD).items()}
     found = {end: next(s for path, s in specs.items() if path.endswith(end)) for end in ("w_q", "b_q", "w1")}
     assert found == {"w_q": (None, "fsdp", None, None), "b_q": (), "w1": (None, "fsdp", "tensor")}
-    assert specs["embedding.table"] == (None, "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("info", "sizes", "wanted"),
+    [
+        (info_of(13, 48, axes="vocab model", role="embedding"), dict(fsdp=2, tensor=4), (None, ("fsdp", "tensor"))),
+        (info_of(48, 13, axes="model vocab", contracted="model"), dict(fsdp=2, tensor=4), (("fsdp", "tensor"), None)),
+        (info_of(13, 48, axes="vocab embedding", role="embedding"), dict(tensor=8), (None, ("fsdp", "tensor"))),
+        (info_of(3, 48, axes="vocab model", role="embedding"), dict(tensor=8), (None, ("fsdp", "tensor"))),
+        (info_of(16, 48, axes="vocab model", role="embedding"), dict(fsdp=2, tensor=4), ("tensor", "fsdp")),
+        (info_of(13, 12, axes="vocab model", role="embedding"), dict(fsdp=2, tensor=4), (None, "fsdp")),
+        (info_of(13, 12, axes="vocab model", role="embedding"), dict(fsdp=8), ("tensor", None)),
+        (info_of(13, 9, axes="vocab model", role="embedding"), dict(fsdp=2, tensor=3), (None, "tensor")),
+        (info_of(13, axes="vocab", role="bias"), dict(tensor=8), ()),
+    ],
+    ids=["table", "output", "own width", "fewer than devices", "words that divide", "widths that both do not divide",
+         "no split of words", "the widths' axis does not divide", "bias"],
+)  # fmt: skip
+def test_words_that_do_not_divide_give_their_mesh_axis_to_their_vectors(info, sizes, wanted):
+    """Of most vocabularies, which are odd, every device would hold the whole table."""
+    assert tuple(parameter_spec("w", info, mesh_of(**sizes))) == wanted
+
+
+def test_the_users_axis_of_words_goes_to_their_vectors_too():
+    """A row of the table would be refused by JAX, or do nothing, because of one word."""
+    info = info_of(13, 48, axes="vocab model", role="embedding")
+    specs = {axes: tuple(parameter_spec("w", info, mesh_of(fsdp=2, tensor=4), (("w", axes),)))
+             for axes in (("fsdp", None), ("fsdp", "tensor"), (None, "tensor"), (None, None))}  # fmt: skip
+    assert specs == {
+        ("fsdp", None): (None, "fsdp"),
+        ("fsdp", "tensor"): (None, ("fsdp", "tensor")),
+        (None, "tensor"): (None, "tensor"),
+        (None, None): (),
+    }
 
 
 def test_what_stays_whole_is_named():
-    """Nobody would know that a mesh splits less than it could: exactly the parameters with heads and words."""
+    """Nobody would know that a mesh splits less than it could: exactly the parameters with heads."""
     names = ("w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v")
-    ends = {f"attention.{name}" for name in names} | {"embedding.table", "position_bias.table"}
+    ends = {f"attention.{name}" for name in names} | {"position_bias.table"}
     wanted = {path for path in infos("CausalLM", **ODD) if any(path.endswith(end) for end in ends)}
     assert set(undivided(infos("CausalLM", **ODD), mesh_of(fsdp=2, tensor=4))) == wanted
-    assert len(wanted) == 9
+    assert len(wanted) == 8
+    # Half of the twelve is not a multiple of four: the vectors of words cannot be split by both axes.
+    narrow = infos("CausalLM", **ODD | {"d_model": 12, "num_heads": 4})
+    assert undivided(narrow, mesh_of(fsdp=2, tensor=4)) == ["embedding.table"]
 
 
 @pytest.mark.parametrize("sizes", [{}, {"data": 8}, {"fsdp": 8}, {"tensor": 2}], ids=str)

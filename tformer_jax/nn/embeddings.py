@@ -113,7 +113,8 @@ class Embedding(Module):
     def output_matrix(self) -> Float[Weight, "E V"]:
         """The table as a projection to the vocabulary."""
         held = self.table[...]
-        return held if isinstance(held, F.Int8Matrix) else held.T  # in eight bits it is held as this projection
+        # In eight bits it is held as this projection.
+        return held if isinstance(held, F.Int8Matrix) else whole_vectors(held).T
 
 
 def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None:
@@ -207,9 +208,14 @@ class Output(Module):
 
     def weights(self, embedding: Embedding) -> tuple[Float[Weight, "E V"], Float[Array, "V"] | None]:
         """W_o, the matrix * scale / m (see `parametrization`), and its bias, for `functional.fused_cross_entropy`."""
-        w, scale = embedding.output_matrix if self.w is None else self.w[...], self.model.output.scale
+        w, scale = embedding.output_matrix if self.w is None else self._own, self.model.output.scale
         w = divided_by_growth(self.model, w if scale is None else w * scale, self.model.token_axis[0])
         return w, None if self.b is None else self.b[...]
+
+    @property
+    def _own(self) -> Float[Weight, "E V"]:
+        held = self.w[...]
+        return held if isinstance(held, F.Int8Matrix) else whole_vectors(held.T).T
 
     def __call__(self, hidden: Float[Array, "B T E"], embedding: Embedding) -> Float[Array, "B T V"]:
         """W_o h_t in the policy's output dtype: equation 10 before its softmax."""

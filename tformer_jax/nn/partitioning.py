@@ -38,7 +38,19 @@ def spread_groups(x: Float[Array, "G M D"]) -> Float[Array, "G M D"]:
 
 
 def whole_vectors(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
-    """Returns the table with whole vectors: the axis that splits them for storage spreads rows of tokens."""
+    """Returns the table with whole vectors, words split over `tensor`, as evenly as they go: the compiler fills up.
+
+    The axis that splits vectors for storage spreads rows of tokens. Where `tensor` does not divide V, it splits
+    stored vectors too (see `training.sharding`), and changes its axis here: an all-to-all each way.
+    """
+    mesh, (V, D) = jax.sharding.get_abstract_mesh().shape if _in_use() else dict.fromkeys(AXES, 1), table.shape
+    if V % mesh["tensor"]:
+        # To split other axes than before, the compiler would first make the whole table on each device, unless every
+        # axis of the mesh has an axis of its own: `tensor` moves from vectors to words, and then vectors are gathered.
+        ways = (("fsdp", "tensor"), ("fsdp",), ())
+        names = next(names for names in ways if D % math.prod(mesh[name] for name in names) == 0)
+        apart = _spread(table.reshape(V, *(mesh[name] for name in names), -1), P(None, *names))
+        table = _spread(apart, P("tensor", *names[:1])).reshape(V, D)
     return _spread(table, P("tensor", None))
 
 

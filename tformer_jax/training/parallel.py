@@ -33,7 +33,7 @@ class ParallelConfig(Component):
       data: number of devices (or groups of them) that share the rows of a batch, each with all parameters.
       fsdp: number of devices that share the rows too, of which each holds only its part of the parameters and of the
         optimiser's state.
-      tensor: number of devices that share heads, the feed-forward width and the vocabulary.
+      tensor: number of devices that share heads, the feed-forward width and the vocabulary, which it need not divide.
       sequence: number of devices that share the positions of each row.
       sharding_table: rows of (regular expression, mesh axes or None of the last axes), such as
         (".*router\\.w", ("fsdp", None)): the first row that matches the whole path of a parameter says where it lies,

@@ -1,5 +1,6 @@
 """Sharding of parameters: which part lies on which device, by the names of their axes."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +9,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from ..config import ConfigError
 from ..nn.parameters import MATRICES, ParameterInfo
+from ..nn.partitioning import AXES
 from .paths import Table, first_match
 
 # The mesh axis that splits an axis of a parameter: "tensor" heads, the feed-forward width, the vocabulary and experts
 # (Shoeybi et al., 2019), "fsdp" the widths of the model and of embeddings (Rajbhandari et al., 2020). Axes of other names,
-# and those of stacked layers, are whole everywhere; so are vectors of these widths.
+# and those of stacked layers, are whole everywhere; so are vectors of these widths. The axis of words is of any size, often
+# a prime: where its mesh axis does not divide it, that splits the vectors of words for storage, and words in the program.
 MESH_AXES = {
     "heads": "tensor", "kv_heads": "tensor", "ff": "tensor", "vocab": "tensor", "experts": "tensor", "model": "fsdp",
     "embedding": "fsdp",
@@ -23,7 +26,7 @@ def parameter_spec(path: str, info: ParameterInfo, mesh: Mesh, table: Table = ()
     """Returns the mesh axes of a parameter's axes.
 
     An axis that the mesh cannot split evenly stays whole. A mesh axis splits one axis of a parameter: the first that
-    divides.
+    divides. The mesh axis of words that do not divide splits the other axis of their matrix, beside what splits that.
 
     Args:
       path: of the parameter.
@@ -35,7 +38,24 @@ def parameter_spec(path: str, info: ParameterInfo, mesh: Mesh, table: Table = ()
     for size, axis in zip(info.shape, wanted, strict=True):
         divides = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
         spec.append(axis if divides else None)
+    for name, axis in zip(info.axes, wanted[info.stacked :], strict=True):
+        if name == "vocab" and axis not in (None, *spec):
+            spec = _with_words_axis(spec, axis, info, mesh)
     return P(*spec) if any(spec) else P()
+
+
+def _with_words_axis(spec: list, axis: str, info: ParameterInfo, mesh: Mesh) -> list:
+    """The mesh axes of a parameter's axes, with that of its words on another one which it and what is there divide."""
+    for i, name in enumerate(info.axes, info.stacked):
+        both = sorted({spec[i], axis} - {None}, key=AXES.index)
+        if name != "vocab" and info.shape[i] % math.prod(mesh.shape[split] for split in both) == 0:
+            return [*spec[:i], tuple(both) if both[1:] else axis, *spec[i + 1 :]]
+    return spec
+
+
+def split_over(spec: P) -> list[tuple[str, ...]]:
+    """Returns the mesh axes that split each axis of an array."""
+    return [() if axes is None else (axes,) if isinstance(axes, str) else tuple(axes) for axes in spec]
 
 
 def state_specs(
@@ -56,8 +76,9 @@ def state_specs(
 
 def undivided(parameters: Mapping[str, ParameterInfo], mesh: Mesh, table: Table = ()) -> list[str]:
     """The parameters that an axis of the mesh should split and cannot: none of theirs divides into that many parts."""
+    split = {path: parameter_spec(path, info, mesh, table) for path, info in parameters.items()}
     return [path for path, info in parameters.items()
-            if {*_wanted(path, info, table)} - {None, *parameter_spec(path, info, mesh, table)}]  # fmt: skip
+            if {*_wanted(path, info, table)} - {None, *itertools.chain(*split_over(split[path]))}]  # fmt: skip
 
 
 def shardings(specs: Mapping[str, P], mesh: Mesh) -> dict[str, NamedSharding]:
