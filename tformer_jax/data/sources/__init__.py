@@ -13,7 +13,9 @@ from .documents import DOCUMENTS, Document, read_documents
 from .images import IMAGES, ImageSource, LabelledImages
 from .labelled_texts import LABELLED_TEXTS, LabelledText
 from .pairs import PAIRS, Pair
+from .parquet_images import read_parquet
 from .registered import Sources
+from .webdataset import read_webdataset
 
 __all__ = [
     "DOCUMENTS",
@@ -27,4 +29,6 @@ __all__ = [
     "Pair",
     "Sources",
     "read_documents",
+    "read_parquet",
+    "read_webdataset",
 ]
