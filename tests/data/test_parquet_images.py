@@ -217,6 +217,20 @@ def test_what_is_no_parquet_is_refused_by_name(tmp_path, size):
         read_parquet(file)
 
 
+@pytest.mark.parametrize("column", [0, 2])
+def test_a_damaged_column_is_refused_by_name(tmp_path, column):
+    """A disk that lost some bytes would end a run in a traceback."""
+    file = put(tmp_path / "a.parquet", range(50), use_dictionary=False)
+    with pyarrow.parquet.ParquetFile(file) as opened:
+        assert opened.metadata.row_group(0).column(column).path_in_schema in ("image.bytes", "label")
+        place = opened.metadata.row_group(0).column(column).data_page_offset
+    with open(file, "r+b") as opened:
+        opened.seek(place)
+        opened.write(b"\xff" * 30)
+    with pytest.raises(DataError, match=r"cannot read .*a\.parquet"):
+        read_parquet(file)
+
+
 def test_bytes_that_are_no_image_are_found_by_their_place(tmp_path):
     """One damaged image in a million would stop a run without saying which."""
     pictures = pyarrow.array([{"bytes": b"none", "path": None}, {"bytes": picture(1), "path": None}], IMAGE)
@@ -245,4 +259,4 @@ except DataError as error:
 """
     file = put(tmp_path / "a.parquet", range(2))
     done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True)
-    assert done.stdout == 'Parquet files need pyarrow: run `pip install "tformer_jax[parquet]"`\n'
+    assert done.stdout == "Parquet files need pyarrow: pip install tformer_jax[parquet]\n"

@@ -124,10 +124,12 @@ def _flat(content: bytes, mode: str, crop: Crop, image_size: int) -> tuple[Image
     with Image.open(io.BytesIO(content)) as image:
         if image.width * image.height > MOST_PIXELS:
             raise Image.DecompressionBombError
-        layout, full, reduction = image.tile[0][3] if image.tile else None, image.size, 1
-        if image.format == "JPEG":
+        layout, size = image.tile[0][3] if image.tile else None, image.size
+        box, reduction = None, 1
+        if image.format == "JPEG":  # which says before its pixels how it is to be turned
+            box = crop(*_turned(size, _orientation(image)))
+            reduction = _reduced(image, box, image_size)
             image.decodermaxblock = len(content)  # in pieces of 64 KiB, as by default, it takes a third longer
-            reduction = _reduced(image, crop, image_size)
         image.load()
         orientation = _orientation(image)
         if image.format == "PNG" and layout in _PNG_BITS and "transparency" in image.info:
@@ -136,13 +138,13 @@ def _flat(content: bytes, mode: str, crop: Crop, image_size: int) -> tuple[Image
             flat = _opaque(image)
     flat = flat if flat.mode == mode else flat.convert(mode)
     flat = flat.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else flat
-    left, upper, right, lower = crop(*_turned(full, orientation))
+    left, upper, right, lower = box or crop(*_turned(size, orientation))
     return flat, (left / reduction, upper / reduction, right / reduction, lower / reduction)
 
 
-def _reduced(image: JpegImagePlugin.JpegImageFile, crop: Crop, image_size: int) -> int:
+def _reduced(image: JpegImagePlugin.JpegImageFile, box: Box, image_size: int) -> int:
     """Lets a JPEG be decoded to a fraction of its size, 1 / the number returned."""
-    left, upper, right, lower = crop(*_turned(image.size, _orientation(image)))
+    left, upper, right, lower = box
     most = min(right - left, lower - upper) / (_LEAST_RATIO * image_size)
     by = max((by for by in (2, 4, 8) if by <= most), default=1)
     if by > 1:

@@ -1,5 +1,6 @@
 """Images in Parquet files, as Hugging Face's datasets have them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -56,9 +57,16 @@ def _opened(file: str) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError('Parquet files need pyarrow: run `pip install "tformer_jax[parquet]"`') from None
+        raise DataError("Parquet files need pyarrow: pip install tformer_jax[parquet]") from None
     with reading(file, pyarrow.ArrowException):
         return pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+
+
+def _reading(file: str) -> contextlib.AbstractContextManager[None]:
+    """A context in which the file is named by its errors, pyarrow's among them."""
+    import pyarrow
+
+    return reading(file, pyarrow.ArrowException)
 
 
 def _class_names(file: str, label: str) -> list[str] | None:
@@ -73,7 +81,7 @@ def _class_names(file: str, label: str) -> list[str] | None:
 def _shard(file: str, columns: tuple[str, str]) -> Shard:
     """The images of a file, unpacked now if they have not been before, and its labels."""
     image, label = columns
-    with _opened(file) as opened:
+    with _opened(file) as opened, _reading(file):
         _check_columns(file, opened.schema_arrow, columns)
         labels = opened.read([label]).column(label).to_pylist()
         if (missing := next((n for n, x in enumerate(labels) if x is None), None)) is not None:
@@ -142,10 +150,8 @@ def _unpack(file: str, opened: Any, column: str, folder: Path) -> None:
 
 def _contents(file: str, opened: Any, column: str) -> Iterator[Any]:
     """The bytes of each image, in order."""
-    import pyarrow
-
     row = 0
-    with reading(file, pyarrow.ArrowException):
+    with _reading(file):
         # Threads would read a whole group of rows ahead.
         for batch in opened.iter_batches(_TOGETHER, columns=[f"{column}.bytes"], use_threads=False):
             for content in batch.column(0).field("bytes"):
