@@ -53,3 +53,18 @@ def pictures(count: int = 5000, image_size: int = 28, num_channels: int = 1) -> 
     pixels = draw.integers(0, 256, (count, image_size, image_size, num_channels), np.uint8)
     labels = (np.arange(count) % _CLASSES).astype(np.int32)
     return ImageSource([f"class {n}" for n in range(_CLASSES)], {"train": LabelledImages(pixels, labels)})
+
+
+def photograph(seed: int, height: int, width: int) -> np.ndarray:
+    """Draws uint8 [height width 3] that compresses as a photograph does: amplitudes fall with frequency (Field, 1987)."""
+    draw = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = 1
+
+    def channel() -> np.ndarray:
+        found = np.fft.irfft2(np.fft.rfft2(draw.standard_normal((height, width))) / frequency, (height, width))
+        return found / found.std()
+
+    grey = channel()
+    colours = np.stack([128 + 45 * grey + 12 * channel() for _ in range(3)], axis=-1)
+    return colours.clip(0, 255).astype(np.uint8)

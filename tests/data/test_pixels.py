@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from tformer_jax.data import pixels
+from tformer_jax.data.crops import centre
 from tformer_jax.data.files import DataError
 from tformer_jax.data.pixels import read_image
 
@@ -151,7 +152,7 @@ def test_the_limit_does_not_depend_on_pillows_setting(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     monkeypatch.setattr(pixels, "MOST_PIXELS", 63)
     with pytest.raises(Image.DecompressionBombError):
-        pixels.decoded(png(SQUARE, 8), "L")
+        pixels.decoded(png(SQUARE, 8), "L", centre, 8)
 
 
 def test_junk_in_the_exif_of_other_kinds_does_not_matter(tmp_path):

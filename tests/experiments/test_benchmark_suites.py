@@ -31,6 +31,7 @@ from experiments.benchmark.suites import (
     train_step,
 )
 from experiments.benchmark.turns import CEILING, PROJECT, Times
+from tformer_jax.data.pixels import read_image
 
 FACTS = {"count": 10, "unit": "steps", "flops": 1.0, "predicted": None}
 SMALL = {
@@ -230,6 +231,46 @@ def test_lengths_of_plans_are_those_that_are_said():
     np.testing.assert_allclose(found.std(1), 15, atol=0.5)
     assert np.corrcoef(np.log(found))[0, 1] == pytest.approx(0.9, abs=0.02)
     assert found.min() >= 1 and found.max() <= 256
+
+
+@pytest.fixture
+def torch_pictures(monkeypatch):
+    """The peer, of which the loader is left out; and a list of what it would be given."""
+    torch, given = pytest.importorskip("torch"), []
+    from experiments.benchmark.peers import torch_pictures
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", lambda pictures, rows, **how: given.append(pictures) or [])
+    return torch_pictures, given
+
+
+@pytest.mark.parametrize(("how", "difference"), [("", 0.5), (".uint8", 0.5), (".bilinear", 6)])
+def test_torch_makes_the_same_pictures(torch_pictures, how, difference):
+    """The peer would be faster because it makes other ones, on average by so much of 255 than ours."""
+    peer, given = torch_pictures
+    work = reading.prepare(settings_of(reading, "jpeg") | dict(pictures=4, rows=2, image_size=150), f"torch{how}", {})
+    assert (work.count, work.unit, len(given[0])) == (4, "images", 4)
+    found = given[0][3].numpy()
+    if how != ".uint8":
+        mean, std = (np.reshape(numbers, (3, 1, 1)) for numbers in (peer._MEAN, peer._STD))
+        found = (found * std + mean) * 255
+    assert np.abs(found - read_image(given[0].files[3], 150, 3).transpose(2, 0, 1)).mean() < difference
+
+
+@pytest.mark.parametrize("how", ["", ".uint8", ".bilinear"])
+def test_torch_makes_as_large_crops(torch_pictures, how):
+    """The peer would be faster because its pictures are smaller."""
+    _, given = torch_pictures
+    reading.prepare(settings_of(reading, "jpeg-crops") | dict(pictures=2, rows=2, image_size=40), f"torch{how}", {})
+    assert given[0][1].shape == (3, 40, 40) and given[0].crop_area == 0.08
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg-crops"])
+def test_jpegs_are_read_and_counted(name):
+    """An epoch of five pictures has two batches of two; a row would measure something else."""
+    settings = settings_of(reading, name) | dict(pictures=5, rows=2, image_size=24)
+    work = reading.prepare(settings, PROJECT, {})
+    work.turn()
+    assert (work.count, work.unit) == (4, "images")
 
 
 def test_padding_does_not_count():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .encoded import Encoded
 from .examples import Facts
 from .files import DataError, file_sha256, in_threads, reading, write_whole
 from .sources.images import LabelledImages
@@ -58,10 +59,15 @@ def of_images(images: LabelledImages) -> Digest:
         labelled = zip(images.labels.tolist(), contents, strict=True)
         return _digest("images", [hashlib.sha256(b"%d %b" % example).digest() for example in labelled])
 
-    if images.images.dtype != object:
-        return of(f"{image.shape}".encode() + image.tobytes() for image in images.images)
-    read = lambda: of(map(bytes.fromhex, in_threads(file_sha256, images.images)))
-    return remembered(images.images, images.labels.tobytes(), read)
+    found = images.images
+    if images.decoded:
+        return of(f"{image.shape}".encode() + image.tobytes() for image in found)
+    if isinstance(found, Encoded):
+        within = b"".join(x.tobytes() for x in (found.file, found.start, found.size, images.labels))
+        read = lambda: of(in_threads(lambda k: hashlib.sha256(found.read(k)).digest(), range(len(found))))
+        return remembered(found.files, within, read)
+    read = lambda: of(map(bytes.fromhex, in_threads(file_sha256, found)))
+    return remembered(found, images.labels.tobytes(), read)
 
 
 def _digest(unit: str, sums: Sequence[bytes], **counts: int) -> Digest:

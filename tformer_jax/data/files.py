@@ -19,7 +19,7 @@ _PIECE_BYTES = 16 << 20
 _TOGETHER = 500
 # In bytes: with what is put around it, 255 at most.
 _LONGEST_NAME = 200
-_Made = TypeVar("_Made")
+_Given, _Made = TypeVar("_Given"), TypeVar("_Made")
 
 # Folders that programs leave beside people's files; what begins with a dot is hidden too.
 _LEFT_BEHIND = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
@@ -109,11 +109,11 @@ def files_in(folder: Path, say: Callable[[str], None] = lambda line: None) -> li
     return sorted(found)
 
 
-def in_threads(work: Callable[[Path | str], _Made], files: Sequence[Path | str]) -> Iterator[_Made]:
-    """Yields `work(file)` of each of many files, in order, on all cores."""
-    parts = (files[at : at + _TOGETHER] for at in range(0, len(files), _TOGETHER))
+def in_threads(work: Callable[[_Given], _Made], things: Sequence[_Given]) -> Iterator[_Made]:
+    """Yields `work(thing)` of each of many files, or parts of files, in order, on all cores."""
+    parts = (things[at : at + _TOGETHER] for at in range(0, len(things), _TOGETHER))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for found in pool.map(lambda part: [work(file) for file in part], parts):
+        for found in pool.map(lambda part: [work(thing) for thing in part], parts):
             yield from found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from ..config import COUNT, ConfigError, Wanted, check_choice, field
+from ..config import COUNT, TRAINING, ConfigError, Wanted, check_choice, field
 from . import digest
 from .base import Data, DataConfig
 from .batches import BatchShapes
@@ -18,7 +18,7 @@ class ImageClassificationDataConfig(DataConfig):
     """The `data` section of an image classification experiment.
 
     Attributes:
-      path: folder of the images, with source="idx" or "folders".
+      path: folder of the images, with source="idx", "folders", "webdataset" or "parquet".
       image_size: height and width, in pixels. Image files are resized to it; images of the other
         sources must have it.
       num_channels: number of channels, 1 (grey) or 3 (RGB), to which image files are converted; images of
@@ -27,6 +27,9 @@ class ImageClassificationDataConfig(DataConfig):
         exactly, of each class its share; None exactly where the source has the split itself
         ("idx": test; "folders": path/validation, path/test).
       batch_size: number of images in a batch.
+      crop_area: the least share of the area of a training image file that is shown: a random crop of it, anywhere, is
+        resized, another one each time (Szegedy et al., 2015, had 0.08); None: the largest square in the middle, as of
+        all other images.
       others: see `DataConfig`.
     """
 
@@ -39,6 +42,7 @@ class ImageClassificationDataConfig(DataConfig):
     validation_size: int | None = field(None, COUNT)
     test_size: int | None = field(None, COUNT)
     batch_size: int = field(wanted=COUNT)
+    crop_area: float | None = field(None, Wanted("be above 0 and at most 1", lambda x: 0 < x <= 1), part=TRAINING)
 
     def check(self) -> None:
         super().check()
@@ -94,7 +98,8 @@ class ImageClassificationData(Data):
         return self._batches(split, self.config.batch_size, None)
 
     def _batches(self, split: str, rows: int, seed: int | None) -> ImageBatches:
-        return ImageBatches(self.splits[split], rows, seed, self.config.image_size, self.config.num_channels)
+        config, crop_area = self.config, None if seed is None else self.config.crop_area
+        return ImageBatches(self.splits[split], rows, seed, config.image_size, config.num_channels, crop_area)
 
     def digest_of(self, part: LabelledImages) -> digest.Digest:
         return digest.of_images(part)
@@ -126,8 +131,12 @@ def _check(data: LabelledImages, classes: int, config: ImageClassificationDataCo
     images, labels = data.images, data.labels
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(classes)).all():
         raise DataError(f"each image of source={config.source!r} must have a label, an integer in [0, {classes})")
-    if images.dtype == object:
-        return  # files are resized and converted
+    if not data.decoded:
+        return  # files are cropped, resized and converted
+    if config.crop_area is not None:
+        raise ConfigError(
+            f"data.crop_area is of image files, but those of source={config.source!r} are in memory; leave it out"
+        )
     if images.dtype != np.uint8 or images.ndim != 4:
         raise DataError(
             f"the images of source={config.source!r} must be uint8 [N Y X C], got {images.dtype} {list(images.shape)}"

@@ -1,15 +1,14 @@
 """Image files of any kind that Pillow reads, and their pixels: upright, opaque, 8 bits a channel."""
 
-import concurrent.futures
 import io
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, JpegImagePlugin
 
+from .crops import Box, Crop, centre
 from .files import DataError, read_bytes
 
 # As Pillow has it, lest a small file unpack to more than there is memory: 1 GiB of 16 bits and three channels.
@@ -29,13 +28,13 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)
+# What is decoded to a fraction of its size still has so many times as many pixels as are made of it, on both sides.
+_LEAST_RATIO = 2
 
 
-def read_image(file: Path, image_size: int, num_channels: int) -> np.ndarray:
-    """Reads an image file as uint8 [Y X C], upright, its shorter side resized to `image_size`, cropped to the centre.
-
-    What is transparent becomes white; of an animation, the first frame counts. Broken texts and colour profiles of a
-    file do not matter.
+def read_image(file: Path | str, image_size: int, num_channels: int) -> np.ndarray:
+    """Reads an image file as uint8 [Y X C]: see `shown`, of which the errors are too.
 
     Args:
       file: anything that Pillow reads.
@@ -43,30 +42,43 @@ def read_image(file: Path, image_size: int, num_channels: int) -> np.ndarray:
       num_channels: 1 (grey) or 3 (RGB).
 
     Raises:
-      DataError: the file cannot be read or decoded, is larger than `MOST_IMAGE_BYTES`, or has more than
-        `MOST_PIXELS`; by its name.
+      DataError: the file cannot be read, or is larger than `MOST_IMAGE_BYTES`; by its name.
     """
-    content, mode = read_bytes(file, MOST_IMAGE_BYTES), "L" if num_channels == 1 else "RGB"
+    return shown(read_bytes(Path(file), MOST_IMAGE_BYTES), str(file), image_size, num_channels)
+
+
+def shown(content: bytes, name: str, image_size: int, num_channels: int, crop: Crop = centre) -> np.ndarray:
+    """Decodes an image as uint8 [Y X C]: upright, cropped, and what is left resized to `image_size`.
+
+    It is resized by Pillow's bicubic filter over the area of a new pixel, so without aliasing. A JPEG that is much
+    larger is decoded to 1/2, 1/4 or 1/8 of its size: the smallest at which the crop has at least twice as many pixels as
+    are made of it, on both sides. What is transparent becomes white; of an animation, the first frame counts. Broken
+    texts and colour profiles do not matter.
+
+    Args:
+      content: of a file, of any kind that Pillow reads.
+      name: what errors call it.
+      image_size: of both sides.
+      num_channels: 1 (grey) or 3 (RGB).
+      crop: gives the part of the image that is shown.
+
+    Raises:
+      DataError: it cannot be decoded, or has more than `MOST_PIXELS`; by its name.
+    """
+    mode = "L" if num_channels == 1 else "RGB"
     try:
-        image = decoded(content, mode)
-        # Crops and resizes (bicubic over the area of a new pixel, so without aliasing) in one go.
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+        image, box = decoded(content, mode, crop, image_size)
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, box)
     except Image.DecompressionBombError:
-        raise DataError(f"{file} has more than {MOST_PIXELS:,} pixels, the limit; make it smaller") from None
+        raise DataError(f"{name} has more than {MOST_PIXELS:,} pixels, the limit; make it smaller") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{file} is no image of a known kind; convert it, to PNG for example") from None
+        raise DataError(f"{name} is no image of a known kind; convert it, to PNG for example") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
     return np.asarray(image).reshape(image_size, image_size, num_channels)
 
 
-def read_images(files: Sequence[Path], image_size: int, num_channels: int) -> np.ndarray:
-    """Reads uint8 [B Y X C], as `read_image` does each file, on all cores."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
-        return np.stack(list(pool.map(lambda file: read_image(file, image_size, num_channels), files)))
-
-
-def decoded(content: bytes, mode: str) -> Image.Image:
+def decoded(content: bytes, mode: str, crop: Crop, image_size: int) -> tuple[Image.Image, Box]:
     """Decodes the image in the bytes of a file, on white where it is transparent; of an animation, the first frame.
 
     What else a file says of its pixels (texts, colour profiles) is not read, and may be broken.
@@ -74,19 +86,24 @@ def decoded(content: bytes, mode: str) -> Image.Image:
     Args:
       content: of the file.
       mode: Pillow's: "L" or "RGB".
+      crop: gives the part that is shown, of the size of the upright image.
+      image_size: to which that part will be resized; a JPEG may be decoded to a fraction of its size, see `shown`.
+
+    Returns:
+      The image, and its part that is shown.
 
     Raises:
       Image.DecompressionBombError: it has more than `MOST_PIXELS`.
       Exception: nearly any, of a file that is damaged or no image.
     """
     try:
-        return _flat(content, mode)
+        return _flat(content, mode, crop, image_size)
     except Image.DecompressionBombError:
         raise
     except Exception:
         if not content.startswith(_PNG):
             raise
-        return _flat(_pixels_alone(content), mode)
+        return _flat(_pixels_alone(content), mode, crop, image_size)
 
 
 def _pixels_alone(content: bytes) -> bytes:
@@ -102,20 +119,42 @@ def _pixels_alone(content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _flat(content: bytes, mode: str) -> Image.Image:
-    """Upright, opaque, 8 bits a channel."""
+def _flat(content: bytes, mode: str, crop: Crop, image_size: int) -> tuple[Image.Image, Box]:
+    """Upright, opaque, 8 bits a channel; and the part of it that is shown."""
     with Image.open(io.BytesIO(content)) as image:
         if image.width * image.height > MOST_PIXELS:
             raise Image.DecompressionBombError
-        layout = image.tile[0][3] if image.tile else None
+        layout, size = image.tile[0][3] if image.tile else None, image.size
+        box, reduction = None, 1
+        if image.format == "JPEG":  # which says before its pixels how it is to be turned
+            box = crop(*_turned(size, _orientation(image)))
+            reduction = _reduced(image, box, image_size)
+            image.decodermaxblock = len(content)  # in pieces of 64 KiB, as by default, it takes a third longer
         image.load()
         orientation = _orientation(image)
         if image.format == "PNG" and layout in _PNG_BITS and "transparency" in image.info:
             flat = _white_where_transparent(image, layout, content)
         else:
             flat = _opaque(image)
-    flat = flat.convert(mode)
-    return flat.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else flat
+    flat = flat if flat.mode == mode else flat.convert(mode)
+    flat = flat.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else flat
+    left, upper, right, lower = box or crop(*_turned(size, orientation))
+    return flat, (left / reduction, upper / reduction, right / reduction, lower / reduction)
+
+
+def _reduced(image: JpegImagePlugin.JpegImageFile, box: Box, image_size: int) -> int:
+    """Lets a JPEG be decoded to a fraction of its size, 1 / the number returned."""
+    left, upper, right, lower = box
+    most = min(right - left, lower - upper) / (_LEAST_RATIO * image_size)
+    by = max((by for by in (2, 4, 8) if by <= most), default=1)
+    if by > 1:
+        image.draft(None, (image.width // by, image.height // by))
+    return by
+
+
+def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Width and height of the upright image."""
+    return size[::-1] if orientation in _ON_ITS_SIDE else size
 
 
 def _opaque(image: Image.Image) -> Image.Image:

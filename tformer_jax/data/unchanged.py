@@ -11,8 +11,8 @@ from typing import Any
 
 from .files import cache_dir, file_sha256, in_threads, reading, write_whole
 
-# Fewer are read in a moment.
-_FEWEST = 1_000
+# Fewer, of fewer bytes together, are read in a moment.
+_FEWEST, _FEWEST_BYTES = 1_000, 256 << 20
 # Of what was written so shortly before a look, the times may not tell it from what is written after.
 _SETTLES_NS = 2_000_000_000
 
@@ -27,7 +27,7 @@ def remembered(files: Sequence[str], about: bytes, compute: Callable[[], Any]) -
     remembered, and everything is read again.
 
     Args:
-      files: their paths, in order; of fewer than 1,000 nothing is remembered.
+      files: their paths, in order; of fewer than 1,000 that have less than 256 MiB in all nothing is remembered.
       about: what else the value follows from.
       compute: the value, which JSON can hold, from the content of the files.
 
@@ -35,10 +35,10 @@ def remembered(files: Sequence[str], about: bytes, compute: Callable[[], Any]) -
       DataError: a file is not there.
       Whatever `compute` raises.
     """
-    if len(files) < _FEWEST:
-        return compute()
     now = time.time_ns()
-    fingerprint, newest = _looked_at(files, about)
+    fingerprint, newest, size = fingerprint_of(files, about)
+    if len(files) < _FEWEST and size < _FEWEST_BYTES:
+        return compute()
     file = cache_dir() / "digests" / f"{fingerprint}.json"
     if (found := _load(file)) is not None:
         return found
@@ -59,27 +59,32 @@ def fingerprint(files: Sequence[Path | str], about: bytes) -> str:
       DataError: a file is not there, or cannot be read.
     """
     now = time.time_ns()
-    found, newest = _looked_at(files, about)
+    found, newest, _ = fingerprint_of(files, about)
     if newest < now - _SETTLES_NS:
         return found
     return hashlib.sha256(b"".join([about, *(sum_.encode() for sum_ in in_threads(file_sha256, files))])).hexdigest()
 
 
-def _looked_at(files: Sequence[str], about: bytes) -> tuple[str, int]:
-    """A sum of all that tells whether files are what they were, and the newest of their times, in ns."""
-    whole, newest = hashlib.sha256(about), 0
-    for text, times in in_threads(_stat, files):
+def fingerprint_of(files: Sequence[str], about: bytes) -> tuple[str, int, int]:
+    """Returns a sum of all that tells whether files are what they were, the newest of their times in ns, and their bytes.
+
+    Raises:
+      DataError: a file is not there.
+    """
+    whole, newest, size = hashlib.sha256(about), 0, 0
+    for text, times, bytes_there in in_threads(_stat, files):
         whole.update(text)
         newest = max(newest, *times)
-    return whole.hexdigest(), newest
+        size += bytes_there
+    return whole.hexdigest(), newest, size
 
 
-def _stat(file: str) -> tuple[bytes, tuple[int, int]]:
+def _stat(file: str) -> tuple[bytes, tuple[int, int], int]:
     with reading(file):
         found = os.stat(file)
     times = (found.st_mtime_ns, found.st_ctime_ns)
     told = repr((os.path.abspath(file), found.st_size, found.st_dev, found.st_ino, *times))
-    return told.encode("utf-8", "surrogatepass"), times
+    return told.encode("utf-8", "surrogatepass"), times, found.st_size
 
 
 def _load(file: Path) -> Any:

@@ -17,7 +17,7 @@ from ..analysis.attention import patch_places
 from ..analysis.class_plots import MOST_MISTAKES, plot_mistakes
 from ..config import NOT_NEGATIVE, TRAINING, ConfigError, field
 from ..data.image_classification import ImageClassificationData, ImageClassificationDataConfig
-from ..data.pixels import read_images
+from ..data.pixels import read_image
 from ..functional.numbers import is_off
 from ..models import VisionTransformer
 from ..nn import ModelConfig
@@ -158,7 +158,7 @@ class ImageClassificationTask(Classification):
           DataError: a file that is no image, by its name.
         """
         sizes = model.config.image_size, model.config.num_channels
-        ranked = lambda file: self.ranked(model, {"images": read_images([file], *sizes)})
+        ranked = lambda file: self.ranked(model, {"images": read_image(file, *sizes)[None]})
         return progress.each("classifying", files, "images", ranked)
 
 

@@ -3,7 +3,11 @@
 A turn makes the batches of a whole epoch, the next one each time. What is counted is what the first epoch holds without
 padding, tokens of both sides where there are two; another one of pieces, which are cut elsewhere each time, may hold
 some more or less. Data are drawn by chance (see `data`); those of "pictures-files" lie in PNGs that are decoded and
-resized. Compared are versions of the project, or fields: `--peers=tformer_jax@data.batch_tokens=4096`.
+resized; those of "jpeg", and of "jpeg-crops" at random, are JPEGs of the size of ImageNet's, 500 x 375 at quality 90, of
+which 224 x 224 are made. Peers of these decode with Pillow as well, in a `DataLoader` with two workers: "torch" as
+torchvision's recipes do, to normalised floats; "torch.uint8" leaves that to the device, as the project does;
+"torch.bilinear" resizes by a cheaper filter, to floats. Compared are also versions of the project, or fields:
+`--peers=tformer_jax@data.batch_tokens=4096`.
 """
 
 import itertools
@@ -15,6 +19,8 @@ import numpy as np
 
 from . import Row, Work, scratch
 
+_JPEG = dict(preset="image_classification:folders", pictures=512, rows=64, image_size=224)
+_LOADERS = ("torch", "torch.uint8", "torch.bilinear")
 ROWS = [
     Row("packed", dict(preset="translation:tiny")),
     Row("buckets", dict(preset="translation:verses")),
@@ -23,6 +29,8 @@ ROWS = [
     Row("pieces", dict(preset="masked_lm:tiny")),
     Row("pictures", dict(preset="image_classification:tiny")),
     Row("pictures-files", dict(preset="image_classification:folders", pixels=96, each=64)),
+    Row("jpeg", _JPEG, _LOADERS),
+    Row("jpeg-crops", _JPEG | dict(crop_area=0.08), _LOADERS),
 ]
 _TOKENS = ("tokens", "source", "target")
 
@@ -38,9 +46,15 @@ def prepare(settings: Mapping[str, Any], contender: str, changes: Mapping[str, A
     from ..presets import config_of
 
     folder = scratch()
+    if "pictures" in settings:
+        return _jpegs(folder, settings, contender, changes)
     data = _files(folder / "images", settings) if "pixels" in settings else {"data.source": SOURCE}
     experiment = Experiment.from_config(config_of(settings["preset"], data | changes))
-    batches = experiment.load_data(folder).train_batches(experiment.training.accumulate)
+    return _epochs(experiment.load_data(folder).train_batches(experiment.training.accumulate))
+
+
+def _epochs(batches: Any) -> Work:
+    """Batches of the next epoch each time."""
     epochs = itertools.count()
 
     def turn() -> None:
@@ -49,6 +63,43 @@ def prepare(settings: Mapping[str, Any], contender: str, changes: Mapping[str, A
             batches.batch(i)
 
     return Work(turn, *counted([batches.batch(i) for i in range(len(batches))]))
+
+
+def _jpegs(folder: Path, settings: Mapping[str, Any], contender: str, changes: Mapping[str, Any]) -> Work:
+    """An epoch of JPEGs, of which each class has as many for validation and for test."""
+    count, rows, size = (settings[name] for name in ("pictures", "rows", "image_size"))
+    files = _write_jpegs(folder / "images", count)
+    if contender != "tformer_jax":
+        from ..peers import torch_pictures
+
+        turn = torch_pictures.epoch(files["train"], rows, size, settings.get("crop_area"), contender.partition(".")[2])
+        return Work(turn, count // rows * rows, "images")
+
+    from tformer_jax.training.experiment import Experiment
+
+    from ..presets import config_of
+
+    fields = dict(path=str(folder / "images"), image_size=size, batch_size=rows, validation_size=None, test_size=None)
+    fields |= {"crop_area": settings["crop_area"]} if "crop_area" in settings else {}
+    data = {f"data.{name}": value for name, value in fields.items()}
+    experiment = Experiment.from_config(config_of(settings["preset"], data | changes))
+    return _epochs(experiment.load_data(folder).train_batches())
+
+
+def _write_jpegs(folder: Path, count: int) -> dict[str, list[str]]:
+    """Writes photographs by chance of two classes; returns the files of each split."""
+    from PIL import Image
+
+    from ..data import photograph
+
+    files: dict[str, list[str]] = {}
+    for split, number in (("train", count), ("validation", 2), ("test", 2)):
+        for seed in range(number):
+            file = folder / split / f"{seed % 2}" / f"{seed}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(photograph(seed, 375, 500)).save(file, quality=90)
+            files.setdefault(split, []).append(str(file))
+    return files
 
 
 def counted(batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[int, str]:

@@ -1,12 +1,13 @@
 """Images in batches of one shape."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 
+from ..crops import Crop, RandomCrop
 from ..sources.images import LabelledImages
 from . import ALL_ROWS, Batch, ExampleBatches, RowBatches
 
@@ -19,6 +20,7 @@ class ImageBatches(RowBatches, ExampleBatches):
       data: the images.
       rows, seed: see `RowBatches`.
       image_size, num_channels: Y, X and C of a batch.
+      crop_area: the least share of its area that is shown of an image, see `RandomCrop`; None: the centre is.
     """
 
     filler: ClassVar[Mapping[str, int]] = MappingProxyType({"labels": -1})
@@ -28,6 +30,7 @@ class ImageBatches(RowBatches, ExampleBatches):
     seed: int | None
     image_size: int
     num_channels: int
+    crop_area: float | None = None
 
     def __post_init__(self):
         self._number_rows(len(self.data), f"{len(self.data)} images", "batch_size")
@@ -40,18 +43,23 @@ class ImageBatches(RowBatches, ExampleBatches):
         """Returns "images" uint8 [B Y X C], "labels" int32 [B], -1 in rows that fill up.
 
         Raises:
-          DataError: an image file cannot be read.
+          DataError: an image cannot be read or decoded; by its name.
         """
         numbers = self._numbers(i, rows)
+        places = np.flatnonzero(real := numbers >= 0)
+        crops, area = None, self.crop_area
+        if area is not None:  # of the row in the whole batch, whichever of its rows are asked for
+            in_batch = np.arange(self.rows)[rows][places].tolist()
+            crops = [RandomCrop(area, self.seed, i, row) for row in in_batch]
         pixels = np.zeros((len(numbers), self.image_size, self.image_size, self.num_channels), np.uint8)
-        if (real := numbers >= 0).any():
-            pixels[real] = self.pixels(numbers[real])
+        if len(places):
+            pixels[places] = self.pixels(numbers[places], crops)
         return {"images": pixels, "labels": np.where(real, self.data.labels[numbers], np.int32(-1))}
 
-    def pixels(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns images by their numbers in the split, uint8 [B Y X C].
+    def pixels(self, numbers: np.ndarray, crops: Sequence[Crop] | None = None) -> np.ndarray:
+        """Returns images by their numbers in the split, uint8 [B Y X C]; `crops`: of each, None: the centre.
 
         Raises:
-          DataError: an image file cannot be read.
+          DataError: an image cannot be read or decoded; by its name.
         """
-        return self.data.pixels(numbers, self.image_size, self.num_channels)
+        return self.data.pixels(numbers, self.image_size, self.num_channels, crops)

@@ -14,9 +14,11 @@ from .documents import DOCUMENTS, Document, read_documents
 from .images import IMAGES, ImageSource, LabelledImages
 from .labelled_texts import LABELLED_TEXTS, LabelledText
 from .pairs import PAIRS, Pair
+from .parquet_images import read_parquet
 from .registered import Sources
 from .streams import Stream
 from .tables import FORMATS
+from .webdataset import read_webdataset
 
 __all__ = [
     "DOCUMENTS",
@@ -32,4 +34,6 @@ __all__ = [
     "Sources",
     "Stream",
     "read_documents",
+    "read_parquet",
+    "read_webdataset",
 ]

