@@ -15,7 +15,13 @@ from tformer_jax.sweeps.members import Fields
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.experiment import Experiment, section_classes
 
-NOT_SWEPT = ("checkpoint.keep_every", "training.validation_batches", "model.scan_unroll", "task.fused_loss")
+NOT_SWEPT = (
+    "checkpoint.best",
+    "checkpoint.keep_every",
+    "training.validation_batches",
+    "model.scan_unroll",
+    "task.fused_loss",
+)
 
 
 @pytest.fixture
@@ -112,7 +118,7 @@ def test_another_task_has_its_own_fields_in_every_section(parsed):
     assert {at(config, name) for name in gone} == {...}
     with unchecked_annotations():
         translation = parsed("masked_lm", "--config.task.name=translation", f"{M}num_decoder_layers=2")
-    assert at(translation, "model.num_decoder_layers") == 2 and at(translation, "data.path") is ...
+    assert at(translation, "model.num_decoder_layers") == 2 and at(translation, "data.tokenizer") is ...
 
 
 @pytest.mark.parametrize(

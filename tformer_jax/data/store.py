@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -44,10 +45,21 @@ class Store:
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Returns an array by name, [n], mapped into memory and read-only."""
+        return self._mapped(name)
+
+    def at_random(self, name: str) -> np.ndarray:
+        """Returns an array whose parts are asked for at random: the system need not read on behind each, megabytes here."""
+        return self._mapped(name, mmap.MADV_RANDOM)
+
+    def _mapped(self, name: str, advice: int | None = None) -> np.ndarray:
         dtype = np.dtype(self._files[name]["dtype"])
         if not self._files[name]["bytes"]:  # which nothing can map
             return np.zeros(0, dtype)
-        return np.memmap(self.directory / name, dtype, "r")
+        with open(self.directory / name, "rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        if advice is not None:
+            mapped.madvise(advice)
+        return np.frombuffer(mapped, dtype)
 
     def check_sums(self) -> None:
         """Reads every array, and compares its SHA-256 with that of the manifest.

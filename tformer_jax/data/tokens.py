@@ -62,7 +62,7 @@ def kept_tokens(
     encode = lambda pieces: encode_pieces(tokenizer, pieces)
     how = _How(lambda: _pieces(examples, name), encode, words, {"words": words})
     found = _kept(examples, name, tokenizer, how, what, say, progress)
-    return Tokens(Ragged(found["ids"], found["offsets"]), found["words"] if words else None)
+    return Tokens(Ragged(found.at_random("ids"), found["offsets"]), found.at_random("words") if words else None)
 
 
 def kept_rows(
@@ -91,7 +91,7 @@ def kept_rows(
 
     how = _How(lambda: (_Piece(text, True) for text in examples.text(name)), encoded, False, {"rows": about})
     found = _kept(examples, name, tokenizer, how, what, say, progress)
-    return Ragged(found["ids"], found["offsets"])
+    return Ragged(found.at_random("ids"), found["offsets"])
 
 
 class _How(NamedTuple):
