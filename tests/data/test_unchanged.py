@@ -8,7 +8,7 @@ import pytest
 
 from tformer_jax.data import unchanged
 from tformer_jax.data.files import DataError
-from tformer_jax.data.unchanged import remembered
+from tformer_jax.data.unchanged import fingerprint, remembered
 
 
 @pytest.fixture
@@ -114,3 +114,35 @@ def test_a_file_that_is_gone_is_named(files, look):
     os.unlink(files[3])
     with pytest.raises(DataError, match=f"cannot read {files[3]}: No such file"):
         look(files)
+
+
+# Fingerprints ----------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_another_one_when_a_file_changes(files):
+    """What was made of the old text would be taken for what is made of the new one."""
+    before = fingerprint(files, b"")
+    assert fingerprint(files, b"") == before != fingerprint(files, b"x") and fingerprint(files[1:], b"") != before
+    with open(files[0], "r+") as opened:
+        opened.write("C")
+    assert fingerprint(files, b"") != before
+
+
+def test_a_fingerprint_of_what_was_written_just_now_is_of_its_content(files, monkeypatch):
+    """A second write within the grain of the file system's clock would not be seen."""
+    monkeypatch.setattr(unchanged, "_SETTLES_NS", 10**18)
+    before, times = fingerprint(files, b""), os.stat(files[0])
+    with open(files[0], "r+") as opened:
+        opened.write("C")
+    os.utime(files[0], ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint(files, b"") != before
+
+
+def test_a_pipe_is_not_read_for_its_fingerprint():
+    """Its text would be gone when it is to be read."""
+    read, write = os.pipe()
+    os.write(write, b"text")
+    os.close(write)
+    fingerprint([f"/dev/fd/{read}"], b"")
+    assert os.read(read, 100) == b"text"
+    os.close(read)
