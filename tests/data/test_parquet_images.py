@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data.files import DataError
+from tformer_jax.data.files import DataError, WriteError
 from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from tformer_jax.data.sources import parquet_images, read_parquet
 
@@ -174,6 +174,13 @@ def test_a_disk_without_room_is_refused_first(folder, monkeypatch):
     """The disk would be full for all others too, after an hour."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     with pytest.raises(DataError, match=r"parquet unpacks to [\d,]+ bytes, but .*images has room for 10; make room"):
+        read_parquet(folder)
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder, cache):
+    """A user would look for the fault in the Parquet file."""
+    cache.parent.write_text("a file")
+    with pytest.raises(WriteError, match=rf"cannot write {cache}"):
         read_parquet(folder)
 
 

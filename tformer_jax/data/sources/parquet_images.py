@@ -81,9 +81,10 @@ def _class_names(file: str, label: str) -> list[str] | None:
 def _shard(file: str, columns: tuple[str, str]) -> Shard:
     """The images of a file, unpacked now if they have not been before, and its labels."""
     image, label = columns
-    with _opened(file) as opened, _reading(file):
+    with _opened(file) as opened:
         _check_columns(file, opened.schema_arrow, columns)
-        labels = opened.read([label]).column(label).to_pylist()
+        with _reading(file):
+            labels = opened.read([label]).column(label).to_pylist()
         if (missing := next((n for n, x in enumerate(labels) if x is None), None)) is not None:
             raise DataError(f"{file}, row {missing}: has no {label}; take the row out")
         images = _unpacked(file, opened, image)
@@ -118,9 +119,9 @@ def _unpacked(file: str, opened: Any, column: str) -> Encoded:
     folder = cache_dir() / _FOLDER / f"{Path(file).stem[:_LONGEST_STEM]}-{fingerprint}"
     if not (folder / "sizes.npy").exists():
         _unpack(file, opened, column, folder)
-    with reading(folder / "sizes.npy", ValueError):
-        sizes = np.load(folder / "sizes.npy")
-    if sizes.sum() != (folder / "images").stat().st_size:
+    with reading(folder, ValueError):
+        sizes, there = np.load(folder / "sizes.npy"), (folder / "images").stat().st_size
+    if sizes.sum() != there:
         raise DataError(f"{folder} is damaged: delete it, and {file} is unpacked again")
     starts = np.cumsum(sizes) - sizes
     return Encoded((str(folder / "images"),), np.zeros(len(sizes), np.int32), starts, sizes)
