@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tformer_jax.config import ConfigError
-from tformer_jax.data.files import DataError
+from tformer_jax.data.files import DataError, WriteError
 from tformer_jax.data.image_classification import ImageClassificationData, ImageClassificationDataConfig
 from tformer_jax.data.sources import parquet_images, read_parquet
 
@@ -154,6 +155,24 @@ def test_an_unpacking_that_is_interrupted_leaves_nothing(folder, cache, monkeypa
     assert len(read_parquet(folder).splits["train"]) == 120
 
 
+def test_a_process_that_is_killed_is_taken_over_from(folder, cache):
+    """Gigabytes would be left on the disk each time, or half of the images be taken for all of them."""
+    program = """
+import os, signal, sys
+from tformer_jax.data.sources import parquet_images
+contents = parquet_images._contents
+def killed(*given):
+    yield next(contents(*given))
+    os.kill(os.getpid(), signal.SIGKILL)
+parquet_images._contents = killed
+parquet_images.read_parquet(sys.argv[1])
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(folder)])
+    assert done.returncode == -signal.SIGKILL and len(list(cache.iterdir())) == 1
+    assert contents(read_parquet(folder).splits["train"]) == [picture(n) for n in range(120)]
+    assert len(list(cache.iterdir())) == 2 * 4 and not list(cache.glob(".*"))
+
+
 def test_another_process_may_be_first(folder, monkeypatch):
     """Two runs that start together would end each other."""
     unpack = parquet_images._unpack
@@ -164,8 +183,9 @@ def test_another_process_may_be_first(folder, monkeypatch):
 def test_what_was_unpacked_and_cut_is_refused(folder, cache):
     """Images would be cut, and said to be damaged in the source."""
     read_parquet(folder)
-    for file in cache.glob("*/images"):
-        os.truncate(file, 10)
+    for file in cache.iterdir():
+        if file.suffix != ".npy":
+            os.truncate(file, 10)
     with pytest.raises(DataError, match=r"is damaged: delete it, and .*parquet is unpacked again"):
         read_parquet(folder)
 
@@ -174,6 +194,13 @@ def test_a_disk_without_room_is_refused_first(folder, monkeypatch):
     """The disk would be full for all others too, after an hour."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     with pytest.raises(DataError, match=r"parquet unpacks to [\d,]+ bytes, but .*images has room for 10; make room"):
+        read_parquet(folder)
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder, cache):
+    """A user would look for the fault in the Parquet file."""
+    cache.parent.write_text("a file")
+    with pytest.raises(WriteError, match=rf"cannot write {cache}"):
         read_parquet(folder)
 
 
@@ -235,7 +262,7 @@ def test_bytes_that_are_no_image_are_found_by_their_place(tmp_path):
     """One damaged image in a million would stop a run without saying which."""
     pictures = pyarrow.array([{"bytes": b"none", "path": None}, {"bytes": picture(1), "path": None}], IMAGE)
     train = read_parquet(table(tmp_path / "a.parquet", image=pictures, label=[0, 1])).splits["train"]
-    with pytest.raises(DataError, match=r"the image in .*/a-\w{64}/images at byte 0 is no image of a known kind"):
+    with pytest.raises(DataError, match=r"the image in .*images/a-\w{64} at byte 0 is no image of a known kind"):
         train.pixels(np.array([0]), 8, 3)
 
 

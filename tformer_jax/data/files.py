@@ -199,8 +199,7 @@ def writing(file: Path) -> Iterator[None]:
 def write_whole(file: Path, content: str | bytes) -> None:
     """Writes a file so that others see all of it or nothing; text is UTF-8.
 
-    What is no ordinary file, such as /dev/stdout, is written to as it is. Of a writer that was killed,
-    `.NAME.unfinished` is left, which the next one takes over.
+    What is no ordinary file, such as /dev/stdout, is written to as it is. See `whole`.
 
     Raises:
       WriteError: it cannot be written; nothing is left of the attempt.
@@ -210,16 +209,26 @@ def write_whole(file: Path, content: str | bytes) -> None:
         if file.exists() and not file.is_file():
             file.write_bytes(content)
             return
-        to = Path(os.path.realpath(file))
-        unfinished = to.with_name(f".{os.fsdecode(os.fsencode(to.name)[:_LONGEST_NAME])}.unfinished")
-        with _taken(unfinished) as opened:
-            try:
-                opened.write(content)
-                opened.flush()
-                os.replace(unfinished, to)
-            except BaseException:
-                unfinished.unlink(missing_ok=True)
-                raise
+        with whole(file) as opened:
+            opened.write(content)
+
+
+@contextlib.contextmanager
+def whole(file: Path) -> Iterator[BinaryIO]:
+    """Opens a file to be written, which others see when all of it is there; nobody else writes it meanwhile.
+
+    Of a writer that was killed, `.NAME.unfinished` is left, which the next one takes over; of an error, nothing is.
+    """
+    to = Path(os.path.realpath(file))
+    unfinished = to.with_name(f".{os.fsdecode(os.fsencode(to.name)[:_LONGEST_NAME])}.unfinished")
+    with _taken(unfinished) as opened:
+        try:
+            yield opened
+            opened.flush()
+            os.replace(unfinished, to)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager

@@ -1,10 +1,9 @@
 """Images in Parquet files, as Hugging Face's datasets have them."""
 
 import contextlib
+import io
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..encoded import Encoded
-from ..files import DataError, cache_dir, reading, writing
+from ..files import DataError, cache_dir, reading, whole, write_whole, writing
 from ..unchanged import fingerprint_of
 from .images import IMAGES, ImageSource
 from .optional import needed
@@ -78,9 +77,10 @@ def _class_names(file: str, label: str) -> list[str] | None:
 def _shard(file: str, columns: tuple[str, str]) -> Shard:
     """The images of a file, unpacked now if they have not been before, and its labels."""
     image, label = columns
-    with _opened(file) as opened, _reading(file):
+    with _opened(file) as opened:
         _check_columns(file, opened.schema_arrow, columns)
-        labels = opened.read([label]).column(label).to_pylist()
+        with _reading(file):
+            labels = opened.read([label]).column(label).to_pylist()
         if (missing := next((n for n, x in enumerate(labels) if x is None), None)) is not None:
             raise DataError(f"{file}, row {missing}: has no {label}; take the row out")
         images = _unpacked(file, opened, image)
@@ -112,37 +112,31 @@ def _unpacked(file: str, opened: Any, column: str) -> Encoded:
     """The images of a Parquet file, where they lie one after the other, in the order of its rows."""
     fingerprint, _, _ = fingerprint_of([file], f"parquet images 1, {column}".encode())
     # Begins as the file is called, by which errors of its images name it.
-    folder = cache_dir() / _FOLDER / f"{Path(file).stem[:_LONGEST_STEM]}-{fingerprint}"
-    if not (folder / "sizes.npy").exists():
-        _unpack(file, opened, column, folder)
-    with reading(folder / "sizes.npy", ValueError):
-        sizes = np.load(folder / "sizes.npy")
-    if sizes.sum() != (folder / "images").stat().st_size:
-        raise DataError(f"{folder} is damaged: delete it, and {file} is unpacked again")
+    images = cache_dir() / _FOLDER / f"{Path(file).stem[:_LONGEST_STEM]}-{fingerprint}"
+    sizes_file = images.with_name(f"{images.name}.npy")
+    if not images.exists():
+        _unpack(file, opened, column, images, sizes_file)
+    with reading(sizes_file, ValueError):
+        sizes, there = np.load(sizes_file), images.stat().st_size
+    if sizes.sum() != there:
+        raise DataError(f"{images} is damaged: delete it, and {file} is unpacked again")
     starts = np.cumsum(sizes) - sizes
-    return Encoded((str(folder / "images"),), np.zeros(len(sizes), np.int32), starts, sizes)
+    return Encoded((str(images),), np.zeros(len(sizes), np.int32), starts, sizes)
 
 
-def _unpack(file: str, opened: Any, column: str, folder: Path) -> None:
-    """Writes the images of a file to a folder, which is there whole or not at all."""
+def _unpack(file: str, opened: Any, column: str, images: Path, sizes_file: Path) -> None:
+    """Writes the images of a file one after the other, and then their sizes; the images are there whole or not at all."""
     needed, sizes = _unpacked_size(opened, column), []
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(folder.parent).free) < needed:
+    with writing(images):
+        images.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(images.parent).free) < needed:
             hint = "make room, or set TFORMER_DATA to a folder on another disk"
-            raise DataError(f"{file} unpacks to {needed:,} bytes, but {folder.parent} has room for {free:,}; {hint}")
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as temporary:
-            unfinished = Path(temporary) / folder.name
-            unfinished.mkdir()
-            with open(unfinished / "images", "wb") as images:
-                for content in _contents(file, opened, column):
-                    sizes.append(images.write(content))
-            np.save(unfinished / "sizes.npy", np.array(sizes, np.int64))
-            try:
-                os.rename(unfinished, folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was first
-                    raise
+            raise DataError(f"{file} unpacks to {needed:,} bytes, but {images.parent} has room for {free:,}; {hint}")
+        with whole(images) as unfinished:  # which a process that comes second waits for, and writes once more
+            for content in _contents(file, opened, column):
+                sizes.append(unfinished.write(content))
+            np.save(array := io.BytesIO(), np.array(sizes, np.int64))
+            write_whole(sizes_file, array.getvalue())
 
 
 def _contents(file: str, opened: Any, column: str) -> Iterator[Any]:
