@@ -11,7 +11,8 @@ from experiments.benchmark.turns import Times, ratios
 
 ROOT = Path(__file__).parents[2]
 SUITES = (
-    "attention", "checkpoints", "decode", "growth", "input", "loading", "loss", "scaling", "startup", "sweeps", "train_step",
+    "attention", "checkpoints", "decode", "growth", "input", "loading", "loss", "plans", "scaling", "startup", "sweeps",
+    "train_step",
 )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def test_a_ratio_is_that_of_turns_in_one_round():
         ((), f"give one suite of {', '.join(SUITES)}"),
         (("loss", "--rows=huge"), "loss has no row huge; it has gpt2, small"),
         (("loss", "--peers=torch"), "--peers of loss are plain, got 'torch'"),
-        (("input", "--peers=torch"), "--peers of input are tformer_jax@..., got 'torch'"),
+        (("plans", "--peers=torch"), "--peers of plans are tformer_jax@..., got 'torch'"),
     ],
 )
 def test_what_cannot_be_measured_is_said(arguments, said):
