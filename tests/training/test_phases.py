@@ -25,6 +25,7 @@ def recorded(configs, tmp_path_factory):
     recorder, at = Recorder(), {}
     with compilations() as seconds, pytest.MonkeyPatch.context() as patch:
         patch.setattr(running_text, "EVALUATION_TOKENS", 48)
+        patch.setenv("TFORMER_DATA", str(tmp_path_factory.mktemp("data")))  # where nothing has been made
 
         def validated(step, numbers):
             at[step] = len(seconds)
@@ -46,11 +47,12 @@ def test_phases_of_a_run_are_named_in_order_and_counted_to_their_ends(recorded):
     names = [phase.what for phase in recorder.phases]
     tokens = {split: sum(map(len, data.tokens(split).ids)) for split in ("test", "validation")}
     assert names == [
-        "reading data", "training a tokenizer", "preparing batches", "building the model",
+        "reading data", "training a tokenizer", "preparing batches", "tokenizing train", "tokenizing validation",
+        "building the model",
         "reading the newest checkpoint", "making the initial parameters", "compiling the step",
         "writing a sample", "validating", "writing a sample", "validating", "writing a checkpoint",
         "writing the last checkpoint",
-        f"scoring {tokens['test']:,} tokens of test", "writing samples of test",
+        "tokenizing test", f"scoring {tokens['test']:,} tokens of test", "writing samples of test",
         f"scoring {tokens['validation']:,} tokens of validation", "writing samples of validation",
     ]  # fmt: skip
     counted = [phase for phase in recorder.phases if phase.total is not None]

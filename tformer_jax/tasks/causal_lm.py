@@ -198,7 +198,7 @@ class CausalLMTask(DocumentTask):
     def sample(self, model: CausalLM, progress: Progress = SILENT) -> str:
         """Samples a text from its beginning."""
         with progress.phase("writing a sample"):
-            return "".join(self.continue_text(model, "", pad_to=_SAMPLE_PROMPT))
+            return "".join(self.continue_text(model, "", key=_key_of_draw(0, 0), pad_to=_SAMPLE_PROMPT))
 
     def predict(self, model: CausalLM, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
         """Yields each text and its continuation, as it comes."""
