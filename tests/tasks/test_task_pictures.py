@@ -73,7 +73,7 @@ def test_outcomes_are_those_of_each_example(finished, name):
     else:
         texts, tokens = found.data.encode("test")
         labels = found.data.labels(texts)
-        rows = [found.model(jax.numpy.asarray([ids])) for ids in tokens]
+        rows = [found.model(jax.numpy.asarray([ids], "int32")) for ids in tokens]
     logits = np.stack([np.asarray(row[0], np.float64) for row in rows])
     chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert outcomes.examples.tolist() == list(range(len(labels)))
