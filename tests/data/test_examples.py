@@ -67,6 +67,15 @@ def test_parts_of_texts_are_those_of_slices(rows, data):
         assert list(part) == wanted and part.facts.characters.tolist() == [len(row.text) for row in wanted]
 
 
+def test_sums_tell_the_parts_of_a_text_apart():
+    """Validation's tokens would be taken for those of a test split that was cut off the same texts, as long as it."""
+    found = Examples.of(Row, [Row("abcdef", None), Row("ghijkl", "x")], "text")
+    parts = found.cut("text", np.asarray([[2, 4], [2, 4]], np.int64))
+    again = found.cut("text", np.asarray([[2, 4], [2, 4]], np.int64))
+    sums = [tuple(row) for part in (found, *parts) for row in part.facts.sums.tolist()]
+    assert len(set(sums)) == 8 and sums == [tuple(r) for part in (found, *again) for r in part.facts.sums.tolist()]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
 def test_long_texts_are_read_in_pieces(size, monkeypatch):
     """A character between two pieces would be lost, or a document of a gigabyte be held whole."""

@@ -119,10 +119,13 @@ def test_the_splits_are_those_of_the_config(make, folder):
 
 
 @TOKENIZERS
+@pytest.mark.parametrize("by", ["document", "tail"])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_evaluation_batches_hold_their_split(make, split, changes):
+def test_evaluation_batches_hold_their_split(make, split, by, changes):
     """The loss would be that of another split, or of part of it; every document stands between start and end."""
-    data = make(**changes, boundaries="stream")
+    data = make(**changes, boundaries="stream", split=by)
+    for other in data.splits:  # whose tokens are kept beside its own
+        data.tokens(other)
     rows = [row[:n] for b in epoch_of(data.evaluation_batches(split)) for row, n in zip(*b.values(), strict=True) if n]
     stream = np.concatenate([row[1:] if at else row for at, row in enumerate(rows)])
     found = np.split(stream, np.flatnonzero(stream == BOS_ID)[1:])
@@ -213,11 +216,11 @@ def test_too_little_text_is_an_error(make, kind):
 
 def test_a_split_is_encoded_once(make, monkeypatch):
     """Every evaluation would encode millions of characters again."""
-    data = make()
-    data.evaluation_batches("test")
-    monkeypatch.setattr("tformer_jax.data.tokens.encode_pieces", lambda *_: pytest.fail("encoded again"))
-    data.evaluation_batches("test")
-    make().evaluation_batches("test")  # of another process
+    wanted = [*epoch_of(make().evaluation_batches("test"))]
+    monkeypatch.setattr("tformer_jax.data.tokens.encode_pieces", lambda *_, **__: pytest.fail("encoded again"))
+    found = [*epoch_of(make().evaluation_batches("test"))]  # of another process
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ours["tokens"], theirs["tokens"])
 
 
 # What is said ----------------------------------------------------------------------------------

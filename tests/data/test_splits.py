@@ -149,6 +149,12 @@ def test_nothing_left_to_train_on_is_an_error_with_the_numbers():
         split_examples([Pair(c, c, c) for c in "abc"], by="group", validation_size=2, test_size=2, seed=0)
 
 
+def test_no_example_at_all_is_an_error():
+    """A source that gives nothing would end in a traceback."""
+    with pytest.raises(DataError, match="no pair is left to train on: 0 pairs"):
+        split_examples([], by="sentence", validation_size=1, test_size=1, seed=0)
+
+
 def test_splitting_by_group_needs_groups():
     """All pairs without a document would be held out as one document called None."""
     with pytest.raises(DataError, match="no groups to split by; set data.split='sentence'"):

@@ -23,7 +23,8 @@ _Example = TypeVar("_Example")
 
 _BLOCK = 4096  # examples that are looked up together
 _BLOCK_BYTES = 4 << 20  # of texts that are written together, or decoded
-_NONE = b"\xff"  # stands for None: no text in UTF-8 has this byte
+# No text in UTF-8 has these bytes: one stands for None, the other ends a text in the sums.
+_NONE, _END = b"\xff", b"\xfe"
 
 
 class Facts(NamedTuple):
@@ -31,8 +32,8 @@ class Facts(NamedTuple):
 
     Attributes:
       characters: of its main text, int64 [m].
-      same: a digest of the canonical form of its main text, the same for what is the same to a reader, uint64 [m 2].
-      sums: a digest of its texts, uint64 [m 4].
+      same: a digest of the canonical form of its main text, the same for what is the same to a reader, S16 [m].
+      sums: a digest of its texts, and of which part of them it is where they were cut, uint64 [m 4].
     """
 
     characters: np.ndarray
@@ -84,21 +85,24 @@ class Examples(Sequence[_Example], Generic[_Example]):
         return (self.kind(*texts) for texts in zip(*map(self.text, self.texts), strict=True))
 
     def text(self, name: str) -> Iterator[str | None]:
-        """Yields the text of each example in a field, in order."""
-        column = self.texts[name]
-        for at in range(0, len(column), _BLOCK):
-            begins, lengths = column.spans(np.arange(at, min(at + _BLOCK, len(column))))
-            for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
-                yield _decoded(column.values[begin : begin + length].tobytes())
+        """Returns the text of each example in a field, in order, one after the other."""
+        values = self.texts[name].values
+        return (_decoded(values[begin:end].tobytes()) for begin, end in self._spans(name))
 
     def pieces(self, name: str) -> Iterator[tuple[int, str]]:
         """Yields the number of an example and a piece of its text in a field, in order, as long as a long one has more."""
-        column = self.texts[name]
-        for number in range(len(column)):
-            (begin,), (length,) = column.spans(np.array([number]))
-            decoder, end = codecs.getincrementaldecoder("utf-8")("surrogatepass"), begin + length
+        values = self.texts[name].values
+        for number, (begin, end) in enumerate(self._spans(name)):
+            decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
             for at in range(begin, end, _BLOCK_BYTES):
-                yield number, decoder.decode(column.values[at : min(at + _BLOCK_BYTES, end)].tobytes())
+                yield number, decoder.decode(values[at : min(at + _BLOCK_BYTES, end)].tobytes())
+
+    def _spans(self, name: str) -> Iterator[tuple[int, int]]:
+        """Yields where the text of each example in a field begins and ends, in bytes."""
+        column = self.texts[name]
+        for at in range(0, len(column), _BLOCK):
+            begins, lengths = column.spans(np.arange(at, min(at + _BLOCK, len(column))))
+            yield from zip(begins.tolist(), (begins + lengths).tolist(), strict=True)
 
     def cut(self, name: str, ends: np.ndarray) -> list["Examples[_Example]"]:
         """Returns the examples cut into k parts each, the first parts, the second parts and so on; empty ones are left out.
@@ -117,9 +121,11 @@ class Examples(Sequence[_Example], Generic[_Example]):
         for i in range(count):
             some = np.flatnonzero(characters[:, i])
             part = self.take(some)
-            offsets = np.stack([edges[some, i], edges[some, i + 1]], 1).reshape(-1)
-            cut = Ragged(column.values, offsets, 2 * np.arange(len(some)))
-            facts = part.facts._replace(characters=characters[some, i])
+            places = edges[some, i : i + 2]
+            cut = Ragged(column.values, places.reshape(-1), 2 * np.arange(len(some)))
+            facts = part.facts._replace(
+                characters=characters[some, i], sums=_sums_of_parts(part.facts.sums, places - begins[some, None])
+            )
             parts.append(dataclasses.replace(part, texts={**part.texts, name: cut}, facts=facts))
         return parts
 
@@ -218,7 +224,14 @@ def kept_splits(
 
 
 def _facts(arrays: Mapping[str, np.ndarray]) -> Facts:
-    return Facts(arrays["characters"], arrays["same"].reshape(-1, 2), arrays["sums"].reshape(-1, 4))
+    return Facts(arrays["characters"], arrays["same"], arrays["sums"].reshape(-1, 4))
+
+
+def _sums_of_parts(sums: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns the digests of parts of texts, given those of the whole and where each begins and ends, in bytes, [m 2]."""
+    where = places.astype("<u8").view("S16")[:, 0]
+    ours = np.frombuffer(b"".join(hashlib.sha256(bytes(at).ljust(16, b"\0")).digest() for at in where), np.uint64)
+    return sums ^ ours.reshape(-1, 4)
 
 
 def _arrays(kind: type) -> list[str]:
@@ -246,7 +259,8 @@ def _write(kind: type, examples: Iterable, text: str, append: Callable[[str, np.
                     written = piece.decode("utf-8", "surrogatepass")
                     count += len(written)
                     same.update(canonical(written).encode("utf-8", "surrogatepass"))
-            whole.update(b"%d" % columns[name].end())
+            whole.update(_END)
+            columns[name].end()
             if same is not None:
                 characters, alike = count, same.digest()[:16]
         facts.add(characters, alike, whole.digest())
@@ -259,7 +273,7 @@ class _Column:
 
     def __init__(self, name: str, append: Callable[[str, np.ndarray], None]):
         self._name, self._append, self._parts, self._size = name, append, [], 0
-        self._all, self._ends, self._begun = 0, [0], 0
+        self._all, self._ends = 0, [0]
 
     def add(self, piece: bytes) -> None:
         self._parts.append(piece)
@@ -268,11 +282,9 @@ class _Column:
         if self._size > _BLOCK_BYTES:
             self.flush()
 
-    def end(self) -> int:
-        """Ends a text; returns its number of bytes."""
-        length, self._begun = self._all - self._begun, self._all
+    def end(self) -> None:
+        """Ends a text."""
         self._ends.append(self._all)
-        return length
 
     def flush(self) -> None:
         self._append(f"{self._name}.utf8", np.frombuffer(b"".join(self._parts), np.uint8))
@@ -294,7 +306,7 @@ class _Numbers:
     def flush(self) -> None:
         characters, same, sums = zip(*self._rows, strict=True) if self._rows else ((), (), ())
         self._append("characters", np.asarray(characters, np.int64))
-        self._append("same", np.frombuffer(b"".join(same), np.uint64))
+        self._append("same", np.frombuffer(b"".join(same), "S16"))
         self._append("sums", np.frombuffer(b"".join(sums), np.uint64))
         self._rows = []
 

@@ -10,6 +10,7 @@ from .examples import Examples
 from .files import DataError
 from .sources.documents import Document
 from .sources.images import LabelledImages
+from .sources.pairs import Pair
 from .text import canonical
 
 Splits = dict[str, Any]
@@ -38,7 +39,7 @@ def split_examples(
     """
     how = {"validation_size": validation_size, "test_size": test_size, "seed": seed, "what": what}
     if not isinstance(examples, Examples):
-        kind = type(examples[0])
+        kind = type(examples[0]) if examples else Pair  # of none, which are refused below
         examples = Examples.of(kind, examples, kind._fields[0])
     if by == "both":
         splits = split_examples(examples, by="group", **how)
@@ -55,10 +56,9 @@ def split_examples(
     dealt = _dealt(sizes, {"test": test_size, "validation": validation_size})
     edges = np.concatenate([[0], np.cumsum(sizes)])  # of groups in the order
     splits = {name: order[edges[first] : edges[last]] for name, (first, last) in dealt.items()}
-    same = np.ascontiguousarray(examples.facts.same).view("S16")[:, 0]
     held_out = np.concatenate([splits["test"], splits["validation"]])
     train = np.sort(splits["train"])
-    splits["train"] = train[~np.isin(same[train], same[held_out])]
+    splits["train"] = train[~np.isin(examples.facts.same[train], examples.facts.same[held_out])]
     if not len(splits["train"]):
         raise DataError(
             f"no {what} is left to train on: {len(examples)} {what}s, test_size={test_size}, "
@@ -110,7 +110,7 @@ def split_documents(
       DataError: a split would have no text.
     """
     all_of_them = documents if isinstance(documents, Examples) else Examples.of(Document, documents, "text")
-    once = all_of_them.take(np.sort(np.unique(all_of_them.facts.same, axis=0, return_index=True)[1]))
+    once = all_of_them.take(np.sort(np.unique(all_of_them.facts.same, return_index=True)[1]))
     shares, sizes = {"test": test_share, "validation": validation_share}, once.facts.characters
     if by == "document":
         wanted = {name: share * sizes.sum() for name, share in shares.items()}
