@@ -266,13 +266,14 @@ def test_pieces_have_the_tokens_of_whole_texts(name, request):
     for text in [*long_texts(), "unknown: ☃ \U0001f468"]:
         pieces = [*cut(text, 100)]
         found = encode_pieces(tokenizer, pieces)
+        assert found.begins_word is None  # nobody asked
         assert found.ids.tolist() == encode(tokenizer, [text])[0]
         assert found.lengths.tolist() == [len(ids) for ids in encode(tokenizer, pieces)]
 
 
 def test_words_are_what_one_would_call_words(lossless):
     """Punctuation would be masked with the word before it."""
-    found = encode_pieces(lossless, ["über zebras, sat", " on", "", " it"])
+    found = encode_pieces(lossless, ["über zebras, sat", " on", "", " it"], words=True)
     words = np.split(found.ids, np.flatnonzero(found.begins_word)[1:])
     texts = [decode(lossless, ids, strip=False) for ids in words]
     assert texts == ["über", " zebras", ",", " sat", " on", " it"]

@@ -59,8 +59,8 @@ def kept_tokens(
     Raises:
       WriteError: see `stored`.
     """
-    encode = lambda pieces: encode_pieces(tokenizer, pieces)
-    how = _How(lambda: _pieces(examples, name), encode, words, {"words": words})
+    encode = lambda pieces: encode_pieces(tokenizer, pieces, words=words)
+    how = _How(lambda: _pieces(examples, name), encode, {"words": words})
     found = _kept(examples, name, tokenizer, how, what, say, progress)
     return Tokens(Ragged(found.at_random("ids"), found["offsets"]), found.at_random("words") if words else None)
 
@@ -89,7 +89,7 @@ def kept_rows(
         lengths = np.asarray([len(row) for row in rows], np.int64)
         return Encoded(np.fromiter(itertools.chain.from_iterable(rows), np.int64, lengths.sum()), lengths, None)
 
-    how = _How(lambda: (_Piece(text, True) for text in examples.text(name)), encoded, False, {"rows": about})
+    how = _How(lambda: (_Piece(text, True) for text in examples.text(name)), encoded, {"rows": about})
     found = _kept(examples, name, tokenizer, how, what, say, progress)
     return Ragged(found.at_random("ids"), found["offsets"])
 
@@ -100,13 +100,11 @@ class _How(NamedTuple):
     Attributes:
       pieces: gives the pieces of all texts, in order.
       encode: the pieces of some.
-      words: whether to tell words apart.
       about: all that the tokens follow from, beside the texts and the tokenizer.
     """
 
     pieces: Callable[[], Iterator["_Piece"]]
     encode: Callable[[list[str]], Encoded]
-    words: bool
     about: Any
 
 
@@ -147,7 +145,7 @@ def _write(how: _How, dtype: Any, writer: Writer, advance: Callable[[int], None]
         ends, last = total + np.cumsum(encoded.lengths), [piece.last for piece in group]
         writer.append("ids", encoded.ids.astype(dtype))
         writer.append("offsets", ends[last])
-        if how.words:
+        if encoded.begins_word is not None:
             numbers = parity + np.cumsum(encoded.begins_word)
             writer.append("words", (numbers & 1).astype(np.uint8))
             parity = int(numbers[-1] & 1) if len(numbers) else parity
