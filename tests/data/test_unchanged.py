@@ -8,7 +8,7 @@ import pytest
 
 from tformer_jax.data import unchanged
 from tformer_jax.data.files import DataError
-from tformer_jax.data.unchanged import fingerprint, remembered
+from tformer_jax.data.unchanged import code_of, contents, remembered
 
 
 @pytest.fixture
@@ -116,33 +116,57 @@ def test_a_file_that_is_gone_is_named(files, look):
         look(files)
 
 
-# Fingerprints ----------------------------------------------------------------------------------
+# Contents --------------------------------------------------------------------------------------
 
 
-def test_a_fingerprint_is_another_one_when_a_file_changes(files):
+def test_contents_are_other_ones_when_a_file_changes(files):
     """What was made of the old text would be taken for what is made of the new one."""
-    before = fingerprint(files, b"")
-    assert fingerprint(files, b"") == before != fingerprint(files, b"x") and fingerprint(files[1:], b"") != before
+    before = contents(files)
+    assert contents(files) == before != contents(files[1:])
     with open(files[0], "r+") as opened:
         opened.write("C")
-    assert fingerprint(files, b"") != before
+    assert contents(files) != before
 
 
-def test_a_fingerprint_of_what_was_written_just_now_is_of_its_content(files, monkeypatch):
-    """A second write within the grain of the file system's clock would not be seen."""
-    monkeypatch.setattr(unchanged, "_SETTLES_NS", 10**18)
-    before, times = fingerprint(files, b""), os.stat(files[0])
-    with open(files[0], "r+") as opened:
-        opened.write("C")
-    os.utime(files[0], ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert fingerprint(files, b"") != before
+def test_contents_are_the_same_elsewhere(files, tmp_path):
+    """Each host would make another store of a copy of the same files."""
+    shutil.copytree(tmp_path / "files", tmp_path / "copies")
+    assert contents([tmp_path / "copies" / name for name in "abcd"]) == contents(files)
 
 
-def test_a_pipe_is_not_read_for_its_fingerprint():
+def test_a_pipe_is_not_read_for_its_contents():
     """Its text would be gone when it is to be read."""
     read, write = os.pipe()
     os.write(write, b"text")
     os.close(write)
-    fingerprint([f"/dev/fd/{read}"], b"")
+    contents([f"/dev/fd/{read}"])
     assert os.read(read, 100) == b"text"
     os.close(read)
+
+
+# Code ------------------------------------------------------------------------------------------
+
+
+def test_the_code_of_a_function_is_its_file(tmp_path):
+    """An edited source of one's own would give what it gave before."""
+    file = tmp_path / "own_source.py"
+
+    def code(text):
+        file.write_text(text)
+        made = {}
+        exec(compile(text, str(file), "exec"), made)
+        return code_of(made["source"])
+
+    first = code("A = 1\ndef source(): return A")
+    assert first == code("A = 1\ndef source(): return A") != code("A = 2\ndef source(): return A")
+
+
+def test_the_code_of_a_function_without_a_file_is_its_own():
+    """A source that is written in a notebook would end in a traceback, or be taken for another one."""
+
+    def code(text):
+        made = {}
+        exec(compile(text, "<cell>", "exec"), made)
+        return code_of(made["source"])
+
+    assert code("def source(): return 1") == code("def source(): return 1") != code("def source(): return 2")

@@ -18,6 +18,7 @@ from .files import DataError
 from .ragged import Ragged, longest_sides
 from .sources.registered import Say, Sources
 from .sources.streams import Stream
+from .unchanged import code_of
 
 # As many as the largest vocabulary in use has (Liang et al., 2023); memory for all is taken before anything is learnt.
 VOCABULARY = Wanted("be from 1 to 1,000,000", lambda x: 1 <= x <= 1_000_000)
@@ -180,7 +181,7 @@ class TextData(Data):
     def split(self, found: Examples, say: Say) -> dict[str, Examples]:
         how = self.how_to_split()
         make = lambda say: self.make_splits(found, say, **how)
-        return kept_splits(found, [self._key, how], make, say, self.progress)
+        return kept_splits(found, [self._key, how, code_of(type(self).make_splits)], make, say, self.progress)
 
     def how_to_split(self) -> dict[str, Any]:
         """Returns the fields of the config that the splits follow from, by the names of arguments of `make_splits`."""
@@ -216,6 +217,8 @@ class BoundedData(TextData):
         """
         examples, of = self.splits[split], "" if len(sides) == 1 else " a side"
         kept = np.flatnonzero(longest_sides(sides) <= limit)
+        if len(kept) == len(examples):  # with no list of them, 24 bytes an example
+            return examples, *sides
         if not len(kept):
             raise DataError(
                 f"none of the {len(examples)} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import cache_dir, file_sha256, in_threads, reading, write_whole
+from .files import DataError, cache_dir, file_sha256, in_threads, reading, write_whole
 
 # Fewer, of fewer bytes together, are read in a moment.
 _FEWEST, _FEWEST_BYTES = 1_000, 256 << 20
@@ -50,19 +51,29 @@ def remembered(files: Sequence[str], about: bytes, compute: Callable[[], Any]) -
     return value
 
 
-def fingerprint(files: Sequence[Path | str], about: bytes) -> str:
-    """Returns a digest of files and of something about them, another one whenever a file has changed, see `remembered`.
+def contents(files: Sequence[Path | str]) -> str:
+    """Returns a digest of the contents of files, in order, which of many is `remembered`.
 
-    It is of paths, sizes and times, for which no file is read; of contents where one was written just now.
+    Of pipes, and what else can be read but once, it is a digest of their paths, sizes and times, for which none is read.
 
     Raises:
       DataError: a file is not there, or cannot be read.
     """
-    now = time.time_ns()
-    found, newest, _ = fingerprint_of(files, about)
-    if newest < now - _SETTLES_NS or not all(map(os.path.isfile, files)):  # a pipe can be read but once
-        return found
-    return hashlib.sha256(b"".join([about, *(sum_.encode() for sum_ in in_threads(file_sha256, files))])).hexdigest()
+    files = [str(file) for file in files]
+    if not all(map(os.path.isfile, files)):
+        return fingerprint_of(files, b"")[0]
+    of_all = lambda: hashlib.sha256("".join(in_threads(file_sha256, files)).encode()).hexdigest()
+    return remembered(files, b"contents", of_all)
+
+
+def code_of(function: Callable[..., Any]) -> str:
+    """Returns a digest of the file that a function is from; where there is none, as in a notebook, of its own code."""
+    function = inspect.unwrap(getattr(function, "func", function))
+    try:
+        return file_sha256(Path(inspect.getsourcefile(function)))
+    except (TypeError, DataError):
+        code = function.__code__
+        return hashlib.sha256(repr((code.co_code, code.co_consts, code.co_names)).encode()).hexdigest()
 
 
 def fingerprint_of(files: Sequence[str], about: bytes) -> tuple[str, int, int]:

@@ -6,14 +6,13 @@ import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from ...config import Component, ConfigError, build, hints_of, options, plain_kinds
 from ...registry import Registry
-from ..files import MOST_TEXT_BYTES, DataError, file_sha256
-from ..unchanged import fingerprint
+from ..files import MOST_TEXT_BYTES, DataError
+from ..unchanged import code_of, contents
 from .streams import Stream
 
 _NOT_GIVEN = inspect.Parameter.empty
@@ -92,12 +91,12 @@ class Sources(Registry[Callable[..., Any]]):
             return {"examples": whole.hexdigest()}
         source = self[section.source]
         given = {name: getattr(section, name, None) for name in _parameters(source) if name != "say"}
-        code = inspect.getsourcefile(inspect.unwrap(getattr(source, "func", source)))
-        about = [self.kind, section.source, section.source_options, given, file_sha256(Path(code))]
-        return {"files": fingerprint(stream.files, repr(about).encode())}
+        code = [code_of(source), code_of(type(section).stream)]
+        about = [self.kind, section.source, section.source_options, given, code]
+        return {"files": contents(stream.files), "about": repr(about)}
 
     def _found(self, section: Component, say: Say = lambda line: None) -> Any:
-        """What the source of a section gives, as it is."""
+        """Returns what the source of a section gives, as it is."""
         source = self.named(section.source, "source")
         given = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)} | {"say": say}
         return source(**{name: given[name] for name in _parameters(source) if name in given}, **self._options(section))
