@@ -596,6 +596,14 @@ def test_any_function_is_an_implementation():
         run(q, k, v, implementation=lambda q, *_: q)
 
 
+def test_the_weights_of_a_kernel_of_ones_own_are_float32():
+    """Weights of narrow queries would be rounded to three digits, and a row of them not sum to what it does."""
+    q, k = (normal(i, 2, 3, 2, 4).astype(jnp.bfloat16) for i in range(2))
+    found = F.attention_weights(q, k, implementation=sigmoid_attention)
+    scores = np.einsum("btnh,bsnh->bnts", *(np.asarray(x, np.float64) for x in (q, k))) / 2
+    np.testing.assert_allclose(found, 1 / (1 + 3 * np.exp(-scores)), rtol=1e-5)
+
+
 def test_an_unknown_implementation_is_refused_with_the_known_ones():
     """A misspelt implementation falls back to some other."""
     with pytest.raises(ValueError, match="implementation must be one of (?=.*reference)(?=.*blockwise).*got 'flash'"):

@@ -161,7 +161,7 @@ def attention_weights(
         q, k, mask, bias = _checked(q, k, mask, bias)
         return attention_probabilities(q, k, mask, bias, _options(q.shape[3], scale, logit_softcap))
     q, k = as_array("q", q, "B T N H", kind="floats"), as_array("k", k, "B S K H", kind="floats")
-    B, S, K, _ = k.shape
+    q, (B, S, K, _) = q.astype(jnp.promote_types(q.dtype, jnp.float32)), k.shape  # averages have the dtype of queries
     one_each = jnp.broadcast_to(jnp.eye(S)[:, None], (B, S, K, S))
     how = {"mask": mask, "bias": bias, "scale": scale, "logit_softcap": logit_softcap, "implementation": implementation}
     return scaled_dot_product_attention(q, k, one_each, **how).transpose(0, 2, 1, 3).astype(jnp.float32)
