@@ -22,7 +22,7 @@ class Outcomes(NamedTuple):
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each guess is right, [n]."""
+        """Tells whether each guess is right, bool [n]."""
         return self.labels == self.guesses
 
     def worst(self, count: int) -> np.ndarray:

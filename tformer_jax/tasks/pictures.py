@@ -142,7 +142,7 @@ def draw_attention(read: Callable[[Any, Any], Any], model: Any, example: Example
 
 
 def _draw_over_image(weights: np.ndarray, side: Side, *, note: str, **how: Any) -> None:
-    """Of the class token, where there is one, else the mean over all patches."""
+    """Draws the attention of the class token, where there is one, else the mean over all patches."""
     before = int(np.isnan(side.places).any(-1).sum())
     rows = weights[:, :, :1] if side.has_class_token else weights
     over_patches = rows[..., before:].mean(2)  # [L N P]

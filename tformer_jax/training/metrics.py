@@ -162,9 +162,10 @@ class ProgressLine:
         self._terminal, self._unit = terminal or Terminal(console), unit
         self._total, self._start, self._step = total, start, start
         every = {"validation": evaluate_every, "checkpoint": checkpoint_every}
-        due = {n: _Due(x, total, start, [*durations.get(n, ())]) for n, x in every.items() if x is not None}
-        if evaluate_every is not None:
-            due["validation"].work = validation_work
+        work = {"validation": validation_work}
+        due = {
+            n: _Due(x, total, start, [*durations.get(n, ())], work.get(n)) for n, x in every.items() if x is not None
+        }
         self._left = _Left(total, due, time.monotonic(), collections.deque([_Mark(0.0, start, 0.0)]))
         self._last_log, self._compiling = time.monotonic(), compiling
         self._shown: Mapping[str, float] = {}
@@ -254,7 +255,7 @@ class _Due:
     total: int
     done: int
     took: list[float]
-    work: float | None = None
+    work: float | None
 
     def over(self, step: int, seconds: float) -> None:
         self.done, self.took = step, [*self.took, seconds][-_REMEMBERED:]

@@ -42,7 +42,7 @@ class LabelledImages:
 
     @property
     def decoded(self) -> bool:
-        """Whether the images are pixels in memory."""
+        """Tells whether the images are pixels in memory."""
         return isinstance(self.images, np.ndarray) and self.images.dtype != object
 
     def take(self, indices: np.ndarray) -> "LabelledImages":
