@@ -98,16 +98,16 @@ def test_they_are_read_once(tmp_path, monkeypatch):
     """Every start would read 40 GB again."""
     monkeypatch.setenv("TFORMER_DATA", str(tmp_path))
     rows = [Row(str(i), None) for i in range(5000)]
-    assert list(kept_examples(Row, iter(rows), "key", "text")) == rows
-    assert list(kept_examples(Row, refused(), "key", "text")) == rows
-    assert list(kept_examples(Row, iter(rows[:2]), "another key", "text")) == rows[:2]
+    assert list(kept_examples(Row, [iter(rows)], "key", "text")) == rows
+    assert list(kept_examples(Row, [refused()], "key", "text")) == rows
+    assert list(kept_examples(Row, [iter(rows[:2])], "another key", "text")) == rows[:2]
 
 
 def test_splits_are_made_once(tmp_path, monkeypatch):
     """Of millions of examples, every start would draw anew what is held out."""
     monkeypatch.setenv("TFORMER_DATA", str(tmp_path))
     rows = [Row(f"text {i}", None) for i in range(40)]
-    found = kept_examples(Row, iter(rows), "key", "text")
+    found = kept_examples(Row, [iter(rows)], "key", "text")
 
     def split(say):
         say("half of them")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tformer_jax.config import ConfigError, build
+from tformer_jax.data.batches.mixed import mixed
 from tformer_jax.data.causal_lm import CausalLMDataConfig
-from tformer_jax.data.mixtures import mixed, parts_of
+from tformer_jax.data.mixtures import parts_of
 from tformer_jax.data.translation import TranslationDataConfig
 
 examples = settings(derandomize=True, deadline=None, max_examples=40)

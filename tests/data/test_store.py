@@ -52,6 +52,19 @@ def the_folder():
     return folder
 
 
+def test_another_store_of_the_same_thing_is_told():
+    """Tokens of 40 GB would be made again and nobody know why, or that the old ones still fill the disk."""
+    said = []
+    stored("test", KEY, counting, said.append, of="train")
+    old = the_folder()
+    stored("test", KEY, refused, said.append, of="train")
+    stored("test", KEY | {"count": 0}, lambda writer: None, said.append, of="another")
+    assert not said
+    stored("test", KEY | {"count": 41}, lambda writer: None, said.append, of="train")
+    (line,) = said
+    assert line.startswith(f"the test of train are made anew: {old} changed in count;")
+
+
 def test_a_store_is_made_once():
     """Every start would tokenise everything again."""
     whole(stored("test", KEY, counting))

@@ -29,6 +29,7 @@ class CausalLMData(DocumentData):
 
     config: CausalLMDataConfig
 
-    def _batches(self, split, rows, seed):
-        ends = special(self.tokenizer, "bos", "eos", "pad")
-        return Windows(self.tokens(split).ids, self.config.row_length, rows, seed, self.config.boundaries, *ends)
+    def _batches(self, split, rows, seed, some=None):
+        ends, ids = special(self.tokenizer, "bos", "eos", "pad"), self.tokens(split).ids
+        ids = ids if some is None else ids.take(some)
+        return Windows(ids, self.config.row_length, rows, seed, self.config.boundaries, *ends)

@@ -1,7 +1,7 @@
 """Examples whose texts lie one after another in files, in place of Python's objects: memory does not grow with them.
 
 Examples.of(Pair, pairs)        # of a few, in memory
-kept_examples(Pair, stream, key, text="source")     # of any number, in a store; read from the source once
+kept_examples(Pair, [stream], key, text="source")   # of any number, in a store; read from their sources once
 """
 
 import codecs
@@ -13,7 +13,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..progress import SILENT, Progress
 from .files import DataError
 from .ragged import Ragged
 from .store import Writer, stored
@@ -33,11 +32,13 @@ class Facts(NamedTuple):
     Attributes:
       characters: of its main text, int64 [m].
       same: a digest of the canonical form of its main text, the same for what is the same to a reader, S16 [m].
+      part: the source that it is from, of a mixture's, uint16 [m].
       sums: a digest of its texts, and of which part of them it is where they were cut, uint64 [m 4].
     """
 
     characters: np.ndarray
     same: np.ndarray
+    part: np.ndarray
     sums: np.ndarray
 
 
@@ -59,7 +60,7 @@ class Examples(Sequence[_Example], Generic[_Example]):
     def of(cls, kind: type[_Example], examples: Iterable[_Example], text: str) -> "Examples[_Example]":
         """Returns examples in memory; `text`: the field of the main text."""
         written: dict[str, list[np.ndarray]] = {}
-        _write(kind, examples, text, lambda name, values: written.setdefault(name, []).append(values))
+        _write(kind, [examples], text, lambda name, values: written.setdefault(name, []).append(values))
         return _read(kind, {name: np.concatenate(parts) for name, parts in written.items()})
 
     def __len__(self) -> int:
@@ -151,31 +152,30 @@ class Examples(Sequence[_Example], Generic[_Example]):
 
 def kept_examples(
     kind: type[_Example],
-    examples: Iterable[_Example],
+    parts: Sequence[Iterable[_Example]],
     key: Any,
     text: str,
-    say: Callable[[str], None] = lambda line: None,
-    progress: Progress = SILENT,
+    **telling: Any,
 ) -> Examples[_Example]:
     """Returns examples that are kept on the disk: read once, and then only mapped into memory.
 
     Args:
       kind: the class of one, a named tuple of texts.
-      examples: read if there is no store yet.
+      parts: the examples of each source, read if there is no store yet.
       key: all that they follow from, see `stored`.
       text: the field of the main text.
-      say, progress: see `stored`.
+      telling: `say`, `progress` and `of`, see `stored`.
 
     Raises:
-      DataError: a value is no text; whatever `examples` raises.
+      DataError: a value is no text; whatever `parts` raise.
       WriteError: see `stored`.
     """
 
     def make(writer: Writer) -> None:
         # Nothing is committed: who was killed here begins again, and reading takes little of the time.
-        _write(kind, examples, text, writer.append)
+        _write(kind, parts, text, writer.append)
 
-    found = stored("examples", key, make, say, progress)
+    found = stored("examples", key, make, **telling)
     return _read(kind, {name: found[name] for name in _arrays(kind)})
 
 
@@ -184,7 +184,7 @@ def kept_splits(
     key: Any,
     split: Callable[[Callable[[str], None]], Mapping[str, Examples[_Example]]],
     say: Callable[[str], None] = lambda line: None,
-    progress: Progress = SILENT,
+    **telling: Any,
 ) -> dict[str, Examples[_Example]]:
     """Returns examples by split, which is kept on the disk too: of millions it takes a while.
 
@@ -193,7 +193,8 @@ def kept_splits(
       key: all that the splits follow from, see `stored`.
       split: makes them, of `Examples.take` or `Examples.cut`, if there is no store yet; what it says to its argument is
         said again whenever the store is read.
-      say, progress: see `stored`.
+      say: is told that, and see `stored`.
+      telling: `progress` and `of`, see `stored`.
     """
 
     def make(writer: Writer) -> dict[str, list[str]]:
@@ -208,7 +209,7 @@ def kept_splits(
                 writer.append(f"{name}.{fact}", values.reshape(-1))
         return {"splits": list(made), "notes": notes}
 
-    found = stored("splits", key, make, say, progress)
+    found = stored("splits", key, make, say, **telling)
     for note in found.about["notes"]:
         say(note)
 
@@ -224,7 +225,7 @@ def kept_splits(
 
 
 def _facts(arrays: Mapping[str, np.ndarray]) -> Facts:
-    return Facts(arrays["characters"], arrays["same"], arrays["sums"].reshape(-1, 4))
+    return Facts(**{**arrays, "sums": arrays["sums"].reshape(-1, 4)})
 
 
 def _sums_of_parts(sums: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -241,14 +242,14 @@ def _arrays(kind: type) -> list[str]:
 
 def _read(kind: type, arrays: Mapping[str, np.ndarray]) -> Examples:
     texts = {name: Ragged(arrays[f"{name}.utf8"], arrays[f"{name}.offsets"]) for name in kind._fields}
-    return Examples(kind, texts, _facts(arrays))
+    return Examples(kind, texts, _facts({fact: arrays[fact] for fact in Facts._fields}))
 
 
-def _write(kind: type, examples: Iterable, text: str, append: Callable[[str, np.ndarray], None]) -> None:
-    """Hands the arrays of examples over piece by piece."""
+def _write(kind: type, parts: Sequence[Iterable], text: str, append: Callable[[str, np.ndarray], None]) -> None:
+    """Hands the arrays of the examples of all parts over piece by piece."""
     columns = {name: _Column(name, append) for name in kind._fields}
     facts = _Numbers(append)
-    for example in examples:
+    for part, example in ((number, example) for number, examples in enumerate(parts) for example in examples):
         whole = hashlib.sha256()
         for name, value in zip(kind._fields, example, strict=True):
             count, same = 0, hashlib.sha256() if name == text else None
@@ -263,9 +264,9 @@ def _write(kind: type, examples: Iterable, text: str, append: Callable[[str, np.
             columns[name].end()
             if same is not None:
                 characters, alike = count, same.digest()[:16]
-        facts.add(characters, alike, whole.digest())
-    for part in (*columns.values(), facts):
-        part.flush()
+        facts.add(Facts(characters, alike, part, whole.digest()))
+    for gathered in (*columns.values(), facts):
+        gathered.flush()
 
 
 class _Column:
@@ -298,15 +299,16 @@ class _Numbers:
     def __init__(self, append: Callable[[str, np.ndarray], None]):
         self._append, self._rows = append, []
 
-    def add(self, characters: int, same: bytes, sums: bytes) -> None:
-        self._rows.append((characters, same, sums))
+    def add(self, of_one: Facts) -> None:
+        self._rows.append(of_one)
         if len(self._rows) >= _BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        characters, same, sums = zip(*self._rows, strict=True) if self._rows else ((), (), ())
+        characters, same, part, sums = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
         self._append("characters", np.asarray(characters, np.int64))
         self._append("same", np.frombuffer(b"".join(same), "S16"))
+        self._append("part", np.asarray(part, np.uint16))
         self._append("sums", np.frombuffer(b"".join(sums), np.uint64))
         self._rows = []
 

@@ -42,6 +42,7 @@ class MaskedLMData(DocumentData):
     def has_words(self) -> bool:
         return self.config.whole_words
 
-    def _batches(self, split, rows, seed):
-        ends = special(self.tokenizer, "bos", "eos", "pad")
-        return Pieces(*self.tokens(split), self.config.row_length, rows, seed, *ends)
+    def _batches(self, split, rows, seed, some=None):
+        ends, (ids, words) = special(self.tokenizer, "bos", "eos", "pad"), self.tokens(split)
+        ids = ids if some is None else ids.take(some)
+        return Pieces(ids, words, self.config.row_length, rows, seed, *ends)

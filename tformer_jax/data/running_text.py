@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from ..config import COUNT, INSIDE, ConfigError, field
 from . import tokenizers
-from .base import VOCABULARY, DataConfig, TextData, check_goes_with
+from .base import VOCABULARY, TextData, TextDataConfig, check_goes_with
 from .batches import RowBatches, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS
 from .sources.documents import DOCUMENTS
@@ -15,7 +15,7 @@ from .splits import split_documents
 from .tokens import Tokens, kept_tokens
 
 
-class DocumentDataConfig(DataConfig):
+class DocumentDataConfig(TextDataConfig):
     """The fields that both `data` sections of running text share.
 
     Attributes:
@@ -27,7 +27,7 @@ class DocumentDataConfig(DataConfig):
       vocab_size: vocabulary size of the BPE, with tokenizer="bpe".
       row_length: T, the number of tokens that the model reads in a row.
       batch_tokens: number of token slots of a training batch, which has as many rows of T as fit.
-      others: see `DataConfig`; the order of batches has offsets in the text, too.
+      others: see `TextDataConfig`; the order of batches has offsets in the text, too.
       mask: whether the vocabulary has `<mask>`.
     """
 
@@ -85,7 +85,8 @@ class DocumentData(TextData):
 
     def train_batches(self, rows_multiple: int = 1) -> RowBatches:
         rows = rows_in_batch(self.config.batch_tokens, self.config.row_length, rows_multiple)
-        batches = self._batches("train", rows, self.config.batch_seed)
+        make = lambda some, rows: self._batches("train", rows, self.config.batch_seed, some)
+        batches = self.mixed_rows(self.splits["train"], rows, make)
         tokens = len(self.tokens("train").ids.values)
         self.report.append(
             f"{tokens:,} training tokens of {self.byte_count('train') / tokens:.2f} bytes, "
@@ -109,8 +110,8 @@ class DocumentData(TextData):
         """Returns the tokens of each document, without start and end; made once, see `kept_tokens`."""
         if split not in self._tokens:
             how = {"words": self.has_words, "what": f"tokenizing {split}", "progress": self.progress}
-            say = self.report.append
-            self._tokens[split] = kept_tokens(self.splits[split], "text", self.tokenizer, say=say, **how)
+            how |= {"say": self.report.append, "of": f"{split} of {self.of}"}
+            self._tokens[split] = kept_tokens(self.splits[split], "text", self.tokenizer, **how)
         return self._tokens[split]
 
     def how_to_split(self):
@@ -123,5 +124,6 @@ class DocumentData(TextData):
     def size_of(self, part) -> str:
         return f" ({int(part.facts.characters.sum()):,} characters)"
 
-    def _batches(self, split: str, rows: int, seed: int | None) -> RowBatches:
+    def _batches(self, split: str, rows: int, seed: int | None, some: np.ndarray | None = None) -> RowBatches:
+        """Returns the batches of a split; `some`: of these of its documents alone, by their numbers."""
         raise NotImplementedError

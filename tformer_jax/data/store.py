@@ -24,7 +24,7 @@ from .files import DataError, WriteError, cache_dir, is_at, write_whole, writing
 
 MANIFEST = "manifest.json"
 _VERSION = 1  # of what a key stands for: another one where the same key would give other arrays
-_JOURNAL, _LOCK = "journal.json", "lock"
+_JOURNAL, _LOCK, _UNFINISHED = "journal.json", "lock", ".unfinished"
 _HASHED_BYTES = 16 << 20
 
 
@@ -106,12 +106,12 @@ class Writer:
         for file in self._open.values():
             file.close()
 
-    def finish(self, key: Any, about: Any) -> None:
-        """Writes the manifest."""
+    def finish(self, of: str, key: Any, about: Any) -> None:
+        """Writes the manifest; arguments: see `stored`."""
         for file in self._open.values():
             file.settle()
         files = {n: {"dtype": f.dtype.str, "bytes": f.size, "sha256": f.sum()} for n, f in self._open.items()}
-        manifest = {"version": _VERSION, "key": key, "files": files, "about": about}
+        manifest = {"version": _VERSION, "of": of, "key": key, "files": files, "about": about}
         write_whole(self._directory / MANIFEST, json.dumps(manifest, indent=1))
         (self._directory / _JOURNAL).unlink(missing_ok=True)
 
@@ -154,6 +154,7 @@ def stored(
     make: Callable[[Writer], Any],
     say: Callable[[str], None] = lambda line: None,
     progress: Progress = SILENT,
+    of: str = "",
 ) -> Store:
     """Returns the store of a key, made now if there is none.
 
@@ -161,8 +162,9 @@ def stored(
       kind: of the content, the folder of `cache_dir()` that it is in.
       key: all that the content follows from, which JSON can hold.
       make: writes the arrays, from `Writer.state` on; returns what is said about them.
-      say: is told of a store that was there, and is made again.
+      say: is told of a store that was there, and is made again, and of another one of the same thing.
       progress: is told of waiting for another process that makes it.
+      of: what people call what it is made of, such as "train of speeches"; "": nobody asks whether there was another one.
 
     Raises:
       WriteError: it cannot be written; what has been committed stays for the next one.
@@ -173,15 +175,17 @@ def stored(
     directory = cache_dir() / kind / name
     if (store := _whole(directory, key, lambda line: None)) is not None:
         return store
-    unfinished = directory.with_name(f"{name}.unfinished")
+    unfinished = directory.with_name(name + _UNFINISHED)
     with _alone(unfinished, progress):
         if (store := _whole(directory, key, say)) is not None:  # another process has made it meanwhile
             shutil.rmtree(unfinished, ignore_errors=True)
             return store
         shutil.rmtree(directory, ignore_errors=True)
+        if of:
+            _say_what_changed(directory.parent, of, key, say)
         writer = Writer(unfinished)
         try:
-            writer.finish(key, make(writer))
+            writer.finish(of, key, make(writer))
         except (DataError, ConfigError):  # nobody will go on
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -209,6 +213,19 @@ def _whole(directory: Path, key: Any, say: Callable[[str], None]) -> Store | Non
         say(f"{directory} {wrong}, and is made again")
         return None
     return Store(directory, files, found["about"])
+
+
+def _say_what_changed(folder: Path, of: str, key: Any, say: Callable[[str], None]) -> None:
+    """Says in what the newest store of the same thing differs, if there is one."""
+    stores = [(x.stat().st_mtime_ns, x.parent) for x in folder.glob(f"*/{MANIFEST}") if x.parent.suffix != _UNFINISHED]
+    for _, directory in sorted(stores, reverse=True):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            found = json.loads((directory / MANIFEST).read_bytes())
+            if found["of"] == of:
+                differing = [name for name in key if found["key"].get(name) != key[name]]
+                changed = f"changed in {', '.join(differing)}" if differing else "is of another version"
+                say(f"the {folder.name} of {of} are made anew: {directory} {changed}; delete it if no run needs it")
+                return
 
 
 def _journal(directory: Path) -> tuple[Any, Mapping[str, tuple[str, int]]]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..config import COUNT, ConfigError, field
 from . import tokenizers
-from .base import VOCABULARY, BoundedData, DataConfig
-from .batches import BatchShapes
+from .base import VOCABULARY, BoundedData, TextDataConfig
+from .batches import Batches, BatchShapes
 from .batches.buckets import EVALUATION_TOKENS, LabelledBuckets, choose_buckets, ladder, least_rows
 from .examples import Examples
 from .files import DataError
@@ -22,7 +22,7 @@ from .text import canonical
 from .tokens import kept_rows
 
 
-class TextClassificationDataConfig(DataConfig):
+class TextClassificationDataConfig(TextDataConfig):
     """The `data` section of a text classification experiment.
 
     Attributes:
@@ -33,7 +33,7 @@ class TextClassificationDataConfig(DataConfig):
         already holds a tokenizer, a pre-trained run's.
       batch_tokens: number of token slots of a training batch.
       num_buckets: the most bucket lengths.
-      others: see `DataConfig`.
+      others: see `TextDataConfig`.
     """
 
     sources = LABELLED_TEXTS
@@ -82,10 +82,15 @@ class TextClassificationData(BoundedData):
             raise ConfigError(f"data.vocab_size={size}, but the tokenizer in {file} has {found}; leave it None")
         self._encoded: dict[str, tuple[Examples, Ragged]] = {}
 
-    def train_batches(self, rows_multiple: int = 1) -> LabelledBuckets:
-        config = self.config
-        buckets = choose_buckets(self.encode("train")[1].lengths, config.num_buckets)
-        batches = self._batches("train", buckets, config.batch_tokens, config.batch_seed, rows_multiple)
+    def train_batches(self, rows_multiple: int = 1) -> Batches:
+        config, (texts, tokens) = self.config, self.encode("train")
+        how = (
+            choose_buckets(tokens.lengths, config.num_buckets),
+            config.batch_tokens,
+            config.batch_seed,
+            rows_multiple,
+        )
+        batches = self.mixed_batches(texts, lambda some: self._batches("train", *how, some))
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
@@ -109,13 +114,14 @@ class TextClassificationData(BoundedData):
         if split not in self._encoded:
             encode = functools.partial(tokenizers.encode_framed, self.tokenizer)
             how = {"what": f"tokenizing {split}", "say": self.report.append, "progress": self.progress}
+            how |= {"of": f"{split} of {self.of}"}
             ends = tokenizers.special(self.tokenizer, "bos", "eos")
             tokens = kept_rows(self.splits[split], "text", self.tokenizer, encode, ends, **how)
             self._encoded[split] = self.fitting(split, self.max_length, tokens)
         return self._encoded[split]
 
-    def _batches(self, split, lengths, batch_tokens, seed, rows_multiple=1) -> LabelledBuckets:
-        texts, tokens = self.encode(split)
+    def _batches(self, split, lengths, batch_tokens, seed, rows_multiple=1, some=None) -> LabelledBuckets:
+        texts, tokens = self.encode(split) if some is None else (part.take(some) for part in self.encode(split))
         how = (lengths, batch_tokens, seed, *tokenizers.special(self.tokenizer, "pad"), rows_multiple)
         return LabelledBuckets((tokens,), ("tokens",), *how, labels=self.labels(texts))
 

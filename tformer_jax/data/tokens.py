@@ -41,8 +41,8 @@ def kept_tokens(
     *,
     words: bool = False,
     what: str = "tokenizing",
-    say: Callable[[str], None] = lambda line: None,
     progress: Progress = SILENT,
+    **telling: Any,
 ) -> Tokens:
     """Returns the tokens of texts, without special ones, from a store of theirs; for lossless tokenizers.
 
@@ -54,14 +54,14 @@ def kept_tokens(
       tokenizer: lossless.
       words: whether to tell words apart.
       what: is done, for the progress.
-      say, progress: see `stored`.
+      progress, telling: also `say` and `of`, see `stored`.
 
     Raises:
       WriteError: see `stored`.
     """
     encode = lambda pieces: encode_pieces(tokenizer, pieces, words=words)
     how = _How(lambda: _pieces(examples, name), encode, {"words": words})
-    found = _kept(examples, name, tokenizer, how, what, say, progress)
+    found = _kept(examples, name, tokenizer, how, what, progress, **telling)
     return Tokens(Ragged(found.at_random("ids"), found["offsets"]), found.at_random("words") if words else None)
 
 
@@ -73,8 +73,8 @@ def kept_rows(
     about: Any,
     *,
     what: str = "tokenizing",
-    say: Callable[[str], None] = lambda line: None,
     progress: Progress = SILENT,
+    **telling: Any,
 ) -> Ragged:
     """Returns the tokens of short texts, each encoded whole, from a store of theirs.
 
@@ -90,7 +90,7 @@ def kept_rows(
         return Encoded(np.fromiter(itertools.chain.from_iterable(rows), np.int64, lengths.sum()), lengths, None)
 
     how = _How(lambda: (_Piece(text, True) for text in examples.text(name)), encoded, {"rows": about})
-    found = _kept(examples, name, tokenizer, how, what, say, progress)
+    found = _kept(examples, name, tokenizer, how, what, progress, **telling)
     return Ragged(found.at_random("ids"), found["offsets"])
 
 
@@ -109,20 +109,20 @@ class _How(NamedTuple):
 
 
 def _kept(
-    examples: Examples, name: str, tokenizer: Tokenizer, how: _How, what: str, say: Any, progress: Progress
+    examples: Examples, name: str, tokenizer: Tokenizer, how: _How, what: str, progress: Progress, **telling: Any
 ) -> Store:
     texts = hashlib.sha256()
     for facts in (examples.facts.sums, examples.facts.characters):
         texts.update(np.ascontiguousarray(facts))
     vocabulary = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-    key = {"texts": texts.hexdigest(), "field": name, "tokenizer": vocabulary, "how": how.about}
+    key = {"texts": texts.hexdigest(), "field": name, "tokenizer": vocabulary, "way of encoding": how.about}
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
 
     def make(writer: Writer) -> None:
         with progress.phase(what, len(examples), "texts") as advance:
             _write(how, dtype, writer, advance)
 
-    return stored("tokens", key, make, say, progress)
+    return stored("tokens", key, make, progress=progress, **telling)
 
 
 class _Piece(NamedTuple):

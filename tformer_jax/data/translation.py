@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from ..config import COUNT, ConfigError, field
 from . import tokenizers
-from .base import VOCABULARY, BoundedData, DataConfig, check_goes_with
-from .batches import BatchShapes, rows_in_batch
+from .base import VOCABULARY, BoundedData, TextDataConfig, check_goes_with
+from .batches import Batches, BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
 from .examples import Examples
@@ -25,7 +25,7 @@ _NAMES = ("source", "target")
 _SOURCE_FILE, _TARGET_FILE = "source_tokenizer.json", tokenizers.FILE
 
 
-class TranslationDataConfig(DataConfig):
+class TranslationDataConfig(TextDataConfig):
     """The `data` section of a translation experiment.
 
     Attributes:
@@ -44,7 +44,7 @@ class TranslationDataConfig(DataConfig):
       num_buckets: the most bucket lengths, with batching="buckets".
       row_length: number of target tokens in a row, with batching="packed"; source rows have as many more or
         less as their share of all tokens, and pairs that are longer are left out.
-      others: see `DataConfig`.
+      others: see `TextDataConfig`.
     """
 
     sources = PAIRS
@@ -172,20 +172,22 @@ class TranslationData(BoundedData):
             own = kept(_SOURCE_FILE, config.source_vocab_size, "source")
             self.tokenizers = Tokenizers(own, kept(_TARGET_FILE, config.vocab_size, "target"))
 
-    def train_batches(self, rows_multiple: int = 1) -> Buckets | Packed:
+    def train_batches(self, rows_multiple: int = 1) -> Batches:
         config, seed = self.config, self.config.batch_seed
         limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
-        _, source, target = self.encode("train", limit)
+        pairs, source, target = self.encode("train", limit)
         if config.batching == "packed":
             source_row = min(_source_row(source, target, limit), self.max_length)
             kept = np.flatnonzero(source.lengths <= source_row)
             self.say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
-            sides = source.take(kept), target.take(kept)
-            rows = rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
-            batches = Packed(sides, _NAMES, (source_row, limit + 1), rows, seed, self.tokenizers.pad)
+            pairs, sides = pairs.take(kept), (source.take(kept), target.take(kept))
+            how = (_NAMES, (source_row, limit + 1))
+            make = lambda some, rows: Packed(_some(sides, some), *how, rows, seed, self.tokenizers.pad)
+            batches = self.mixed_rows(pairs, rows_in_batch(config.batch_tokens, config.row_length, rows_multiple), make)
         else:
-            how = (choose_buckets(longest_sides((source, target)), config.num_buckets), config.batch_tokens, seed)
-            batches = Buckets((source, target), _NAMES, *how, self.tokenizers.pad, rows_multiple)
+            sides, lengths = (source, target), choose_buckets(longest_sides((source, target)), config.num_buckets)
+            how = (_NAMES, lengths, config.batch_tokens, seed, self.tokenizers.pad, rows_multiple)
+            batches = self.mixed_batches(pairs, lambda some: Buckets(_some(sides, some), *how))
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
@@ -210,8 +212,17 @@ class TranslationData(BoundedData):
 
     def _rows(self, split: str, side: str, tokenizer: Tokenizer, encode: Any, about: Any) -> Ragged:
         what = f"tokenizing the {side}s of {split}"
-        how = {"what": what, "say": self.report.append, "progress": self.progress}
+        how = {
+            "what": what,
+            "say": self.report.append,
+            "progress": self.progress,
+            "of": f"{side}s of {split} of {self.of}",
+        }
         return kept_rows(self.splits[split], side, tokenizer, encode, about, **how)
+
+
+def _some(sides: tuple[Ragged, ...], numbers: np.ndarray | None) -> tuple[Ragged, ...]:
+    return sides if numbers is None else tuple(side.take(numbers) for side in sides)
 
 
 def _source_row(source: Ragged, target: Ragged, row_length: int) -> int:

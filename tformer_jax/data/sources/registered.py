@@ -79,21 +79,21 @@ class Sources(Registry[Callable[..., Any]]):
         again = (lambda: next(passes)) if isinstance(found, Iterator) else (lambda: found)
         return Stream(lambda: self._checked(section, again()), getattr(found, "files", ()))
 
-    def key(self, section: Component, stream: Stream[Any]) -> Any:
-        """Returns what the examples of a stream follow from, which JSON can hold: the source, and the files that it reads.
+    def key(self, section: Component, stream: Stream[Any]) -> dict[str, str]:
+        """Returns what the examples of a stream follow from: the "files" that it reads, and the "source" that reads them.
 
-        Where nobody knows these, the examples themselves, for which all are read.
+        Where nobody knows the files, "source" is of the examples themselves, for which all are read.
         """
         if not stream.files:
             whole = hashlib.sha256()
             for example in stream:
                 whole.update(repr(tuple(example)).encode("utf-8", "surrogatepass"))
-            return {"examples": whole.hexdigest()}
+            return {"source": whole.hexdigest()}
         source = self[section.source]
         given = {name: getattr(section, name, None) for name in _parameters(source) if name != "say"}
         code = [code_of(source), code_of(type(section).stream)]
         about = [self.kind, section.source, section.source_options, given, code]
-        return {"files": contents(stream.files), "about": repr(about)}
+        return {"files": contents(stream.files), "source": repr(about)}
 
     def _found(self, section: Component, say: Say = lambda line: None) -> Any:
         """Returns what the source of a section gives, as it is."""
