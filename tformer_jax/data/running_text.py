@@ -7,11 +7,12 @@ from tokenizers import Tokenizer
 
 from ..config import COUNT, INSIDE, ConfigError, field
 from . import tokenizers
-from .base import VOCABULARY, TextData, TextDataConfig, check_goes_with
+from .base import VOCABULARY, check_goes_with
 from .batches import RowBatches, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS
 from .sources.documents import DOCUMENTS
 from .splits import split_documents
+from .text_data import TextData, TextDataConfig
 from .tokens import Tokens, kept_tokens
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import COUNT, ConfigError, field
 from . import tokenizers
-from .base import VOCABULARY, BoundedData, TextDataConfig
+from .base import VOCABULARY
 from .batches import Batches, BatchShapes
 from .batches.buckets import EVALUATION_TOKENS, LabelledBuckets, choose_buckets, ladder, least_rows
 from .examples import Examples
@@ -19,6 +19,7 @@ from .sources.registered import Say
 from .sources.streams import Stream
 from .splits import split_examples
 from .text import canonical
+from .text_data import BoundedData, TextDataConfig
 from .tokens import kept_rows
 
 

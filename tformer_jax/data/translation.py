@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from ..config import COUNT, ConfigError, field
 from . import tokenizers
-from .base import VOCABULARY, BoundedData, TextDataConfig, check_goes_with
+from .base import VOCABULARY, check_goes_with
 from .batches import Batches, BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
@@ -19,6 +19,7 @@ from .files import DataError, write_whole
 from .ragged import Ragged, longest_sides
 from .sources.pairs import PAIRS
 from .splits import split_examples
+from .text_data import BoundedData, TextDataConfig
 from .tokens import kept_rows
 
 _NAMES = ("source", "target")

@@ -16,10 +16,11 @@ from ..analysis.flops import Cost
 from ..analysis.positions import plot_positions
 from ..config import ORDER, TRAINING, Component, ConfigError, field, hints_of, leaves, plain_kinds
 from ..data import tokenizers
-from ..data.base import BoundedData, Data
+from ..data.base import Data
 from ..data.batches import Batches
 from ..data.classes import load_classes
 from ..data.files import DataError
+from ..data.text_data import BoundedData
 from ..data.translation import Tokenizers
 from ..nn import ModelConfig
 from ..progress import SILENT, Progress

@@ -1,0 +1,180 @@
+"""The base of all data that are texts: stores of them, splits, mixtures of sources, and what is too long for a model."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+
+from ..config import ConfigError, field
+from ..progress import SILENT, Progress
+from . import digest
+from .base import Data, DataConfig, check_goes_with
+from .batches import Batches, RowBatches
+from .batches.mixed import MixedBatches, MixedRows, as_many_rows
+from .examples import Examples, kept_examples, kept_splits
+from .files import DataError
+from .mixtures import MIXTURE, Part, parts_of
+from .ragged import Ragged, longest_sides
+from .sources.registered import Say
+from .unchanged import code_of
+
+_Batches = TypeVar("_Batches", bound=Batches)
+
+
+class TextDataConfig(DataConfig):
+    """The fields that the `data` sections of texts share.
+
+    Attributes:
+      mixture: with source="mixture", the sources, what each is given, and its share of the rows that are trained on:
+        "speeches:0.3,jsonl(path=books.jsonl,field=text):0.7". Those of batches in buckets are shares of the batches. What is
+        held out is held out of all of them together, as if they were one.
+      others: see `DataConfig`.
+    """
+
+    mixture: str | None = field(None)
+
+    def check(self) -> None:
+        check_goes_with(self, "mixture", "source", MIXTURE)
+        if self.mixture is None:
+            super().check()
+            return
+        for name in ("source_options", *self.inputs):
+            if (value := getattr(self, name)) is not None:
+                raise ConfigError(
+                    f"{name} is of one source: give it as NAME({name}=...) in data.mixture, got {value!r}"
+                )
+        _ = self.parts
+
+    @classmethod
+    def choices_of(cls, name: str) -> tuple[Any, ...]:
+        choices = super().choices_of(name)
+        return (*choices, MIXTURE) if name == "source" and choices else choices
+
+    @property
+    def parts(self) -> list[Part[Self]]:
+        """The sections of all sources, and their weights: of a mixture, or of one source alone."""
+        return [Part(self, 1.0)] if self.mixture is None else parts_of(self.mixture, self)
+
+
+class TextData(Data):
+    """Data of which each example is a named tuple of texts: they lie in stores, and are read once.
+
+    Attributes:
+      text: the field of the main text of an example.
+      others: see `Data`.
+    """
+
+    text: ClassVar[str]
+    splits: dict[str, Examples]
+
+    def read(self, say: Say) -> Examples:
+        sources, sections = self.config.sources, [part.section for part in self.config.parts]
+        streams = [section.stream(say) for section in sections]
+        keys = [sources.key(*of) for of in zip(sections, streams, strict=True)]
+        self._key = {name: [key.get(name) for key in keys] for name in ("files", "source")}
+        return kept_examples(sources.gives, streams, self._key, self.text, say=say, progress=self.progress, of=self.of)
+
+    def split(self, found: Examples, say: Say) -> dict[str, Examples]:
+        how = self.how_to_split()
+        make = lambda say: self.make_splits(found, say, **how)
+        key = self._key | {"fields": how, "code": code_of(type(self).make_splits)}
+        return kept_splits(found, key, make, say, progress=self.progress, of=self.of)
+
+    @property
+    def of(self) -> str:
+        """What the data are, by which stores of the same are known."""
+        names = ("source", "source_options", "mixture", *self.config.inputs)
+        given = {name: value for name in names if (value := getattr(self.config, name)) is not None}
+        return ", ".join(given.values())
+
+    def mixed_rows(
+        self, examples: Examples, rows: int, make: Callable[[np.ndarray | None, int], RowBatches]
+    ) -> Batches:
+        """Returns training batches of so many rows: of a mixture, rows of each source by its weight.
+
+        Args:
+          examples: all that are trained on.
+          rows: in a batch.
+          make: gives batches of some of them, by their numbers, None: of all; of so many rows.
+
+        Raises:
+          DataError: a source has too little to train on (names it).
+        """
+        parts = self.config.parts
+        if len(parts) == 1:
+            return make(None, rows)
+        sources = self._of_each(examples, lambda some: as_many_rows(lambda n: make(some, n), rows))
+        return MixedRows(sources, [part.weight for part in parts], rows, self.config.batch_seed)
+
+    def mixed_batches(self, examples: Examples, make: Callable[[np.ndarray | None], Batches]) -> Batches:
+        """Returns training batches: of a mixture, batches of each source by its weight; otherwise as `mixed_rows`."""
+        parts = self.config.parts
+        if len(parts) == 1:
+            return make(None)
+        sources = self._of_each(examples, make)
+        return MixedBatches(sources, [part.weight for part in parts], self.config.batch_seed)
+
+    def _of_each(self, examples: Examples, make: Callable[[np.ndarray], _Batches]) -> list[_Batches]:
+        """Returns the batches of each source of a mixture; reports of how much each is."""
+        found = []
+        for number, part in enumerate(self.config.parts):
+            some = np.flatnonzero(examples.facts.part == number)
+            name = f"{part.section.source} ({part.weight:.3g} of the mixture)"
+            if not len(some):
+                raise DataError(f"{name} has no {self.unit} left to train on; hold out less, or leave it out")
+            self.report.append(f"{name}: {len(some):,} training {self.unit}")
+            try:
+                found.append(make(some))
+            except DataError as error:
+                raise DataError(f"{name} has too little to train on: {error}") from None
+        return found
+
+    def how_to_split(self) -> dict[str, Any]:
+        """Returns the fields of the config that the splits follow from, by the names of arguments of `make_splits`."""
+        raise NotImplementedError
+
+    def make_splits(self, found: Examples, say: Say, **how: Any) -> Mapping[str, Examples]:
+        """Returns the splits of what the source has, by `Examples.take` and `Examples.cut`; `say` is told of what is left
+        out."""
+        raise NotImplementedError
+
+    def digest_of(self, part: Examples) -> digest.Digest:
+        return digest.of_facts(self.unit, part.facts)
+
+
+class BoundedData(TextData):
+    """Data of which a model can read no more than `max_length` tokens of an example; longer ones are left out whole."""
+
+    def __init__(self, config: DataConfig, max_length: int, directory: Path, progress: Progress = SILENT):
+        """`max_length`: of the model, in tokens; others, and errors: see `Data`."""
+        self.max_length = max_length
+        super().__init__(config, directory, progress)
+
+    def fitting(self, split: str, limit: int, *sides: Ragged) -> tuple[Examples, *tuple[Ragged, ...]]:
+        """Returns the examples of a split of at most `limit` tokens a side, and the sides; reports the others once.
+
+        Args:
+          split: its name.
+          limit: in tokens.
+          sides: the tokens of each example.
+
+        Raises:
+          DataError: none is left.
+        """
+        examples, of = self.splits[split], "" if len(sides) == 1 else " a side"
+        kept = np.flatnonzero(longest_sides(sides) <= limit)
+        if len(kept) == len(examples):  # with no list of them, 24 bytes an example
+            return examples, *sides
+        if not len(kept):
+            raise DataError(
+                f"none of the {len(examples)} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"
+            )
+        self.say_left_out(split, len(examples) - len(kept), f"{limit} tokens{of}")
+        return examples.take(kept), *(side.take(kept) for side in sides)
+
+    def say_left_out(self, split: str, count: int, limit: str) -> None:
+        """Reports how many examples of a split are longer than a limit, once."""
+        line = f"{count} of {len(self.splits[split]):,} {split} {self.unit} exceed {limit} and are left out"
+        if count and line not in self.report:
+            self.report.append(line)
