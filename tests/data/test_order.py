@@ -33,6 +33,15 @@ def test_long_orders_have_every_number_once(count):
     assert (np.bincount(shuffled((0, 3), count, np.arange(count)), minlength=count) == 1).all()
 
 
+@pytest.mark.parametrize("count", [1, 4096, 4097, 10_000])
+def test_places_are_the_same_alone_and_together(count):
+    """Another process, or a batch at the end of a block of places, would have other examples."""
+    whole = shuffled((5, 2), count, np.arange(count))
+    for some in (np.arange(4000, 4200), np.array([4095]), np.array([9999, 0, 4096]), np.arange(0)):
+        some = some[some < count]
+        np.testing.assert_array_equal(shuffled((5, 2), count, some), whole[some])
+
+
 @examples
 @given(st.integers(1, 1 << 62), st.integers(0, 9), st.data())
 def test_places_of_any_order_are_numbers_of_it_and_differ(count, seed, data):

@@ -1,11 +1,15 @@
 """Random orders of which any place is computed by itself: an epoch of a billion rows needs no array of them."""
 
+import functools
 import math
 
 import numpy as np
 
 # With 8, or 12, some of the orders of 5 or 6 things come too often; longer ones need fewer rounds.
 ROUNDS = 16
+
+# So many places in a row are computed together, and kept: for a few of them, most of the time is NumPy's own.
+_BLOCK = 4096
 
 
 def shuffled(seed: tuple[int, ...], count: int, positions: np.ndarray) -> np.ndarray:
@@ -23,11 +27,26 @@ def shuffled(seed: tuple[int, ...], count: int, positions: np.ndarray) -> np.nda
       count: of what is in order, at least 1.
       positions: integers in [0, count), of any shape.
     """
+    positions = np.asarray(positions)
+    block = int(positions.flat[0]) // _BLOCK if positions.size else 0
+    within = positions - block * _BLOCK
+    if ((within >= 0) & (within < _BLOCK)).all():
+        return _block(seed, count, block)[within]
+    return _computed(seed, count, positions)
+
+
+@functools.lru_cache(maxsize=64)
+def _block(seed: tuple[int, ...], count: int, block: int) -> np.ndarray:
+    """Returns what stands at the places of a block."""
+    return _computed(seed, count, np.arange(block * _BLOCK, min((block + 1) * _BLOCK, count)))
+
+
+def _computed(seed: tuple[int, ...], count: int, positions: np.ndarray) -> np.ndarray:
     a = math.isqrt(count - 1) + 1
     a += a % 2  # where a and b are odd, every round is an even permutation, and so is all that comes of them
     halves = np.uint64(a), np.uint64(-(-count // a))
     keys = np.random.SeedSequence(seed[0], spawn_key=seed[1:]).generate_state(ROUNDS, np.uint64)
-    found = np.asarray(positions).astype(np.uint64)
+    found = positions.astype(np.uint64)
     outside = np.ones(found.shape, bool)
     while outside.any():
         found[outside] = _permuted(found[outside], *halves, keys)
