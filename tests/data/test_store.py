@@ -14,7 +14,7 @@ from support import full_disk
 
 from tformer_jax.data import store
 from tformer_jax.data.files import DataError, WriteError, cache_dir
-from tformer_jax.data.store import MANIFEST, stored
+from tformer_jax.data.store import MANIFEST, let_go, stored
 
 KEY = {"what": "numbers", "count": 40}
 
@@ -50,6 +50,23 @@ def refused(writer):
 def the_folder():
     (folder,) = [path for path in (cache_dir() / "test").iterdir() if not path.name.endswith(".unfinished")]
     return folder
+
+
+def resident():
+    """Bytes of files that are in this process's memory."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssFile"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc to tell what is resident")
+def test_what_was_read_is_let_go_of():
+    """A pass over 40 GB of text would count as 40 GB of memory."""
+    found = stored("test", KEY, lambda writer: writer.append("x", np.arange(4_000_000)))["x"]  # 32 MB
+    before = resident()
+    assert found.sum() == 7_999_998_000_000 and resident() - before > 24 << 20
+    let_go()
+    assert resident() - before < 4 << 20
+    assert found[::1000].tolist() == [*range(0, 4_000_000, 1000)]
 
 
 def test_another_store_of_the_same_thing_is_told():

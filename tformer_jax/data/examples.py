@@ -15,13 +15,14 @@ import numpy as np
 
 from .files import DataError
 from .ragged import Ragged
-from .store import Writer, stored
+from .store import Writer, let_go, stored
 from .text import canonical
 
 _Example = TypeVar("_Example")
 
 _BLOCK = 4096  # examples that are looked up together
 _BLOCK_BYTES = 4 << 20  # of texts that are written together, or decoded
+_HELD_BYTES = 64 << 20  # of texts that are read before they are let go of
 # No text in UTF-8 has these bytes: one stands for None, the other ends a text in the sums.
 _NONE, _END = b"\xff", b"\xfe"
 
@@ -97,13 +98,18 @@ class Examples(Sequence[_Example], Generic[_Example]):
             decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
             for at in range(begin, end, _BLOCK_BYTES):
                 yield number, decoder.decode(values[at : min(at + _BLOCK_BYTES, end)].tobytes())
+                if (at - begin) % _HELD_BYTES >= _HELD_BYTES - _BLOCK_BYTES:
+                    let_go()
 
     def _spans(self, name: str) -> Iterator[tuple[int, int]]:
-        """Yields where the text of each example in a field begins and ends, in bytes."""
-        column = self.texts[name]
+        """Yields where the text of each example in a field begins and ends, in bytes; what was read is let go of."""
+        column, read = self.texts[name], 0
         for at in range(0, len(column), _BLOCK):
             begins, lengths = column.spans(np.arange(at, min(at + _BLOCK, len(column))))
             yield from zip(begins.tolist(), (begins + lengths).tolist(), strict=True)
+            if (read := read + int(lengths.sum())) >= _HELD_BYTES:
+                let_go()
+                read = 0
 
     def cut(self, name: str, ends: np.ndarray) -> list["Examples[_Example]"]:
         """Returns the examples cut into k parts each, the first parts, the second parts and so on; empty ones are left out.
@@ -141,6 +147,8 @@ class Examples(Sequence[_Example], Generic[_Example]):
                 here = (wanted >= done) & (wanted < done + len(starts))
                 places[number, here] = at + starts[wanted[here] - done]
                 done, at = done + len(starts), at + len(block)
+                if not at % _HELD_BYTES:
+                    let_go()
             places[number, wanted == done] = at
         return places
 

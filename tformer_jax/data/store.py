@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,7 @@ MANIFEST = "manifest.json"
 _VERSION = 1  # of what a key stands for: another one where the same key would give other arrays
 _JOURNAL, _LOCK, _UNFINISHED = "journal.json", "lock", ".unfinished"
 _HASHED_BYTES = 16 << 20
+_MAPPED: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
 class Store:
@@ -59,6 +61,7 @@ class Store:
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         if advice is not None:
             mapped.madvise(advice)
+        _MAPPED.add(mapped)
         return np.frombuffer(mapped, dtype)
 
     def check_sums(self) -> None:
@@ -70,6 +73,16 @@ class Store:
         for name, file in self._files.items():
             if _sum(self.directory / name).hexdigest() != file["sha256"]:
                 raise DataError(f"{self.directory / name} is damaged; delete {self.directory}, and it is made again")
+
+
+def let_go() -> None:
+    """Lets go of what was read of all mapped arrays, so that the process holds no memory for it; it can be read again.
+
+    The system keeps it as long as nobody else needs the memory, but counts it as this process's: of a pass over 40 GB, most
+    of what the machine has.
+    """
+    for mapped in list(_MAPPED):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class Writer:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ..data.batches import Batches
+from ..data.store import let_go
 from ..progress import SILENT, Progress
 from .changes import changes, describe_changes
 from .checkpoints import CheckpointConfig, Checkpoints
@@ -251,6 +252,7 @@ class _RunLoop(Loop):
         self._line.update(step, metrics["loss"], metrics["weight"], others)
         self._pace.end(metrics["loss"], metrics["weight"])
         if step == self._config.steps or step % self._config.log_every == 0:
+            let_go()  # of the tokens that batches have read
             self._write(step, metrics | self._pace.row(self._line.busy))
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
