@@ -199,6 +199,35 @@ def test_segments_number_the_documents_of_a_row(sizes, length, epoch, seed):
         assert segments == [1 + sum(starts[: at + 1]) for at in range(len(here))] + [0] * (len(tokens) - len(here))
 
 
+@examples
+@given(
+    SIZES_OR_NONE.filter(any), st.integers(1, 12), st.sampled_from(["segments", "stream"]), SEEDS,
+    st.sampled_from([BOS, None]), st.sampled_from([EOS, None]),
+)  # fmt: skip
+def test_documents_may_do_without_start_or_end(sizes, length, boundaries, seed, bos, eos):
+    """Tokens of a file that has its own ends would have others among them, or some be lost."""
+    tokens, documents = stream(sizes)
+    parts = [
+        [t for t in (bos, *tokens[documents == number].tolist(), eos) if t is not None] for number in range(len(sizes))
+    ]
+    whole, number_of = sum(parts, []), [number for number, part in enumerate(parts) for _ in part]
+    made = lambda rows, seed: Windows(ragged(sizes), length, rows, seed, boundaries, bos, eos, PAD)
+    lengths = lambda b: b["lengths"] if "lengths" in b else (b["segments"] > 0).sum(1)
+    if len(whole) > 1:
+        epoch = epoch_of(made(2, None))
+        rows = [row[:n].tolist() for b in epoch for row, n in zip(b["tokens"], lengths(b), strict=True) if n]
+        assert sum((row[1:] for row in rows), rows[0][:1]) == whole
+        assert rows == [whole[at : at + length + 1] for at in range(0, len(whole) - 1, length)]
+    if len(whole) >= 2 * length:
+        for b in epoch_of(made(1, seed), 1):
+            (row,) = b["tokens"].tolist()
+            places = [i for i in range(len(whole)) if whole[i : i + length + 1] == row]
+            changes = [np.diff(number_of[at : at + length + 1]) != 0 for at in places]
+            assert places and (
+                "lengths" in b or any(np.array_equal(np.diff(b["segments"][0]) != 0, found) for found in changes)
+            )
+
+
 @pytest.mark.parametrize("boundaries", ["segments", "stream"])
 @pytest.mark.parametrize("size", [12, 13, 14])
 def test_rows_without_a_target_are_padding(size, boundaries):

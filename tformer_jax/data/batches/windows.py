@@ -13,7 +13,8 @@ from . import ALL_ROWS, Batch, RowBatches
 class Windows(RowBatches):
     """Rows cut from a stream, for predicting each token from those before it: `windows.batch(i)`.
 
-    The stream is all documents one after another, each between start and end token; nowhere does it lie as a whole.
+    The stream is all documents one after another, each between start and end token, if there are any; nowhere does it lie
+    as a whole.
     Neighbouring rows share one token, so that each token is a target in one row only. In training every epoch shifts
     all rows by an offset, drawn from (seed, epoch). In evaluation every token that has one before it (in its document,
     with segments) is a target exactly once.
@@ -23,7 +24,8 @@ class Windows(RowBatches):
       row_length: T, targets in a row.
       rows, seed: see `RowBatches`; the seed is of offsets, too.
       boundaries: "segments" (a batch tells the documents of a row apart) or "stream" (it does not).
-      bos_id, eos_id, pad_id: the start token, the end token, and what fills the rows.
+      bos_id, eos_id: the start token and the end token; None: documents have their own, or need none.
+      pad_id: what fills the rows.
     """
 
     documents: Ragged
@@ -31,12 +33,13 @@ class Windows(RowBatches):
     rows: int
     seed: int | None
     boundaries: str
-    bos_id: int
-    eos_id: int
+    bos_id: int | None
+    eos_id: int | None
     pad_id: int = 0
 
     def __post_init__(self):
-        ends = np.cumsum(self.documents.lengths + 2)  # [m], of documents in the stream
+        framed = self.documents.lengths + (self.bos_id is not None) + (self.eos_id is not None)
+        ends = np.cumsum(framed)  # [m], of documents in the stream
         length, n = self.row_length, int(ends[-1]) if len(ends) else 0
         # In training, one less than there could be, which leaves room for offsets.
         count = -(-(n - 1) // length) if self.seed is None else n // length - 1
@@ -75,15 +78,16 @@ class Windows(RowBatches):
         """
         from_value, lengths = self.documents.spans(document)
         last = self._ends[document]
-        start = last - lengths - 2
+        led, closed = self.bos_id is not None, self.eos_id is not None
+        start = last - lengths - led - closed
         begins, ends = np.maximum(begins, start), np.minimum(ends, last)
         sizes = ends - begins
         until = np.cumsum(sizes)  # where among all that is returned a part ends
-        bos, eos = (until - sizes)[begins == start], until[ends == last] - 1
         tokens, text = np.empty(sizes.sum(), np.int32), np.ones(sizes.sum(), bool)
-        text[bos] = text[eos] = False
-        tokens[bos], tokens[eos] = self.bos_id, self.eos_id
-        tokens[text] = self.documents.values[ranges(from_value + begins - start - 1, sizes)[text]]
+        for token, places in ((self.bos_id, (until - sizes)[begins == start]), (self.eos_id, until[ends == last] - 1)):
+            if token is not None:
+                text[places], tokens[places] = False, token
+        tokens[text] = self.documents.values[ranges(from_value + begins - start - led, sizes)[text]]
         return tokens, sizes
 
 
