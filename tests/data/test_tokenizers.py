@@ -9,15 +9,14 @@ from hypothesis import example, given, settings, strategies as st
 from tokenizers import Tokenizer, models
 
 from tformer_jax.data import files, tokenizers
+from tformer_jax.data.pieces import cut, encode_pieces
 from tformer_jax.data.tokenizers import (
     BOS_ID,
     EOS_ID,
     MASK_ID,
     PAD_ID,
-    cut,
     decode,
     encode,
-    encode_pieces,
     kept,
     load,
     save,

@@ -1,19 +1,19 @@
-"""Byte-level BPE, or single characters: trained on the run's own text and saved with it."""
+"""Byte-level BPE, or single characters: trained on the run's own text and saved with it; or what others have trained."""
 
 import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ..config import ConfigError
 from ..progress import SILENT, Progress
-from .files import DataError, read_json, write_whole
+from .files import DataError, read_json, reading, write_whole
+from .pieces import cut
 from .text import canonical
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -29,7 +29,6 @@ TOKENS_FILE, IDS_FILE = "tokenizer_config.json", "generation_config.json"
 START = "decoder_start_token_id"  # what a target of a translation starts with
 
 _OLD_TOKENS_FILE = "special_tokens_map.json"
-_PIECE = 4_000
 # What those files call the special tokens of each role; encoders have names of their own for the start and the end.
 _KEYS = {
     "pad": ("pad_token",),
@@ -188,70 +187,6 @@ def encode_typed(tokenizer: Tokenizer, text: str) -> list[int]:
     return min(forms, key=lambda ids: (ids.count(unknown), len(ids)))
 
 
-class Encoded(NamedTuple):
-    """The tokens of pieces of text, one after another.
-
-    Attributes:
-      ids: int64 [n].
-      lengths: the number of tokens of each piece, int64 [k].
-      begins_word: whether a token is the first of a word, bool [n]; a word is what the tokenizer never joins to its
-        neighbours. None: nobody asked.
-    """
-
-    ids: np.ndarray
-    lengths: np.ndarray
-    begins_word: np.ndarray | None
-
-
-def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[str], *, words: bool = False) -> Encoded:
-    """Returns the tokens of pieces of text, see `cut`, without special tokens; `words`: and which of them begin a word.
-
-    For lossless tokenizers.
-    """
-    if _of_characters(tokenizer):
-        return _encode_characters(tokenizer, pieces, words)
-    tokenizer.encode_special_tokens = True
-    encodings = tokenizer.encode_batch(list(pieces), add_special_tokens=False)
-    joined = lambda of: np.concatenate([np.zeros(0, np.int64), *(np.asarray(x, np.int64) for x in of)])
-    ids, lengths = joined(e.ids for e in encodings), np.asarray([len(e) for e in encodings], np.int64)
-    if not words:  # which take as long to ask for as the tokens
-        return Encoded(ids, lengths, None)
-    begins = np.diff(joined(e.word_ids for e in encodings), prepend=-1) != 0
-    begins[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-    return Encoded(ids, lengths, begins)
-
-
-def _of_characters(tokenizer: Tokenizer) -> bool:
-    """Says that tokens are characters, as those of `train_characters` are; one from elsewhere may have words."""
-    known = {*_special_tokens(mask=True), UNKNOWN}
-    vocabulary = tokenizer.get_vocab() if isinstance(tokenizer.model, models.WordLevel) else ()
-    return UNKNOWN in vocabulary and all(len(token) == 1 or token in known for token in vocabulary)
-
-
-def _encode_characters(tokenizer: Tokenizer, pieces: Sequence[str], words: bool) -> Encoded:
-    # A look-up: a hundred times as fast as a regular expression for each character.
-    table = np.full(0x110000, tokenizer.token_to_id(UNKNOWN), np.int64)
-    for token, number in tokenizer.get_vocab().items():
-        if len(token) == 1:
-            table[ord(token)] = number
-    ids = table[np.frombuffer("".join(pieces).encode("utf-32-le"), np.uint32)]
-    begins = np.ones(len(ids), bool) if words else None
-    return Encoded(ids, np.asarray([len(piece) for piece in pieces], np.int64), begins)
-
-
-def cut(text: str, size: int = _PIECE) -> Iterator[str]:
-    """Yields the text in pieces of `size` characters or somewhat more; all but the first begin with white space.
-
-    A lossless tokenizer never joins white space to what stands before it.
-    """
-    start = 0
-    while start < len(text):
-        match = _BEFORE_SPACE.search(text, start + size)
-        end = match.start() if match else len(text)
-        yield text[start:end]
-        start = end
-
-
 def frames(tokenizer: Tokenizer) -> bool:
     """Returns whether a tokenizer frames a text itself, as those from elsewhere do."""
     return tokenizer.num_special_tokens_to_add(is_pair=False) > 0
@@ -266,10 +201,22 @@ def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, strip: bool = True) -
     return text.strip() if strip else text
 
 
+def room(tokenizer: Tokenizer) -> int:
+    """Returns how many tokens a model of a tokenizer's tokens has: their numbers may have gaps."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
 def unknown_id(tokenizer: Tokenizer) -> int | None:
     """Returns the token of what the vocabulary does not have; None where there is no such text."""
     model = tokenizer.model
     return tokenizer.token_to_id(model.unk_token) if isinstance(model, models.WordLevel) else None
+
+
+def unknown_token(tokenizer: Tokenizer) -> int | None:
+    """Returns the token that stands for what the vocabulary does not have; None where none does that alone."""
+    names = special_names(tokenizer)
+    alone = "unk" in names and names["unk"] not in (names.get("bos"), names.get("eos"))
+    return tokenizer.token_to_id(names["unk"]) if alone else None
 
 
 def save(tokenizer: Tokenizer, file: Path) -> None:
@@ -296,6 +243,9 @@ def load(file: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exceptions
         raise ConfigError(f"cannot load a tokenizer from {file}: {error}") from None
+    # What was in force when it was saved, which would cut texts and fill them up to the length of others.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     tokenizer.said = read_said(file.parent)  # not kept by Tokenizer.save
     return tokenizer
 
@@ -308,11 +258,22 @@ def inherit(start: Path, directory: Path) -> None:
     """
     if not (start / FILE).exists():
         raise DataError(f"{start} has no {FILE}: a task on text starts from a model and its tokenizer")
-    said = read_said(start)
-    write_whole(directory / FILE, (start / FILE).read_bytes())
+    take_over(start / FILE, directory)
+
+
+def take_over(file: Path, directory: Path) -> None:
+    """Takes a tokenizer's file over into a directory, as its `FILE`, and what the files beside it say.
+
+    Raises:
+      DataError: a file cannot be read, or is damaged.
+    """
+    said = read_said(file.parent)
     for name, table in ((TOKENS_FILE, said.tokens), (IDS_FILE, said.ids)):
         if table:
             write_whole(directory / name, json.dumps(table, sort_keys=True, ensure_ascii=False) + "\n")
+    with reading(file):
+        content = file.read_bytes()
+    write_whole(directory / FILE, content)  # last: where it is, the others are
 
 
 def read_said(directory: Path) -> Said:
@@ -359,4 +320,3 @@ def _number_of(number: Any, key: str, file: Path) -> int | None:
 
 
 _HALF = re.compile("[\ud800-\udfff]")  # of a character, which JSON can have alone and UTF-8 cannot
-_BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \n])")

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 
 from ..progress import SILENT, Progress
 from .examples import Examples
+from .pieces import Encoded, cut, encode_pieces, reads_pieces
 from .ragged import Ragged
 from .store import Store, Writer, stored
-from .tokenizers import Encoded, cut, encode_pieces
+from .tokenizers import room
 
 _Given, _Made = TypeVar("_Given"), TypeVar("_Made")
 
@@ -44,14 +45,15 @@ def kept_tokens(
     progress: Progress = SILENT,
     **telling: Any,
 ) -> Tokens:
-    """Returns the tokens of texts, without special ones, from a store of theirs; for lossless tokenizers.
+    """Returns the tokens of texts, without special ones, from a store of theirs.
 
-    Texts may be of any length: they are encoded in pieces, which changes none of their tokens.
+    Texts may be of any length where that changes none of their tokens, see `reads_pieces`: they are encoded in pieces.
+    Else each is in memory as a whole.
 
     Args:
       examples: whose texts.
       name: of the field with the text.
-      tokenizer: lossless.
+      tokenizer: any.
       words: whether to tell words apart.
       what: is done, for the progress.
       progress, telling: also `say` and `of`, see `stored`.
@@ -60,7 +62,10 @@ def kept_tokens(
       WriteError: see `stored`.
     """
     encode = lambda pieces: encode_pieces(tokenizer, pieces, words=words)
-    how = _How(lambda: _pieces(examples, name), encode, {"words": words})
+    if reads_pieces(tokenizer):
+        how = _How(lambda: _pieces(examples, name), encode, {"words": words})
+    else:
+        how = _How(lambda: _whole(examples, name), encode, {"words": words, "whole": True})
     found = _kept(examples, name, tokenizer, how, what, progress, **telling)
     return Tokens(Ragged(found.at_random("ids"), found["offsets"]), found.at_random("words") if words else None)
 
@@ -89,7 +94,7 @@ def kept_rows(
         lengths = np.asarray([len(row) for row in rows], np.int64)
         return Encoded(np.fromiter(itertools.chain.from_iterable(rows), np.int64, lengths.sum()), lengths, None)
 
-    how = _How(lambda: (_Piece(text, True) for text in examples.text(name)), encoded, {"rows": about})
+    how = _How(lambda: _whole(examples, name), encoded, {"rows": about})
     found = _kept(examples, name, tokenizer, how, what, progress, **telling)
     return Ragged(found.at_random("ids"), found["offsets"])
 
@@ -116,7 +121,7 @@ def _kept(
         texts.update(np.ascontiguousarray(facts))
     vocabulary = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
     key = {"texts": texts.hexdigest(), "field": name, "tokenizer": vocabulary, "way of encoding": how.about}
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
+    dtype = np.uint16 if room(tokenizer) <= 1 << 16 else np.uint32
 
     def make(writer: Writer) -> None:
         with progress.phase(what, len(examples), "texts") as advance:
@@ -154,6 +159,10 @@ def _write(how: _How, dtype: Any, writer: Writer, advance: Callable[[int], None]
         if fresh >= _COMMIT_EVERY:
             writer.commit((done, total, parity))
             fresh = 0
+
+
+def _whole(examples: Examples, name: str) -> Iterator[_Piece]:
+    return (_Piece(text, True) for text in examples.text(name))
 
 
 def _pieces(examples: Examples, name: str) -> Iterator[_Piece]:
