@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError
 from tformer_jax.data.sources import token_files
-from tformer_jax.data.sources.token_files import flat_tokens, indexed_tokens
+from tformer_jax.data.sources.token_files import check_vocabulary, flat_tokens, indexed_tokens
 
 END = 99
 examples = settings(derandomize=True, deadline=None, max_examples=60)
@@ -30,7 +30,7 @@ def test_documents_end_with_the_end_token(tmp_path_factory, ids, dtype, chunk):
     np.array(ids, dtype).tofile(file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_files, "_CHUNK", chunk)
-        found = flat_tokens(file, 100, dtype, END)
+        found = flat_tokens(file, dtype, END)
     expected = [[]]
     for token in ids:
         expected[-1].append(token)
@@ -41,13 +41,13 @@ def test_documents_end_with_the_end_token(tmp_path_factory, ids, dtype, chunk):
 
 def test_without_an_end_token_a_file_is_one_document(write):
     """nanoGPT's files of characters, which have none, could not be read."""
-    found = flat_tokens(write("train.bin", np.arange(10, dtype="<u2").tobytes()), 10)
+    found = flat_tokens(write("train.bin", np.arange(10, dtype="<u2").tobytes()))
     assert documents(found) == [list(range(10))]
 
 
 def test_tokens_are_mapped_and_not_read(write):
     """A file of 100 GB would have to fit into memory."""
-    found = flat_tokens(write("train.bin", np.arange(10, dtype="<u2").tobytes()), 10)
+    found = flat_tokens(write("train.bin", np.arange(10, dtype="<u2").tobytes()))
     assert isinstance(found.tokens, np.memmap) and not found.tokens.flags.writeable
 
 
@@ -58,11 +58,11 @@ def ids(*values, dtype="<u2"):
 @pytest.mark.parametrize(
     ("content", "given", "message"),
     [
-        (b"", {}, "train.bin has 0 bytes, which is no whole number of tokens of 2 bytes; fetch it again$"),
+        (b"", {}, "train.bin has 0 bytes, which is no whole number of tokens of 2 bytes; fetch it again, or say its dtype$"),
         (b"abc", {}, "train.bin has 3 bytes, which is no whole number of tokens of 2 bytes"),
         (ids(1, 2, 3), {"dtype": "uint32"}, "train.bin has 6 bytes, .* of 4 bytes"),
-        (ids(*range(9), 100, 5, 101), {}, "train.bin: token 9 is 100, beyond the vocabulary of 100; choose the tokenizer"),
-        (ids(1, 2, 3, 4), {"dtype": "uint32"}, "token 0 is 131073, beyond the vocabulary of 100; .* or the dtype that it"),
+        (ids(*range(9), 100, 5, 101), {}, "train.bin: token 11 is 101, beyond the vocabulary of 100; choose the tokenizer"),
+        (ids(1, 2, 3, 4), {"dtype": "uint32"}, "token 1 is 262147, beyond the vocabulary of 100; .* or the dtype that it"),
         (ids(*[5] * 1000, dtype="<u4"), {}, r"every second token is 0, .*; set dtype='uint32'$"),
         (ids(1, 2), {"end": 3}, r"train.bin has no token 3, which should end each document; set end to the one that does$"),
     ],
@@ -70,30 +70,60 @@ def ids(*values, dtype="<u2"):
 def test_what_is_no_file_of_such_tokens_is_refused(write, monkeypatch, content, given, message):
     """A model would be trained on noise, or read rows of the embedding that are not there."""
     monkeypatch.setattr(token_files, "_CHUNK", 4 if len(content) < 100 else 1 << 20)
+    file = write("train.bin", content)
     with pytest.raises(DataError, match=message):
-        flat_tokens(write("train.bin", content), 100, **given)
+        check_vocabulary(file, flat_tokens(file, **given), 100)
 
 
 def test_a_file_that_is_not_there_is_refused_by_name(tmp_path):
     """A misspelt path would end in a traceback."""
     with pytest.raises(DataError, match="^cannot read .*train.bin: No such file or directory$"):
-        flat_tokens(tmp_path / "train.bin", 100)
+        flat_tokens(tmp_path / "train.bin")
     with pytest.raises(DataError, match="^cannot read .*train.idx: No such file or directory$"):
-        indexed_tokens(tmp_path / "train.bin", 100)
+        indexed_tokens(tmp_path / "train.bin")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dtype": "int64"}, "^dtype must be 'uint16' or 'uint32', got 'int64'$"),
-        ({"end": 100}, "^end must be a token, from 0 to 99, got 100$"),
-        ({"end": -1}, "^end must be a token, from 0 to 99, got -1$"),
+        ({"dtype": "int64"}, "dtype must be 'uint16' or 'uint32', got 'int64'$"),
+        ({"end": -1}, "end must be a token, got -1$"),
     ],
 )
 def test_what_is_said_of_a_file_must_be_possible(write, given, message):
     """The fault would be looked for in the file."""
     with pytest.raises(ConfigError, match=message):
-        flat_tokens(write("train.bin", ids(1, 2)), 100, **given)
+        token_files.token_files(write("train.bin", ids(1, 2)), **given)
+
+
+# Files of splits ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_has_a_file_for_each_split(write, tmp_path):
+    """nanoGPT's val.bin would be passed over, or trained on."""
+    files = {split: write(f"{name}.bin", ids(1, 2)) for name, split in (("train", "train"), ("val", "validation"))}
+    assert token_files.token_files(tmp_path).splits == files
+    assert token_files.token_files(files["train"]).splits == {"train": files["train"]}
+
+
+def test_a_path_without_tokens_is_refused(write, tmp_path):
+    """An empty folder, or an index, would end in a traceback, or be read as tokens."""
+    with pytest.raises(DataError, match="has no train.bin: let data.path be a file of tokens, or a folder with"):
+        token_files.token_files(tmp_path)
+    with pytest.raises(DataError, match="a.idx is the index of .*a.bin: let data.path be that$"):
+        token_files.token_files(write("a.idx", b""))
+    with pytest.raises(DataError, match="^cannot read .*no.bin: No such file or directory$"):
+        token_files.token_files(tmp_path / "no.bin")
+
+
+def test_an_index_says_the_dtype_alone(write):
+    """A dtype that somebody sets would be passed over in silence."""
+    file = write("a.bin", np.arange(5, dtype="<i4").tobytes())
+    write("a.idx", index([2, 3], [0, 1, 2]))
+    assert documents(token_files.token_files(file).read("train")) == [[0, 1], [2, 3, 4]]
+    for said in ({"dtype": "uint32"}, {"end": 4}):
+        with pytest.raises(ConfigError, match=f"source_options must not say {[*said][0]}: .*a.idx does, beside"):
+            token_files.token_files(file, **said).read("train")
 
 
 # Megatron's index, written by its description ----------------------------------------------------------------
@@ -115,7 +145,7 @@ def test_documents_of_an_index_are_runs_of_its_sequences(write, dtype, modes):
     """A document would be cut into its sentences, or tokens be read with another width."""
     file = write("a.bin", np.arange(10, dtype=dtype).tobytes())
     write("a.idx", index([2, 3, 0, 5], [0, 2, 2, 4], dtype, modes=modes))
-    found = indexed_tokens(file, 10)
+    found = indexed_tokens(file)
     assert documents(found) == [[0, 1, 2, 3, 4], [], [5, 6, 7, 8, 9]]
     assert isinstance(found.tokens, np.memmap)
 
@@ -146,12 +176,12 @@ def test_an_index_that_is_not_of_the_file_is_refused(write, content, message):
     file = write("a.bin", np.arange(5, dtype="<i4").tobytes())
     write("a.idx", content)
     with pytest.raises(DataError, match=message):
-        indexed_tokens(file, 4)
+        check_vocabulary(file, indexed_tokens(file), 4)
 
 
 def test_a_negative_token_is_refused_by_position(write):
     """It would stand for a row from the end of the embedding."""
     file = write("a.bin", np.array([1, 2, -1], "<i4").tobytes())
     write("a.idx", index([3], [0, 1]))
-    with pytest.raises(DataError, match="a.bin: token 2 is -1, beyond the vocabulary of 4"):
-        indexed_tokens(file, 4)
+    with pytest.raises(DataError, match="a.bin: token 2 is -1, which no token is; tokenize it anew$"):
+        indexed_tokens(file)
