@@ -11,8 +11,9 @@ class CausalLMDataConfig(DocumentDataConfig):
     """The `data` section of a causal language modelling experiment.
 
     Attributes:
-      boundaries: "segments" (no document sees the one before it in its row) or "stream" (they run
-        on, each from start to end token).
+      boundaries: "segments" (no document sees the one before it in its row) or "stream" (they run on). Each is read from
+        start to end token; of a file of tokens, where a document may have them, none is doubled in segments, and a stream is
+        what the file holds, token by token.
       others: see `DocumentDataConfig`.
     """
 
@@ -30,6 +31,11 @@ class CausalLMData(DocumentData):
     config: CausalLMDataConfig
 
     def _batches(self, split, rows, seed, some=None):
-        ends, ids = special(self.tokenizer, "bos", "eos", "pad"), self.tokens(split).ids
-        ids = ids if some is None else ids.take(some)
-        return Windows(ids, self.config.row_length, rows, seed, self.config.boundaries, *ends)
+        (*ends, pad), how = special(self.tokenizer, "bos", "eos", "pad"), self.config.boundaries
+        documents = self.as_they_are(split) if how == "stream" else None
+        if documents is None:
+            documents = self.tokens(split).ids
+        else:
+            ends = None, None
+        documents = documents if some is None else documents.take(some)
+        return Windows(documents, self.config.row_length, rows, seed, how, *ends, pad)

@@ -4,6 +4,7 @@ from ..config import ConfigError, field
 from .batches import BatchShapes, rows_in_batch
 from .batches.windows import Pieces
 from .running_text import DocumentData, DocumentDataConfig
+from .sources.documents import TOKENS
 from .tokenizers import special
 
 
@@ -12,7 +13,7 @@ class MaskedLMDataConfig(DocumentDataConfig):
 
     Attributes:
       whole_words: mask all tokens of a word together, which batches then tell apart; not with
-        tokenizer="characters".
+        tokenizer="characters" or source="tokens".
       others: see `DocumentDataConfig`; `row_length` includes start and end token.
     """
 
@@ -24,6 +25,8 @@ class MaskedLMDataConfig(DocumentDataConfig):
         super().check()
         if self.whole_words and self.tokenizer == "characters":
             raise ConfigError("whole_words needs data.tokenizer='bpe': with 'characters' there are no words")
+        if self.whole_words and self.source == TOKENS:
+            raise ConfigError(f"whole_words needs texts: of data.source={TOKENS!r} there are no words")
         if self.row_length < 3:
             raise ConfigError(f"row_length must exceed 2 (start and end token), got {self.row_length}")
 
@@ -37,10 +40,18 @@ class MaskedLMData(DocumentData):
     """Pieces of documents, a row each, to mask some tokens of: see `Pieces`. The tokenizer has `<mask>`."""
 
     config: MaskedLMDataConfig
+    roles = ("bos", "eos", "pad", "mask")
 
     @property
     def has_words(self) -> bool:
         return self.config.whole_words
+
+    def prepare(self, directory, progress):
+        super().prepare(directory, progress)
+        if self.has_words and self.tokenizer.pre_tokenizer is None:
+            raise ConfigError(
+                "data.whole_words needs a tokenizer that tells words apart: this one takes a text for one"
+            )
 
     def _batches(self, split, rows, seed, some=None):
         ends, (ids, words) = special(self.tokenizer, "bos", "eos", "pad"), self.tokens(split)

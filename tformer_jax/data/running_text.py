@@ -1,6 +1,6 @@
 """The base of the data of both kinds of language modelling: documents, split, and a tokenizer of their text."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -10,10 +10,16 @@ from . import tokenizers
 from .base import VOCABULARY, check_goes_with
 from .batches import RowBatches, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS
-from .sources.documents import DOCUMENTS
+from .document_splits import FileSplit, TextSplit
+from .file_tokens import FileDocuments, read_token_files, split_tokens
+from .ragged import Ragged
+from .sampled import texts_to_train_on
+from .sources.documents import DOCUMENTS, TOKENS
+from .sources.token_files import TokenFiles
 from .splits import split_documents
 from .text_data import TextData, TextDataConfig
-from .tokens import Tokens, kept_tokens
+from .tokens import Tokens
+from .vocabularies import check_untrained, learnt
 
 
 class DocumentDataConfig(TextDataConfig):
@@ -21,11 +27,13 @@ class DocumentDataConfig(TextDataConfig):
 
     Attributes:
       path: a text file, or a folder of them, with source="files"; a file, a folder or a pattern of tables, with
-        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`.
+        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`; a file of tokens, or a folder
+        with train.bin and, if it is there, val.bin, with source="tokens", of which see `sources.token_files`.
       split: hold out whole documents ("document"), or the end of each ("tail"); see `splits.split_documents`.
-      validation_share, test_share: share of the characters to hold out for that split.
+      validation_share, test_share: share of the characters, or of the tokens of a file, to hold out for that split.
       tokenizer: "bpe" or "characters", trained on the training split.
-      vocab_size: vocabulary size of the BPE, with tokenizer="bpe".
+      vocab_size: vocabulary size of the BPE that is trained, with tokenizer="bpe"; None with a tokenizer_path, and with
+        source="tokens", which needs one, or a task.init_from that brings one.
       row_length: T, the number of tokens that the model reads in a row.
       batch_tokens: number of token slots of a training batch, which has as many rows of T as fit.
       others: see `TextDataConfig`; the order of batches has offsets in the text, too.
@@ -47,7 +55,10 @@ class DocumentDataConfig(TextDataConfig):
 
     def check(self) -> None:
         super().check()
-        check_goes_with(self, "vocab_size", "tokenizer", "bpe")
+        if self.source == TOKENS:
+            check_untrained(self, ("vocab_size", "tokenizer"), f"data.source={TOKENS!r}")
+        elif self.tokenizer_path is None:
+            check_goes_with(self, "vocab_size", "tokenizer", "bpe")
         tokenizers.check_bpe_size("vocab_size", self.vocab_size, mask=self.mask)
         if self.validation_share + self.test_share >= 1.0:
             raise ConfigError(
@@ -64,65 +75,112 @@ class DocumentData(TextData):
     """The documents of one experiment, its tokenizer, and the batches of both.
 
     Attributes:
-      tokenizer: lossless (of characters, those of the training split); trained on it, or read from where it was saved.
+      splits: by name, `Examples` of documents, or `FileDocuments` that are tokens already.
+      tokenizer: lossless (of characters, those of the training split) if it was trained on it; or read from a file.
       has_words: whether batches tell words apart.
+      roles: special tokens that a tokenizer must have, see `tokenizers.special`.
       others: see `Data`.
     """
 
     unit, text = "documents", "text"
     has_words: ClassVar[bool] = False
+    roles: ClassVar[tuple[str, ...]] = ("bos", "eos", "pad")
+
+    def read(self, say):
+        streams = [part.section.stream(say) for part in self.config.parts]
+        if not any(isinstance(stream, TokenFiles) for stream in streams):
+            return self.keep(streams, say)
+        if len(streams) > 1:
+            raise ConfigError("data.mixture must be of sources of texts: files of tokens cannot be mixed with others")
+        return read_token_files(*streams, say, self.progress)
 
     def prepare(self, directory, progress):
-        config = self.config
+        file = directory / tokenizers.FILE
+        self.tokenizer = learnt(file, self.config.tokenizer_path, self.roles, self._trained, progress)
+        how = {"say": self.report.append, "progress": progress}
+        self._of: dict[str, TextSplit | FileSplit] = {}
+        for name, part in self.splits.items():
+            if isinstance(part, FileDocuments):
+                self._of[name] = FileSplit(part, self.tokenizer, **how)
+            else:
+                self._of[name] = TextSplit(f"{name} of {self.of}", part, self.tokenizer, self.has_words, **how)
 
-        def train() -> Tokenizer:
-            texts = (piece for _, piece in self.splits["train"].pieces("text"))
-            if config.tokenizer == "characters":
-                return tokenizers.train_characters(texts, mask=config.mask)
-            return tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=config.mask)
-
-        self.tokenizer = tokenizers.kept(directory / tokenizers.FILE, train, progress)
-        self._tokens: dict[str, Tokens] = {}
+    def _trained(self) -> Tokenizer:
+        config, train = self.config, self.splits["train"]
+        if isinstance(train, FileDocuments):
+            raise ConfigError(
+                f"data.tokenizer_path is needed with data.source={config.source!r}, or task.init_from: tokens are numbers, "
+                "and the tokenizer that made them says of what"
+            )
+        most = None if config.tokenizer == "characters" else config.tokenizer_sample  # none should be unknown
+        texts = texts_to_train_on(train, ["text"], most, config.seed, self.report.append)
+        if config.tokenizer == "characters":
+            return tokenizers.train_characters(texts, mask=config.mask)
+        return tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=config.mask)
 
     def train_batches(self, rows_multiple: int = 1) -> RowBatches:
         rows = rows_in_batch(self.config.batch_tokens, self.config.row_length, rows_multiple)
         make = lambda some, rows: self._batches("train", rows, self.config.batch_seed, some)
         batches = self.mixed_rows(self.splits["train"], rows, make)
-        tokens = len(self.tokens("train").ids.values)
         self.report.append(
-            f"{tokens:,} training tokens of {self.byte_count('train') / tokens:.2f} bytes, "
-            f"vocabulary of {self.tokenizer.get_vocab_size():,}; {len(batches):,} batches an epoch"
+            f"{self._of['train'].said()}, vocabulary of {tokenizers.room(self.tokenizer):,}; "
+            f"{len(batches):,} batches an epoch"
         )
         return batches
 
     def evaluation_batches(self, split: str) -> RowBatches:
         return self._batches(split, max(1, EVALUATION_TOKENS // self.config.row_length), None)
 
-    def byte_count(self, split: str) -> int:
-        """Returns the bytes of a split's text in UTF-8."""
-        return int(self.splits[split].texts["text"].lengths.sum())
+    def byte_count(self, split: str) -> int | None:
+        """Returns the bytes of a split's text in UTF-8; None: only its tokens are known, which do not tell."""
+        return self._of[split].byte_count()
 
     def unknown_count(self, split: str) -> int:
-        """Returns how many characters of a split the tokenizer does not have: none of a BPE, which has every byte."""
-        unknown = tokenizers.unknown_id(self.tokenizer)
-        return 0 if unknown is None else int(np.count_nonzero(self.tokens(split).ids.values == unknown))
+        """Returns how many tokens of a split stand for what the vocabulary lacks: none of a BPE, which has every byte."""
+        return self._of[split].unknown_count()
+
+    def is_given_back(self, split: str) -> bool:
+        """Returns whether the tokens say all of a text; of a tokenizer from elsewhere, of the beginning of the first one."""
+        return self._of[split].is_given_back()
+
+    def token_count(self, split: str) -> int:
+        """Returns the number of tokens of a split, without those that are put around documents."""
+        return self._of[split].token_count()
 
     def tokens(self, split: str) -> Tokens:
-        """Returns the tokens of each document, without start and end; made once, see `kept_tokens`."""
-        if split not in self._tokens:
-            how = {"words": self.has_words, "what": f"tokenizing {split}", "progress": self.progress}
-            how |= {"say": self.report.append, "of": f"{split} of {self.of}"}
-            self._tokens[split] = kept_tokens(self.splits[split], "text", self.tokenizer, **how)
-        return self._tokens[split]
+        """Returns the tokens of each document, without start and end; made once, see `kept_tokens`.
+
+        Raises:
+          DataError: a document is too long for its tokenizer.
+        """
+        return self._of[split].tokens
+
+    def as_they_are(self, split: str) -> Ragged | None:
+        """Returns the tokens of the documents of a file, start and end tokens of its own included; None: of texts."""
+        return self._of[split].as_they_are
+
+    def beginnings(self, split: str, count: int, characters: int) -> list[str]:
+        """Returns the beginnings of the first documents of a split."""
+        return self._of[split].beginnings(count, characters)
 
     def how_to_split(self):
         how = {name: getattr(self.config, name) for name in ("validation_share", "test_share", "seed")}
         return how | {"by": self.config.split}
 
+    def split(self, found: Any, say):
+        if isinstance(found, dict):
+            return split_tokens(found, say=say, **self.how_to_split())
+        return super().split(found, say)
+
     def make_splits(self, found, say, **how):
         return split_documents(found, **how)
 
-    def size_of(self, part) -> str:
+    def digest_of(self, part):
+        return part.digest() if isinstance(part, FileDocuments) else super().digest_of(part)
+
+    def size_of(self, part):
+        if isinstance(part, FileDocuments):
+            return f" ({part.token_count:,} tokens)"
         return f" ({int(part.facts.characters.sum()):,} characters)"
 
     def _batches(self, split: str, rows: int, seed: int | None, some: np.ndarray | None = None) -> RowBatches:

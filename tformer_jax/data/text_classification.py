@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from ..config import COUNT, ConfigError, field
 from . import tokenizers
@@ -14,6 +15,7 @@ from .batches.buckets import EVALUATION_TOKENS, LabelledBuckets, choose_buckets,
 from .examples import Examples
 from .files import DataError
 from .ragged import Ragged
+from .sampled import texts_to_train_on
 from .sources.labelled_texts import LABELLED_TEXTS, LabelledText
 from .sources.registered import Say
 from .sources.streams import Stream
@@ -21,6 +23,7 @@ from .splits import split_examples
 from .text import canonical
 from .text_data import BoundedData, TextDataConfig
 from .tokens import kept_rows
+from .vocabularies import learnt
 
 
 class TextClassificationDataConfig(TextDataConfig):
@@ -30,8 +33,8 @@ class TextClassificationDataConfig(TextDataConfig):
       path: a file of label, tab, text, with source="files"; a file, a folder or a pattern of tables, with
         source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`.
       validation_size, test_size: least number of texts to hold out; whole documents where there are any.
-      vocab_size: vocabulary size of the BPE that is trained on the training split; None: the run's directory
-        already holds a tokenizer, a pre-trained run's.
+      vocab_size: vocabulary size of the BPE that is trained on the training split; None: there is a tokenizer_path, or the
+        tokenizer is that of the model which task.init_from names.
       batch_tokens: number of token slots of a training batch.
       num_buckets: the most bucket lengths.
       others: see `TextDataConfig`.
@@ -43,7 +46,7 @@ class TextClassificationDataConfig(TextDataConfig):
     path: str | None = field(None)
     validation_size: int = field(500, COUNT)
     test_size: int = field(1000, COUNT)
-    vocab_size: int | None = field(wanted=VOCABULARY)
+    vocab_size: int | None = field(None, VOCABULARY)
     batch_tokens: int = field(wanted=COUNT)
     num_buckets: int = field(4, COUNT)
 
@@ -74,11 +77,18 @@ class TextClassificationData(BoundedData):
     unit, text = "texts", "text"
 
     def prepare(self, directory, progress):
-        file, size = directory / tokenizers.FILE, self.config.vocab_size
-        if size is None and not file.exists():
-            raise ConfigError(f"data.vocab_size is needed to train a tokenizer: there is none in {file.parent}")
-        train = lambda: tokenizers.train_bpe(self.splits["train"].text("text"), size, lossless=True, mask=True)
-        self.tokenizer = tokenizers.kept(file, train, progress)
+        config, file, size = self.config, directory / tokenizers.FILE, self.config.vocab_size
+        if size is None and config.tokenizer_path is None and not file.exists():
+            raise ConfigError(
+                f"data.vocab_size is needed to train a tokenizer, or data.tokenizer_path: there is none in {file.parent}"
+            )
+
+        def train() -> Tokenizer:
+            sample = config.tokenizer_sample, config.seed, self.report.append
+            texts = texts_to_train_on(self.splits["train"], ["text"], *sample)
+            return tokenizers.train_bpe(texts, size, lossless=True, mask=True)
+
+        self.tokenizer = learnt(file, config.tokenizer_path, ("bos", "eos", "pad"), train, progress)
         if size is not None and (found := self.tokenizer.get_vocab_size()) > size:
             raise ConfigError(f"data.vocab_size={size}, but the tokenizer in {file} has {found}; leave it None")
         self._encoded: dict[str, tuple[Examples, Ragged]] = {}

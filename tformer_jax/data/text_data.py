@@ -1,12 +1,12 @@
 """The base of all data that are texts: stores of them, splits, mixtures of sources, and what is too long for a model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-from ..config import ConfigError, field
+from ..config import COUNT, ConfigError, field
 from ..progress import SILENT, Progress
 from . import digest
 from .base import Data, DataConfig, check_goes_with
@@ -17,7 +17,9 @@ from .files import DataError
 from .mixtures import MIXTURE, Part, parts_of
 from .ragged import Ragged, longest_sides
 from .sources.registered import Say
+from .sources.streams import Stream
 from .unchanged import code_of
+from .vocabularies import check_untrained
 
 _Batches = TypeVar("_Batches", bound=Batches)
 
@@ -29,12 +31,21 @@ class TextDataConfig(DataConfig):
       mixture: with source="mixture", the sources, what each is given, and its share of the rows that are trained on:
         "speeches:0.3,jsonl(path=books.jsonl,field=text):0.7". Those of batches in buckets are shares of the batches. What is
         held out is held out of all of them together, as if they were one.
+      tokenizer_path: a `tokenizer.json`, as the library tokenizers saves it, or a folder with one, such as Hugging Face's
+        or a run's: it is used as it is, and kept in the run's directory. Files beside it say which tokens are special.
+        None: a tokenizer is trained, or that of the model which `task.init_from` names is taken over.
+      tokenizer_sample: bytes of the training split that a BPE is trained on, in pieces that are spread evenly over it and
+        drawn from the seed; None: all of it.
       others: see `DataConfig`.
     """
 
     mixture: str | None = field(None)
+    tokenizer_path: str | None = field(None)
+    tokenizer_sample: int | None = field(100_000_000, COUNT)
 
     def check(self) -> None:
+        if self.tokenizer_path is not None:
+            check_untrained(self, ("vocab_size", "tokenizer"), f"data.tokenizer_path={self.tokenizer_path!r}")
         check_goes_with(self, "mixture", "source", MIXTURE)
         if self.mixture is None:
             super().check()
@@ -68,9 +79,12 @@ class TextData(Data):
     text: ClassVar[str]
     splits: dict[str, Examples]
 
-    def read(self, say: Say) -> Examples:
+    def read(self, say: Say) -> Any:
+        return self.keep([part.section.stream(say) for part in self.config.parts], say)
+
+    def keep(self, streams: Sequence[Stream[Any]], say: Say) -> Examples:
+        """Returns all that the streams of the sources have, from a store."""
         sources, sections = self.config.sources, [part.section for part in self.config.parts]
-        streams = [section.stream(say) for section in sections]
         keys = [sources.key(*of) for of in zip(sections, streams, strict=True)]
         self._key = {name: [key.get(name) for key in keys] for name in ("files", "source")}
         return kept_examples(sources.gives, streams, self._key, self.text, say=say, progress=self.progress, of=self.of)

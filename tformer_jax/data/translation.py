@@ -1,6 +1,5 @@
 """Sentence pairs, from where they lie to batches of tokens."""
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,12 @@ from .batches.packed import Packed
 from .examples import Examples
 from .files import DataError, write_whole
 from .ragged import Ragged, longest_sides
+from .sampled import texts_to_train_on
 from .sources.pairs import PAIRS
 from .splits import split_examples
 from .text_data import BoundedData, TextDataConfig
 from .tokens import kept_rows
+from .vocabularies import check_untrained, learnt
 
 _NAMES = ("source", "target")
 _SOURCE_FILE, _TARGET_FILE = "source_tokenizer.json", tokenizers.FILE
@@ -37,8 +38,10 @@ class TranslationDataConfig(TextDataConfig):
       split: hold out whole documents ("group"), single sentences ("sentence"), or test on each
         ("both": two of each); see `splits.split_examples`.
       validation_size, test_size: least number of pairs to hold out.
-      vocab_size: vocabulary size of the BPE that is trained on the training split.
-      source_vocab_size: vocabulary size of a second BPE for the source side; None: both sides share one.
+      vocab_size: vocabulary size of the BPE that is trained on the training split; None with a tokenizer_path.
+      source_vocab_size: vocabulary size of a second BPE for the source side.
+      source_tokenizer_path: of a second tokenizer, that of the source side, see tokenizer_path. With neither this nor
+        source_vocab_size, both sides share one.
       batch_tokens: number of token slots of the target side of a training batch.
       batching: "buckets" (a row a pair, rows of like length together) or "packed" (several pairs
         to a row: less padding and one compiled program, for short sentences).
@@ -58,8 +61,9 @@ class TranslationDataConfig(TextDataConfig):
     split: str = field("group", among=("both", "group", "sentence"))
     validation_size: int = field(500, COUNT)
     test_size: int = field(1000, COUNT)
-    vocab_size: int = field(wanted=VOCABULARY)
+    vocab_size: int | None = field(None, VOCABULARY)
     source_vocab_size: int | None = field(None, VOCABULARY)
+    source_tokenizer_path: str | None = field(None)
     batch_tokens: int = field(wanted=COUNT)
     batching: str = field("buckets", among=("buckets", "packed"))
     num_buckets: int | None = field(None, COUNT)
@@ -69,6 +73,11 @@ class TranslationDataConfig(TextDataConfig):
         super().check()
         check_goes_with(self, "num_buckets", "batching", "buckets")
         check_goes_with(self, "row_length", "batching", "packed")
+        if self.vocab_size is None and self.tokenizer_path is None:
+            raise ConfigError("vocab_size is needed to train a tokenizer, or data.tokenizer_path, which names one")
+        if self.source_tokenizer_path is not None:
+            there = f"data.source_tokenizer_path={self.source_tokenizer_path!r}"
+            check_untrained(self, ("source_vocab_size",), there)
         for name in ("vocab_size", "source_vocab_size"):
             tokenizers.check_bpe_size(name, getattr(self, name))
         given = tuple(file is not None for file in (self.source_file, self.target_file, self.tsv_file))
@@ -121,7 +130,10 @@ class Tokenizers(NamedTuple):
     def encode_targets(self, texts: list[str]) -> list[list[int]]:
         """Returns token ids after the start token, up to the end token."""
         rows = tokenizers.encode_framed(self.target, texts)
-        return [[self.start, *row] for row in rows] if tokenizers.frames(self.target) else rows
+        if not tokenizers.frames(self.target):
+            return rows
+        (end,) = tokenizers.special(self.target, "eos")  # which some that frame a text leave out
+        return [[self.start, *row, *([] if row[-1:] == [end] else [end])] for row in rows]
 
 
 def inherit_tokenizers(start: Path, directory: Path) -> None:
@@ -140,7 +152,7 @@ class TranslationData(BoundedData):
 
     Attributes:
       splits: pairs of text by split: train, validation, test (and two more, with split="both").
-      tokenizers: trained on the training split, or read from where they were saved.
+      tokenizers: trained on the training split, or read from files.
       others: see `BoundedData`.
     """
 
@@ -160,18 +172,26 @@ class TranslationData(BoundedData):
         return split_examples(found.take(np.flatnonzero(whole)), **how)
 
     def prepare(self, directory, progress):
-        config, train = self.config, self.splits["train"]
+        config = self.config
 
-        def kept(name: str, size: int, *sides: str) -> Tokenizer:
-            texts = itertools.chain.from_iterable(map(train.text, sides))
-            return tokenizers.kept(directory / name, lambda: tokenizers.train_bpe(texts, size), progress)
+        def of(name: str, path: str | None, size: int | None, roles: tuple[str, ...], *sides: str) -> Tokenizer:
+            sample = config.tokenizer_sample, config.seed, self.report.append
+            train = lambda: tokenizers.train_bpe(texts_to_train_on(self.splits["train"], sides, *sample), size)
+            return learnt(directory / name, path, roles, train, progress)
 
-        if config.source_vocab_size is None:
-            shared = kept(_TARGET_FILE, config.vocab_size, "source", "target")
+        roles = ("bos", "eos", "pad")
+        if config.source_vocab_size is None and config.source_tokenizer_path is None:
+            shared = of(_TARGET_FILE, config.tokenizer_path, config.vocab_size, roles, "source", "target")
             self.tokenizers = Tokenizers(shared, shared)
         else:
-            own = kept(_SOURCE_FILE, config.source_vocab_size, "source")
-            self.tokenizers = Tokenizers(own, kept(_TARGET_FILE, config.vocab_size, "target"))
+            own = of(_SOURCE_FILE, config.source_tokenizer_path, config.source_vocab_size, (), "source")
+            target = of(_TARGET_FILE, config.tokenizer_path, config.vocab_size, roles, "target")
+            self.tokenizers = Tokenizers(own, target)
+            if self.tokenizers.pad >= tokenizers.room(own):
+                raise ConfigError(
+                    f"data.source_tokenizer_path: rows are filled up with the target's token {self.tokenizers.pad}, and "
+                    f"the source has {tokenizers.room(own):,} tokens; name a pad_token beside the target's tokenizer"
+                )
 
     def train_batches(self, rows_multiple: int = 1) -> Batches:
         config, seed = self.config, self.config.batch_seed
@@ -207,7 +227,7 @@ class TranslationData(BoundedData):
         """
         of = self.tokenizers
         source = self._rows(split, "source", of.source, of.encode_sources, tokenizers.frames(of.source))
-        ends = (of.start, *tokenizers.special(of.target, "bos", "eos"))
+        ends = (of.start, *tokenizers.special(of.target, "bos", "eos"), tokenizers.frames(of.target))
         target = self._rows(split, "target", of.target, of.encode_targets, ends)
         return self.fitting(split, limit, source, target)
 

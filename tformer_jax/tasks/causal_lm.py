@@ -155,18 +155,17 @@ class CausalLMTask(DocumentTask):
 
         The end of each document is predicted too: its bits count, and it has no bytes. Rows see nothing
         of the row before them, so that longer rows give better numbers. A character that no training text has
-        costs the bits of `<unk>`, which do not tell which one it is: the note counts them.
+        costs the bits of `<unk>`, which do not tell which one it is: the note counts them. Of tokens of a file of which
+        nobody knows the bytes, there are no bits per byte.
         """
-        batches, text = data.evaluation_batches(split), len(data.tokens(split).ids.values)
-        scores = self.score(model, batches, progress, f"scoring {text:,} tokens of {split}")
-        bits = scores.means["loss"] * scores.weight / math.log(2)
-        metrics = scores.means | {"bits_per_byte": bits / data.byte_count(split), "tokens": scores.weight}
-        texts = [document.text[:_PROMPT_CHARACTERS] for document in data.splits[split][:_CONTINUED]]
+        scoring = f"scoring {data.token_count(split):,} tokens of {split}"
+        scores = self.score(model, data.evaluation_batches(split), progress, scoring)
+        size, bits = data.byte_count(split), scores.means["loss"] * scores.weight / math.log(2)
+        metrics = scores.means | ({"bits_per_byte": bits / size} if size else {}) | {"tokens": scores.weight}
+        texts = data.beginnings(split, _CONTINUED, _PROMPT_CHARACTERS)
         continued = functools.partial(self._continued, model)
         samples = progress.each(f"writing samples of {split}", [*enumerate(texts)], "samples", continued)
-        unknown = data.unknown_count(split)
-        note = f"{unknown:,} characters are not in the training split and are scored as <unk>" if unknown else ""
-        return Evaluation(metrics, note, samples)
+        return Evaluation(metrics, "; ".join(_remarks(data, split, size)), samples)
 
     def _continued(self, model: CausalLM, numbered: tuple[int, str]) -> Continuation:
         number, text = numbered
@@ -190,8 +189,9 @@ class CausalLMTask(DocumentTask):
         return self._loss(model, batch, None, None)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
+        bits = f"{metrics['bits_per_byte']:.4f} bits per byte, " if "bits_per_byte" in metrics else ""
         return (
-            f"{metrics['bits_per_byte']:.4f} bits per byte, perplexity {metrics['perplexity']:.2f} a token, "
+            f"{bits}perplexity {metrics['perplexity']:.2f} a token, "
             f"loss {metrics['loss']:.4f} nats a token, {metrics['tokens']:,.0f} tokens"
         )
 
@@ -265,6 +265,18 @@ class CausalLMTask(DocumentTask):
                 yield whole[len(said) :]
                 said = whole
         yield whole[len(said) :]
+
+
+def _remarks(data: CausalLMData, split: str, size: int | None) -> Iterator[str]:
+    """What has to be said of the bits per byte of a split of so many bytes."""
+    if unknown := data.unknown_count(split):
+        of_characters = tokenizers.unknown_id(data.tokenizer) is not None
+        what = "characters are not in the training split" if of_characters else "tokens are unknown"
+        yield f"{unknown:,} {what} and are scored as <unk>"
+    if not data.is_given_back(split):
+        yield "the tokenizer does not give texts back as they are: bits per byte are those of what it reads of them"
+    if not size:
+        yield "no bits per byte: a token of this tokenizer does not tell of how many bytes it is"
 
 
 def _key_of_draw(seed: int, number: int) -> Array:

@@ -89,7 +89,7 @@ class MaskedLMTask(DocumentTask):
     @property
     def _corruption(self) -> "_Corruption":
         kept = tokenizers.special(self.tokenizer, "pad", "bos", "eos")
-        return _Corruption(self.tokenizer.get_vocab_size(), self._mask, kept, self.config.mask_rate)
+        return _Corruption(tokenizers.room(self.tokenizer), self._mask, kept, self.config.mask_rate)
 
     @property
     def _gap(self) -> str:
@@ -122,7 +122,7 @@ class MaskedLMTask(DocumentTask):
     ) -> Evaluation:
         """Loss, masked accuracy and pseudo-perplexity, and some filled gaps."""
         batches = data.evaluation_batches(split)
-        tokens = len(data.tokens(split).ids.values)
+        tokens = data.token_count(split)
         metrics = self.score(model, batches, progress, f"scoring {tokens:,} tokens of {split}").means
         rows = self._rows(batches, self.config.pseudo_perplexity_rows)
         metrics |= {"pseudo_perplexity": self.pseudo_perplexity(model, rows, progress), "rows": len(rows)}

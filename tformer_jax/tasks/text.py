@@ -13,6 +13,7 @@ from ..data import tokenizers
 from ..data.batches.buckets import padded
 from ..data.files import DataError, read_lines
 from ..data.text import canonical
+from ..data.vocabularies import check_there, planned_size
 from ..nn import ModelConfig
 from .base import Task
 from .pictures import LONGEST_EXAMPLE, Example, Pictured, some_rows, text_side
@@ -65,11 +66,17 @@ class TextTask(Task):
 
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:
-        return super().planned_fields(data) | {"vocab_size": data.vocab_size or _SOME_TOKENS}
+        size = planned_size(data.vocab_size, getattr(data, "tokenizer_path", None))
+        return super().planned_fields(data) | {"vocab_size": size or _SOME_TOKENS}
+
+    @classmethod
+    def planned(cls, config: Any, data: Any) -> Task:
+        check_there(getattr(data, "tokenizer_path", None))
+        return super().planned(config, data)
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        return super().model_fields | {"vocab_size": self.tokenizer.get_vocab_size()}
+        return super().model_fields | {"vocab_size": tokenizers.room(self.tokenizer)}
 
     def rows(self, texts: Sequence[str], limit: int) -> Iterator[dict[str, np.ndarray]]:
         """Returns a batch of one row for each text, "tokens" [1 T] and "lengths" [1], from start to end token.

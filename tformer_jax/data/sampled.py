@@ -1,0 +1,81 @@
+"""A sample of texts, spread evenly over them: what a tokenizer is trained on where there is more than that needs."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from .examples import Examples
+from .ragged import Ragged
+
+# Bytes that are read in one place: the thousandth part of a sample, but not fewer or more than these.
+_LEAST, _MOST = 1 << 8, 1 << 14
+_LOOKED_AT = 1 << 10  # bytes in which white space is looked for
+_SPACE = np.frombuffer(b" \n", np.uint8)
+_BLANK = np.frombuffer(b" \n\t\r\v\f", np.uint8)
+
+
+def texts_to_train_on(
+    examples: Examples, names: Sequence[str], most: int | None, seed: int, say: Callable[[str], None]
+) -> Iterator[str]:
+    """Yields all texts of examples, or a sample of them; of a long text by pieces.
+
+    Args:
+      examples: of the training split.
+      names: of the fields with texts, one after the other.
+      most: bytes of a sample; None, or no more than there are: all texts.
+      seed: of the sample.
+      say: is told how large a sample is, once it is over.
+    """
+    columns = [examples.texts[name] for name in names]
+    total = sum(int(column.lengths.sum()) for column in columns)
+    if most is None or total <= most:
+        for name in names:
+            yield from (piece for _, piece in examples.pieces(name))
+        return
+    size = 0
+    for piece in sampled(columns, most, seed):
+        size += len(piece)
+        yield piece.decode("utf-8", "surrogatepass")
+    say(f"the tokenizer is trained on {size:,} of {total:,} bytes of the training split (data.tokenizer_sample)")
+
+
+def sampled(columns: Sequence[Ragged], most: int, seed: int) -> Iterator[bytes]:
+    """Yields pieces of texts, about `most` bytes in all, in their order.
+
+    All texts, one after another, are cut into equal parts, and from each a run is taken, in a place that is drawn: long
+    texts and short ones have their share. A text of which a run has a part is cut before white space, or between two
+    characters where there is none.
+
+    Args:
+      columns: texts in UTF-8, fewer than `most` bytes of which would be all of them.
+      most: bytes.
+      seed: of the places.
+    """
+    lengths = np.concatenate([column.lengths for column in columns])
+    ends, firsts = np.cumsum(lengths), np.cumsum([0, *map(len, columns)])
+    run = min(max(most // 1000, _LEAST), _MOST)
+    count, total, rng = max(1, most // run), int(ends[-1]), np.random.default_rng(seed)
+    for k in range(count):
+        part, size = (whole * (k + 1) // count - whole * k // count for whole in (total, most))
+        begin = total * k // count + int(rng.integers(max(part - size, 0) + 1))
+        first, last = np.searchsorted(ends, [begin, begin + size - 1], "right")
+        for number in range(first, last + 1):
+            column = int(np.searchsorted(firsts, number, "right")) - 1
+            text = columns[column][number - firsts[column]]
+            starts = int(ends[number] - lengths[number])
+            piece = text[_gap(text, begin - starts) : _gap(text, begin + size - starts)]
+            if len(piece):
+                yield piece.tobytes()
+
+
+def _gap(text: np.ndarray, at: int) -> int:
+    """Returns the first place from `at` on where a text may be cut: its ends, before white space, or before a character."""
+    if at <= 0 or at >= len(text):
+        return min(max(at, 0), len(text))
+    near = text[at - 1 : at + _LOOKED_AT]
+    cuts = np.isin(near[1:], _SPACE) & ~np.isin(near[:-1], _BLANK)
+    if not cuts.any():
+        if len(text) - at <= _LOOKED_AT:
+            return len(text)
+        cuts = (near[1:] & 0xC0) != 0x80
+    return at + int(np.argmax(cuts))
