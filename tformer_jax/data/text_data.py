@@ -16,7 +16,7 @@ from .examples import Examples, kept_examples, kept_splits
 from .files import DataError
 from .mixtures import MIXTURE, Part, parts_of
 from .ragged import Ragged, longest_sides
-from .sources.registered import Say
+from .sources.registered import SPLITS, Say
 from .unchanged import code_of
 
 _Batches = TypeVar("_Batches", bound=Batches)
@@ -68,18 +68,37 @@ class TextData(Data):
     text: ClassVar[str]
     splits: dict[str, Examples]
 
-    def read(self, say: Say) -> Examples:
+    def read(self, say: Say) -> dict[str, Examples]:
         sources, sections = self.config.sources, [part.section for part in self.config.parts]
-        streams = [section.stream(say) for section in sections]
+        streams = [section.streams(say) for section in sections]
+        for of_one in streams:
+            self.check_held_out(of_one)
         keys = [sources.key(*of) for of in zip(sections, streams, strict=True)]
         self._key = {name: [key.get(name) for key in keys] for name in ("files", "source")}
-        return kept_examples(sources.gives, streams, self._key, self.text, say=say, progress=self.progress, of=self.of)
+        how, found = {"say": say, "progress": self.progress}, {}
+        for name in streams[0]:  # which all have
+            parts, of = [of_one[name] for of_one in streams], self.of if name == "train" else f"{name} of {self.of}"
+            found[name] = kept_examples(sources.gives, parts, self._key | {"split": name}, self.text, **how, of=of)
+        return found
 
-    def split(self, found: Examples, say: Say) -> dict[str, Examples]:
-        how = self.how_to_split()
-        make = lambda say: self.make_splits(found, say, **how)
+    def split(self, found: Mapping[str, Examples], say: Say) -> dict[str, Examples]:
+        how, own = self.how_to_split(), {name: self.whole(part, say) for name, part in found.items() if name != "train"}
+
+        def make(say: Say) -> dict[str, Examples]:
+            train = self.whole(found["train"], say)
+            made = self.make_splits(train, say, **how) if self.config.is_split else {"train": train[:]}
+            for name, part in own.items():  # an official split stays as it is, whose numbers are compared
+                if shared := int(np.isin(made["train"].facts.same, part.facts.same).sum()):
+                    say(f"{shared:,} training {self.unit} are also in the {name} split of the source; both keep them")
+            return {name: part for name, part in made.items() if name.partition("_")[0] not in own}
+
         key = self._key | {"fields": how, "code": code_of(type(self).make_splits)}
-        return kept_splits(found, key, make, say, progress=self.progress, of=self.of)
+        splits = own | kept_splits(found["train"], key, make, say, progress=self.progress, of=self.of)
+        return {name: splits[name] for name in (*SPLITS, *splits) if name in splits}
+
+    def whole(self, found: Examples, say: Say) -> Examples:
+        """Returns the examples that can be learnt from: all, unless a subclass knows better; `say` is told of others."""
+        return found
 
     @property
     def of(self) -> str:
@@ -135,8 +154,10 @@ class TextData(Data):
         raise NotImplementedError
 
     def make_splits(self, found: Examples, say: Say, **how: Any) -> Mapping[str, Examples]:
-        """Returns the splits of what the source has, by `Examples.take` and `Examples.cut`; `say` is told of what is left
-        out."""
+        """Returns "train", and what is held out of what the source has to train on, by `Examples.take` and `Examples.cut`.
+
+        A split that the source has itself is asked for with a size of 0. `say` is told of what is left out.
+        """
         raise NotImplementedError
 
     def digest_of(self, part: Examples) -> digest.Digest:
