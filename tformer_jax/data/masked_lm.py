@@ -11,8 +11,7 @@ class MaskedLMDataConfig(DocumentDataConfig):
     """The `data` section of a masked language modelling experiment.
 
     Attributes:
-      whole_words: mask all tokens of a word together, which batches then tell apart; not with
-        tokenizer="characters".
+      whole_words: mask all tokens of a word together, which batches then tell apart; with tokenizer="bpe".
       others: see `DocumentDataConfig`; `row_length` includes start and end token.
     """
 
@@ -22,8 +21,8 @@ class MaskedLMDataConfig(DocumentDataConfig):
 
     def check(self) -> None:
         super().check()
-        if self.whole_words and self.tokenizer == "characters":
-            raise ConfigError("whole_words needs data.tokenizer='bpe': with 'characters' there are no words")
+        if self.whole_words and self.tokenizer != "bpe":
+            raise ConfigError(f"whole_words needs data.tokenizer='bpe': with {self.tokenizer!r} there are no words")
         if self.row_length < 3:
             raise ConfigError(f"row_length must exceed 2 (start and end token), got {self.row_length}")
 

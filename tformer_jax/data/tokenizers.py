@@ -1,4 +1,4 @@
-"""Byte-level BPE, or single characters: trained on the run's own text and saved with it."""
+"""Byte-level BPE, single characters, or bytes: made of the run's own text and saved with it."""
 
 import itertools
 import json
@@ -151,6 +151,20 @@ def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
     return tokenizer
 
 
+def make_bytes(*, mask: bool = False) -> Tokenizer:
+    """Makes a token for each of the 256 bytes of UTF-8, after the special ones, in order: nothing is ever unknown.
+
+    It is a byte-level BPE without a merge, by which other programs read it.
+    """
+    special = _special_tokens(mask)
+    vocabulary = {token: number for number, token in enumerate([*special, *_BYTES])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.add_special_tokens(special)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
 def planned(vocab_size: int) -> Tokenizer:
     """Returns a tokenizer of this many tokens and no text, where only their number matters."""
     names = [*_special_tokens(mask=True), *map(str, range(vocab_size))][:vocab_size]
@@ -210,6 +224,8 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[str], *, words: bool = 
     """
     if _of_characters(tokenizer):
         return _encode_characters(tokenizer, pieces, words)
+    if of_bytes(tokenizer):
+        return _encode_bytes(tokenizer, pieces, words)
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch(list(pieces), add_special_tokens=False)
     joined = lambda of: np.concatenate([np.zeros(0, np.int64), *(np.asarray(x, np.int64) for x in of)])
@@ -237,6 +253,21 @@ def _encode_characters(tokenizer: Tokenizer, pieces: Sequence[str], words: bool)
     ids = table[np.frombuffer("".join(pieces).encode("utf-32-le"), np.uint32)]
     begins = np.ones(len(ids), bool) if words else None
     return Encoded(ids, np.asarray([len(piece) for piece in pieces], np.int64), begins)
+
+
+def of_bytes(tokenizer: Tokenizer) -> bool:
+    """Says that tokens are bytes, as those of `make_bytes` are, and nothing else."""
+    if not isinstance(tokenizer.model, models.BPE) or tokenizer.get_vocab_size() > len(_BYTES) + len(_NAMES):
+        return False
+    return {*tokenizer.get_vocab()} - {*_special_tokens(mask=True)} == {*_BYTES}
+
+
+def _encode_bytes(tokenizer: Tokenizer, pieces: Sequence[str], words: bool) -> Encoded:
+    table = np.asarray([tokenizer.token_to_id(token) for token in _BYTES], np.int64)
+    written = [piece.encode("utf-8") for piece in pieces]
+    ids = table[np.frombuffer(b"".join(written), np.uint8)]
+    begins = np.ones(len(ids), bool) if words else None
+    return Encoded(ids, np.asarray([len(piece) for piece in written], np.int64), begins)
 
 
 def cut(text: str, size: int = _PIECE) -> Iterator[str]:
@@ -358,5 +389,16 @@ def _number_of(number: Any, key: str, file: Path) -> int | None:
     return None if first is None or first < 0 else first
 
 
+def _byte_alphabet() -> list[str]:
+    """The characters that stand for the bytes 0 to 255 in a byte-level vocabulary (Radford et al., 2019).
+
+    Those that can be seen, of Latin-1, are themselves; the others, in order, those from 256 on.
+    """
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in seen else next(others)) for byte in range(256)]
+
+
+_BYTES = _byte_alphabet()
 _HALF = re.compile("[\ud800-\udfff]")  # of a character, which JSON can have alone and UTF-8 cannot
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \n])")
