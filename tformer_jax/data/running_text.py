@@ -10,7 +10,7 @@ from . import tokenizers
 from .base import VOCABULARY, check_goes_with
 from .batches import RowBatches, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS
-from .sources.documents import DOCUMENTS
+from .sources.documents import DOCUMENTS, Yardstick
 from .splits import split_documents
 from .text_data import TextData, TextDataConfig
 from .tokens import Tokens, kept_tokens
@@ -23,8 +23,9 @@ class DocumentDataConfig(TextDataConfig):
       path: a text file, or a folder of them, with source="files"; a file, a folder or a pattern of tables, with
         source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`.
       split: hold out whole documents ("document"), or the end of each ("tail"); see `splits.split_documents`.
-      validation_share, test_share: share of the characters to hold out for that split.
-      tokenizer: "bpe" or "characters", trained on the training split.
+      validation_share, test_share: share of the characters to hold out for that split; None exactly where the source has
+        the split itself.
+      tokenizer: "bpe" or "characters", of the training split; or "bytes", the 256 of UTF-8.
       vocab_size: vocabulary size of the BPE, with tokenizer="bpe".
       row_length: T, the number of tokens that the model reads in a row.
       batch_tokens: number of token slots of a training batch, which has as many rows of T as fit.
@@ -35,12 +36,13 @@ class DocumentDataConfig(TextDataConfig):
     mask: ClassVar[bool] = False
     sources = DOCUMENTS
     inputs = ("path",)
+    held_out = {"validation": "validation_share", "test": "test_share"}
 
     path: str | None = field(None)
     split: str = field("document", among=("document", "tail"))
-    validation_share: float = field(0.05, INSIDE)
-    test_share: float = field(0.05, INSIDE)
-    tokenizer: str = field("bpe", among=("bpe", "characters"))
+    validation_share: float | None = field(0.05, INSIDE)
+    test_share: float | None = field(0.05, INSIDE)
+    tokenizer: str = field("bpe", among=("bpe", "bytes", "characters"))
     vocab_size: int | None = field(None, VOCABULARY)
     row_length: int = field(wanted=COUNT)
     batch_tokens: int = field(wanted=COUNT)
@@ -49,7 +51,7 @@ class DocumentDataConfig(TextDataConfig):
         super().check()
         check_goes_with(self, "vocab_size", "tokenizer", "bpe")
         tokenizers.check_bpe_size("vocab_size", self.vocab_size, mask=self.mask)
-        if self.validation_share + self.test_share >= 1.0:
+        if (self.validation_share or 0) + (self.test_share or 0) >= 1.0:
             raise ConfigError(
                 f"validation_share and data.test_share must add up to less than 1, "
                 f"got {self.validation_share} and {self.test_share}"
@@ -77,6 +79,8 @@ class DocumentData(TextData):
 
         def train() -> Tokenizer:
             texts = (piece for _, piece in self.splits["train"].pieces("text"))
+            if config.tokenizer == "bytes":
+                return tokenizers.make_bytes(mask=config.mask)
             if config.tokenizer == "characters":
                 return tokenizers.train_characters(texts, mask=config.mask)
             return tokenizers.train_bpe(texts, config.vocab_size, lossless=True, mask=config.mask)
@@ -102,6 +106,11 @@ class DocumentData(TextData):
         """Returns the bytes of a split's text in UTF-8."""
         return int(self.splits[split].texts["text"].lengths.sum())
 
+    @property
+    def yardstick(self) -> Yardstick | None:
+        """The number by which the text of the source is compared in the literature; None: there is none."""
+        return getattr(self.config.sources[self.config.source], "yardstick", None)
+
     def unknown_count(self, split: str) -> int:
         """Returns how many characters of a split the tokenizer does not have: none of a BPE, which has every byte."""
         unknown = tokenizers.unknown_id(self.tokenizer)
@@ -116,8 +125,9 @@ class DocumentData(TextData):
         return self._tokens[split]
 
     def how_to_split(self):
-        how = {name: getattr(self.config, name) for name in ("validation_share", "test_share", "seed")}
-        return how | {"by": self.config.split}
+        config = self.config
+        shares = {"validation_share": config.validation_share or 0.0, "test_share": config.test_share or 0.0}
+        return shares | {"seed": config.seed, "by": config.split}
 
     def make_splits(self, found, say, **how):
         return split_documents(found, **how)
