@@ -108,8 +108,9 @@ class DocumentData(TextData):
 
     @property
     def yardstick(self) -> Yardstick | None:
-        """The number by which the text of the source is compared in the literature; None: there is none."""
-        return getattr(self.config.sources[self.config.source], "yardstick", None)
+        """The number by which the text of the source is compared in the literature; None: there is none, as of a mixture."""
+        source = None if self.config.mixture is not None else self.config.sources[self.config.source]
+        return getattr(source, "yardstick", None)
 
     def unknown_count(self, split: str) -> int:
         """Returns how many characters of a split the tokenizer does not have: none of a BPE, which has every byte."""

@@ -28,7 +28,7 @@ class TextDataConfig(DataConfig):
     Attributes:
       mixture: with source="mixture", the sources, what each is given, and its share of the rows that are trained on:
         "speeches:0.3,jsonl(path=books.jsonl,field=text):0.7". Those of batches in buckets are shares of the batches. What is
-        held out is held out of all of them together, as if they were one.
+        held out is held out of all of them together, as if they were one; if one has a split of its own, all must have it.
       others: see `DataConfig`.
     """
 
@@ -50,6 +50,11 @@ class TextDataConfig(DataConfig):
     def choices_of(cls, name: str) -> tuple[Any, ...]:
         choices = super().choices_of(name)
         return (*choices, MIXTURE) if name == "source" and choices else choices
+
+    @classmethod
+    def said_of_choices(cls, name: str) -> Mapping[str, str]:
+        said = super().said_of_choices(name)
+        return said | {MIXTURE: "Reads several sources, by weights: see `mixture`."} if said else said
 
     @property
     def parts(self) -> list[Part[Self]]:
