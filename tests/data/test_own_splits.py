@@ -147,3 +147,25 @@ def test_tokens_are_those_of_their_own_split(make):
         texts = [data.tokenizer.decode(ids.tolist()) for ids in tokens]
         assert texts == [MAKE["documents"](n).text for n in PARTS[name]]
         assert np.sum(tokens.lengths) == len(tokens.values)
+
+
+def test_a_mixture_has_the_splits_of_all_its_sources(tmp_path, monkeypatch):
+    """Official tests would be trained on as soon as a source is mixed with another one."""
+    monkeypatch.setenv("TFORMER_DATA", str(tmp_path / "cache"))
+    others = {name: [Document(f"{name} {i}", f"another {name} {i}\n") for i in range(9)] for name in PARTS}
+    DOCUMENTS.register("others")(lambda: others)
+    config = section("documents", "own_validation_3")
+    config = config.changed(source="mixture", mixture="own_validation_3:0.5,others:0.5")
+    data = CausalLMData(config, tmp_path)
+    for name, numbers in PARTS.items():
+        assert list(data.splits[name]) == [*map(MAKE["documents"], numbers), *others[name]]
+    assert data.train_batches().batch(0)["tokens"].size and data.yardstick is None
+
+
+def test_sources_with_other_splits_are_not_mixed():
+    """A test split would be of one source alone, and look as if it was of the mixture."""
+    config = section("documents", "own_validation_3")
+    with pytest.raises(
+        ConfigError, match="mixture has 'own_test_2', of which validation_share is needed, as the source has no"
+    ):
+        config.changed(source="mixture", mixture="own_validation_3:0.5,own_test_2:0.5")
