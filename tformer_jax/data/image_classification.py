@@ -16,7 +16,7 @@ class ImageClassificationDataConfig(DataConfig):
     """The `data` section of an image classification experiment.
 
     Attributes:
-      path: folder of the images, with source="idx", "folders", "webdataset" or "parquet".
+      path: folder of the images, with source="idx", "folders", "webdataset" or "parquet"; of a benchmark, a copy.
       image_size: height and width, in pixels. Image files are resized to it; images of the other
         sources must have it.
       num_channels: number of channels, 1 (grey) or 3 (RGB), to which image files are converted; images of

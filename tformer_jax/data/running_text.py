@@ -21,7 +21,7 @@ class DocumentDataConfig(TextDataConfig):
 
     Attributes:
       path: a text file, or a folder of them, with source="files"; a file, a folder or a pattern of tables, with
-        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`.
+        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`; of a benchmark, a copy.
       split: hold out whole documents ("document"), or the end of each ("tail"); see `splits.split_documents`.
       validation_share, test_share: share of the characters to hold out for that split; None exactly where the source has
         the split itself.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .examples import Examples
+from .examples import Examples, are_among
 from .files import DataError
 from .sources.documents import Document
 from .sources.images import LabelledImages
@@ -58,7 +58,7 @@ def split_examples(
     splits = {name: order[edges[first] : edges[last]] for name, (first, last) in dealt.items()}
     held_out = np.concatenate([splits["test"], splits["validation"]])
     train = np.sort(splits["train"])
-    splits["train"] = train[~np.isin(examples.facts.same[train], examples.facts.same[held_out])]
+    splits["train"] = train[~are_among(examples.facts.same[train], examples.facts.same[held_out])]
     if not len(splits["train"]):
         raise DataError(
             f"no {what} is left to train on: {len(examples)} {what}s, test_size={test_size}, "

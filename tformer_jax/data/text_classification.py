@@ -28,7 +28,7 @@ class TextClassificationDataConfig(TextDataConfig):
 
     Attributes:
       path: a file of label, tab, text, with source="files"; a file, a folder or a pattern of tables, with
-        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`.
+        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`; of a benchmark, a copy.
       validation_size, test_size: least number of texts to hold out, whole documents where there are any; None exactly
         where the source has the split itself.
       vocab_size: vocabulary size of the BPE that is trained on the training split; None: the run's directory

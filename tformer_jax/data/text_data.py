@@ -12,7 +12,7 @@ from . import digest
 from .base import Data, DataConfig, check_goes_with
 from .batches import Batches, RowBatches
 from .batches.mixed import MixedBatches, MixedRows, as_many_rows
-from .examples import Examples, kept_examples, kept_splits
+from .examples import Examples, are_among, kept_examples, kept_splits
 from .files import DataError
 from .mixtures import MIXTURE, Part, parts_of
 from .ragged import Ragged, longest_sides
@@ -93,7 +93,7 @@ class TextData(Data):
             train = self.whole(found["train"], say)
             made = self.make_splits(train, say, **how) if self.config.is_split else {"train": train[:]}
             for name, part in own.items():  # an official split stays as it is, whose numbers are compared
-                if shared := int(np.isin(made["train"].facts.same, part.facts.same).sum()):
+                if shared := int(are_among(made["train"].facts.same, part.facts.same).sum()):
                     say(f"{shared:,} training {self.unit} are also in the {name} split of the source; both keep them")
             return {name: part for name, part in made.items() if name.partition("_")[0] not in own}
 

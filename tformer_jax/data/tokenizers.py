@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from ..config import ConfigError
 from ..progress import SILENT, Progress
+from . import byte_tokens
 from .files import DataError, read_json, write_whole
 from .text import canonical
 
@@ -152,17 +153,13 @@ def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
 
 
 def make_bytes(*, mask: bool = False) -> Tokenizer:
-    """Makes a token for each of the 256 bytes of UTF-8, after the special ones, in order: nothing is ever unknown.
+    """Makes a token for each of the 256 bytes of UTF-8, after the special ones, in order: nothing is ever unknown."""
+    return byte_tokens.made(_special_tokens(mask))
 
-    It is a byte-level BPE without a merge, by which other programs read it.
-    """
-    special = _special_tokens(mask)
-    vocabulary = {token: number for number, token in enumerate([*special, *_BYTES])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.add_special_tokens(special)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
+
+def of_bytes(tokenizer: Tokenizer) -> bool:
+    """Says that tokens are bytes, as those of `make_bytes` are, and nothing else."""
+    return byte_tokens.are_all(tokenizer, _special_tokens(mask=True))
 
 
 def planned(vocab_size: int) -> Tokenizer:
@@ -225,7 +222,8 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[str], *, words: bool = 
     if _of_characters(tokenizer):
         return _encode_characters(tokenizer, pieces, words)
     if of_bytes(tokenizer):
-        return _encode_bytes(tokenizer, pieces, words)
+        ids, lengths = byte_tokens.encoded(tokenizer, pieces)
+        return Encoded(ids, lengths, np.ones(len(ids), bool) if words else None)
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch(list(pieces), add_special_tokens=False)
     joined = lambda of: np.concatenate([np.zeros(0, np.int64), *(np.asarray(x, np.int64) for x in of)])
@@ -253,21 +251,6 @@ def _encode_characters(tokenizer: Tokenizer, pieces: Sequence[str], words: bool)
     ids = table[np.frombuffer("".join(pieces).encode("utf-32-le"), np.uint32)]
     begins = np.ones(len(ids), bool) if words else None
     return Encoded(ids, np.asarray([len(piece) for piece in pieces], np.int64), begins)
-
-
-def of_bytes(tokenizer: Tokenizer) -> bool:
-    """Says that tokens are bytes, as those of `make_bytes` are, and nothing else."""
-    if not isinstance(tokenizer.model, models.BPE) or tokenizer.get_vocab_size() > len(_BYTES) + len(_NAMES):
-        return False
-    return {*tokenizer.get_vocab()} - {*_special_tokens(mask=True)} == {*_BYTES}
-
-
-def _encode_bytes(tokenizer: Tokenizer, pieces: Sequence[str], words: bool) -> Encoded:
-    table = np.asarray([tokenizer.token_to_id(token) for token in _BYTES], np.int64)
-    written = [piece.encode("utf-8") for piece in pieces]
-    ids = table[np.frombuffer(b"".join(written), np.uint8)]
-    begins = np.ones(len(ids), bool) if words else None
-    return Encoded(ids, np.asarray([len(piece) for piece in written], np.int64), begins)
 
 
 def cut(text: str, size: int = _PIECE) -> Iterator[str]:
@@ -389,16 +372,5 @@ def _number_of(number: Any, key: str, file: Path) -> int | None:
     return None if first is None or first < 0 else first
 
 
-def _byte_alphabet() -> list[str]:
-    """The characters that stand for the bytes 0 to 255 in a byte-level vocabulary (Radford et al., 2019).
-
-    Those that can be seen, of Latin-1, are themselves; the others, in order, those from 256 on.
-    """
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in seen else next(others)) for byte in range(256)]
-
-
-_BYTES = _byte_alphabet()
 _HALF = re.compile("[\ud800-\udfff]")  # of a character, which JSON can have alone and UTF-8 cannot
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \n])")

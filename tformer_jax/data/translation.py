@@ -33,7 +33,7 @@ class TranslationDataConfig(TextDataConfig):
       source_file, target_file: two line-aligned text files; with source="files".
       tsv_file: one file of source, tab, target, in place of source_file and target_file; with source="files".
       path: a file, a folder or a pattern of tables; with source="jsonl", "parquet", "arrow" or "huggingface", of which
-        see `sources.tables`.
+        see `sources.tables`; of a benchmark, a copy.
       split: hold out whole documents ("group"), single sentences ("sentence"), or test on each
         ("both": two of each); see `splits.split_examples`.
       validation_size, test_size: least number of pairs to hold out; None exactly where the source has the split itself.
