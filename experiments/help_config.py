@@ -133,7 +133,8 @@ def _own(cls: type, table: Mapping[str, Any] | None, where: str, usual: Any, cho
         elif table is not None and value is _NOTHING:
             yield Field(name=name, flag=name, sentence=sentence, note="follows from the rest of the config")
         else:
-            yield _field(name, sentence, value, default, _wanted(cls, of), chosen_by=chosen_by)
+            choices = {choice: (said, "") for choice, said in cls.said_of_choices(of.name).items()}
+            yield _field(name, sentence, value, default, _wanted(cls, of), chosen_by=chosen_by, choices=choices)
 
 
 def _default(of: dataclasses.Field) -> Any:

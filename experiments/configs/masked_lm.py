@@ -5,7 +5,7 @@
 Presets:
   tiny       speeches to Congress on two CPU cores: 24.7 % of masked tokens right (30 % are hidden),
              pseudo-perplexity 73, in 3 min 50 s.
-  bert_base  BERT on the user's own files. Not yet run: for accelerators.
+  bert_base  BERT on the user's own files. Never run: for accelerators.
 
 How tiny came about. Validation, 128 wide, 4 layers, AdamW, linear decay, three million tokens in all, one seed:
 

@@ -12,7 +12,7 @@ GLOBAL = {"positions": {"base": 1_000_000.0}}
 
 
 def get_config(preset: str = "tiny") -> ConfigDict:
-    """Returns a preset of the causal language model with two layers of three under a window; not yet run to its end."""
+    """Returns a preset of the causal language model with two layers of three under a window; never run to its end."""
     config = causal_lm.get_config(preset).unlock()
     config.model.update(num_layers=6, pattern=(LOCAL, LOCAL, GLOBAL))
     return config.lock()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tformer_jax.data import examples as module
-from tformer_jax.data.examples import Examples, kept_examples, kept_splits
+from tformer_jax.data.examples import Examples, are_among, kept_examples, kept_splits
 from tformer_jax.data.files import DataError
 
 examples = settings(derandomize=True, deadline=None, max_examples=60)
@@ -128,3 +128,13 @@ def test_what_is_no_text_is_refused(value):
     """A number would be written as bytes that nothing can read."""
     with pytest.raises(DataError, match="text must be a text, got"):
         Examples.of(Row, [Row(value, None)], "text")
+
+
+def test_digests_are_found_as_a_whole():
+    """Texts whose digests have one half in common would be taken for the same; one with zeros at its end be lost."""
+    digests = [
+        first + last for first in (b"a" * 8, b"b" * 8, bytes(8)) for last in (b"c" * 8, b"d" * 7 + b"\0", bytes(8))
+    ]
+    for others in (digests[:1], digests[1:4], digests[4:], []):
+        same, wanted = np.array(digests, "S16"), [digest in others for digest in digests]
+        assert are_among(same, np.array(others, "S16")).tolist() == wanted

@@ -149,7 +149,9 @@ class NumberData(TextClassificationData):
     """Sentences with a number each."""
 
     def split(self, found, say):
-        return split_examples(found, by=None, validation_size=5, test_size=5, seed=self.config.seed, what="text")
+        return split_examples(
+            found["train"], by=None, validation_size=5, test_size=5, seed=self.config.seed, what="text"
+        )
 
     def labels(self, texts):
         return np.asarray([float(text.label) for text in texts], np.float32)

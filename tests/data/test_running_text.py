@@ -17,6 +17,7 @@ FIELDS = dict(
     source="files", validation_share=0.1, test_share=0.1, vocab_size=300, row_length=16, batch_tokens=64
 )  # fmt: skip
 CHARACTERS = dict(tokenizer="characters", vocab_size=None)
+BYTES = dict(tokenizer="bytes", vocab_size=None)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def make(folder, tmp_path, monkeypatch):
 
 
 BOTH = pytest.mark.parametrize("kind", [CausalLMData, MaskedLMData])
-TOKENIZERS = pytest.mark.parametrize("changes", [{}, CHARACTERS], ids=["bpe", "characters"])
+TOKENIZERS = pytest.mark.parametrize("changes", [{}, CHARACTERS, BYTES], ids=["bpe", "characters", "bytes"])
 
 
 def texts_of(data, split):
@@ -292,6 +293,7 @@ def test_a_config_that_cannot_be_names_the_field(config, changes, message):
     [
         (CausalLMDataConfig, {"boundaries": "segment"}, r"data\.boundaries .*did you mean 'segments'"),
         (MaskedLMDataConfig, CHARACTERS | {"whole_words": True}, r"data\.whole_words needs data\.tokenizer='bpe'"),
+        (MaskedLMDataConfig, BYTES | {"whole_words": True}, r"whole_words needs .*: with 'bytes' there are no words"),
         (MaskedLMDataConfig, {"whole_words": 1}, r"data\.whole_words must be True or False, got 1"),
         (MaskedLMDataConfig, {"row_length": 2}, r"data\.row_length must exceed 2 .*got 2"),
     ],

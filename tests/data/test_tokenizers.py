@@ -19,6 +19,7 @@ from tformer_jax.data.tokenizers import (
     encode,
     kept,
     load,
+    make_bytes,
     save,
     train_bpe,
     train_characters,
@@ -223,6 +224,31 @@ def test_a_mask_takes_room_in_the_vocabulary():
     with pytest.raises(ValueError, match="vocab_size must exceed 260 .*got 260"):
         train_bpe(TEXTS, 260, mask=True)
     assert train_bpe(TEXTS, 300, mask=True).get_vocab_size() == 300
+
+
+@pytest.fixture(scope="module")
+def bytes_alone():
+    return make_bytes(mask=True)
+
+
+@examples
+@given(ANY_TEXT | st.text(" \n\t\rab", max_size=20))
+@example("<eos> and <pad> 🙂")
+def test_every_byte_is_one_token(bytes_alone, text):
+    """A byte would be lost, or be another token where a text is typed than where it was trained on."""
+    wanted = [byte + 4 for byte in text.encode("utf-8")]
+    assert encode(bytes_alone, [text])[0] == wanted
+    assert encode_pieces(bytes_alone, [text, "b", text]).ids.tolist() == [*wanted, ord("b") + 4, *wanted]
+    assert decode(bytes_alone, wanted, strip=False) == text
+
+
+def test_bytes_are_all_there_and_last(bytes_alone, tmp_path):
+    """A byte that no text has would have no token; a model read elsewhere would have other tokens."""
+    assert bytes_alone.get_vocab_size() == 260 and make_bytes().get_vocab_size() == 259
+    save(bytes_alone, tmp_path / "tokenizer.json")
+    read = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert read.encode("aé").ids == [ord("a") + 4, 0xC3 + 4, 0xA9 + 4]
+    assert decode(bytes_alone, [PAD_ID, BOS_ID, ord("a") + 4, MASK_ID, ord("b") + 4, EOS_ID, ord("c") + 4]) == "ab"
 
 
 @pytest.mark.parametrize("name", ["lossless", "characters"])

@@ -70,6 +70,17 @@ def test_every_preset_is_a_whole_config(module, preset):
     assert plain["model"].keys() == to_dict(experiment.model_config({})).keys() - planned.keys() - {"precision"}
 
 
+@pytest.mark.parametrize(
+    ("module", "preset"), list(presets()), ids=lambda x: x if isinstance(x, str) else x.__name__[20:]
+)
+def test_every_preset_has_a_result_or_says_that_it_was_never_run(module, preset):
+    """A person would take a recipe that nobody has tried for one that works."""
+    listed = module.__doc__.split("\nPresets:\n")[1].split("\n\n")[0]
+    entries = {head: said for head, said in re.findall(r"^  (\w[\w, ]*?)  +(.*(?:\n   +.*)*)", listed, re.M)}
+    (said,) = [said for head, said in entries.items() if preset in head.split(", ")]
+    assert re.search(r"\bNever run\b", said) or re.search(r"\d %|\d bits per byte|BLEU \d", said)
+
+
 def test_every_task_has_presets():
     """A task could not be trained from the command line."""
     ours = {name for name, task in TASKS.items() if task.__module__.startswith("tformer_jax.")}  # not of a plugin

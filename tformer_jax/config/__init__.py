@@ -137,6 +137,11 @@ class Component:
         wanted = kind.wanted.choices if kind.wanted else ()
         return tuple(kind.among or literals(hints_of(cls)[name]) or wanted)
 
+    @classmethod
+    def said_of_choices(cls, name: str) -> Mapping[str, str]:
+        """Returns what the values are that a field may have, as far as that is said of each."""
+        return {}
+
     def changed(self, **changes: Any) -> Self:
         """Returns the same with other values; a table changes some fields of a component: `attention={"window": 8}`.
 

@@ -2,10 +2,12 @@
 
 import copy
 import dataclasses
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..config import ORDER, SEED, Component, ConfigError, Wanted, field
+from ..config.documentation import summary
 from ..progress import SILENT, Progress
 from . import digest
 from .batches import Batches, BatchShapes
@@ -23,6 +25,7 @@ class DataConfig(Component):
     Attributes:
       sources: what `source` names one of.
       inputs: fields that are for the source alone.
+      held_out: the fields that say how much is held out, by split; None exactly where the source has the split itself.
       source: where the data come from; "files" or "folders" are the user's own.
       source_options: more that the source asks for, as text: "count=500,easy=True"; see `Sources`.
       seed: random seed of what is held out, and of the order of training batches.
@@ -31,6 +34,7 @@ class DataConfig(Component):
 
     sources: ClassVar[Sources]
     inputs: ClassVar[tuple[str, ...]] = ()
+    held_out: ClassVar[Mapping[str, str]] = {"validation": "validation_size", "test": "test_size"}
 
     source: str = field()
     source_options: str | None = field(None)
@@ -39,10 +43,35 @@ class DataConfig(Component):
 
     def check(self) -> None:
         self.sources.check(self, self.inputs)
+        if (splits := getattr(self.sources[self.source], "splits", None)) is not None:  # else known when it is read
+            self.check_held_out(splits)
+
+    def check_held_out(self, splits: Collection[str]) -> None:
+        """Raises a ConfigError unless sizes are given of exactly those splits that the source does not have itself."""
+        for split, name in self._sizes():
+            size = getattr(self, name)
+            if split in splits and size is not None:
+                raise ConfigError(f"{name} must be None, as the source has its own {split} split; got {size}")
+            if split not in splits and size is None:
+                raise ConfigError(f"{name} is needed, as the source has no {split} split of its own")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether something is held out of what the source has to train on."""
+        return any(getattr(self, name) is not None for _, name in self._sizes())
+
+    def _sizes(self) -> list[tuple[str, str]]:
+        """The splits that the section can hold out, and its fields that say how much."""
+        return [(split, name) for split, name in self.held_out.items() if hasattr(self, name)]
 
     @classmethod
     def choices_of(cls, name: str) -> tuple[Any, ...]:
         return tuple(getattr(cls, "sources", ())) if name == "source" else super().choices_of(name)
+
+    @classmethod
+    def said_of_choices(cls, name: str) -> Mapping[str, str]:
+        of_sources = {n: summary(getattr(source, "func", source)) for n, source in getattr(cls, "sources", {}).items()}
+        return of_sources if name == "source" else super().said_of_choices(name)
 
     def read(self, say: Say = lambda line: None) -> Any:
         """Reads all that the source has, before anything is held out; `say` is told which files are not read.
@@ -52,13 +81,13 @@ class DataConfig(Component):
         """
         return self.sources.read(self, say)
 
-    def stream(self, say: Say = lambda line: None) -> Stream[Any]:
-        """Returns what the source has, one example after the other.
+    def streams(self, say: Say = lambda line: None) -> dict[str, Stream[Any]]:
+        """Returns what the source has, by split, one example after the other.
 
         Raises:
-          DataError: see `Sources.stream`.
+          DataError: see `Sources.streams`.
         """
-        return self.sources.stream(self, say)
+        return self.sources.streams(self, say)
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
         """Returns the largest shapes of a training batch, and dtypes, as far as they are known without the data."""
@@ -116,7 +145,7 @@ class Data:
             # before a tokenizer is kept, which is of these data
             digest.keep_digests({name: self.digest_of(part) for name, part in self.splits.items()}, directory)
         sizes = ", ".join(f"{len(part):,} {name}{self.size_of(part)}" for name, part in self.splits.items())
-        by = f", split by {config.split}" if hasattr(config, "split") else ""
+        by = f", split by {config.split}" if hasattr(config, "split") and config.is_split else ""
         self.report = [f"{sizes} {self.unit} ({config.source}{by})", *notes]
         self.prepare(directory, progress)
 
@@ -145,6 +174,13 @@ class Data:
 
     def prepare(self, directory: Path, progress: Progress) -> None:
         """Makes what batches need, such as a tokenizer, once the data are split."""
+
+    def check_held_out(self, splits: Collection[str]) -> None:
+        """Refuses fields that do not go with the splits of the source, which may be known only now."""
+        try:
+            self.config.check_held_out(splits)
+        except ConfigError as error:
+            raise ConfigError(f"data.{error}") from None
 
     def size_of(self, part: Any) -> str:
         """Returns what is said of a split beside the number of its examples."""

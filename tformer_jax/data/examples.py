@@ -158,6 +158,15 @@ class Examples(Sequence[_Example], Generic[_Example]):
         return dataclasses.replace(self, texts=texts, facts=Facts(*(fact[numbers] for fact in self.facts)))
 
 
+def are_among(same: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns which `Facts.same` are among others, bool [n]: by their first halves, which are numbers and sort ten times as fast
+    as bytes, and then those alone as a whole."""
+    half = lambda digests: np.ascontiguousarray(digests).view(np.uint64)[::2]
+    found = np.isin(half(same), half(others))
+    found[found] = np.isin(same[found], others)
+    return found
+
+
 def kept_examples(
     kind: type[_Example],
     parts: Sequence[Iterable[_Example]],

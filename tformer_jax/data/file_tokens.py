@@ -119,7 +119,7 @@ def _documents(files: TokenFiles, split: str, say: _Say, progress: Progress) -> 
 
 
 def split_tokens(
-    found: Mapping[str, FileDocuments], *, by: str, validation_share: float, test_share: float, seed: int, say: _Say
+    found: Mapping[str, FileDocuments], *, by: str, validation_share: float, test_share: float, seed: int
 ) -> dict[str, FileDocuments]:
     """Returns "train", "validation" and "test" documents: those of their own files, the others held out of training.
 
@@ -129,18 +129,13 @@ def split_tokens(
       found: the documents of each file, see `read_token_files`.
       by: "document" holds out whole documents, drawn from the seed; "tail" cuts the last shares off every document,
         validation before test.
-      validation_share, test_share: of the tokens to train on; of a split that has a file, nothing.
+      validation_share, test_share: of the tokens to train on; 0 of a split that has a file.
       seed: decides which documents are taken.
-      say: is told which splits have files of their own.
 
     Raises:
       DataError: a split would have no tokens.
     """
-    shares = {"test": test_share, "validation": validation_share}
-    for name in (name for name in found if name != "train"):
-        say(f"the {name} split is {found[name].file}: data.{name}_share does not count")
-        shares[name] = 0.0
-    train = found["train"]
+    shares, train = {"test": test_share, "validation": validation_share}, found["train"]
     cut = _by_document(train.ids, shares, seed) if by == "document" else _by_tail(train.ids, shares)
     splits = {name: dataclasses.replace(train, ids=ids) for name, ids in cut.items()}
     splits |= {name: part for name, part in found.items() if name != "train"}

@@ -1,7 +1,5 @@
 """Labelled images, from where they lie to batches of pixels."""
 
-from collections.abc import Collection
-
 import numpy as np
 
 from ..config import COUNT, TRAINING, ConfigError, Wanted, check_choice, field
@@ -18,7 +16,7 @@ class ImageClassificationDataConfig(DataConfig):
     """The `data` section of an image classification experiment.
 
     Attributes:
-      path: folder of the images, with source="idx", "folders", "webdataset" or "parquet".
+      path: folder of the images, with source="idx", "folders", "webdataset" or "parquet"; of a benchmark, a copy.
       image_size: height and width, in pixels. Image files are resized to it; images of the other
         sources must have it.
       num_channels: number of channels, 1 (grey) or 3 (RGB), to which image files are converted; images of
@@ -43,20 +41,6 @@ class ImageClassificationDataConfig(DataConfig):
     test_size: int | None = field(None, COUNT)
     batch_size: int = field(wanted=COUNT)
     crop_area: float | None = field(None, Wanted("be above 0 and at most 1", lambda x: 0 < x <= 1), part=TRAINING)
-
-    def check(self) -> None:
-        super().check()
-        if (splits := getattr(IMAGES[self.source], "splits", None)) is not None:  # else known when it is read
-            self.check_held_out(splits)
-
-    def check_held_out(self, splits: Collection[str]) -> None:
-        """Raises a ConfigError unless the sizes given are those of the splits that the source does not have."""
-        for split in ("validation", "test"):
-            size = getattr(self, f"{split}_size")
-            if split in splits and size is not None:
-                raise ConfigError(f"{split}_size must be None, as the source has its own {split} split; got {size}")
-            if split not in splits and size is None:
-                raise ConfigError(f"{split}_size is needed, as the source has no {split} split of its own")
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
         rows = self.rows(rows_multiple)
@@ -106,10 +90,7 @@ class ImageClassificationData(Data):
 
     def split(self, found, say):
         config, self.classes, splits = self.config, found.classes, dict(found.splits)  # a source may keep what it gives
-        try:
-            config.check_held_out(splits)
-        except ConfigError as error:
-            raise ConfigError(f"data.{error}") from None
+        self.check_held_out(splits)
         for part in splits.values():
             _check(part, len(self.classes), config)
         for name, size in (("test", config.test_size), ("validation", config.validation_size)):

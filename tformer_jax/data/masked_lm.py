@@ -12,8 +12,8 @@ class MaskedLMDataConfig(DocumentDataConfig):
     """The `data` section of a masked language modelling experiment.
 
     Attributes:
-      whole_words: mask all tokens of a word together, which batches then tell apart; not with
-        tokenizer="characters" or source="tokens".
+      whole_words: mask all tokens of a word together, which batches then tell apart; with tokenizer="bpe", and not with
+        source="tokens".
       others: see `DocumentDataConfig`; `row_length` includes start and end token.
     """
 
@@ -23,8 +23,8 @@ class MaskedLMDataConfig(DocumentDataConfig):
 
     def check(self) -> None:
         super().check()
-        if self.whole_words and self.tokenizer == "characters":
-            raise ConfigError("whole_words needs data.tokenizer='bpe': with 'characters' there are no words")
+        if self.whole_words and self.tokenizer != "bpe":
+            raise ConfigError(f"whole_words needs data.tokenizer='bpe': with {self.tokenizer!r} there are no words")
         if self.whole_words and self.source == TOKENS:
             raise ConfigError(f"whole_words needs texts: of data.source={TOKENS!r} there are no words")
         if self.row_length < 3:

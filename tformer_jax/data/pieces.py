@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer, models
 
+from . import byte_tokens
+
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \n])")
 # Pre-tokenizers, as files have them: of `train_characters`, and of a lossless `train_bpe`, which is GPT-2's.
 _SINGLE = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
@@ -59,6 +61,9 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[str], *, words: bool = 
     """
     if _of_characters(tokenizer):
         return _encode_characters(tokenizer, pieces, words)
+    if reads_pieces(tokenizer) and byte_tokens.are_all(tokenizer):
+        ids, lengths = byte_tokens.encoded(tokenizer, pieces)
+        return Encoded(ids, lengths, np.ones(len(ids), bool) if words else None)
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch(list(pieces), add_special_tokens=False)
     joined = lambda of: np.concatenate([np.zeros(0, np.int64), *(np.asarray(x, np.int64) for x in of)])

@@ -14,7 +14,7 @@ from .document_splits import FileSplit, TextSplit
 from .file_tokens import FileDocuments, read_token_files, split_tokens
 from .ragged import Ragged
 from .sampled import texts_to_train_on
-from .sources.documents import DOCUMENTS, TOKENS
+from .sources.documents import DOCUMENTS, TOKENS, Yardstick
 from .sources.token_files import TokenFiles
 from .splits import split_documents
 from .text_data import TextData, TextDataConfig
@@ -28,10 +28,12 @@ class DocumentDataConfig(TextDataConfig):
     Attributes:
       path: a text file, or a folder of them, with source="files"; a file, a folder or a pattern of tables, with
         source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`; a file of tokens, or a folder
-        with train.bin and, if it is there, val.bin, with source="tokens", of which see `sources.token_files`.
+        with train.bin and, if it is there, val.bin, with source="tokens", of which see `sources.token_files`; of a
+        benchmark, a copy.
       split: hold out whole documents ("document"), or the end of each ("tail"); see `splits.split_documents`.
-      validation_share, test_share: share of the characters, or of the tokens of a file, to hold out for that split.
-      tokenizer: "bpe" or "characters", trained on the training split.
+      validation_share, test_share: share of the characters, or of the tokens of a file, to hold out for that split; None
+        exactly where the source has the split itself.
+      tokenizer: "bpe" or "characters", of the training split; or "bytes", the 256 of UTF-8.
       vocab_size: vocabulary size of the BPE that is trained, with tokenizer="bpe"; None with a tokenizer_path, and with
         source="tokens", which needs one, or a task.init_from that brings one.
       row_length: T, the number of tokens that the model reads in a row.
@@ -43,12 +45,13 @@ class DocumentDataConfig(TextDataConfig):
     mask: ClassVar[bool] = False
     sources = DOCUMENTS
     inputs = ("path",)
+    held_out = {"validation": "validation_share", "test": "test_share"}
 
     path: str | None = field(None)
     split: str = field("document", among=("document", "tail"))
-    validation_share: float = field(0.05, INSIDE)
-    test_share: float = field(0.05, INSIDE)
-    tokenizer: str = field("bpe", among=("bpe", "characters"))
+    validation_share: float | None = field(0.05, INSIDE)
+    test_share: float | None = field(0.05, INSIDE)
+    tokenizer: str = field("bpe", among=("bpe", "bytes", "characters"))
     vocab_size: int | None = field(None, VOCABULARY)
     row_length: int = field(wanted=COUNT)
     batch_tokens: int = field(wanted=COUNT)
@@ -60,7 +63,7 @@ class DocumentDataConfig(TextDataConfig):
         elif self.tokenizer_path is None:
             check_goes_with(self, "vocab_size", "tokenizer", "bpe")
         tokenizers.check_bpe_size("vocab_size", self.vocab_size, mask=self.mask)
-        if self.validation_share + self.test_share >= 1.0:
+        if (self.validation_share or 0) + (self.test_share or 0) >= 1.0:
             raise ConfigError(
                 f"validation_share and data.test_share must add up to less than 1, "
                 f"got {self.validation_share} and {self.test_share}"
@@ -87,12 +90,14 @@ class DocumentData(TextData):
     roles: ClassVar[tuple[str, ...]] = ("bos", "eos", "pad")
 
     def read(self, say):
-        streams = [part.section.stream(say) for part in self.config.parts]
-        if not any(isinstance(stream, TokenFiles) for stream in streams):
-            return self.keep(streams, say)
-        if len(streams) > 1:
+        found = [part.section.streams(say) for part in self.config.parts]
+        if not any(isinstance(of_one, TokenFiles) for of_one in found):
+            return self.keep(found, say)
+        if len(found) > 1:
             raise ConfigError("data.mixture must be of sources of texts: files of tokens cannot be mixed with others")
-        return read_token_files(*streams, say, self.progress)
+        (files,) = found
+        self.check_held_out(files.splits)
+        return read_token_files(files, say, self.progress)
 
     def prepare(self, directory, progress):
         file = directory / tokenizers.FILE
@@ -112,6 +117,8 @@ class DocumentData(TextData):
                 f"data.tokenizer_path is needed with data.source={config.source!r}, or task.init_from: tokens are numbers, "
                 "and the tokenizer that made them says of what"
             )
+        if config.tokenizer == "bytes":
+            return tokenizers.make_bytes(mask=config.mask)
         most = None if config.tokenizer == "characters" else config.tokenizer_sample  # none should be unknown
         texts = texts_to_train_on(train, ["text"], most, config.seed, self.report.append)
         if config.tokenizer == "characters":
@@ -134,6 +141,12 @@ class DocumentData(TextData):
     def byte_count(self, split: str) -> int | None:
         """Returns the bytes of a split's text in UTF-8; None: only its tokens are known, which do not tell."""
         return self._of[split].byte_count()
+
+    @property
+    def yardstick(self) -> Yardstick | None:
+        """The number by which the text of the source is compared in the literature; None: there is none, as of a mixture."""
+        source = None if self.config.mixture is not None else self.config.sources[self.config.source]
+        return getattr(source, "yardstick", None)
 
     def unknown_count(self, split: str) -> int:
         """Returns how many tokens of a split stand for what the vocabulary lacks: none of a BPE, which has every byte."""
@@ -164,12 +177,13 @@ class DocumentData(TextData):
         return self._of[split].beginnings(count, characters)
 
     def how_to_split(self):
-        how = {name: getattr(self.config, name) for name in ("validation_share", "test_share", "seed")}
-        return how | {"by": self.config.split}
+        config = self.config
+        shares = {"validation_share": config.validation_share or 0.0, "test_share": config.test_share or 0.0}
+        return shares | {"seed": config.seed, "by": config.split}
 
     def split(self, found: Any, say):
-        if isinstance(found, dict):
-            return split_tokens(found, say=say, **self.how_to_split())
+        if isinstance(found["train"], FileDocuments):
+            return split_tokens(found, **self.how_to_split())
         return super().split(found, say)
 
     def make_splits(self, found, say, **how):

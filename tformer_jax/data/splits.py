@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .examples import Examples
+from .examples import Examples, are_among
 from .files import DataError
 from .sources.documents import Document
 from .sources.images import LabelledImages
@@ -58,7 +58,7 @@ def split_examples(
     splits = {name: order[edges[first] : edges[last]] for name, (first, last) in dealt.items()}
     held_out = np.concatenate([splits["test"], splits["validation"]])
     train = np.sort(splits["train"])
-    splits["train"] = train[~np.isin(examples.facts.same[train], examples.facts.same[held_out])]
+    splits["train"] = train[~are_among(examples.facts.same[train], examples.facts.same[held_out])]
     if not len(splits["train"]):
         raise DataError(
             f"no {what} is left to train on: {len(examples)} {what}s, test_size={test_size}, "
@@ -102,12 +102,12 @@ def split_documents(
       documents: all of them.
       by: "document" holds out whole documents; "tail" cuts the last shares off every document,
         validation before test.
-      validation_share, test_share: of the characters; at least, as whole documents come.
+      validation_share, test_share: of the characters; at least, as whole documents come; 0: that split stays empty.
       seed: decides the order in which documents are taken, by a hash of their names, so that one
         more document moves few of the others.
 
     Raises:
-      DataError: a split would have no text.
+      DataError: a split that is asked for would have no text.
     """
     all_of_them = documents if isinstance(documents, Examples) else Examples.of(Document, documents, "text")
     once = all_of_them.take(np.sort(np.unique(all_of_them.facts.same, return_index=True)[1]))
@@ -124,7 +124,7 @@ def split_documents(
         parts = once.cut("text", np.stack([validation, test], 1))
         splits = dict(zip(("train", "validation", "test"), parts, strict=True))
     for name, part in splits.items():
-        if not len(part):
+        if not len(part) and shares.get(name, 1):
             hint = "; hold out the tail of every document (split='tail')" if by == "document" else ""
             size = f"{len(once)} document(s) of {sizes.sum():,} characters"
             raise DataError(f"{size} are too few for a {name} split{hint}")

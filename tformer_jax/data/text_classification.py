@@ -31,8 +31,9 @@ class TextClassificationDataConfig(TextDataConfig):
 
     Attributes:
       path: a file of label, tab, text, with source="files"; a file, a folder or a pattern of tables, with
-        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`.
-      validation_size, test_size: least number of texts to hold out; whole documents where there are any.
+        source="jsonl", "parquet", "arrow" or "huggingface", of which see `sources.tables`; of a benchmark, a copy.
+      validation_size, test_size: least number of texts to hold out, whole documents where there are any; None exactly
+        where the source has the split itself.
       vocab_size: vocabulary size of the BPE that is trained on the training split; None: there is a tokenizer_path, or the
         tokenizer is that of the model which task.init_from names.
       batch_tokens: number of token slots of a training batch.
@@ -44,16 +45,14 @@ class TextClassificationDataConfig(TextDataConfig):
     inputs = ("path",)
 
     path: str | None = field(None)
-    validation_size: int = field(500, COUNT)
-    test_size: int = field(1000, COUNT)
+    validation_size: int | None = field(500, COUNT)
+    test_size: int | None = field(1000, COUNT)
     vocab_size: int | None = field(None, VOCABULARY)
     batch_tokens: int = field(wanted=COUNT)
     num_buckets: int = field(4, COUNT)
 
-    def stream(self, say: Say = lambda line: None) -> Stream[LabelledText]:
-        found = super().stream(say)
-        # as classes are kept
-        return Stream(lambda: (text._replace(label=canonical(text.label)) for text in found), found.files)
+    def streams(self, say: Say = lambda line: None) -> dict[str, Stream[LabelledText]]:
+        return {name: _canonical(found) for name, found in super().streams(say).items()}
 
     def largest_batch(self, max_length: int, rows_multiple: int) -> BatchShapes:
         rows = least_rows(self.batch_tokens, max_length, rows_multiple)
@@ -137,7 +136,8 @@ class TextClassificationData(BoundedData):
         return LabelledBuckets((tokens,), ("tokens",), *how, labels=self.labels(texts))
 
     def how_to_split(self):
-        return {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
+        config = self.config
+        return {"validation_size": config.validation_size or 0, "test_size": config.test_size or 0, "seed": config.seed}
 
     def make_splits(self, found, say, **how):
         return split_examples(found, by=None, what="text", **how)
@@ -162,3 +162,8 @@ class TextClassificationData(BoundedData):
                         f"give this label more texts, or leave it out"
                     )
         say(f"training texts by class: {', '.join(f'{counts[name]:,} {name}' for name in self.classes)}")
+
+
+def _canonical(texts: Stream[LabelledText]) -> Stream[LabelledText]:
+    """Returns the texts with labels as classes are kept."""
+    return Stream(lambda: (text._replace(label=canonical(text.label)) for text in texts), texts.files)

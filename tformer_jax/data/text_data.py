@@ -12,11 +12,11 @@ from . import digest
 from .base import Data, DataConfig, check_goes_with
 from .batches import Batches, RowBatches
 from .batches.mixed import MixedBatches, MixedRows, as_many_rows
-from .examples import Examples, kept_examples, kept_splits
+from .examples import Examples, are_among, kept_examples, kept_splits
 from .files import DataError
 from .mixtures import MIXTURE, Part, parts_of
 from .ragged import Ragged, longest_sides
-from .sources.registered import Say
+from .sources.registered import SPLITS, Say
 from .sources.streams import Stream
 from .unchanged import code_of
 from .vocabularies import check_untrained
@@ -30,7 +30,7 @@ class TextDataConfig(DataConfig):
     Attributes:
       mixture: with source="mixture", the sources, what each is given, and its share of the rows that are trained on:
         "speeches:0.3,jsonl(path=books.jsonl,field=text):0.7". Those of batches in buckets are shares of the batches. What is
-        held out is held out of all of them together, as if they were one.
+        held out is held out of all of them together, as if they were one; if one has a split of its own, all must have it.
       tokenizer_path: a `tokenizer.json`, as the library tokenizers saves it, or a folder with one, such as Hugging Face's
         or a run's: it is used as it is, and kept in the run's directory. Files beside it say which tokens are special.
         None: a tokenizer is trained, or that of the model which `task.init_from` names is taken over.
@@ -62,6 +62,11 @@ class TextDataConfig(DataConfig):
         choices = super().choices_of(name)
         return (*choices, MIXTURE) if name == "source" and choices else choices
 
+    @classmethod
+    def said_of_choices(cls, name: str) -> Mapping[str, str]:
+        said = super().said_of_choices(name)
+        return said | {MIXTURE: "Reads several sources, by weights: see `mixture`."} if said else said
+
     @property
     def parts(self) -> list[Part[Self]]:
         """The sections of all sources, and their weights: of a mixture, or of one source alone."""
@@ -80,20 +85,39 @@ class TextData(Data):
     splits: dict[str, Examples]
 
     def read(self, say: Say) -> Any:
-        return self.keep([part.section.stream(say) for part in self.config.parts], say)
+        return self.keep([part.section.streams(say) for part in self.config.parts], say)
 
-    def keep(self, streams: Sequence[Stream[Any]], say: Say) -> Examples:
-        """Returns all that the streams of the sources have, from a store."""
+    def keep(self, streams: Sequence[Mapping[str, Stream[Any]]], say: Say) -> dict[str, Examples]:
+        """Returns all that the streams of each source have, by split, from stores."""
         sources, sections = self.config.sources, [part.section for part in self.config.parts]
+        for of_one in streams:
+            self.check_held_out(of_one)
         keys = [sources.key(*of) for of in zip(sections, streams, strict=True)]
         self._key = {name: [key.get(name) for key in keys] for name in ("files", "source")}
-        return kept_examples(sources.gives, streams, self._key, self.text, say=say, progress=self.progress, of=self.of)
+        how, found = {"say": say, "progress": self.progress}, {}
+        for name in streams[0]:  # which all have
+            parts, of = [of_one[name] for of_one in streams], self.of if name == "train" else f"{name} of {self.of}"
+            found[name] = kept_examples(sources.gives, parts, self._key | {"split": name}, self.text, **how, of=of)
+        return found
 
-    def split(self, found: Examples, say: Say) -> dict[str, Examples]:
-        how = self.how_to_split()
-        make = lambda say: self.make_splits(found, say, **how)
+    def split(self, found: Mapping[str, Examples], say: Say) -> dict[str, Examples]:
+        how, own = self.how_to_split(), {name: self.whole(part, say) for name, part in found.items() if name != "train"}
+
+        def make(say: Say) -> dict[str, Examples]:
+            train = self.whole(found["train"], say)
+            made = self.make_splits(train, say, **how) if self.config.is_split else {"train": train[:]}
+            for name, part in own.items():  # an official split stays as it is, whose numbers are compared
+                if shared := int(are_among(made["train"].facts.same, part.facts.same).sum()):
+                    say(f"{shared:,} training {self.unit} are also in the {name} split of the source; both keep them")
+            return {name: part for name, part in made.items() if name.partition("_")[0] not in own}
+
         key = self._key | {"fields": how, "code": code_of(type(self).make_splits)}
-        return kept_splits(found, key, make, say, progress=self.progress, of=self.of)
+        splits = own | kept_splits(found["train"], key, make, say, progress=self.progress, of=self.of)
+        return {name: splits[name] for name in (*SPLITS, *splits) if name in splits}
+
+    def whole(self, found: Examples, say: Say) -> Examples:
+        """Returns the examples that can be learnt from: all, unless a subclass knows better; `say` is told of others."""
+        return found
 
     @property
     def of(self) -> str:
@@ -149,8 +173,10 @@ class TextData(Data):
         raise NotImplementedError
 
     def make_splits(self, found: Examples, say: Say, **how: Any) -> Mapping[str, Examples]:
-        """Returns the splits of what the source has, by `Examples.take` and `Examples.cut`; `say` is told of what is left
-        out."""
+        """Returns "train", and what is held out of what the source has to train on, by `Examples.take` and `Examples.cut`.
+
+        A split that the source has itself is asked for with a size of 0. `say` is told of what is left out.
+        """
         raise NotImplementedError
 
     def digest_of(self, part: Examples) -> digest.Digest:

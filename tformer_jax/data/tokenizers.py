@@ -1,4 +1,4 @@
-"""Byte-level BPE, or single characters: trained on the run's own text and saved with it; or what others have trained."""
+"""Byte-level BPE, single characters, or bytes: made of the run's own text and saved with it; or what others have trained."""
 
 import itertools
 import json
@@ -12,6 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from ..config import ConfigError
 from ..progress import SILENT, Progress
+from . import byte_tokens
 from .files import DataError, read_json, reading, write_whole
 from .pieces import cut
 from .text import canonical
@@ -148,6 +149,16 @@ def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
+
+
+def make_bytes(*, mask: bool = False) -> Tokenizer:
+    """Makes a token for each of the 256 bytes of UTF-8, after the special ones, in order: nothing is ever unknown."""
+    return byte_tokens.made(_special_tokens(mask))
+
+
+def of_bytes(tokenizer: Tokenizer) -> bool:
+    """Says that tokens are bytes, as those of `make_bytes` are, and nothing else."""
+    return byte_tokens.are_all(tokenizer)
 
 
 def planned(vocab_size: int) -> Tokenizer:

@@ -34,10 +34,10 @@ class TranslationDataConfig(TextDataConfig):
       source_file, target_file: two line-aligned text files; with source="files".
       tsv_file: one file of source, tab, target, in place of source_file and target_file; with source="files".
       path: a file, a folder or a pattern of tables; with source="jsonl", "parquet", "arrow" or "huggingface", of which
-        see `sources.tables`.
+        see `sources.tables`; of a benchmark, a copy.
       split: hold out whole documents ("group"), single sentences ("sentence"), or test on each
         ("both": two of each); see `splits.split_examples`.
-      validation_size, test_size: least number of pairs to hold out.
+      validation_size, test_size: least number of pairs to hold out; None exactly where the source has the split itself.
       vocab_size: vocabulary size of the BPE that is trained on the training split; None with a tokenizer_path.
       source_vocab_size: vocabulary size of a second BPE for the source side.
       source_tokenizer_path: of a second tokenizer, that of the source side, see tokenizer_path. With neither this nor
@@ -59,8 +59,8 @@ class TranslationDataConfig(TextDataConfig):
     tsv_file: str | None = field(None)
     path: str | None = field(None)
     split: str = field("group", among=("both", "group", "sentence"))
-    validation_size: int = field(500, COUNT)
-    test_size: int = field(1000, COUNT)
+    validation_size: int | None = field(500, COUNT)
+    test_size: int | None = field(1000, COUNT)
     vocab_size: int | None = field(None, VOCABULARY)
     source_vocab_size: int | None = field(None, VOCABULARY)
     source_tokenizer_path: str | None = field(None)
@@ -159,17 +159,21 @@ class TranslationData(BoundedData):
     unit, text = "pairs", "source"
 
     def how_to_split(self):
-        how = {name: getattr(self.config, name) for name in ("validation_size", "test_size", "seed")}
-        return how | {"by": self.config.split}
+        config = self.config
+        sizes = {"validation_size": config.validation_size or 0, "test_size": config.test_size or 0}
+        return sizes | {"seed": config.seed, "by": config.split}
 
-    def make_splits(self, found, say, **how):
+    def whole(self, found, say):
         both = zip(found.text("source"), found.text("target"), strict=True)
         whole = np.fromiter((bool(source.strip() and target.strip()) for source, target in both), bool, len(found))
         if not whole.any():
             raise DataError(f"none of the {len(found):,} pairs has a text on both sides: nothing is left to train on")
         if blank := len(found) - int(whole.sum()):
             say(f"{blank:,} of {len(found):,} pairs have an empty side and are left out")
-        return split_examples(found.take(np.flatnonzero(whole)), **how)
+        return found.take(np.flatnonzero(whole))
+
+    def make_splits(self, found, say, **how):
+        return split_examples(found, **how)
 
     def prepare(self, directory, progress):
         config = self.config

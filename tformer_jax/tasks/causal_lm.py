@@ -31,6 +31,7 @@ _CONTINUED = 3
 _SAMPLE_PROMPT = 128
 # What is generated for a prompt, unless it is said.
 _NEW_TOKENS = 100
+_OF_EVERY_TEXT = ("loss", "perplexity", "bits_per_byte", "tokens")
 _DRAW = ("temperature", "top_k", "top_p", "min_p", "seed", "num_samples")
 
 
@@ -151,7 +152,8 @@ class CausalLMTask(DocumentTask):
     def evaluate_split(
         self, model: CausalLM, data: CausalLMData, split: str, progress: Progress = SILENT
     ) -> Evaluation:
-        """Loss, perplexity a token and bits per byte of text, and some continuations.
+        """Loss, perplexity a token and bits per byte of text, the number of the literature of the source, if it has a
+        `yardstick`, and some continuations.
 
         The end of each document is predicted too: its bits count, and it has no bytes. Rows see nothing
         of the row before them, so that longer rows give better numbers. A character that no training text has
@@ -160,8 +162,12 @@ class CausalLMTask(DocumentTask):
         """
         scoring = f"scoring {data.token_count(split):,} tokens of {split}"
         scores = self.score(model, data.evaluation_batches(split), progress, scoring)
-        size, bits = data.byte_count(split), scores.means["loss"] * scores.weight / math.log(2)
-        metrics = scores.means | ({"bits_per_byte": bits / size} if size else {}) | {"tokens": scores.weight}
+        size, nats = data.byte_count(split), scores.means["loss"] * scores.weight
+        bits = {"bits_per_byte": nats / math.log(2) / size} if size else {}
+        metrics = scores.means | bits | {"tokens": scores.weight}
+        if (yardstick := data.yardstick) is not None:
+            count = sum(map(yardstick.count, data.splits[split].text("text")))
+            metrics |= {yardstick.metric: yardstick.number(nats, count), yardstick.unit: count}
         texts = data.beginnings(split, _CONTINUED, _PROMPT_CHARACTERS)
         continued = functools.partial(self._continued, model)
         samples = progress.each(f"writing samples of {split}", [*enumerate(texts)], "samples", continued)
@@ -190,10 +196,13 @@ class CausalLMTask(DocumentTask):
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         bits = f"{metrics['bits_per_byte']:.4f} bits per byte, " if "bits_per_byte" in metrics else ""
-        return (
+        said = (
             f"{bits}perplexity {metrics['perplexity']:.2f} a token, "
             f"loss {metrics['loss']:.4f} nats a token, {metrics['tokens']:,.0f} tokens"
         )
+        more = {name: x for name, x in metrics.items() if name not in _OF_EVERY_TEXT}
+        words = [f"{x:,} {n}" if isinstance(x, int) else f"{n.replace('_', ' ')} {x:,.4f}" for n, x in more.items()]
+        return f"{', '.join(words)}; {said}" if words else said
 
     def sample(self, model: CausalLM, progress: Progress = SILENT) -> str:
         """Samples a text from its beginning."""

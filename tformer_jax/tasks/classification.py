@@ -18,6 +18,9 @@ from ..data.batches import ExampleBatches
 from .base import Measured, Scores, Task, TaskConfig
 from .pictures import Pictured
 
+# Of more classes than this, an evaluation also says how often the label is among so many likeliest (Russakovsky et al., 2015).
+TOP = 5
+
 
 class Classified(NamedTuple):
     """An example, its label, and the class that the model predicts."""
@@ -69,8 +72,8 @@ class Classification(Task):
         raise NotImplementedError
 
     def measure(self, model: Any, batch: Any, number: int) -> Measured:
-        """Cross-entropy in nats per example, without augmentation, smoothing or dropout, accuracy, and the classes with their
-        probabilities."""
+        """Cross-entropy in nats per example, without augmentation, smoothing or dropout, accuracy, of more than five classes
+        also among the five likeliest, and the classes with their probabilities."""
         return _measure(type(self).logits, model, self.inputs(batch))
 
     def read(self, model: Any, batch: Any) -> Any:
@@ -91,7 +94,8 @@ class Classification(Task):
         return super().plot(model, of)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
-        numbers = f"accuracy {100 * metrics['accuracy']:.2f} %, loss {metrics['loss']:.4f} nats"
+        top = f", top {TOP} {100 * metrics['top5_accuracy']:.2f} %" if "top5_accuracy" in metrics else ""
+        numbers = f"accuracy {100 * metrics['accuracy']:.2f} %{top}, loss {metrics['loss']:.4f} nats"
         return f"{numbers}, {metrics[self.unit]} {self.unit}"
 
     def ranked(self, model: Any, batch: Any) -> list[ClassProbability]:
@@ -122,8 +126,11 @@ def _measure(logits_of: Callable[[Any, Any], Array], model: Any, batch: Any) -> 
     logits, labels = logits_of(model, batch), batch["labels"]
     loss, weight = labelled_loss(logits, labels, 0.0)
     best = logits.argmax(-1)
-    right = F.weighted_mean((best == labels).astype(jnp.float32), (labels >= 0).astype(jnp.float32))
-    return {"loss": loss, "accuracy": right}, weight, (labels, best, jax.nn.softmax(logits).max(-1))
+    share = lambda right: F.weighted_mean(right.astype(jnp.float32), (labels >= 0).astype(jnp.float32))
+    means = {"loss": loss, "accuracy": share(best == labels)}
+    if logits.shape[-1] > TOP:
+        means["top5_accuracy"] = share((jax.lax.top_k(logits, TOP)[1] == labels[:, None]).any(-1))
+    return means, weight, (labels, best, jax.nn.softmax(logits).max(-1))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -93,8 +93,9 @@ class MaskedLMTask(DocumentTask):
 
     @property
     def _gap(self) -> str:
-        # A token of a byte-level BPE holds the blank before its word, and so does a gap; characters stand alone.
-        return MASK_TEXT if isinstance(self.tokenizer.model, WordLevel) else " " + MASK_TEXT
+        # A token of a byte-level BPE holds the blank before its word, and so does a gap; characters and bytes stand alone.
+        alone = isinstance(self.tokenizer.model, WordLevel) or tokenizers.of_bytes(self.tokenizer)
+        return MASK_TEXT if alone else " " + MASK_TEXT
 
     def prepare(self, batch: Any, key: Array) -> Any:
         """The batch with what takes the place of its tokens, "corrupted", and which were chosen, "masked" [B T]."""

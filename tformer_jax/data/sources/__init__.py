@@ -7,10 +7,20 @@ A source of one's own is a function in a file that `--plugin` names:
         return [Document(f"{n}", f"{n} + {n} = {2 * n}\\n") for n in range(count)]
 
 It is chosen by `data.source=sums`; what a parameter is given: see `registered.Sources`. What gives more than memory holds
-gives a `Stream`. Tables in files of JSON Lines, Parquet and Arrow: see `tables`.
+gives a `Stream`. Tables in files of JSON Lines, Parquet and Arrow: see `tables`; benchmarks by name: see `benchmarks`.
+
+One that has splits of its own gives them by name, and says which they are; nothing of them is changed:
+
+    @LABELLED_TEXTS.register("parities")
+    def parities() -> dict[str, list[LabelledText]]:
+        of = lambda numbers: [LabelledText(f"{n}", "odd" if n % 2 else "even") for n in numbers]
+        return {"train": of(range(900)), "test": of(range(900, 1000))}
+
+    parities.splits = ("train", "test")
 """
 
-from .documents import DOCUMENTS, Document, read_documents
+from .benchmarks import BENCHMARKS
+from .documents import DOCUMENTS, Document, Yardstick, read_documents
 from .images import IMAGES, ImageSource, LabelledImages
 from .labelled_texts import LABELLED_TEXTS, LabelledText
 from .pairs import PAIRS, Pair
@@ -21,6 +31,7 @@ from .tables import FORMATS
 from .webdataset import read_webdataset
 
 __all__ = [
+    "BENCHMARKS",
     "DOCUMENTS",
     "FORMATS",
     "IMAGES",
@@ -33,6 +44,7 @@ __all__ = [
     "Pair",
     "Sources",
     "Stream",
+    "Yardstick",
     "read_documents",
     "read_parquet",
     "read_webdataset",

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,24 @@ class Document(NamedTuple):
 
 
 TOKENS = "tokens"  # the source of files that hold no text
+
+
+class Yardstick(NamedTuple):
+    """The number by which a text is compared in the literature, whatever the tokens of a model.
+
+    `metric`: its name.
+    `unit`: what is counted, in the plural.
+    `count`: the units of a text.
+    `number`: the number, of the nats that a model needs for all of a split, and of its units.
+    """
+
+    metric: str
+    unit: str
+    count: Callable[[str], int]
+    number: Callable[[float, int], float]
+
+
+# The attribute `yardstick` of a source is a `Yardstick`, where its text has one.
 DOCUMENTS = Sources("document source", Document, whole=TokenFiles)
 
 # MIT; the speeches themselves are in the public domain.

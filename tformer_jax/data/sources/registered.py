@@ -15,12 +15,16 @@ from ..files import MOST_TEXT_BYTES, DataError
 from ..unchanged import code_of, contents
 from .streams import Stream
 
+SPLITS = ("train", "validation", "test")
 _NOT_GIVEN = inspect.Parameter.empty
 Say = Callable[[str], None]
 
 
 class Sources(Registry[Callable[..., Any]]):
-    """Functions that give examples, by the name that `data.source` has for them.
+    """Functions that give examples, by the name that `data.source` has for them; or, of texts, examples by split.
+
+    One that gives splits says which in an attribute `splits`, as ("train", "test"): then a config that holds out what the
+    source has itself is refused before anything is read.
 
     A parameter that is called like a field of the `data` section, such as `path`, has its value; `say` is a function
     that is told what a person should know, a line each; all others are set by `data.source_options`, a text such as
@@ -66,37 +70,50 @@ class Sources(Registry[Callable[..., Any]]):
         found = self._found(section, say)
         return found if isinstance(found, self.gives) else list(self._held(section, found))
 
-    def stream(self, section: Component, say: Say = lambda line: None) -> Any:
-        """Returns what the source of a section gives, a `Stream`: each is checked when its turn comes.
+    def streams(self, section: Component, say: Say = lambda line: None) -> Any:
+        """Returns what the source of a section gives, a `Stream` for each split: each example is checked when its turn comes.
 
-        What a source gives as a generator, which goes once, is asked of it anew for every pass. What it gives in place of
-        all of them, see `whole`, is returned as it is.
+        What has no splits is "train". What a source gives as a generator, which goes once, is asked of it anew for every
+        pass. What it gives in place of all of them, see `whole`, is returned as it is.
 
         Raises:
-          DataError: the data cannot be read or fetched; while it is iterated, also as `read`.
+          DataError: the data cannot be read or fetched, or have other splits than "train", "validation" and "test"; while
+            they are iterated, also as `read`.
         """
+
+        def stream(name: str, part: Any) -> Stream[Any]:
+            passes = itertools.chain([part], (_by_split(self._found(section))[name] for _ in itertools.count()))
+            again = (lambda: next(passes)) if isinstance(part, Iterator) else (lambda: part)
+            return Stream(lambda: self._checked(section, again()), getattr(part, "files", ()))
+
         found = self._found(section, say)
         if self.whole is not None and isinstance(found, self.whole):
             return found
-        passes = itertools.chain([found], (self._found(section) for _ in itertools.count()))
-        again = (lambda: next(passes)) if isinstance(found, Iterator) else (lambda: found)
-        return Stream(lambda: self._checked(section, again()), getattr(found, "files", ()))
+        found = _by_split(found)
+        if "train" not in found or not {*found} <= {*SPLITS}:
+            raise DataError(
+                f"the {self.kind} {section.source!r} ({self.place(section.source)}) must give 'train', and may give "
+                f"'validation' and 'test', got {', '.join(map(repr, found)) or 'nothing'}"
+            )
+        return {name: stream(name, found[name]) for name in SPLITS if name in found}
 
-    def key(self, section: Component, stream: Stream[Any]) -> dict[str, str]:
-        """Returns what the examples of a stream follow from: the "files" that it reads, and the "source" that reads them.
+    def key(self, section: Component, streams: Mapping[str, Stream[Any]]) -> dict[str, str]:
+        """Returns what the examples of streams follow from: the "files" that they read, and the "source" that reads them.
 
         Where nobody knows the files, "source" is of the examples themselves, for which all are read.
         """
-        if not stream.files:
+        if not all(stream.files for stream in streams.values()):
             whole = hashlib.sha256()
-            for example in stream:
+            for example in itertools.chain.from_iterable(streams.values()):
                 whole.update(repr(tuple(example)).encode("utf-8", "surrogatepass"))
+            whole.update(repr([*streams]).encode())
             return {"source": whole.hexdigest()}
         source = self[section.source]
         given = {name: getattr(section, name, None) for name in _parameters(source) if name != "say"}
-        code = [code_of(source), code_of(type(section).stream)]
+        code = [code_of(source), code_of(type(section).streams)]
         about = [self.kind, section.source, section.source_options, given, code]
-        return {"files": contents(stream.files), "source": repr(about)}
+        files = [file for stream in streams.values() for file in stream.files]
+        return {"files": contents(list(dict.fromkeys(files))), "source": repr(about)}
 
     def _found(self, section: Component, say: Say = lambda line: None) -> Any:
         """Returns what the source of a section gives, as it is."""
@@ -138,6 +155,10 @@ class Sources(Registry[Callable[..., Any]]):
         fields = [(name, parameter.annotation, _field(parameter)) for name, parameter in own.items()]
         asked = dataclasses.make_dataclass("Options", fields, kw_only=True)
         return vars(build(asked, _parsed(section.source_options, own), "source_options"))
+
+
+def _by_split(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {"train": found}
 
 
 def _parameters(source: Callable) -> Mapping[str, inspect.Parameter]:

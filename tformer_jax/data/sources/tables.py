@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..text import canonical
-from .arrow_tables import arrow, huggingface, parquet
+from .arrow_tables import arrow, parquet
 from .documents import DOCUMENTS, Document
+from .hugging_face import huggingface
 from .json_lines import json_lines
 from .labelled_texts import LABELLED_TEXTS, LabelledText
 from .pairs import PAIRS, Pair
@@ -26,13 +27,13 @@ from .rows import Column, Rows
 from .streams import Stream
 
 
-def _documents(rows: Rows, field: str = "text", name_field: str | None = None) -> Iterator[Document]:
+def documents_of(rows: Rows, field: str = "text", name_field: str | None = None) -> Iterator[Document]:
     columns = _columns(field=(field, False), name_field=(name_field, True))
     for name, (text, *own) in rows.texts(*columns):
         yield Document(canonical(own[0]) if own else name, text)
 
 
-def _pairs(rows: Rows, source_field: str, target_field: str, group_field: str | None = None) -> Iterator[Pair]:
+def pairs_of(rows: Rows, source_field: str, target_field: str, group_field: str | None = None) -> Iterator[Pair]:
     columns = _columns(
         source_field=(source_field, False), target_field=(target_field, False), group_field=(group_field, True)
     )
@@ -40,7 +41,7 @@ def _pairs(rows: Rows, source_field: str, target_field: str, group_field: str | 
         yield Pair(source, target, *group)
 
 
-def _labelled(
+def labelled_of(
     rows: Rows, text_field: str = "text", label_field: str = "label", group_field: str | None = None
 ) -> Iterator[LabelledText]:
     columns = _columns(text_field=(text_field, False), label_field=(label_field, True), group_field=(group_field, True))
@@ -53,7 +54,7 @@ def _columns(**asked: tuple[str | None, bool]) -> list[Column]:
 
 
 FORMATS = {"jsonl": json_lines, "parquet": parquet, "arrow": arrow, "huggingface": huggingface}
-KINDS = ((DOCUMENTS, _documents), (PAIRS, _pairs), (LABELLED_TEXTS, _labelled))
+KINDS = ((DOCUMENTS, documents_of), (PAIRS, pairs_of), (LABELLED_TEXTS, labelled_of))
 
 
 def _source(read: Callable[..., Rows], make: Callable[..., Iterator[Any]]) -> Callable[..., Stream[Any]]:
