@@ -86,7 +86,7 @@ def test_a_stream_is_the_file_token_by_token(make, folder, documents):
     """Tokens would be added to those that somebody prepared, or be lost; ends would stand there twice."""
     stream = sum(documents, [])
     path = own_splits(folder, train=stream, val=stream[: 3 * T + 2], test=stream[40:75])
-    data = make(path=path, boundaries="stream")
+    data = make(path=path, boundaries="stream", validation_share=None, test_share=None)
     for split, ids in (("train", stream), ("validation", stream[: 3 * T + 2]), ("test", stream[40:75])):
         rows = rows_of(data.evaluation_batches(split))
         assert rows[0][0] == ids[0] and sum((row[1:] for row in rows), []) == ids[1:]
@@ -128,7 +128,8 @@ def test_rows_of_segments_are_those_of_the_texts(make, folder, tokenizer):
     texts = [document.text for document in of_text.splits["train"]]
     ids = [[*tokenizer.encode(text).ids, END] for text in texts]
     held_out = [*tokenizer.encode("a small dog").ids, END] * 9
-    of_tokens = make(path=own_splits(folder, train=sum(ids, []), val=held_out, test=held_out))
+    path = own_splits(folder, train=sum(ids, []), val=held_out, test=held_out)
+    of_tokens = make(path=path, validation_share=None, test_share=None)
     ours, theirs = (data.train_batches() for data in (of_tokens, of_text))
     assert len(ours) == len(theirs)
     for i in range(2 * len(ours)):
@@ -193,7 +194,7 @@ def test_tails_are_held_out(sizes, share, tmp_path_factory):
         edges = itertools.pairwise((0, validation, test, len(document)))
         for name, (begin, end) in zip(wanted, edges, strict=True):
             wanted[name] += [document[begin:end]] if end > begin else []
-    how = dict(by="tail", validation_share=0.3, test_share=share, seed=0, say=print)
+    how = dict(by="tail", validation_share=0.3, test_share=share, seed=0)
     if all(wanted.values()):
         assert {name: tokens_of(part) for name, part in split_tokens(found, **how).items()} == wanted
     else:
@@ -203,10 +204,14 @@ def test_tails_are_held_out(sizes, share, tmp_path_factory):
 
 def test_a_file_of_its_own_is_a_split(make, folder, documents):
     """What somebody set apart to validate on would not be used, or another part of training be lost to it."""
-    data = make(path=own_splits(folder, train=sum(documents, []), val=[5, 6, END]))
+    path = own_splits(folder, train=sum(documents, []), val=[5, 6, END])
+    with pytest.raises(
+        ConfigError, match="data.validation_share must be None, as the source has its own validation split"
+    ):
+        make(path=path)
+    data = make(path=path, validation_share=None)
     assert tokens_of(data.splits["validation"]) == [[5, 6, END]]
     assert len(data.splits["train"]) + len(data.splits["test"]) == len(documents)
-    assert any(line.endswith("val.bin: data.validation_share does not count") for line in data.report)
 
 
 def test_one_document_is_too_few_to_hold_one_out(make):
