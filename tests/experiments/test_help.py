@@ -14,6 +14,8 @@ from forked import ROOT
 
 from experiments import cli
 from experiments.config_files import presets_of
+from tformer_jax.config.documentation import summary
+from tformer_jax.data.mixtures import MIXTURE
 from tformer_jax.data.sources import DOCUMENTS
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.schedules import SCHEDULES
@@ -344,7 +346,9 @@ def test_schedules_and_sources_are_listed_as_choices(here):
     """A choice that a registry has would be found in the source alone."""
     page = " ".join(here("train", f"{B}:tiny", "--help_config").stdout.split())
     assert f"[one of {', '.join(SCHEDULES)}; default: rsqrt]" in page
-    assert f"[one of {', '.join(DOCUMENTS)}]" in page
+    assert f"[one of {', '.join([*DOCUMENTS, MIXTURE])}]" in page
+    for name, source in DOCUMENTS.items():
+        assert f" {name} {summary(source)}" in page
 
 
 def test_components_of_plugins_are_there(tmp_path, here):
