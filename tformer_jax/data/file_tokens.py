@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def _documents(files: TokenFiles, split: str, say: _Say, progress: Progress) -> 
     key |= {"dtype": files.dtype, "end": files.end, "code": code_of(TokenFiles.read)}
     kept = stored("token_files", key, make, say, progress)
     facts = dict(kept.about)
-    read = TokenFile(mapped(file, facts.pop("dtype")), kept["offsets"], **facts)
+    tokens = mapped(file, facts.pop("dtype"), mmap.MADV_RANDOM)  # batches read here and there
+    read = TokenFile(tokens, kept["offsets"], **facts)
     return FileDocuments(file, key["files"], read, Ragged(read.tokens, read.offsets))
 
 

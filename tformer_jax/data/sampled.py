@@ -59,13 +59,23 @@ def sampled(columns: Sequence[Ragged], most: int, seed: int) -> Iterator[bytes]:
         part, size = (whole * (k + 1) // count - whole * k // count for whole in (total, most))
         begin = total * k // count + int(rng.integers(max(part - size, 0) + 1))
         first, last = np.searchsorted(ends, [begin, begin + size - 1], "right")
-        for number in range(first, last + 1):
-            column = int(np.searchsorted(firsts, number, "right")) - 1
-            text = columns[column][number - firsts[column]]
+        for number, text in _texts(columns, firsts, int(first), int(last)):
+            if first < number < last:
+                yield text.tobytes()
+                continue
             starts = int(ends[number] - lengths[number])
             piece = text[_gap(text, begin - starts) : _gap(text, begin + size - starts)]
             if len(piece):
                 yield piece.tobytes()
+
+
+def _texts(columns: Sequence[Ragged], firsts: np.ndarray, first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the numbers of texts of all columns, from the first to the last of a run, and their bytes."""
+    for column, begin, end in zip(columns, firsts, firsts[1:], strict=False):
+        numbers = np.arange(max(first, begin), min(last + 1, end))
+        places, lengths = column.spans(numbers - begin)
+        for number, place, length in zip(numbers.tolist(), places.tolist(), lengths.tolist(), strict=True):
+            yield number, column.values[place : place + length]
 
 
 def _gap(text: np.ndarray, at: int) -> int:

@@ -57,12 +57,7 @@ class Store:
         dtype = np.dtype(self._files[name]["dtype"])
         if not self._files[name]["bytes"]:  # which nothing can map
             return np.zeros(0, dtype)
-        with open(self.directory / name, "rb") as opened:
-            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        if advice is not None:
-            mapped.madvise(advice)
-        _MAPPED.add(mapped)
-        return np.frombuffer(mapped, dtype)
+        return map_file(self.directory / name, dtype, advice)
 
     def check_sums(self) -> None:
         """Reads every array, and compares its SHA-256 with that of the manifest.
@@ -73,6 +68,19 @@ class Store:
         for name, file in self._files.items():
             if _sum(self.directory / name).hexdigest() != file["sha256"]:
                 raise DataError(f"{self.directory / name} is damaged; delete {self.directory}, and it is made again")
+
+
+def map_file(file: Path, dtype: np.dtype | str, advice: int | None = None) -> np.ndarray:
+    """Maps a file of numbers, one at least, into memory, read-only; what was read of it is let go of by `let_go`.
+
+    `advice`: to the system, such as `mmap.MADV_RANDOM`.
+    """
+    with open(file, "rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    if advice is not None:
+        mapped.madvise(advice)
+    _MAPPED.add(mapped)
+    return np.frombuffer(mapped, dtype)
 
 
 def let_go() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...config import ConfigError
 from ..files import DataError, reading
+from ..store import let_go, map_file
 from .images import SPLIT_NAMES
 
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
@@ -156,8 +157,8 @@ def check_vocabulary(file: Path, found: TokenFile, vocab_size: int) -> None:
         )
 
 
-def mapped(file: Path, dtype: str) -> np.ndarray:
-    """Maps a file of numbers into memory, read-only.
+def mapped(file: Path, dtype: str, advice: int | None = None) -> np.ndarray:
+    """Maps a file of numbers into memory, read-only; `advice`: see `map_file`.
 
     Raises:
       DataError: it cannot be read, is empty, or does not hold whole numbers.
@@ -170,7 +171,7 @@ def mapped(file: Path, dtype: str) -> np.ndarray:
             f"{file} has {size:,} bytes, which is no whole number of tokens of {item} bytes; fetch it again, or say its dtype"
         )
     with reading(file):
-        return np.memmap(file, dtype, "r")
+        return map_file(file, dtype, advice)
 
 
 def _read(file: Path, tokens: np.ndarray, look: Callable[[int, np.ndarray], Any], advance: _Advance) -> tuple[int, int]:
@@ -185,6 +186,7 @@ def _read(file: Path, tokens: np.ndarray, look: Callable[[int, np.ndarray], Any]
         if (highest := int(chunk.max())) > largest:
             largest, at = highest, start + int(chunk.argmax())
         advance(chunk.nbytes)
+        let_go()
     return largest, at
 
 
