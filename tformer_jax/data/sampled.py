@@ -10,8 +10,8 @@ from .ragged import Ragged
 # Bytes that are read in one place: the thousandth part of a sample, but not fewer or more than these.
 _LEAST, _MOST = 1 << 8, 1 << 14
 _LOOKED_AT = 1 << 10  # bytes in which white space is looked for
-_SPACE = np.frombuffer(b" \n", np.uint8)
-_BLANK = np.frombuffer(b" \n\t\r\v\f", np.uint8)
+# Of each byte, whether a text may be cut before it, and whether it is white space.
+_SPACE, _BLANK = (np.isin(np.arange(256), [*some]) for some in (b" \n", b" \n\t\r\v\f"))
 
 
 def texts_to_train_on(
@@ -83,7 +83,7 @@ def _gap(text: np.ndarray, at: int) -> int:
     if at <= 0 or at >= len(text):
         return min(max(at, 0), len(text))
     near = text[at - 1 : at + _LOOKED_AT]
-    cuts = np.isin(near[1:], _SPACE) & ~np.isin(near[:-1], _BLANK)
+    cuts = _SPACE[near[1:]] & ~_BLANK[near[:-1]]
     if not cuts.any():
         if len(text) - at <= _LOOKED_AT:
             return len(text)
