@@ -10,8 +10,8 @@ from .ragged import Ragged
 # Bytes that are read in one place: the thousandth part of a sample, but not fewer or more than these.
 _LEAST, _MOST = 1 << 8, 1 << 14
 _LOOKED_AT = 1 << 10  # bytes in which white space is looked for
-_SPACE = np.frombuffer(b" \n", np.uint8)
-_BLANK = np.frombuffer(b" \n\t\r\v\f", np.uint8)
+# Of each byte, whether a text may be cut before it, and whether it is white space.
+_SPACE, _BLANK = (np.isin(np.arange(256), [*some]) for some in (b" \n", b" \n\t\r\v\f"))
 
 
 def texts_to_train_on(
@@ -59,13 +59,23 @@ def sampled(columns: Sequence[Ragged], most: int, seed: int) -> Iterator[bytes]:
         part, size = (whole * (k + 1) // count - whole * k // count for whole in (total, most))
         begin = total * k // count + int(rng.integers(max(part - size, 0) + 1))
         first, last = np.searchsorted(ends, [begin, begin + size - 1], "right")
-        for number in range(first, last + 1):
-            column = int(np.searchsorted(firsts, number, "right")) - 1
-            text = columns[column][number - firsts[column]]
+        for number, text in _texts(columns, firsts, int(first), int(last)):
+            if first < number < last:
+                yield text.tobytes()
+                continue
             starts = int(ends[number] - lengths[number])
             piece = text[_gap(text, begin - starts) : _gap(text, begin + size - starts)]
             if len(piece):
                 yield piece.tobytes()
+
+
+def _texts(columns: Sequence[Ragged], firsts: np.ndarray, first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the numbers of texts of all columns, from the first to the last of a run, and their bytes."""
+    for column, begin, end in zip(columns, firsts, firsts[1:], strict=False):
+        numbers = np.arange(max(first, begin), min(last + 1, end))
+        places, lengths = column.spans(numbers - begin)
+        for number, place, length in zip(numbers.tolist(), places.tolist(), lengths.tolist(), strict=True):
+            yield number, column.values[place : place + length]
 
 
 def _gap(text: np.ndarray, at: int) -> int:
@@ -73,7 +83,7 @@ def _gap(text: np.ndarray, at: int) -> int:
     if at <= 0 or at >= len(text):
         return min(max(at, 0), len(text))
     near = text[at - 1 : at + _LOOKED_AT]
-    cuts = np.isin(near[1:], _SPACE) & ~np.isin(near[:-1], _BLANK)
+    cuts = _SPACE[near[1:]] & ~_BLANK[near[:-1]]
     if not cuts.any():
         if len(text) - at <= _LOOKED_AT:
             return len(text)
