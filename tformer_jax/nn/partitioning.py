@@ -58,8 +58,8 @@ def whole_vectors(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
 def is_gathered(model: Any) -> bool:
     """Returns whether devices of other rows hold parts of a model's parameters, so that each must gather what it uses."""
     lie = [getattr(x, "sharding", None) for x in jax.tree.leaves(model)]  # none while tracing
-    specs = [place.spec for place in lie if isinstance(place, NamedSharding)]
-    return any({*ROWS}.intersection(jax.tree.leaves(tuple(spec))) for spec in specs)
+    gathered = lambda place: any(axis in ROWS and place.mesh.shape[axis] > 1 for axis in jax.tree.leaves([*place.spec]))
+    return any(gathered(place) for place in lie if isinstance(place, NamedSharding))
 
 
 def spread_queries(implementation: str | Kernel, length: int) -> str | Kernel:
