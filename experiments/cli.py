@@ -16,6 +16,7 @@ from rich.console import Console
 
 from tformer_jax.config import ConfigError, class_at, meant, nearest
 from tformer_jax.data.files import DataError, WriteError
+from tformer_jax.progress import SILENT, Progress
 from tformer_jax.registry import load_plugin, plugin_file
 from tformer_jax.tasks import TASKS
 from tformer_jax.training.checkpoints import CheckpointError
@@ -86,6 +87,11 @@ def say(*lines: object) -> None:
     """Prints lines as they are, unwrapped, and tables; of several processes, the first does."""
     if is_first():
         terminal.say(*lines)
+
+
+def progress() -> Progress:
+    """Returns whom to tell of what takes long: the terminal; of several processes, that of the first."""
+    return terminal if is_first() else SILENT
 
 
 def last_line(error: Exception) -> str:

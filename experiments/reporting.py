@@ -1,7 +1,10 @@
 """The report on a trained model: scores, samples and plots."""
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +19,7 @@ from tformer_jax.tasks.pictures import Pictured, draw_heads
 from tformer_jax.training.directories import steps_in
 from tformer_jax.training.experiment import load_models
 from tformer_jax.training.metrics import read_metrics, sayable
+from tformer_jax.training.processes import is_first
 from tformer_jax.training.run import Run, write_json
 
 from . import cli
@@ -28,13 +32,14 @@ _SOME_CHECKPOINTS = 8
 def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | None = None) -> None:
     """Evaluates splits (by default those for testing), prints them, and leaves samples and plots in the run.
 
+    Where the model lies on a mesh, within `on_mesh_of` it; of several processes all evaluate, and the first writes.
     In this order: on a full disk the numbers, which may have taken hours, are seen all the same.
 
     Raises:
       WriteError: a file cannot be written.
     """
     splits = _tested(data) if splits is None else splits
-    evaluations = task.evaluate(model, data, splits, cli.terminal)
+    evaluations = task.evaluate(model, data, splits, cli.progress())
     _show_samples(evaluations[splits[0]])
     for line in data.report:
         if "left out" in line:
@@ -43,19 +48,33 @@ def report(run: Run, task: Task, data: Any, model: Any, splits: Sequence[str] | 
         cli.say(f"{split}: {task.describe(evaluation.metrics)}")
     if note := evaluations[splits[0]].note:
         cli.say(note)
+    if is_first():
+        _write(run, evaluations)
+    for remark in _plot(run, task, data, model, splits[0], evaluations):
+        cli.say(remark)
+    cli.say(f"samples, plots and checkpoints are in {run.directory}")
+
+
+def _write(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
     for split, evaluation in evaluations.items():
         samples = (json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in evaluation.samples)
         write_whole(run.samples / f"{split}.jsonl", "".join(samples))
         write_json(run.samples / f"{split}_metrics.json", {**sayable(evaluation.metrics), "note": evaluation.note})
-    with cli.terminal.phase("drawing plots"):
-        _plot_training(run, task, {split: evaluation.metrics for split, evaluation in evaluations.items()})
-        subject = Subject(run.directory.name, task.name, splits[0])
-        pictured = Pictured(data, splits[0], evaluations[splits[0]], run.plots, subject)
+
+
+def _plot(run: Run, task: Task, data: Any, model: Any, split: str, evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Draws the pictures of a report, those of a split and all others; returns, a line each, which are not there and why."""
+    subject = Subject(run.directory.name, task.name, split)
+    with contextlib.ExitStack() as held:
+        held.enter_context(cli.progress().phase("drawing plots"))
+        if is_first():
+            plots = run.plots
+            _plot_training(run, task, {name: evaluation.metrics for name, evaluation in evaluations.items()})
+        else:  # it takes part in what the model computes for pictures; what it draws is thrown away
+            plots = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        pictured = Pictured(data, split, evaluations[split], plots, subject)
         remarks = task.plot(model, pictured)
-    remarks += _plot_heads(run, task, model, pictured)
-    for remark in remarks:
-        cli.say(remark)
-    cli.say(f"samples, plots and checkpoints are in {run.directory}")
+    return remarks + _plot_heads(run, task, model, pictured)
 
 
 def short_report(run: Run, task: Task, data: Any, model: Any) -> None:
@@ -65,8 +84,9 @@ def short_report(run: Run, task: Task, data: Any, model: Any) -> None:
       WriteError: a file cannot be written.
     """
     score_parts(task, data, model, _tested(data), _SOME_BATCHES)
-    with cli.terminal.phase("drawing plots"):
-        _plot_training(run, task)
+    if is_first():
+        with cli.terminal.phase("drawing plots"):
+            _plot_training(run, task)
     cli.say(f"plots and checkpoints are in {run.directory}; experiments.evaluate reports on whole splits")
 
 
@@ -75,7 +95,7 @@ def score_parts(task: Task, data: Any, model: Any, splits: Sequence[str] | None,
     for split in _tested(data) if splits is None else splits:
         batches = checked(data.evaluation_batches(split), f"the batches of {split}")
         some = Part(batches, min(count, len(batches)))
-        numbers = task.score(model, some, cli.terminal, f"scoring a part of {split}").means
+        numbers = task.score(model, some, cli.progress(), f"scoring a part of {split}").means
         said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items())
         cli.say(f"{split}, {len(some)} of {len(batches)} batches: {said}")
 
@@ -104,7 +124,7 @@ def _plot_heads(run: Run, task: Task, model: Any, of: Pictured) -> list[str]:
     steps = [kept[i] for i in chosen]
     try:
         with cli.terminal.phase("looking at heads over training", len(steps), "checkpoints") as advance:
-            draw_heads(task.read, _counted(load_models(run, steps), advance), example, of, note)
+            draw_heads(task.read, _counted(load_models(run, steps, spread=True), advance), example, of, note)
     except ValueError as error:  # of attention; of a checkpoint that is damaged, or was deleted meanwhile
         return [f"{what}: {error}"]
     return []

@@ -15,6 +15,7 @@ import jax
 from absl import flags
 
 from tformer_jax.config import ConfigError
+from tformer_jax.nn.placement import on_mesh_of
 from tformer_jax.progress import SILENT
 from tformer_jax.training.directories import steps_in
 from tformer_jax.training.dry_run import dry_run
@@ -78,10 +79,9 @@ def main() -> None:
         run = first_then_others(lambda: start(held))
         tracked = held.enter_context(tracking(run, WANDB.value if is_first() else None, cli.terminal))
         task, data, model = run_training(run, cli.say, terminal=cli.terminal, tracked=tracked, profile=profile)
-        if is_first():
-            with interruption.at_once("after the last step"):
-                if REPORT.value != "none":
-                    (report if REPORT.value == "full" else short_report)(run, task, data, model)
+        with interruption.at_once("after the last step"), on_mesh_of(model):
+            if REPORT.value != "none":
+                (report if REPORT.value == "full" else short_report)(run, task, data, model)
 
 
 def spared() -> tuple[str, ...]:

@@ -35,11 +35,14 @@ def load_model(progress: Terminal) -> tuple[Task, Any]:
     return task, with_weights(model, WEIGHTS_KEPT.value)
 
 
-def load(progress: Terminal) -> tuple[Run, Experiment, Task, Any]:
-    """Loads the run of --workdir: the run, its experiment, task and model; `progress` is told what takes long."""
+def load(progress: Terminal, *, spread: bool = False) -> tuple[Run, Experiment, Task, Any]:
+    """Loads the run of --workdir: the run, its experiment, task and model; `progress` is told what takes long.
+
+    `spread`: see `load_run`.
+    """
     run = Run.open(cli.WORKDIR.value)
     progress.say(*changed_plugins(run.directory, run.config))  # first: it may be why the rest cannot be loaded
-    experiment, task, model = load_run(run, cli.STEP.value, progress)
+    experiment, task, model = load_run(run, cli.STEP.value, progress, spread=spread)
     if WEIGHTS_KEPT.value != WEIGHTS[0]:
         progress.say(f"weights are kept in {WEIGHTS_KEPT.value}")
     return run, experiment, task, with_weights(model, WEIGHTS_KEPT.value)

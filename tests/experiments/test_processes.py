@@ -1,6 +1,7 @@
 """Several processes, and signals: real ones, on loopback, as a user starts and a scheduler ends them."""
 
 import json
+import shutil
 import signal
 import socket
 import time
@@ -39,14 +40,14 @@ def wait_for_line(text, process):
 
 @pytest.fixture(scope="session")
 def pair(start):
-    """`pair(flags)`: two processes that train together."""
+    """`pair(flags)`: two processes that train together, or more."""
 
-    def pair(flags):
+    def pair(flags, count=2):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
-        together = [f"--coordinator=localhost:{port}", "--num_processes=2"]
-        return [start("train", *flags, *together, f"--process_id={number}") for number in (0, 1)]
+        together = [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+        return [start("train", *flags, *together, f"--process_id={number}") for number in range(count)]
 
     return pair
 
@@ -119,6 +120,43 @@ def test_the_first_process_alone_speaks_and_writes(lives):
     _, ends, _ = lives
     outputs = [output.splitlines() for life in ends[:2] for (output, _), _ in life[1:]]
     assert [line for lines in outputs for line in lines if not line.startswith("[Gloo]")] == []
+
+
+@pytest.fixture(scope="session", params=[2, 4])
+def reported(request, place, trained, flags, pair):
+    """A run that one process trained, whose report several made anew: it, and what became of each of them."""
+    run = place / f"reported by {request.param}"
+    shutil.copytree(trained[0], run)
+    for folder in ("samples", "plots"):
+        shutil.rmtree(run / folder)
+    processes = pair(flags(run, {"parallel.fsdp": 2, "parallel.data": -1}), request.param)
+    return run, [(process.communicate(), process.returncode) for process in processes]
+
+
+@pytest.mark.slow
+def test_several_processes_report_what_one_does(reported, trained):
+    """Files would have the rows of the first process alone, or lines twice; only rounding may differ."""
+    run, ends = reported
+    assert [code for _, code in ends] == [0] * len(ends), ends
+    assert (run / "samples/test.jsonl").read_bytes() == (trained[0] / "samples/test.jsonl").read_bytes()
+    found, wanted = (
+        json.loads((where / "samples/test_metrics.json").read_text("utf-8")) for where in (run, trained[0])
+    )
+    assert found.keys() == wanted.keys() and found["note"] == wanted["note"]
+    for name in wanted.keys() - {"note"}:
+        assert found[name] == pytest.approx(wanted[name], rel=1e-5), name
+    assert {path.name for path in (trained[0] / "plots").iterdir()} - {
+        path.name for path in (run / "plots").iterdir()
+    } <= {"heads.png"}
+
+
+@pytest.mark.slow
+def test_of_several_processes_the_first_alone_reports(reported):
+    """Every line of the report would be there twice."""
+    _, ends = reported
+    assert "test: BLEU" in ends[0][0][0]
+    for (output, _), _ in ends[1:]:
+        assert [line for line in output.splitlines() if not line.startswith("[Gloo]")] == []
 
 
 # One process, and signals ------------------------------------------------------------------------

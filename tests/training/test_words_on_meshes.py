@@ -247,13 +247,13 @@ def test_a_model_that_leaves_the_mesh_has_the_words_that_there_are(tmp_path):
     """Generation could pick, and an exported model would hold, words that fill up."""
     made, _, rows = trainer("tied", "fsdp 2 tensor 4")
     *_, arrays = trained("tied", "fsdp 2 tensor 4")
-    model = made.local_model(arrays)
+    model = jax.device_put(made.model(arrays), jax.devices()[0])
     *_, alone = trained("tied")
     tokens = rows.batch(0)["tokens"]
     logits = jax.jit(lambda model, tokens: model(tokens))
     found = logits(model, tokens)
     assert found.shape == (B, T, V)
-    np.testing.assert_allclose(found, logits(trainer("tied")[0].local_model(alone), tokens), atol=1e-4)
+    np.testing.assert_allclose(found, logits(trainer("tied")[0].model(alone), tokens), atol=1e-4)
 
 
 def test_an_export_from_a_mesh_has_the_words_that_there_are(tmp_path):

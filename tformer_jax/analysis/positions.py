@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..nn import ModelConfig, Positions, PositionScheme, Stack
+from ..nn.placement import fetched
 from ..nn.positions import Patches
 from .plots import BLUE, layer_shades, picture
 
@@ -36,7 +37,7 @@ def position_vectors(model: Any, positions: Int[np.ndarray, "n"]) -> dict[str, F
     for name, module in _modules(model, Positions):
         if module.scheme is not None:
             nothing = jnp.zeros((1, len(positions), module.model.position_axis[1]))
-            found[name] = np.asarray(module.scheme(nothing, jnp.asarray(positions))[0])
+            found[name] = fetched(module.scheme(nothing, jnp.asarray(positions))[0])
     return found
 
 
@@ -47,7 +48,7 @@ def patch_vectors(model: Any) -> Float[np.ndarray, "P D"] | None:
         down, across = config.grid
         placed = config.has_class_token + config.num_registers * config.register_positions
         before = jnp.zeros((1, placed, config.d_model)) if placed else None
-        vectors = np.asarray(module(jnp.zeros((1, down * across, config.d_model)), before)[0, placed:])
+        vectors = fetched(module(jnp.zeros((1, down * across, config.d_model)), before)[0, placed:])
         return vectors if vectors.any() else None
     return None
 
@@ -79,7 +80,7 @@ def score_biases(model: Any, distances: Int[np.ndarray, "n"]) -> dict[str, Float
         own = [] if stack.position_biases is None else stack.apart().position_biases.tail
         modules = [module for module in (stack.position_bias, *own) if module is not None]
         if modules:
-            found[name] = np.asarray(modules[0](query, query + jnp.asarray(distances)[None])[0, :, 0])
+            found[name] = fetched(modules[0](query, query + jnp.asarray(distances)[None])[0, :, 0])
     return found
 
 

@@ -15,6 +15,7 @@ from ..functional.checks import as_flag, as_key, shown
 from ..functional.numbers import as_integer
 from ..nn import apart
 from ..nn.embeddings import as_token
+from ..nn.placement import fetched
 from .samplers import Sampler, greedy
 
 # Prompts are padded to the next power of two, this at least, and so share programs.
@@ -92,12 +93,12 @@ def stream(
     start, static = _checked(model, prompt, max_new_tokens, sampler, key, eos_id, slide, pad_to, prefix)
     model = apart(model)
     state = _start(model, **start, **static)
-    yield np.asarray(state.last)
+    yield fetched(state.last)
     for _ in range(1, static["max_new_tokens"]):
-        if np.asarray(state.done).all():
+        if fetched(state.done).all():
             return
         state = _advance(model, state, start["sampler"], eos_id=static["eos_id"])
-        yield np.asarray(state.last)
+        yield fetched(state.last)
 
 
 @functools.partial(jax.jit, static_argnames=("max_new_tokens", "eos_id", "prefix"))

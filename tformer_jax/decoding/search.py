@@ -17,6 +17,7 @@ from ..functional.checks import check_choice
 from ..functional.numbers import NOT_NEGATIVE, Number, as_integer, as_number, as_size, is_known
 from ..nn import apart
 from ..nn.embeddings import as_token, check_tokens
+from ..nn.partitioning import row_groups
 
 Source = Int[Array, "B S"] | Int[np.ndarray, "B S"]
 
@@ -228,9 +229,20 @@ def _advance(model, state: _Beams, penalty: Callable, bos_id: int, eos_id: int) 
     log_probs, chosen = lax.top_k(jnp.where(ended, -jnp.inf, log_probs), K)
     # Each row's history is replaced by its parent's; the memory is the same for all beams.
     rows = (jnp.arange(B)[:, None] * K + jnp.take_along_axis(parents, chosen, axis=1)).reshape(-1)
-    cache = cache.map_history(lambda x, axis: jnp.take(x, rows, axis, mode="clip"))  # all are in range
+    cache = cache.map_history(lambda x, axis: _taken(x, rows, axis, row_groups(B)))
     tokens = jnp.take_along_axis(tokens, chosen[:, :, None], axis=1)
     return _Beams(state.step + 1, tokens, log_probs, cache, finished, state.over)
+
+
+def _taken(x: Array, rows: Int[Array, "R"], axis: int, groups: int) -> Array:
+    """Rows of an array along an axis, for each another one of the same group: each group's devices have all they need."""
+    if groups == 1:
+        return jnp.take(x, rows, axis, mode="clip")  # all are in range
+    each = len(rows) // groups
+    apart = x.reshape(*x.shape[:axis], groups, each, *x.shape[axis + 1 :])
+    within = rows.reshape(groups, each) - each * jnp.arange(groups)[:, None]
+    take = functools.partial(jnp.take, axis=axis, mode="clip")
+    return jax.vmap(take, in_axes=(axis, 0), out_axes=axis)(apart, within).reshape(x.shape)
 
 
 def _best(a: Hypotheses, b: Hypotheses) -> Hypotheses:

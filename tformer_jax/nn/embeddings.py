@@ -118,7 +118,8 @@ class Embedding(Module):
 
 
 def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None:
-    """Refuses what are no ids [B T], and ids out of the vocabulary, on the host; while tracing, values are unknown.
+    """Refuses what are no ids [B T], and ids out of the vocabulary, on the host; while tracing, and of rows that other processes
+    hold, values are unknown.
 
     Raises:
       TypeError: no integers.
@@ -128,7 +129,7 @@ def check_tokens(tokens: Array | np.ndarray, vocab_size: int, name: str) -> None
         raise TypeError(f"{name} must be an array of integers, got {getattr(tokens, 'dtype', type(tokens).__name__)}")
     if tokens.ndim != 2:
         raise ValueError(f"{name} must have two axes, rows and tokens, got shape {tokens.shape}")
-    if isinstance(tokens, jax.core.Tracer):
+    if isinstance(tokens, jax.core.Tracer) or not getattr(tokens, "is_fully_addressable", True):
         return
     outside = np.argwhere((np.asarray(tokens) < 0) | (np.asarray(tokens) >= vocab_size))
     if len(outside):

@@ -1,10 +1,11 @@
 """Partitioning of what is computed over devices, where a mesh is in use; of parameters, no module knows."""
 
 import math
+from typing import Any
 
 import jax
 from jax import Array
-from jax.sharding import PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 from jaxtyping import Float
 
 from ..functional.kernels import Kernel, Request, kernel_of
@@ -52,6 +53,13 @@ def whole_vectors(table: Float[Array, "V D"]) -> Float[Array, "V D"]:
         apart = _spread(table.reshape(V, *(mesh[name] for name in names), -1), P(None, *names))
         table = _spread(apart, P("tensor", *names[:1])).reshape(V, D)
     return _spread(table, P("tensor", None))
+
+
+def is_gathered(model: Any) -> bool:
+    """Returns whether devices of other rows hold parts of a model's parameters, so that each must gather what it uses."""
+    lie = [getattr(x, "sharding", None) for x in jax.tree.leaves(model)]  # none while tracing
+    gathered = lambda place: any(axis in ROWS and place.mesh.shape[axis] > 1 for axis in jax.tree.leaves([*place.spec]))
+    return any(gathered(place) for place in lie if isinstance(place, NamedSharding))
 
 
 def spread_queries(implementation: str | Kernel, length: int) -> str | Kernel:

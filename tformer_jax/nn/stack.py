@@ -17,7 +17,7 @@ from .cache import Cache
 from .config import ModelConfig
 from .module import Module
 from .parameters import described
-from .partitioning import spread_stream
+from .partitioning import is_gathered, spread_stream
 
 _FEW_LAYERS = 8  # that are unrolled on a CPU
 _REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_saveable, "full": None}
@@ -253,11 +253,16 @@ def _beside(outputs: list[LayerOutput], last: list[LayerOutput], cache: Cache | 
     return Beside({name: in_order(name) for name in (*outputs, *last)[0].captured}, losses, cache)
 
 
-@jax.jit
 def apart(model: Any) -> Any:
     """Returns a model whose stacks, wherever they are in it, hold each layer by itself: see `Stack.apart`.
 
-    Of one that is so already, the same arrays.
+    Of one that is so already, the same arrays. One that is gathered from devices to be used stays as it is: of a stack each
+    layer is gathered when its turn comes, of layers by themselves XLA gathers all ahead, the whole model on each device.
     """
+    return model if is_gathered(model) else _apart(model)
+
+
+@jax.jit
+def _apart(model: Any) -> Any:
     is_stack = lambda x: isinstance(x, Stack)
     return jax.tree.map(lambda x: x.apart() if is_stack(x) else x, model, is_leaf=is_stack)

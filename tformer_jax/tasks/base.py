@@ -23,6 +23,7 @@ from ..data.files import DataError
 from ..data.text_data import BoundedData
 from ..data.translation import Tokenizers
 from ..nn import ModelConfig
+from ..nn.placement import fetched, placed
 from ..progress import SILENT, Progress
 from ..registry import Registry
 from .pictures import Example, Pictured, draw_attention
@@ -230,10 +231,10 @@ class Task:
         found, next_one = [], None
         with progress.phase(what, len(batches), "batches") as advance:
             for i in range(len(batches) + 1):
-                one, next_one = next_one, self.measure(model, batches.batch(i), i) if i < len(batches) else None
+                one, next_one = next_one, self.measure(model, placed(batches, i), i) if i < len(batches) else None
                 # Without the wait, the device's queue would hold all batches, and the count would run ahead of it.
                 if one is not None:
-                    found.append(jax.device_get(one))
+                    found.append(fetched(one))
                     advance()
         weights = np.asarray([weight for _, weight, _ in found], np.float64)
         total = float(weights.sum())

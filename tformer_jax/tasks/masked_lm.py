@@ -16,12 +16,14 @@ from .. import functional as F
 from ..analysis import flops
 from ..config import COUNT, INSIDE, field
 from ..data import tokenizers
-from ..data.batches.buckets import EVALUATION_TOKENS, padded
+from ..data.batches.buckets import EVALUATION_TOKENS, Buckets, padded
 from ..data.files import DataError
 from ..data.masked_lm import MaskedLMData, MaskedLMDataConfig
+from ..data.ragged import Ragged
 from ..models import MaskedLM
 from ..nn import ModelConfig
 from ..nn.partitioning import row_groups, spread_groups
+from ..nn.placement import fetched, placed, row_parts
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, with_auxiliary
 from .pictures import Example, Pictured, text_side
@@ -160,14 +162,15 @@ class MaskedLMTask(DocumentTask):
           rows: token ids, each from start to end token and no longer than max_length.
           progress: is told of each row.
         """
-        length = max(len(row) for row in rows)
-
-        def log_prob(row: np.ndarray) -> np.ndarray:
-            filled_up = np.pad(row, (0, length - len(row)))
-            return jax.device_get(_token_log_probs(model, filled_up, np.int32(len(row)), self._mask))
-
-        sums = progress.each("pseudo-perplexity", rows, "rows", log_prob)
-        return perplexity(-np.sum(sums, dtype=np.float64) / sum(len(row) - 2 for row in rows))
+        length, at_once, total = max(len(row) for row in rows), row_parts(), 0.0
+        how = {"batch_tokens": at_once * length, "seed": None, "rows_multiple": at_once}
+        batches = Buckets((Ragged.from_lists(rows),), ("tokens",), [length], **how)
+        with progress.phase("pseudo-perplexity", len(rows), "rows") as advance:
+            for i in range(len(batches)):
+                sums = fetched(_token_log_probs(model, placed(batches, i), self._mask))
+                total += np.sum(sums, dtype=np.float64)
+                advance(len(batches.indices(i)))
+        return perplexity(-total / sum(len(row) - 2 for row in rows))
 
     def predict(self, model: MaskedLM, asked: Prediction, progress: Progress = SILENT) -> Iterator[str]:
         """Yields a line for each gap of each text: the likeliest tokens."""
@@ -210,7 +213,7 @@ class MaskedLMTask(DocumentTask):
     def _predicted(self, model: MaskedLM, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """The probabilities [n V] of the tokens at each place of a row."""
         row, size = padded(tokens, model.config.max_length), len(tokens)
-        return np.asarray(_probabilities(model, row, np.int32(size)))[:size]
+        return fetched(_probabilities(model, row, np.int32(size)))[:size]
 
     def _with_gaps(self, text: str, limit: int) -> list[int]:
         parts = text.replace(self._gap, MASK_TEXT).split(MASK_TEXT)
@@ -228,11 +231,11 @@ class MaskedLMTask(DocumentTask):
 
     def _rows(self, batches: Any, count: int) -> list[np.ndarray]:
         """`count` rows, evenly spread over all, without padding."""
-        rows = []
-        for i in range(len(batches)):
-            batch = batches.batch(i)
-            rows += [row[:n] for row, n in zip(batch["tokens"], batch["lengths"], strict=True) if n > 2]
-        return [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+        lengths = (fetched(placed(batches, i)["lengths"]) for i in range(len(batches)))
+        places = [(i, int(row)) for i, of_batch in enumerate(lengths) for row in np.flatnonzero(of_batch > 2)]
+        chosen = np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)
+        found = [batches.batch(i, slice(row, row + 1)) for i, row in (places[n] for n in chosen)]
+        return [batch["tokens"][0, : batch["lengths"][0]] for batch in found]
 
     def _filled(self, model: MaskedLM, numbered: tuple[int, np.ndarray]) -> Filled:
         """One token of a row, anywhere but at its ends, as the model guesses it from all others."""
@@ -315,19 +318,21 @@ def _room(tokens: int, rate: float) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="mask_id")
-def _token_log_probs(model: MaskedLM, row: Int[Array, "T"], size: Int[Array, ""], mask_id: int) -> Float[Array, ""]:
-    """The sum over the tokens of a row, but its first and last, of log P(token | the others)."""
-    T = row.shape[0]
+def _token_log_probs(model: MaskedLM, batch: Any, mask_id: int) -> Float[Array, "B"]:
+    """The sum over the tokens of each row, but its first and last, of log P(token | the others)."""
+    tokens, lengths = batch["tokens"], batch["tokens_lengths"]  # [B T], [B]
+    mask, T = F.AttentionMask(lengths=lengths), tokens.shape[1]
 
     def log_prob(place):
-        states, _ = model.encoder(row.at[place].set(mask_id)[None], mask=F.AttentionMask(lengths=size[None]))
-        hidden = model.transformed(states[0, place])  # [D]
-        return F.output_log_probs(hidden, **projection(model, hidden))[row[place]]
+        states, _ = model.encoder(tokens.at[:, place].set(mask_id), mask=mask)
+        hidden = model.transformed(states[:, place])  # [B D]
+        log_probs = F.output_log_probs(hidden, **projection(model, hidden))  # [B V]
+        return jnp.take_along_axis(log_probs, tokens[:, place, None], axis=1)[:, 0]
 
-    # As many copies of the row at a time, each without another token, as other evaluations have tokens.
+    # As many copies of a row at a time, each without another token, as other evaluations have tokens.
     places = jnp.arange(1, T - 1)
-    log_probs = jax.lax.map(log_prob, places, batch_size=max(1, EVALUATION_TOKENS // T))
-    return jnp.where(places < size - 1, log_probs, 0.0).sum()
+    log_probs = jax.lax.map(log_prob, places, batch_size=max(1, EVALUATION_TOKENS // T))  # [T-2 B]
+    return jnp.where(places < lengths[:, None] - 1, log_probs.T, 0.0).sum(1)
 
 
 @jax.jit

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from ..analysis.attention import attention_maps, head_numbers, token_places
 from ..analysis.attention_plots import plot_attention, plot_heads, plot_image_attention
 from ..analysis.plots import Subject, plural
+from ..nn.placement import fetched
 
 _ROWS = 8  # of an example
 LONGEST_EXAMPLE = 128  # tokens of a row: longer ones are cut
@@ -114,7 +115,7 @@ def weights_of(read: Callable[[Any, Any], Any], model: Any, example: Example) ->
     if size > _MOST_BYTES:
         raise ValueError(f"the attention weights of one input take {size / 2**20:,.0f} MiB")
     rows = min(len(x) for x in example.batch.values())
-    return jax.device_get(_maps(read, model, example.batch if size * rows <= _MOST_BYTES else one))
+    return fetched(_maps(read, model, example.batch if size * rows <= _MOST_BYTES else one))
 
 
 def draw_attention(read: Callable[[Any, Any], Any], model: Any, example: Example, of: Pictured) -> None:
@@ -173,7 +174,7 @@ def draw_heads(
         for name, weights in weights_of(read, model, example).items():
             queries, keys = example.of(name)
             counted = queries.counted[: weights.shape[1]]
-            numbers = jax.device_get(_numbers(weights, counted, queries.places, keys.places))
+            numbers = fetched(_numbers(weights, counted, queries.places, keys.places))
             found.setdefault(name, []).append(numbers)
             rows, unit = weights.shape[1], queries.unit
     joined = {}

@@ -22,6 +22,7 @@ from ..data.vocabularies import check_there, planned_size
 from ..models import Transformer
 from ..nn import ModelConfig
 from ..nn.layers import split_key
+from ..nn.placement import fetched, placed
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, Task, with_auxiliary
 from .pictures import LONGEST_EXAMPLE, Example, Pictured, text_side, words
@@ -161,7 +162,7 @@ class TranslationTask(Task):
         with progress.phase(f"translating, beam of {self.config.beam_size}", len(order), "sentences") as advance:
             for i in range(len(batches)):
                 examples = batches.indices(i)
-                tokens = np.asarray(self._search(model, batches.batch(i)))
+                tokens = fetched(self._search(model, placed(batches, i)))
                 for example, row in zip(examples, tokens[: len(examples)], strict=True):
                     translations[order[example]] = tokenizers.decode(self.tokenizers.target, row)
                 advance(len(examples))

@@ -23,6 +23,7 @@ from ..data.files import write_whole
 from ..nn import ModelConfig, parametrization
 from ..nn.adapters import Adapter
 from ..nn.parameters import by_path, named
+from ..nn.placement import on_mesh_of
 from ..progress import SILENT, Progress
 from ..registry import load_plugin
 from ..tasks import TASKS, Task
@@ -33,7 +34,7 @@ from .interruption import Interruption
 from .loop import Validate, Validated, train
 from .optimizers import OptimizerConfig
 from .pace import StepFlops
-from .parallel import ParallelConfig, PlacedBatches
+from .parallel import ParallelConfig
 from .paths import some
 from .pretrained import folder_arrays
 from .processes import agreed, first_then_others, is_first
@@ -247,7 +248,7 @@ def run_training(
 ) -> tuple[Task, Any, Any]:
     """Trains the run's experiment, or goes on with it; returns the task, the data and the model.
 
-    The model is whole on the first device of each process, for searches and samples. `validated`, `terminal`, and `how`
+    The model lies on the run's mesh: evaluate it within `nn.placement.on_mesh_of(model)`. `validated`, `terminal`, and `how`
     (`tracked`, `profile`): see `train`.
 
     Raises:
@@ -285,22 +286,19 @@ def run_training(
         if not run.has_checkpoint:
             run.withdraw()
         raise
-    return task, data, trainer.local_model(arrays)
+    return task, data, trainer.model(arrays)
 
 
 def validator(trainer: Trainer, task: Task, validation: Batches, run: Run, progress: Progress) -> Validate:
     """Function that makes the numbers of a validation of a state, and leaves a sample in the run."""
 
     def validate(step: int, arrays: Arrays) -> dict[str, float]:
-        alone = trainer.mesh.size == 1
-        local = trainer.local_model(arrays) if alone or task.samples else None
-        sample = task.sample(local, progress) if task.samples else None
-        if sample is not None and is_first():
-            write_whole(run.samples / f"step_{step}.txt", sample)
-        if alone:  # as every other evaluation: what is compiled here serves the final report
-            return task.validate(local, validation, progress)
-        with jax.set_mesh(trainer.mesh):
-            return task.validate(trainer.model(arrays), PlacedBatches(validation, trainer.mesh), progress)
+        model = trainer.model(arrays)
+        with on_mesh_of(model):
+            sample = task.sample(model, progress) if task.samples else None
+            if sample is not None and is_first():
+                write_whole(run.samples / f"step_{step}.txt", sample)
+            return task.validate(model, validation, progress)
 
     return validate
 
@@ -489,25 +487,29 @@ def _output(model: ModelConfig) -> dict[str, Any]:
     return {} if output is None else {name: x for name, x, _ in leaves(output, "output.")}
 
 
-def load_run(run: Run, step: int | None = None, progress: Progress = SILENT) -> tuple[Experiment, Task, Any]:
+def load_run(
+    run: Run, step: int | None = None, progress: Progress = SILENT, *, spread: bool = False
+) -> tuple[Experiment, Task, Any]:
     """The experiment, task and model of a run, from its newest checkpoint or that of `step`, on the first device.
+
+    `spread`: on the mesh that its `parallel` section says, if there are enough devices for it, see `ParallelConfig.at_hand`.
 
     Raises:
       RunError: it has no (such) checkpoint, or one of something else than the directory says (names the field or file).
       CheckpointError: the checkpoint is damaged.
     """
-    experiment, task, trainer, arrays = _loaded(run, step, progress)
+    experiment, task, trainer, arrays = _loaded(run, step, progress, spread)
     return experiment, task, trainer.model(arrays)
 
 
-def load_models(run: Run, steps: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Yields the models of several checkpoints of a run, each with its step, on the first device.
+def load_models(run: Run, steps: Sequence[int], *, spread: bool = False) -> Iterator[tuple[int, Any]]:
+    """Yields the models of several checkpoints of a run, each with its step; `spread`: see `load_run`.
 
     Raises:
       RunError, CheckpointError: see `load_run`.
     """
     experiment = Experiment.from_config(run.config)
-    trainer = experiment.trainer(experiment.restore_task(run.directory), ParallelConfig(data=1))
+    trainer = experiment.trainer(experiment.restore_task(run.directory), _where(experiment, spread))
     for step in steps:
         with reading.whole(run.checkpoints, step) as checkpoint:
             run.check_identity(checkpoint.identity, checkpoint.step)
@@ -522,14 +524,19 @@ def load_adapter(run: Run, step: int | None = None, progress: Progress = SILENT)
       RunError: it has no adapter, or see `load_run`.
       CheckpointError: the checkpoint is damaged.
     """
-    experiment, _, trainer, arrays = _loaded(run, step, progress)
+    experiment, _, trainer, arrays = _loaded(run, step, progress, spread=False)
     if experiment.training.adapter == "none":
         raise RunError(f"{run.directory} has no adapter: all of its model was trained")
     return trainer.program.apart(arrays)
 
 
-def _loaded(run: Run, step: int | None, progress: Progress) -> tuple[Experiment, Task, Trainer, Arrays]:
-    """A run as its config says it, and its state, on the first device."""
+def _where(experiment: Experiment, spread: bool) -> ParallelConfig:
+    """The devices that a run is loaded on."""
+    return experiment.parallel.at_hand(jax.device_count()) if spread else ParallelConfig(data=1)
+
+
+def _loaded(run: Run, step: int | None, progress: Progress, spread: bool) -> tuple[Experiment, Task, Trainer, Arrays]:
+    """A run as its config says it, and its state; `spread`: see `load_run`."""
     with (
         progress.phase("reading the checkpoint"),
         reading.whole(run.checkpoints, step, ": --step={step}") as checkpoint,
@@ -537,7 +544,7 @@ def _loaded(run: Run, step: int | None, progress: Progress) -> tuple[Experiment,
         run.check_identity(checkpoint.identity, checkpoint.step)  # before anything else believes config.json
         experiment = Experiment.from_config(run.config)
         task = experiment.restore_task(run.directory)
-        trainer = experiment.trainer(task, ParallelConfig(data=1))
+        trainer = experiment.trainer(task, _where(experiment, spread))
         return experiment, task, trainer, checkpoint.restore(trainer.placed_shapes)
 
 

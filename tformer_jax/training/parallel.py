@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh
 
 from ..config import RUN, Component, ConfigError, Wanted, field
 from ..data.batches import Batches
-from ..nn.partitioning import AXES, ROWS
+from ..nn.partitioning import AXES
+from ..nn.placement import placed
 from .paths import Table, check_table
-from .sharding import even_axes
 
 _SIZE = Wanted("be a positive integer, or -1 for what is left", lambda x: x > 0 or x == -1)
 _MESH_AXES = Wanted(
@@ -74,6 +74,14 @@ class ParallelConfig(Component):
             raise ConfigError(f"parallel: {asked} needs {known} devices, and there are {devices}")
         return given
 
+    def at_hand(self, devices: int) -> "ParallelConfig":
+        """Returns this, if its mesh has several devices and there are as many; else that of the first device."""
+        try:
+            several = math.prod(self.sizes(devices).values()) > 1
+        except ConfigError:
+            several = False
+        return self if several else ParallelConfig(data=1)
+
 
 def make_mesh(config: ParallelConfig, devices: list[Any] | None = None) -> Mesh:
     """The mesh of an experiment; with sizes for fewer devices than there are, of the first ones.
@@ -90,18 +98,9 @@ def make_mesh(config: ParallelConfig, devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices[:count])
 
 
-def row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
-    """Returns the sharding of an array with so many rows; if they do not divide evenly, more devices hold them."""
-    return NamedSharding(mesh, P(even_axes(mesh, ROWS, rows) or None))
-
-
 @dataclasses.dataclass(frozen=True)
 class PlacedBatches(Batches):
-    """Batches as global arrays on a mesh, the rows spread over data and fsdp.
-
-    Where several processes share the mesh, each reads and sends the rows of its own devices. Rows that do not
-    divide evenly are sent to more devices than need them; the program spreads them all the same.
-    """
+    """Batches as global arrays on a mesh, the rows spread over data and fsdp: see `nn.placement.placed`."""
 
     batches: Batches
     mesh: Mesh
@@ -116,19 +115,7 @@ class PlacedBatches(Batches):
         return self.batches.row_count(i)
 
     def batch(self, i: int) -> Any:
-        if jax.process_count() == 1:
-            batch = self.batches.batch(i)
-            return jax.device_put(batch, jax.tree.map(lambda x: row_sharding(self.mesh, x.shape[0]), batch))
-        rows = self.batches.row_count(i)
-        sharding = row_sharding(self.mesh, rows)
-        wanted = {_rows_of(index, rows) for index in sharding.addressable_devices_indices_map((rows,)).values()}
-        parts = {part: self.batches.batch(i, slice(*part)) for part in wanted}
-
-        def assembled(name, x):
-            part = lambda index: parts[_rows_of(index, rows)][name]
-            return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
-
-        return {name: assembled(name, x) for name, x in next(iter(parts.values())).items()}
+        return placed(self.batches, i, self.mesh)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("arrays",), meta_fields=("rows", "filler"))
@@ -195,8 +182,3 @@ class SplitBatches:
         filled = filled_up(mine, local * each, filler)
         split = {name: x.reshape(local, each, *x.shape[1:]) for name, x in filled.items()}
         return SplitBatch(split, rows, tuple(filler.items()))
-
-
-def _rows_of(index: tuple[slice, ...], rows: int) -> tuple[int, int]:
-    start, stop, _ = index[0].indices(rows)
-    return start, stop

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
@@ -91,13 +91,6 @@ def bytes_per_device(shapes: Mapping[str, Any], placed: Mapping[str, NamedShardi
     names = [name for name in shapes if name.startswith(prefix)]
     local = {name: placed[name].shard_shape(shapes[name].shape) for name in names}
     return sum(math.prod(local[name]) * shapes[name].dtype.itemsize for name in names)
-
-
-def even_axes(mesh: Mesh, axes: Sequence[str], size: int) -> tuple[str, ...]:
-    """Returns those of some mesh axes that together split `size` things evenly over the most devices."""
-    choices = [axes[i:j] for i in range(len(axes)) for j in range(i + 1, len(axes) + 1)]
-    even = [c for c in choices if size % math.prod(mesh.shape[a] for a in c) == 0]
-    return tuple(max(even, key=lambda c: math.prod(mesh.shape[a] for a in c), default=()))
 
 
 def _wanted(path: str, info: ParameterInfo, table: Table) -> list[str | None]:

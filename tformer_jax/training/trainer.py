@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec as P
 
 from ..data.batches import Batches
 from ..nn.partitioning import ROWS
-from .parallel import ParallelConfig, PlacedBatches, SplitBatches, make_mesh, row_sharding
+from ..nn.placement import row_sharding
+from .parallel import ParallelConfig, PlacedBatches, SplitBatches, make_mesh
 from .paths import check_rows, some
 from .program import Program
 from .sharding import shardings, state_specs, undivided
@@ -97,16 +97,6 @@ class Trainer:
     def model(self, arrays: Arrays) -> Any:
         """The model within a state that is to be evaluated: the moving average, where there is one."""
         return self.program.evaluated(arrays)
-
-    def local_model(self, arrays: Arrays) -> Any:
-        """Returns the model, whole on this process's first device, for searches and samples; all processes take part."""
-        device = jax.sharding.SingleDeviceSharding(self.mesh.local_devices[0])
-
-        def gathered(x):
-            x = x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
-            return jax.device_put(x, device)
-
-        return jax.tree.map(gathered, self.model(arrays))
 
     def idle(self, rows: Iterable[int]) -> list[str]:
         """Returns what of the devices is not used, a line each, with batches of so many rows."""

@@ -31,7 +31,8 @@ def rows(names: Sequence[str]) -> list[Row]:
 def prepare(settings: Mapping[str, Any], contender: str, changes: Mapping[str, Any]) -> Work:
     import jax
 
-    from tformer_jax.training.parallel import ParallelConfig, row_sharding
+    from tformer_jax.nn.placement import row_sharding
+    from tformer_jax.training.parallel import ParallelConfig
     from tformer_jax.training.trainer import Trainer
 
     from ..collectives import collectives
