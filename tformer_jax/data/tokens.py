@@ -124,7 +124,7 @@ def _kept(
     dtype = np.uint16 if room(tokenizer) <= 1 << 16 else np.uint32
 
     def make(writer: Writer) -> None:
-        with progress.phase(what, len(examples), "texts") as advance:
+        with progress.phase(what, int(examples.texts[name].lengths.sum()), "bytes") as advance:
             _write(how, dtype, writer, advance)
 
     return stored("tokens", key, make, progress=progress, **telling)
@@ -141,7 +141,7 @@ def _write(how: _How, dtype: Any, writer: Writer, advance: Callable[[int], None]
     done, total, parity = writer.state or (0, 0, 0)
     pieces = how.pieces()
     for piece in itertools.islice(pieces, done):  # of a process that was killed
-        advance(int(piece.last))
+        advance(_size(piece))
     if not done:
         writer.append("offsets", np.zeros(1, np.int64))
     encode = lambda group: (group, how.encode([piece.text for piece in group]))
@@ -155,10 +155,14 @@ def _write(how: _How, dtype: Any, writer: Writer, advance: Callable[[int], None]
             writer.append("words", (numbers & 1).astype(np.uint8))
             parity = int(numbers[-1] & 1) if len(numbers) else parity
         done, total, fresh = done + len(group), int(ends[-1]), fresh + sum(len(piece.text) for piece in group)
-        advance(sum(last))
+        advance(sum(map(_size, group)))
         if fresh >= _COMMIT_EVERY:
             writer.commit((done, total, parity))
             fresh = 0
+
+
+def _size(piece: _Piece) -> int:
+    return len(piece.text.encode("utf-8", "surrogatepass"))
 
 
 def _whole(examples: Examples, name: str) -> Iterator[_Piece]:
