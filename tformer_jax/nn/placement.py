@@ -14,7 +14,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from .partitioning import ROWS
+from .partitioning import AXES, ROWS
 
 
 def on_mesh_of(model: Any) -> contextlib.AbstractContextManager:
@@ -31,8 +31,8 @@ def row_sharding(mesh: Mesh, rows: int) -> NamedSharding:
 
 def row_parts() -> int:
     """Returns in how many parts the mesh in use spreads rows; 1 where there is none."""
-    mesh = jax.sharding.get_mesh()
-    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ROWS)
+    mesh = _mesh_in_use()
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def placed(batches: Any, i: int, mesh: Mesh | None = None) -> Any:
@@ -46,8 +46,8 @@ def placed(batches: Any, i: int, mesh: Mesh | None = None) -> Any:
       i: which of them.
       mesh: None: the one in use.
     """
-    mesh = jax.sharding.get_mesh() if mesh is None else mesh
-    if mesh.empty:
+    mesh = _mesh_in_use() if mesh is None else mesh
+    if mesh is None:
         return batches.batch(i)
     if jax.process_count() == 1:
         batch = batches.batch(i)
@@ -75,6 +75,12 @@ def fetched(tree: Any) -> Any:
         return multihost_utils.process_allgather(x, tiled=True) if apart else x
 
     return jax.device_get(jax.tree.map(whole, tree))
+
+
+def _mesh_in_use() -> Mesh | None:
+    """The mesh of `jax.set_mesh`, if it has our axes."""
+    mesh = jax.sharding.get_mesh()
+    return mesh if {*mesh.axis_names}.issuperset(AXES) else None
 
 
 def _even_axes(mesh: Mesh, axes: Sequence[str], size: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from ..data.batches import Batches
 from ..nn.partitioning import ROWS
@@ -95,8 +95,13 @@ class Trainer:
             return jax.jit(lambda given: self.program.initial(key, given), out_shardings=self.shardings)(given)
 
     def model(self, arrays: Arrays) -> Any:
-        """The model within a state that is to be evaluated: the moving average, where there is one."""
-        return self.program.evaluated(arrays)
+        """The model within a state that is to be evaluated, on the mesh: the moving average, where there is one."""
+        model = self.program.evaluated(arrays)
+        if self._axis is None:
+            return model
+        # What `pmap` gives lies whole on each device, on a mesh of its own.
+        whole, parts = NamedSharding(self.mesh, P()), lambda x: [shard.data for shard in x.addressable_shards]
+        return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(x.shape, whole, parts(x)), model)
 
     def idle(self, rows: Iterable[int]) -> list[str]:
         """Returns what of the devices is not used, a line each, with batches of so many rows."""
