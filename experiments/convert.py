@@ -14,7 +14,8 @@ from tformer_jax.data.classes import keep_classes
 from tformer_jax.nn.parameters import named
 from tformer_jax.tasks import Task
 from tformer_jax.training.checkpoints import Checkpoints
-from tformer_jax.training.experiment import Experiment, load_run
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.loading import load_run
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.pretrained import completed, load_folder, save_folder
 from tformer_jax.training.run import Run, changed_plugins

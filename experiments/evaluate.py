@@ -9,7 +9,7 @@ python -m experiments.evaluate --workdir=runs/translation --split=validation --b
 
 from tformer_jax.config import check_choice
 from tformer_jax.nn.placement import on_mesh_of
-from tformer_jax.training.experiment import load_data
+from tformer_jax.training.running import load_data
 
 from . import cli, trained
 from .parsers import define_integer, define_text

@@ -17,7 +17,7 @@ from tformer_jax.progress import Advance
 from tformer_jax.tasks import Evaluation, Task
 from tformer_jax.tasks.pictures import Pictured, draw_heads
 from tformer_jax.training.directories import steps_in
-from tformer_jax.training.experiment import load_models
+from tformer_jax.training.loading import load_models
 from tformer_jax.training.metrics import read_metrics, sayable
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.run import Run, write_json

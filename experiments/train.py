@@ -19,12 +19,13 @@ from tformer_jax.nn.placement import on_mesh_of
 from tformer_jax.progress import SILENT
 from tformer_jax.training.directories import steps_in
 from tformer_jax.training.dry_run import dry_run
-from tformer_jax.training.experiment import Experiment, run_training
+from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.interruption import Interruption
 from tformer_jax.training.parallel import make_mesh
 from tformer_jax.training.processes import first_then_others, is_first
 from tformer_jax.training.profiling import Profile
 from tformer_jax.training.run import Run
+from tformer_jax.training.running import run_training
 
 from . import cli
 from .parsers import define_integer, define_switch, define_text

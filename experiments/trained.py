@@ -8,7 +8,8 @@ from tformer_jax import interop
 from tformer_jax.config import ConfigError
 from tformer_jax.nn import WEIGHTS, with_weights
 from tformer_jax.tasks import Task
-from tformer_jax.training.experiment import Experiment, load_run
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.loading import load_run
 from tformer_jax.training.pretrained import load_folder
 from tformer_jax.training.run import Run, changed_plugins
 from tformer_jax.training.terminal import Terminal

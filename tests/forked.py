@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # What commands import, apart from `experiments` itself, whose flags each process defines anew.
-_IMPORTED = ("tformer_jax.training.experiment", "tformer_jax.sweeps.loop", "tformer_jax.sweeps.worker",
+_IMPORTED = ("tformer_jax.training.running", "tformer_jax.sweeps.loop", "tformer_jax.sweeps.worker",
              "tformer_jax.sweeps.plots", "matplotlib.pyplot", "sacrebleu", "tensorboardX",
              "ml_collections.config_flags", "absl.app", "rich.console", "rich.progress", "alembic.config")  # fmt: skip
 

@@ -10,8 +10,8 @@ from PIL import Image
 from support import quick_jit, unchecked_annotations
 
 from tformer_jax.nn.parameters import named
-from tformer_jax.training.experiment import run_training
 from tformer_jax.training.run import Run
+from tformer_jax.training.running import run_training
 
 TASKS = ("causal_lm", "masked_lm", "text_classification", "image_classification")
 WORDS = "the red cat saw a small dog on that old green hill today".split()

@@ -12,8 +12,9 @@ from tformer_jax.config import ConfigError
 from tformer_jax.data.files import DataError
 from tformer_jax.tasks import TextClassificationTask
 from tformer_jax.training.checkpoints import CheckpointError
-from tformer_jax.training.experiment import Experiment, run_training
+from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.run import Run, RunError
+from tformer_jax.training.running import run_training
 
 SAID = (ConfigError, DataError, RunError, CheckpointError, OSError)  # which a command ends with in one line
 

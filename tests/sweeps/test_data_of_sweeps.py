@@ -14,7 +14,8 @@ from tformer_jax.sweeps.members import make_members
 from tformer_jax.sweeps.search import SearchConfig, search
 from tformer_jax.sweeps.text import parse
 from tformer_jax.training.directories import RunError
-from tformer_jax.training.experiment import Experiment, load_data
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.running import load_data
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from tformer_jax.sweeps import worker
 from tformer_jax.sweeps.search import SearchConfig, check_search, search
 from tformer_jax.sweeps.text import parse
 from tformer_jax.sweeps.trials import Trials, distribution
-from tformer_jax.training.experiment import load_run
 from tformer_jax.training.interruption import Interrupted
+from tformer_jax.training.loading import load_run
 from tformer_jax.training.loop import Diverged
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.run import Run, RunError

@@ -29,10 +29,10 @@ from tformer_jax.sweeps.members import make_members
 from tformer_jax.sweeps.results import Ranking, Results, write_results
 from tformer_jax.sweeps.text import parse
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
-from tformer_jax.training.experiment import run_training
 from tformer_jax.training.interruption import Interrupted
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.run import Run, RunError, locked
+from tformer_jax.training.running import run_training
 
 SPACE = "learning_rate=1e-3,1e-2; seed=0..1"
 STEPS, RUNG = 12, 6

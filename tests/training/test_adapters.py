@@ -13,11 +13,13 @@ from tformer_jax.data.batches import Batches
 from tformer_jax.nn import init_adapter, with_adapter
 from tformer_jax.nn.parameters import named
 from tformer_jax.training.directories import RunError
-from tformer_jax.training.experiment import Experiment, load_adapter, load_run, run_training
+from tformer_jax.training.experiment import Experiment
 from tformer_jax.training.interruption import Interrupted
+from tformer_jax.training.loading import load_adapter, load_run
 from tformer_jax.training.parallel import ParallelConfig
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
+from tformer_jax.training.running import run_training
 from tformer_jax.training.trainer import Trainer
 
 ROWS, INPUTS, OUTPUTS, RANK, ALPHA = 8, 5, 3, 2, 3.0

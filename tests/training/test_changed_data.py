@@ -15,8 +15,10 @@ from PIL import Image
 from support import by_day, quick_jit
 
 from tformer_jax.data.files import DataError
-from tformer_jax.training.experiment import Experiment, load_data, load_run, run_training
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.loading import load_run
 from tformer_jax.training.run import Run
+from tformer_jax.training.running import load_data, run_training
 
 
 def lines_of(file, change):

@@ -310,7 +310,7 @@ def save_beyond_the_limit(place, answers):
 def full_disk(tmp_path_factory):
     """A directory for each way to notice, left by a process whose disk became full; and what it raised there."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+    context.set_forkserver_preload(["tformer_jax.training.running"])
     place, (answers, theirs) = tmp_path_factory.mktemp("full"), context.Pipe(duplex=False)
     process = context.Process(target=save_beyond_the_limit, args=(place, theirs))
     process.start()

@@ -19,7 +19,8 @@ jax.config.update("jax_num_cpu_devices", int(devices))
 jax.distributed.initialize(coordinator, int(count), int(number))
 from pathlib import Path
 from tformer_jax.nn.placement import on_mesh_of
-from tformer_jax.training.experiment import load_data, load_run
+from tformer_jax.training.loading import load_run
+from tformer_jax.training.running import load_data
 from tformer_jax.training.run import Run
 
 class Spied:

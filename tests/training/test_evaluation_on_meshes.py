@@ -15,7 +15,7 @@ from tformer_jax import decoding, models, nn
 from tformer_jax.nn.parameters import by_path, parameters
 from tformer_jax.nn.placement import on_mesh_of
 from tformer_jax.progress import Progress
-from tformer_jax.training.experiment import load_models, load_run
+from tformer_jax.training.loading import load_models, load_run
 from tformer_jax.training.parallel import ParallelConfig, make_mesh
 from tformer_jax.training.run import Run
 from tformer_jax.training.sharding import shardings, state_specs

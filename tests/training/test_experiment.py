@@ -15,8 +15,11 @@ from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
 from tformer_jax.tasks import TASKS, TextClassificationTask, TranslationTask
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
-from tformer_jax.training.experiment import Experiment, load_run, pretrained_arrays, run_training
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.loading import load_run
 from tformer_jax.training.run import Run, RunError
+from tformer_jax.training.running import run_training
+from tformer_jax.training.starts import pretrained_arrays
 
 # The config ------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import pytest
 import tiny_runs
 from support import quick_jit
 
-from tformer_jax.training.experiment import load_run, run_training
+from tformer_jax.training.loading import load_run
 from tformer_jax.training.run import Run, RunError
+from tformer_jax.training.running import run_training
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ def live(directory, config, cache):
     """What the process does: the whole command, but for its flags."""
     import jax
 
-    from tformer_jax.training.experiment import run_training
     from tformer_jax.training.run import Run
+    from tformer_jax.training.running import run_training
 
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -39,7 +39,7 @@ def start(config, tmp_path_factory):
     """`start(directory, steps)`: a process that trains there; forked from one that has imported everything already."""
     cache = str(tmp_path_factory.mktemp("compiled"))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+    context.set_forkserver_preload(["tformer_jax.training.running"])
 
     def start(directory, steps):
         training = {"steps": steps, "seed": 5, "log_every": 10, "evaluate_every": 100, "average_decay": 0.9}

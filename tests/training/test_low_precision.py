@@ -12,12 +12,12 @@ from support import by_day, optimizer_config, quick_jit
 
 from tformer_jax.tasks import Task
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
-from tformer_jax.training.experiment import pretrained_arrays
 from tformer_jax.training.optimizers import in_float32, make_optimizer
 from tformer_jax.training.parallel import SplitBatch
 from tformer_jax.training.program import Program, TrainingConfig
 from tformer_jax.training.run import Run
 from tformer_jax.training.schedules import make_schedule
+from tformer_jax.training.starts import pretrained_arrays
 from tformer_jax.training.step import TrainState, make_train_step, moving_average
 
 STEPS = 20_000

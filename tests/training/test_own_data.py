@@ -9,7 +9,8 @@ from tformer_jax.config import ConfigError
 from tformer_jax.data.batches import Batches, checked
 from tformer_jax.data.files import DataError
 from tformer_jax.registry import load_plugin
-from tformer_jax.training.experiment import load_data, load_run
+from tformer_jax.training.loading import load_run
+from tformer_jax.training.running import load_data
 
 PLUGIN = '''
 """Sums, to be continued."""

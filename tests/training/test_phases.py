@@ -10,10 +10,12 @@ from support import by_day
 from tformer_jax.config import ConfigError, build
 from tformer_jax.data import running_text
 from tformer_jax.data.batches import Batches, Part
-from tformer_jax.training.experiment import Experiment, load_run, run_training
+from tformer_jax.training.experiment import Experiment
+from tformer_jax.training.loading import load_run
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.program import TrainingConfig
 from tformer_jax.training.run import Run
+from tformer_jax.training.running import run_training
 
 
 @pytest.fixture(scope="module")

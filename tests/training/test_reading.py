@@ -154,7 +154,7 @@ def save_and_delete(directory, until):
 def test_a_run_that_saves_all_the_time_can_be_read_all_the_time(tmp_path):
     """Readers would be too slow: what they find is gone before they have read it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+    context.set_forkserver_preload(["tformer_jax.training.running"])
     until = context.Event()
     process = context.Process(target=save_and_delete, args=(tmp_path / "checkpoints", until), daemon=True)
     process.start()

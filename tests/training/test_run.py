@@ -285,7 +285,7 @@ def hold(directory, connection):
 def holder(run):
     """Another process that has locked the run, and a connection to it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+    context.set_forkserver_preload(["tformer_jax.training.running"])
     ours, theirs = context.Pipe()
     process = context.Process(target=hold, args=(run.directory, theirs))
     process.start()

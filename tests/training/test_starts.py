@@ -15,9 +15,9 @@ from tformer_jax.config import ConfigError, build
 from tformer_jax.data import tokenizers
 from tformer_jax.data.files import DataError
 from tformer_jax.nn.parameters import named
-from tformer_jax.training.experiment import run_training
 from tformer_jax.training.pretrained import completed, load_folder, save_folder
 from tformer_jax.training.run import Run
+from tformer_jax.training.running import run_training
 
 SMALL = dict(d_model=16, num_layers=2, scale_embeddings=False)
 PARTS = dict(

@@ -281,7 +281,7 @@ def live(directory, at, connection):
 def training(directory, at):
     """A process that trains there and waits in a step, and a connection to it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+    context.set_forkserver_preload(["tformer_jax.training.running"])
     ours, theirs = context.Pipe()
     process = context.Process(target=live, args=(directory, at, theirs))
     process.start()
@@ -475,7 +475,7 @@ def hear_nothing(directory, connection):
 def test_a_process_that_does_not_hear_is_ended_all_the_same(tmp_path):
     """While a tokenizer is trained, which may take minutes, a scheduler would kill the process, and leave half a run."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tformer_jax.training.experiment"])
+    context.set_forkserver_preload(["tformer_jax.training.running"])
     ours, theirs = context.Pipe()
     process = context.Process(target=hear_nothing, args=(tmp_path, theirs))
     process.start()

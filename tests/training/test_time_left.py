@@ -15,8 +15,8 @@ from rich.console import Console
 from tformer_jax.data.batches import Batches
 from tformer_jax.training import metrics
 from tformer_jax.training.compilation import Compiling
-from tformer_jax.training.experiment import validation_work
 from tformer_jax.training.metrics import ProgressLine
+from tformer_jax.training.running import validation_work
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ from support import by_day, untimed
 from tformer_jax.config import fields_of
 from tformer_jax.training.changes import FREE_FIELDS
 from tformer_jax.training.checkpoints import CheckpointConfig, Checkpoints
-from tformer_jax.training.experiment import load_run
+from tformer_jax.training.loading import load_run
 from tformer_jax.training.metrics import read_metrics
 from tformer_jax.training.program import TrainingConfig
 from tformer_jax.training.run import Run, RunError

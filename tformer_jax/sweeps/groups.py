@@ -17,8 +17,10 @@ from ..progress import SILENT, Progress
 from ..tasks import Task
 from ..training.checkpoints import CheckpointConfig
 from ..training.directories import RunError
-from ..training.experiment import Experiment, initial_arrays, load_data
+from ..training.experiment import Experiment
 from ..training.program import TrainingConfig
+from ..training.running import load_data
+from ..training.starts import initial_arrays
 from .calibration import calibrate
 from .directory import SweepDirectory
 from .members import Member

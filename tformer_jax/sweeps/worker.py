@@ -11,11 +11,12 @@ import jax
 from ..config import ConfigError
 from ..data.digest import OtherData
 from ..data.files import DataError
-from ..training.experiment import Experiment, run_training
+from ..training.experiment import Experiment
 from ..training.interruption import Interrupted, Interruption
 from ..training.loop import Diverged
 from ..training.metrics import read_metrics
 from ..training.run import Run
+from ..training.running import run_training
 from ..training.terminal import Terminal
 from .members import Fields, describe
 from .results import Row, validated

@@ -11,11 +11,13 @@ import numpy as np
 
 from ..data.batches import Batches, Part
 from ..progress import Progress
-from .experiment import Experiment, device_lines, initial_arrays, read_batches, size_line, validator
+from .experiment import Experiment
 from .interruption import Interruption
 from .loop import Diverged
 from .run import Run
+from .running import device_lines, read_batches, size_line, validator
 from .sharding import bytes_per_device
+from .starts import initial_arrays
 from .step import Arrays
 from .terminal import Terminal, clock
 from .trainer import Trainer

@@ -13,9 +13,11 @@ from ..config import build, check_choice
 from ..data.batches import Batches
 from ..tasks import Task
 from .directories import RunError, steps_in
-from .experiment import Experiment, load_data, load_run
+from .experiment import Experiment
+from .loading import load_run
 from .metrics import read_metrics
 from .run import Run, changed_plugins
+from .running import load_data
 
 
 def open_run(directory: str | Path, *, step: int | None = None) -> "OpenedRun":
