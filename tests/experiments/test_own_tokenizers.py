@@ -128,7 +128,7 @@ def test_translation_and_classification_with_given_tokenizers(here, lying, gpt2,
 def test_what_a_run_would_cost_is_known_before_it_begins(command, lying, gpt2):
     """A plan would be of another vocabulary, or of a guess where the file is not there."""
     given = DOCUMENTS | {"data.source": "tokens", "data.path": lying / "tokens", "data.tokenizer_path": gpt2}
-    given |= {"data.source_options": "end=0"}
+    given |= {"data.source_options": "end=0", "data.validation_share": None}
     config, _, *rest = flags("causal_lm", "", given)
     found = command("inspect", config, *rest)
     size = Tokenizer.from_file(str(gpt2 / "tokenizer.json")).get_vocab_size()
@@ -154,7 +154,7 @@ def test_what_a_run_would_cost_is_known_before_it_begins(command, lying, gpt2):
 def test_what_cannot_be_is_refused_in_a_line(here, lying, gpt2, tmp_path, changes, message):
     """A user's slip would end in a traceback, or leave a directory that the corrected command cannot use."""
     given = DOCUMENTS | {"data.source": "tokens", "data.path": lying / "tokens", "data.tokenizer_path": gpt2}
-    given |= {"data.source_options": "end=0"} | changes
+    given |= {"data.source_options": "end=0", "data.validation_share": None} | changes
     found = here("train", *flags("causal_lm", tmp_path / "run", given))
     assert found.returncode == 1 and message in found.stderr, found.stderr
     assert found.stderr.strip().count("\n") == 0 and not (tmp_path / "run" / "tokenizer.json").exists()
