@@ -26,7 +26,8 @@ MESHES = {
     "all": {"data": 1, "fsdp": 2, "tensor": 2, "sequence": 2},
     "pmap": {"mode": "pmap", "data": 2},
 }
-CASES = [(task, mesh) for mesh in MESHES for task in ("translation", *tiny_runs.TASKS)]
+CASES = [("translation", mesh) for mesh in MESHES] + [(task, "all") for task in tiny_runs.TASKS]
+CASES += [("causal_lm", "fsdp 4 data 2"), ("causal_lm", "tensor 2")]
 SPLIT = [case for case in CASES if case[1] != "pmap"]  # under which every device has all of a model
 DAILY = [CASES.index(case) for case in [("translation", "fsdp 4 data 2"), ("causal_lm", "tensor 2")]]
 
