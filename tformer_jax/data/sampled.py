@@ -6,9 +6,11 @@ import numpy as np
 
 from .examples import Examples
 from .ragged import Ragged
+from .store import let_go
 
 # Bytes that are read in one place: the thousandth part of a sample, but not fewer or more than these.
 _LEAST, _MOST = 1 << 8, 1 << 14
+_HELD = 500  # runs that are read before they are let go of
 _LOOKED_AT = 1 << 10  # bytes in which white space is looked for
 # Of each byte, whether a text may be cut before it, and whether it is white space.
 _SPACE, _BLANK = (np.isin(np.arange(256), [*some]) for some in (b" \n", b" \n\t\r\v\f"))
@@ -67,6 +69,8 @@ def sampled(columns: Sequence[Ragged], most: int, seed: int) -> Iterator[bytes]:
             piece = text[_gap(text, begin - starts) : _gap(text, begin + size - starts)]
             if len(piece):
                 yield piece.tobytes()
+        if not k % _HELD:
+            let_go()
 
 
 def _texts(columns: Sequence[Ragged], firsts: np.ndarray, first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
