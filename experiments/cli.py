@@ -30,7 +30,7 @@ from tformer_jax.training.pretrained import completed
 from tformer_jax.training.processes import is_first
 from tformer_jax.training.terminal import Terminal
 
-from . import LOADING
+from . import loaded
 from .config_files import check_there, config_module
 from .configs.sections import with_choices
 from .help import check_values, drop_output, page, show, what_to_give, without_help_config
@@ -331,8 +331,7 @@ def run(
         return rest
 
     taken = {*required, *optional, COMPILED.name}
-    if sys.stdout is not None and sys.stdout.isatty():
-        print(" " * len(LOADING), end="\r", flush=True)
+    loaded()
     keep_freed_memory()
     sys.unraisablehook = _say_unraisable
     # Of images that are read all the same: odd metadata, and half of the pixels that are too many.
