@@ -1,6 +1,7 @@
 """Byte-level BPE and characters: nothing is lost, words keep together, and special tokens are never text."""
 
 import inspect
+import tracemalloc
 import unicodedata
 
 import numpy as np
@@ -334,3 +335,13 @@ def test_special_tokens_of_other_tokenizers_are_known(name):
     words = ["unused", "another", "a third", "a fourth", *dict.fromkeys(of.values())]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="unused"))
     assert len(of) > 1 and tokenizers.special(made, *of) == tuple(words.index(token) for token in of.values())
+
+
+def test_characters_of_any_amount_of_text_are_found():
+    """All of the text would lie in memory at once, a gigabyte and more."""
+    texts = (chr(0x100 + i) * 100_000 for i in range(200))
+    tracemalloc.start()
+    tokenizer = tokenizers.train_characters(texts)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert tokenizer.token_to_id(chr(0x100 + 199)) is not None and peak < 5_000_000

@@ -142,8 +142,10 @@ def check_bpe_size(name: str, vocab_size: int | None, *, mask: bool = False) -> 
 def train_characters(texts: Iterable[str], *, mask: bool = False) -> Tokenizer:
     """Makes a token for each character of `texts`, in the order of their code points; all others are `<unk>`."""
     special = _special_tokens(mask)
-    characters = sorted(set().union(*texts))
-    vocabulary = {token: number for number, token in enumerate([*special, UNKNOWN, *characters])}
+    characters: set[str] = set()
+    for text in texts:  # of which there may be more than memory holds
+        characters.update(text)
+    vocabulary = {token: number for number, token in enumerate([*special, UNKNOWN, *sorted(characters)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.add_special_tokens(special)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
