@@ -57,7 +57,7 @@ class DataConfig(Component):
 
     @property
     def is_split(self) -> bool:
-        """Whether something is held out of what the source has to train on."""
+        """Tells whether something is held out of what the source has to train on."""
         return any(getattr(self, name) is not None for _, name in self._sizes())
 
     def _sizes(self) -> list[tuple[str, str]]:

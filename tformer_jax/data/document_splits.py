@@ -15,6 +15,7 @@ from .file_tokens import FileDocuments
 from .files import DataError
 from .pieces import bytes_of_tokens, reads_pieces
 from .ragged import Ragged
+from .store import let_go
 from .tokens import Tokens, kept_tokens
 
 # Of a text that is encoded whole: its tokens take a hundred times as much memory meanwhile.
@@ -74,8 +75,7 @@ class TextSplit:
 
     def unknown_count(self) -> int:
         """Returns how many tokens stand for what the vocabulary does not have."""
-        unknown = tokenizers.unknown_token(self.tokenizer)
-        return 0 if unknown is None else int(np.count_nonzero(self.tokens.ids.values == unknown))
+        return _count(self.tokens.ids, tokenizers.unknown_token(self.tokenizer))
 
     def beginnings(self, count: int, characters: int) -> list[str]:
         """Returns the beginnings of the first documents."""
@@ -130,11 +130,10 @@ class FileSplit:
     def byte_count(self) -> int | None:
         """Returns the bytes of the texts that the tokens were made of; None: a token by itself does not tell."""
         sizes = bytes_of_tokens(self._tokenizer)
-        return None if sizes is None else sum(int(sizes[part].sum()) for part in self._parts())
+        return None if sizes is None else sum(int(sizes[part].sum()) for part in _parts(self.documents.ids))
 
     def unknown_count(self) -> int:
-        unknown = tokenizers.unknown_token(self._tokenizer)
-        return 0 if unknown is None else sum(int(np.count_nonzero(part == unknown)) for part in self._parts())
+        return _count(self.documents.ids, tokenizers.unknown_token(self._tokenizer))
 
     def beginnings(self, count: int, characters: int) -> list[str]:
         some = (self.tokens.ids[i][:characters] for i in range(min(count, len(self.documents))))
@@ -146,8 +145,19 @@ class FileSplit:
     def said(self) -> str:
         return f"{self.token_count():,} training tokens"
 
-    def _parts(self) -> Iterator[np.ndarray]:
-        """Yields all tokens, those of some documents at a time."""
-        for begin, length in zip(*self.documents.ids.spans(np.arange(len(self.documents))), strict=True):
-            for at in range(begin, begin + length, _BLOCK):
-                yield self.documents.ids.values[at : min(at + _BLOCK, begin + length)]
+
+def _count(ids: Ragged, token: int | None) -> int:
+    """Returns how often a token is among those of documents; None never is."""
+    return 0 if token is None else sum(int(np.count_nonzero(part == token)) for part in _parts(ids))
+
+
+def _parts(ids: Ragged) -> Iterator[np.ndarray]:
+    """Yields the tokens of each document, of a long one some at a time; what was read is let go of."""
+    read = 0
+    for begin, length in zip(*ids.spans(np.arange(len(ids))), strict=True):
+        for at in range(begin, begin + length, _BLOCK):
+            part = ids.values[at : min(at + _BLOCK, begin + length)]
+            yield part
+            if (read := read + len(part)) >= _BLOCK:
+                let_go()
+                read = 0

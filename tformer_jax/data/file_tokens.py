@@ -14,6 +14,7 @@ from .digest import Digest
 from .files import DataError
 from .ragged import Ragged
 from .sources.token_files import TokenFile, TokenFiles, check_vocabulary, mapped
+from .splits import dealt_out, tails
 from .store import Writer, stored
 from .unchanged import code_of, contents
 
@@ -77,7 +78,7 @@ class FileDocuments:
         return Ragged(self.ids.values, found["spans"], 2 * np.arange(len(self)))
 
     def _inner(self, numbers: np.ndarray, start: int, end: int) -> np.ndarray:
-        """Where some documents begin and end in the file, without their start and end tokens, int64 [B 2]."""
+        """Returns where some documents begin and end in the file, without their start and end tokens, int64 [B 2]."""
         values, (begins, lengths) = self.ids.values, self.ids.spans(numbers)
         ends = begins + lengths
         some = np.flatnonzero(lengths)
@@ -150,23 +151,14 @@ def split_tokens(
 
 
 def _by_document(ids: Ragged, shares: Mapping[str, float], seed: int) -> dict[str, Ragged]:
-    lengths = ids.lengths
-    order = np.random.default_rng(seed).permutation(len(ids))
-    ends, at, dealt = np.cumsum(lengths[order]), 0, {}
-    for name, share in shares.items():
-        before = ends[at - 1] if at else 0
-        # The first documents that make it up, the last of which may go beyond it.
-        last = min(len(ids), int(np.searchsorted(ends, before + share * ends[-1])) + 1) if share else at
-        dealt[name], at = np.sort(order[at:last]), last
-    dealt["train"] = np.sort(order[at:])
-    return {name: ids.take(dealt[name]) for name in ("train", "validation", "test")}
+    lengths, order = ids.lengths, np.random.default_rng(seed).permutation(len(ids))
+    dealt = dealt_out(lengths[order], {name: share * lengths.sum() for name, share in shares.items()})
+    return {name: ids.take(np.sort(order[slice(*dealt[name])])) for name in ("train", "validation", "test")}
 
 
 def _by_tail(ids: Ragged, shares: Mapping[str, float]) -> dict[str, Ragged]:
     begins, lengths = ids.spans(np.arange(len(ids)))
-    test = lengths - (shares["test"] * lengths).astype(np.int64)
-    validation = test - (shares["validation"] * lengths).astype(np.int64)
-    edges = np.stack([begins, begins + validation, begins + test, begins + lengths], 1)
+    edges = begins[:, None] + np.concatenate([0 * begins[:, None], tails(lengths, shares), lengths[:, None]], 1)
     parts = {}
     for i, name in enumerate(("train", "validation", "test")):
         some = np.flatnonzero(edges[:, i + 1] > edges[:, i])

@@ -53,7 +53,7 @@ def split_examples(
         elif alone:
             raise DataError(f"these {what}s have no groups to split by; set data.split='sentence'")
     order, sizes = _groups(examples.text(group if by == "group" else text), len(examples), seed)
-    dealt = _dealt(sizes, {"test": test_size, "validation": validation_size})
+    dealt = dealt_out(sizes, {"test": test_size, "validation": validation_size})
     edges = np.concatenate([[0], np.cumsum(sizes)])  # of groups in the order
     splits = {name: order[edges[first] : edges[last]] for name, (first, last) in dealt.items()}
     held_out = np.concatenate([splits["test"], splits["validation"]])
@@ -80,7 +80,7 @@ def _groups(names: Iterable[str], count: int, seed: int) -> tuple[np.ndarray, np
     return np.argsort(inverse, kind="stable"), sizes
 
 
-def _dealt(sizes: np.ndarray, wanted: Mapping[str, float]) -> dict[str, tuple[int, int]]:
+def dealt_out(sizes: np.ndarray, wanted: Mapping[str, float]) -> dict[str, tuple[int, int]]:
     """Returns the first thing of each split, and that behind its last: so much to each of `wanted`, the rest to "train"."""
     ends, at, dealt = np.cumsum(sizes), 0, {}
     for name, size in wanted.items():
@@ -89,6 +89,12 @@ def _dealt(sizes: np.ndarray, wanted: Mapping[str, float]) -> dict[str, tuple[in
         end = min(len(sizes), int(np.searchsorted(ends, before + size)) + 1) if size > 0 else at
         dealt[name], at = (at, end), end
     return dealt | {"train": (at, len(sizes))}
+
+
+def tails(sizes: np.ndarray, shares: Mapping[str, float]) -> np.ndarray:
+    """Returns where the validation tail of each document begins, and where the test tail behind it does, int64 [m 2]."""
+    test = sizes - (shares["test"] * sizes).astype(np.int64)
+    return np.stack([test - (shares["validation"] * sizes).astype(np.int64), test], 1)
 
 
 def split_documents(
@@ -115,13 +121,11 @@ def split_documents(
     if by == "document":
         wanted = {name: share * sizes.sum() for name, share in shares.items()}
         order, _ = _groups(once.text("name"), len(once), seed)
-        dealt = {name: order[first:last] for name, (first, last) in _dealt(sizes[order], wanted).items()}
+        dealt = {name: order[first:last] for name, (first, last) in dealt_out(sizes[order], wanted).items()}
         dealt["train"].sort()
         splits = {name: once.take(dealt[name]) for name in ("train", "validation", "test")}
     else:
-        test = sizes - (shares["test"] * sizes).astype(np.int64)
-        validation = test - (shares["validation"] * sizes).astype(np.int64)
-        parts = once.cut("text", np.stack([validation, test], 1))
+        parts = once.cut("text", tails(sizes, shares))
         splits = dict(zip(("train", "validation", "test"), parts, strict=True))
     for name, part in splits.items():
         if not len(part) and shares.get(name, 1):

@@ -121,7 +121,7 @@ class TextData(Data):
 
     @property
     def of(self) -> str:
-        """What the data are, by which stores of the same are known."""
+        """The name of the data, by which stores of the same are known: their source and what it is given."""
         names = ("source", "source_options", "mixture", *self.config.inputs)
         given = {name: value for name in names if (value := getattr(self.config, name)) is not None}
         return ", ".join(given.values())

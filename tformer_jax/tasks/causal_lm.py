@@ -277,7 +277,7 @@ class CausalLMTask(DocumentTask):
 
 
 def _remarks(data: CausalLMData, split: str, size: int | None) -> Iterator[str]:
-    """What has to be said of the bits per byte of a split of so many bytes."""
+    """Yields what has to be said of the bits per byte of a split of so many bytes."""
     if unknown := data.unknown_count(split):
         of_characters = tokenizers.unknown_id(data.tokenizer) is not None
         what = "characters are not in the training split" if of_characters else "tokens are unknown"

@@ -19,7 +19,7 @@ from .base import Task
 from .pictures import LONGEST_EXAMPLE, Example, Pictured, some_rows, text_side
 
 # Placeholder for a vocabulary that only the text tells: any number will do to check the other fields.
-_SOME_TOKENS = 256
+SOME_TOKENS = 256
 
 
 class TextPrediction(Component):
@@ -67,7 +67,7 @@ class TextTask(Task):
     @classmethod
     def planned_fields(cls, data: Any) -> dict[str, Any]:
         size = planned_size(data.vocab_size, getattr(data, "tokenizer_path", None))
-        return super().planned_fields(data) | {"vocab_size": size or _SOME_TOKENS}
+        return super().planned_fields(data) | {"vocab_size": size or SOME_TOKENS}
 
     @classmethod
     def planned(cls, config: Any, data: Any) -> Task:

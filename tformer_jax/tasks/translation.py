@@ -26,11 +26,9 @@ from ..nn.placement import fetched, placed
 from ..progress import SILENT, Progress
 from .base import TASKS, Evaluation, Loss, Measured, Task, with_auxiliary
 from .pictures import LONGEST_EXAMPLE, Example, Pictured, text_side, words
-from .text import TextPrediction
+from .text import SOME_TOKENS, TextPrediction
 from .vocabulary import VocabularyLossConfig, loss_inputs, plain_loss, target_weights
 
-# Placeholder for a vocabulary that a file tells which has gone: any number will do to check the other fields.
-_SOME_TOKENS = 256
 _DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
 _EXAMPLES = 8  # sentences to look at a model with
@@ -85,9 +83,9 @@ class TranslationTask(Task):
 
     @classmethod
     def planned_fields(cls, data: TranslationDataConfig) -> dict[str, Any]:
-        target = planned_size(data.vocab_size, getattr(data, "tokenizer_path", None)) or _SOME_TOKENS
-        path = getattr(data, "source_tokenizer_path", None)
-        source = planned_size(data.source_vocab_size, path) or (None if path is None else _SOME_TOKENS)
+        target = planned_size(data.vocab_size, data.tokenizer_path) or SOME_TOKENS
+        path = data.source_tokenizer_path
+        source = planned_size(data.source_vocab_size, path) or (None if path is None else SOME_TOKENS)
         return {"vocab_size": target, "source_vocab_size": source}
 
     @classmethod

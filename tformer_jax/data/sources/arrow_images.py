@@ -52,7 +52,7 @@ def _check_columns(file: Path, schema: Any, image: str, label: str) -> None:
 
 
 def _images(file: Path, column: Any, whole: Any) -> Encoded:
-    """Where the images of a record batch lie in the file; `whole`: all of that."""
+    """Returns where the images of a record batch lie in the file; `whole`: all of that."""
     content = column.field("bytes")
     if content.null_count or column.null_count:
         raise DataError(f"{file} has an image without bytes: save the data set with the images in it, not their paths")
