@@ -1,5 +1,6 @@
 """Checkpoints against `transformers` itself: what it computes, differentiates, generates, and loads of ours."""
 
+import collections
 import copy
 import functools
 import json
@@ -45,13 +46,26 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """`made(family, number)`: their model, ours, and the folder of both, made once for all tests."""
+
+    @functools.cache
+    def made(family, number):
+        architecture, configs = CASES[family]
+        theirs, *_ = make_golden.model_of(architecture, configs[number])
+        folder = tmp_path_factory.mktemp("theirs")
+        theirs.save_pretrained(folder)
+        return theirs, interop.load_pretrained(folder)[0], folder
+
+    return made
+
+
 @pytest.fixture
-def pair(tmp_path, family, number):
-    """Their model, ours, and the folder of both."""
-    architecture, configs = CASES[family]
-    theirs, *_ = make_golden.model_of(architecture, configs[number])
-    theirs.save_pretrained(tmp_path / "theirs")
-    return theirs, interop.load_pretrained(tmp_path / "theirs")[0], tmp_path / "theirs"
+def pair(made, family, number):
+    """Their model, ours, and the folder of both, which stays as it is; the models are the test's own."""
+    *both, folder = made(family, number)
+    return *copy.deepcopy(both), folder
 
 
 def tensor(x):
@@ -217,18 +231,35 @@ def test_theirs_loads_ours(pair, tmp_path, family):
 
 @each_family
 def test_bfloat16_is_as_near_as_theirs(pair, tmp_path):
-    """A file in bfloat16 is rounded again, comes back with other bits, or is computed with less than theirs."""
+    """A file in bfloat16 is computed with less than theirs. One model may have the luck, and which one does is the machine's:
+    of eight, all errors together are compared."""
+    theirs, *_ = pair
+    ours_of, random = quick_jit(outputs), torch.Generator().manual_seed(0)
+    errors = collections.defaultdict(lambda: np.zeros(2))
+    for _ in range(8):
+        for x in theirs.parameters():
+            x.data *= 1 + 0.1 * torch.randn(x.shape, generator=random)
+        copy.deepcopy(theirs).to(torch.bfloat16).save_pretrained(tmp_path / "narrow")
+        narrow, wide = (
+            type(theirs).from_pretrained(tmp_path / "narrow", dtype=x) for x in (torch.bfloat16, torch.float32)
+        )
+        wanted, found = (make_golden.outputs(model.eval()) for model in (wide, narrow))
+        ours, _ = interop.load_pretrained(tmp_path / "narrow")
+        for name, x in ours_of(ours).items():
+            for i, got in enumerate((np.asarray(x, np.float64), found[name].detach().double().numpy())):
+                errors[name][i] += np.square(got - wanted[name].detach().numpy()).mean()
+    for name, (of_ours, of_theirs) in errors.items():
+        # Eight times few numbers are few still.
+        assert of_ours <= (1.5 if wanted[name].numel() > 200 else 2.5) ** 2 * of_theirs, name
+
+
+@each_family
+def test_bfloat16_comes_back_with_the_same_bits(pair, tmp_path):
+    """A file in bfloat16 is read in another dtype, or rounded again."""
     theirs, *_ = pair
     theirs.to(torch.bfloat16).save_pretrained(tmp_path / "narrow")
     ours, _ = interop.load_pretrained(tmp_path / "narrow")
     assert {x.dtype for x in jax.tree.leaves(ours)} == {jnp.dtype(jnp.bfloat16)}
-    wide = type(theirs).from_pretrained(tmp_path / "narrow", dtype=torch.float32).eval()
-    wanted = {name: x.detach().numpy() for name, x in make_golden.outputs(wide).items()}
-    off = lambda name, x: np.square(np.asarray(x, np.float64) - wanted[name]).mean() ** 0.5
-    of_theirs = {name: off(name, x.detach().float().numpy()) for name, x in make_golden.outputs(theirs).items()}
-    for name, x in quick_jit(outputs)(ours).items():
-        # Of few numbers, one has the luck.
-        assert off(name, x) <= (1.5 if x.size > 200 else 4.0) * of_theirs[name], name
     interop.save_pretrained(ours, tmp_path / "back")
     before, after = ((path / "model.safetensors").read_bytes() for path in (tmp_path / "narrow", tmp_path / "back"))
     assert dict(safetensors.deserialize(before)) == dict(safetensors.deserialize(after))

@@ -14,7 +14,7 @@ from support import untimed
 
 from tformer_jax.training.metrics import read_metrics
 
-EVERY = 4
+KILLS, STEPS, EVERY = 20, 320, 4
 # One kill in four comes so long after the start, wherever that is; the others after the life's first checkpoint.
 AFTER_START, AFTER_CHECKPOINT = (0.1, 1.0), (0.0, 0.2)
 
@@ -82,18 +82,17 @@ def moment(directory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count, steps", [(4, 48), (20, 320)])
-def test_random_kills_do_not_change_the_result(count, steps, start, tmp_path, record_property):
+def test_random_kills_do_not_change_the_result(start, tmp_path, record_property):
     """A crash would cost more than the time since the last checkpoint: other parameters, other metrics, or the run."""
-    whole = start(tmp_path / "whole", steps)
+    whole = start(tmp_path / "whole", STEPS)
     whole.join()
     assert whole.exitcode == 0
-    wanted, rng, kills, runs = arrays_of(tmp_path / "whole", steps), random.Random(0), [], 0
-    while len(kills) < count or runs == 0:
+    wanted, rng, kills, runs = arrays_of(tmp_path / "whole", STEPS), random.Random(0), [], 0
+    while len(kills) < KILLS or runs == 0:
         directory = tmp_path / f"run {runs}"
         while True:
-            process = start(directory, steps)
-            if len(kills) < count:
+            process = start(directory, STEPS)
+            if len(kills) < KILLS:
                 wait(process, directory, rng)
             else:
                 process.join()
@@ -103,7 +102,7 @@ def test_random_kills_do_not_change_the_result(count, steps, start, tmp_path, re
             process.join()
             kills.append(moment(directory))
         assert process.exitcode == 0, f"after {len(kills)} kills, the last {kills[-1]}"
-        found = arrays_of(directory, steps)
+        found = arrays_of(directory, STEPS)
         assert found.keys() == wanted.keys()
         for name in wanted:
             np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{name}, after {len(kills)} kills")
