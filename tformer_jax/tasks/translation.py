@@ -1,12 +1,12 @@
 """Translation: an encoder-decoder under cross-entropy, judged by BLEU."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import sacrebleu
 from jax import Array
 
 from .. import decoding, functional as F
@@ -32,7 +32,6 @@ from .vocabulary import VocabularyLossConfig, loss_inputs, plain_loss, target_we
 _DECODING_TOKENS = 4096
 _PLOTTED_WORDS = 8
 _EXAMPLES = 8  # sentences to look at a model with
-_BLEU = sacrebleu.BLEU()
 
 
 class Sample(NamedTuple):
@@ -126,7 +125,7 @@ class TranslationTask(Task):
             scoring = f"scoring {len(samples):,} sentences of {split}"
             numbers = self.score(model, data.evaluation_batches(split), progress, scoring).means
             metrics = numbers | {"bleu": score, "sentences": len(samples)}
-            evaluations[split] = Evaluation(metrics, f"signature {_BLEU.get_signature()}", samples)
+            evaluations[split] = Evaluation(metrics, f"signature {_judge().get_signature()}", samples)
         return evaluations
 
     def describe(self, metrics: Mapping[str, float]) -> str:
@@ -215,7 +214,15 @@ class TranslationTask(Task):
         """Returns the BLEU of translations, as one corpus: a `sacrebleu.metrics.bleu.BLEUScore`."""
         # The tokenizer reads NFC, so that is what a model writes, whatever the references are in.
         written = [canonical(sample.translation) for sample in samples]
-        return _BLEU.corpus_score(written, [[canonical(sample.reference) for sample in samples]])
+        return _judge().corpus_score(written, [[canonical(sample.reference) for sample in samples]])
+
+
+@functools.cache
+def _judge() -> Any:
+    """The `sacrebleu.BLEU` of the field."""
+    import sacrebleu  # here: a command that judges no translations starts without it
+
+    return sacrebleu.BLEU()
 
 
 def _loss(model: Transformer, batch: Any, key: Array | None, config: VocabularyLossConfig | None) -> Loss:
