@@ -303,6 +303,8 @@ class _Column:
     def end(self) -> None:
         """Ends a text."""
         self._ends.append(self._all)
+        if len(self._ends) >= _BLOCK:  # of texts that are short or not there
+            self.flush()
 
     def flush(self) -> None:
         self._append(f"{self._name}.utf8", np.frombuffer(b"".join(self._parts), np.uint8))

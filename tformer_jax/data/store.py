@@ -6,6 +6,7 @@ those that ask for it meanwhile wait; killed, the next one goes on from what was
 """
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -214,7 +215,15 @@ def stored(
             writer.close()
         with writing(directory):
             os.rename(unfinished, directory)
+    let_go()
+    _give_back()
     return _whole(directory, key, say)
+
+
+def _give_back() -> None:
+    """Gives memory that is free already back to the system, which the C library of Linux keeps between what is in use."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _whole(directory: Path, key: Any, say: Callable[[str], None]) -> Store | None:

@@ -100,7 +100,7 @@ class TextClassificationData(BoundedData):
             config.batch_seed,
             rows_multiple,
         )
-        batches = self.mixed_batches(texts, lambda some: self._batches("train", *how, some))
+        batches = self.mixed_batches(texts.facts.part, lambda some: self._batches("train", *how, some))
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
@@ -127,7 +127,8 @@ class TextClassificationData(BoundedData):
             how |= {"of": f"{split} of {self.of}"}
             ends = tokenizers.special(self.tokenizer, "bos", "eos")
             tokens = kept_rows(self.splits[split], "text", self.tokenizer, encode, ends, **how)
-            self._encoded[split] = self.fitting(split, self.max_length, tokens)
+            texts, kept = self.splits[split], self.fitting(split, self.max_length, tokens)
+            self._encoded[split] = (texts, tokens) if kept is None else (texts.take(kept), tokens.take(kept))
         return self._encoded[split]
 
     def _batches(self, split, lengths, batch_tokens, seed, rows_multiple=1, some=None) -> LabelledBuckets:

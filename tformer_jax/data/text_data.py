@@ -127,12 +127,12 @@ class TextData(Data):
         return ", ".join(given.values())
 
     def mixed_rows(
-        self, examples: Examples, rows: int, make: Callable[[np.ndarray | None, int], RowBatches]
+        self, part_of: np.ndarray, rows: int, make: Callable[[np.ndarray | None, int], RowBatches]
     ) -> Batches:
         """Returns training batches of so many rows: of a mixture, rows of each source by its weight.
 
         Args:
-          examples: all that are trained on.
+          part_of: of each example that is trained on, its `Facts.part`, [n].
           rows: in a batch.
           make: gives batches of some of them, by their numbers, None: of all; of so many rows.
 
@@ -142,22 +142,22 @@ class TextData(Data):
         parts = self.config.parts
         if len(parts) == 1:
             return make(None, rows)
-        sources = self._of_each(examples, lambda some: as_many_rows(lambda n: make(some, n), rows))
+        sources = self._of_each(part_of, lambda some: as_many_rows(lambda n: make(some, n), rows))
         return MixedRows(sources, [part.weight for part in parts], rows, self.config.batch_seed)
 
-    def mixed_batches(self, examples: Examples, make: Callable[[np.ndarray | None], Batches]) -> Batches:
+    def mixed_batches(self, part_of: np.ndarray, make: Callable[[np.ndarray | None], Batches]) -> Batches:
         """Returns training batches: of a mixture, batches of each source by its weight; otherwise as `mixed_rows`."""
         parts = self.config.parts
         if len(parts) == 1:
             return make(None)
-        sources = self._of_each(examples, make)
+        sources = self._of_each(part_of, make)
         return MixedBatches(sources, [part.weight for part in parts], self.config.batch_seed)
 
-    def _of_each(self, examples: Examples, make: Callable[[np.ndarray], _Batches]) -> list[_Batches]:
+    def _of_each(self, part_of: np.ndarray, make: Callable[[np.ndarray], _Batches]) -> list[_Batches]:
         """Returns the batches of each source of a mixture; reports of how much each is."""
         found = []
         for number, part in enumerate(self.config.parts):
-            some = np.flatnonzero(examples.facts.part == number)
+            some = np.flatnonzero(part_of == number)
             name = f"{part.section.source} ({part.weight:.3g} of the mixture)"
             if not len(some):
                 raise DataError(f"{name} has no {self.unit} left to train on; hold out less, or leave it out")
@@ -191,8 +191,10 @@ class BoundedData(TextData):
         self.max_length = max_length
         super().__init__(config, directory, progress)
 
-    def fitting(self, split: str, limit: int, *sides: Ragged) -> tuple[Examples, *tuple[Ragged, ...]]:
-        """Returns the examples of a split of at most `limit` tokens a side, and the sides; reports the others once.
+    def fitting(self, split: str, limit: int, *sides: Ragged) -> np.ndarray | None:
+        """Returns the numbers of the examples of a split that have at most `limit` tokens a side; reports the others once.
+
+        None: all, with no list of them, 8 bytes an example.
 
         Args:
           split: its name.
@@ -202,16 +204,16 @@ class BoundedData(TextData):
         Raises:
           DataError: none is left.
         """
-        examples, of = self.splits[split], "" if len(sides) == 1 else " a side"
+        count, of = len(self.splits[split]), "" if len(sides) == 1 else " a side"
         kept = np.flatnonzero(longest_sides(sides) <= limit)
-        if len(kept) == len(examples):  # with no list of them, 24 bytes an example
-            return examples, *sides
+        if len(kept) == count:
+            return None
         if not len(kept):
             raise DataError(
-                f"none of the {len(examples)} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"
+                f"none of the {count} {split} {self.unit} fits into {limit} tokens{of}; raise model.max_length"
             )
-        self.say_left_out(split, len(examples) - len(kept), f"{limit} tokens{of}")
-        return examples.take(kept), *(side.take(kept) for side in sides)
+        self.say_left_out(split, count - len(kept), f"{limit} tokens{of}")
+        return kept
 
     def say_left_out(self, split: str, count: int, limit: str) -> None:
         """Reports how many examples of a split are longer than a limit, once."""

@@ -13,7 +13,6 @@ from .base import VOCABULARY, check_goes_with
 from .batches import Batches, BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
-from .examples import Examples
 from .files import DataError, write_whole
 from .ragged import Ragged, longest_sides
 from .sampled import texts_to_train_on
@@ -170,7 +169,7 @@ class TranslationData(BoundedData):
             raise DataError(f"none of the {len(found):,} pairs has a text on both sides: nothing is left to train on")
         if blank := len(found) - int(whole.sum()):
             say(f"{blank:,} of {len(found):,} pairs have an empty side and are left out")
-        return found.take(np.flatnonzero(whole))
+        return found.take(np.flatnonzero(whole)) if blank else found
 
     def make_splits(self, found, say, **how):
         return split_examples(found, **how)
@@ -200,19 +199,21 @@ class TranslationData(BoundedData):
     def train_batches(self, rows_multiple: int = 1) -> Batches:
         config, seed = self.config, self.config.batch_seed
         limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
-        pairs, source, target = self.encode("train", limit)
+        part_of, source, target = self.encode("train", limit)
         if config.batching == "packed":
             source_row = min(_source_row(source, target, limit), self.max_length)
             kept = np.flatnonzero(source.lengths <= source_row)
             self.say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
-            pairs, sides = pairs.take(kept), (source.take(kept), target.take(kept))
+            part_of, sides = part_of[kept], (source.take(kept), target.take(kept))
             how = (_NAMES, (source_row, limit + 1))
             make = lambda some, rows: Packed(_some(sides, some), *how, rows, seed, self.tokenizers.pad)
-            batches = self.mixed_rows(pairs, rows_in_batch(config.batch_tokens, config.row_length, rows_multiple), make)
+            batches = self.mixed_rows(
+                part_of, rows_in_batch(config.batch_tokens, config.row_length, rows_multiple), make
+            )
         else:
             sides, lengths = (source, target), choose_buckets(longest_sides((source, target)), config.num_buckets)
             how = (_NAMES, lengths, config.batch_tokens, seed, self.tokenizers.pad, rows_multiple)
-            batches = self.mixed_batches(pairs, lambda some: Buckets(_some(sides, some), *how))
+            batches = self.mixed_batches(part_of, lambda some: Buckets(_some(sides, some), *how))
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
@@ -221,8 +222,8 @@ class TranslationData(BoundedData):
         lengths = ladder(int(longest_sides((source, target)).max()), self.max_length)
         return Buckets((source, target), _NAMES, lengths, EVALUATION_TOKENS, None, self.tokenizers.pad)
 
-    def encode(self, split: str, limit: int) -> tuple[Examples, Ragged, Ragged]:
-        """Returns the pairs of a split whose sides have at most `limit` tokens, as text and as tokens.
+    def encode(self, split: str, limit: int) -> tuple[np.ndarray, Ragged, Ragged]:
+        """Returns the pairs of a split whose sides have at most `limit` tokens: their `Facts.part`, and their tokens.
 
         Pairs that are longer are counted in the report, once.
 
@@ -233,7 +234,8 @@ class TranslationData(BoundedData):
         source = self._rows(split, "source", of.source, of.encode_sources, tokenizers.frames(of.source))
         ends = (of.start, *tokenizers.special(of.target, "bos", "eos"), tokenizers.frames(of.target))
         target = self._rows(split, "target", of.target, of.encode_targets, ends)
-        return self.fitting(split, limit, source, target)
+        kept, part_of = self.fitting(split, limit, source, target), self.splits[split].facts.part
+        return part_of if kept is None else part_of[kept], *_some((source, target), kept)
 
     def _rows(self, split: str, side: str, tokenizer: Tokenizer, encode: Any, about: Any) -> Ragged:
         what = f"tokenizing the {side}s of {split}"
