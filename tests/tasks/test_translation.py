@@ -264,7 +264,7 @@ def test_every_sentence_of_a_split_is_scored(make_task, data, model, echo):
     """Sentences would be lost, or samples would show references of other sentences."""
     evaluations = make_task().evaluate(model, data, ["test", "validation"])
     for split, evaluation in evaluations.items():
-        pairs, _, _ = data.encode(split, MAX_LENGTH)
+        pairs = data.pairs(split)
         assert [(s.source, s.reference) for s in evaluation.samples] == [(p.source, p.target) for p in pairs]
         assert [s.translation for s in evaluation.samples] == [p.source for p in pairs]
         assert evaluation.metrics["sentences"] == len(pairs)

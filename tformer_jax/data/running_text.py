@@ -128,7 +128,9 @@ class DocumentData(TextData):
     def train_batches(self, rows_multiple: int = 1) -> RowBatches:
         rows = rows_in_batch(self.config.batch_tokens, self.config.row_length, rows_multiple)
         make = lambda some, rows: self._batches("train", rows, self.config.batch_seed, some)
-        batches = self.mixed_rows(self.splits["train"].facts.part, rows, make)
+        train = self.splits["train"]
+        part_of = None if isinstance(train, FileDocuments) else train.facts.part  # no mixture has files of tokens
+        batches = self.mixed_rows(part_of, rows, make)
         self.report.append(
             f"{self._of['train'].said()}, vocabulary of {tokenizers.room(self.tokenizer):,}; "
             f"{len(batches):,} batches an epoch"

@@ -127,12 +127,12 @@ class TextData(Data):
         return ", ".join(given.values())
 
     def mixed_rows(
-        self, part_of: np.ndarray, rows: int, make: Callable[[np.ndarray | None, int], RowBatches]
+        self, part_of: np.ndarray | None, rows: int, make: Callable[[np.ndarray | None, int], RowBatches]
     ) -> Batches:
         """Returns training batches of so many rows: of a mixture, rows of each source by its weight.
 
         Args:
-          part_of: of each example that is trained on, its `Facts.part`, [n].
+          part_of: of each example that is trained on, its `Facts.part`, [n]; None: it has none, and there is no mixture.
           rows: in a batch.
           make: gives batches of some of them, by their numbers, None: of all; of so many rows.
 

@@ -13,10 +13,11 @@ from .base import VOCABULARY, check_goes_with
 from .batches import Batches, BatchShapes, rows_in_batch
 from .batches.buckets import EVALUATION_TOKENS, Buckets, choose_buckets, ladder, least_rows
 from .batches.packed import Packed
+from .examples import Examples
 from .files import DataError, write_whole
 from .ragged import Ragged, longest_sides
 from .sampled import texts_to_train_on
-from .sources.pairs import PAIRS
+from .sources.pairs import PAIRS, Pair
 from .splits import split_examples
 from .text_data import BoundedData, TextDataConfig
 from .tokens import kept_rows
@@ -199,7 +200,8 @@ class TranslationData(BoundedData):
     def train_batches(self, rows_multiple: int = 1) -> Batches:
         config, seed = self.config, self.config.batch_seed
         limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
-        part_of, source, target = self.encode("train", limit)
+        kept, source, target = self.encode("train", limit)
+        part_of = _some((self.splits["train"].facts.part,), kept)[0]
         if config.batching == "packed":
             source_row = min(_source_row(source, target, limit), self.max_length)
             kept = np.flatnonzero(source.lengths <= source_row)
@@ -222,8 +224,13 @@ class TranslationData(BoundedData):
         lengths = ladder(int(longest_sides((source, target)).max()), self.max_length)
         return Buckets((source, target), _NAMES, lengths, EVALUATION_TOKENS, None, self.tokenizers.pad)
 
-    def encode(self, split: str, limit: int) -> tuple[np.ndarray, Ragged, Ragged]:
-        """Returns the pairs of a split whose sides have at most `limit` tokens: their `Facts.part`, and their tokens.
+    def pairs(self, split: str) -> Examples[Pair]:
+        """Returns the pairs of a split that the model can read whole; errors: see `encode`."""
+        kept, *_ = self.encode(split, self.max_length)
+        return _some((self.splits[split],), kept)[0]
+
+    def encode(self, split: str, limit: int) -> tuple[np.ndarray | None, Ragged, Ragged]:
+        """Returns the pairs of a split whose sides have at most `limit` tokens: their numbers, None: all; and their tokens.
 
         Pairs that are longer are counted in the report, once.
 
@@ -234,8 +241,8 @@ class TranslationData(BoundedData):
         source = self._rows(split, "source", of.source, of.encode_sources, tokenizers.frames(of.source))
         ends = (of.start, *tokenizers.special(of.target, "bos", "eos"), tokenizers.frames(of.target))
         target = self._rows(split, "target", of.target, of.encode_targets, ends)
-        kept, part_of = self.fitting(split, limit, source, target), self.splits[split].facts.part
-        return part_of if kept is None else part_of[kept], *_some((source, target), kept)
+        kept = self.fitting(split, limit, source, target)
+        return kept, *_some((source, target), kept)
 
     def _rows(self, split: str, side: str, tokenizer: Tokenizer, encode: Any, about: Any) -> Ragged:
         what = f"tokenizing the {side}s of {split}"
@@ -248,7 +255,8 @@ class TranslationData(BoundedData):
         return kept_rows(self.splits[split], side, tokenizer, encode, about, **how)
 
 
-def _some(sides: tuple[Ragged, ...], numbers: np.ndarray | None) -> tuple[Ragged, ...]:
+def _some(sides: tuple[Any, ...], numbers: np.ndarray | None) -> tuple[Any, ...]:
+    """Some of what has a `take`, by their numbers; None: all."""
     return sides if numbers is None else tuple(side.take(numbers) for side in sides)
 
 

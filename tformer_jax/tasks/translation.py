@@ -114,7 +114,7 @@ class TranslationTask(Task):
         self, model: Transformer, data: TranslationData, splits: Sequence[str], progress: Progress = SILENT
     ) -> dict[str, Evaluation]:
         """Loss and BLEU of each split (pairs beyond the model's max_length are reported and left out)."""
-        pairs = {split: data.encode(split, data.max_length)[0] for split in splits}
+        pairs = {split: data.pairs(split) for split in splits}
         # All at once: their sentences share batches and compiled programs.
         sources = [pair.source for split in splits for pair in pairs[split]]
         translations = iter(self.translate(model, sources, progress))
