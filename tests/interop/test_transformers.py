@@ -194,9 +194,12 @@ def gradients_of(theirs, folder):
     return read_tensors(folder)
 
 
-@each_case
+@each_family
 def test_gradients_are_theirs(pair, tmp_path, family):
-    """A parameter has another's gradient, or one that a rule of ours gives and the formula does not."""
+    """A parameter has another's gradient, or one that a rule of ours gives and the formula does not.
+
+    Of one config a family: others have the same rules, and their outputs are compared.
+    """
     theirs, ours, _ = pair
     gradients = quick_jit(jax.grad(lambda model: mixed(outputs(model))))(ours)
     wanted = gradients_of(copy.deepcopy(theirs).double(), tmp_path / "wanted")
