@@ -3,9 +3,10 @@
 #
 # Expected: tracing a function that draws 400 arrays by `nnx.Rngs` takes about as long as tracing one that folds numbers into
 # its key: some milliseconds a draw, the same for each.
-# Seen: 25 times as long (2.8 s against 0.11), and with twice the draws three and a half times as long. To count on, `Rngs` asks two tracers for their
-# `sharding`; they have none, and JAX says so in an error that prints the operations which led to them, for which it goes
-# through all that were traced before. Flax drops the error. So of each draw comes a text, twice, that nobody reads.
+# Seen: 25 times as long (2.8 s against 0.11), and with twice the draws three and a half times as long. To count on, `Rngs`
+# asks two tracers for their `sharding`; they have none, and JAX says so in an error that prints the operations which led to
+# them, for which it goes through all that were traced before. Flax drops the error. So of each draw comes a text, twice,
+# that nobody reads.
 #
 # Why it matters: a model of many layers that is made under `jit` one layer after the other, as sharded initialisers are, starts
 # later by the square of their number. Layers made by `vmap`, or keys split ahead, do not.

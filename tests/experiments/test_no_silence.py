@@ -77,7 +77,9 @@ def plain(said):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["causal_lm", "image_classification", "translation"])  # each kind of data
+@pytest.mark.parametrize(
+    "name", ["causal_lm", "masked_lm", "text_classification", "image_classification", "translation"]
+)
 def test_a_terminal_is_never_silent_for_long(name, asked, from_scratch, environment, tmp_path):
     """A person would take a run for dead, and end it. Programs are compiled before."""
     preset = "folders" if name == "image_classification" else "tiny"

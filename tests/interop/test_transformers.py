@@ -194,12 +194,9 @@ def gradients_of(theirs, folder):
     return read_tensors(folder)
 
 
-@each_family
+@each_case
 def test_gradients_are_theirs(pair, tmp_path, family):
-    """A parameter has another's gradient, or one that a rule of ours gives and the formula does not.
-
-    Of one config a family: others have the same rules, and their outputs are compared.
-    """
+    """A parameter has another's gradient, or one that a rule of ours gives and the formula does not."""
     theirs, ours, _ = pair
     gradients = quick_jit(jax.grad(lambda model: mixed(outputs(model))))(ours)
     wanted = gradients_of(copy.deepcopy(theirs).double(), tmp_path / "wanted")
@@ -234,8 +231,10 @@ def test_theirs_loads_ours(pair, tmp_path, family):
 
 @each_family
 def test_bfloat16_is_as_near_as_theirs(pair, tmp_path):
-    """A file in bfloat16 is computed with less than theirs. One model may have the luck, and which one does is the machine's:
-    of four, all errors together are compared."""
+    """A file in bfloat16 is computed with less than theirs.
+
+    Of one model one of the two may have the luck, and which is the machine's: errors of four together are compared.
+    """
     theirs, *_ = pair
     ours_of, random = quick_jit(outputs), torch.Generator().manual_seed(0)
     errors = collections.defaultdict(lambda: np.zeros(2))

@@ -201,21 +201,21 @@ class TranslationData(BoundedData):
         config, seed = self.config, self.config.batch_seed
         limit = self.max_length if config.row_length is None else min(self.max_length, config.row_length)
         kept, source, target = self.encode("train", limit)
-        part_of = _some((self.splits["train"].facts.part,), kept)[0]
+        part_of = _some(self.splits["train"].facts.part, kept)
+        sides = lambda some: (_some(source, some), _some(target, some))  # of those that are left by then
         if config.batching == "packed":
             source_row = min(_source_row(source, target, limit), self.max_length)
-            kept = np.flatnonzero(source.lengths <= source_row)
-            self.say_left_out("train", len(source) - len(kept), f"{source_row} source tokens")
-            part_of, sides = part_of[kept], (source.take(kept), target.take(kept))
+            fit = np.flatnonzero(source.lengths <= source_row)
+            self.say_left_out("train", len(source) - len(fit), f"{source_row} source tokens")
+            part_of, source, target = (x.take(fit) for x in (part_of, source, target))
             how = (_NAMES, (source_row, limit + 1))
-            make = lambda some, rows: Packed(_some(sides, some), *how, rows, seed, self.tokenizers.pad)
-            batches = self.mixed_rows(
-                part_of, rows_in_batch(config.batch_tokens, config.row_length, rows_multiple), make
-            )
+            make = lambda some, rows: Packed(sides(some), *how, rows, seed, self.tokenizers.pad)
+            rows = rows_in_batch(config.batch_tokens, config.row_length, rows_multiple)
+            batches = self.mixed_rows(part_of, rows, make)
         else:
-            sides, lengths = (source, target), choose_buckets(longest_sides((source, target)), config.num_buckets)
+            lengths = choose_buckets(longest_sides((source, target)), config.num_buckets)
             how = (_NAMES, lengths, config.batch_tokens, seed, self.tokenizers.pad, rows_multiple)
-            batches = self.mixed_batches(part_of, lambda some: Buckets(_some(sides, some), *how))
+            batches = self.mixed_batches(part_of, lambda some: Buckets(sides(some), *how))
         self.report.append(f"{len(batches)} training batches an epoch, {100 * batches.padding_share():.1f} % padding")
         return batches
 
@@ -227,7 +227,7 @@ class TranslationData(BoundedData):
     def pairs(self, split: str) -> Examples[Pair]:
         """Returns the pairs of a split that the model can read whole; errors: see `encode`."""
         kept, *_ = self.encode(split, self.max_length)
-        return _some((self.splits[split],), kept)[0]
+        return _some(self.splits[split], kept)
 
     def encode(self, split: str, limit: int) -> tuple[np.ndarray | None, Ragged, Ragged]:
         """Returns the pairs of a split whose sides have at most `limit` tokens: their numbers, None: all; and their tokens.
@@ -242,7 +242,7 @@ class TranslationData(BoundedData):
         ends = (of.start, *tokenizers.special(of.target, "bos", "eos"), tokenizers.frames(of.target))
         target = self._rows(split, "target", of.target, of.encode_targets, ends)
         kept = self.fitting(split, limit, source, target)
-        return kept, *_some((source, target), kept)
+        return kept, _some(source, kept), _some(target, kept)
 
     def _rows(self, split: str, side: str, tokenizer: Tokenizer, encode: Any, about: Any) -> Ragged:
         what = f"tokenizing the {side}s of {split}"
@@ -255,9 +255,9 @@ class TranslationData(BoundedData):
         return kept_rows(self.splits[split], side, tokenizer, encode, about, **how)
 
 
-def _some(sides: tuple[Any, ...], numbers: np.ndarray | None) -> tuple[Any, ...]:
-    """Some of what has a `take`, by their numbers; None: all."""
-    return sides if numbers is None else tuple(side.take(numbers) for side in sides)
+def _some(things: Any, numbers: np.ndarray | None) -> Any:
+    """Some of an array, examples or sequences, by their numbers; None: all."""
+    return things if numbers is None else things.take(numbers)
 
 
 def _source_row(source: Ragged, target: Ragged, row_length: int) -> int:
