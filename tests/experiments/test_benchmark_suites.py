@@ -249,7 +249,7 @@ def test_torch_makes_the_same_pictures(torch_pictures, how, difference):
     peer, given = torch_pictures
     work = reading.prepare(settings_of(reading, "jpeg") | dict(pictures=4, rows=2, image_size=150), f"torch{how}", {})
     assert (work.count, work.unit, len(given[0])) == (4, "images", 4)
-    found = given[0][3].numpy()
+    found = given[0][3].numpy().astype(float)
     if how != ".uint8":
         mean, std = (np.reshape(numbers, (3, 1, 1)) for numbers in (peer._MEAN, peer._STD))
         found = (found * std + mean) * 255

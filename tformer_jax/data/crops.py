@@ -45,11 +45,12 @@ class RandomCrop:
 
     def __call__(self, width: int, height: int) -> Box:
         draw = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.batch, self.row)))
-        areas = draw.uniform(self.least_area, 1, _TRIES) * width * height
-        aspects = np.exp(draw.uniform(math.log(NARROWEST), math.log(WIDEST), _TRIES))
-        for w, h in zip(np.sqrt(areas * aspects).round(), np.sqrt(areas / aspects).round(), strict=True):
+        for share, shape, across, down in draw.random((_TRIES, 4)).tolist():  # all tries at once: fewer calls
+            area = width * height * (self.least_area + (1 - self.least_area) * share)
+            aspect = NARROWEST * (WIDEST / NARROWEST) ** shape
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
-                left, upper = draw.integers(0, (width - w, height - h), endpoint=True).tolist()
+                left, upper = int(across * (width - w + 1)), int(down * (height - h + 1))
                 return left, upper, left + w, upper + h
         w, h = min(width, height * WIDEST), min(height, width / NARROWEST)
         left, upper = (width - w) / 2, (height - h) / 2

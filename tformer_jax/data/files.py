@@ -117,6 +117,11 @@ def in_threads(work: Callable[[_Given], _Made], things: Sequence[_Given]) -> Ite
             yield from found
 
 
+def cores() -> int:
+    """Returns how many cores this process may run on: of a machine that many share, those that it was given."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def passed_over(folder: Path, names: Iterable[str]) -> list[str]:
     """Returns the line that says which files are not read, by suffix; none if there are no such files."""
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)

@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, JpegImagePlugin
 
 from .crops import Box, Crop, centre
 from .files import DataError, read_bytes
+from .resampling import bicubic
 
 # As Pillow has it, lest a small file unpack to more than there is memory: 1 GiB of 16 bits and three channels.
 MOST_PIXELS = (1 << 30) // 6
@@ -50,10 +51,9 @@ def read_image(file: Path | str, image_size: int, num_channels: int) -> np.ndarr
 def shown(content: bytes, name: str, image_size: int, num_channels: int, crop: Crop = centre) -> np.ndarray:
     """Decodes an image as uint8 [Y X C]: upright, cropped, and what is left resized to `image_size`.
 
-    It is resized by Pillow's bicubic filter over the area of a new pixel, so without aliasing. A JPEG that is much
-    larger is decoded to 1/2, 1/4 or 1/8 of its size: the smallest at which the crop has at least twice as many pixels as
-    are made of it, on both sides. What is transparent becomes white; of an animation, the first frame counts. Broken
-    texts and colour profiles do not matter.
+    It is resized without aliasing, see `bicubic`. A JPEG that is much larger is decoded to 1/2, 1/4 or 1/8 of its size:
+    the smallest at which the crop has at least twice as many pixels as are made of it, on both sides. What is transparent
+    becomes white; of an animation, the first frame counts. Broken texts and colour profiles do not matter.
 
     Args:
       content: of a file, of any kind that Pillow reads.
@@ -67,15 +67,13 @@ def shown(content: bytes, name: str, image_size: int, num_channels: int, crop: C
     """
     mode = "L" if num_channels == 1 else "RGB"
     try:
-        image, box = decoded(content, mode, crop, image_size)
-        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC, box)
+        return bicubic(*decoded(content, mode, crop, image_size), image_size)
     except Image.DecompressionBombError:
         raise DataError(f"{name} has more than {MOST_PIXELS:,} pixels, the limit; make it smaller") from None
     except Image.UnidentifiedImageError:
         raise DataError(f"{name} is no image of a known kind; convert it, to PNG for example") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise DataError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
-    return np.asarray(image).reshape(image_size, image_size, num_channels)
 
 
 def decoded(content: bytes, mode: str, crop: Crop, image_size: int) -> tuple[Image.Image, Box]:
@@ -125,20 +123,23 @@ def _flat(content: bytes, mode: str, crop: Crop, image_size: int) -> tuple[Image
         if image.width * image.height > MOST_PIXELS:
             raise Image.DecompressionBombError
         layout, size = image.tile[0][3] if image.tile else None, image.size
-        box, reduction = None, 1
-        if image.format == "JPEG":  # which says before its pixels how it is to be turned
-            box = crop(*_turned(size, _orientation(image)))
+        reduction, is_jpeg = 1, image.format == "JPEG"
+        if is_jpeg:  # which says before its pixels how it is to be turned
+            orientation = _orientation(image)
+            box = crop(*_turned(size, orientation))
             reduction = _reduced(image, box, image_size)
             image.decodermaxblock = len(content)  # in pieces of 64 KiB, as by default, it takes a third longer
         image.load()
-        orientation = _orientation(image)
+        if not is_jpeg:
+            orientation = _orientation(image)
+            box = crop(*_turned(size, orientation))
         if image.format == "PNG" and layout in _PNG_BITS and "transparency" in image.info:
             flat = _white_where_transparent(image, layout, content)
         else:
             flat = _opaque(image)
     flat = flat if flat.mode == mode else flat.convert(mode)
     flat = flat.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else flat
-    left, upper, right, lower = box or crop(*_turned(size, orientation))
+    left, upper, right, lower = box
     return flat, (left / reduction, upper / reduction, right / reduction, lower / reduction)
 
 

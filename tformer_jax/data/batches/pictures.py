@@ -51,9 +51,10 @@ class ImageBatches(RowBatches, ExampleBatches):
         if area is not None:  # of the row in the whole batch, whichever of its rows are asked for
             in_batch = np.arange(self.rows)[rows][places].tolist()
             crops = [RandomCrop(area, self.seed, i, row) for row in in_batch]
-        pixels = np.zeros((len(numbers), self.image_size, self.image_size, self.num_channels), np.uint8)
-        if len(places):
-            pixels[places] = self.pixels(numbers[places], crops)
+        pixels = self.pixels(numbers[places], crops)
+        if not real.all():
+            shown, pixels = pixels, np.zeros((len(numbers), *pixels.shape[1:]), np.uint8)
+            pixels[places] = shown
         return {"images": pixels, "labels": np.where(real, self.data.labels[numbers], np.int32(-1))}
 
     def pixels(self, numbers: np.ndarray, crops: Sequence[Crop] | None = None) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..crops import Crop, centre
 from ..encoded import Encoded
-from ..files import DataError, is_hidden, passed_over, read_bytes, reading, size_of
+from ..files import DataError, cores, is_hidden, passed_over, read_bytes, reading, size_of
 from ..pixels import MOST_IMAGE_BYTES, shown
 from ..text import file_name
 from .archives import Wheel
@@ -80,7 +80,8 @@ class LabelledImages:
             crop = centre if crops is None else crops[row]
             found[row] = shown(*self.content(indices[row]), image_size, num_channels, crop)
 
-        with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the GIL
+        # They decode and resize without the GIL, but wait for one another's turns: more of them than cores are slower.
+        with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
             list(pool.map(put, range(len(indices))))  # a list, which raises what they raise
         return found
 
