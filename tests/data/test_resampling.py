@@ -30,18 +30,13 @@ def parts(draw):
     return noise(width, height, draw(st.sampled_from([1, 3])), draw(st.integers(0, 9))), (left, upper, right, lower)
 
 
-@pytest.mark.parametrize("vectors", [True, False])
-@settings(max_examples=200, deadline=None)
+@pytest.mark.skipif(resampling.resizer is None, reason="has no wheel here")
+@settings(max_examples=300, deadline=None)
 @given(parts(), st.integers(1, 40))
-def test_each_pixel_is_that_of_the_formula(vectors, part, size):
-    """Images would be shifted, aliased, or wrap where black meets white; by the library, or where there is none of it."""
-    if vectors and resampling.resizer is None:
-        pytest.skip("has no wheel here")
+def test_each_pixel_is_that_of_the_formula(part, size):
+    """Images would be shifted, aliased, or wrap where black meets white."""
     pixels, box = part
-    with pytest.MonkeyPatch.context() as patch:
-        if not vectors:
-            patch.setattr(resampling, "resizer", None)
-        assert_bicubic(bicubic(Image.fromarray(pixels), box, size), pixels, box, size)
+    assert_bicubic(bicubic(Image.fromarray(pixels), box, size), pixels, box, size)
 
 
 def test_an_image_of_the_same_size_stays():
@@ -79,8 +74,15 @@ print(bicubic(Image.new("RGB", (9, 7), (1, 2, 3)), (0, 0, 7, 7), 2).tolist())
     assert found.strip() == str([[[1, 2, 3]] * 2] * 2)
 
 
-def test_the_formula_is_that_of_pillow():
-    """The oracle of these tests would be another filter: someone else's implementation agrees with it."""
-    pixels, box = noise(50, 40, 1), (1, 2, 48.5, 40)
-    theirs = np.asarray(Image.fromarray(pixels).resize((21, 21), Image.Resampling.BICUBIC, box))
-    assert min(np.abs(theirs - want).max() for want in by_formula(pixels, box, 21)) <= 1
+@settings(max_examples=100, deadline=None)
+@given(parts(), st.integers(1, 40))
+def test_pillow_makes_the_same_of_it(part, size):
+    """Where the library is missing a model would see other images; and the oracle of these tests be another filter."""
+    (pixels, box), found = part, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resampling, "resizer", None)
+        found = bicubic(Image.fromarray(pixels), box, size)
+    height, width = pixels.shape[:2]
+    tall = height - size > max(0, 2 * (width - size))  # Pillow 13 begins with the columns of these
+    off = [np.abs(found - by_formula(pixels, box, size, tall and new).reshape(found.shape)).max() for new in (0, 1)]
+    assert min(off) <= 2

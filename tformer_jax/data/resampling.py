@@ -1,5 +1,7 @@
 """Images of another size, by a library that has vector instructions for it."""
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -11,12 +13,17 @@ except ImportError:  # which has no wheel for Linux on ARM
 from .crops import Box
 
 
+# Pixels of a new size that the filter reaches, on either side.
+_REACH = 2
+
+
 def bicubic(image: Image.Image, box: Box, size: int) -> np.ndarray:
     """Resizes a part of an image by Keys's cubic convolution (1981; a = -1/2), stretched over the area of a new pixel.
 
-    So does Pillow. Rows and columns are filtered one after the other, and rounded to 8 bits after each. Pixels beyond
-    the box count where the filter reaches them. By vector instructions it takes a quarter of Pillow's time; where
-    cykooz_resizer is not installed, Pillow does it, and a few levels of 255 are different, by what is rounded first.
+    Pixels beyond the box count where the filter reaches them. Each row is filtered and rounded to 8 bits, then each
+    column, as by Pillow, of which no value differs by more than 2; vector instructions take a quarter of its time. Where
+    cykooz_resizer is not installed, Pillow does it. From its version 13 on it begins with the columns of an image that
+    is much taller than wide, of which more values differ then, by a few of 255.
 
     Args:
       image: of the mode "L" (C is 1) or "RGB" (C is 3).
@@ -30,13 +37,20 @@ def bicubic(image: Image.Image, box: Box, size: int) -> np.ndarray:
     if resizer is None:
         return np.asarray(image.resize(shape[:2], Image.Resampling.BICUBIC, box)).reshape(shape)
     left, upper, right, lower = box
-    options = resizer.ResizeOptions(
-        resizer.ResizeAlg.convolution(resizer.FilterType.catmull_rom),
-        use_alpha=False,
-        crop_box=resizer.CropBox(left, upper, right - left, lower - upper),
-    )
+    reach = _REACH * max((lower - upper) / size, 1)
+    first, last = max(math.floor(upper - reach), 0), min(math.ceil(lower + reach), image.height)
     kind = resizer.PixelType.U8 if shape[2] == 1 else resizer.PixelType.U8x3
-    # Of an image of Pillow it would read the memory, whose layout is Pillow's own affair.
-    old, new = resizer.ImageData(*image.size, kind, image.tobytes()), resizer.ImageData(size, size, kind)
-    resizer.Resizer().resize(old, new, options)
+    # The bytes are copied: of an image of Pillow it would read the memory, whose layout is Pillow's own affair.
+    old = resizer.ImageData(*image.size, kind, image.tobytes())
+    rows, new = (resizer.ImageData(size, height, kind) for height in (last - first, size))
+    # In one step it would begin with the columns.
+    engine = resizer.Resizer()
+    engine.resize(old, rows, _cubic(left, first, right - left, last - first))
+    engine.resize(rows, new, _cubic(0, upper - first, size, lower - upper))
     return np.frombuffer(new.get_buffer(), np.uint8).reshape(shape)
+
+
+def _cubic(left: float, upper: float, width: float, height: float) -> "resizer.ResizeOptions":
+    """Of a part of an image; where a side stays as it is, that direction is not filtered."""
+    algorithm = resizer.ResizeAlg.convolution(resizer.FilterType.catmull_rom)
+    return resizer.ResizeOptions(algorithm, use_alpha=False, crop_box=resizer.CropBox(left, upper, width, height))
