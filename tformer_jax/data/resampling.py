@@ -12,7 +12,6 @@ except ImportError:  # which has no wheel for Linux on ARM
 
 from .crops import Box
 
-
 # Pixels of a new size that the filter reaches, on either side.
 _REACH = 2
 
