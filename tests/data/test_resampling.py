@@ -1,5 +1,6 @@
 """Images of another size: cubic convolution from its formula, with vector instructions and without."""
 
+import resource
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def parts(draw):
 
 
 @pytest.mark.skipif(resampling.resizer is None, reason="has no wheel here")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(parts(), st.integers(1, 40))
 def test_each_pixel_is_that_of_the_formula(part, size):
     """Images would be shifted, aliased, or wrap where black meets white."""
@@ -59,6 +60,14 @@ def test_processors_make_the_same_pixels(instructions, monkeypatch):
 
     monkeypatch.setattr(resampling.resizer, "Resizer", Resizer)
     np.testing.assert_array_equal(bicubic(image, box, 33), want)
+
+
+def test_a_large_image_is_not_copied():
+    """A scan of 100 megapixels would take more than twice its memory, in every thread."""
+    image = Image.new("RGB", (9000, 8000), (1, 2, 3))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert bicubic(image, (0, 0, 9000, 8000), 3).tolist() == [[[1, 2, 3]] * 3] * 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB; its bytes are 206 MiB
 
 
 def test_where_the_library_is_missing_images_are_read():
