@@ -13,13 +13,17 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..crops import Crop, centre
+from ..decoders import Picture, decoders
 from ..encoded import Encoded
 from ..files import DataError, cores, is_hidden, passed_over, read_bytes, reading, size_of
-from ..pixels import MOST_IMAGE_BYTES, shown
+from ..pixels import MOST_IMAGE_BYTES
 from ..text import file_name
 from .archives import Wheel
 from .registered import Say, Sources
 
+# Threads decode and resize without the interpreter's lock, but take turns between: more of them than cores are slower,
+# and more than a few no faster. Where there are more cores, processes do it.
+MOST_THREADS = 4
 # An IDX file is held in memory whole: the largest that is in use, EMNIST's, has 0.55 GB.
 MOST_IDX_BYTES = 1 << 30
 _MOST_AXES = 8
@@ -76,12 +80,20 @@ class LabelledImages:
             return self.images[indices]
         found = np.empty((len(indices), image_size, image_size, num_channels), np.uint8)
 
-        def put(row: int) -> None:
-            crop = centre if crops is None else crops[row]
-            found[row] = shown(*self.content(indices[row]), image_size, num_channels, crop)
+        def picture(row: int) -> Picture:
+            k, crop = indices[row], centre if crops is None else crops[row]
+            if isinstance(self.images, Encoded):
+                return Picture(*self.content(k), crop)
+            return Picture(None, str(self.images[k]), crop)  # is read where it is decoded
 
-        # They decode and resize without the GIL, but wait for one another's turns: more of them than cores are slower.
-        with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+        if (count := cores()) > MOST_THREADS:
+            decoders(count, os.getpid()).put(picture, found)
+            return found
+
+        def put(row: int) -> None:
+            found[row] = picture(row).shown(image_size, num_channels)
+
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
             list(pool.map(put, range(len(indices))))  # a list, which raises what they raise
         return found
 

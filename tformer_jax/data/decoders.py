@@ -1,0 +1,178 @@
+"""Processes that decode images beside this one: the threads of one would wait for their turns of the interpreter."""
+
+import atexit
+import concurrent.futures
+import contextlib
+import functools
+import mmap
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .crops import Crop
+from .files import DataError, read_bytes
+from .pixels import MOST_IMAGE_BYTES, shown
+
+# Images that a process is given together: each by itself would be twenty thousand messages a second at most.
+_TOGETHER = 4
+# What schedulers send to every process of a run, so that it ends in a checkpoint: it still needs batches for that.
+_NOT_FOR_IT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Picture(NamedTuple):
+    """An image file that is to be decoded.
+
+    Attributes:
+      content: its bytes; None: they are read where they are decoded.
+      name: of the file, or what errors call it.
+      crop: the part that is shown; can be pickled.
+    """
+
+    content: bytes | None
+    name: str
+    crop: Crop
+
+    def shown(self, image_size: int, num_channels: int) -> np.ndarray:
+        """Returns uint8 [Y X C], see `pixels.shown`, of which the errors are too, and those of `read_bytes`."""
+        content = read_bytes(Path(self.name), MOST_IMAGE_BYTES) if self.content is None else self.content
+        return shown(content, self.name, image_size, num_channels, self.crop)
+
+
+class Decoders:
+    """Processes that decode images into memory that they share with this one; they end with it, however it ends."""
+
+    def __init__(self, count: int):
+        self._idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
+        for _ in range(count):
+            self._idle.put(_Decoder())
+        self._threads = concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="decoders")
+
+    def put(self, picture: Callable[[int], Picture], found: np.ndarray) -> None:
+        """Decodes the picture of each row of `found`, uint8 [B Y X C].
+
+        Args:
+          picture: gives that of a row; called in threads.
+          found: is written to.
+
+        Raises:
+          DataError: an image cannot be read or decoded, the first such; by its name. Or a process was ended by others.
+        """
+
+        def put(at: int) -> None:
+            rows = found[at : at + _TOGETHER]
+            pictures = [picture(at + row) for row in range(len(rows))]
+            decoder = self._idle.get()
+            try:
+                rows[:] = decoder.shown(pictures, *found.shape[2:])
+            finally:
+                self._idle.put(decoder if decoder.lives else _Decoder())
+
+        list(self._threads.map(put, range(0, len(found), _TOGETHER)))  # a list, which raises what they raise
+
+    def close(self) -> None:
+        """Ends the processes, once they have done what they were given."""
+        self._threads.shutdown()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+
+@functools.cache
+def decoders(count: int, process: int) -> Decoders:
+    """Returns the decoders of a process, by its number: those of another one would answer that one."""
+    made = Decoders(count)
+    atexit.register(made.close)
+    return made
+
+
+class _Decoder:
+    """One of the processes, and the memory in which it leaves what it decodes."""
+
+    def __init__(self):
+        self._memory = _nameless()
+        self._shared: mmap.mmap | None = None
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({self._memory})"
+        # In a session of its own, so that Ctrl-C is for this process alone; it ends when nobody can write to it.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[self._memory],
+            start_new_session=True,
+        )
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def shown(self, pictures: Sequence[Picture], image_size: int, num_channels: int) -> np.ndarray:
+        """Returns uint8 [B Y X C], which the next call overwrites."""
+        shape = len(pictures), image_size, image_size, num_channels
+        size = int(np.prod(shape))
+        if self._shared is None or len(self._shared) < size:
+            os.ftruncate(self._memory, size)
+            self._shared = mmap.mmap(self._memory, size)
+        try:
+            pickle.dump((len(self._shared), list(pictures), shape), self._process.stdin)
+            self._process.stdin.flush()
+            error = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            how = self._process.wait()
+            how = f"by signal {-how}" if how < 0 else f"with {how}"
+            first = pictures[0].name
+            raise DataError(
+                f"a process that decodes images ended {how}, at one of {len(pictures)} from {first} on"
+            ) from None
+        if error is not None:
+            raise error
+        return np.frombuffer(self._shared, np.uint8, size).reshape(shape)
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        os.close(self._memory)
+
+
+def _nameless() -> int:
+    """Descriptor of a file without a name; in memory, where the system has that."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("images")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def serve(memory: int) -> None:
+    """Decodes what is asked for on standard input, until nobody can ask; answers None or an error, each time.
+
+    Args:
+      memory: descriptor of the file in which the pixels are left.
+    """
+    for number in _NOT_FOR_IT:
+        signal.signal(number, signal.SIG_IGN)
+    answers, sys.stdout = sys.stdout.buffer, sys.stderr
+    shared = None
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            length, pictures, (_, *shape) = pickle.load(sys.stdin.buffer)
+            error = None
+            try:
+                if shared is None or len(shared) != length:
+                    shared = mmap.mmap(memory, length)
+                rows = np.frombuffer(shared, np.uint8, len(pictures) * int(np.prod(shape))).reshape(-1, *shape)
+                for row, picture in zip(rows, pictures, strict=True):
+                    row[:] = picture.shown(*shape[1:])
+            except Exception as raised:
+                error = raised
+            pickle.dump(error, answers)
+            answers.flush()
