@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -83,6 +84,13 @@ def test_the_first_image_that_cannot_be_decoded_is_named(two, folder, bad):
     for _ in range(3):
         with pytest.raises(DataError, match=r"fifth\.jpg"):
             decoded(two, given)
+    assert len(decoded(two, pictures(folder))) == 11
+
+
+def test_a_crop_that_cannot_be_sent_does_no_harm(two, folder):
+    """Half a message would stay in the pipe, and what is asked for next never be answered."""
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        decoded(two, pictures(folder, lambda width, height: (0, 0, width, height)))
     assert len(decoded(two, pictures(folder))) == 11
 
 

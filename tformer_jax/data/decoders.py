@@ -74,7 +74,10 @@ class Decoders:
             try:
                 rows[:] = decoder.shown(pictures, *found.shape[2:])
             finally:
-                self._idle.put(decoder if decoder.lives else _Decoder())
+                if not decoder.lives:
+                    decoder.close()
+                    decoder = _Decoder()
+                self._idle.put(decoder)
 
         list(self._threads.map(put, range(0, len(found), _TOGETHER)))  # a list, which raises what they raise
 
@@ -121,17 +124,16 @@ class _Decoder:
         if self._shared is None or len(self._shared) < size:
             os.ftruncate(self._memory, size)
             self._shared = mmap.mmap(self._memory, size)
+        message = pickle.dumps((len(self._shared), pictures, shape))
         try:
-            pickle.dump((len(self._shared), list(pictures), shape), self._process.stdin)
+            self._process.stdin.write(message)
             self._process.stdin.flush()
             error = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+        except (EOFError, BrokenPipeError):
             how = self._process.wait()
             how = f"by signal {-how}" if how < 0 else f"with {how}"
-            first = pictures[0].name
-            raise DataError(
-                f"a process that decodes images ended {how}, at one of {len(pictures)} from {first} on"
-            ) from None
+            where = f"at one of {len(pictures)} from {pictures[0].name} on"
+            raise DataError(f"a process that decodes images ended {how}, {where}") from None
         if error is not None:
             raise error
         return np.frombuffer(self._shared, np.uint8, size).reshape(shape)
@@ -174,5 +176,5 @@ def serve(memory: int) -> None:
                     row[:] = picture.shown(*shape[1:])
             except Exception as raised:
                 error = raised
-            pickle.dump(error, answers)
+            answers.write(pickle.dumps(error))
             answers.flush()
