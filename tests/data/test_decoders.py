@@ -64,15 +64,16 @@ def test_contents_that_were_read_are_decoded_too(two, folder):
     np.testing.assert_array_equal(decoded(two, read), decoded(two, given))
 
 
-def test_a_batch_is_the_same_with_many_cores(folder, monkeypatch):
-    """Machines with many cores would train on other images."""
+def test_a_batch_of_many_images_is_that_of_threads(folder, monkeypatch):
+    """A part of a data set would be other images than the whole has."""
     found = read_folders(folder).splits["train"]
     want = found.pixels(np.arange(11)[::-1], 16, 3)
-    monkeypatch.setattr(images, "cores", lambda: images.MOST_THREADS + 1)
+    monkeypatch.setattr(images, "cores", lambda: 3)
+    monkeypatch.setattr(images, "FEW_IMAGES", 10)
     used = []
     monkeypatch.setattr(images, "decoders", lambda *given: used.append(given) or processes.decoders(2, os.getpid()))
     np.testing.assert_array_equal(found.pixels(np.arange(11)[::-1], 16, 3), want)
-    assert used == [(images.MOST_THREADS + 1, os.getpid())]
+    assert used == [(3, os.getpid())]
     assert len(found.pixels(np.arange(0), 16, 3)) == 0
 
 
