@@ -147,7 +147,7 @@ def test_images_lie_in_the_files_of_datasets(tmp_path, make, name):
     found = IMAGES[name](path=str(path)).splits
     for split, numbers in (("train", range(42)), ("test", test)):
         images = found[split]
-        assert [images.content(k)[0] for k in range(len(images))] == [benchmarks.picture(n) for n in numbers]
+        assert [images.picture(k).content for k in range(len(images))] == [benchmarks.picture(n) for n in numbers]
         assert images.labels.tolist() == [n % 7 for n in numbers]
     assert len(data.splits["train"]) == 35 and len(data.splits["validation"]) == 7
     assert data.classes == [f"class {i}" for i in range(7)] and data.splits["test"].labels.tolist() == [

@@ -42,7 +42,7 @@ def put(file, numbers, label=lambda n: n % 2, names=None, columns=("image", "lab
 
 
 def contents(images):
-    return [images.content(k)[0] for k in range(len(images))]
+    return [images.picture(k).content for k in range(len(images))]
 
 
 @pytest.fixture(autouse=True)

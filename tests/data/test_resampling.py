@@ -87,7 +87,7 @@ print(bicubic(Image.new("RGB", (9, 7), (1, 2, 3)), (0, 0, 7, 7), 2).tolist())
 @given(parts(), st.integers(1, 40))
 def test_pillow_makes_the_same_of_it(part, size):
     """Where the library is missing a model would see other images; and the oracle of these tests be another filter."""
-    (pixels, box), found = part, []
+    pixels, box = part
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resampling, "resizer", None)
         found = bicubic(Image.fromarray(pixels), box, size)

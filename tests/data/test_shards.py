@@ -42,7 +42,7 @@ def numbered(numbers, label=lambda n: str(n % 2)):
 
 
 def contents(images):
-    return [images.content(k)[0] for k in range(len(images))]
+    return [images.picture(k).content for k in range(len(images))]
 
 
 @pytest.fixture

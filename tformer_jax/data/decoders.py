@@ -22,7 +22,7 @@ from .crops import Crop
 from .files import DataError, read_bytes
 from .pixels import MOST_IMAGE_BYTES, shown
 
-# Images that a process is given together: each by itself would be twenty thousand messages a second at most.
+# Images that a process is given together: fewer messages, and still none waits long for the last ones of a batch.
 _TOGETHER = 4
 # What schedulers send to every process of a run, so that it ends in a checkpoint: it still needs batches for that.
 _NOT_FOR_IT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)

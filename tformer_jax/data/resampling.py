@@ -52,6 +52,6 @@ def bicubic(image: Image.Image, box: Box, size: int) -> np.ndarray:
 
 
 def _cubic(left: float, upper: float, width: float, height: float) -> "resizer.ResizeOptions":
-    """Of a part of an image; where a side stays as it is, that direction is not filtered."""
+    """Returns the options that filter a part of an image; a direction in which its side stays as it is, is not filtered."""
     algorithm = resizer.ResizeAlg.convolution(resizer.FilterType.catmull_rom)
     return resizer.ResizeOptions(algorithm, use_alpha=False, crop_box=resizer.CropBox(left, upper, width, height))

@@ -15,14 +15,13 @@ import numpy as np
 from ..crops import Crop, centre
 from ..decoders import Picture, decoders
 from ..encoded import Encoded
-from ..files import DataError, cores, is_hidden, passed_over, read_bytes, reading, size_of
-from ..pixels import MOST_IMAGE_BYTES
+from ..files import DataError, cores, is_hidden, passed_over, reading, size_of
 from ..text import file_name
 from .archives import Wheel
 from .registered import Say, Sources
 
 # Images that threads have decoded before processes would have started. Of more, processes decode a quarter more a second on
-# two cores, and several times as many on sixteen: threads decode and resize without the interpreter's lock, but not the rest.
+# two cores: threads decode and resize without the interpreter's lock, but take turns for all else, of four cores at most.
 FEW_IMAGES = 256
 # An IDX file is held in memory whole: the largest that is in use, EMNIST's, has 0.55 GB.
 MOST_IDX_BYTES = 1 << 30
@@ -53,15 +52,15 @@ class LabelledImages:
         """Returns the images at these places, in this order."""
         return LabelledImages(self.images[indices], self.labels[indices])
 
-    def content(self, k: int) -> tuple[bytes, str]:
-        """Reads image k, not decoded; returns its bytes, and what errors call it.
+    def picture(self, k: int, crop: Crop = centre) -> Picture:
+        """Returns image k, not decoded: a file is read where it is decoded, one of a file of many here.
 
         Raises:
-          DataError: it cannot be read, or is larger than `MOST_IMAGE_BYTES`; by its name.
+          DataError: it cannot be read; by its name.
         """
         if isinstance(self.images, Encoded):
-            return self.images.read(k), self.images.name(k)
-        return read_bytes(Path(self.images[k]), MOST_IMAGE_BYTES), str(self.images[k])
+            return Picture(self.images.read(k), self.images.name(k), crop)
+        return Picture(None, str(self.images[k]), crop)
 
     def pixels(
         self, indices: np.ndarray, image_size: int, num_channels: int, crops: Sequence[Crop] | None = None
@@ -79,13 +78,7 @@ class LabelledImages:
         if self.decoded:
             return self.images[indices]
         found = np.empty((len(indices), image_size, image_size, num_channels), np.uint8)
-
-        def picture(row: int) -> Picture:
-            k, crop = indices[row], centre if crops is None else crops[row]
-            if isinstance(self.images, Encoded):
-                return Picture(*self.content(k), crop)
-            return Picture(None, str(self.images[k]), crop)  # is read where it is decoded
-
+        picture = lambda row: self.picture(indices[row], centre if crops is None else crops[row])
         if (count := cores()) > 1 and len(self) > FEW_IMAGES:
             decoders(count, os.getpid()).put(picture, found)
             return found
