@@ -3,10 +3,11 @@
 import atexit
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
+import json
 import mmap
 import os
-import pickle
 import queue
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .crops import Crop
+from .crops import RandomCrop, centre
 from .files import DataError, read_bytes
 from .pixels import MOST_IMAGE_BYTES, shown
 
@@ -34,17 +35,17 @@ class Picture(NamedTuple):
     Attributes:
       content: its bytes; None: they are read where they are decoded.
       name: of the file, or what errors call it.
-      crop: the part that is shown; can be pickled.
+      crop: the part that is shown; None: the centre.
     """
 
     content: bytes | None
     name: str
-    crop: Crop
+    crop: RandomCrop | None = None
 
     def shown(self, image_size: int, num_channels: int) -> np.ndarray:
         """Returns uint8 [Y X C], see `pixels.shown`, of which the errors are too, and those of `read_bytes`."""
         content = read_bytes(Path(self.name), MOST_IMAGE_BYTES) if self.content is None else self.content
-        return shown(content, self.name, image_size, num_channels, self.crop)
+        return shown(content, self.name, image_size, num_channels, self.crop or centre)
 
 
 class Decoders:
@@ -119,24 +120,23 @@ class _Decoder:
 
     def shown(self, pictures: Sequence[Picture], image_size: int, num_channels: int) -> np.ndarray:
         """Returns uint8 [B Y X C], which the next call overwrites."""
-        shape = len(pictures), image_size, image_size, num_channels
-        size = int(np.prod(shape))
+        size = len(pictures) * image_size * image_size * num_channels
         if self._shared is None or len(self._shared) < size:
             os.ftruncate(self._memory, size)
             self._shared = mmap.mmap(self._memory, size)
-        message = pickle.dumps((len(self._shared), pictures, shape))
-        try:
-            self._process.stdin.write(message)
+        answer = b""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(_question(len(self._shared), image_size, num_channels, pictures))
             self._process.stdin.flush()
-            error = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError):
+            answer = self._process.stdout.readline()
+        if not answer.endswith(b"\n"):
             how = self._process.wait()
             how = f"by signal {-how}" if how < 0 else f"with {how}"
             where = f"at one of {len(pictures)} from {pictures[0].name} on"
-            raise DataError(f"a process that decodes images ended {how}, {where}") from None
-        if error is not None:
-            raise error
-        return np.frombuffer(self._shared, np.uint8, size).reshape(shape)
+            raise DataError(f"a process that decodes images ended {how}, {where}")
+        if (error := json.loads(answer)) is not None:
+            raise DataError(error)
+        return np.frombuffer(self._shared, np.uint8, size).reshape(-1, image_size, image_size, num_channels)
 
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -154,27 +154,43 @@ def _nameless() -> int:
         return os.dup(file.fileno())
 
 
+# A question is a line of JSON, then the contents that it counts the bytes of; an answer is a line: null, or what is wrong.
+
+
+def _question(length: int, image_size: int, num_channels: int, pictures: Sequence[Picture]) -> bytes:
+    contents = [picture.content for picture in pictures]
+    sizes = [None if content is None else len(content) for content in contents]
+    names, crops = [p.name for p in pictures], [p.crop and dataclasses.astuple(p.crop) for p in pictures]
+    line = json.dumps((length, image_size, num_channels, names, sizes, crops), default=lambda number: number.item())
+    return b"".join([line.encode(), b"\n", *filter(None, contents)])
+
+
 def serve(memory: int) -> None:
-    """Decodes what is asked for on standard input, until nobody can ask; answers None or an error, each time.
+    """Decodes what is asked for on standard input, until nobody can ask.
 
     Args:
       memory: descriptor of the file in which the pixels are left.
     """
     for number in _NOT_FOR_IT:
         signal.signal(number, signal.SIG_IGN)
-    answers, sys.stdout = sys.stdout.buffer, sys.stderr
+    questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr
     shared = None
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            length, pictures, (_, *shape) = pickle.load(sys.stdin.buffer)
-            error = None
-            try:
-                if shared is None or len(shared) != length:
-                    shared = mmap.mmap(memory, length)
-                rows = np.frombuffer(shared, np.uint8, len(pictures) * int(np.prod(shape))).reshape(-1, *shape)
-                for row, picture in zip(rows, pictures, strict=True):
-                    row[:] = picture.shown(*shape[1:])
-            except Exception as raised:
-                error = raised
-            answers.write(pickle.dumps(error))
+    while (line := questions.readline()).endswith(b"\n"):
+        length, image_size, num_channels, names, sizes, crops = json.loads(line)
+        contents = [None if size is None else questions.read(size) for size in sizes]
+        if shared is None or len(shared) != length:
+            shared = mmap.mmap(memory, length)
+        rows = np.frombuffer(shared, np.uint8, len(names) * image_size * image_size * num_channels)
+        rows = rows.reshape(-1, image_size, image_size, num_channels)  # [B Y X C]
+        error = None
+        try:
+            for row, content, name, crop in zip(rows, contents, names, crops, strict=True):
+                row[:] = Picture(content, name, crop and RandomCrop(*crop)).shown(image_size, num_channels)
+        except DataError as raised:
+            error = str(raised)
+        try:
+            answers.write(json.dumps(error).encode() + b"\n")
             answers.flush()
+        except BrokenPipeError:
+            return

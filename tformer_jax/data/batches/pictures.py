@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..crops import Crop, RandomCrop
+from ..crops import RandomCrop
 from ..sources.images import LabelledImages
 from . import ALL_ROWS, Batch, ExampleBatches, RowBatches
 
@@ -57,7 +57,7 @@ class ImageBatches(RowBatches, ExampleBatches):
             pixels[places] = shown
         return {"images": pixels, "labels": np.where(real, self.data.labels[numbers], np.int32(-1))}
 
-    def pixels(self, numbers: np.ndarray, crops: Sequence[Crop] | None = None) -> np.ndarray:
+    def pixels(self, numbers: np.ndarray, crops: Sequence[RandomCrop] | None = None) -> np.ndarray:
         """Returns images by their numbers in the split, uint8 [B Y X C]; `crops`: of each, None: the centre.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..crops import Crop, centre
+from ..crops import RandomCrop
 from ..decoders import Picture, decoders
 from ..encoded import Encoded
 from ..files import DataError, cores, is_hidden, passed_over, reading, size_of
@@ -52,7 +52,7 @@ class LabelledImages:
         """Returns the images at these places, in this order."""
         return LabelledImages(self.images[indices], self.labels[indices])
 
-    def picture(self, k: int, crop: Crop = centre) -> Picture:
+    def picture(self, k: int, crop: RandomCrop | None = None) -> Picture:
         """Returns image k, not decoded: a file is read where it is decoded, one of a file of many here.
 
         Raises:
@@ -63,7 +63,7 @@ class LabelledImages:
         return Picture(None, str(self.images[k]), crop)
 
     def pixels(
-        self, indices: np.ndarray, image_size: int, num_channels: int, crops: Sequence[Crop] | None = None
+        self, indices: np.ndarray, image_size: int, num_channels: int, crops: Sequence[RandomCrop] | None = None
     ) -> np.ndarray:
         """Returns uint8 [B Y X C]; what is not decoded is, see `pixels.shown`, on all cores.
 
@@ -78,7 +78,7 @@ class LabelledImages:
         if self.decoded:
             return self.images[indices]
         found = np.empty((len(indices), image_size, image_size, num_channels), np.uint8)
-        picture = lambda row: self.picture(indices[row], centre if crops is None else crops[row])
+        picture = lambda row: self.picture(indices[row], None if crops is None else crops[row])
         if (count := cores()) > 1 and len(self) > FEW_IMAGES:
             decoders(count, os.getpid()).put(picture, found)
             return found
