@@ -14,7 +14,7 @@ from support import untimed
 
 from tformer_jax.training.metrics import read_metrics
 
-KILLS, STEPS, EVERY = 20, 320, 4
+KILLS, STEPS, EVERY = 20, 160, 4
 # One kill in four comes so long after the start, wherever that is; the others after the life's first checkpoint.
 AFTER_START, AFTER_CHECKPOINT = (0.1, 1.0), (0.0, 0.2)
 
@@ -42,7 +42,7 @@ def start(config, tmp_path_factory):
     context.set_forkserver_preload(["tformer_jax.training.running"])
 
     def start(directory, steps):
-        training = {"steps": steps, "seed": 5, "log_every": 10, "evaluate_every": 100, "average_decay": 0.9}
+        training = {"steps": steps, "seed": 5, "log_every": 10, "evaluate_every": 50, "average_decay": 0.9}
         changed = config | {"training": training, "checkpoint": {"every": EVERY, "keep": 2}}
         process = context.Process(target=live, args=(directory, changed, cache))
         process.start()
