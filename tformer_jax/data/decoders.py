@@ -126,7 +126,7 @@ class _Decoder:
             self._shared = mmap.mmap(self._memory, size)
         answer = b""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(_question(len(self._shared), image_size, num_channels, pictures))
+            self._process.stdin.write(_question(pictures, image_size, num_channels))
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         if not answer.endswith(b"\n"):
@@ -157,11 +157,11 @@ def _nameless() -> int:
 # A question is a line of JSON, then the contents that it counts the bytes of; an answer is a line: null, or what is wrong.
 
 
-def _question(length: int, image_size: int, num_channels: int, pictures: Sequence[Picture]) -> bytes:
+def _question(pictures: Sequence[Picture], image_size: int, num_channels: int) -> bytes:
     contents = [picture.content for picture in pictures]
     sizes = [None if content is None else len(content) for content in contents]
     names, crops = [p.name for p in pictures], [p.crop and dataclasses.astuple(p.crop) for p in pictures]
-    line = json.dumps((length, image_size, num_channels, names, sizes, crops), default=lambda number: number.item())
+    line = json.dumps((image_size, num_channels, names, sizes, crops), default=lambda number: number.item())
     return b"".join([line.encode(), b"\n", *filter(None, contents)])
 
 
@@ -175,12 +175,10 @@ def serve(memory: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
-    shared = None
     while (line := questions.readline()).endswith(b"\n"):
-        length, image_size, num_channels, names, sizes, crops = json.loads(line)
+        image_size, num_channels, names, sizes, crops = json.loads(line)
         contents = [None if size is None else questions.read(size) for size in sizes]
-        if shared is None or len(shared) != length:
-            shared = mmap.mmap(memory, length)
+        shared = mmap.mmap(memory, 0)  # as long as it is by now
         rows = np.frombuffer(shared, np.uint8, len(names) * image_size * image_size * num_channels)
         rows = rows.reshape(-1, image_size, image_size, num_channels)  # [B Y X C]
         error = None
