@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 
@@ -63,12 +64,10 @@ DAILY = [
     ("masked", "data 2 tensor 2 sequence 2"),
     ("few words", "tensor 8"),
 ]
-# Optimizers see what is stored, by words and by the stream: two meshes have both. What a step or a loss adds to words that
-# lie as in other cases is tried on the two meshes of several axes.
-ON_TWO = dict.fromkeys(("adafactor", "muon", "sgd"), ("fsdp 2 tensor 4", "fsdp 8")) | dict.fromkeys(
-    ("tied, in parts", "smoothed, z-loss"), ("fsdp 2 tensor 4", "data 2 tensor 2 sequence 2")
-)
-REST = [(case, mesh) for case in CASES for mesh in ON_TWO.get(case, MESHES) if (case, mesh) not in DAILY]
+# Optimizers see what is stored, by words and by the stream: two meshes have both.
+STORED = [*itertools.product(("adafactor", "muon", "sgd"), ("fsdp 2 tensor 4", "fsdp 8"))]
+EVERYWHERE = [pair for pair in itertools.product(CASES, MESHES) if pair[0] not in ("adafactor", "muon", "sgd")]
+REST = [pair for pair in EVERYWHERE + STORED if pair not in DAILY]
 
 
 def task_of(model, fields):
